@@ -1,0 +1,152 @@
+"""What can go wrong, said for the person on call.
+
+```
+KeyRotationError
+├── ConfigurationError        bad input; nothing was created
+├── PlaceLostError            another run took over; this one stopped before its next write
+├── LedgerError               the ledger cannot be read, or would not fit
+├── VerificationError         the new key does not work, or is not what was asked for
+├── DestinationError          a destination does not hold what was written to it
+└── ServiceError              a call to OpenRouter, Vault, Infisical or a secret block failed
+    ├── UnreachableError      no connection, a refused certificate, or no answer in time
+    ├── UnauthorizedError     401
+    ├── ForbiddenError        403
+    ├── NotFoundError         404
+    ├── ConflictError         409, or a check-and-set that did not match
+    ├── RejectedError         any other 4xx
+    ├── RateLimitedError      429
+    ├── UnavailableError      5xx, or a sealed Vault
+    └── UnexpectedAnswerError an answer that is not what the service documents
+```
+
+Every message is one sentence or two, written by us: no answer's body, no URL with a query and no secret is ever part of
+it, so that it may stand in a state message, a log line and an event.
+"""
+
+from __future__ import annotations
+
+
+class KeyRotationError(Exception):
+    """The root of this project's errors; its text is safe to show and to store."""
+
+
+class ConfigurationError(KeyRotationError):
+    """Something that a person filled in cannot work; the message names the field, and nothing was created."""
+
+
+class PlaceLostError(KeyRotationError):
+    """Another run of the same rotation has taken over; this run stopped before its next write."""
+
+
+class LedgerError(KeyRotationError):
+    """The ledger cannot be read, cannot be written, or the next entry would not fit."""
+
+
+class VerificationError(KeyRotationError):
+    """The new key was not accepted in time, or its settings differ from those asked for."""
+
+
+class DestinationError(KeyRotationError):
+    """A destination does not hold what was written to it, or holds what must not be overwritten."""
+
+
+class ServiceError(KeyRotationError):
+    """A call to another service failed.
+
+    Args:
+        message: One sentence for the person on call.
+        outcome_unknown: Whether the call may have taken effect all the same. `False` only where the service has
+            said, or the network has shown, that it did not.
+        retryable: Whether the same call may succeed a little later.
+        retry_after: The seconds that the service asked to wait, if it did.
+    """
+
+    outcome_unknown = False
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        outcome_unknown: bool | None = None,
+        retryable: bool | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        if outcome_unknown is not None:
+            self.outcome_unknown = outcome_unknown
+        if retryable is not None:
+            self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class UnreachableError(ServiceError):
+    """No connection, a certificate that is not trusted, or no answer within the timeout."""
+
+    outcome_unknown = True
+    retryable = True
+
+
+class UnauthorizedError(ServiceError):
+    """The service does not accept the credential (401)."""
+
+
+class ForbiddenError(ServiceError):
+    """The credential is accepted but may not do this (403)."""
+
+
+class NotFoundError(ServiceError):
+    """What was asked for does not exist (404)."""
+
+
+class ConflictError(ServiceError):
+    """Somebody else changed it first (409, or a check-and-set that did not match)."""
+
+
+class RejectedError(ServiceError):
+    """The service refused the request as it stands (any other 4xx)."""
+
+
+class RateLimitedError(ServiceError):
+    """The service asks to slow down (429)."""
+
+    retryable = True
+
+
+class UnavailableError(ServiceError):
+    """The service cannot answer now (5xx, or a sealed Vault)."""
+
+    outcome_unknown = True
+    retryable = True
+
+
+class UnexpectedAnswerError(ServiceError):
+    """The answer is not what the service documents: not JSON, too large, or a field is missing."""
+
+    outcome_unknown = True
+
+
+STATUS_ERRORS: dict[int, type[ServiceError]] = {
+    401: UnauthorizedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    429: RateLimitedError,
+}
+"""Which error stands for which HTTP status; the rest is decided by its hundreds."""
+
+
+def error_for_status(status: int) -> type[ServiceError]:
+    """Say which error stands for an HTTP status.
+
+    Args:
+        status: The status of the answer.
+
+    Returns:
+        The class to raise.
+    """
+    if status in STATUS_ERRORS:
+        return STATUS_ERRORS[status]
+    if status >= 500:  # noqa: PLR2004 - the hundreds are the meaning
+        return UnavailableError
+    return RejectedError if status >= 400 else UnexpectedAnswerError  # noqa: PLR2004

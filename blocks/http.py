@@ -1,0 +1,247 @@
+"""How this project talks HTTP: explicit timeouts, a bounded answer, bounded retries, and errors that hold no secret.
+
+One `JsonHttp` is one connection: one `httpx.AsyncClient`, opened once and shared by every call of a run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from blocks.errors import (
+    ServiceError,
+    UnexpectedAnswerError,
+    UnreachableError,
+    error_for_status,
+)
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 15.0
+CALL_DEADLINE_SECONDS = 20.0
+"""The longest that one attempt may take in all, however slowly its answer trickles in."""
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+"""The largest answer that is read; a page of 100 keys is below 100 kB."""
+MAX_ATTEMPTS = 4
+MAX_WAIT_SECONDS = 10.0
+"""The longest wait between two attempts; a service that asks for more is reported instead of waited for."""
+
+T = TypeVar("T")
+
+
+def retry_after_seconds(value: str | None, now: datetime) -> float | None:
+    """Read a `Retry-After` header (RFC 9110, section 10.2.3).
+
+    Args:
+        value: The header's value: seconds, or an HTTP date.
+        now: The current time, UTC.
+
+    Returns:
+        The seconds to wait, at least 0, or `None` where there is no header or it cannot be read.
+    """
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value).astimezone(UTC) - now).total_seconds())
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _may_retry(error: BaseException) -> bool:
+    wait = getattr(error, "retry_after", None)
+    return isinstance(error, ServiceError) and error.retryable and (wait is None or wait <= MAX_WAIT_SECONDS)
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = getattr(error, "retry_after", None)
+    return float(asked) if asked is not None else wait_random_exponential(multiplier=0.25, max=MAX_WAIT_SECONDS)(state)
+
+
+async def with_retries(
+    call: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> T:
+    """Repeat a call that is harmless to repeat, a few times, with jitter, as long as its error is worth repeating.
+
+    Args:
+        call: What to do; it raises `ServiceError` where it fails.
+        sleep: How to wait, in seconds; tests pass their own.
+
+    Returns:
+        What the call returned.
+
+    Raises:
+        ServiceError: The last error, where no attempt succeeded.
+    """
+    retrying = AsyncRetrying(
+        stop=stop_after_attempt(MAX_ATTEMPTS),
+        wait=_wait,
+        retry=retry_if_exception(_may_retry),
+        sleep=sleep,
+        reraise=True,
+    )
+    return await retrying(call)
+
+
+def is_certificate_error(error: BaseException | None) -> bool:
+    """Say whether an error comes from a certificate that is not trusted.
+
+    Args:
+        error: The error, whose causes are followed.
+
+    Returns:
+        Whether a failed certificate check is among the causes.
+    """
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class JsonHttp:
+    """A connection to one service that speaks JSON.
+
+    Args:
+        service: The name by which messages call the service, such as `OpenRouter`.
+        base_url: Where the service is; paths are added to it.
+        transport: A transport for tests; real sockets without it.
+        sleep: How to wait between attempts, in seconds.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        base_url: str,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.service = service
+        self._sleep = sleep
+        self._client = httpx.AsyncClient(
+            base_url=base_url.rstrip("/") + "/",
+            timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
+            follow_redirects=False,
+            transport=transport,
+            headers={"Accept": "application/json", "User-Agent": "key-rotation"},
+        )
+
+    @property
+    def host(self) -> str:
+        """Where the service is, for messages: scheme, host and port, never a path or a query."""
+        url = self._client.base_url
+        return f"{url.scheme}://{url.netloc.decode()}"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        doing: str,
+        headers: Mapping[str, str],
+        json_body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str | int] | None = None,
+        repeatable: bool = True,
+    ) -> dict[str, Any]:
+        """Make one call and return its JSON object.
+
+        Args:
+            method: The HTTP method.
+            path: The path below the base URL, each variable part already percent-encoded.
+            doing: What the call is for, as it reads after "while", such as `creating a key`.
+            headers: The headers that carry the credential.
+            json_body: The body, if any.
+            params: The query, never with a secret in it.
+            repeatable: Whether the call may be made again after a failure. A create may not.
+
+        Returns:
+            The JSON object of a 2xx answer; an empty one for an empty answer. Numbers with a fraction are `Decimal`.
+
+        Raises:
+            ServiceError: The call failed; which subclass says how, and whether it may have taken effect.
+        """
+
+        request = self._client.build_request(
+            method, path.lstrip("/"), headers=dict(headers), json=json_body, params=dict(params or {})
+        )
+
+        async def attempt() -> dict[str, Any]:
+            return await self._attempt(request, doing)
+
+        return await (with_retries(attempt, self._sleep) if repeatable else attempt())
+
+    async def _attempt(self, request: httpx.Request, doing: str) -> dict[str, Any]:
+        status, retry_after, body = await self._exchange(request, doing)
+        if 200 <= status < 300:  # noqa: PLR2004 - the hundreds are the meaning
+            return self._parse(body, doing)
+        raise error_for_status(status)(
+            f"{self.service} at {self.host} answered {status} while {doing}.", retry_after=retry_after
+        )
+
+    async def _exchange(self, request: httpx.Request, doing: str) -> tuple[int, float | None, bytes]:
+        # `from None` throughout: a library's text may quote the request.
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_SECONDS):
+                answer = await self._client.send(request, stream=True)
+                try:
+                    wait = retry_after_seconds(answer.headers.get("Retry-After"), datetime.now(UTC))
+                    return answer.status_code, wait, await self._read(answer, doing)
+                finally:
+                    await answer.aclose()
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            why = "its certificate is not trusted" if is_certificate_error(error) else "no connection could be made"
+            raise self._unreachable(why, doing, outcome_unknown=False) from None
+        except (httpx.TimeoutException, TimeoutError):
+            raise self._unreachable("there was no answer in time", doing, outcome_unknown=True) from None
+        except httpx.HTTPError as error:
+            raise self._unreachable(
+                f"the exchange broke off ({type(error).__name__})", doing, outcome_unknown=True
+            ) from None
+
+    def _unreachable(self, why: str, doing: str, *, outcome_unknown: bool) -> UnreachableError:
+        return UnreachableError(
+            f"{self.service} at {self.host} could not be reached while {doing}: {why}.", outcome_unknown=outcome_unknown
+        )
+
+    async def _read(self, answer: httpx.Response, doing: str) -> bytes:
+        body = bytearray()
+        async for chunk in answer.aiter_bytes():
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                raise UnexpectedAnswerError(
+                    f"{self.service} at {self.host} sent more than {MAX_ANSWER_BYTES} bytes while {doing}."
+                )
+        return bytes(body)
+
+    def _parse(self, body: bytes, doing: str) -> dict[str, Any]:
+        if not body.strip():
+            return {}
+        try:
+            answer = json.loads(body, parse_float=Decimal)
+        except (ValueError, RecursionError):
+            raise UnexpectedAnswerError(
+                f"{self.service} at {self.host} sent something that is not JSON while {doing}."
+            ) from None
+        if not isinstance(answer, dict):
+            raise UnexpectedAnswerError(f"{self.service} at {self.host} sent JSON that is not an object while {doing}.")
+        return answer

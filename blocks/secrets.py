@@ -1,0 +1,105 @@
+"""What a destination block can do beyond Prefect's `SecretBlock`: tell absent from present, and guard its writes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from prefect.blocks.abstract import SecretBlock
+from pydantic import SecretStr
+
+from blocks.errors import NotFoundError
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a destination holds.
+
+    Args:
+        value: The secret, or `None` where there is none yet.
+        version: The store's version of what was read, for a check-and-set write; `None` where the store has no such
+            thing.
+    """
+
+    value: SecretStr | None
+    version: int | None = None
+
+
+class DestinationBlock(SecretBlock, ABC):
+    """A secret block of this project: a place where consumers read the current key."""
+
+    @abstractmethod
+    async def read_held(self) -> Held:
+        """Read what the place holds now.
+
+        Returns:
+            The secret and its version; a `Held` without a value where nothing is stored yet.
+
+        Raises:
+            ServiceError: The place cannot be read.
+        """
+
+    @abstractmethod
+    async def write_held(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
+        """Store a secret in place of what was read.
+
+        Args:
+            value: The secret to store.
+            held: What `read_held` returned; a store with check-and-set refuses the write if that has changed since.
+            written_by: Labels without any secret in them that say who wrote it and when, kept beside the secret where
+                the store can do so.
+
+        Raises:
+            ConflictError: Somebody else has written since `held` was read.
+            ServiceError: The place cannot be written.
+        """
+
+    @abstractmethod
+    async def check(self) -> str:
+        """Prove that the place can be read right now.
+
+        Returns:
+            One sentence that says what works.
+
+        Raises:
+            KeyRotationError: One sentence that says what is wrong.
+        """
+
+    async def aclose(self) -> None:
+        """Close the connections that this block has opened."""
+
+    async def read_secret(self) -> bytes:
+        """Read the secret.
+
+        Returns:
+            The secret, UTF-8 encoded.
+
+        Raises:
+            NotFoundError: Nothing is stored there yet.
+            ServiceError: The place cannot be read.
+        """
+        held = await self.read_held()
+        if held.value is None:
+            raise NotFoundError(f"{self._place()} holds no secret yet.")
+        return held.value.get_secret_value().encode()
+
+    async def write_secret(self, secret_data: bytes) -> str:
+        """Store a secret.
+
+        Args:
+            secret_data: The secret, UTF-8 encoded.
+
+        Returns:
+            The place where it is stored, in words.
+
+        Raises:
+            ServiceError: The place cannot be written.
+        """
+        held = await self.read_held()
+        await self.write_held(SecretStr(secret_data.decode()), held, {})
+        return self._place()
+
+    @abstractmethod
+    def _place(self) -> str:
+        """Name the place for messages, without any secret."""
