@@ -59,6 +59,7 @@ class ServiceError(KeyRotationError):
             said, or the network has shown, that it did not.
         retryable: Whether the same call may succeed a little later.
         retry_after: The seconds that the service asked to wait, if it did.
+        status: The HTTP status of the answer, if there was one.
     """
 
     outcome_unknown = False
@@ -71,6 +72,7 @@ class ServiceError(KeyRotationError):
         outcome_unknown: bool | None = None,
         retryable: bool | None = None,
         retry_after: float | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(message)
         if outcome_unknown is not None:
@@ -78,6 +80,7 @@ class ServiceError(KeyRotationError):
         if retryable is not None:
             self.retryable = retryable
         self.retry_after = retry_after
+        self.status = status
 
 
 class UnreachableError(ServiceError):

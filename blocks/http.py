@@ -195,7 +195,7 @@ class JsonHttp:
         if 200 <= status < 300:  # noqa: PLR2004 - the hundreds are the meaning
             return self._parse(body, doing)
         raise error_for_status(status)(
-            f"{self.service} at {self.host} answered {status} while {doing}.", retry_after=retry_after
+            f"{self.service} at {self.host} answered {status} while {doing}.", retry_after=retry_after, status=status
         )
 
     async def _exchange(self, request: httpx.Request, doing: str) -> tuple[int, float | None, bytes]:

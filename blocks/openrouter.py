@@ -1,0 +1,442 @@
+"""OpenRouter's key management: the connection block and the client behind it.
+
+Source of every path, field and status: OpenRouter's API reference, "API Keys" and "Workspaces"
+(https://openrouter.ai/docs/api-reference/api-keys/list).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, field_validator
+
+from blocks.errors import (
+    ForbiddenError,
+    KeyRotationError,
+    NotFoundError,
+    RejectedError,
+    UnauthorizedError,
+    UnexpectedAnswerError,
+)
+from blocks.http import JsonHttp
+from blocks.urls import safe_base_url
+
+OPENROUTER_URL = "https://openrouter.ai/api/v1"
+PAGE_SIZE = 100
+"""How many keys one answer of the list holds."""
+MAX_PAGES = 1_000
+"""Where a list that never ends is given up: 100,000 keys."""
+PAYMENT_REQUIRED = 402
+
+LimitReset = Literal["daily", "weekly", "monthly"]
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Answer(BaseModel):
+    """Part of an answer: unknown fields are tolerated, missing ones are an error."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class ApiKey(_Answer):
+    """A key as the management API shows it, without its plaintext."""
+
+    hash: str = Field(min_length=1)
+    name: str
+    label: str
+    disabled: bool
+    limit: Decimal | None
+    limit_remaining: Decimal | None = None
+    limit_reset: str | None
+    include_byok_in_limit: bool
+    usage: Decimal
+    created_at: datetime
+    creator_user_id: str | None = None
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+    workspace_id: str | None = None
+
+
+class CurrentKey(_Answer):
+    """A key's own view of itself (`GET /key`)."""
+
+    label: str
+    limit: Decimal | None = None
+    is_management_key: bool | None = None
+    is_provisioning_key: bool | None = None
+
+    @property
+    def manages_keys(self) -> bool:
+        """Whether this is a management key; older answers call it a provisioning key."""
+        return bool(self.is_management_key or self.is_provisioning_key)
+
+
+class KeyRequest(BaseModel):
+    """What is asked for when a key is created."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    limit: Decimal | None = None
+    limit_reset: LimitReset | None = None
+    include_byok_in_limit: bool = False
+    workspace_id: str | None = None
+
+    def body(self) -> dict[str, Any]:
+        """Spell the request as the API wants it.
+
+        Returns:
+            The JSON object; what was left open is left out, so that OpenRouter's own default applies.
+        """
+        body: dict[str, Any] = {
+            "name": self.name,
+            "limit": None if self.limit is None else float(self.limit),
+            "limit_reset": self.limit_reset,
+            "include_byok_in_limit": self.include_byok_in_limit,
+        }
+        return body if self.workspace_id is None else {**body, "workspace_id": self.workspace_id}
+
+
+@dataclass(frozen=True)
+class CreatedKey:
+    """A key that was just created: the only moment at which its plaintext is known.
+
+    Args:
+        secret: The plaintext.
+        key: What the management API shows of it.
+    """
+
+    secret: SecretStr
+    key: ApiKey
+
+
+class OpenRouterClient:
+    """OpenRouter's key management over one HTTP connection.
+
+    Args:
+        management_key: The key that may manage keys.
+        base_url: Where the API is.
+        transport: A transport for tests; real sockets without it.
+        sleep: How to wait between attempts, in seconds.
+    """
+
+    def __init__(
+        self,
+        management_key: SecretStr,
+        base_url: str,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._management_key = management_key
+        self._http = JsonHttp("OpenRouter", base_url, transport=transport, sleep=sleep)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._http.__aexit__(None, None, None)
+
+    async def create_key(self, request: KeyRequest) -> CreatedKey:
+        """Create a key; the call is made once and never repeated.
+
+        Args:
+            request: The key's name and settings.
+
+        Returns:
+            The key with its plaintext.
+
+        Raises:
+            ServiceError: The call failed; `outcome_unknown` says whether a key may have been made all the same.
+        """
+        doing = "creating a key"
+        answer = await self._manage("POST", "keys", doing, json_body=request.body(), repeatable=False)
+        data = answer.get("data")
+        # The API description shows the plaintext beside `data`, OpenRouter's own cookbook inside it.
+        secret = answer.get("key") or (data.get("key") if isinstance(data, dict) else None)
+        if not isinstance(secret, str) or not secret:
+            raise UnexpectedAnswerError(f"OpenRouter's answer lacks the field key while {doing}.")
+        return CreatedKey(SecretStr(secret), _parse(ApiKey, data, doing))
+
+    async def get_key(self, key_hash: str) -> ApiKey:
+        """Read one key.
+
+        Args:
+            key_hash: The key's hash at OpenRouter.
+
+        Returns:
+            The key.
+
+        Raises:
+            NotFoundError: There is no such key in this account.
+            ServiceError: The call failed.
+        """
+        doing = "reading a key"
+        return _parse(ApiKey, (await self._manage("GET", _path(key_hash), doing)).get("data"), doing)
+
+    async def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
+        """Walk through all keys of a workspace, disabled and expired ones too, page by page.
+
+        A key may be met twice, or missed, while others come and go: paging is by offset.
+
+        Args:
+            workspace_id: The workspace; the account's default one without it.
+
+        Yields:
+            Each key.
+
+        Raises:
+            ServiceError: A call failed, or the list does not end.
+        """
+        doing = "listing the keys"
+        params: dict[str, str | int] = {"include_disabled": "true", "include_expired": "true"}
+        if workspace_id is not None:
+            params["workspace_id"] = workspace_id
+        for page in range(MAX_PAGES):
+            answer = await self._manage("GET", "keys", doing, params={**params, "offset": page * PAGE_SIZE})
+            keys = answer.get("data")
+            if not isinstance(keys, list):
+                raise UnexpectedAnswerError(f"OpenRouter's answer lacks the list data while {doing}.")
+            for key in keys:
+                yield _parse(ApiKey, key, doing)
+            if len(keys) < PAGE_SIZE:
+                return
+        raise UnexpectedAnswerError(f"OpenRouter's list of keys did not end after {MAX_PAGES} pages.")
+
+    async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
+        """Change a key's settings.
+
+        Args:
+            key_hash: The key's hash at OpenRouter.
+            **changes: The fields to change, such as `disabled` or `limit`; at least one.
+
+        Returns:
+            The key after the change.
+
+        Raises:
+            ValueError: There is nothing to change.
+            ServiceError: The call failed.
+        """
+        if not changes:
+            raise ValueError("update_key needs at least one change.")
+        doing = "changing a key"
+        body = {name: float(value) if isinstance(value, Decimal) else value for name, value in changes.items()}
+        return _parse(ApiKey, (await self._manage("PATCH", _path(key_hash), doing, json_body=body)).get("data"), doing)
+
+    async def delete_key(self, key_hash: str) -> bool:
+        """Delete a key for good.
+
+        Args:
+            key_hash: The key's hash at OpenRouter.
+
+        Returns:
+            Whether this call deleted it; `False` where this account has no such key (any more).
+
+        Raises:
+            ServiceError: The call failed, or OpenRouter did not confirm the deletion.
+        """
+        doing = "deleting a key"
+        try:
+            answer = await self._manage("DELETE", _path(key_hash), doing)
+        except NotFoundError:
+            return False
+        if answer.get("deleted") is not True:
+            raise UnexpectedAnswerError(f"OpenRouter did not confirm it while {doing}.", retryable=True)
+        return True
+
+    async def has_workspace(self, workspace_id: str) -> bool:
+        """Say whether a workspace belongs to this connection's account.
+
+        Args:
+            workspace_id: The workspace.
+
+        Returns:
+            Whether the account has it.
+
+        Raises:
+            ServiceError: The call failed.
+        """
+        try:
+            await self._manage("GET", f"workspaces/{quote(workspace_id, safe='')}", "reading a workspace")
+        except NotFoundError:
+            return False
+        return True
+
+    async def current_key(self, secret: SecretStr) -> CurrentKey:
+        """Use a key to look at itself, which proves that OpenRouter accepts it.
+
+        Args:
+            secret: The key's plaintext.
+
+        Returns:
+            The key's own view.
+
+        Raises:
+            UnauthorizedError: OpenRouter does not accept the key (yet, or any more).
+            ServiceError: The call failed.
+        """
+        doing = "using a key"
+        answer = await self._http.request("GET", "key", doing=doing, headers=_bearer(secret))
+        return _parse(CurrentKey, answer.get("data"), doing)
+
+    async def accepts(self, secret: SecretStr) -> bool:
+        """Say whether a key works, however empty its budget is.
+
+        Args:
+            secret: The key's plaintext.
+
+        Returns:
+            `False` for a 401. A key over its limit (402, at times 403) is a key that works.
+
+        Raises:
+            ServiceError: The call failed in a way that says nothing about the key.
+        """
+        try:
+            await self.current_key(secret)
+        except UnauthorizedError:
+            return False
+        except ForbiddenError:
+            return True
+        except RejectedError as error:
+            if error.status != PAYMENT_REQUIRED:
+                raise
+        return True
+
+    async def check(self) -> str:
+        """Prove that the management key may manage keys right now.
+
+        Returns:
+            One sentence that says what works.
+
+        Raises:
+            KeyRotationError: One sentence that says what is wrong.
+        """
+        try:
+            await self._manage("GET", "keys", "listing the keys")
+        except (UnauthorizedError, ForbiddenError):
+            raise await self._refusal() from None
+        return f"OpenRouter at {self._http.host} accepts the management key."
+
+    async def _refusal(self) -> KeyRotationError:
+        where = f"OpenRouter at {self._http.host}"
+        try:
+            key = await self.current_key(self._management_key)
+        except UnauthorizedError:
+            return UnauthorizedError(f"{where} does not accept the management key: it is wrong, disabled or deleted.")
+        if key.manages_keys:
+            return ForbiddenError(f"{where} accepts the management key but does not let it list keys.")
+        return ForbiddenError(f"{where} says that this is a normal API key; a management key is needed here.")
+
+    async def _manage(self, method: str, path: str, doing: str, **how: Any) -> dict[str, Any]:
+        return await self._http.request(method, path, doing=doing, headers=_bearer(self._management_key), **how)
+
+
+def _bearer(secret: SecretStr) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret.get_secret_value()}"}
+
+
+def _path(key_hash: str) -> str:
+    return f"keys/{quote(key_hash, safe='')}"
+
+
+def _parse(model: type[M], data: object, doing: str) -> M:
+    # `from None`: pydantic's text quotes the data.
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        fields = ", ".join(sorted({".".join(map(str, e["loc"])) or "data" for e in error.errors(include_input=False)}))
+        raise UnexpectedAnswerError(
+            f"OpenRouter's answer is not as documented while {doing}; missing or malformed: {fields}."
+        ) from None
+
+
+class OpenRouterCredentials(CredentialsBlock):
+    """A connection to OpenRouter: the management key that creates, reads, changes and deletes API keys.
+
+    Attributes:
+        management_key: The management key.
+        base_url: Where OpenRouter's API is.
+
+    Example:
+        List the names of all keys:
+
+        ```python
+        from blocks import OpenRouterCredentials
+
+        credentials = OpenRouterCredentials.load("BLOCK_NAME")
+
+        async with credentials.get_client() as openrouter:
+            names = [key.name async for key in openrouter.list_keys()]
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "OpenRouter Credentials"
+    _block_type_slug: ClassVar[str] = "openrouter-credentials"
+    _logo_url: ClassVar[HttpUrl] = HttpUrl("https://github.com/OpenRouterTeam.png")
+    _documentation_url: ClassVar[HttpUrl] = HttpUrl(
+        "https://openrouter.ai/docs/guides/overview/auth/management-api-keys"
+    )
+    _description: ClassVar[str] = (
+        "A connection to OpenRouter: a management key, which can create and delete API keys but not call models."
+    )
+
+    management_key: SecretStr = Field(
+        title="Management key",
+        description="A management key of the OpenRouter account, made at openrouter.ai under Settings, Management Keys.",
+    )
+    base_url: str = Field(
+        default=OPENROUTER_URL,
+        title="Base URL",
+        description="Where OpenRouter's API is; https, or plain http on loopback only.",
+    )
+
+    @field_validator("management_key")
+    @classmethod
+    def _printable(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not text or not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("management_key must be a key without spaces or line breaks.")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _safe(cls, value: str) -> str:
+        return safe_base_url(value, "base_url")
+
+    def get_client(self, **how: Any) -> OpenRouterClient:
+        """Open a connection with this management key; use it in `async with`, or call its `aclose`.
+
+        Args:
+            **how: `transport` and `sleep` of `OpenRouterClient`, for tests.
+
+        Returns:
+            The client.
+        """
+        return OpenRouterClient(self.management_key, self.base_url, **how)
+
+    async def check(self) -> str:
+        """Prove that the management key may manage keys right now.
+
+        Returns:
+            One sentence that says what works.
+
+        Raises:
+            KeyRotationError: One sentence that says what is wrong.
+        """
+        async with self.get_client() as client:
+            return await client.check()
