@@ -66,6 +66,21 @@ class DestinationBlock(SecretBlock, ABC):
             KeyRotationError: One sentence that says what is wrong.
         """
 
+    async def fence(self, held: Held) -> Held:
+        """Make sure that a write prepared before this moment fails, where the store has check-and-set.
+
+        Args:
+            held: What `read_held` returned.
+
+        Returns:
+            What is held now; the same where the store has no versions.
+
+        Raises:
+            ConflictError: Somebody else has written since `held` was read.
+            ServiceError: The place cannot be written.
+        """
+        return held
+
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""
 

@@ -1,0 +1,92 @@
+"""Create a key: announce it, ask for it once, write down what came back."""
+
+from __future__ import annotations
+
+from blocks.errors import LedgerError, ServiceError
+from tasks.ledger import MAX_LEDGER_BYTES, Ledger, MadeKey, Pending, fingerprint
+from tasks.lost import settle_intent
+from tasks.rotation import Rotation
+from tasks.run import NewKey, Run
+from tasks.task import secret_task
+
+LEDGER_RESERVE_BYTES = 600
+"""Room kept free in the ledger for what a failure may have to add."""
+
+
+async def create_key(run: Run, rotation: Rotation) -> NewKey:
+    """Create the rotation's next key.
+
+    The call to OpenRouter is made once. Where its outcome is not known, the key is looked for by its marker and deleted
+    before the one other attempt, so that no key is left behind.
+
+    Args:
+        run: The run.
+        rotation: What key to ask for.
+
+    Returns:
+        The key, whose hash and fingerprint are in the ledger.
+
+    Raises:
+        LedgerError: The ledger has no room for another key; nothing was created.
+        ServiceError: OpenRouter failed.
+    """
+    try:
+        return await _create_or_settle(run, rotation)
+    except ServiceError as error:
+        if not (error.outcome_unknown and error.retryable):
+            raise
+    return await _create_or_settle(run, rotation)
+
+
+async def _create_or_settle(run: Run, rotation: Rotation) -> NewKey:
+    try:
+        return await _create_once(run, rotation)
+    except ServiceError as error:
+        await settle_intent(run, certain=not error.outcome_unknown)
+        raise
+
+
+async def _create_once(run: Run, rotation: Rotation) -> NewKey:
+    now = run.world.now()
+    openrouter = await run.world.connection(rotation.connection)
+    intent = Pending(
+        run_id=run.identity.id,
+        connection=rotation.connection,
+        workspace_id=rotation.key.workspace_id,
+        destinations=tuple(rotation.destinations),
+        intended_at=now,
+    )
+    _make_sure_that_it_fits(run.ledger.ledger, intent)
+    await run.ledger.save(run.ledger.ledger.intended(intent))
+    created = await openrouter.create_key(rotation.key_request(run.identity.id, now))
+    record = MadeKey(
+        hash=created.key.hash,
+        label=created.key.label,
+        fingerprint=fingerprint(created.secret) or "",
+        made_by=run.identity.id,
+        connection=rotation.connection,
+        workspace_id=created.key.workspace_id,
+    )
+    await run.ledger.save(run.ledger.ledger.created(record))
+    return NewKey(created.secret, record)
+
+
+def _make_sure_that_it_fits(ledger: Ledger, intent: Pending) -> None:
+    key = MadeKey(
+        hash="0" * 64,
+        label="0" * 24,
+        fingerprint="0" * 16,
+        made_by=intent.run_id,
+        connection=intent.connection,
+        workspace_id="0" * 36,
+    )
+    created = ledger.intended(intent).created(key)
+    published = created.published(intent.run_id, intent.destinations, intent.intended_at, intent.intended_at)
+    if max(created.size(), published.size()) + LEDGER_RESERVE_BYTES > MAX_LEDGER_BYTES:
+        raise LedgerError(
+            f"The ledger has no room for another key, because it holds {len(ledger.superseded)} superseded ones; "
+            "nothing was created. Shorten the overlap or rotate less often."
+        )
+
+
+create_key_task = secret_task("create-key")(create_key)

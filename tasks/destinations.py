@@ -1,0 +1,206 @@
+"""Destinations: any block that can be read and written, behind one small interface."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+from uuid import UUID
+
+from prefect.blocks.abstract import SecretBlock
+from prefect.blocks.core import Block
+from prefect.blocks.system import Secret
+from prefect.client.schemas.actions import BlockDocumentUpdate
+from prefect.client.utilities import get_or_create_client
+from pydantic import SecretStr
+
+from blocks.errors import ConfigurationError, KeyRotationError, ServiceError
+from blocks.secrets import DestinationBlock, Held
+
+
+class Destination(Protocol):
+    """A place where consumers read the current key."""
+
+    name: str
+    """The block's type slug and name, as in `vault-secret/checkout`."""
+
+    async def read(self) -> Held:
+        """Read what the place holds now."""
+
+    async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
+        """Store a key in place of what was read."""
+
+    async def fence(self, held: Held) -> None:
+        """Make sure that a write prepared before this moment fails, where the place can do so."""
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+
+
+class OwnBlock:
+    """A destination that is one of this project's blocks.
+
+    Args:
+        name: The block's type slug and name.
+        block: The block.
+    """
+
+    def __init__(self, name: str, block: DestinationBlock) -> None:
+        self.name = name
+        self._block = block
+
+    async def read(self) -> Held:
+        """Read what the place holds now."""
+        return await self._block.read_held()
+
+    async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
+        """Store a key in place of what was read."""
+        await self._block.write_held(value, held, written_by)
+
+    async def fence(self, held: Held) -> None:
+        """Make sure that a write prepared before this moment fails, where the place can do so."""
+        await self._block.fence(held)
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._block.aclose()
+
+
+class PrefectSecret:
+    """A destination that is Prefect's own `Secret` block.
+
+    Prefect keeps one value and no version, so there is no check-and-set: the rotation's concurrency slot and the ledger
+    are what keeps two runs apart.
+
+    Args:
+        name: The block's type slug and name.
+        block: The block as it was loaded.
+    """
+
+    def __init__(self, name: str, block: Secret[Any]) -> None:
+        self.name = name
+        self._block_name = name.partition("/")[2]
+        self._document_id: UUID | None = block._block_document_id  # noqa: SLF001 - Prefect offers no other way to it
+
+    async def read(self) -> Held:
+        """Read what the block holds now."""
+        block = await _guarded(self.name, "read", lambda: Secret.aload(self._block_name))
+        # `get()` would decode JSON: a key of digits would come back as a number.
+        value = block.value.get_secret_value()
+        return Held(SecretStr(value if isinstance(value, str) else ""))
+
+    async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:  # noqa: ARG002 - no such thing here
+        """Store a key in the block."""
+        client, _ = get_or_create_client()
+        if self._document_id is None:
+            raise ConfigurationError(f"{self.name} is not a stored block.")
+        update = BlockDocumentUpdate(data={"value": value.get_secret_value()}, merge_existing_data=False)
+        document_id = self._document_id
+        await _guarded(self.name, "written", lambda: client.update_block_document(document_id, update))
+
+    async def fence(self, held: Held) -> None:
+        """Do nothing: the block has no versions."""
+
+    async def aclose(self) -> None:
+        """Do nothing: Prefect's client is shared."""
+
+
+class AnySecretBlock:
+    """A destination that is some other Prefect `SecretBlock`, such as those of prefect-aws and prefect-gcp.
+
+    Args:
+        name: The block's type slug and name.
+        block: The block.
+    """
+
+    def __init__(self, name: str, block: SecretBlock) -> None:
+        self.name = name
+        self._block = block
+
+    async def read(self) -> Held:
+        """Read what the place holds now."""
+        data = await self._call("read_secret", "read")
+        return Held(SecretStr(data.decode(errors="replace") if isinstance(data, bytes) else str(data)))
+
+    async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:  # noqa: ARG002 - no such thing here
+        """Store a key."""
+        await self._call("write_secret", "written", value.get_secret_value().encode())
+
+    async def _call(self, method: str, what: str, *args: Any) -> Any:
+        # Some of these blocks answer sync or async by context and have an explicit async twin.
+        call = getattr(self._block, f"a{method}", None) or getattr(self._block, method)
+
+        async def run() -> Any:
+            answer = call(*args)
+            return await answer if inspect.isawaitable(answer) else answer
+
+        return await _guarded(self.name, what, run)
+
+    async def fence(self, held: Held) -> None:
+        """Do nothing: Prefect's interface has no versions."""
+
+    async def aclose(self) -> None:
+        """Do nothing: Prefect's interface has no such thing."""
+
+
+async def _guarded(name: str, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
+    # A foreign library's text may quote what it was given, so only its class is told.
+    try:
+        return await call()
+    except KeyRotationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a foreign block raises
+        raise ServiceError(
+            f"{name} could not be {what} ({type(error).__name__}).", outcome_unknown=True, retryable=True
+        ) from None
+
+
+async def open_destination(name: str) -> Destination:
+    """Load a destination by name.
+
+    Args:
+        name: The block's type slug and name, as in `vault-secret/checkout`.
+
+    Returns:
+        The destination.
+
+    Raises:
+        ConfigurationError: There is no such block, it cannot be loaded here, or it is no secret.
+    """
+    block = await load_block(name, "rotation.destinations")
+    if isinstance(block, DestinationBlock):
+        return OwnBlock(name, block)
+    if isinstance(block, Secret):
+        return PrefectSecret(name, block)
+    if isinstance(block, SecretBlock):
+        return AnySecretBlock(name, block)
+    raise ConfigurationError(f"rotation.destinations: {name} is not a secret block. Nothing was created.")
+
+
+async def load_block(name: str, field: str) -> Block:
+    """Load a block by its type slug and name.
+
+    Args:
+        name: The block's type slug and name.
+        field: The field that names it, for the message.
+
+    Returns:
+        The block, freshly loaded.
+
+    Raises:
+        ConfigurationError: There is no such block, or it cannot be loaded here.
+        ServiceError: Prefect's API failed.
+    """
+    try:
+        return await Block.aload(name)
+    except ValueError as error:
+        # Prefect raises ValueError for "not found", and pydantic's ValidationError, which is one, for a damaged block.
+        why = "does not exist" if "Unable to find" in str(error) else "is not valid: open it in the dashboard"
+        raise ConfigurationError(f"{field}: the block {name} {why}. Nothing was created.") from None
+    except Exception as error:  # noqa: BLE001 - its text may quote the block
+        kind = type(error).__name__
+        if kind == "UnknownBlockType":
+            raise ConfigurationError(
+                f"{field}: the package that provides the block type of {name} is not installed here."
+            ) from None
+        raise ServiceError(f"Prefect could not load the block {name} ({kind}).", retryable=True) from None

@@ -1,0 +1,124 @@
+"""The start of a run: look at the ledger and at the destinations, and put right what an earlier run left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from blocks.errors import KeyRotationError
+from blocks.secrets import Held
+from tasks.decisions import MAYBE, Finding, find
+from tasks.ledger import Superseded, fingerprint
+from tasks.lost import keys_without_ledger, settle_intent, settle_unresolved
+from tasks.rotation import Rotation
+from tasks.run import NewKey, Run
+from tasks.verify import is_fit
+
+Revoke = Callable[[Run, Superseded, list[str]], Awaitable[None]]
+
+
+async def observe(run: Run, rotation: Rotation) -> Finding:
+    """Look before anything is changed: the connection, every destination, the ledger.
+
+    Args:
+        run: The run.
+        rotation: The rotation.
+
+    Returns:
+        What the run finds.
+
+    Raises:
+        KeyRotationError: The connection, a destination or the ledger cannot be used; nothing was changed.
+    """
+    await run.world.connection(rotation.connection)
+    ledger = await run.ledger.load()
+    former = ledger.pending.destinations if ledger.pending else ()
+    held = await run.look(rotation.destinations, former)
+    _note_what_is_not_ours(run, rotation, held)
+    return find(ledger if run.ledger.exists else None, run.identity, held)
+
+
+def _note_what_is_not_ours(run: Run, rotation: Rotation, held: dict[str, str | None]) -> None:
+    ledger = run.ledger.ledger
+    pending = ledger.pending.key if ledger.pending else None
+    known = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key} | {MAYBE, None}
+    for name in rotation.destinations:
+        if held[name] not in known and run.held[name].value:
+            run.note(f"{name} held a secret that this rotation did not make; it was replaced there and is not revoked.")
+    for name in set(ledger.current.destinations if ledger.current else ()) - set(rotation.destinations):
+        run.note(f"{name} is no longer a destination; the key that it holds ends with its overlap.")
+
+
+async def recover(run: Run, rotation: Rotation, finding: Finding, revoke: Revoke) -> NewKey | None:
+    """Put right what an earlier run, or an earlier attempt of this one, left behind.
+
+    Args:
+        run: The run.
+        rotation: The rotation.
+        finding: What the run found.
+        revoke: The step that revokes a key.
+
+    Returns:
+        A half-published key that is to be finished, or `None` where a new key is to be made.
+
+    Raises:
+        KeyRotationError: It could not be put right; the next run tries again.
+    """
+    await settle_unresolved(run)
+    match finding:
+        case Finding.FIRST_RUN:
+            await _take_up_keys_without_ledger(run, rotation)
+        case Finding.INTENT_WITHOUT_KEY:
+            await settle_intent(run)
+        case Finding.KEY_UNPUBLISHED:
+            await _discard_pending(run, rotation, revoke)
+        case Finding.KEY_GIVEN_UP:
+            await _give_pending_up(run, rotation)
+        case Finding.KEY_PUBLISHED:
+            return await _finish_pending(run, rotation)
+    return None
+
+
+async def _take_up_keys_without_ledger(run: Run, rotation: Rotation) -> None:
+    until = run.world.now() + rotation.overlap
+    keys = await keys_without_ledger(run, rotation.connection, rotation.key.workspace_id, until)
+    if keys:
+        run.note("The ledger was gone; the keys that this rotation had made were found again and will be revoked.")
+        await run.ledger.save(run.ledger.ledger.found(keys))
+
+
+async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None:
+    await run.ledger.save(run.ledger.ledger.abandoned(run.world.now()))
+    # The attempt that made the key may still be alive and about to publish it.
+    for name in rotation.destinations:
+        await (await run.world.destination(name)).fence(run.held[name])
+    run.held.clear()
+    try:
+        await revoke(run, run.ledger.ledger.superseded[-1], rotation.destinations)
+    except KeyRotationError as error:
+        run.note(f"An unpublished key of an earlier run is still alive: {error}")
+        if run.ledger.ledger.superseded[-1].connection == rotation.connection:
+            raise
+
+
+async def _give_pending_up(run: Run, rotation: Rotation) -> None:
+    now = run.world.now()
+    revoke_at = now if run.identity.emergency else now + rotation.overlap
+    await run.ledger.save(run.ledger.ledger.abandoned(revoke_at))
+
+
+async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
+    pending = run.ledger.ledger.pending
+    if pending is None or pending.key is None:
+        return None
+    secret = next(held.value for held in run.held.values() if _is(held, pending.key.fingerprint))
+    key = NewKey(secret, pending.key) if secret else None
+    if key is None or not await is_fit(run, rotation, key):
+        await _give_pending_up(run, rotation)
+        return None
+    # Signing the ledger keeps out the attempt that made the key, which may still be alive.
+    await run.ledger.save(run.ledger.ledger)
+    return key
+
+
+def _is(held: Held, wanted: str) -> bool:
+    return fingerprint(held.value) == wanted

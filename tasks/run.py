@@ -1,0 +1,135 @@
+"""What the steps of one run share: who they are, the ledger, and the way to the world outside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from blocks.errors import KeyRotationError
+from blocks.openrouter import ApiKey, CreatedKey, KeyRequest
+from blocks.secrets import Held
+from tasks.decisions import MAYBE, Identity
+from tasks.destinations import Destination
+from tasks.ledger import MadeKey, OpenLedger, fingerprint
+
+
+class OpenRouter(Protocol):
+    """What the steps need of `blocks.openrouter.OpenRouterClient`."""
+
+    async def create_key(self, request: KeyRequest) -> CreatedKey:
+        """Create a key, once."""
+
+    async def get_key(self, key_hash: str) -> ApiKey:
+        """Read one key."""
+
+    def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
+        """Walk through all keys of a workspace."""
+
+    async def delete_key(self, key_hash: str) -> bool:
+        """Delete a key; `False` where there is none."""
+
+    async def has_workspace(self, workspace_id: str) -> bool:
+        """Say whether the account has a workspace."""
+
+    async def accepts(self, secret: SecretStr) -> bool:
+        """Say whether a key works."""
+
+
+class World(Protocol):
+    """The way to everything outside of the process; the real one, or a model of it in tests."""
+
+    def now(self) -> datetime:
+        """Tell the time, UTC."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    async def connection(self, name: str) -> OpenRouter:
+        """Open the connection of an `openrouter-credentials` block, once per run."""
+
+    async def destination(self, name: str) -> Destination:
+        """Open a destination, once per run."""
+
+    async def knows_run(self, run_id: UUID) -> bool:
+        """Say whether this Prefect server knows a flow run."""
+
+    async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
+        """Schedule a run of `retire/retire`; `False` where there is no such deployment."""
+
+
+class NewKey:
+    """A key that was created and not yet proven to work.
+
+    Args:
+        secret: The plaintext.
+        record: What the ledger holds of it.
+    """
+
+    def __init__(self, secret: SecretStr, record: MadeKey) -> None:
+        self.secret = secret
+        self.record = record
+
+
+class VerifiedKey(NewKey):
+    """A key that OpenRouter accepted and that has the settings asked for: the only kind that is published."""
+
+
+class Run:
+    """One run of a rotation.
+
+    Args:
+        name: The rotation's name.
+        identity: Which flow run this is.
+        ledger: The rotation's ledger.
+        world: The way to everything outside of the process.
+    """
+
+    def __init__(self, name: str, identity: Identity, ledger: OpenLedger, world: World) -> None:
+        self.name = name
+        self.identity = identity
+        self.ledger = ledger
+        self.world = world
+        self.step = "look at ledger and destinations"
+        self.held: dict[str, Held] = {}
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        """Remember something for the report that a person should know.
+
+        Args:
+            sentence: One sentence without any secret.
+        """
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    async def look(self, destinations: Sequence[str], former: Sequence[str] = ()) -> dict[str, str | None]:
+        """Read what the destinations hold.
+
+        Args:
+            destinations: The rotation's destinations.
+            former: Destinations that the rotation no longer has, read where that is possible.
+
+        Returns:
+            The fingerprint of what each one holds; `MAYBE` for a former one that cannot be read.
+
+        Raises:
+            KeyRotationError: One of the rotation's destinations cannot be read.
+        """
+        for name in destinations:
+            self.held[name] = await (await self.world.destination(name)).read()
+        found = {name: fingerprint(self.held[name].value) for name in destinations}
+        for name in set(former) - set(destinations):
+            found[name] = await self._look_at_former(name)
+        return found
+
+    async def _look_at_former(self, name: str) -> str | None:
+        try:
+            self.held[name] = await (await self.world.destination(name)).read()
+        except KeyRotationError as error:
+            self.note(f"{name} is no longer a destination and cannot be read: {error}")
+            return MAYBE
+        return fingerprint(self.held[name].value)

@@ -1,0 +1,103 @@
+"""Verify a key: use it, and compare its settings with those asked for."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from blocks.errors import NotFoundError, VerificationError
+from blocks.openrouter import ApiKey, KeyRequest
+from tasks.rotation import Rotation
+from tasks.run import NewKey, Run, VerifiedKey
+from tasks.task import secret_task
+
+ACCEPTED_WITHIN = timedelta(seconds=60)
+"""How long a new key may take to be accepted everywhere at OpenRouter."""
+FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 5.0
+
+
+async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
+    """Prove that a key works and is what was asked for.
+
+    Args:
+        run: The run.
+        rotation: What key was asked for.
+        key: The key.
+
+    Returns:
+        The same key, now fit to be published.
+
+    Raises:
+        VerificationError: OpenRouter did not accept it in time, or its settings differ.
+        ServiceError: OpenRouter failed.
+    """
+    await _wait_until_accepted(run, key)
+    openrouter = await run.world.connection(key.record.connection)
+    differences = settings_that_differ(
+        await openrouter.get_key(key.record.hash), rotation.key_request(key.record.made_by, run.world.now())
+    )
+    if differences:
+        raise VerificationError(
+            f"OpenRouter made the key {key.record.label} with other settings than asked for: {', '.join(differences)}."
+        )
+    return VerifiedKey(key.secret, key.record)
+
+
+async def _wait_until_accepted(run: Run, key: NewKey) -> None:
+    openrouter = await run.world.connection(key.record.connection)
+    deadline = run.world.now() + ACCEPTED_WITHIN
+    wait = FIRST_WAIT_SECONDS
+    while not await openrouter.accepts(key.secret):
+        if run.world.now() >= deadline:
+            raise VerificationError(
+                f"OpenRouter still does not accept the new key {key.record.label} "
+                f"after {ACCEPTED_WITHIN.total_seconds():.0f} seconds."
+            )
+        await run.world.sleep(wait)
+        wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+
+def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
+    """Compare a key at OpenRouter with what was asked for.
+
+    Args:
+        key: The key as OpenRouter shows it.
+        wanted: What was asked for.
+
+    Returns:
+        The names of the settings that differ.
+    """
+    pairs: dict[str, tuple[object, object]] = {
+        "disabled": (key.disabled, False),
+        "limit": (key.limit, wanted.limit),
+        "limit_reset": (key.limit_reset, wanted.limit_reset),
+        "include_byok_in_limit": (key.include_byok_in_limit, wanted.include_byok_in_limit),
+    }
+    if wanted.workspace_id is not None:
+        pairs["workspace_id"] = (key.workspace_id, wanted.workspace_id)
+    return [name for name, (found, asked) in pairs.items() if found != asked]
+
+
+async def is_fit(run: Run, rotation: Rotation, key: NewKey) -> bool:
+    """Say whether a key that an earlier run left half-published can be finished.
+
+    Args:
+        run: The run.
+        rotation: What key is wanted now.
+        key: The key.
+
+    Returns:
+        Whether it exists and has the settings that are asked for now.
+
+    Raises:
+        ServiceError: OpenRouter failed.
+    """
+    openrouter = await run.world.connection(key.record.connection)
+    try:
+        found = await openrouter.get_key(key.record.hash)
+    except NotFoundError:
+        return False
+    return not settings_that_differ(found, rotation.key_request(key.record.made_by, run.world.now()))
+
+
+verify_key_task = secret_task("verify-key")(verify_key)
