@@ -264,7 +264,7 @@ class OpenLedger:
     """A rotation's ledger during one run.
 
     Variables have no compare-and-set. The rotation's concurrency slot keeps others out; this class notices one that
-    came in all the same: before each write, and wherever `guard` is called, the stored ledger must be the one last seen.
+    came in all the same. Before each write, and wherever `guard` is called, the stored ledger must be the last seen.
 
     Args:
         rotation: The rotation's name.
@@ -279,6 +279,7 @@ class OpenLedger:
         self._writer = f"{run_id}/{uuid4().hex[:8]}"
         self._seen: Any | None = None
         self.exists = False
+        self.loaded = False
         self.ledger = Ledger()
 
     async def load(self) -> Ledger:
@@ -293,6 +294,7 @@ class OpenLedger:
         self._seen = await self._store.read()
         self.exists = self._seen is not None
         self.ledger = parse_ledger(self._rotation, self._seen) if self.exists else Ledger()
+        self.loaded = True
         return self.ledger
 
     async def guard(self) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from blocks.errors import ConfigurationError
 from blocks.openrouter import ApiKey
-from tasks.ledger import Superseded
+from tasks.ledger import Pending, Superseded
 from tasks.rotation import read_marker
 from tasks.run import Run
 
@@ -33,10 +33,19 @@ async def settle_intent(run: Run, *, certain: bool = False) -> None:
         return
     # Signing the ledger keeps out an older attempt that may still be alive.
     await run.ledger.save(run.ledger.ledger)
-    if certain or await _delete_marked(run, intent.connection, intent.workspace_id, {intent.run_id}, look_again=True):
+    if certain or await _delete_intended(run, intent):
         await run.ledger.save(run.ledger.ledger.dropped())
     else:
         await run.ledger.save(run.ledger.ledger.left_unresolved())
+
+
+async def _delete_intended(run: Run, intent: Pending) -> bool:
+    try:
+        return await _delete_marked(run, intent.connection, intent.workspace_id, {intent.run_id}, look_again=True)
+    except ConfigurationError as error:
+        # A connection that was taken away must not keep the rotation from going on with another one.
+        run.note(f"Run {intent.run_id} may have left a key behind, and its connection cannot be used: {error}")
+        return False
 
 
 async def settle_unresolved(run: Run) -> None:

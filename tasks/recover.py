@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from blocks.errors import KeyRotationError
+from blocks.errors import ConfigurationError, KeyRotationError
 from blocks.secrets import Held
 from tasks.decisions import MAYBE, Finding, find
 from tasks.ledger import Superseded, fingerprint
@@ -29,8 +29,8 @@ async def observe(run: Run, rotation: Rotation) -> Finding:
     Raises:
         KeyRotationError: The connection, a destination or the ledger cannot be used; nothing was changed.
     """
-    await run.world.connection(rotation.connection)
     ledger = await run.ledger.load()
+    await run.world.connection(rotation.connection)
     former = ledger.pending.destinations if ledger.pending else ()
     held = await run.look(rotation.destinations, former)
     _note_what_is_not_ours(run, rotation, held)
@@ -89,8 +89,8 @@ async def _take_up_keys_without_ledger(run: Run, rotation: Rotation) -> None:
 async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None:
     await run.ledger.save(run.ledger.ledger.abandoned(run.world.now()))
     # The attempt that made the key may still be alive and about to publish it.
-    for name in rotation.destinations:
-        await (await run.world.destination(name)).fence(run.held[name])
+    for name, held in run.held.items():
+        await (await run.world.destination(name)).fence(held)
     run.held.clear()
     try:
         await revoke(run, run.ledger.ledger.superseded[-1], rotation.destinations)
@@ -112,7 +112,12 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
         return None
     secret = next(held.value for held in run.held.values() if _is(held, pending.key.fingerprint))
     key = NewKey(secret, pending.key) if secret else None
-    if key is None or not await is_fit(run, rotation, key):
+    try:
+        fit = key is not None and await is_fit(run, rotation, key)
+    except ConfigurationError as error:
+        run.note(f"A half-published key was given up: {error}")
+        fit = False
+    if not fit:
         await _give_pending_up(run, rotation)
         return None
     # Signing the ledger keeps out the attempt that made the key, which may still be alive.

@@ -1,0 +1,159 @@
+"""How a run begins and ends: its identity, its slot, its ledger, and a final state that a person can act on."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC
+
+from prefect import State
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.utilities import get_or_create_client
+from prefect.concurrency.asyncio import (
+    AcquireConcurrencySlotTimeoutError,
+    ConcurrencySlotAcquisitionError,
+    concurrency,
+)
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+
+from blocks.errors import ConfigurationError, KeyRotationError, PlaceLostError
+from flows.report import artifact_key, as_markdown, failed
+from tasks.decisions import Identity
+from tasks.ledger import OpenLedger
+from tasks.run import Run
+from tasks.world import PrefectWorld, VariableStore
+
+SLOT_WAIT_SECONDS = 300.0
+"""How long a run waits for another run of the same rotation to end."""
+SLOT_LEASE_SECONDS = 60.0
+"""How long the slot of a killed run stays taken; Prefect allows no less."""
+MAX_NAME = 60
+
+
+class Conclusion:
+    """How a run ended."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.state: State[None] = Failed(message="The run ended without a result.")
+        self.message = ""
+
+    def succeeded(self, message: str) -> None:
+        """Record that the run reached its end.
+
+        Args:
+            message: What happened, in one sentence.
+        """
+        self.message = message
+        self.state = Completed(message=message)
+
+    def failed(self, error: KeyRotationError) -> None:
+        """Record that a step failed.
+
+        Args:
+            error: What failed, in one sentence without any secret.
+        """
+        ledger = self.run.ledger.ledger if self.run and self.run.ledger.loaded else None
+        self.message = failed(error, self.run.step if self.run else "", ledger)
+        self.state = Failed(message=self.message)
+
+
+@asynccontextmanager
+async def conclude() -> AsyncIterator[Conclusion]:
+    """Turn whatever ends the block inside into a final state with a plain message.
+
+    Yields:
+        The conclusion, whose `state` the flow returns.
+    """
+    conclusion = Conclusion()
+    try:
+        yield conclusion
+    except KeyRotationError as error:
+        conclusion.failed(error)
+    except Exception as error:  # noqa: BLE001 - the text of an unknown error may quote a secret, so only its place is told
+        get_run_logger().error("Unexpected %s at:\n%s", type(error).__name__, _where(error))
+        conclusion.failed(KeyRotationError(f"An unexpected {type(error).__name__} was raised; the log says where."))
+
+
+def _where(error: BaseException) -> str:
+    return "".join(traceback.format_tb(error.__traceback__))
+
+
+@asynccontextmanager
+async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncIterator[Run]:
+    """Take the rotation's slot and open its ledger; at the end, show the rotation's state as an artifact.
+
+    Args:
+        name: The rotation's name.
+        emergency: Whether every older key is to die at once.
+        conclusion: Learns about the run, and how it ended.
+
+    Yields:
+        The run.
+
+    Raises:
+        ConfigurationError: The name cannot be a rotation's.
+        PlaceLostError: Another run of the rotation holds the slot for too long.
+    """
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > MAX_NAME:
+        raise ConfigurationError("rotation: it must be the name of a rotation. Nothing was changed.")
+    async with AsyncExitStack() as stack:
+        world = await stack.enter_async_context(PrefectWorld())
+        await _take_slot(stack, name)
+        identity = _identity(emergency, world)
+        run = Run(name, identity, OpenLedger(name, VariableStore(name), identity.id), world)
+        conclusion.run = run
+        try:
+            yield run
+        except KeyRotationError as error:
+            conclusion.failed(error)
+        await acreate_markdown_artifact(
+            key=artifact_key(name),
+            markdown=as_markdown(run, conclusion.message),
+            description=f"The state of rotation {name}",
+        )
+
+
+def _identity(emergency: bool, world: PrefectWorld) -> Identity:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise ConfigurationError("A rotation runs as a Prefect flow run only.")
+    started = context.flow_run.start_time
+    return Identity(
+        id=context.flow_run.id,
+        first_started=started.astimezone(UTC) if started else world.now(),
+        attempt=max(context.flow_run.run_count, 1),
+        emergency=emergency,
+    )
+
+
+async def _take_slot(stack: AsyncExitStack, name: str) -> None:
+    limit = f"key-rotation-{name}"
+    try:
+        await stack.enter_async_context(_slot(limit))
+    except AcquireConcurrencySlotTimeoutError:
+        raise PlaceLostError(
+            f"Another run of rotation {name} was still at work after {SLOT_WAIT_SECONDS:.0f} seconds."
+        ) from None
+    except ConcurrencySlotAcquisitionError:
+        await _make_limit(limit)
+        await stack.enter_async_context(_slot(limit))
+
+
+def _slot(limit: str) -> AsyncExitStack:
+    return concurrency(  # type: ignore[return-value]
+        limit, occupy=1, timeout_seconds=SLOT_WAIT_SECONDS, lease_duration=SLOT_LEASE_SECONDS, strict=True
+    )
+
+
+async def _make_limit(limit: str) -> None:
+    client, _ = get_or_create_client()
+    try:
+        await client.upsert_global_concurrency_limit_by_name(limit, 1)
+    except ObjectAlreadyExists:
+        return

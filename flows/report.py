@@ -1,0 +1,157 @@
+"""What a run tells people: one sentence in its final state, and the rotation's state as an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from blocks.errors import ConfigurationError, KeyRotationError
+from tasks.decisions import Finding
+from tasks.ledger import Ledger, Superseded
+from tasks.run import Run
+
+
+def moment(at: datetime) -> str:
+    """Spell a moment for people.
+
+    Args:
+        at: The moment, UTC.
+
+    Returns:
+        Date and time to the minute, with the zone.
+    """
+    return f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def artifact_key(rotation: str) -> str:
+    """Name the artifact that shows a rotation's state.
+
+    Args:
+        rotation: The rotation's name.
+
+    Returns:
+        The artifact's key.
+    """
+    return f"rotation-{rotation}"
+
+
+def rotated(run: Run, finding: Finding) -> str:
+    """Say how a rotation ended.
+
+    Args:
+        run: The run.
+        finding: What it had found at its start.
+
+    Returns:
+        One sentence.
+    """
+    current = run.ledger.ledger.current
+    if current is None:
+        return "Nothing is published yet."
+    verb = {Finding.ALREADY_ROTATED: "Already rotated", Finding.KEY_PUBLISHED: "Finished an interrupted rotation"}
+    places = len(current.destinations)
+    return (
+        f"{verb.get(finding, 'Rotated')}: the key {current.label} is live at {places} "
+        f"destination{'s' if places > 1 else ''}; {_rest(run.ledger.ledger)}."
+    )
+
+
+def superseded_since(run: Run) -> str:
+    """Say that a Retry came too late to matter.
+
+    Args:
+        run: The run.
+
+    Returns:
+        One sentence.
+    """
+    current = run.ledger.ledger.current
+    label = current.label if current else "none"
+    return f"Nothing to do: a later run has rotated since, and the key {label} is live."
+
+
+def retired(run: Run, before: Sequence[Superseded]) -> str:
+    """Say how a retirement ended.
+
+    Args:
+        run: The run.
+        before: The superseded keys at its start.
+
+    Returns:
+        One sentence.
+    """
+    left = {key.hash for key in run.ledger.ledger.superseded}
+    gone = [key.label for key in before if key.hash not in left]
+    what = f"Revoked {', '.join(gone)}" if gone else "Nothing was due"
+    return f"{what}; {_rest(run.ledger.ledger)}."
+
+
+def _rest(ledger: Ledger) -> str:
+    if not ledger.superseded:
+        return "no older key is alive"
+    ends = ", ".join(f"{key.label} ends {moment(key.revoke_at)}" for key in ledger.superseded)
+    return f"superseded: {ends}"
+
+
+def failed(error: KeyRotationError, step: str, ledger: Ledger | None) -> str:
+    """Say for the person on call what failed, what is still safe, and what to do.
+
+    Args:
+        error: What failed, in one sentence.
+        step: The step that failed.
+        ledger: The ledger as this run knows it, if it got that far.
+
+    Returns:
+        A few sentences.
+    """
+    if isinstance(error, ConfigurationError) and (ledger is None or ledger.pending is None):
+        return str(error)
+    if ledger is None:
+        return f"{error} No key was changed; Retry is safe."
+    live = f"The key {ledger.current.label} is live" if ledger.current else "No key of this rotation is live yet"
+    if ledger.pending and ledger.pending.key:
+        live += f", and the new key {ledger.pending.key.label} was created"
+    return f"{step} failed: {error} {live}; no key that a destination holds was revoked. Retry is safe."
+
+
+def as_markdown(run: Run, message: str) -> str:
+    """Show the state of a rotation.
+
+    Args:
+        run: The run.
+        message: How the run ended.
+
+    Returns:
+        Markdown for an artifact, without any secret.
+    """
+    ledger = run.ledger.ledger
+    lines = [f"# Rotation {run.name}", "", message, "", *_keys(ledger), "", "## Destinations", ""]
+    lines += [f"- `{name}`" for name in (ledger.current.destinations if ledger.current else ())] or ["- none yet"]
+    lines += ["", "## Next step", "", _next_step(ledger)]
+    if run.notes:
+        lines += ["", "## To know", "", *(f"- {note}" for note in run.notes)]
+    return "\n".join(lines)
+
+
+def _keys(ledger: Ledger) -> list[str]:
+    rows = ["| Key | State | Time | Made by run |", "| --- | --- | --- | --- |"]
+    if ledger.current:
+        rows.append(
+            f"| `{ledger.current.label}` | current | since {moment(ledger.current.since)} | {ledger.current.made_by} |"
+        )
+    if ledger.pending:
+        label = f"`{ledger.pending.key.label}`" if ledger.pending.key else "not known"
+        rows.append(f"| {label} | pending | since {moment(ledger.pending.intended_at)} | {ledger.pending.run_id} |")
+    rows += [
+        f"| `{key.label}` | superseded | ends {moment(key.revoke_at)} | {key.made_by} |" for key in ledger.superseded
+    ]
+    return rows
+
+
+def _next_step(ledger: Ledger) -> str:
+    if ledger.pending:
+        return "Retry the failed run, or start a new one: both finish or clean up what is pending."
+    if ledger.superseded:
+        first = min(ledger.superseded, key=lambda key: key.revoke_at)
+        return f"The superseded key `{first.label}` is revoked at {moment(first.revoke_at)}."
+    return "The next rotation, by its schedule or by hand."

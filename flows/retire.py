@@ -1,0 +1,52 @@
+"""The end of an overlap: revoke the superseded keys that are due."""
+
+from __future__ import annotations
+
+from prefect import State, flow
+
+from blocks.errors import ConfigurationError
+from flows.conclude import conclude, open_run
+from flows.report import retired
+from flows.rotate import revoke_what_is_due
+from flows.steps import AS_TASKS, Steps
+from tasks.run import Run
+
+
+@flow(name="retire", persist_result=False, validate_parameters=False, log_prints=False)
+async def retire(rotation: str) -> State[None]:
+    """Revoke the superseded keys of a rotation whose overlap has ended.
+
+    A rotation with an overlap schedules a run of this flow for the moment when the overlap ends. Cancelling that run in
+    the dashboard keeps the superseded key alive until the next rotation.
+
+    Args:
+        rotation: The name of the rotation.
+
+    Returns:
+        The final state, whose message says in one sentence what happened.
+    """
+    async with conclude() as conclusion, open_run(str(rotation), False, conclusion) as run:
+        conclusion.succeeded(await retire_due(run, AS_TASKS))
+    return conclusion.state
+
+
+async def retire_due(run: Run, steps: Steps) -> str:
+    """Revoke what is due, from whatever state the last run left.
+
+    Args:
+        run: The run.
+        steps: How each step is done.
+
+    Returns:
+        What happened, in one sentence.
+
+    Raises:
+        KeyRotationError: A key could not be revoked; it stays in the ledger.
+    """
+    before = (await run.ledger.load()).superseded
+    if not run.ledger.exists:
+        raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was revoked.")
+    current = run.ledger.ledger.current
+    run.step = "revoke-key"
+    await revoke_what_is_due(run, list(current.destinations) if current else [], steps)
+    return retired(run, before)

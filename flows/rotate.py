@@ -1,0 +1,107 @@
+"""The rotation: a new key, proven and published, before the old one dies."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from prefect import State, flow
+
+from blocks.errors import DestinationError, KeyRotationError
+from flows.conclude import conclude, open_run
+from flows.report import rotated, superseded_since
+from flows.steps import AS_TASKS, Steps
+from tasks.decisions import Finding
+from tasks.recover import observe, recover
+from tasks.rotation import Rotation, parse_rotation
+from tasks.run import Run, VerifiedKey
+
+
+@flow(name="rotate", persist_result=False, validate_parameters=False, log_prints=False)
+async def rotate(rotation: Rotation, emergency: bool = False) -> State[None]:
+    """Rotate an API key: create a new one, verify it, publish it everywhere, then revoke the old one.
+
+    A run may be started at any time and as often as one likes. A Retry of a failed run finishes the same rotation.
+
+    Args:
+        rotation: The key that is kept fresh: its connection, settings, destinations and overlap.
+        emergency: Revoke every older key of this rotation at once, without overlap.
+
+    Returns:
+        The final state, whose message says in one sentence what happened.
+    """
+    async with conclude() as conclusion:
+        checked = parse_rotation(rotation)
+        async with open_run(checked.name, emergency, conclusion) as run:
+            conclusion.succeeded(await follow_protocol(run, checked, AS_TASKS))
+    return conclusion.state
+
+
+async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
+    """Follow the protocol of a rotation from whatever state the last run left.
+
+    The ledger is written before each step that it announces: by `create_key` before and after the key is made, by
+    `supersede` once every destination holds it, by `revoke_key` once the old key is dead.
+
+    Args:
+        run: The run.
+        rotation: The rotation.
+        steps: How each step is done: as Prefect tasks, or plainly in a simulation.
+
+    Returns:
+        What happened, in one sentence.
+
+    Raises:
+        KeyRotationError: A step failed. What it announced is in the ledger, so that the next run can go on.
+    """
+    finding = await observe(run, rotation)
+    if finding is Finding.ROTATED_SINCE:
+        return superseded_since(run)
+
+    if finding is not Finding.ALREADY_ROTATED:
+        run.step = "recover"
+        half_published = await recover(run, rotation, finding, steps.revoke_key)
+        run.step = "create-key"
+        key = half_published or await steps.create_key(run, rotation)
+        run.step = "verify-key"
+        verified = await steps.verify_key(run, rotation, key)
+        run.step = "publish"
+        await publish_everywhere(run, rotation, verified, steps)
+        run.step = "write the ledger"
+        await supersede(run, rotation)
+
+    run.step = "revoke-key"
+    await revoke_what_is_due(run, rotation.destinations, steps, everything=run.identity.emergency)
+    return rotated(run, finding)
+
+
+async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, steps: Steps) -> None:
+    """Publish to all destinations side by side; each one that works gets the key even if another fails."""
+    results = await asyncio.gather(
+        *(steps.publish(run, key, name) for name in rotation.destinations), return_exceptions=True
+    )
+    failures = [result for result in results if isinstance(result, BaseException)]
+    if any(not isinstance(failure, KeyRotationError) for failure in failures) or len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise DestinationError(" ".join(str(failure) for failure in failures))
+
+
+async def supersede(run: Run, rotation: Rotation) -> None:
+    """Make the published key the current one; the former one is superseded until its overlap ends."""
+    now = run.world.now()
+    overlap = timedelta(0) if run.identity.emergency else rotation.overlap
+    ledger = run.ledger.ledger.published(run.identity.id, tuple(rotation.destinations), now, now + overlap)
+    await run.ledger.save(ledger)
+
+
+async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps, *, everything: bool = False) -> None:
+    """Revoke the superseded keys whose overlap has ended, and schedule the revocation of the others."""
+    now = run.world.now()
+    if everything and run.ledger.ledger.superseded:
+        await run.ledger.save(run.ledger.ledger.hastened(now))
+    for key in run.ledger.ledger.due(now):
+        await steps.revoke_key(run, key, destinations)
+    for at in sorted({key.revoke_at for key in run.ledger.ledger.superseded}):
+        if not await run.world.schedule_retirement(run.name, at):
+            run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
