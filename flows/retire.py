@@ -9,6 +9,7 @@ from flows.conclude import conclude, open_run
 from flows.report import retired
 from flows.rotate import revoke_what_is_due
 from flows.steps import AS_TASKS, Steps
+from tasks.lost import settle_unresolved
 from tasks.run import Run
 
 
@@ -47,6 +48,8 @@ async def retire_due(run: Run, steps: Steps) -> str:
     if not run.ledger.exists:
         raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was revoked.")
     current = run.ledger.ledger.current
+    run.step = "recover"
+    await settle_unresolved(run)
     run.step = "revoke-key"
     await revoke_what_is_due(run, list(current.destinations) if current else [], steps)
     return retired(run, before)

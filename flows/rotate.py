@@ -58,9 +58,9 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
     if finding is Finding.ROTATED_SINCE:
         return superseded_since(run)
 
+    run.step = "recover"
+    half_published = await recover(run, rotation, finding, steps.revoke_key)
     if finding is not Finding.ALREADY_ROTATED:
-        run.step = "recover"
-        half_published = await recover(run, rotation, finding, steps.revoke_key)
         run.step = "create-key"
         key = half_published or await steps.create_key(run, rotation)
         run.step = "verify-key"
@@ -81,8 +81,9 @@ async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, ste
         *(steps.publish(run, key, name) for name in rotation.destinations), return_exceptions=True
     )
     failures = [result for result in results if isinstance(result, BaseException)]
-    if any(not isinstance(failure, KeyRotationError) for failure in failures) or len(failures) == 1:
-        raise failures[0]
+    unexpected = [failure for failure in failures if not isinstance(failure, KeyRotationError)]
+    if unexpected or len(failures) == 1:
+        raise (unexpected or failures)[0]
     if failures:
         raise DestinationError(" ".join(str(failure) for failure in failures))
 
@@ -102,6 +103,6 @@ async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps, *,
         await run.ledger.save(run.ledger.ledger.hastened(now))
     for key in run.ledger.ledger.due(now):
         await steps.revoke_key(run, key, destinations)
-    for at in sorted({key.revoke_at for key in run.ledger.ledger.superseded}):
+    for at in run.ledger.ledger.wakes():
         if not await run.world.schedule_retirement(run.name, at):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")

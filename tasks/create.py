@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from blocks.errors import LedgerError, ServiceError
+from blocks.openrouter import CreatedKey
 from tasks.ledger import MAX_LEDGER_BYTES, Ledger, MadeKey, Pending, fingerprint
 from tasks.lost import settle_intent
 from tasks.rotation import Rotation
@@ -31,34 +34,11 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         ServiceError: OpenRouter failed.
     """
     try:
-        return await _create_or_settle(run, rotation)
+        created = await _create_or_settle(run, rotation)
     except ServiceError as error:
         if not (error.outcome_unknown and error.retryable):
             raise
-    return await _create_or_settle(run, rotation)
-
-
-async def _create_or_settle(run: Run, rotation: Rotation) -> NewKey:
-    try:
-        return await _create_once(run, rotation)
-    except ServiceError as error:
-        await settle_intent(run, certain=not error.outcome_unknown)
-        raise
-
-
-async def _create_once(run: Run, rotation: Rotation) -> NewKey:
-    now = run.world.now()
-    openrouter = await run.world.connection(rotation.connection)
-    intent = Pending(
-        run_id=run.identity.id,
-        connection=rotation.connection,
-        workspace_id=rotation.key.workspace_id,
-        destinations=tuple(rotation.destinations),
-        intended_at=now,
-    )
-    _make_sure_that_it_fits(run.ledger.ledger, intent)
-    await run.ledger.save(run.ledger.ledger.intended(intent))
-    created = await openrouter.create_key(rotation.key_request(run.identity.id, now))
+        created = await _create_or_settle(run, rotation)
     record = MadeKey(
         hash=created.key.hash,
         label=created.key.label,
@@ -69,6 +49,29 @@ async def _create_once(run: Run, rotation: Rotation) -> NewKey:
     )
     await run.ledger.save(run.ledger.ledger.created(record))
     return NewKey(created.secret, record)
+
+
+async def _create_or_settle(run: Run, rotation: Rotation) -> CreatedKey:
+    now = run.world.now()
+    openrouter = await run.world.connection(rotation.connection)
+    await _announce(run, rotation, now)
+    try:
+        return await openrouter.create_key(rotation.key_request(run.identity.id, now))
+    except ServiceError as error:
+        await settle_intent(run, certain=not error.outcome_unknown)
+        raise
+
+
+async def _announce(run: Run, rotation: Rotation, now: datetime) -> None:
+    intent = Pending(
+        run_id=run.identity.id,
+        connection=rotation.connection,
+        workspace_id=rotation.key.workspace_id,
+        destinations=tuple(rotation.destinations),
+        intended_at=now,
+    )
+    _make_sure_that_it_fits(run.ledger.ledger, intent)
+    await run.ledger.save(run.ledger.ledger.intended(intent))
 
 
 def _make_sure_that_it_fits(ledger: Ledger, intent: Pending) -> None:

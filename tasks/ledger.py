@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, Literal, Protocol, Self
 from uuid import UUID, uuid4
@@ -20,6 +20,8 @@ from blocks.errors import LedgerError, PlaceLostError
 
 FINGERPRINT_LENGTH = 16
 """How many hex digits of the SHA-256 are kept: enough to tell keys apart, no help in finding one."""
+TURNS_UP_WITHIN = timedelta(minutes=15)
+"""How late a create may still take effect; until then its marker is looked for again by every run."""
 MAX_LEDGER_BYTES = 5_000
 """What a Prefect variable may hold, as compact JSON."""
 
@@ -75,7 +77,7 @@ class Pending(_Entry):
 
     run_id: UUID
     connection: str
-    workspace_id: str | None
+    workspace_id: str | None = None
     destinations: tuple[str, ...]
     intended_at: datetime
     key: MadeKey | None = None
@@ -86,7 +88,7 @@ class Unresolved(_Entry):
 
     run_id: UUID
     connection: str
-    workspace_id: str | None
+    workspace_id: str | None = None
     since: datetime
 
 
@@ -120,6 +122,17 @@ class Ledger(_Entry):
             Those whose overlap has ended.
         """
         return [key for key in self.superseded if key.revoke_at <= now]
+
+    def wakes(self) -> list[datetime]:
+        """Say when something will have to be done about this rotation's older keys.
+
+        Returns:
+            The moments, UTC, in order: each end of an overlap, and each end of the time in which a lost create may
+            still turn up.
+        """
+        return sorted(
+            {key.revoke_at for key in self.superseded} | {entry.since + TURNS_UP_WITHIN for entry in self.unresolved}
+        )
 
     def intended(self, pending: Pending) -> Self:
         """Announce that a key is about to be created."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from blocks.errors import ConfigurationError
 from blocks.openrouter import ApiKey
-from tasks.ledger import Pending, Superseded
+from tasks.ledger import TURNS_UP_WITHIN, Pending, Superseded
 from tasks.rotation import read_marker
 from tasks.run import Run
 
 LOOK_AGAIN_AFTER_SECONDS = 2.0
 """How long to wait before concluding that a marker is not there: one pass of an offset-based list can miss a key."""
-TURNS_UP_WITHIN = timedelta(minutes=15)
-"""How late a create may still take effect; until then its marker is looked for again by every run."""
 
 
 async def settle_intent(run: Run, *, certain: bool = False) -> None:
@@ -63,7 +61,7 @@ async def settle_unresolved(run: Run) -> None:
         except ConfigurationError as error:
             run.note(f"Run {entry.run_id} may have left a key behind, and its connection cannot be used: {error}")
             continue
-        if found or run.world.now() - entry.since > TURNS_UP_WITHIN:
+        if found or run.world.now() - entry.since >= TURNS_UP_WITHIN:
             await run.ledger.save(run.ledger.ledger.resolved([entry]))
 
 

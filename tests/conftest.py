@@ -1,0 +1,18 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.rotation import KeySettings, Rotation
+
+
+@pytest.fixture
+def rotation() -> Rotation:
+    """A rotation with two destinations and the default overlap."""
+    return Rotation(
+        name="checkout",
+        connection="openrouter",
+        key=KeySettings(name="checkout service", limit_usd=50, limit_reset="monthly"),
+        destinations=["vault-secret/checkout", "secret/checkout"],
+    )

@@ -1,0 +1,435 @@
+"""The world as a model: every call that leaves the process is an effect that can fail or be the last.
+
+The real steps (`tasks`) and the real protocol (`flows.rotate.follow_protocol`) run against it unchanged.
+Each effect asks the model's `fate`, which decides what happens to it.
+After each effect `watch` is called, which checks the invariants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, TypeVar
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from blocks.errors import (
+    ConfigurationError,
+    ConflictError,
+    KeyRotationError,
+    NotFoundError,
+    PlaceLostError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from blocks.openrouter import ApiKey, CreatedKey, KeyRequest
+from blocks.secrets import Held
+from flows.retire import retire_due
+from flows.rotate import follow_protocol
+from flows.steps import PLAIN, Steps
+from tasks.decisions import Identity
+from tasks.ledger import Ledger, OpenLedger, ledger_variable
+from tasks.rotation import Rotation
+from tasks.run import Run
+
+T = TypeVar("T")
+
+
+class Crash(BaseException):
+    """The process was killed: nothing after this effect happens."""
+
+
+class Fate(Enum):
+    """What happens to one effect."""
+
+    WORKS = "works"
+    FAILS = "fails before it takes effect"
+    ANSWER_LOST = "takes effect, its answer is lost"
+    LATE = "its answer is lost, and it takes effect later"
+    KILLED_BEFORE = "the process is killed before it"
+    KILLED_AFTER = "the process is killed after it"
+
+
+@dataclass
+class ModelKey:
+    """A key at OpenRouter."""
+
+    hash: str
+    secret: str
+    request: KeyRequest
+    account: str
+    workspace: str
+    created_at: datetime
+    valid_from: datetime
+    disabled: bool = False
+
+    def shown(self) -> ApiKey:
+        """Show the key as the management API does."""
+        return ApiKey(
+            hash=self.hash,
+            name=self.request.name,
+            label=f"sk-or-v1-{self.secret[-9:-6]}...{self.secret[-4:]}",
+            disabled=self.disabled,
+            limit=self.request.limit,
+            limit_reset=self.request.limit_reset,
+            include_byok_in_limit=self.request.include_byok_in_limit,
+            usage=0,
+            created_at=self.created_at,
+            workspace_id=self.workspace,
+        )
+
+
+@dataclass
+class Place:
+    """A destination: what it holds, and every version it ever held."""
+
+    checks_and_sets: bool = True
+    exists: bool = True
+    versions: list[str] = field(default_factory=list)
+    other_fields: dict[str, str] = field(default_factory=lambda: {"username": "someone"})
+
+    @property
+    def content(self) -> str | None:
+        """What consumers read."""
+        return self.versions[-1] if self.versions else None
+
+
+class Model:
+    """Everything outside of the process.
+
+    Args:
+        start: The time at which the story begins, UTC.
+    """
+
+    def __init__(self, start: datetime = datetime(2026, 12, 1, 2, 30, tzinfo=UTC)) -> None:
+        self.time = start
+        self.keys: dict[str, ModelKey] = {}
+        self.connections: dict[str, str] = {"openrouter": "account-1"}
+        self.revoked_accounts: set[str] = set()
+        self.variables: dict[str, Any] = {}
+        self.places: dict[str, Place] = {}
+        self.runs: set[UUID] = set()
+        self.retirements: set[tuple[str, datetime]] = set()
+        self.validity_lag = timedelta(0)
+        self.late: list[Callable[[], None]] = []
+        self.story: list[str] = []
+        self.fate: Callable[[str], Fate] = lambda _effect: Fate.WORKS
+        self.watch: Callable[[str], None] = lambda _effect: None
+        self._count = 0
+
+    def tell(self, sentence: str) -> None:
+        """Add a line to the story."""
+        self.story.append(sentence)
+
+    def fresh(self) -> str:
+        """Make something that was never there before."""
+        self._count += 1
+        return f"{self._count:09d}"
+
+    def alive(self) -> dict[str, ModelKey]:
+        """The keys that exist and are not disabled."""
+        return {key.hash: key for key in self.keys.values() if not key.disabled}
+
+    def works(self, secret: str | None) -> bool:
+        """Whether a consumer can use a secret as a key now."""
+        return any(
+            key.secret == secret and not key.disabled and key.valid_from <= self.time for key in self.keys.values()
+        )
+
+    def ledger(self, rotation: str) -> Ledger | None:
+        """The ledger as it is stored."""
+        value = self.variables.get(ledger_variable(rotation))
+        return None if value is None else Ledger.model_validate(value)
+
+    def late_effects_happen(self) -> None:
+        """Let everything that was to take effect late do so."""
+        for effect in self.late:
+            effect()
+        self.late.clear()
+
+
+class Process:
+    """One process that runs steps against the model; after a crash it can do nothing any more."""
+
+    def __init__(self, model: Model, name: str = "run") -> None:
+        self.model = model
+        self.name = name
+        self.dead = False
+        self.gate: Callable[[str], Awaitable[None]] | None = None
+
+    async def effect(self, what: str, do: Callable[[], T], *, late: bool = False) -> T:
+        """Do something outside of the process, as the model's fate has it."""
+        if self.gate is not None:
+            await self.gate(what)
+        if self.dead:
+            raise Crash
+        fate = self.model.fate(what)
+        if fate is not Fate.WORKS:
+            self.model.tell(f"{self.name}: {what}: {fate.value}")
+        if fate is Fate.KILLED_BEFORE:
+            self.dead = True
+            raise Crash
+        if fate is Fate.FAILS:
+            raise UnavailableError(f"{what} failed.", outcome_unknown=False)
+        if fate is Fate.LATE and late:
+            self.model.late.append(lambda: self._later(what, do))
+            raise UnavailableError(f"{what} was not answered.")
+        return self._take_effect(what, do, fate)
+
+    def _later(self, what: str, do: Callable[[], T]) -> None:
+        self.model.tell(f"{self.name}: {what}: takes effect now")
+        do()
+        self.model.watch(what)
+
+    def _take_effect(self, what: str, do: Callable[[], T], fate: Fate) -> T:
+        try:
+            result = do()
+        finally:
+            self.model.watch(what)
+        if fate is Fate.WORKS:
+            self.model.tell(f"{self.name}: {what}")
+        if fate is Fate.KILLED_AFTER:
+            self.dead = True
+            raise Crash
+        if fate in (Fate.ANSWER_LOST, Fate.LATE):
+            raise UnavailableError(f"{what} was not answered.")
+        return result
+
+
+class ModelOpenRouter:
+    """OpenRouter's key management, as one connection sees it."""
+
+    def __init__(self, process: Process, connection: str) -> None:
+        self._process = process
+        self._model = process.model
+        self._connection = connection
+
+    def _account(self) -> str:
+        account = self._model.connections[self._connection]
+        if account in self._model.revoked_accounts:
+            raise UnauthorizedError("OpenRouter does not accept the management key.")
+        return account
+
+    def _own(self, key_hash: str) -> ModelKey:
+        key = self._model.keys.get(key_hash)
+        if key is None or key.account != self._account():
+            raise NotFoundError("OpenRouter knows no such key.")
+        return key
+
+    async def create_key(self, request: KeyRequest) -> CreatedKey:
+        """Create a key."""
+        return await self._process.effect("create the key at OpenRouter", lambda: self._create(request), late=True)
+
+    def _create(self, request: KeyRequest) -> CreatedKey:
+        model, account, mark = self._model, self._account(), self._model.fresh()
+        key = ModelKey(
+            hash=f"hash-{mark}",
+            secret=f"sk-or-v1-{mark}",
+            request=request,
+            account=account,
+            workspace=request.workspace_id or f"default-of-{account}",
+            created_at=model.time,
+            valid_from=model.time + model.validity_lag,
+        )
+        model.keys[key.hash] = key
+        return CreatedKey(SecretStr(key.secret), key.shown())
+
+    async def get_key(self, key_hash: str) -> ApiKey:
+        """Read a key."""
+        return await self._process.effect("read the key at OpenRouter", lambda: self._own(key_hash).shown())
+
+    async def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
+        """List the keys."""
+        for key in await self._process.effect("list the keys at OpenRouter", lambda: self._list(workspace_id)):
+            yield key
+
+    def _list(self, workspace_id: str | None) -> list[ApiKey]:
+        account = self._account()
+        wanted = workspace_id or f"default-of-{account}"
+        return [k.shown() for k in self._model.keys.values() if k.account == account and k.workspace == wanted]
+
+    async def delete_key(self, key_hash: str) -> bool:
+        """Delete a key."""
+        try:
+            await self._process.effect("delete a key at OpenRouter", lambda: self._delete(key_hash))
+        except NotFoundError:
+            return False
+        return True
+
+    def _delete(self, key_hash: str) -> None:
+        del self._model.keys[self._own(key_hash).hash]
+
+    async def has_workspace(self, workspace_id: str) -> bool:
+        """Say whether the account has a workspace."""
+        return await self._process.effect(
+            "read the workspace at OpenRouter",
+            lambda: not workspace_id.startswith("default-of-") or workspace_id == f"default-of-{self._account()}",
+        )
+
+    async def accepts(self, secret: SecretStr) -> bool:
+        """Use a key."""
+        return await self._process.effect("use the key", lambda: self._model.works(secret.get_secret_value()))
+
+
+class ModelDestination:
+    """A destination, as one process sees it."""
+
+    def __init__(self, process: Process, name: str) -> None:
+        self.name = name
+        self._process = process
+        self._place = process.model.places[name]
+
+    async def read(self) -> Held:
+        """Read it."""
+        return await self._process.effect(f"read {self.name}", self._held)
+
+    def _held(self) -> Held:
+        content = self._place.content
+        version = len(self._place.versions) if self._place.checks_and_sets else None
+        return Held(None if content is None else SecretStr(content), version)
+
+    async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
+        """Write it."""
+        await self._process.effect(f"write {self.name}", lambda: self._write(value.get_secret_value(), held), late=True)
+
+    def _write(self, value: str, held: Held) -> None:
+        if self._place.checks_and_sets and held.version != len(self._place.versions):
+            raise ConflictError(f"{self.name} was changed by somebody else.")
+        self._place.versions.append(value)
+
+    async def fence(self, held: Held) -> None:
+        """Make older writes fail."""
+        if self._place.checks_and_sets and held.value is not None:
+            content = held.value.get_secret_value()
+            await self._process.effect(f"fence {self.name}", lambda: self._write(content, held))
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+class ModelStore:
+    """The Prefect variable of a ledger."""
+
+    def __init__(self, process: Process, rotation: str) -> None:
+        self._process = process
+        self._name = ledger_variable(rotation)
+
+    async def read(self) -> Any | None:
+        """Read it."""
+        return await self._process.effect(
+            "read the ledger", lambda: deepcopy(self._process.model.variables.get(self._name))
+        )
+
+    async def create(self, value: dict[str, Any]) -> None:
+        """Make it."""
+        await self._process.effect("write the ledger", lambda: self._create(value))
+
+    def _create(self, value: dict[str, Any]) -> None:
+        if self._name in self._process.model.variables:
+            raise PlaceLostError("Another run has just written the ledger.")
+        self._process.model.variables[self._name] = deepcopy(value)
+
+    async def update(self, value: dict[str, Any]) -> None:
+        """Change it."""
+        await self._process.effect("write the ledger", lambda: self._update(value))
+
+    def _update(self, value: dict[str, Any]) -> None:
+        if self._name not in self._process.model.variables:
+            raise UnavailableError("The variable does not exist.", outcome_unknown=False)
+        self._process.model.variables[self._name] = deepcopy(value)
+
+
+class ModelWorld:
+    """The way to everything outside, as one process sees it."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def now(self) -> datetime:
+        """Tell the time."""
+        return self._process.model.time
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self._process.model.time += timedelta(seconds=seconds)
+
+    async def connection(self, name: str) -> ModelOpenRouter:
+        """Open a connection."""
+        if name not in self._process.model.connections:
+            raise ConfigurationError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
+        return ModelOpenRouter(self._process, name)
+
+    async def destination(self, name: str) -> ModelDestination:
+        """Open a destination."""
+        if name not in self._process.model.places or not self._process.model.places[name].exists:
+            raise ConfigurationError(f"rotation.destinations: the block {name} does not exist.")
+        return ModelDestination(self._process, name)
+
+    async def knows_run(self, run_id: UUID) -> bool:
+        """Say whether Prefect knows a run."""
+        return await self._process.effect("look a run up", lambda: run_id in self._process.model.runs)
+
+    async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
+        """Schedule a retirement."""
+        await self._process.effect(
+            "schedule the retirement", lambda: self._process.model.retirements.add((rotation, at))
+        )
+        return True
+
+
+def open_run(model: Model, name: str, identity: Identity, process: Process) -> Run:
+    """Begin a run in a process."""
+    model.runs.add(identity.id)
+    return Run(name, identity, OpenLedger(name, ModelStore(process, name), identity.id), ModelWorld(process))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: with a sentence, with an error, or killed."""
+
+    message: str | None = None
+    error: KeyRotationError | None = None
+    killed: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run completed."""
+        return self.message is not None
+
+
+async def run_protocol(
+    model: Model, rotation: Rotation, identity: Identity, process: Process | None = None, steps: Steps = PLAIN
+) -> Ended:
+    """Run the protocol of a rotation once, in a process of its own."""
+    process = process or Process(model)
+    run = open_run(model, rotation.name, identity, process)
+    return await _until_it_ends(follow_protocol(run, rotation, steps))
+
+
+async def run_retire(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
+    """Run the retirement of a rotation once, in a process of its own."""
+    process = process or Process(model, "retire")
+    return await _until_it_ends(retire_due(open_run(model, rotation, identity, process), PLAIN))
+
+
+async def _until_it_ends(work: Awaitable[str]) -> Ended:
+    try:
+        return Ended(message=await work)
+    except KeyRotationError as error:
+        return Ended(error=error)
+    except Crash:
+        return Ended(killed=True)
+
+
+def play(work: Awaitable[T]) -> T:
+    """Run something to its end from a test that is not async."""
+
+    async def main() -> T:
+        return await work
+
+    return asyncio.run(main())
