@@ -1,0 +1,1 @@
+"""Local stand-ins and a local Prefect, for the demo, the tests and the benchmarks."""

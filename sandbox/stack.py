@@ -1,0 +1,237 @@
+"""A Prefect server, a worker and everything around them, on loopback and in a temporary directory.
+
+The demo, `make up`, the end-to-end tests and the benchmarks use it. It reads nothing of the user's own Prefect: every
+`PREFECT_*` variable is dropped, the profile is a new one, and what was started is stopped by its process id.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import httpx
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+SETTINGS_FILE = CHECKOUT / "prefect.env"
+POOL = "key-rotation"
+START_TIMEOUT_SECONDS = 90.0
+STOP_TIMEOUT_SECONDS = 15.0
+
+
+def free_port() -> int:
+    """Find a port that nobody uses on loopback.
+
+    Returns:
+        The port.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def read_settings(file: Path = SETTINGS_FILE) -> dict[str, str]:
+    """Read a file of `NAME=value` lines.
+
+    Args:
+        file: The file; the project's own by default.
+
+    Returns:
+        The settings.
+    """
+    lines = (line.strip() for line in file.read_text().splitlines())
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+class Process:
+    """A process of ours with all its children, which stops when it is told to.
+
+    Args:
+        command: What to run.
+        env: Its environment.
+        log: The file that takes what it prints.
+    """
+
+    def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
+        self.log = log
+        self._file: IO[bytes] = log.open("ab")
+        # A session of its own, so that Ctrl-C reaches only us and the children can be stopped together.
+        self.popen = subprocess.Popen(  # noqa: S603 - the command is ours
+            command, env=env, stdout=self._file, stderr=subprocess.STDOUT, cwd=env["HOME"], start_new_session=True
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.popen.pid
+
+    def stop(self) -> None:
+        """Ask the process to end, and end it with its children where it does not."""
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.popen.wait(STOP_TIMEOUT_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+        self._file.close()
+
+
+class Stack:
+    """A Prefect server with its embedded database, and workers; use it in `with`.
+
+    Args:
+        settings: Settings added to those of the project's file, or changed.
+        home: Where the server keeps its data; a temporary directory by default, removed at the end.
+        port: The server's port; a free one by default.
+    """
+
+    def __init__(
+        self, settings: dict[str, str] | None = None, *, home: Path | None = None, port: int | None = None
+    ) -> None:
+        self._temporary = home is None
+        self.home = home or Path(tempfile.mkdtemp(prefix="key-rotation-"))
+        self.port = port or free_port()
+        self._settings = settings or {}
+        self._processes: list[Process] = []
+        self.server: Process | None = None
+
+    @property
+    def url(self) -> str:
+        """The dashboard's address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of everything that belongs to this server."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        return {
+            **inherited,
+            **read_settings(),
+            "HOME": str(self.home),
+            "PREFECT_HOME": str(self.home / "prefect"),
+            "PREFECT_PROFILES_PATH": str(self.home / "prefect" / "profiles.toml"),
+            "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_SERVER_API_HOST": "127.0.0.1",
+            "PREFECT_SERVER_API_PORT": str(self.port),
+            "PREFECT_SERVER_ENCRYPTION_KEY": self._encryption_key(),
+            "PREFECT_CLI_COLORS": "false",
+            **self._settings,
+        }
+
+    def _encryption_key(self) -> str:
+        file = self.home / "encryption-key"
+        if not file.exists():
+            from cryptography.fernet import Fernet  # only where a server is started
+
+            file.write_bytes(Fernet.generate_key())
+            file.chmod(0o600)
+        return file.read_text()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start_server()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start_server(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises:
+            RuntimeError: It did not answer in time; the end of its log is in the message.
+        """
+        self.server = self._start("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        self._wait(self.server)
+
+    def _wait(self, server: Process) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < deadline and server.popen.poll() is None:
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/api/health", timeout=2).is_success:
+                    return
+            time.sleep(0.1)
+        raise RuntimeError(f"The Prefect server did not start:\n{server.log.read_text()[-2000:]}")
+
+    def start_worker(self, name: str = "worker") -> Process:
+        """Start a process worker on the pool.
+
+        Args:
+            name: The worker's name.
+
+        Returns:
+            Its process.
+        """
+        return self._start(name, "worker", "start", "--pool", POOL, "--type", "process", "--name", name)
+
+    def _start(self, name: str, *args: str) -> Process:
+        (self.home / "logs").mkdir(parents=True, exist_ok=True)
+        process = Process([sys.executable, "-m", "prefect", *args], self.env, self.home / "logs" / f"{name}.log")
+        self._processes.append(process)
+        return process
+
+    def cli(self, *args: str, cwd: Path = CHECKOUT) -> str:
+        """Run a `prefect` command against this server.
+
+        Args:
+            *args: The command's words.
+            cwd: Where it runs; the checkout by default.
+
+        Returns:
+            What it printed.
+
+        Raises:
+            RuntimeError: It failed; what it printed is in the message.
+        """
+        done = subprocess.run(  # noqa: S603 - the command is ours
+            [sys.executable, "-m", "prefect", *args],
+            env=self.env,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"prefect {' '.join(args)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        return done.stdout
+
+    def stop(self) -> None:
+        """Stop everything that was started, the youngest first, and remove the temporary directory."""
+        for process in reversed(self._processes):
+            process.stop()
+        self._processes.clear()
+        if self._temporary:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    @contextmanager
+    def as_client(self) -> Iterator[None]:
+        """Let Prefect's own client in this process talk to this server.
+
+        Yields:
+            Nothing; inside, `get_client()`, blocks and variables are those of this server.
+        """
+        from prefect.context import use_profile  # importing Prefect takes a second
+        from prefect.settings import Profile
+
+        own = {name: self.env[name] for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILES_PATH")}
+        with use_profile(
+            Profile(name="stack", settings=own), include_current_context=False, override_environment_variables=True
+        ):
+            yield
