@@ -180,7 +180,6 @@ class JsonHttp:
         Raises:
             ServiceError: The call failed; which subclass says how, and whether it may have taken effect.
         """
-
         request = self._client.build_request(
             method, path.lstrip("/"), headers=dict(headers), json=json_body, params=dict(params or {})
         )

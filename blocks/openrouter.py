@@ -385,6 +385,9 @@ class OpenRouterCredentials(CredentialsBlock):
         ```
     """
 
+    # A refused value must not be quoted by the error.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     _block_type_name: ClassVar[str] = "OpenRouter Credentials"
     _block_type_slug: ClassVar[str] = "openrouter-credentials"
     _logo_url: ClassVar[HttpUrl] = HttpUrl("https://github.com/OpenRouterTeam.png")
@@ -397,7 +400,7 @@ class OpenRouterCredentials(CredentialsBlock):
 
     management_key: SecretStr = Field(
         title="Management key",
-        description="A management key of the OpenRouter account, made at openrouter.ai under Settings, Management Keys.",
+        description="A management key of the account, made at openrouter.ai under Settings, Management Keys.",
     )
     base_url: str = Field(
         default=OPENROUTER_URL,

@@ -1,0 +1,49 @@
+# Each command makes what it needs: a virtual environment in .venv, packages pinned with hashes, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := $(CURDIR)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo up test lint bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## Show the commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+$(VENV)/run: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/run requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/run ## Rotate a key three times while a consumer uses it, and show what happened
+	$(BIN)/python -m sandbox.demo
+
+up: $(VENV)/run ## Keep a dashboard running with everything wired, until Ctrl-C
+	$(BIN)/python -m sandbox.up
+
+lint: $(VENV)/dev ## Check style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint ## Run all tests
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+bench: $(VENV)/run ## Measure speed and calls, side by side in one run
+	$(BIN)/python -m bench
+
+lock: ## Pin every dependency again, with hashes and without naming an index
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" pyproject.toml --group build -o requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" pyproject.toml --group build --group dev -c requirements.txt -o requirements-dev.txt
+
+clean: ## Remove what the commands made
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,37 @@
+"""What a person would click together before the first rotation: the blocks and the work pool."""
+
+from __future__ import annotations
+
+from pydantic import SecretStr
+
+from sandbox.stack import POOL
+
+CONNECTION = "openrouter"
+SECRET = "openrouter-api-key"  # the name of a block, as prefect.yaml has it
+PLACEHOLDER = "not-yet-rotated"
+
+
+async def prepare(management_key: SecretStr, base_url: str | None = None) -> None:
+    """Make the work pool, the connection and the destination of the example rotation; what exists is kept up to date.
+
+    Args:
+        management_key: The OpenRouter management key.
+        base_url: Where OpenRouter is; the real one by default.
+    """
+    from prefect import get_client
+    from prefect.blocks.system import Secret
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    import blocks
+
+    async with get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
+    for block in blocks.BLOCKS:
+        await block.aregister_type_and_schema()
+    where = {} if base_url is None else {"base_url": base_url}
+    connection = blocks.OpenRouterCredentials(management_key=management_key, **where)
+    await connection.asave(CONNECTION, overwrite=True)
+    try:
+        await Secret.aload(SECRET)
+    except ValueError:
+        await Secret(value=PLACEHOLDER).asave(SECRET)
