@@ -1,0 +1,196 @@
+"""The main job, start to end: rotate a key three times while a consumer uses it, and show what happened.
+
+Everything runs on loopback: a Prefect server with its embedded database, a worker, and the OpenRouter stand-in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
+from sandbox.server import running
+from sandbox.setup import CONNECTION, SECRET, prepare
+from sandbox.stack import Stack
+
+ROTATION = "example"
+ROTATIONS = 3
+OVERLAP_SECONDS = 6
+CACHE_SECONDS = 1.0
+"""How long the consumer keeps the key before it reads the secret again; the overlap covers it."""
+REQUESTS_PER_SECOND = 20
+RUN_TIMEOUT_SECONDS = 60.0
+
+
+@dataclass
+class Consumer:
+    """An application that reads the key from the secret and calls the API with it, all the time.
+
+    Args:
+        base_url: Where the OpenRouter stand-in is.
+    """
+
+    base_url: str
+    answers: Counter[int] = field(default_factory=Counter)
+    stopped: bool = False
+
+    @property
+    def failed(self) -> int:
+        """How many requests did not succeed."""
+        return sum(count for status, count in self.answers.items() if status != httpx.codes.OK)
+
+    async def work(self) -> None:
+        """Send requests until it is stopped."""
+        from prefect.blocks.system import Secret
+
+        body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
+        read_at, key = 0.0, SecretStr("")
+        async with httpx.AsyncClient(timeout=10) as client:
+            while not self.stopped:
+                if time.monotonic() - read_at > CACHE_SECONDS:
+                    key = SecretStr((await Secret.aload(SECRET)).value.get_secret_value())
+                    read_at = time.monotonic()
+                headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
+                answer = await client.post(f"{self.base_url}/chat/completions", json=body, headers=headers)
+                self.answers[answer.status_code] += 1
+                await asyncio.sleep(1 / REQUESTS_PER_SECOND)
+
+
+async def run_rotation(console: Console) -> None:
+    """Start a run of the example rotation and wait until the worker has done it.
+
+    Raises:
+        RuntimeError: The run did not complete; its message is part of the text.
+    """
+    from prefect import get_client
+
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name(f"rotate/{ROTATION}")
+        rotation = {**deployment.parameters["rotation"], "overlap": f"PT{OVERLAP_SECONDS}S"}
+        run = await client.create_flow_run_from_deployment(deployment.id, parameters={"rotation": rotation})
+        await wait_for(client, run.id)
+        done = await client.read_flow_run(run.id)
+    if done.state is None or not done.state.is_completed():
+        raise RuntimeError(f"The run {run.name} did not complete: {done.state.message if done.state else 'no state'}")
+    console.print(f"  {done.state.message}")
+
+
+async def wait_for(client: Any, run_id: Any) -> None:
+    """Wait until a run has ended.
+
+    Raises:
+        RuntimeError: It did not end in time.
+    """
+    deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        run = await client.read_flow_run(run_id)
+        if run.state is not None and run.state.is_final():
+            return
+        await asyncio.sleep(0.2)
+    raise RuntimeError("A run did not end in time.")
+
+
+async def wait_until_retired(openrouter: OpenRouterSandbox) -> None:
+    """Wait until the last superseded key is dead.
+
+    Raises:
+        RuntimeError: It is still alive after the overlap and a generous margin.
+    """
+    deadline = time.monotonic() + OVERLAP_SECONDS + RUN_TIMEOUT_SECONDS
+    while len(openrouter.live_keys()) > 1:
+        if time.monotonic() > deadline:
+            raise RuntimeError("A superseded key was not revoked in time.")
+        await asyncio.sleep(0.2)
+
+
+async def story(console: Console, openrouter: OpenRouterSandbox, base_url: str) -> Consumer:
+    """Tell the story: a first rotation, then two more while a consumer keeps calling.
+
+    Returns:
+        The consumer and what it saw.
+    """
+    consumer = Consumer(base_url)
+    console.print("A first rotation, by the worker:")
+    await run_rotation(console)
+    working = asyncio.create_task(consumer.work())
+    for number in range(2, ROTATIONS + 1):
+        console.print(f"Rotation {number}, while a consumer keeps calling with the key:")
+        await run_rotation(console)
+    console.print("The overlap of the last superseded key ends:")
+    await wait_until_retired(openrouter)
+    consumer.stopped = True
+    await working
+    return consumer
+
+
+def show(console: Console, openrouter: OpenRouterSandbox, consumer: Consumer, seconds: float) -> bool:
+    """Show what happened.
+
+    Returns:
+        Whether no request failed, the old keys are dead and nothing is left over.
+    """
+    live, revoked = len(openrouter.live_keys()), len(openrouter.deleted)
+    good = consumer.failed == 0 and live == 1 and revoked == ROTATIONS - 1 and sum(consumer.answers.values()) > 0
+    table = Table("what", "number", title="Three rotations of one key", min_width=50)
+    table.add_row("keys made", str(len(openrouter.created)))
+    table.add_row("keys revoked", str(revoked))
+    table.add_row("keys alive", str(live))
+    table.add_row("requests sent by the consumer", str(sum(consumer.answers.values())))
+    table.add_row("requests failed", str(consumer.failed), style="green" if consumer.failed == 0 else "red")
+    table.add_row("seconds", f"{seconds:.0f}")
+    console.print(table)
+    console.print("[green]No request was lost.[/]" if good else "[red]Something went wrong; see above.[/]")
+    return good
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a termination signal end the demo as Ctrl-C does, so that everything is stopped."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def main() -> int:
+    """Run the demo.
+
+    Returns:
+        0 if no request failed, the old keys are dead and nothing is left over; 1 otherwise.
+    """
+    console, begun = Console(), time.monotonic()
+    openrouter = OpenRouterSandbox()
+    console.print("Starting the OpenRouter stand-in, a Prefect server and a worker …")
+    with interruptible(), running(create_app(openrouter)) as base_url, Stack() as stack, stack.as_client():
+        asyncio.run(prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), f"{base_url}/api/v1"))
+        stack.start_worker()
+        stack.cli("deploy", "--all", "--no-prompt")
+        console.print(f"Dashboard: {stack.url} · connection {CONNECTION} · destination secret/{SECRET}")
+        consumer = asyncio.run(story(console, openrouter, f"{base_url}/api/v1"))
+    return 0 if show(console, openrouter, consumer, time.monotonic() - begun) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except RuntimeError as error:
+        sys.exit(f"The demo failed: {error}")

@@ -1,0 +1,125 @@
+"""What a run finds when it starts: the table of the protocol, row by row."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from tasks.decisions import MAYBE, Finding, Identity, find, needed_by
+from tasks.ledger import Current, Ledger, MadeKey, Pending, Superseded
+
+NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
+ME, OTHER, OLDER = uuid4(), uuid4(), uuid4()
+PLACES = ("vault-secret/checkout", "secret/checkout")
+
+
+def made(key_hash: str, by: object = OTHER) -> dict[str, object]:
+    """The fields of a key of ours."""
+    return {
+        "hash": key_hash,
+        "label": f"sk-or-v1-{key_hash}",
+        "fingerprint": f"print-{key_hash}",
+        "made_by": by,
+        "connection": "openrouter",
+    }
+
+
+def current(by: object = OTHER, since: datetime = NOW - timedelta(days=30), rotated_by: object = None) -> Current:
+    """A current key."""
+    return Current(**made("current", by), since=since, rotated_by=rotated_by or by, destinations=PLACES)
+
+
+def pending(*, key: bool = True) -> Pending:
+    """A pending key of another run."""
+    return Pending(
+        run_id=OTHER,
+        connection="openrouter",
+        destinations=PLACES,
+        intended_at=NOW,
+        key=MadeKey(**made("pending")) if key else None,
+    )
+
+
+def superseded(by: object = OLDER, fingerprint: str = "print-superseded") -> Superseded:
+    """A superseded key."""
+    return Superseded(**{**made("superseded", by), "fingerprint": fingerprint}, revoke_at=NOW)
+
+
+NEW_RUN = Identity(ME, NOW)
+RETRY = Identity(ME, NOW - timedelta(days=1), attempt=2)
+EMERGENCY = Identity(ME, NOW, emergency=True)
+NOWHERE = dict.fromkeys(PLACES)
+AT_ONE = {PLACES[0]: "print-pending", PLACES[1]: "print-current"}
+GONE = {PLACES[0]: MAYBE, PLACES[1]: "print-current"}
+
+
+@pytest.mark.parametrize(
+    ("given", "ledger", "run", "held", "then"),
+    [
+        ("no ledger", None, NEW_RUN, NOWHERE, Finding.FIRST_RUN),
+        ("this run made the current key", Ledger(current=current(ME)), RETRY, NOWHERE, Finding.ALREADY_ROTATED),
+        (
+            "this run finished another run's key",
+            Ledger(current=current(OTHER, rotated_by=ME)),
+            RETRY,
+            NOWHERE,
+            Finding.ALREADY_ROTATED,
+        ),
+        (
+            "a Retry, and the current key is younger than its first attempt",
+            Ledger(current=current(since=NOW)),
+            RETRY,
+            NOWHERE,
+            Finding.ROTATED_SINCE,
+        ),
+        (
+            "a Retry whose key was superseded, whatever the clocks say",
+            Ledger(current=current(since=NOW - timedelta(days=365)), superseded=(superseded(ME),)),
+            RETRY,
+            NOWHERE,
+            Finding.ROTATED_SINCE,
+        ),
+        (
+            "a new run, and a clock that has jumped back since the current key was made",
+            Ledger(current=current(since=NOW + timedelta(days=365))),
+            NEW_RUN,
+            NOWHERE,
+            Finding.NOTHING_PENDING,
+        ),
+        ("nothing pending", Ledger(current=current()), NEW_RUN, NOWHERE, Finding.NOTHING_PENDING),
+        ("an intent without a hash", Ledger(pending=pending(key=False)), RETRY, NOWHERE, Finding.INTENT_WITHOUT_KEY),
+        ("a hash that no destination holds", Ledger(pending=pending()), RETRY, NOWHERE, Finding.KEY_UNPUBLISHED),
+        ("a hash that one destination holds", Ledger(pending=pending()), NEW_RUN, AT_ONE, Finding.KEY_PUBLISHED),
+        ("the same in an emergency", Ledger(pending=pending()), EMERGENCY, AT_ONE, Finding.KEY_GIVEN_UP),
+        ("a hash that a vanished destination may hold", Ledger(pending=pending()), NEW_RUN, GONE, Finding.KEY_GIVEN_UP),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_run_finds(
+    given: str, ledger: Ledger | None, run: Identity, held: dict[str, str | None], then: Finding
+) -> None:
+    """Each row of the protocol's table has one finding."""
+    assert find(ledger, run, held) is then, given
+
+
+def test_a_key_that_a_destination_holds_is_needed() -> None:
+    """A superseded key that somebody put back into a destination stands in the way of its revocation."""
+    held = {PLACES[0]: "print-superseded", PLACES[1]: "print-current"}
+
+    assert needed_by(superseded(), Ledger(current=current()), held) == [PLACES[0]]
+
+
+def test_a_destination_changed_by_hand_does_not_need_a_superseded_key() -> None:
+    """A foreign secret in a destination does not keep a superseded key alive."""
+    held = {PLACES[0]: "print-foreign", PLACES[1]: "print-current"}
+
+    assert needed_by(superseded(), Ledger(current=current()), held) == []
+
+
+def test_a_key_without_fingerprint_is_needed_unless_all_hold_the_current_one() -> None:
+    """A key found again by its marker may be the one in any destination that does not hold the current key."""
+    held = {PLACES[0]: "print-foreign", PLACES[1]: "print-current"}
+
+    assert needed_by(superseded(fingerprint=""), Ledger(current=current()), held) == [PLACES[0]]

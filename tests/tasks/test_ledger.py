@@ -1,0 +1,119 @@
+"""The ledger: small, secret-free, and written by one run at a time."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from blocks.errors import LedgerError, PlaceLostError
+from tasks.ledger import MAX_LEDGER_BYTES, Current, Ledger, OpenLedger, Superseded, fingerprint, parse_ledger
+
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+class Variable:
+    """A place for one value, as a Prefect variable is."""
+
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+
+    async def read(self) -> Any:
+        """Read it."""
+        return self.value
+
+    async def create(self, value: dict[str, Any]) -> None:
+        """Make it."""
+        self.value = value
+
+    async def update(self, value: dict[str, Any]) -> None:
+        """Change it."""
+        self.value = value
+
+
+def superseded(number: int) -> Superseded:
+    """A superseded key with fields of their real length."""
+    return Superseded(
+        hash=f"{number:064x}",
+        label="sk-or-v1-0e6...1c96",
+        fingerprint="0" * 16,
+        made_by=uuid4(),
+        connection="openrouter",
+        workspace_id=str(uuid4()),
+        revoke_at=NOW + timedelta(days=number),
+    )
+
+
+async def test_two_attempts_of_one_run_are_two_writers() -> None:
+    """An attempt that was taken over by a Retry of the same flow run stops before its next write."""
+    variable, run_id = Variable(), uuid4()
+    first, retry = OpenLedger("checkout", variable, run_id), OpenLedger("checkout", variable, run_id)
+    await first.load()
+    await first.save(Ledger())
+    await retry.load()
+    await retry.save(retry.ledger)
+
+    with pytest.raises(PlaceLostError):
+        await first.save(first.ledger)
+
+
+async def test_a_ledger_that_would_not_fit_is_refused_before_it_is_written() -> None:
+    """A variable holds 5,000 bytes; a larger ledger is refused in one sentence and the old one stays."""
+    variable = Variable()
+    ledger = OpenLedger("checkout", variable, uuid4())
+    await ledger.load()
+
+    with pytest.raises(LedgerError, match="no room for another key"):
+        await ledger.save(Ledger(superseded=tuple(superseded(n) for n in range(30))))
+
+    assert variable.value is None
+
+
+def test_ten_superseded_keys_fit() -> None:
+    """A rotation may have ten keys in their overlap at once."""
+    keys = tuple(superseded(n) for n in range(10))
+    current = Current(
+        **superseded(11).model_dump(exclude={"revoke_at"}),
+        since=NOW,
+        rotated_by=uuid4(),
+        destinations=("secret/a",) * 5,
+    )
+
+    assert Ledger(current=current, superseded=keys).size() < MAX_LEDGER_BYTES
+
+
+@pytest.mark.parametrize("value", ["text", [], {"format": 2}, {"current": {"hash": 1}}, {"surprise": 1}])
+def test_a_damaged_ledger_is_told_plainly(value: Any) -> None:
+    """A ledger edited by hand gives one sentence that says where it is damaged and what to do."""
+    with pytest.raises(LedgerError, match="key-rotation-checkout is not a readable ledger"):
+        parse_ledger("checkout", value)
+
+
+@given(st.text(min_size=8))
+def test_a_fingerprint_tells_nothing_of_the_key(secret: str) -> None:
+    """Only a cut digest of a key is ever written down."""
+    found = fingerprint(SecretStr(secret))
+
+    assert found is not None
+    assert len(found) == 16
+    assert secret not in json.dumps(found)
+
+
+def test_the_ledger_survives_the_way_through_a_variable() -> None:
+    """What is written as JSON is read back as the same ledger."""
+    ledger = Ledger(superseded=(superseded(1),))
+
+    assert parse_ledger("checkout", json.loads(json.dumps(ledger.to_json()))) == ledger
+
+
+def test_due_is_what_has_ended() -> None:
+    """A superseded key is due from the very moment at which its overlap ends."""
+    ledger = Ledger(superseded=(superseded(1), superseded(2)))
+
+    assert [key.revoke_at for key in ledger.due(NOW + timedelta(days=1))] == [NOW + timedelta(days=1)]

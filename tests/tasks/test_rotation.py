@@ -1,0 +1,131 @@
+"""What a person may fill in, and how keys are named."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocks.errors import ConfigurationError
+from tasks.rotation import MAX_KEY_NAME, Rotation, parse_rotation, read_marker
+
+TODAY = datetime(2026, 12, 1, 23, 59, tzinfo=UTC)
+
+
+def filled_in(**changes: Any) -> dict[str, Any]:
+    """The simplest rotation as a form sends it, with changes; a dotted name reaches into the key."""
+    rotation: dict[str, Any] = {
+        "name": "checkout",
+        "connection": "openrouter",
+        "key": {"name": "checkout"},
+        "destinations": ["secret/checkout"],
+    }
+    for name, value in changes.items():
+        place, _, inner = name.partition("__")
+        if inner:
+            rotation[place] = {**rotation[place], inner: value}
+        else:
+            rotation[place] = value
+    return rotation
+
+
+def test_the_simplest_rotation_needs_four_things() -> None:
+    """Name, connection, key name and one destination are enough; the overlap is a day."""
+    rotation = parse_rotation(filled_in())
+
+    assert rotation.overlap == timedelta(hours=24)
+    assert rotation.key.limit_usd is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": "Check Out"}, "rotation.name"),
+        ({"name": "checkout-"}, "rotation.name"),
+        ({"name": "a" * 61}, "rotation.name"),
+        ({"name": "checkout\n"}, "rotation.name"),
+        ({"name": "сheckout"}, "rotation.name"),  # noqa: RUF001 - the first letter is Cyrillic
+        ({"connection": "../other"}, "rotation.connection"),
+        ({"destinations": []}, "rotation.destinations"),
+        ({"destinations": ["secret/a", "secret/a"]}, "rotation.destinations"),
+        ({"destinations": ["secret"]}, "rotation.destinations"),
+        ({"destinations": ["secret/../a"]}, "rotation.destinations"),
+        ({"key__limit_usd": -1}, "rotation.key.limit_usd"),
+        ({"key__limit_usd": float("nan")}, "rotation.key.limit_usd"),
+        ({"key__limit_usd": float("inf")}, "rotation.key.limit_usd"),
+        ({"key__limit_reset": "monthly"}, "limit_reset"),
+        ({"key__limit_reset": "hourly", "key__limit_usd": 1}, "rotation.key.limit_reset"),
+        ({"key__name": " "}, "rotation.key.name"),
+        ({"key__name": "two\nlines"}, "rotation.key.name"),
+        ({"key__name": "k" * MAX_KEY_NAME}, "key.name"),
+        ({"overlap": "-PT1S"}, "rotation.overlap"),
+        ({"overlap": "48h"}, "rotation.overlap"),
+        ({"surprise": 1}, "rotation.surprise"),
+    ],
+)
+def test_bad_input_is_refused_with_one_sentence_that_names_the_field(changes: dict[str, Any], field: str) -> None:
+    """A rotation that cannot work is refused before anything is created."""
+    with pytest.raises(ConfigurationError) as refused:
+        parse_rotation(filled_in(**changes))
+
+    assert field in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).endswith("Nothing was created.")
+
+
+def test_what_was_refused_is_not_quoted() -> None:
+    """A secret pasted into the wrong field does not come back in the message."""
+    with pytest.raises(ConfigurationError) as refused:
+        parse_rotation(filled_in(name="sk-or-v1-SECRET"))
+
+    assert "SECRET" not in str(refused.value)
+
+
+@given(st.one_of(st.none(), st.integers(), st.text(), st.lists(st.text()), st.dictionaries(st.text(), st.text())))
+def test_anything_that_is_no_rotation_is_refused_plainly(value: Any) -> None:
+    """Whatever arrives as the parameter gets one sentence, never a traceback."""
+    with pytest.raises(ConfigurationError):
+        parse_rotation(value)
+
+
+def test_the_keys_name_tells_a_person_where_it_comes_from() -> None:
+    """The name at OpenRouter holds the user's name, the UTC date, the rotation and the flow run's id."""
+    run_id = UUID("0c9c1f0e-0000-4000-8000-000000000001")
+
+    name = parse_rotation(filled_in()).key_request(run_id, TODAY).name
+
+    assert name == "checkout 2026-12-01 [rotation checkout run 0c9c1f0e-0000-4000-8000-000000000001]"
+
+
+@given(st.text(min_size=1, max_size=80).filter(lambda text: text.strip() and text.isprintable()))
+def test_a_marker_is_found_again_whatever_the_user_calls_the_key(name: str) -> None:
+    """The marker is read back from any key name, even one that imitates a marker."""
+    run_id = uuid4()
+
+    request = parse_rotation(filled_in(key__name=name)).key_request(run_id, TODAY)
+
+    assert read_marker(request.name) == ("checkout", run_id)
+    assert len(request.name) <= MAX_KEY_NAME
+
+
+@pytest.mark.parametrize("name", ["my key", "", "[rotation checkout run 1]", "x [rotation checkout run ] y"])
+def test_a_key_without_a_marker_is_nobodys(name: str) -> None:
+    """A key that no rotation made carries no marker."""
+    assert read_marker(name) is None
+
+
+def test_money_stays_exact() -> None:
+    """A limit of ten cents is ten cents, not a binary fraction near it."""
+    assert parse_rotation(filled_in(key__limit_usd=0.1)).key.limit_usd == Decimal("0.1")
+
+
+def test_a_rotation_survives_the_way_through_a_deployment() -> None:
+    """What a deployment stores as JSON is read back as the same rotation."""
+    rotation = parse_rotation(filled_in(key__limit_usd=12.5, overlap="P7D"))
+
+    assert Rotation.model_validate(rotation.model_dump(mode="json")) == rotation
