@@ -60,7 +60,8 @@ class Consumer:
         async with httpx.AsyncClient(timeout=10) as client:
             while not self.stopped:
                 if time.monotonic() - read_at > CACHE_SECONDS:
-                    key = SecretStr((await Secret.aload(SECRET)).value.get_secret_value())
+                    secret: Any = await Secret.aload(SECRET)
+                    key = SecretStr(secret.value.get_secret_value())
                     read_at = time.monotonic()
                 headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
                 answer = await client.post(f"{self.base_url}/chat/completions", json=body, headers=headers)

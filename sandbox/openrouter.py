@@ -1,0 +1,637 @@
+"""A stand-in of OpenRouter's key management, after its API description.
+
+It keeps state, counts usage, and answers as the real one does; what the description leaves open can be set either way.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sandbox.server import make_app
+
+DEFAULT_MANAGEMENT_KEY = "sk-or-v1-management-key-of-the-local-stand-in"
+PREFIX = "/api/v1"
+PAGE_SIZE = 100
+RESETS = ("daily", "weekly", "monthly", None)
+
+
+class ApiError(Exception):
+    """An answer that is an error.
+
+    Args:
+        status: The HTTP status.
+        message: OpenRouter's message.
+        headers: Headers of the answer.
+    """
+
+    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.headers = status, message, headers or {}
+
+
+@dataclass
+class Account:
+    """An OpenRouter account."""
+
+    user_id: str
+    workspaces: list[str]
+    management_keys: set[str]
+
+
+@dataclass
+class StoredKey:
+    """A key of an account."""
+
+    secret: str
+    hash: str
+    account: Account
+    name: str
+    workspace_id: str
+    created_at: datetime
+    limit: Decimal | None = None
+    limit_reset: str | None = None
+    include_byok_in_limit: bool = False
+    expires_at: datetime | None = None
+    creator_user_id: str | None = None
+    disabled: bool = False
+    updated_at: datetime | None = None
+    last_used_at: datetime | None = None
+    guardrail_id: str | None = None
+    refusals_left: int = 0
+    valid_from: datetime | None = None
+    spent: list[tuple[datetime, Decimal]] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """How the key is shown to people."""
+        body = self.secret.removeprefix("sk-or-v1-")
+        return f"sk-or-v1-{body[:3]}...{body[-4:]}"
+
+
+def period_start(period: str | None, now: datetime) -> datetime:
+    """Say when the current period began: midnight UTC, Monday, or the first of the month.
+
+    Args:
+        period: `daily`, `weekly`, `monthly`, or `None` for no reset.
+        now: The current moment, UTC.
+
+    Returns:
+        The beginning.
+    """
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    match period:
+        case "daily":
+            return day
+        case "weekly":
+            return day - timedelta(days=day.weekday())
+        case "monthly":
+            return day.replace(day=1)
+        case _:
+            return datetime.min.replace(tzinfo=UTC)
+
+
+class OpenRouterSandbox:
+    """The state of the stand-in; tests look into it and turn its switches.
+
+    Args:
+        now: The clock, UTC.
+        cost: What one chat completion costs, in USD.
+        plaintext_in: Where the answer to a create holds the plaintext: `top` (beside data) or `data`.
+        refusals: How often a new key answers 401 before it works.
+        lag: How long a new key answers 401 before it works.
+        with_last_used_at: Whether a key shows when it was used last.
+        over_limit_status: What a key over its limit answers: 402 or 403.
+        not_management_status: What a normal key gets at a management endpoint: 401 or 403.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        cost: Decimal = Decimal("0.001"),
+        plaintext_in: Literal["top", "data"] = "top",
+        refusals: int = 0,
+        lag: timedelta = timedelta(0),
+        with_last_used_at: bool = True,
+        over_limit_status: int = 402,
+        not_management_status: int = 403,
+    ) -> None:
+        self.now = now
+        self.cost = cost
+        self.plaintext_in = plaintext_in
+        self.refusals = refusals
+        self.lag = lag
+        self.with_last_used_at = with_last_used_at
+        self.over_limit_status = over_limit_status
+        self.not_management_status = not_management_status
+        self.keys: dict[str, StoredKey] = {}
+        self.by_secret: dict[str, StoredKey] = {}
+        self.created: list[str] = []
+        self.deleted: list[str] = []
+        self.secrets: set[str] = set()
+        self.guardrails: dict[str, dict[str, Any]] = {}
+        self.accounts: list[Account] = []
+        self.add_account(DEFAULT_MANAGEMENT_KEY)
+
+    def add_account(self, management_key: str) -> Account:
+        """Add an account.
+
+        Args:
+            management_key: Its first management key.
+
+        Returns:
+            The account, with a default workspace.
+        """
+        account = Account(f"user_{secrets.token_hex(8)}", [str(uuid.uuid4())], {management_key})
+        self.accounts.append(account)
+        return account
+
+    def live_keys(self) -> list[StoredKey]:
+        """List the keys that consumers can use.
+
+        Returns:
+            The keys that are neither deleted nor disabled nor expired.
+        """
+        return [key for key in self.keys.values() if self._is_live(key)]
+
+    def is_live(self, secret: str) -> bool:
+        """Say whether a consumer can use a key.
+
+        Args:
+            secret: The key's plaintext.
+
+        Returns:
+            Whether it is live.
+        """
+        key = self.by_secret.get(secret)
+        return key is not None and self._is_live(key)
+
+    def _is_live(self, key: StoredKey) -> bool:
+        return not key.disabled and (key.expires_at is None or key.expires_at > self.now())
+
+    def seed_keys(self, count: int) -> None:
+        """Fill the first account with keys that no rotation made.
+
+        Args:
+            count: How many.
+        """
+        account = self.accounts[0]
+        for number in range(count):
+            self.add_key(account, {"name": f"seeded {number}"})
+
+    def add_key(self, account: Account, body: dict[str, Any]) -> StoredKey:
+        """Make a key.
+
+        Args:
+            account: Whose key it is.
+            body: What was asked for, already checked.
+
+        Returns:
+            The key.
+        """
+        limit = body.get("limit")
+        key = StoredKey(
+            secret=f"sk-or-v1-{secrets.token_hex(32)}",
+            hash=secrets.token_hex(32),
+            account=account,
+            name=body["name"],
+            workspace_id=body.get("workspace_id") or account.workspaces[0],
+            created_at=self.now(),
+            limit=None if limit is None else Decimal(str(limit)),
+            limit_reset=body.get("limit_reset"),
+            include_byok_in_limit=bool(body.get("include_byok_in_limit")),
+            expires_at=_utc(body["expires_at"]) if body.get("expires_at") else None,
+            creator_user_id=body.get("creator_user_id") or account.user_id,
+            refusals_left=self.refusals,
+            valid_from=self.now() + self.lag,
+        )
+        self.keys[key.hash] = self.by_secret[key.secret] = key
+        self.created.append(key.hash)
+        self.secrets.add(key.secret)
+        return key
+
+    def delete_key(self, key: StoredKey) -> None:
+        """Delete a key.
+
+        Args:
+            key: The key.
+        """
+        del self.keys[key.hash], self.by_secret[key.secret]
+        self.deleted.append(key.hash)
+
+    def usage(self, key: StoredKey, period: str | None = None) -> Decimal:
+        """Sum up what a key has spent.
+
+        Args:
+            key: The key.
+            period: The period; from the beginning without it.
+
+        Returns:
+            The sum in USD.
+        """
+        start = period_start(period, self.now())
+        return sum((amount for at, amount in key.spent if at >= start), Decimal(0))
+
+    def remaining(self, key: StoredKey) -> Decimal | None:
+        """Say what a key may still spend in its period.
+
+        Args:
+            key: The key.
+
+        Returns:
+            The rest in USD, or `None` without a limit.
+        """
+        return None if key.limit is None else max(Decimal(0), key.limit - self.usage(key, key.limit_reset))
+
+    def use(self, secret: str) -> StoredKey:
+        """Let a key be used once.
+
+        Args:
+            secret: Its plaintext.
+
+        Returns:
+            The key.
+
+        Raises:
+            ApiError: It is not live, or not yet.
+        """
+        key = self.by_secret.get(secret)
+        if key is None or not self._is_live(key):
+            raise ApiError(401, "No auth credentials found")
+        if key.refusals_left > 0 or (key.valid_from and key.valid_from > self.now()):
+            key.refusals_left = max(0, key.refusals_left - 1)
+            raise ApiError(401, "No auth credentials found")
+        return key
+
+    def show(self, key: StoredKey) -> dict[str, Any]:
+        """Show a key as the management API does.
+
+        Args:
+            key: The key.
+
+        Returns:
+            The JSON object.
+        """
+        remaining = self.remaining(key)
+        shown: dict[str, Any] = {
+            "hash": key.hash,
+            "name": key.name,
+            "label": key.label,
+            "disabled": key.disabled,
+            "limit": _number(key.limit),
+            "limit_remaining": _number(remaining),
+            "limit_reset": key.limit_reset,
+            "include_byok_in_limit": key.include_byok_in_limit,
+            "created_at": _text(key.created_at),
+            "updated_at": _text(key.updated_at),
+            "expires_at": _text(key.expires_at),
+            "creator_user_id": key.creator_user_id,
+            "workspace_id": key.workspace_id,
+            **self._usage_fields(key),
+        }
+        if self.with_last_used_at:
+            shown["last_used_at"] = _text(key.last_used_at)
+        return shown
+
+    def _usage_fields(self, key: StoredKey) -> dict[str, Any]:
+        return {
+            "usage": float(self.usage(key)),
+            "usage_daily": float(self.usage(key, "daily")),
+            "usage_weekly": float(self.usage(key, "weekly")),
+            "usage_monthly": float(self.usage(key, "monthly")),
+            "byok_usage": 0,
+            "byok_usage_daily": 0,
+            "byok_usage_weekly": 0,
+            "byok_usage_monthly": 0,
+        }
+
+    def show_itself(self, key: StoredKey | None, account: Account) -> dict[str, Any]:
+        """Show a key its own view (`GET /key`).
+
+        Args:
+            key: The key; `None` for a management key.
+            account: Whose key it is.
+
+        Returns:
+            The JSON object.
+        """
+        base: dict[str, Any] = {
+            "is_free_tier": False,
+            "is_management_key": key is None,
+            "is_provisioning_key": key is None,
+            "rate_limit": {"interval": "1h", "note": "This field is deprecated and safe to ignore.", "requests": -1},
+        }
+        if key is None:
+            blank = StoredKey("", "", account, "management key", account.workspaces[0], self.now())
+            return {**base, **self._own_fields(blank), "label": "sk-or-v1-man...in"}
+        return {**base, **self._own_fields(key)}
+
+    def _own_fields(self, key: StoredKey) -> dict[str, Any]:
+        names = ("label", "limit", "limit_remaining", "limit_reset", "include_byok_in_limit", "creator_user_id")
+        shown = self.show(key)
+        return {**{name: shown[name] for name in (*names, "expires_at")}, **self._usage_fields(key)}
+
+
+def _utc(text: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ApiError(400, "expires_at must be an ISO 8601 timestamp") from None
+    if moment.utcoffset() != timedelta(0):
+        raise ApiError(400, "expires_at must be UTC")
+    return moment
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise ApiError(401, "Missing Authentication header")
+    return token
+
+
+def _checked(body: Any, *, create: bool) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise ApiError(400, "Invalid request parameters")
+    if create and not (isinstance(body.get("name"), str) and body["name"]):
+        raise ApiError(400, "name is required")
+    if not create and not body:
+        raise ApiError(400, "At least one field must be given")
+    if body.get("limit_reset") not in RESETS:
+        raise ApiError(400, "limit_reset must be daily, weekly, monthly or null")
+    limit = body.get("limit")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 0):
+        raise ApiError(400, "limit must be a number that is not negative")
+    return body
+
+
+class Api:
+    """The endpoints.
+
+    Args:
+        sandbox: The state.
+    """
+
+    def __init__(self, sandbox: OpenRouterSandbox) -> None:
+        self.sandbox = sandbox
+
+    def account(self, request: Request) -> Account:
+        """Find the account of the management key that a request carries."""
+        token = _bearer(request)
+        for account in self.sandbox.accounts:
+            if token in account.management_keys:
+                return account
+        if token in self.sandbox.by_secret:
+            raise ApiError(self.sandbox.not_management_status, "Only management keys can perform this operation")
+        raise ApiError(401, "User not found.")
+
+    def key(self, request: Request) -> StoredKey:
+        """Find the key that a request's path names."""
+        account = self.account(request)
+        key = self.sandbox.keys.get(request.path_params["hash"])
+        if key is None or key.account is not account:
+            raise ApiError(404, "API key not found")
+        return key
+
+    async def list_keys(self, request: Request) -> Response:
+        """`GET /keys`."""
+        account, query = self.account(request), request.query_params
+        workspace = query.get("workspace_id") or account.workspaces[0]
+        wanted = [
+            key
+            for key in reversed(self.sandbox.keys.values())
+            if key.account is account
+            and key.workspace_id == workspace
+            and (not key.disabled or query.get("include_disabled") == "true")
+            and (
+                key.expires_at is None or key.expires_at > self.sandbox.now() or query.get("include_expired") == "true"
+            )
+        ]
+        offset = query.get("offset", "0")
+        if not offset.isdigit():
+            raise ApiError(400, "offset must be a number that is not negative")
+        page = wanted[int(offset) : int(offset) + PAGE_SIZE]
+        return JSONResponse({"data": [self.sandbox.show(key) for key in page]})
+
+    async def create_key(self, request: Request) -> Response:
+        """`POST /keys`."""
+        account = self.account(request)
+        body = _checked(await request.json(), create=True)
+        if body.get("workspace_id") and body["workspace_id"] not in account.workspaces:
+            raise ApiError(400, "Workspace not found")
+        key = self.sandbox.add_key(account, body)
+        shown = self.sandbox.show(key)
+        if self.sandbox.plaintext_in == "data":
+            return JSONResponse({"data": {**shown, "key": key.secret}}, 201)
+        return JSONResponse({"data": shown, "key": key.secret}, 201)
+
+    async def get_key(self, request: Request) -> Response:
+        """`GET /keys/{hash}`."""
+        return JSONResponse({"data": self.sandbox.show(self.key(request))})
+
+    async def update_key(self, request: Request) -> Response:
+        """`PATCH /keys/{hash}`."""
+        key = self.key(request)
+        body = _checked(await request.json(), create=False)
+        for name in ("name", "disabled", "limit_reset", "include_byok_in_limit"):
+            if name in body:
+                setattr(key, name, body[name])
+        if "limit" in body:
+            key.limit = None if body["limit"] is None else Decimal(str(body["limit"]))
+        key.updated_at = self.sandbox.now()
+        return JSONResponse({"data": self.sandbox.show(key)})
+
+    async def delete_key(self, request: Request) -> Response:
+        """`DELETE /keys/{hash}`."""
+        self.sandbox.delete_key(self.key(request))
+        return JSONResponse({"deleted": True})
+
+    async def current_key(self, request: Request) -> Response:
+        """`GET /key`."""
+        token = _bearer(request)
+        for account in self.sandbox.accounts:
+            if token in account.management_keys:
+                return JSONResponse({"data": self.sandbox.show_itself(None, account)})
+        key = self.sandbox.use(token)
+        return JSONResponse({"data": self.sandbox.show_itself(key, key.account)})
+
+    async def chat(self, request: Request) -> Response:
+        """`POST /chat/completions`."""
+        sandbox = self.sandbox
+        key = sandbox.use(_bearer(request))
+        remaining = sandbox.remaining(key)
+        if remaining is not None and remaining < sandbox.cost:
+            raise ApiError(sandbox.over_limit_status, "Key limit exceeded")
+        body = await request.json()
+        key.last_used_at = sandbox.now()
+        key.spent.append((sandbox.now(), sandbox.cost))
+        message = {"role": "assistant", "content": "Hello from the stand-in."}
+        return JSONResponse(
+            {
+                "id": f"gen-{secrets.token_hex(8)}",
+                "object": "chat.completion",
+                "created": int(sandbox.now().timestamp()),
+                "model": body.get("model", "sandbox"),
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+            }
+        )
+
+    async def list_workspaces(self, request: Request) -> Response:
+        """`GET /workspaces`."""
+        account = self.account(request)
+        shown = [self._workspace(account, workspace) for workspace in account.workspaces]
+        return JSONResponse({"data": shown, "total_count": len(shown)})
+
+    async def get_workspace(self, request: Request) -> Response:
+        """`GET /workspaces/{id}`."""
+        account = self.account(request)
+        if request.path_params["id"] not in account.workspaces:
+            raise ApiError(404, "Workspace not found")
+        return JSONResponse({"data": self._workspace(account, request.path_params["id"])})
+
+    def _workspace(self, account: Account, workspace: str) -> dict[str, Any]:
+        first = workspace == account.workspaces[0]
+        return {
+            "id": workspace,
+            "default_guardrail_id": str(uuid.uuid5(uuid.NAMESPACE_OID, workspace)),
+            "name": "Default" if first else "Other",
+            "slug": "default" if first else "other",
+            "description": None,
+            "default_text_model": None,
+            "default_image_model": None,
+            "default_provider_sort": None,
+            "is_observability_io_logging_enabled": False,
+            "is_observability_broadcast_enabled": False,
+            "is_data_discount_logging_enabled": False,
+            "include_byok_in_budgets": False,
+            "io_logging_sampling_rate": 1,
+            "io_logging_api_key_ids": None,
+            "created_at": "2026-01-01T00:00:00Z",
+            "updated_at": None,
+            "created_by": account.user_id,
+        }
+
+    async def create_guardrail(self, request: Request) -> Response:
+        """`POST /guardrails`."""
+        account, body = self.account(request), await request.json()
+        if not body.get("name"):
+            raise ApiError(400, "name is required")
+        guardrail = {
+            "id": str(uuid.uuid4()),
+            "created_at": _text(self.sandbox.now()),
+            "updated_at": None,
+            "description": None,
+            "workspace_id": body.get("workspace_id") or account.workspaces[0],
+            **body,
+        }
+        self.sandbox.guardrails[guardrail["id"]] = guardrail
+        return JSONResponse({"data": guardrail}, 201)
+
+    async def list_guardrails(self, request: Request) -> Response:
+        """`GET /guardrails`."""
+        self.account(request)
+        found = list(self.sandbox.guardrails.values())
+        return JSONResponse({"data": found, "total_count": len(found)})
+
+    def _guardrail(self, request: Request) -> str:
+        self.account(request)
+        wanted = str(request.path_params["id"])
+        if wanted not in self.sandbox.guardrails:
+            raise ApiError(404, "Guardrail not found")
+        return wanted
+
+    async def list_assignments(self, request: Request) -> Response:
+        """`GET /guardrails/{id}/assignments/keys`."""
+        guardrail = self._guardrail(request)
+        found = [
+            {
+                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, key.hash)),
+                "guardrail_id": guardrail,
+                "key_hash": key.hash,
+                "key_name": key.name,
+                "key_label": key.label,
+                "assigned_by": key.creator_user_id,
+                "created_at": _text(key.created_at),
+            }
+            for key in self.sandbox.keys.values()
+            if key.guardrail_id == guardrail
+        ]
+        return JSONResponse({"data": found, "total_count": len(found)})
+
+    async def assign(self, request: Request) -> Response:
+        """`POST /guardrails/{id}/assignments/keys`; a key holds at most one guardrail."""
+        return await self._assign(request, self._guardrail(request), "assigned_count")
+
+    async def unassign(self, request: Request) -> Response:
+        """`POST /guardrails/{id}/assignments/keys/remove`."""
+        self._guardrail(request)
+        return await self._assign(request, None, "unassigned_count")
+
+    async def _assign(self, request: Request, guardrail: str | None, count: str) -> Response:
+        hashes = (await request.json()).get("key_hashes") or []
+        keys = [self.sandbox.keys[key_hash] for key_hash in hashes if key_hash in self.sandbox.keys]
+        for key in keys:
+            key.guardrail_id = guardrail
+        return JSONResponse({count: len(keys)})
+
+
+async def _answer_error(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, ApiError):
+        raise error
+    body = {"error": {"code": error.status, "message": error.message}}
+    return JSONResponse(body, error.status, error.headers)
+
+
+async def _answer_bad_json(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"error": {"code": 400, "message": "Invalid JSON"}}, 400)
+
+
+def create_app(sandbox: OpenRouterSandbox | None = None) -> Starlette:
+    """Make the stand-in's application.
+
+    Args:
+        sandbox: Its state; a new one by default.
+
+    Returns:
+        The application; the API is below `/api/v1`.
+    """
+    api = Api(sandbox or OpenRouterSandbox())
+    paths: list[tuple[str, str, Callable[[Request], Any]]] = [
+        ("GET", "/keys", api.list_keys),
+        ("POST", "/keys", api.create_key),
+        ("GET", "/keys/{hash}", api.get_key),
+        ("PATCH", "/keys/{hash}", api.update_key),
+        ("DELETE", "/keys/{hash}", api.delete_key),
+        ("GET", "/key", api.current_key),
+        ("POST", "/chat/completions", api.chat),
+        ("GET", "/workspaces", api.list_workspaces),
+        ("GET", "/workspaces/{id}", api.get_workspace),
+        ("GET", "/guardrails", api.list_guardrails),
+        ("POST", "/guardrails", api.create_guardrail),
+        ("GET", "/guardrails/{id}/assignments/keys", api.list_assignments),
+        ("POST", "/guardrails/{id}/assignments/keys", api.assign),
+        ("POST", "/guardrails/{id}/assignments/keys/remove", api.unassign),
+    ]
+    routes = [Route(PREFIX + path, endpoint, methods=[method]) for method, path, endpoint in paths]
+    app = make_app(routes, exception_handlers={ApiError: _answer_error, ValueError: _answer_bad_json})
+    app.state.sandbox = api.sandbox
+    return app

@@ -1,0 +1,252 @@
+"""Real HTTP servers for the stand-ins, with faults that can be switched on and a log of the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Literal
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+START_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass
+class Fault:
+    """Something that goes wrong with the requests that match.
+
+    Args:
+        when: `before` the request takes effect, or `after` it has.
+        method: The HTTP method; any without it.
+        path: A regular expression that the path must contain.
+        status: The status answered in place of the real one; without it the connection is dropped.
+        headers: Headers of that answer.
+        body: Body of that answer.
+        delay: Seconds to wait first; with `status` 0 only the delay happens.
+        times: How many requests it strikes; without it, every one.
+        probability: How likely it strikes one.
+    """
+
+    when: Literal["before", "after"] = "before"
+    method: str | None = None
+    path: str = ""
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
+    delay: float = 0.0
+    times: int | None = None
+    probability: float = 1.0
+
+    def strikes(self, method: str, path: str, random: Random) -> bool:
+        """Say whether a request is struck, and count it.
+
+        Args:
+            method: The request's method.
+            path: The request's path.
+            random: Where chance comes from.
+
+        Returns:
+            Whether it is.
+        """
+        if self.times == 0 or (self.method and self.method != method) or not re.search(self.path, path):
+            return False
+        if random.random() >= self.probability:
+            return False
+        if self.times is not None:
+            self.times -= 1
+        return True
+
+
+class Faults:
+    """The faults that are switched on.
+
+    Args:
+        seed: Makes chance repeatable.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = Random(seed)
+        self.rules: list[Fault] = []
+
+    def add(self, fault: Fault) -> Fault:
+        """Switch a fault on.
+
+        Args:
+            fault: The fault.
+
+        Returns:
+            The same fault.
+        """
+        self.rules.append(fault)
+        return fault
+
+    def clear(self) -> None:
+        """Switch all faults off."""
+        self.rules.clear()
+
+    def choose(self, method: str, path: str) -> Fault | None:
+        """Choose the fault for a request.
+
+        Args:
+            method: The request's method.
+            path: The request's path.
+
+        Returns:
+            The first that strikes.
+        """
+        return next((fault for fault in list(self.rules) if fault.strikes(method, path, self._random)), None)
+
+
+class FaultMiddleware:
+    """Logs each request's method and path, and lets the faults strike.
+
+    Args:
+        app: The application behind it.
+        faults: The faults.
+        log: Takes method and path of each request.
+    """
+
+    def __init__(self, app: ASGIApp, faults: Faults, log: list[tuple[str, str]]) -> None:
+        self._app = app
+        self._faults = faults
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or let a fault strike it."""
+        if scope["type"] != "http" or scope["path"].startswith("/_sandbox/"):
+            await self._app(scope, receive, send)
+            return
+        self._log.append((scope["method"], scope["path"]))
+        fault = self._faults.choose(scope["method"], scope["path"])
+        if fault is None:
+            await self._app(scope, receive, send)
+        elif fault.when == "before":
+            await self._strike(fault, scope, receive, send)
+        else:
+            await self._app(scope, receive, _nowhere)
+            await self._strike(fault, scope, receive, send)
+
+    async def _strike(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(fault.delay)
+        if fault.status is None:
+            # An answer that is begun and never completed makes the server close the connection.
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
+            return
+        if fault.status == 0:
+            await self._app(scope, receive, send)
+            return
+        await Response(fault.body, fault.status, fault.headers)(scope, receive, send)
+
+
+async def _nowhere(_message: Message) -> None:
+    """Swallow an answer that is lost on its way."""
+
+
+def make_app(routes: list[Route], *, exception_handlers: Any = None) -> Starlette:
+    """Make a stand-in's application: its routes, the faults, the request log, and the paths that control them.
+
+    Args:
+        routes: The stand-in's own routes.
+        exception_handlers: How its errors are answered.
+
+    Returns:
+        The application; `app.state.faults` and `app.state.requests` are for tests in the same process.
+    """
+    faults, log = Faults(), list[tuple[str, str]]()
+
+    async def control_faults(request: Request) -> Response:
+        if request.method == "POST":
+            faults.add(Fault(**await request.json()))
+        else:
+            faults.clear()
+        return JSONResponse({"faults": len(faults.rules)})
+
+    async def control_log(request: Request) -> Response:
+        seen = list(log)
+        if request.method == "DELETE":
+            log.clear()
+        return JSONResponse({"requests": seen})
+
+    own = [
+        Route("/_sandbox/faults", control_faults, methods=["POST", "DELETE"]),
+        Route("/_sandbox/requests", control_log, methods=["GET", "DELETE"]),
+    ]
+    app = Starlette(routes=[*own, *routes], exception_handlers=exception_handlers or {})
+    app.add_middleware(FaultMiddleware, faults=faults, log=log)
+    app.state.faults, app.state.requests = faults, log
+    return app
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves the process's signals alone."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(app: ASGIApp, **options: Any) -> uvicorn.Config:
+    return uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off", **options)
+
+
+@contextmanager
+def running(app: ASGIApp, port: int = 0, *, certfile: str | None = None, keyfile: str | None = None) -> Iterator[str]:
+    """Run a stand-in in a thread of this process.
+
+    Args:
+        app: The application.
+        port: The port on loopback; a free one by default.
+        certfile: A certificate, for https.
+        keyfile: The certificate's key.
+
+    Yields:
+        The base URL, without a trailing slash.
+
+    Raises:
+        RuntimeError: The server did not start.
+    """
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        server = _Server(_config(app, ssl_certfile=certfile, ssl_keyfile=keyfile))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            _wait_until_started(server, thread)
+            yield f"{'https' if certfile else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            server.force_exit = True
+            thread.join(timeout=START_TIMEOUT_SECONDS)
+
+
+def _wait_until_started(server: uvicorn.Server, thread: threading.Thread) -> None:
+    pause = threading.Event()
+    for _ in range(int(START_TIMEOUT_SECONDS / 0.01)):
+        if server.started:
+            return
+        if not thread.is_alive():
+            break
+        pause.wait(0.01)
+    raise RuntimeError("A stand-in did not start.")
+
+
+def serve(app: ASGIApp, port: int) -> None:
+    """Run a stand-in in the foreground until it is interrupted.
+
+    Args:
+        app: The application.
+        port: The port on loopback.
+    """
+    uvicorn.Server(_config(app, host="127.0.0.1", port=port)).run()
