@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import hvac
 import requests
 from hvac import exceptions as vault_exceptions
+from hvac.utils import format_url
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, field_validator
 from requests.adapters import HTTPAdapter
@@ -415,7 +416,6 @@ class _HeldFields(Held):
     """What one path holds, with the fields that are not ours."""
 
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    custom_metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class VaultSecret(DestinationBlock):
@@ -493,7 +493,6 @@ class VaultSecret(DestinationBlock):
                 value=None if value is None else SecretStr(str(value)),
                 version=int(metadata["version"]),
                 fields=data,
-                custom_metadata=metadata.get("custom_metadata") or {},
             )
 
         try:
@@ -516,7 +515,7 @@ class VaultSecret(DestinationBlock):
         known = held if isinstance(held, _HeldFields) else await self._read()
         await self._put({**known.fields, self.field: value.get_secret_value()}, known.version, "writing")
         if written_by:
-            await self._label({**known.custom_metadata, **written_by})
+            await self._label(written_by)
 
     async def _put(self, fields: Mapping[str, Any], version: int | None, verb: str) -> int:
         answer: dict[str, Any] = await self.credentials.call(
@@ -535,8 +534,12 @@ class VaultSecret(DestinationBlock):
         try:
             await self.credentials.call(
                 f"labelling {self.mount}/{self.path}",
-                lambda client: client.secrets.kv.v2.update_metadata(
-                    path=self.path, mount_point=self.mount, custom_metadata=dict(labels), delete_version_after=None
+                # A merge patch keeps what others put there; hvac's own update would replace it.
+                lambda client: client.adapter.request(
+                    "patch",
+                    format_url("/v1/{mount}/metadata/{path}", mount=self.mount, path=self.path),
+                    headers={"Content-Type": "application/merge-patch+json"},
+                    json={"custom_metadata": dict(labels)},
                 ),
             )
         except ServiceError as error:
@@ -559,7 +562,7 @@ class VaultSecret(DestinationBlock):
         if not isinstance(held, _HeldFields) or not held.version:
             return held
         version = await self._put(held.fields, held.version, "fencing")
-        return _HeldFields(held.value, version, held.fields, held.custom_metadata)
+        return _HeldFields(held.value, version, held.fields)
 
     async def aclose(self) -> None:
         """Close the connection."""

@@ -1,0 +1,235 @@
+"""A secret in Vault as a destination: the same promises against the stand-in and against a real server."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import SecretStr
+
+from blocks import VaultCredentials, VaultSecret
+from blocks.errors import (
+    ConfigurationError,
+    ConflictError,
+    ForbiddenError,
+    UnauthorizedError,
+    UnavailableError,
+    UnreachableError,
+)
+from blocks.vault import AppRoleAuth, TokenAuth
+from sandbox.stack import free_port
+from sandbox.vault import ROOT_TOKEN
+from tests.destinations.vaults import READ_WRITE, TestVault
+
+KEY = SecretStr("sk-or-v1-the-new-key")
+LABELS = {"key_rotation": "checkout", "written_at": "2026-12-01T03:30:00+00:00"}
+paths = (f"apps/checkout-{number}" for number in itertools.count())
+
+
+def block(vault: TestVault, auth: object = None, **fields: str) -> VaultSecret:
+    """A secret at a path of its own."""
+    credentials = VaultCredentials(url=vault.url, auth=auth or TokenAuth(token=ROOT_TOKEN))
+    return VaultSecret(credentials=credentials, path=fields.pop("path", None) or next(paths), **fields)
+
+
+@pytest.fixture
+async def secret(vault: TestVault) -> AsyncIterator[VaultSecret]:
+    """A secret at a path where nothing is stored yet."""
+    made = block(vault)
+    yield made
+    await made.aclose()
+
+
+async def test_nothing_is_held_where_nothing_was_written(secret: VaultSecret) -> None:
+    """A path that does not exist holds nothing, at version 0."""
+    held = await secret.read_held()
+
+    assert (held.value, held.version) == (None, 0)
+
+
+async def test_what_was_written_is_read_back(secret: VaultSecret) -> None:
+    """The secret is read back as it was written, under the next version."""
+    await secret.write_held(KEY, await secret.read_held(), LABELS)
+
+    held = await secret.read_held()
+
+    assert (held.value, held.version) == (KEY, 1)
+
+
+async def test_other_fields_are_kept(vault: TestVault, secret: VaultSecret) -> None:
+    """Only the field of the key changes; what else is stored at the path stays."""
+    fields = {"username": "someone", "port": 5432, "value": "old"}
+    vault.root.secrets.kv.v2.create_or_update_secret(secret.path, fields)
+
+    await secret.write_held(KEY, await secret.read_held(), {})
+
+    stored = vault.root.secrets.kv.v2.read_secret_version(secret.path, raise_on_deleted_version=True)
+    assert stored["data"]["data"] == {**fields, "value": KEY.get_secret_value()}
+
+
+async def test_older_versions_survive(vault: TestVault, secret: VaultSecret) -> None:
+    """A write adds a version and leaves the older ones as they were."""
+    for value in ("one", "two"):
+        await secret.write_held(SecretStr(value), await secret.read_held(), LABELS)
+
+    first = vault.root.secrets.kv.v2.read_secret_version(secret.path, version=1, raise_on_deleted_version=True)
+
+    assert first["data"]["data"] == {"value": "one"}
+
+
+async def test_a_write_after_somebody_elses_is_refused(vault: TestVault, secret: VaultSecret) -> None:
+    """Check-and-set: who read before somebody else wrote cannot overwrite them."""
+    held = await secret.read_held()
+    vault.root.secrets.kv.v2.create_or_update_secret(secret.path, {"value": "by hand"})
+
+    with pytest.raises(ConflictError):
+        await secret.write_held(KEY, held, LABELS)
+
+    assert (await secret.read_held()).value == SecretStr("by hand")
+
+
+async def test_a_fence_makes_a_prepared_write_fail(secret: VaultSecret) -> None:
+    """After a fence the content is the same, and a write that was prepared before it is refused."""
+    await secret.write_held(SecretStr("current"), await secret.read_held(), {})
+    prepared = await secret.read_held()
+
+    fenced = await secret.fence(prepared)
+
+    assert (fenced.value, fenced.version) == (SecretStr("current"), 2)
+    with pytest.raises(ConflictError):
+        await secret.write_held(KEY, prepared, {})
+
+
+async def test_custom_metadata_says_who_wrote_and_keeps_what_others_said(vault: TestVault, secret: VaultSecret) -> None:
+    """The path's custom metadata names the rotation and the time; other labels and settings stay."""
+    kv = vault.root.secrets.kv.v2
+    kv.update_metadata(secret.path, max_versions=7, delete_version_after="3h", custom_metadata={"owner": "team-a"})
+
+    await secret.write_held(KEY, await secret.read_held(), LABELS)
+    await secret.write_held(SecretStr("next"), await secret.read_held(), LABELS)
+
+    metadata = kv.read_secret_metadata(secret.path)["data"]
+    assert metadata["custom_metadata"] == {"owner": "team-a", **LABELS}
+    assert metadata["max_versions"] == 7
+
+
+async def test_a_soft_deleted_secret_can_be_written_again(vault: TestVault, secret: VaultSecret) -> None:
+    """A deleted latest version holds nothing, yet its number is known for check-and-set."""
+    await secret.write_held(SecretStr("old"), await secret.read_held(), {})
+    vault.root.secrets.kv.v2.delete_latest_version_of_secret(secret.path)
+
+    held = await secret.read_held()
+    await secret.write_held(KEY, held, {})
+
+    assert (held.value, held.version) == (None, 1)
+    assert (await secret.read_held()).value == KEY
+
+
+@pytest.mark.parametrize("path", ["a b", "100%", "what?", "sharp#", "ünïcode", "a%2e%2e/b", "deep/er/still"])
+async def test_odd_paths_are_stored_where_they_say(vault: TestVault, path: str) -> None:
+    """A path is percent-encoded on its way, so that it is found under the very same name."""
+    secret = block(vault, path=path)
+
+    await secret.write_held(KEY, await secret.read_held(), {})
+
+    assert vault.root.secrets.kv.v2.read_secret_version(path, raise_on_deleted_version=True)["data"]["data"] == {
+        "value": KEY.get_secret_value()
+    }
+    await secret.aclose()
+
+
+async def test_an_approle_with_the_least_policy_can_rotate(vault: TestVault) -> None:
+    """Read, create and update on the one data path are enough; labels are left out without metadata permission."""
+    path = next(paths)
+    role, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE})
+    secret = block(vault, AppRoleAuth(role_id=role, secret_id=secret_id), path=path)
+
+    await secret.write_held(KEY, await secret.read_held(), LABELS)
+
+    assert (await secret.read_held()).value == KEY
+    await secret.aclose()
+
+
+async def test_a_token_that_ended_is_renewed_by_logging_in_again(vault: TestVault) -> None:
+    """A machine whose token ends between two calls goes on with a new one."""
+    path = next(paths)
+    role, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE})
+    secret = block(vault, AppRoleAuth(role_id=role, secret_id=secret_id), path=path)
+    held = await secret.read_held()
+
+    vault.end_tokens()
+    await secret.write_held(KEY, held, {})
+
+    assert (await secret.read_held()).value == KEY
+    await secret.aclose()
+
+
+async def test_check_says_that_it_works(vault: TestVault) -> None:
+    """A check of a usable secret answers with one sentence."""
+    assert "can be read and written" in await block(vault).check()
+
+
+async def test_check_names_a_wrong_token(vault: TestVault) -> None:
+    """A token that Vault does not know is called wrong or ended."""
+    with pytest.raises(UnauthorizedError, match="does not accept the token"):
+        await block(vault, TokenAuth(token="hvs.wrong")).check()
+
+
+async def test_check_names_a_refused_login(vault: TestVault) -> None:
+    """A wrong AppRole is called a refused login, without quoting it."""
+    with pytest.raises(UnauthorizedError, match="refused the login with AppRole") as refused:
+        await block(vault, AppRoleAuth(role_id="nobody", secret_id="guess-of-a-secret")).check()
+
+    assert "guess" not in str(refused.value)
+
+
+async def test_check_names_the_missing_permission(vault: TestVault) -> None:
+    """A role that may only read is told what it lacks, and where."""
+    path = next(paths)
+    role, secret_id = vault.make_role({f"secret/data/{path}": {"read"}})
+
+    with pytest.raises(ForbiddenError, match=f"does not grant create, update on secret/data/{path}"):
+        await block(vault, AppRoleAuth(role_id=role, secret_id=secret_id), path=path).check()
+
+
+async def test_check_names_an_unknown_mount(vault: TestVault) -> None:
+    """A mount that does not exist is named."""
+    with pytest.raises((ForbiddenError, ConfigurationError), match="nowhere"):
+        await block(vault, mount="nowhere").check()
+
+
+async def test_check_says_that_vault_is_sealed(sealed_vault: str) -> None:
+    """A sealed Vault is called sealed."""
+    credentials = VaultCredentials(url=sealed_vault, auth=TokenAuth(token=ROOT_TOKEN))
+
+    with pytest.raises(UnavailableError, match="is sealed"):
+        await VaultSecret(credentials=credentials, path="x").credentials._in_thread(
+            "looking", lambda client: client.auth.token.lookup_self()
+        )
+
+
+async def test_check_says_that_the_host_is_unreachable() -> None:
+    """An address where nothing listens is called unreachable, and the outcome is certain."""
+    credentials = VaultCredentials(url=f"http://127.0.0.1:{free_port()}", auth=TokenAuth(token=ROOT_TOKEN))
+
+    with pytest.raises(UnreachableError, match="no connection could be made") as failed:
+        await credentials._in_thread("looking", lambda client: client.auth.token.lookup_self())
+
+    assert failed.value.outcome_unknown is False
+
+
+@pytest.mark.parametrize("path", ["../x", "a//b", "a/./b", "line\nbreak", "nul\0", "", "/", "x" * 600])
+def test_paths_that_lead_elsewhere_are_refused(path: str) -> None:
+    """A path with empty, '.' or '..' segments, control characters, or too long is refused by name."""
+    credentials = VaultCredentials(url="http://127.0.0.1:1", auth=TokenAuth(token="t"))
+
+    with pytest.raises(ValueError, match="path"):
+        VaultSecret(credentials=credentials, path=path)
+
+
+@pytest.mark.parametrize("url", ["http://vault.example.com", "ftp://127.0.0.1", "https://user:pw@vault", "vault"])
+def test_a_token_is_sent_over_https_only(url: str) -> None:
+    """An address that is not https is refused, unless it is loopback."""
+    with pytest.raises(ValueError, match="url"):
+        VaultCredentials(url=url, auth=TokenAuth(token="t"))
