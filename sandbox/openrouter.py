@@ -297,6 +297,7 @@ class OpenRouterSandbox:
             "updated_at": _text(key.updated_at),
             "expires_at": _text(key.expires_at),
             "creator_user_id": key.creator_user_id,
+            "external_user": None,
             "workspace_id": key.workspace_id,
             **self._usage_fields(key),
         }
@@ -327,6 +328,11 @@ class OpenRouterSandbox:
             The JSON object.
         """
         base: dict[str, Any] = {
+            "allowed_data_regions": [],
+            "budgets": [],
+            "effective_budget": None,
+            "free_model_daily_requests": {"limit": 50, "remaining": 50, "used": 0},
+            "organization_id": None,
             "is_free_tier": False,
             "is_management_key": key is None,
             "is_provisioning_key": key is None,
@@ -340,7 +346,7 @@ class OpenRouterSandbox:
     def _own_fields(self, key: StoredKey) -> dict[str, Any]:
         names = ("label", "limit", "limit_remaining", "limit_reset", "include_byok_in_limit", "creator_user_id")
         shown = self.show(key)
-        return {**{name: shown[name] for name in (*names, "expires_at")}, **self._usage_fields(key)}
+        return {**{name: shown[name] for name in (*names, "expires_at", "workspace_id")}, **self._usage_fields(key)}
 
 
 def _utc(text: Any) -> datetime:
@@ -540,6 +546,7 @@ class Api:
             "created_at": _text(self.sandbox.now()),
             "updated_at": None,
             "description": None,
+            "include_byok_in_budgets": False,
             "workspace_id": body.get("workspace_id") or account.workspaces[0],
             **body,
         }

@@ -1,0 +1,43 @@
+"""Prefect's own standard suite, over every block of this project."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.blocks.core import Block
+from prefect.testing.standard_test_suites import BlockStandardTestSuite
+
+import blocks
+
+SLUGS = {
+    "OpenRouterCredentials": "openrouter-credentials",
+    "VaultCredentials": "vault-credentials",
+    "VaultSecret": "vault-secret",
+    "InfisicalCredentials": "infisical-credentials",
+    "InfisicalSecret": "infisical-secret",
+}
+
+
+@pytest.mark.parametrize("block", blocks.BLOCKS, ids=lambda block: block.__name__)
+class TestAllBlocksAdhereToStandards(BlockStandardTestSuite):
+    @pytest.fixture
+    def block(self, block: type[Block]) -> type[Block]:
+        """The block under test."""
+        return block
+
+    @pytest.mark.skip(reason="it would open the logo's URL; tests speak to loopback only")
+    def test_has_a_valid_image(self, block: type[Block]) -> None:
+        """Checked below without a network."""
+
+
+@pytest.mark.parametrize("block", blocks.BLOCKS, ids=lambda block: block.__name__)
+def test_the_create_form_explains_itself(block: type[Block]) -> None:
+    """Slug, logo and description are set, and every field has a title."""
+    assert block.get_block_type_slug() == SLUGS[block.__name__]
+    assert str(block._logo_url).startswith("https://")
+    assert block._description
+    assert all(field.title for field in block.model_fields.values())
+
+
+def test_every_block_is_exported_and_registered() -> None:
+    """What the package exports is what is registered with a server."""
+    assert {block.__name__ for block in blocks.BLOCKS} == set(blocks.__all__) - {"BLOCKS"} == set(SLUGS)
