@@ -1,0 +1,1 @@
+"""Rotations through a real Prefect server, and through a real worker where the promise needs one."""

@@ -1,0 +1,98 @@
+"""One Prefect server for the session, and the stand-ins, each with fresh state for every test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prefect.blocks.system import Secret
+from pydantic import SecretStr
+from starlette.applications import Starlette
+
+import blocks
+from blocks.vault import TokenAuth
+from sandbox import infisical, openrouter, vault
+from sandbox.server import running
+from sandbox.setup import prepare
+from sandbox.stack import Stack
+from tasks.rotation import KeySettings, Rotation
+
+# Everything here shares one server, so it runs in one process.
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
+numbers = itertools.count(1)
+
+
+@dataclass
+class World:
+    """Everything that a rotation talks to, and what tests need to know of it."""
+
+    stack: Stack
+    openrouter: openrouter.OpenRouterSandbox
+    openrouter_app: Starlette
+    openrouter_url: str
+    vault: vault.VaultSandbox
+    vault_app: Starlette
+    vault_url: str
+    infisical: infisical.InfisicalSandbox
+    infisical_app: Starlette
+    infisical_url: str
+    names: set[str] = field(default_factory=set)
+
+    def rotation(self, **changes: Any) -> Rotation:
+        """A rotation of a name of its own, to one Prefect secret."""
+        name = f"rotation-{next(numbers)}"
+        rotation = Rotation(
+            name=name,
+            connection="openrouter",
+            key=KeySettings(name="checkout service", limit_usd=50, limit_reset="monthly"),
+            destinations=[f"secret/{name}"],
+            overlap=timedelta(0),
+        )
+        return rotation.model_copy(update=changes)
+
+    async def prepare(self, rotation: Rotation) -> Rotation:
+        """Make the blocks that a rotation's destinations name."""
+        for destination in rotation.destinations:
+            slug, _, name = destination.partition("/")
+            await self._make(slug).asave(name, overwrite=True)
+        return rotation
+
+    def _make(self, slug: str) -> Any:
+        match slug:
+            case "secret":
+                return Secret(value="placeholder")
+            case "vault-secret":
+                credentials = blocks.VaultCredentials(url=self.vault_url, auth=TokenAuth(token=vault.ROOT_TOKEN))
+                return blocks.VaultSecret(credentials=credentials, path=f"apps/app-{next(numbers)}")
+            case _:
+                identity = blocks.InfisicalCredentials(
+                    host=self.infisical_url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET
+                )
+                return blocks.InfisicalSecret(
+                    credentials=identity,
+                    project_id=infisical.PROJECT_ID,
+                    environment="prod",
+                    name=f"KEY_{next(numbers)}",
+                )
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """A Prefect server that persists results and logs at DEBUG, as the least careful one would."""
+    with Stack(PERSISTENT) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def world(stack: Stack) -> AsyncIterator[World]:
+    """The stand-ins with fresh state, and the connection block that points at them."""
+    o, v, i = openrouter.OpenRouterSandbox(), vault.VaultSandbox(), infisical.InfisicalSandbox()
+    apps = openrouter.create_app(o), vault.create_app(v), infisical.create_app(i)
+    with running(apps[0]) as o_url, running(apps[1]) as v_url, running(apps[2]) as i_url, stack.as_client():
+        await prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), f"{o_url}/api/v1")
+        yield World(stack, o, apps[0], f"{o_url}/api/v1", v, apps[1], v_url, i, apps[2], i_url)

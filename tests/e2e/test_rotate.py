@@ -1,0 +1,210 @@
+"""The flow in this process, against a real Prefect server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from prefect import State, get_client
+from prefect.artifacts import Artifact
+from prefect.blocks.system import Secret
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.variables import Variable
+
+from flows import retire, rotate
+from sandbox.server import Fault
+from tasks.ledger import Ledger, ledger_variable
+from tasks.rotation import Rotation, read_marker
+from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+
+
+async def run(rotation: Rotation | dict[str, Any], **how: Any) -> State[Any]:
+    """Run the flow and return its final state."""
+    return await rotate(rotation, return_state=True, **how)
+
+
+async def held(rotation: Rotation) -> str:
+    """What the rotation's Prefect secret holds."""
+    secret: Any = await Secret.aload(rotation.destinations[0].partition("/")[2])
+    return str(secret.value.get_secret_value())
+
+
+async def ledger(rotation: Rotation) -> Ledger:
+    """The rotation's ledger."""
+    return Ledger.model_validate(await Variable.aget(ledger_variable(rotation.name)))
+
+
+async def test_a_rotation_publishes_a_working_key_and_revokes_the_old_one(world: World) -> None:
+    """After two rotations without overlap the secret holds the one live key, made by the second run."""
+    rotation = await world.prepare(world.rotation())
+    await run(rotation)
+    first = await held(rotation)
+
+    state = await run(rotation)
+
+    second = await held(rotation)
+    assert state.is_completed()
+    assert [key.secret for key in world.openrouter.live_keys()] == [second]
+    assert first != second
+
+
+async def test_the_keys_name_leads_to_the_flow_run(world: World) -> None:
+    """Whoever sees the key at OpenRouter finds the flow run that made it."""
+    rotation = await world.prepare(world.rotation())
+    await run(rotation)
+
+    mark = read_marker(world.openrouter.live_keys()[0].name)
+
+    assert mark is not None
+    async with get_client() as client:
+        assert (await client.read_flow_run(mark[1])).state_name == "Completed"
+
+
+async def test_an_overlap_ends_with_a_scheduled_run(world: World) -> None:
+    """With an overlap both keys work, and a run of retire is scheduled for its end, visible and cancellable."""
+    world.stack.cli("deploy", "--all", "--no-prompt")
+    rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
+    await run(rotation)
+    await run(rotation)
+
+    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
+    async with get_client() as client:
+        scheduled = await client.read_flow_runs(flow_run_filter=tags)
+
+    due = (await ledger(rotation)).superseded[0].revoke_at
+    assert [(r.state_name, r.next_scheduled_start_time) for r in scheduled] == [("Scheduled", due)]
+    assert len(world.openrouter.live_keys()) == 2
+
+
+async def test_retire_revokes_what_is_due_and_nothing_else(world: World) -> None:
+    """A retirement before the end of the overlap does nothing; at its end the superseded key dies."""
+    rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
+    await run(rotation)
+    await run(rotation)
+    early = await retire(rotation.name, return_state=True)
+    alive = len(world.openrouter.live_keys())
+    value = await Variable.aget(ledger_variable(rotation.name))
+    value["superseded"][0]["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    await Variable.aset(ledger_variable(rotation.name), value, overwrite=True)
+
+    late = await retire(rotation.name, return_state=True)
+
+    assert alive == 2
+    assert "Nothing was due" in str(early.message)
+    assert "Revoked" in str(late.message)
+    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation)]
+
+
+async def test_an_emergency_revokes_every_older_key_at_once(world: World) -> None:
+    """With emergency on, keys inside their overlap die as soon as the new one is published."""
+    rotation = await world.prepare(world.rotation(overlap=timedelta(days=7)))
+    await run(rotation)
+    await run(rotation)
+
+    state = await run(rotation, emergency=True)
+
+    assert state.is_completed()
+    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation)]
+
+
+async def test_a_foreign_key_is_replaced_and_not_revoked(world: World) -> None:
+    """What the destination held before the first run is reported and never touched at OpenRouter."""
+    rotation = await world.prepare(world.rotation())
+    foreign = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "made by hand"})
+    await Secret(value=foreign.secret).asave(rotation.name, overwrite=True)
+
+    await run(rotation)
+
+    artifact = await Artifact.get(f"rotation-{rotation.name}")
+    assert world.openrouter.is_live(foreign.secret)
+    assert artifact is not None
+    assert "held a secret that this rotation did not make" in str(artifact.data)
+
+
+async def test_a_key_that_is_late_is_waited_for(world: World) -> None:
+    """A new key that answers 401 at first is verified as soon as it works."""
+    world.openrouter.refusals = 2
+    rotation = await world.prepare(world.rotation())
+
+    assert (await run(rotation)).is_completed()
+
+
+async def test_a_key_with_other_settings_is_not_published(world: World) -> None:
+    """Where OpenRouter made something else than was asked for, the run fails and the old key stays published."""
+    rotation = await world.prepare(world.rotation())
+    await run(rotation)
+    before = await held(rotation)
+    add_key = world.openrouter.add_key
+    world.openrouter.add_key = lambda account, body: add_key(account, {**body, "limit": 1})  # type: ignore[method-assign]
+
+    state = await run(rotation)
+
+    assert "with other settings than asked for: limit" in str(state.message)
+    assert await held(rotation) == before
+    assert world.openrouter.is_live(before)
+
+
+async def test_a_lost_answer_to_the_create_leaves_no_orphan(world: World) -> None:
+    """A key that was made though its answer was lost is found by its marker and deleted, in the same run."""
+    rotation = await world.prepare(world.rotation())
+    world.openrouter_app.state.faults.add(Fault("after", "POST", "/keys$", times=1))
+
+    state = await run(rotation)
+
+    assert state.is_completed()
+    assert len(world.openrouter.created) == 2
+    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"connection": "unknown"}, "openrouter-credentials/unknown does not exist"),
+        ({"destinations": ["secret/unknown"]}, "secret/unknown does not exist"),
+        ({"destinations": ["openrouter-credentials/openrouter"]}, "is not a secret block"),
+        ({"destinations": ["nonsense/unknown"]}, "nonsense/unknown does not exist"),
+        ({"name": "Not A Slug"}, "rotation.name"),
+    ],
+)
+async def test_bad_input_makes_nothing(world: World, changes: dict[str, Any], sentence: str) -> None:
+    """A rotation that names what is not there fails with one sentence, before any key is made."""
+    parameters = {**world.rotation().model_dump(mode="json"), **changes}
+
+    state = await run(parameters)
+
+    assert state.is_failed()
+    assert sentence in str(state.message)
+    assert "Traceback" not in str(state.message)
+    assert world.openrouter.created == []
+
+
+async def test_a_failed_run_says_what_failed_what_is_live_and_that_retry_is_safe(world: World) -> None:
+    """The state's message is for the person on call."""
+    rotation = await world.prepare(world.rotation())
+    await run(rotation)
+    live = world.openrouter.live_keys()[0].label
+    world.openrouter.accounts[0].management_keys.clear()
+
+    state = await run(rotation)
+
+    assert state.is_failed()
+    assert "create-key failed" in str(state.message)
+    assert f"The key {live} is live" in str(state.message)
+    assert "Retry is safe" in str(state.message)
+
+
+async def test_the_artifact_shows_the_rotations_state(world: World) -> None:
+    """After each run an artifact tells current and superseded keys by label, the destinations and the next step."""
+    rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
+    await run(rotation)
+    await run(rotation)
+
+    artifact = await Artifact.get(f"rotation-{rotation.name}")
+
+    assert artifact is not None
+    shown = str(artifact.data)
+    now = await ledger(rotation)
+    assert now.current is not None
+    for part in (now.current.label, now.superseded[0].label, rotation.destinations[0], "Next step"):
+        assert part in shown
