@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 from prefect import State, flow
 
-from blocks.errors import DestinationError, KeyRotationError
 from flows.conclude import conclude, open_run
 from flows.report import rotated, superseded_since
 from flows.steps import AS_TASKS, Steps
 from tasks.decisions import Finding
 from tasks.recover import observe, recover
 from tasks.rotation import Rotation, parse_rotation
-from tasks.run import Run, VerifiedKey
+from tasks.run import Run, VerifiedKey, side_by_side
 
 
 @flow(name="rotate", persist_result=False, validate_parameters=False, log_prints=False)
@@ -77,15 +75,7 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
 
 async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, steps: Steps) -> None:
     """Publish to all destinations side by side; each one that works gets the key even if another fails."""
-    results = await asyncio.gather(
-        *(steps.publish(run, key, name) for name in rotation.destinations), return_exceptions=True
-    )
-    failures = [result for result in results if isinstance(result, BaseException)]
-    unexpected = [failure for failure in failures if not isinstance(failure, KeyRotationError)]
-    if unexpected or len(failures) == 1:
-        raise (unexpected or failures)[0]
-    if failures:
-        raise DestinationError(" ".join(str(failure) for failure in failures))
+    await side_by_side([steps.publish(run, key, name) for name in rotation.destinations])
 
 
 async def supersede(run: Run, rotation: Rotation) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 from tasks.create import create_key, create_key_task
 from tasks.ledger import Superseded
@@ -19,7 +19,7 @@ class Steps(NamedTuple):
 
     create_key: Callable[[Run, Rotation], Awaitable[NewKey]]
     verify_key: Callable[[Run, Rotation, NewKey], Awaitable[VerifiedKey]]
-    publish: Callable[[Run, VerifiedKey, str], Awaitable[None]]
+    publish: Callable[[Run, VerifiedKey, str], Coroutine[Any, Any, None]]
     revoke_key: Callable[[Run, Superseded, Sequence[str]], Awaitable[None]]
 
 

@@ -80,11 +80,14 @@ class PrefectSecret:
     def __init__(self, name: str, block: Secret[Any]) -> None:
         self.name = name
         self._block_name = name.partition("/")[2]
+        self._just_loaded: Secret[Any] | None = block
         self._document_id: UUID | None = block._block_document_id  # noqa: SLF001 - Prefect offers no other way to it
 
     async def read(self) -> Held:
         """Read what the block holds now."""
-        block = await _guarded(self.name, "read", lambda: Secret.aload(self._block_name))
+        block, self._just_loaded = self._just_loaded, None
+        if block is None:
+            block = await _guarded(self.name, "read", lambda: Secret.aload(self._block_name))
         # `get()` would decode JSON: a key of digits would come back as a number.
         value = block.value.get_secret_value()
         return Held(SecretStr(value if isinstance(value, str) else ""))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from pydantic import SecretStr
 
-from blocks.errors import KeyRotationError
+from blocks.errors import DestinationError, KeyRotationError
 from blocks.openrouter import ApiKey, CreatedKey, KeyRequest
 from blocks.secrets import Held
 from tasks.decisions import MAYBE, Identity
 from tasks.destinations import Destination
 from tasks.ledger import MadeKey, OpenLedger, fingerprint
+
+T = TypeVar("T")
 
 
 class OpenRouter(Protocol):
@@ -78,6 +81,29 @@ class VerifiedKey(NewKey):
     """A key that OpenRouter accepted and that has the settings asked for: the only kind that is published."""
 
 
+async def side_by_side(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do several things at once, and wait for all of them even if some fail.
+
+    Args:
+        calls: What to do.
+
+    Returns:
+        Their results.
+
+    Raises:
+        BaseException: An unexpected error, if there was one.
+        KeyRotationError: The one error, or one that tells them all.
+    """
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    failures = [result for result in results if isinstance(result, BaseException)]
+    unexpected = [failure for failure in failures if not isinstance(failure, KeyRotationError)]
+    if unexpected or len(failures) == 1:
+        raise (unexpected or failures)[0]
+    if failures:
+        raise DestinationError(" ".join(str(failure) for failure in failures))
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
 class Run:
     """One run of a rotation.
 
@@ -119,16 +145,19 @@ class Run:
         Raises:
             KeyRotationError: One of the rotation's destinations cannot be read.
         """
-        for name in destinations:
-            self.held[name] = await (await self.world.destination(name)).read()
+        contents = await side_by_side([self._read(name) for name in destinations])
+        self.held.update(zip(destinations, contents, strict=True))
         found = {name: fingerprint(self.held[name].value) for name in destinations}
         for name in set(former) - set(destinations):
             found[name] = await self._look_at_former(name)
         return found
 
+    async def _read(self, name: str) -> Held:
+        return await (await self.world.destination(name)).read()
+
     async def _look_at_former(self, name: str) -> str | None:
         try:
-            self.held[name] = await (await self.world.destination(name)).read()
+            self.held[name] = await self._read(name)
         except KeyRotationError as error:
             self.note(f"{name} is no longer a destination and cannot be read: {error}")
             return MAYBE

@@ -1,0 +1,1 @@
+"""Measurements of speed and calls, side by side in one run: `make bench`."""

@@ -1,0 +1,235 @@
+"""Measure a rotation against what it stands on, and print a table."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+from starlette.applications import Starlette
+
+from sandbox import infisical, openrouter, vault
+from sandbox.server import running
+from sandbox.setup import CONNECTION, prepare
+from sandbox.stack import Stack
+
+PAIRS = 15
+ROTATIONS_UNDER_LOAD = 20
+REQUESTS_PER_SECOND = 50
+CACHE_SECONDS = 1.0
+
+
+@dataclass
+class Bench:
+    """Everything that is measured against."""
+
+    stack: Stack
+    sandbox: openrouter.OpenRouterSandbox
+    openrouter_app: Starlette
+    openrouter_url: str
+    vault_app: Starlette
+    infisical_app: Starlette
+    table: Table
+
+    def row(self, what: str, found: str, aim: str, *, met: bool) -> None:
+        """Add a line to the table."""
+        self.table.add_row(what, found, aim, "[green]yes[/]" if met else "[red]no[/]")
+
+
+def rotation(name: str, *destinations: str, overlap: timedelta = timedelta(hours=1)) -> Any:
+    """A rotation of the bench."""
+    from flows import KeySettings, Rotation
+
+    return Rotation(
+        name=name,
+        connection=CONNECTION,
+        key=KeySettings(name="bench", limit_usd=50, limit_reset="monthly"),
+        destinations=list(destinations),
+        overlap=overlap,
+    )
+
+
+async def timed(run: Callable[[], Awaitable[Any]]) -> float:
+    """Run something and say how long it took, in seconds."""
+    begun = time.perf_counter()
+    state = await run()
+    seconds = time.perf_counter() - begun
+    assert state.is_completed(), state.message
+    return seconds
+
+
+async def wall_time(bench: Bench) -> None:
+    """A rotation against a flow with as many empty tasks, taken in turns on the same server."""
+    from prefect import flow, task
+    from prefect.blocks.system import Secret
+
+    from flows import rotate
+
+    @task(persist_result=False)
+    async def nothing() -> None:
+        pass
+
+    @flow(name="empty", persist_result=False)
+    async def empty() -> None:
+        for _ in range(4):
+            await nothing()
+
+    await Secret(value="placeholder").asave("bench-time", overwrite=True)
+    subject = rotation("bench-time", "secret/bench-time", overlap=timedelta(0))
+    ours, theirs = [], []
+    for number in range(PAIRS + 2):
+        one = await timed(lambda: rotate(subject, return_state=True))
+        other = await timed(lambda: empty(return_state=True))
+        if number > 1:
+            ours.append(one)
+            theirs.append(other)
+    a, b = statistics.median(ours), statistics.median(theirs)
+    found = f"{a / b:.2f} ({a * 1000:.0f} ms / {b * 1000:.0f} ms, median of {PAIRS})"
+    bench.row("wall time of a rotation / of a flow with 4 empty tasks", found, "at most 1.5", met=a / b <= 1.5)
+
+
+async def calls(bench: Bench) -> None:
+    """OpenRouter calls in a small and in a large account, and calls per destination."""
+    from flows import rotate
+
+    destinations = await three_destinations(bench)
+    subject = rotation("bench-calls", *destinations)
+    await rotate(subject, return_state=True)
+    counted = {}
+    for keys in (10, 10_000):
+        bench.sandbox.seed_keys(keys - len(bench.sandbox.live_keys()))
+        logs = [app.state.requests for app in (bench.openrouter_app, bench.vault_app, bench.infisical_app)]
+        for log in logs:
+            log.clear()
+        await timed(lambda: rotate(subject, return_state=True))
+        counted[keys] = [len([path for _, path in log if "login" not in path]) for log in logs]
+    small, large = counted[10], counted[10_000]
+    same = f"{small[0]} and {large[0]}"
+    bench.row(
+        "OpenRouter calls, 10 and 10,000 keys", same, "equal, at most 4", met=small[0] == large[0] and small[0] <= 4
+    )
+    bench.row("calls to Vault per rotation", str(large[1]), "at most 3", met=large[1] <= 3)
+    bench.row("calls to Infisical per rotation", str(large[2]), "at most 3", met=large[2] <= 3)
+
+
+async def three_destinations(bench: Bench) -> list[str]:
+    """Make a Prefect secret, a Vault secret and an Infisical secret."""
+    from prefect.blocks.system import Secret
+
+    import blocks
+    from blocks.vault import TokenAuth
+
+    await Secret(value="placeholder").asave("bench", overwrite=True)
+    credentials = blocks.VaultCredentials(url=bench.vault_app.state.url, auth=TokenAuth(token=vault.ROOT_TOKEN))
+    await blocks.VaultSecret(credentials=credentials, path="bench").asave("bench", overwrite=True)
+    identity = blocks.InfisicalCredentials(
+        host=bench.infisical_app.state.url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET
+    )
+    secret = blocks.InfisicalSecret(
+        credentials=identity, project_id=infisical.PROJECT_ID, environment="prod", name="BENCH"
+    )
+    await secret.asave("bench", overwrite=True)
+    return ["secret/bench", "vault-secret/bench", "infisical-secret/bench"]
+
+
+async def under_load(bench: Bench) -> None:
+    """A consumer at a steady rate over many rotations with an overlap."""
+    from prefect.blocks.system import Secret
+
+    from flows import retire, rotate
+
+    await Secret(value="placeholder").asave("bench-load", overwrite=True)
+    subject = rotation("bench-load", "secret/bench-load", overlap=timedelta(seconds=3))
+    await rotate(subject, return_state=True)
+    answers: list[int] = []
+    consumer = asyncio.create_task(consume(bench, "bench-load", answers))
+    for _ in range(ROTATIONS_UNDER_LOAD):
+        await timed(lambda: rotate(subject, return_state=True))
+        await timed(lambda: retire(subject.name, return_state=True))
+        await asyncio.sleep(0.5)
+    consumer.cancel()
+    await asyncio.gather(consumer, return_exceptions=True)
+    failed = sum(status != httpx.codes.OK for status in answers)
+    what = f"failed requests at {REQUESTS_PER_SECOND}/s over {ROTATIONS_UNDER_LOAD} rotations"
+    bench.row(what, f"{failed} of {len(answers)}", "0", met=failed == 0 and len(answers) > 0)
+
+
+async def consume(bench: Bench, secret_name: str, answers: list[int]) -> None:
+    """Send requests at a steady rate with the key that the secret holds, cached for a while."""
+    from prefect.blocks.system import Secret
+
+    body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
+    read_at, key = float("-inf"), ""
+    async with httpx.AsyncClient(timeout=10) as client:
+        while True:
+            if time.monotonic() - read_at > CACHE_SECONDS:
+                secret: Any = await Secret.aload(secret_name)
+                key, read_at = secret.value.get_secret_value(), time.monotonic()
+            begun = time.monotonic()
+            headers = {"Authorization": f"Bearer {key}"}
+            answer = await client.post(f"{bench.openrouter_url}/chat/completions", json=body, headers=headers)
+            answers.append(answer.status_code)
+            await asyncio.sleep(max(0.0, begun + 1 / REQUESTS_PER_SECOND - time.monotonic()))
+
+
+async def emergency(bench: Bench) -> None:
+    """From pressing Run in an emergency to the old key being dead, the worker's poll included."""
+    from prefect import get_client
+    from prefect.blocks.system import Secret
+
+    from flows import rotate
+
+    await Secret(value="placeholder").asave("bench-emergency", overwrite=True)
+    subject = rotation("bench-emergency", "secret/bench-emergency", overlap=timedelta(days=1))
+    await rotate(subject, return_state=True)
+    held: Any = await Secret.aload("bench-emergency")
+    old = held.value.get_secret_value()
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name("rotate/example")
+        begun = time.perf_counter()
+        await client.create_flow_run_from_deployment(
+            deployment.id, parameters={"rotation": subject.model_dump(mode="json"), "emergency": True}
+        )
+        while bench.sandbox.is_live(old) and time.perf_counter() - begun < 60:  # noqa: ASYNC110 - no event to wait for
+            await asyncio.sleep(0.02)
+    seconds = time.perf_counter() - begun
+    bench.row("emergency: from Run to the old key's death", f"{seconds:.1f} s", "at most 10 s", met=seconds <= 10)
+
+
+async def measure(bench: Bench) -> None:
+    """Take all measurements."""
+    await prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), bench.openrouter_url)
+    for part in (wall_time, calls, under_load):
+        await part(bench)
+    bench.stack.cli("deploy", "--all", "--no-prompt")
+    bench.stack.start_worker()
+    await asyncio.sleep(10)  # the worker is up and polling, as it is in production
+    await emergency(bench)
+
+
+def main() -> None:
+    """Run the bench and print its table."""
+    console = Console()
+    table = Table("what", "measured", "aim", "met", title="Rotations, measured")
+    sandbox = openrouter.OpenRouterSandbox()
+    apps = openrouter.create_app(sandbox), vault.create_app(), infisical.create_app()
+    with ExitStack() as open_, Stack() as stack, stack.as_client():
+        urls = [open_.enter_context(running(app)) for app in apps]
+        for app, url in zip(apps, urls, strict=True):
+            app.state.url = url
+        console.print("Measuring; this takes about two minutes …")
+        asyncio.run(measure(Bench(stack, sandbox, apps[0], f"{urls[0]}/api/v1", apps[1], apps[2], table)))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
