@@ -29,14 +29,20 @@ START_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 15.0
 
 
-def free_port() -> int:
+def free_port(wanted: int = 0) -> int:
     """Find a port that nobody uses on loopback.
+
+    Args:
+        wanted: The port to take if it is free.
 
     Returns:
         The port.
     """
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
@@ -114,7 +120,8 @@ class Stack:
     @property
     def env(self) -> dict[str, str]:
         """The environment of everything that belongs to this server."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        foreign = ("PREFECT_", "OPENROUTER_", "VAULT_", "INFISICAL_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {
             **inherited,
             **read_settings(),
