@@ -1,0 +1,265 @@
+"""The OpenRouter client, over a transport that answers as the description and its deviations say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from blocks import OpenRouterCredentials
+from blocks.errors import (
+    ForbiddenError,
+    NotFoundError,
+    RateLimitedError,
+    ServiceError,
+    UnauthorizedError,
+    UnexpectedAnswerError,
+)
+from blocks.openrouter import KeyRequest, OpenRouterClient
+
+MANAGEMENT = "sk-or-v1-the-management-key"
+PLAINTEXT = "sk-or-v1-the-plaintext-of-a-new-key"
+KEY: dict[str, Any] = {
+    "hash": "f01d",
+    "name": "checkout",
+    "label": "sk-or-v1-the...ey",
+    "disabled": False,
+    "limit": 50.1,
+    "limit_reset": "monthly",
+    "include_byok_in_limit": False,
+    "usage": 0,
+    "created_at": "2026-12-01T03:30:00Z",
+}
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+class Server:
+    """Answers each request and remembers it."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.seen: list[httpx.Request] = []
+        self.waits: list[float] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.seen.append(request)
+        return self.answer(request)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def client(self) -> OpenRouterClient:
+        """A client whose requests come here, and which does not really wait."""
+        credentials = OpenRouterCredentials(management_key=MANAGEMENT)
+        return credentials.get_client(transport=httpx.MockTransport(self), sleep=self._sleep)
+
+
+def always(status: int, body: Any = None, **headers: str) -> Server:
+    """A server with one answer for everything."""
+    return Server(lambda _request: httpx.Response(status, json=body, headers=headers))
+
+
+@pytest.mark.parametrize("body", [{"data": KEY, "key": PLAINTEXT}, {"data": {**KEY, "key": PLAINTEXT}}])
+async def test_the_plaintext_is_found_in_both_places(body: dict[str, Any]) -> None:
+    """The answer to a create may hold the plaintext beside data or inside it."""
+    async with always(201, body).client() as client:
+        created = await client.create_key(KeyRequest(name="checkout"))
+
+    assert created.secret == SecretStr(PLAINTEXT)
+    assert PLAINTEXT not in repr(created)
+
+
+async def test_a_create_without_plaintext_may_have_made_a_key() -> None:
+    """An answer that lacks the plaintext is an error that names the field, with its outcome unknown."""
+    async with always(201, {"data": KEY}).client() as client:
+        with pytest.raises(UnexpectedAnswerError, match="lacks the field key") as failed:
+            await client.create_key(KeyRequest(name="checkout"))
+
+    assert failed.value.outcome_unknown
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_a_create_is_made_once(status: int) -> None:
+    """No failure makes the client repeat a create."""
+    server = always(status)
+
+    async with server.client() as client:
+        with pytest.raises(ServiceError):
+            await client.create_key(KeyRequest(name="checkout"))
+
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "unknown"),
+    [(400, False), (401, False), (403, False), (404, False), (429, False), (500, True), (503, True)],
+)
+async def test_only_a_refusal_is_certain(status: int, unknown: bool) -> None:
+    """After a 4xx no key was made; after a 5xx there may be one."""
+    async with always(status).client() as client:
+        with pytest.raises(ServiceError) as failed:
+            await client.create_key(KeyRequest(name="checkout"))
+
+    assert failed.value.outcome_unknown is unknown
+
+
+async def test_reads_wait_as_long_as_they_are_told_to() -> None:
+    """A read that meets 429 is repeated after the seconds of Retry-After."""
+    answers = iter([httpx.Response(429, headers={"Retry-After": "3"}), httpx.Response(200, json={"data": KEY})])
+    server = Server(lambda _request: next(answers))
+
+    async with server.client() as client:
+        await client.get_key("f01d")
+
+    assert server.waits == [3.0]
+
+
+async def test_a_wait_that_is_too_long_is_reported_instead() -> None:
+    """A Retry-After of an hour ends the call at once."""
+    server = always(429, **{"Retry-After": "3600"})
+
+    async with server.client() as client:
+        with pytest.raises(RateLimitedError):
+            await client.get_key("f01d")
+
+    assert (len(server.seen), server.waits) == (1, [])
+
+
+async def test_missing_fields_are_named_and_unknown_ones_tolerated() -> None:
+    """An answer without a field is an error that names it and quotes nothing."""
+    body = {"data": {k: v for k, v in KEY.items() if k != "disabled"} | {"surprise": "value-of-it"}}
+
+    async with always(200, body).client() as client:
+        with pytest.raises(UnexpectedAnswerError, match="disabled") as failed:
+            await client.get_key("f01d")
+
+    assert "value-of-it" not in str(failed.value)
+
+
+async def test_money_is_exact() -> None:
+    """A limit in an answer is the decimal that was written, and one in a request is written as it is."""
+    server = always(201, {"data": KEY, "key": PLAINTEXT})
+
+    async with server.client() as client:
+        created = await client.create_key(KeyRequest(name="checkout", limit=Decimal("0.1")))
+
+    assert created.key.limit == Decimal("50.1")
+    assert json.loads(server.seen[0].content)["limit"] == 0.1
+
+
+async def test_the_list_is_walked_to_its_end() -> None:
+    """Pages are read until one is not full, disabled and expired keys included."""
+
+    def page(request: httpx.Request) -> httpx.Response:
+        count = 100 if request.url.params["offset"] == "0" else 1
+        return httpx.Response(200, json={"data": [KEY] * count})
+
+    server = Server(page)
+    async with server.client() as client:
+        keys = [key async for key in client.list_keys()]
+
+    assert len(keys) == 101
+    assert [request.url.params["offset"] for request in server.seen] == ["0", "100"]
+    assert server.seen[0].url.params["include_disabled"] == "true"
+
+
+async def test_a_list_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that always sends a full page does not keep a run busy for ever."""
+    monkeypatch.setattr("blocks.openrouter.MAX_PAGES", 3)
+
+    async with always(200, {"data": [KEY] * 100}).client() as client:
+        with pytest.raises(UnexpectedAnswerError, match="did not end"):
+            _ = [key async for key in client.list_keys()]
+
+
+@pytest.mark.parametrize(("status", "body", "deleted"), [(200, {"deleted": True}, True), (404, None, False)])
+async def test_a_key_that_is_gone_counts_as_deleted(status: int, body: Any, deleted: bool) -> None:
+    """A 404 on a delete is an answer, not an error."""
+    async with always(status, body).client() as client:
+        assert await client.delete_key("f01d") is deleted
+
+
+async def test_an_unconfirmed_delete_is_an_error() -> None:
+    """A 200 that does not say deleted is not believed."""
+    async with always(200, {}).client() as client:
+        with pytest.raises(UnexpectedAnswerError, match="did not confirm"):
+            await client.delete_key("f01d")
+
+
+@pytest.mark.parametrize(("status", "works"), [(200, True), (401, False), (402, True), (403, True)])
+async def test_a_key_without_budget_still_works(status: int, works: bool) -> None:
+    """402 and 403 say that a key is valid though it may not spend; only 401 says that it is not."""
+    body = {"data": {"label": "sk-or-v1-the...ey"}} if status == 200 else None
+
+    async with always(status, body).client() as client:
+        assert await client.accepts(SecretStr(PLAINTEXT)) is works
+
+
+async def test_a_hash_cannot_lead_elsewhere() -> None:
+    """A hash is percent-encoded in the path."""
+    server = always(404)
+
+    async with server.client() as client:
+        with pytest.raises(NotFoundError):
+            await client.get_key("../credits?x=#y")
+
+    assert server.seen[0].url.raw_path.endswith(b"/keys/..%2Fcredits%3Fx%3D%23y")
+
+
+async def test_no_redirect_is_followed_with_the_credential() -> None:
+    """A redirect is an error; the management key is sent nowhere else."""
+    server = always(302, Location="https://elsewhere.example")
+
+    async with server.client() as client:
+        with pytest.raises(UnexpectedAnswerError):
+            await client.get_key("f01d")
+
+    assert [request.url.host for request in server.seen] == ["openrouter.ai"]
+
+
+@pytest.mark.parametrize(
+    ("own_view", "error", "sentence"),
+    [
+        (httpx.Response(401), UnauthorizedError, "does not accept the management key"),
+        (
+            httpx.Response(200, json={"data": {"label": "x", "is_management_key": False}}),
+            ForbiddenError,
+            "normal API key",
+        ),
+        (
+            httpx.Response(200, json={"data": {"label": "x", "is_management_key": True}}),
+            ForbiddenError,
+            "does not let it",
+        ),
+    ],
+    ids=["wrong key", "normal key", "no permission"],
+)
+async def test_check_tells_the_wrong_keys_apart(
+    own_view: httpx.Response, error: type[Exception], sentence: str
+) -> None:
+    """A check says in one sentence whether the key is wrong, a normal one, or lacks permission."""
+    server = Server(lambda request: own_view if request.url.path.endswith("/key") else httpx.Response(403))
+
+    async with server.client() as client:
+        with pytest.raises(error, match=sentence):
+            await client.check()
+
+
+async def test_check_says_that_it_works() -> None:
+    """A check of a usable management key answers with one sentence."""
+    async with always(200, {"data": []}).client() as client:
+        assert await client.check() == "OpenRouter at https://openrouter.ai accepts the management key."
+
+
+@pytest.mark.parametrize("key", ["", "with space", "line\nbreak", "ü"])
+def test_a_refused_management_key_is_not_quoted(key: str) -> None:
+    """A key that cannot be one is refused without being repeated."""
+    with pytest.raises(ValueError, match="management_key") as refused:
+        OpenRouterCredentials(management_key=key + "-secret\n")
+
+    assert "-secret" not in str(refused.value)

@@ -1,0 +1,99 @@
+"""The deployments of prefect.yaml, and that the project is laid out as it says."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.server.schemas.schedules import IntervalSchedule
+
+from sandbox.stack import CHECKOUT, read_settings
+from tasks.rotation import parse_rotation
+
+DEPLOYMENTS = {d["name"]: d for d in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]}
+
+
+def test_the_deployments_are_those_that_users_rely_on() -> None:
+    """Name, flow, interval, time zone and limit, as a table: a change shows here."""
+    found = [
+        (d["name"], d["entrypoint"], *((s["interval"], s["timezone"]) for s in d.get("schedules", [])))
+        for d in DEPLOYMENTS.values()
+    ]
+
+    assert found == [
+        ("example", "flows.rotate:rotate", (30 * 86400, "Europe/Berlin")),
+        ("retire", "flows.retire:retire"),
+    ]
+    assert DEPLOYMENTS["example"]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS.values(), ids=lambda d: d["name"])
+def test_every_entrypoint_is_a_flow(deployment: dict[str, Any]) -> None:
+    """A deployment runs a flow of the installed package."""
+    module, _, name = deployment["entrypoint"].partition(":")
+
+    assert getattr(importlib.import_module(module), name).name == name
+
+
+def test_the_example_rotation_is_valid() -> None:
+    """The example is named after its deployment and passes the model."""
+    assert parse_rotation(DEPLOYMENTS["example"]["parameters"]["rotation"]).name == "example"
+
+
+async def test_the_example_rotates_at_the_same_local_time_all_year() -> None:
+    """Every 30 days at 03:30 in Berlin, also across daylight saving both ways."""
+    schedule = DEPLOYMENTS["example"]["schedules"][0]
+    fields = {name: schedule[name] for name in ("interval", "anchor_date", "timezone")}
+
+    dates = await IntervalSchedule.model_validate(fields).get_dates(13)
+
+    assert {f"{date:%H:%M}" for date in dates} == {"03:30"}
+    assert {(after - before).days for before, after in pairwise(dates)} <= {29, 30}
+
+
+def test_settings_are_documented() -> None:
+    """Every setting of prefect.env has a comment above it."""
+    lines = (CHECKOUT / "prefect.env").read_text().splitlines()
+    explained = [
+        lines[n - 1].startswith("#") or "=" in lines[n - 1] for n, line in enumerate(lines) if "=" in line[:80]
+    ]
+
+    assert read_settings()
+    assert all(explained)
+
+
+ALLOWED = {"blocks": {"blocks"}, "tasks": {"blocks", "tasks"}, "flows": {"blocks", "tasks", "flows"}}
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_each_package_imports_only_what_it_stands_on(package: str) -> None:
+    """Blocks import neither tasks nor flows, tasks no flows, and none of them the sandbox."""
+    own = {"blocks", "tasks", "flows", "sandbox", "bench", "tests"}
+    found = {name for file in (CHECKOUT / package).glob("*.py") for name in imported(file)} & own
+
+    assert found <= ALLOWED[package]
+
+
+def imported(file: Path) -> set[str]:
+    """The top-level packages that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+        elif isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+    return names
+
+
+def test_the_flow_fits_on_one_screen() -> None:
+    """The protocol is read in one piece: the body of follow_protocol is short."""
+    tree = ast.parse((CHECKOUT / "flows" / "rotate.py").read_text())
+    protocol = next(node for node in tree.body if getattr(node, "name", "") == "follow_protocol")
+    body = protocol.body[1:]  # without the docstring
+
+    assert (body[-1].end_lineno or 0) - body[0].lineno < 30
