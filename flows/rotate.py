@@ -6,10 +6,12 @@ from datetime import timedelta
 
 from prefect import State, flow
 
+from blocks.errors import DestinationError, KeyRotationError, PlaceLostError
 from flows.conclude import conclude, open_run
 from flows.report import rotated, superseded_since
 from flows.steps import AS_TASKS, Steps
 from tasks.decisions import Finding
+from tasks.ledger import Superseded
 from tasks.recover import observe, recover
 from tasks.rotation import Rotation, parse_rotation
 from tasks.run import Run, VerifiedKey, side_by_side
@@ -91,8 +93,22 @@ async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps, *,
     now = run.world.now()
     if everything and run.ledger.ledger.superseded:
         await run.ledger.save(run.ledger.ledger.hastened(now))
-    for key in run.ledger.ledger.due(now):
-        await steps.revoke_key(run, key, destinations)
-    for at in run.ledger.ledger.wakes():
+    failures = [await failure_to_revoke(run, key, destinations, steps) for key in run.ledger.ledger.due(now)]
+    for at in [moment for moment in run.ledger.ledger.wakes() if moment > now]:
         if not await run.world.schedule_retirement(run.name, at):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
+    if any(failures):
+        raise DestinationError(" ".join(str(failure) for failure in failures if failure))
+
+
+async def failure_to_revoke(
+    run: Run, key: Superseded, destinations: list[str], steps: Steps
+) -> KeyRotationError | None:
+    """Revoke one key; a failure does not keep the others alive, but for a run that has lost its place."""
+    try:
+        await steps.revoke_key(run, key, destinations)
+    except PlaceLostError:
+        raise
+    except KeyRotationError as error:
+        return error
+    return None

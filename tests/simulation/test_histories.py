@@ -1,0 +1,12 @@
+"""A few hundred histories in every test run; `make simulate` runs as many as one likes."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+from tests.simulation.machine import Histories
+
+Histories.TestCase.settings = settings(
+    max_examples=300, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestHistories = Histories.TestCase
