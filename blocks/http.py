@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from blocks.errors import (
+    ConfigurationError,
     ServiceError,
     UnexpectedAnswerError,
     UnreachableError,
@@ -37,6 +39,8 @@ MAX_WAIT_SECONDS = 10.0
 """The longest wait between two attempts; a service that asks for more is reported instead of waited for."""
 
 T = TypeVar("T")
+Meaning = tuple[type[ServiceError], str]
+"""What an error answer means: the error to raise, and our words for it, as they read before "while"."""
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
@@ -51,7 +55,7 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     """
     if value is None:
         return None
-    if value.strip().isdigit():
+    if re.fullmatch(r"[0-9]+", value.strip()):
         return float(value)
     try:
         return max(0.0, (parsedate_to_datetime(value).astimezone(UTC) - now).total_seconds())
@@ -125,6 +129,8 @@ class JsonHttp:
         base_url: Where the service is; paths are added to it.
         transport: A transport for tests; real sockets without it.
         sleep: How to wait between attempts, in seconds.
+        explain: Says what an error answer means, given its status and its JSON object, where the status alone does
+            not tell; `None` leaves it to the status. Its words must not quote the answer.
     """
 
     def __init__(
@@ -134,9 +140,11 @@ class JsonHttp:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        explain: Callable[[int, Mapping[str, Any]], Meaning | None] | None = None,
     ) -> None:
         self.service = service
         self._sleep = sleep
+        self._explain = explain
         self._client = httpx.AsyncClient(
             base_url=base_url.rstrip("/") + "/",
             timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
@@ -187,10 +195,16 @@ class JsonHttp:
 
         Raises:
             ServiceError: The call failed; which subclass says how, and whether it may have taken effect.
+            ConfigurationError: The address or the credential cannot be sent over HTTP; nothing was.
         """
-        request = self._client.build_request(
-            method, path.lstrip("/"), headers=dict(headers), json=json_body, params=dict(params or {})
-        )
+        try:
+            request = self._client.build_request(
+                method, path.lstrip("/"), headers=dict(headers), json=json_body, params=dict(params or {})
+            )
+        except (httpx.InvalidURL, ValueError):
+            raise ConfigurationError(
+                f"The address or the credential of {self.service} holds characters that HTTP cannot carry."
+            ) from None
 
         async def attempt() -> dict[str, Any]:
             return await self._attempt(request, doing)
@@ -201,9 +215,18 @@ class JsonHttp:
         status, retry_after, body = await self._exchange(request, doing)
         if 200 <= status < 300:  # noqa: PLR2004 - the hundreds are the meaning
             return self._parse(body, doing)
-        raise error_for_status(status)(
-            f"{self.service} at {self.host} answered {status} while {doing}.", retry_after=retry_after, status=status
-        )
+        kind, words = self._meaning(status, body)
+        raise kind(f"{self.service} at {self.host} {words} while {doing}.", retry_after=retry_after, status=status)
+
+    def _meaning(self, status: int, body: bytes) -> Meaning:
+        plain = error_for_status(status), f"answered {status}"
+        if self._explain is None:
+            return plain
+        try:
+            answer = json.loads(body)
+        except (ValueError, RecursionError):
+            return plain
+        return (self._explain(status, answer) if isinstance(answer, dict) else None) or plain
 
     async def _exchange(self, request: httpx.Request, doing: str) -> tuple[int, float | None, bytes]:
         # `from None` throughout: a library's text may quote the request.
@@ -245,7 +268,7 @@ class JsonHttp:
             return {}
         try:
             answer = json.loads(body, parse_float=Decimal)
-        except (ValueError, RecursionError):
+        except (ValueError, ArithmeticError, RecursionError):
             raise UnexpectedAnswerError(
                 f"{self.service} at {self.host} sent something that is not JSON while {doing}."
             ) from None

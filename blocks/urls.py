@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
+import httpx
+
 
 def is_loopback(host: str) -> bool:
     """Say whether a host name or address is this machine itself.
@@ -39,13 +41,14 @@ def safe_base_url(value: str, field: str) -> str:
     try:
         url = urlsplit(value.strip())
         host = url.hostname or ""
-        _ = url.port
-    except ValueError:
+        _ = url.port, httpx.URL(value.strip())
+    except (ValueError, httpx.InvalidURL):
         raise ValueError(f"{field} is not a URL.") from None
-    if not host or not value.strip().isprintable() or " " in value.strip():
+    if not host or not value.strip().isprintable() or set(" \\") & set(value.strip()):
         raise ValueError(f"{field} must be a URL with a host, such as https://example.com.")
     if url.scheme != "https" and not (url.scheme == "http" and is_loopback(host)):
         raise ValueError(f"{field} must begin with https:// (plain http is accepted on loopback only).")
-    if url.username or url.password or url.query or url.fragment:
+    # The characters count, not the parts: an empty query or fragment would swallow every path added later.
+    if set("@?#") & set(value):
         raise ValueError(f"{field} must not contain a user, a query or a fragment.")
     return value.strip().rstrip("/")

@@ -1,197 +1,213 @@
-"""HashiCorp Vault (or OpenBao), KV version 2: the credentials block and the secret block.
+"""HashiCorp Vault: a login, and one field of a KV version 2 secret as a destination.
 
-Source of paths, options and statuses: Vault's API documentation, "KV secrets engine - version 2"
-(https://developer.hashicorp.com/vault/api-docs/secret/kv/kv-v2) and "Auth methods". The calls go through hvac.
+Source of paths, fields and limits: Vault's API reference, "KV secrets engine version 2" and its auth methods
+(https://developer.hashicorp.com/vault/api-docs/secret/kv/kv-v2).
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import re
 import ssl
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
 import hvac
-import requests
-from hvac import exceptions as vault_exceptions
+from hvac.exceptions import InvalidPath
 from hvac.utils import format_url
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, field_validator
-from requests.adapters import HTTPAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    PrivateAttr,
+    Secret,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from blocks.errors import (
     ConfigurationError,
     ConflictError,
     ForbiddenError,
     NotFoundError,
+    RejectedError,
     ServiceError,
-    UnauthorizedError,
-    UnavailableError,
     UnexpectedAnswerError,
-    UnreachableError,
-    error_for_status,
 )
-from blocks.http import MAX_ANSWER_BYTES, is_certificate_error, with_retries
+from blocks.http import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
 from blocks.secrets import DestinationBlock, Held
 from blocks.urls import safe_base_url
+from blocks.vault_connection import VaultConnection
 
-CALL_DEADLINE_SECONDS = 30.0
-"""The longest that one call may take in all, however slowly its answer trickles in."""
-MAX_PATH_LENGTH = 512
-SEALED = 503
-KV_VERSION_2 = "2"
-T = TypeVar("T")
+MAX_PATH_CHARACTERS = 512
+MAX_FIELD_CHARACTERS = 256
+MAX_LABEL_KEY_BYTES = 128
+MAX_LABEL_VALUE_BYTES = 512
+"""Vault's limits of `custom_metadata`; a write that breaks one is refused as a whole."""
+SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - the place, not the token
+MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 
 
-def _segments(value: str) -> str:
-    path = value.strip("/")
-    parts = path.split("/")
-    if not path or len(path) > MAX_PATH_LENGTH or not path.isprintable() or any(p in ("", ".", "..") for p in parts):
+def _segments(value: str, name: str) -> str:
+    text = value.strip().strip("/")
+    dots = {"", ".", ".."} & set(text.split("/"))
+    if dots or not text.isprintable() or len(text) > MAX_PATH_CHARACTERS:
         raise ValueError(
-            f"must be 1 to {MAX_PATH_LENGTH} printable characters without empty, '.' or '..' segments between slashes"
+            f"{name} must be names separated by single slashes, without . and .., without control characters and at "
+            f"most {MAX_PATH_CHARACTERS} characters long."
         )
-    return path
+    return text
 
 
-VaultPath = Annotated[str, AfterValidator(_segments)]
+def _header_safe(value: SecretStr, name: str) -> SecretStr:
+    text = value.get_secret_value().strip()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"{name} must be plain text without spaces or line breaks.")
+    return SecretStr(text)
+
+
+Mount = Annotated[str, AfterValidator(lambda value: _segments(value, "mount"))]
 
 
 class _Auth(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     @property
-    def renewable(self) -> bool:
-        """Whether logging in again gives a new token."""
-        return True
-
-    def login(self, client: hvac.Client) -> None:
-        """Give the client a token."""
-        raise NotImplementedError
+    def where(self) -> str | None:
+        """The auth method's path; `None` for a token, which cannot be had anew."""
+        mount = getattr(self, "mount", None)
+        return f"auth/{mount}" if mount else None
 
 
 class TokenAuth(_Auth):
-    """Authenticate with a token that somebody made."""
+    """A token that somebody made; it is used as it is and never renewed.
+
+    Attributes:
+        token: The token.
+    """
 
     model_config = ConfigDict(title="Token")
 
-    token: SecretStr = Field(title="Token", description="A Vault token.")
+    token: SecretStr = Field(title="Token", description="A Vault token; when it ends, nobody can log in with it again.")
 
-    @property
-    def renewable(self) -> bool:
-        """A given token cannot be asked for again."""
-        return False
+    @field_validator("token")
+    @classmethod
+    def _plain(cls, value: SecretStr) -> SecretStr:
+        return _header_safe(value, "token")
 
-    def login(self, client: hvac.Client) -> None:
-        """Use the token as it is."""
+    def log_in(self, client: hvac.Client) -> dict[str, Any]:
+        """Let a client use the token."""
         client.token = self.token.get_secret_value()
+        return {}
 
 
 class AppRoleAuth(_Auth):
-    """Authenticate as a machine with a role id and a secret id."""
+    """A login with an AppRole.
+
+    Attributes:
+        role_id: The role's id.
+        secret_id: A secret id of the role.
+        mount: Where the auth method is mounted.
+    """
 
     model_config = ConfigDict(title="AppRole")
 
-    role_id: str = Field(title="Role ID", description="The role's id.")
-    secret_id: SecretStr = Field(title="Secret ID", description="A secret id of the role.")
-    mount: VaultPath = Field(default="approle", title="Mount", description="Where the auth method is mounted.")
+    role_id: str = Field(title="Role ID", min_length=1, description="The role's id.")
+    secret_id: SecretStr = Field(title="Secret ID", min_length=1, description="A secret id of the role.")
+    mount: Mount = Field(default="approle", title="Mount", description="Where AppRole is enabled, below auth/.")
 
-    def login(self, client: hvac.Client) -> None:
-        """Log in with AppRole."""
-        client.auth.approle.login(
-            self.role_id, self.secret_id.get_secret_value(), use_token=True, mount_point=self.mount
-        )
+    def log_in(self, client: hvac.Client) -> Any:
+        """Log a client in."""
+        return client.auth.approle.login(self.role_id, self.secret_id.get_secret_value(), mount_point=self.mount)
 
 
 class KubernetesAuth(_Auth):
-    """Authenticate with the service account token of the pod that the flow runs in."""
+    """A login with the service account of the pod that the flow runs in.
+
+    Attributes:
+        kubernetes_role: The role at Vault.
+        mount: Where the auth method is mounted.
+        token_path: The file that Kubernetes keeps the service account's token in.
+    """
 
     model_config = ConfigDict(title="Kubernetes")
 
-    kubernetes_role: str = Field(title="Role", description="The role of the auth method.")
-    mount: VaultPath = Field(default="kubernetes", title="Mount", description="Where the auth method is mounted.")
+    kubernetes_role: str = Field(title="Role", min_length=1, description="The role of Vault's Kubernetes auth method.")
+    mount: Mount = Field(default="kubernetes", title="Mount", description="Where Kubernetes is enabled, below auth/.")
     token_path: str = Field(
-        default="/var/run/secrets/kubernetes.io/serviceaccount/token",
-        title="Token file",
-        description="Where the pod finds its service account token.",
+        default=SERVICE_ACCOUNT_TOKEN,
+        title="Token path",
+        description="The file with the service account's token, where the flow runs.",
     )
 
-    def login(self, client: hvac.Client) -> None:
-        """Log in with the pod's service account token."""
+    def log_in(self, client: hvac.Client) -> Any:
+        """Log a client in with the token that the file holds now; Kubernetes replaces it every hour."""
         try:
-            jwt = Path(self.token_path).read_text().strip()
-        except OSError:
+            token = Path(self.token_path).read_text().strip()
+        except (OSError, ValueError):
             raise ConfigurationError(
-                f"auth.token_path: there is no service account token at {self.token_path}; is this a Kubernetes pod?"
+                "auth.token_path: the file with the service account's token cannot be read where this flow runs."
             ) from None
-        client.auth.kubernetes.login(self.kubernetes_role, jwt, use_token=True, mount_point=self.mount)
+        return client.auth.kubernetes.login(self.kubernetes_role, token, mount_point=self.mount)
 
 
 class JwtAuth(_Auth):
-    """Authenticate with a JSON web token."""
+    """A login with a JSON Web Token.
+
+    Attributes:
+        jwt_role: The role at Vault.
+        jwt: The signed token.
+        mount: Where the auth method is mounted.
+    """
 
     model_config = ConfigDict(title="JWT")
 
-    jwt_role: str = Field(title="Role", description="The role of the auth method.")
-    jwt: SecretStr = Field(title="JWT", description="A JSON web token that the auth method trusts.")
-    mount: VaultPath = Field(default="jwt", title="Mount", description="Where the auth method is mounted.")
+    jwt_role: str = Field(title="Role", min_length=1, description="The role of Vault's JWT auth method.")
+    jwt: SecretStr = Field(title="JWT", min_length=1, description="The signed token that proves who is logging in.")
+    mount: Mount = Field(default="jwt", title="Mount", description="Where JWT is enabled, below auth/.")
 
-    def login(self, client: hvac.Client) -> None:
-        """Log in with the JWT."""
-        answer = client.auth.jwt.jwt_login(self.jwt_role, self.jwt.get_secret_value(), path=self.mount)
-        client.token = answer["auth"]["client_token"]
+    def log_in(self, client: hvac.Client) -> Any:
+        """Log a client in."""
+        return client.auth.jwt.jwt_login(self.jwt_role, self.jwt.get_secret_value(), path=self.mount)
 
 
-class _BoundedAdapter(HTTPAdapter):
-    """Reads an answer within a limit of size and time, and may trust one more certificate authority."""
-
-    def __init__(self, ca_certificate: str | None) -> None:
-        self._context = ssl.create_default_context()
-        if ca_certificate:
-            self._context.load_verify_locations(cadata=ca_certificate)
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the connection pool with our certificate authorities."""
-        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
-
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # type: ignore[override]
-        """Send a request and read its answer whole."""
-        deadline = time.monotonic() + CALL_DEADLINE_SECONDS
-        response = super().send(request, **{**kwargs, "stream": True})
-        body = bytearray()
-        while chunk := response.raw.read1(65_536, decode_content=True):
-            body += chunk
-            if len(body) > MAX_ANSWER_BYTES:
-                raise UnexpectedAnswerError(f"Vault sent more than {MAX_ANSWER_BYTES} bytes.")
-            if time.monotonic() > deadline:
-                raise requests.Timeout
-        response._content = bytes(body)  # noqa: SLF001 - requests has no public way to hand a body over
-        response._content_consumed = True  # type: ignore[attr-defined]  # noqa: SLF001
-        return response
+def _trust(pem: str) -> ssl.SSLContext:
+    # The lines of a PEM text that was pasted into a one-line input have run together.
+    found = re.findall(r"-----BEGIN CERTIFICATE-----([^-]+)-----END CERTIFICATE-----", pem)
+    if not found:
+        raise ValueError("no certificate")
+    return ssl.create_default_context(cadata=b"".join(base64.b64decode("".join(text.split())) for text in found))
 
 
 class VaultCredentials(CredentialsBlock):
-    """A connection to HashiCorp Vault or OpenBao: where it is, and how to authenticate.
+    """A login at HashiCorp Vault.
 
     Attributes:
-        url: Vault's address.
-        auth: How to authenticate.
-        namespace: The Vault namespace.
-        ca_certificate: A private certificate authority that signed Vault's certificate.
+        url: Where Vault is.
+        namespace: The namespace that everything happens in.
+        auth: How to log in.
+        ca_certificate: The private authority that issued Vault's certificate.
         connect_timeout_seconds: How long to wait for a connection.
         read_timeout_seconds: How long to wait for an answer.
 
     Example:
-        Read the health of a Vault:
+        Read a secret with hvac:
 
         ```python
         from blocks import VaultCredentials
 
         credentials = VaultCredentials.load("BLOCK_NAME")
-        health = credentials.get_client().sys.read_health_status(method="GET")
+
+        client = credentials.get_client()
+        secret = client.secrets.kv.v2.read_secret("app", raise_on_deleted_version=True)
         ```
     """
 
@@ -202,27 +218,44 @@ class VaultCredentials(CredentialsBlock):
     _block_type_slug: ClassVar[str] = "vault-credentials"
     _logo_url: ClassVar[HttpUrl] = HttpUrl("https://github.com/hashicorp.png")
     _documentation_url: ClassVar[HttpUrl] = HttpUrl("https://developer.hashicorp.com/vault/docs/auth")
-    _description: ClassVar[str] = "A connection to HashiCorp Vault or OpenBao: its address and how to authenticate."
-
-    url: str = Field(title="URL", description="Vault's address, such as https://vault.example.com:8200.")
-    # A plain union, told apart by required fields: the dashboard's form cannot switch a discriminated one.
-    auth: TokenAuth | AppRoleAuth | KubernetesAuth | JwtAuth = Field(
-        title="Authentication", description="How to authenticate: with a token, AppRole, Kubernetes or JWT."
+    _description: ClassVar[str] = (
+        "A login at HashiCorp Vault, with a token, AppRole, a Kubernetes service account or a JWT."
     )
-    namespace: str | None = Field(default=None, title="Namespace", description="The Vault namespace, if any.")
+
+    url: str = Field(
+        title="URL",
+        description="Where Vault is, such as https://vault.example.com:8200; plain http on loopback only.",
+    )
+    namespace: str | None = Field(
+        default=None,
+        title="Namespace",
+        description="The namespace that the login and the secrets are in, where Vault has namespaces.",
+    )
+    auth: TokenAuth | AppRoleAuth | KubernetesAuth | JwtAuth = Field(
+        title="Login", description="How to log in; a new token is fetched when one ends, except for the method Token."
+    )
     ca_certificate: str | None = Field(
         default=None,
         title="CA certificate",
-        description="The certificate (PEM) of a private authority that signed Vault's certificate.",
+        description="The certificate of the private authority that issued Vault's certificate, as PEM text.",
     )
     connect_timeout_seconds: float = Field(
-        default=5.0, gt=0, le=60, title="Connect timeout", description="Seconds to wait for a connection."
+        default=CONNECT_TIMEOUT_SECONDS,
+        gt=0,
+        le=60,
+        title="Connect timeout",
+        description="How many seconds to wait for a connection.",
     )
     read_timeout_seconds: float = Field(
-        default=15.0, gt=0, le=60, title="Read timeout", description="Seconds to wait for an answer."
+        default=READ_TIMEOUT_SECONDS,
+        gt=0,
+        le=300,
+        title="Read timeout",
+        description="How many seconds to wait for an answer.",
     )
 
-    _client: hvac.Client | None = PrivateAttr(default=None)
+    _connection: VaultConnection | None = PrivateAttr(default=None)
+    _sleep: Callable[[float], Awaitable[None]] = PrivateAttr(default_factory=lambda: asyncio.sleep)
 
     @field_validator("url")
     @classmethod
@@ -231,141 +264,57 @@ class VaultCredentials(CredentialsBlock):
 
     @field_validator("namespace")
     @classmethod
-    def _one_path(cls, value: str | None) -> str | None:
-        if value and (not value.isascii() or not value.isprintable()):
-            raise ValueError("namespace must be printable ASCII without line breaks.")
-        return value or None
+    def _namespace_of_names(cls, value: str | None) -> str | None:
+        if value is None or not value.strip().strip("/"):
+            return None
+        if not value.isascii() or " " in value.strip():
+            raise ValueError("namespace must be plain text without spaces.")
+        return _segments(value, "namespace")
 
     @field_validator("ca_certificate")
     @classmethod
-    def _readable_certificate(cls, value: str | None) -> str | None:
-        if not value:
+    def _certificates(cls, value: str | None) -> str | None:
+        if value is None or not value.strip():
             return None
         try:
-            ssl.create_default_context(cadata=value)
-        except (ssl.SSLError, ValueError):
-            raise ValueError("ca_certificate must be a certificate in PEM form.") from None
+            _trust(value)
+        except (ValueError, ssl.SSLError):
+            raise ValueError(
+                "ca_certificate must be one or more certificates in PEM, from BEGIN CERTIFICATE to END CERTIFICATE."
+            ) from None
         return value
 
+    def connection(self) -> VaultConnection:
+        """Give the one session of this block; it is opened and logged in by its first call.
+
+        Returns:
+            The session.
+        """
+        if self._connection is None:
+            self._connection = VaultConnection(
+                self.url,
+                self.auth,
+                namespace=self.namespace,
+                trust=_trust(self.ca_certificate) if self.ca_certificate else None,
+                connect_timeout=self.connect_timeout_seconds,
+                read_timeout=self.read_timeout_seconds,
+                sleep=self._sleep,
+            )
+        return self._connection
+
     def get_client(self) -> hvac.Client:
-        """Make a client that is logged in. It blocks; in async code use it in a thread.
+        """Log in; the client is the same one each time.
 
         Returns:
-            hvac's client.
+            hvac's client, logged in.
 
         Raises:
-            hvac.exceptions.VaultError: Vault refused the login.
-            ConfigurationError: There is no service account token to log in with.
+            KeyRotationError: Vault cannot be reached, or does not accept the login.
         """
-        session = requests.Session()
-        adapter = _BoundedAdapter(self.ca_certificate)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
-        client = hvac.Client(
-            url=self.url,
-            token="",
-            namespace=self.namespace,
-            timeout=(self.connect_timeout_seconds, self.read_timeout_seconds),
-            allow_redirects=False,
-            session=session,
-        )
-        self.auth.login(client)
-        return client
-
-    async def call(self, doing: str, do: Callable[[hvac.Client], T], *, repeatable: bool = True) -> T:
-        """Make a call to Vault, logging in first, and again where the token has ended.
-
-        Args:
-            doing: What the call is for, as it reads after "while".
-            do: The call.
-            repeatable: Whether it may be made again after a failure whose outcome is not known.
-
-        Returns:
-            What the call returned.
-
-        Raises:
-            ServiceError: Vault failed; which subclass says how.
-        """
-
-        async def attempt() -> T:
-            try:
-                return await self._in_thread(doing, do)
-            except ForbiddenError:
-                if not await self._token_ended():
-                    raise
-            return await self._in_thread(doing, do)
-
-        return await (with_retries(attempt) if repeatable else attempt())
-
-    async def _token_ended(self) -> bool:
-        """Find out whether a refusal comes from a token that has ended; forget it if so."""
-        try:
-            await self._in_thread("looking its own token up", lambda client: client.auth.token.lookup_self())
-        except ForbiddenError:
-            if not self.auth.renewable:
-                raise UnauthorizedError(
-                    f"Vault at {self.url} does not accept the token: it is wrong, or it has ended."
-                ) from None
-            self._forget()
-            return True
-        return False
-
-    async def _in_thread(self, doing: str, do: Callable[[hvac.Client], T]) -> T:
-        try:
-            async with asyncio.timeout(CALL_DEADLINE_SECONDS + 5):
-                return await asyncio.to_thread(self._do, doing, do)
-        except TimeoutError:
-            raise UnreachableError(
-                f"Vault at {self.url} could not be reached while {doing}: no answer in time."
-            ) from None
-
-    def _do(self, doing: str, do: Callable[[hvac.Client], T]) -> T:
-        # `from None` throughout: a library's text may quote the request.
-        if self._client is None:
-            self._client = self._log_in()
-        try:
-            return do(self._client)
-        except (vault_exceptions.VaultError, requests.RequestException) as error:
-            raise self._translated(error, doing) from None
-        except (KeyError, TypeError, AttributeError, ValueError):
-            raise UnexpectedAnswerError(f"Vault at {self.url} sent something unexpected while {doing}.") from None
-
-    def _log_in(self) -> hvac.Client:
-        try:
-            return self.get_client()
-        except vault_exceptions.VaultDown as error:
-            raise self._translated(error, "logging in") from None
-        except (vault_exceptions.InvalidRequest, vault_exceptions.Forbidden, vault_exceptions.Unauthorized):
-            raise UnauthorizedError(
-                f"Vault at {self.url} refused the login with {self.auth.model_config.get('title')}."
-            ) from None
-        except (vault_exceptions.VaultError, requests.RequestException) as error:
-            raise self._translated(error, "logging in") from None
-        except (KeyError, TypeError):
-            raise UnexpectedAnswerError(f"Vault at {self.url} sent something unexpected while logging in.") from None
-
-    def _translated(self, error: Exception, doing: str) -> ServiceError:
-        where = f"Vault at {self.url}"
-        if isinstance(error, requests.RequestException):
-            return _unreachable(error, where, doing)
-        status = next((s for s, kind in _STATUSES.items() if isinstance(error, kind)), 500)
-        if status == SEALED:
-            return UnavailableError(f"{where} is sealed or not ready (503) while {doing}.", status=status)
-        if "check-and-set parameter did not match" in str(error):
-            return ConflictError(f"{where} holds a newer version than the one that was read, while {doing}.")
-        return error_for_status(status)(f"{where} answered {status} while {doing}.", status=status)
-
-    def _forget(self) -> None:
-        self._client = None
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        if self._client is not None:
-            self._client.session.close()
-            self._forget()
+        return self.connection().logged_in()
 
     async def check(self) -> str:
-        """Prove that Vault accepts this authentication right now.
+        """Prove that Vault accepts this login right now.
 
         Returns:
             One sentence that says what works.
@@ -373,70 +322,61 @@ class VaultCredentials(CredentialsBlock):
         Raises:
             KeyRotationError: One sentence that says what is wrong.
         """
-        try:
-            await self.call("looking its own token up", lambda client: client.auth.token.lookup_self())
-        finally:
-            await self.aclose()
-        return f"Vault at {self.url} accepts the authentication."
+        await self.connection().call("looking the token up", lambda client: client.auth.token.lookup_self())
+        return f"Vault at {self.connection().host} accepts this login."
+
+    async def aclose(self) -> None:
+        """Close the connections that this block has opened."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
-_STATUSES: dict[int, type[Exception]] = {
-    400: vault_exceptions.InvalidRequest,
-    401: vault_exceptions.Unauthorized,
-    403: vault_exceptions.Forbidden,
-    404: vault_exceptions.InvalidPath,
-    405: vault_exceptions.UnsupportedOperation,
-    412: vault_exceptions.PreconditionFailed,
-    429: vault_exceptions.RateLimitExceeded,
-    500: vault_exceptions.InternalServerError,
-    501: vault_exceptions.VaultNotInitialized,
-    502: vault_exceptions.BadGateway,
-    503: vault_exceptions.VaultDown,
-}
+class _Metadata(BaseModel):
+    version: int
 
 
-def _unreachable(error: requests.RequestException, where: str, doing: str) -> UnreachableError:
-    if is_certificate_error(error):
-        why, unknown = "its certificate is not trusted", False
-    elif isinstance(error, requests.ConnectTimeout) or _never_connected(error):
-        why, unknown = "no connection could be made", False
-    elif isinstance(error, requests.Timeout):
-        why, unknown = "there was no answer in time", True
-    else:
-        why, unknown = "the exchange broke off", True
-    return UnreachableError(f"{where} could not be reached while {doing}: {why}.", outcome_unknown=unknown)
+class _Content(BaseModel):
+    data: dict[str, Any] | None
+    metadata: _Metadata
 
 
-def _never_connected(error: requests.RequestException) -> bool:
-    return "NewConnectionError" in repr(error) or "NameResolutionError" in repr(error)
+class _Written(BaseModel):
+    version: int
+    custom_metadata: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class _HeldFields(Held):
-    """What one path holds, with the fields that are not ours."""
+@dataclass(frozen=True, eq=False)
+class VaultHeld(Held):
+    """What a secret's field holds, and the fields beside it, which a write keeps.
 
-    fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    Args:
+        value: The field's value.
+        version: The secret's current version; 0 where there is none.
+        fields: All fields of that version.
+    """
+
+    fields: Secret[dict[str, Any]] = field(default_factory=lambda: Secret[dict[str, Any]]({}), repr=False)
 
 
 class VaultSecret(DestinationBlock):
-    """One field of a secret in a Vault KV engine, version 2.
-
-    Every write is check-and-set; the other fields at the path and the older versions are kept.
+    """One field of a secret in Vault's KV version 2 engine.
 
     Attributes:
-        credentials: The connection to Vault.
-        mount: Where the KV engine is mounted.
-        path: The secret's path.
-        field: The field that holds the key.
+        credentials: How to log in.
+        mount: Where the engine is mounted.
+        path: The secret's path below the mount.
+        field: The field that holds the key; other fields of the secret are kept.
 
     Example:
-        Read a secret in any flow:
+        Read the secret:
 
         ```python
         from blocks import VaultSecret
 
-        secret = VaultSecret.load("BLOCK_NAME")
-        value = await secret.read_secret()
+        vault_secret = VaultSecret.load("BLOCK_NAME")
+
+        key = await vault_secret.read_secret()
         ```
     """
 
@@ -446,130 +386,90 @@ class VaultSecret(DestinationBlock):
     _block_type_slug: ClassVar[str] = "vault-secret"
     _logo_url: ClassVar[HttpUrl] = HttpUrl("https://github.com/hashicorp.png")
     _documentation_url: ClassVar[HttpUrl] = HttpUrl("https://developer.hashicorp.com/vault/docs/secrets/kv/kv-v2")
-    _description: ClassVar[str] = "One field of a secret in HashiCorp Vault or OpenBao (KV version 2)."
+    _description: ClassVar[str] = "One field of a secret in HashiCorp Vault's KV version 2 engine."
 
-    credentials: VaultCredentials = Field(title="Credentials", description="The connection to Vault.")
-    mount: VaultPath = Field(default="secret", title="Mount", description="Where the KV engine (version 2) is mounted.")
-    path: VaultPath = Field(title="Path", description="The secret's path below the mount, such as apps/checkout.")
+    credentials: VaultCredentials = Field(title="Credentials", description="How to log in at Vault.")
+    mount: Mount = Field(default="secret", title="Mount", description="Where the KV version 2 engine is mounted.")
+    path: Annotated[str, AfterValidator(lambda value: _segments(value, "path"))] = Field(
+        title="Path", description="The secret's path below the mount, such as team/app."
+    )
     field: str = Field(
-        default="value",
-        min_length=1,
-        max_length=MAX_PATH_LENGTH,
-        title="Field",
-        description="The field of the secret that holds the key.",
+        default="value", title="Field", description="The field that holds the key; other fields of the secret are kept."
     )
 
     @field_validator("field")
     @classmethod
-    def _printable(cls, value: str) -> str:
-        if not value.isprintable():
-            raise ValueError("field must not contain line breaks or control characters.")
-        return value
+    def _field_name(cls, value: str) -> str:
+        text = value.strip()
+        if not text or not text.isprintable() or len(text) > MAX_FIELD_CHARACTERS:
+            raise ValueError(
+                f"field must be a name without control characters, at most {MAX_FIELD_CHARACTERS} characters long."
+            )
+        return text
 
-    def _place(self) -> str:
-        return f"{self.mount}/{self.path} in Vault"
-
-    async def read_held(self) -> Held:
-        """Read the field and the secret's version.
+    async def read_held(self) -> VaultHeld:
+        """Read the field, the fields beside it and the secret's version.
 
         Returns:
-            What is held; version 0 where the path does not exist.
+            What is held; a version without a value where the field is absent or the latest version was deleted.
 
         Raises:
-            ServiceError: Vault cannot be read.
+            NotFoundError: There is no KV version 2 engine at the mount.
+            ServiceError: The secret cannot be read.
         """
-        return await self._read()
-
-    async def _read(self) -> _HeldFields:
-        doing = f"reading {self.mount}/{self.path}"
-
-        def read(client: hvac.Client) -> _HeldFields:
-            answer = client.secrets.kv.v2.read_secret_version(
-                path=self.path, mount_point=self.mount, raise_on_deleted_version=False
-            )
-            data, metadata = answer["data"]["data"] or {}, answer["data"]["metadata"]
-            value = data.get(self.field)
-            return _HeldFields(
-                value=None if value is None else SecretStr(str(value)),
-                version=int(metadata["version"]),
-                fields=data,
-            )
-
+        answer = await self._call("reading", self._read_latest)
+        if not answer.get("data"):
+            await self._require_version_2()
+            return VaultHeld(None, 0)
         try:
-            return await self.credentials.call(doing, read)
-        except NotFoundError:
-            return _HeldFields(None, 0)
+            content = _Content.model_validate(answer["data"])
+        except ValidationError:
+            raise self._no_engine() from None
+        fields = content.data or {}
+        return VaultHeld(self._value(fields), content.metadata.version, Secret[dict[str, Any]](fields))
 
     async def write_held(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
-        """Write the field under check-and-set, then note in the custom metadata who wrote it.
+        """Store a secret in the field, keep the other fields, and label the path with who wrote it.
 
         Args:
             value: The secret to store.
-            held: What `read_held` returned.
-            written_by: Labels for the custom metadata; those that others put there are kept.
+            held: What `read_held` returned; the write is refused if the secret has changed since.
+            written_by: Labels for the path's custom metadata, which keeps what others put there.
 
         Raises:
             ConflictError: Somebody else has written since `held` was read.
-            ServiceError: Vault cannot be written.
+            ServiceError: The secret cannot be written.
         """
-        known = held if isinstance(held, _HeldFields) else await self._read()
-        await self._put({**known.fields, self.field: value.get_secret_value()}, known.version, "writing")
-        if written_by:
-            await self._label(written_by)
-
-    async def _put(self, fields: Mapping[str, Any], version: int | None, verb: str) -> int:
-        answer: dict[str, Any] = await self.credentials.call(
-            f"{verb} {self.mount}/{self.path}",
-            lambda client: client.secrets.kv.v2.create_or_update_secret(
-                path=self.path, secret=dict(fields), cas=version, mount_point=self.mount
-            ),
-            repeatable=False,
-        )
+        current = await self._with_fields(held)
+        fields = current.fields.get_secret_value() | {self.field: value.get_secret_value()}
+        written = await self._put(fields, current)
+        if not written_by:
+            return
         try:
-            return int(answer["data"]["version"])
-        except (KeyError, TypeError, ValueError):
-            raise UnexpectedAnswerError(f"Vault did not confirm the version while {verb} {self.path}.") from None
-
-    async def _label(self, labels: Mapping[str, str]) -> None:
-        try:
-            await self.credentials.call(
-                f"labelling {self.mount}/{self.path}",
-                # A merge patch keeps what others put there; hvac's own update would replace it.
-                lambda client: client.adapter.request(
-                    "patch",
-                    format_url("/v1/{mount}/metadata/{path}", mount=self.mount, path=self.path),
-                    headers={"Content-Type": "application/merge-patch+json"},
-                    json={"custom_metadata": dict(labels)},
-                ),
-            )
+            await self._label(written, _within_limits(written_by))
         except ServiceError as error:
-            # The secret itself is stored; a token without permission for metadata is a choice, not a failure.
-            self.logger.warning("%s holds the new value, but was not labelled: %s", self._place(), error)
+            # The secret is stored: whatever happens to its labels must not look like a failed write.
+            self.logger.warning("The secret was written, but not who wrote it: %s", error)
 
     async def fence(self, held: Held) -> Held:
-        """Write the same data again, so that a check-and-set write prepared before this moment fails.
+        """Write the very same fields once more, so that a write prepared before this moment fails.
 
         Args:
             held: What `read_held` returned.
 
         Returns:
-            The same content with its new version.
+            What is held now: the same, one version later.
 
         Raises:
             ConflictError: Somebody else has written since `held` was read.
-            ServiceError: Vault cannot be written.
+            ServiceError: The secret cannot be written.
         """
-        if not isinstance(held, _HeldFields) or not held.version:
-            return held
-        version = await self._put(held.fields, held.version, "fencing")
-        return _HeldFields(held.value, version, held.fields)
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self.credentials.aclose()
+        current = await self._with_fields(held)
+        written = await self._put(current.fields.get_secret_value(), current)
+        return VaultHeld(current.value, written.version, current.fields)
 
     async def check(self) -> str:
-        """Prove that the secret can be read and written right now.
+        """Prove that the field can be read and written right now, without writing.
 
         Returns:
             One sentence that says what works.
@@ -577,39 +477,114 @@ class VaultSecret(DestinationBlock):
         Raises:
             KeyRotationError: One sentence that says what is wrong.
         """
+        held = await self.read_held()
+        at = f"{self.mount}/data/{self.path}"
         try:
-            await self.credentials.call("looking its own token up", lambda client: client.auth.token.lookup_self())
-            await self._check_engine()
-            await self._check_permissions()
-            await self._read()
-        finally:
-            await self.aclose()
-        return f"{self._place()} can be read and written."
-
-    async def _check_engine(self) -> None:
-        where = f"Vault at {self.credentials.url}"
-        try:
-            answer = await self.credentials.call(
-                f"looking at the mount {self.mount}",
-                lambda client: client.adapter.get(f"/v1/sys/internal/ui/mounts/{self.mount}"),
+            answer = await self.credentials.connection().call(
+                f"asking what is allowed at {at}", lambda client: client.sys.get_capabilities([at]), examine=False
             )
         except ForbiddenError:
-            raise ForbiddenError(
-                f"{where} has no KV engine mounted at {self.mount}, or this authentication may not use it."
-            ) from None
-        found = answer.get("data") if isinstance(answer, dict) else None
-        found = found if isinstance(found, dict) else {}
-        if found.get("type") != "kv" or (found.get("options") or {}).get("version") != KV_VERSION_2:
-            raise ConfigurationError(f"mount: {self.mount} is not a KV engine of version 2 in {where}.")
+            return f"{self._place()} can be read; this token may not ask whether it may write there."
+        granted = answer.get("capabilities") or ()
+        missing = [name for name in (["update"] if held.version else ["create", "update"]) if name not in granted]
+        if missing and "root" not in granted:
+            host = self.credentials.connection().host
+            raise ForbiddenError(f"Vault at {host} does not grant {', '.join(missing)} on {at} to this login.")
+        return f"{self._place()} can be read and written."
 
-    async def _check_permissions(self) -> None:
-        path = f"{self.mount}/data/{self.path}"
-        answer = await self.credentials.call(
-            f"asking for the permissions on {path}", lambda client: client.sys.get_capabilities(paths=[path])
-        )
-        granted = set((answer.get("data") or answer).get(path) or ())
-        missing = [name for name in ("read", "create", "update") if name not in granted]
-        if "root" not in granted and missing:
-            raise ForbiddenError(
-                f"Vault at {self.credentials.url} does not grant {', '.join(missing)} on {path} to this authentication."
+    async def aclose(self) -> None:
+        """Close the connections that this block has opened."""
+        await self.credentials.aclose()
+
+    def _place(self) -> str:
+        return f"{self.mount}/{self.path}#{self.field} in Vault at {self.credentials.connection().host}"
+
+    def _read_latest(self, client: hvac.Client) -> Any:
+        try:
+            return client.secrets.kv.v2.read_secret_version(
+                self.path, mount_point=self.mount, raise_on_deleted_version=True
             )
+        except InvalidPath as error:
+            # Absent is 404 with an empty list of errors, deleted is 404 with the metadata; a missing engine has a text.
+            if error.json is None or error.errors:
+                raise
+            return error.json
+
+    def _value(self, fields: Mapping[str, Any]) -> SecretStr | None:
+        value = fields.get(self.field)
+        if value is None:
+            return None
+        return SecretStr(value if isinstance(value, str) else json.dumps(value))
+
+    async def _with_fields(self, held: Held) -> VaultHeld:
+        if isinstance(held, VaultHeld):
+            return held
+        current = await self.read_held()
+        if held.version not in (None, current.version):
+            raise ConflictError(f"Somebody else has written to {self._place()}.")
+        return current
+
+    async def _put(self, fields: dict[str, Any], held: VaultHeld) -> _Written:
+        answer = await self._call(
+            "writing",
+            lambda client: client.secrets.kv.v2.create_or_update_secret(
+                self.path, fields, cas=held.version, mount_point=self.mount
+            ),
+            repeatable=False,
+        )
+        try:
+            return _Written.model_validate(answer.get("data"))
+        except ValidationError:
+            raise UnexpectedAnswerError(
+                f"Vault's answer is not as documented for KV version 2 after writing {self._place()}."
+            ) from None
+
+    async def _label(self, written: _Written, labels: dict[str, str]) -> None:
+        try:
+            await self._send_labels("patch", labels, MERGE_PATCH)
+        except (ForbiddenError, RejectedError):
+            # A policy may allow update but not patch, and old Vaults do not know PATCH.
+            await self._send_labels("post", {**(written.custom_metadata or {}), **labels}, {})
+
+    async def _send_labels(self, method: str, labels: dict[str, Any], headers: dict[str, str]) -> None:
+        url = format_url("/v1/{mount}/metadata/{path}", mount=self.mount, path=self.path)
+        await self.credentials.connection().call(
+            f"writing the custom metadata of {self.mount}/{self.path}",
+            # Not hvac's own update_metadata, which sets delete_version_after too.
+            lambda client: client.adapter.request(method, url, headers=dict(headers), json={"custom_metadata": labels}),
+            examine=False,
+        )
+
+    async def _require_version_2(self) -> None:
+        # A KV version 1 engine answers just the same for an absent secret, and would store the write's envelope.
+        url = format_url("/v1/sys/internal/ui/mounts/{mount}", mount=self.mount)
+        try:
+            answer = await self._call(
+                "looking for the engine of", lambda client: client.adapter.get(url), examine=False
+            )
+        except (ForbiddenError, NotFoundError, RejectedError):
+            return
+        mounted = answer.get("data") or {}
+        version = (mounted.get("options") or {}).get("version")
+        if (mounted.get("path"), mounted.get("type"), version) != (f"{self.mount}/", "kv", "2"):
+            raise self._no_engine()
+
+    def _no_engine(self) -> NotFoundError:
+        host = self.credentials.connection().host
+        return NotFoundError(f"Vault at {host} has no KV version 2 engine at the mount {self.mount}.")
+
+    async def _call(self, verb: str, request: Callable[[hvac.Client], Any], **how: bool) -> dict[str, Any]:
+        try:
+            return await self.credentials.connection().call(f"{verb} {self.mount}/{self.path}", request, **how)
+        except NotFoundError:
+            raise self._no_engine() from None
+
+
+def _within_limits(labels: Mapping[str, str]) -> dict[str, str]:
+    cut = {_cut(key, MAX_LABEL_KEY_BYTES): _cut(value, MAX_LABEL_VALUE_BYTES) for key, value in labels.items()}
+    return {key: value for key, value in cut.items() if key and value}
+
+
+def _cut(text: str, limit: int) -> str:
+    printable = "".join(character for character in text if character.isprintable())
+    return printable.encode(errors="ignore")[:limit].decode(errors="ignore")

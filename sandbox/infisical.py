@@ -1,6 +1,7 @@
 """A stand-in of Infisical: universal auth and the raw secrets of projects, environments and folders.
 
-After Infisical's API reference (https://infisical.com/docs/api-reference/overview/introduction).
+After Infisical's API reference (https://infisical.com/docs/api-reference/overview/introduction); names and messages of
+error answers, and that a missing folder lists as an empty one, after its server (https://github.com/Infisical/infisical).
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from sandbox.server import make_app
 CLIENT_ID = "client-of-the-local-stand-in"
 CLIENT_SECRET = "secret-of-the-local-stand-in"
 PROJECT_ID = "00000000-0000-4000-8000-00000000c0de"
-ERRORS = {400: "BadRequest", 401: "Unauthorized", 403: "PermissionDenied", 404: "NotFound"}
+ERRORS = {
+    400: "BadRequest",
+    401: "UnauthorizedError",
+    403: "PermissionDenied",
+    404: "NotFound",
+    422: "ValidationFailure",
+}
+HIDDEN = "<hidden-by-infisical>"
 
 
 class InfisicalError(Exception):
@@ -31,11 +39,12 @@ class InfisicalError(Exception):
     Args:
         status: The HTTP status.
         message: Infisical's message.
+        name: Infisical's name for it; the usual one of the status by default.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, name: str | None = None) -> None:
         super().__init__(message)
-        self.status, self.message = status, message
+        self.status, self.message, self.name = status, message, name or ERRORS[status]
 
 
 @dataclass
@@ -54,7 +63,7 @@ class InfisicalSandbox:
 
     Args:
         now: The clock, UTC.
-        token_ttl: How long a token lives.
+        token_ttl: How long a token lives; zero for one that never ends.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class InfisicalSandbox:
         self.identities = {CLIENT_ID: CLIENT_SECRET}
         self.read_only: set[str] = set()
         self.strangers: set[str] = set()
+        self.approvals: set[str] = set()
         self.tokens: dict[str, tuple[str, datetime]] = {}
         self.folders: dict[tuple[str, str, str], dict[str, StoredSecret]] = {
             (PROJECT_ID, environment, path): {} for environment in ("dev", "prod") for path in ("/", "/apps/checkout")
@@ -82,8 +92,22 @@ class InfisicalSandbox:
         """
         self.folders[PROJECT_ID, environment, path][name] = StoredSecret(name, [value], comment)
 
+    def add_folder(self, environment: str, path: str = "/", *, project: str = PROJECT_ID) -> None:
+        """Make an empty folder, and its project and environment where they are new.
+
+        Args:
+            environment: The environment.
+            path: The folder.
+            project: The project's id.
+        """
+        self.folders.setdefault((project, environment, path), {})
+
     def end_tokens(self) -> None:
         """End every token, as when their time is over."""
+        self.tokens = {token: (identity, self.now()) for token, (identity, _) in self.tokens.items()}
+
+    def revoke_tokens(self) -> None:
+        """Revoke every token, as an operator can."""
         self.tokens.clear()
 
 
@@ -104,27 +128,41 @@ class Api:
         if expected is None or expected != body.get("clientSecret"):
             raise InfisicalError(401, "Invalid credentials")
         token = secrets.token_urlsafe(24)
-        self.sandbox.tokens[token] = (body["clientId"], self.sandbox.now() + self.sandbox.token_ttl)
-        seconds = int(self.sandbox.token_ttl.total_seconds())
+        lives = self.sandbox.token_ttl
+        ends = self.sandbox.now() + lives if lives else datetime.max.replace(tzinfo=UTC)
+        self.sandbox.tokens[token] = (body["clientId"], ends)
+        seconds = int(lives.total_seconds())
         return JSONResponse(
             {"accessToken": token, "expiresIn": seconds, "accessTokenMaxTTL": seconds * 10, "tokenType": "Bearer"}
         )
 
-    def _identity(self, request: Request, *, write: bool) -> None:
+    def _identity(self, request: Request, project: str, *, write: bool) -> None:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        identity, ends = self.sandbox.tokens.get(token, ("", self.sandbox.now()))
-        if not identity or ends <= self.sandbox.now():
-            raise InfisicalError(401, "Token missing or expired")
-        if identity in self.sandbox.strangers or (write and identity in self.sandbox.read_only):
-            raise InfisicalError(403, "You are not allowed to perform this action on secrets")
+        if token not in self.sandbox.tokens:
+            raise InfisicalError(401, "No identity access token found")
+        identity, ends = self.sandbox.tokens[token]
+        if ends <= self.sandbox.now():
+            raise InfisicalError(403, "Your token has expired. Please re-authenticate.", "TokenError")
+        if not any(project == known for known, _, _ in self.sandbox.folders):
+            raise InfisicalError(404, f"Project with {project} not found")
+        if identity in self.sandbox.strangers:
+            message = f"You are not a member of this project with ID {project}."
+            raise InfisicalError(403, message, "ProjectMembershipNotFound")
+        if write and identity in self.sandbox.read_only:
+            raise InfisicalError(403, "You are not allowed to edit on secrets")
 
-    def _folder(self, where: Any, request: Request, *, write: bool) -> tuple[str, str, dict[str, StoredSecret]]:
-        self._identity(request, write=write)
+    def _place(self, where: Any, request: Request, *, write: bool) -> tuple[str, str, str]:
         project, environment, path = (str(where.get(n, "")) for n in ("workspaceId", "environment", "secretPath"))
-        folder = self.sandbox.folders.get((project, environment, path or "/"))
+        self._identity(request, project, write=write)
+        return project, environment, path.rstrip("/") or "/"
+
+    def _folder(self, place: tuple[str, str, str]) -> dict[str, StoredSecret]:
+        folder = self.sandbox.folders.get(place)
         if folder is None:
-            raise InfisicalError(404, f"Folder with path '{path}' in environment with slug '{environment}' not found")
-        return environment, path or "/", folder
+            _, environment, path = place
+            message = f"Folder with path '{path}' in environment with slug '{environment}' not found"
+            raise InfisicalError(404, message, "GetSecretByName")
+        return folder
 
     @staticmethod
     def _secret(request: Request, folder: dict[str, StoredSecret]) -> StoredSecret:
@@ -134,16 +172,18 @@ class Api:
         return secret
 
     @staticmethod
-    def _show(secret: StoredSecret, environment: str, path: str, value: str | None = None) -> dict[str, Any]:
+    def _show(secret: StoredSecret, place: tuple[str, str, str], *, hidden: bool = False) -> dict[str, Any]:
+        project, environment, path = place
         return {
             "id": secret.id,
             "_id": secret.id,
-            "workspace": PROJECT_ID,
+            "workspace": project,
             "environment": environment,
             "version": len(secret.values),
             "type": "shared",
             "secretKey": secret.name,
-            "secretValue": secret.values[-1] if value is None else value,
+            "secretValue": HIDDEN if hidden else secret.values[-1],
+            "secretValueHidden": hidden,
             "secretComment": secret.comment,
             "secretMetadata": secret.metadata,
             "secretPath": path,
@@ -152,50 +192,68 @@ class Api:
             "updatedAt": "2026-01-01T00:00:00.000Z",
         }
 
+    @staticmethod
+    def _hidden(request: Request) -> bool:
+        return request.query_params.get("viewSecretValue") == "false"
+
     async def list(self, request: Request) -> Response:
-        """`GET /api/v3/secrets/raw`."""
-        environment, path, folder = self._folder(request.query_params, request, write=False)
-        hidden = request.query_params.get("viewSecretValue") == "false"
-        shown = [self._show(s, environment, path, "<hidden-by-infisical>" if hidden else None) for s in folder.values()]
+        """`GET /api/v3/secrets/raw`; a folder that does not exist lists as an empty one, as at the real one."""
+        place = self._place(request.query_params, request, write=False)
+        stored = self.sandbox.folders.get(place, {}).values()
+        shown = [self._show(secret, place, hidden=self._hidden(request)) for secret in stored]
         return JSONResponse({"secrets": shown, "imports": []})
 
     async def get(self, request: Request) -> Response:
         """`GET /api/v3/secrets/raw/{name}`."""
-        environment, path, folder = self._folder(request.query_params, request, write=False)
-        return JSONResponse({"secret": self._show(self._secret(request, folder), environment, path)})
+        place = self._place(request.query_params, request, write=False)
+        secret = self._secret(request, self._folder(place))
+        return JSONResponse({"secret": self._show(secret, place, hidden=self._hidden(request))})
 
     async def create(self, request: Request) -> Response:
         """`POST /api/v3/secrets/raw/{name}`."""
         body, name = await request.json(), request.path_params["name"]
-        environment, path, folder = self._folder(body, request, write=True)
+        place = self._place(body, request, write=True)
+        folder = self._folder(place)
+        if ":" in name:
+            raise InfisicalError(422, "Secret name cannot contain colon or forward slash.")
         if name in folder:
-            raise InfisicalError(400, "Secret already exist")
-        folder[name] = StoredSecret(name, [body.get("secretValue", "")], body.get("secretComment", ""))
-        return JSONResponse({"secret": self._show(folder[name], environment, path)})
+            raise InfisicalError(400, f"Secret already exists: {name}")
+        if place[1] in self.sandbox.approvals:
+            return self._approval()
+        value, comment = body["secretValue"].strip(), body.get("secretComment", "")
+        folder[name] = StoredSecret(name, [value], comment, body.get("secretMetadata", []))
+        return JSONResponse({"secret": self._show(folder[name], place)})
 
     async def update(self, request: Request) -> Response:
         """`PATCH /api/v3/secrets/raw/{name}`."""
         body = await request.json()
-        environment, path, folder = self._folder(body, request, write=True)
-        secret = self._secret(request, folder)
+        place = self._place(body, request, write=True)
+        secret = self._secret(request, self._folder(place))
+        if place[1] in self.sandbox.approvals:
+            return self._approval()
         if "secretValue" in body:
-            secret.values.append(body["secretValue"])
+            secret.values.append(body["secretValue"].strip())
         secret.comment = body.get("secretComment", secret.comment)
         secret.metadata = body.get("secretMetadata", secret.metadata)
-        return JSONResponse({"secret": self._show(secret, environment, path)})
+        return JSONResponse({"secret": self._show(secret, place)})
+
+    @staticmethod
+    def _approval() -> Response:
+        return JSONResponse({"approval": {"id": str(uuid.uuid4()), "status": "open", "hasMerged": False}})
 
     async def delete(self, request: Request) -> Response:
         """`DELETE /api/v3/secrets/raw/{name}`."""
-        environment, path, folder = self._folder(await request.json(), request, write=True)
+        place = self._place(await request.json(), request, write=True)
+        folder = self._folder(place)
         secret = self._secret(request, folder)
         del folder[secret.name]
-        return JSONResponse({"secret": self._show(secret, environment, path)})
+        return JSONResponse({"secret": self._show(secret, place)})
 
 
 async def _answer_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, InfisicalError):
         raise error
-    body = {"reqId": "req-0", "statusCode": error.status, "message": error.message, "error": ERRORS[error.status]}
+    body = {"reqId": "req-0", "statusCode": error.status, "message": error.message, "error": error.name}
     return JSONResponse(body, error.status)
 
 

@@ -7,10 +7,9 @@ PATH the tests run against that one as well.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,11 +17,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox.server import make_app
+from sandbox.server import make_app, serve
 
 ROOT_TOKEN = "root-token-of-the-local-stand-in"
 MAX_VERSIONS = 10
-CAPABILITY = {"GET": "read", "POST": "update", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+MAX_CUSTOM_KEYS = 64
+MAX_CUSTOM_KEY_BYTES = 128
+MAX_CUSTOM_VALUE_BYTES = 512
+MERGE_PATCH = "application/merge-patch+json"
+CAPABILITY = {"GET": "read", "LIST": "list", "POST": "update", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+DEFAULT_POLICY = ("auth/token/lookup-self", "auth/token/renew-self", "auth/token/revoke-self", "sys/capabilities-self")
+
+Json = dict[str, Any]
+Policy = dict[str, set[str]]
+Clock = Callable[[], datetime]
 
 
 class VaultError(Exception):
@@ -31,43 +39,320 @@ class VaultError(Exception):
     Args:
         status: The HTTP status.
         errors: Vault's messages.
+        data: The answer's `data`, where Vault sends it along with the error.
     """
 
-    def __init__(self, status: int, *errors: str) -> None:
+    def __init__(self, status: int, *errors: str, data: Json | None = None) -> None:
         super().__init__(*errors)
-        self.status, self.errors = status, list(errors)
+        self.status, self.errors, self.data = status, list(errors), data
+
+
+def permission_denied() -> VaultError:
+    """What a policy answers; a token that Vault does not know gets the bare words."""
+    return VaultError(403, "1 error occurred:\n\t* permission denied\n\n")
 
 
 @dataclass
 class Version:
     """One version of a secret."""
 
-    number: int
-    data: dict[str, Any] | None
+    data: Json
     created: datetime
     deleted: datetime | None = None
+    destroyed: bool = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether reading it answers 404."""
+        return self.destroyed or self.deleted is not None
 
 
 @dataclass
 class SecretRecord:
-    """A path of the KV engine."""
+    """A path of a KV version 2 engine."""
 
-    versions: list[Version] = field(default_factory=list)
+    created: datetime
+    updated: datetime
+    versions: dict[int, Version] = field(default_factory=dict)
     current: int = 0
     custom_metadata: dict[str, str] | None = None
     max_versions: int = 0
+    cas_required: bool = False
+    delete_version_after: str = "0s"
 
 
 @dataclass
 class Token:
     """A token and what it may do: path patterns to capabilities."""
 
-    policy: dict[str, set[str]]
+    policy: Policy
     expires: datetime | None = None
+    accessor: str = field(default_factory=lambda: secrets.token_hex(8))
+    default_policy: bool = True
 
 
-def _ns(moment: datetime | None) -> str:
+def _text(moment: datetime | None) -> str:
     return "" if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _merged(kept: Json, patch: Json) -> Json:
+    # RFC 7396.
+    merged = dict(kept)
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        elif isinstance(value, dict):
+            old = merged.get(name)
+            merged[name] = _merged(old if isinstance(old, dict) else {}, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _checked_custom(custom: Json) -> dict[str, str]:
+    if len(custom) > MAX_CUSTOM_KEYS:
+        raise VaultError(400, f"custom_metadata validation failed: payload must contain at most {MAX_CUSTOM_KEYS} keys")
+    for key, value in custom.items():
+        for what, text, limit in (("key", key, MAX_CUSTOM_KEY_BYTES), ("value", str(value), MAX_CUSTOM_VALUE_BYTES)):
+            if not 0 < len(text.encode()) <= limit:
+                raise VaultError(400, f"custom_metadata validation failed: length of {what} must be at most {limit}")
+            if not text.isprintable():
+                raise VaultError(400, f"custom_metadata validation failed: {what} contains unprintable characters")
+    return {key: str(value) for key, value in custom.items()}
+
+
+def _listed(paths: Iterable[str], under: str) -> Json:
+    prefix = f"{under}/" if under else ""
+    below = [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
+    keys = sorted({first + ("/" if rest else "") for first, rest, _ in (path.partition("/") for path in below)})
+    if not keys:
+        raise VaultError(404)
+    return {"keys": keys}
+
+
+class KvVersion1:
+    """An engine that keeps one document a path and knows no versions."""
+
+    version = "1"
+
+    def __init__(self) -> None:
+        self.documents: dict[str, Json] = {}
+
+    def exists(self, path: str) -> bool:
+        """Say whether a write is an update."""
+        return path in self.documents
+
+    def handle(self, method: str, path: str, body: Json, _query: dict[str, str]) -> Json | None:
+        """Answer a request; `None` for an empty answer.
+
+        Raises:
+            VaultError: An error.
+        """
+        match method:
+            case "LIST":
+                return _listed(self.documents, path)
+            case "GET" if path in self.documents:
+                return self.documents[path]
+            case "GET":
+                raise VaultError(404)
+            case "POST" | "PUT":
+                self.documents[path] = body
+            case "DELETE":
+                self.documents.pop(path, None)
+            case _:
+                raise VaultError(405)
+        return None
+
+
+class KvVersion2:
+    """An engine that keeps versions, soft deletion and metadata.
+
+    Args:
+        now: The clock, UTC.
+    """
+
+    version = "2"
+
+    def __init__(self, now: Clock) -> None:
+        self.now = now
+        self.records: dict[str, SecretRecord] = {}
+
+    def exists(self, path: str) -> bool:
+        """Say whether a write is an update."""
+        return path.partition("/")[2] in self.records
+
+    def handle(self, method: str, path: str, body: Json, query: dict[str, str]) -> Json | None:
+        """Answer a request; `None` for an empty answer.
+
+        Raises:
+            VaultError: An error.
+        """
+        kind, _, name = path.partition("/")
+        method = "POST" if method == "PUT" else method
+        change = {"delete": self._delete, "undelete": self._undelete, "destroy": self._destroy}.get(kind)
+        if change is not None and method == "POST":
+            for number in body.get("versions") or []:
+                change(self._record(name).versions.get(int(number)))
+            return None
+        match kind, method:
+            case "data", "GET":
+                return self.read(name, int(query.get("version") or 0))
+            case "data", "POST":
+                return self.write(name, body.get("data"), body.get("options") or {})
+            case "data", "PATCH":
+                return self.patch(name, body)
+            case "data", "DELETE":
+                record = self._record(name)
+                self._delete(record.versions.get(record.current))
+                return None
+            case "metadata", _:
+                return self._metadata(method, name, body)
+            case _:
+                raise VaultError(404)
+
+    def _record(self, name: str) -> SecretRecord:
+        if name not in self.records:
+            raise VaultError(404)
+        return self.records[name]
+
+    def _made(self, name: str) -> SecretRecord:
+        return self.records.setdefault(name, SecretRecord(self.now(), self.now()))
+
+    def read(self, name: str, number: int = 0) -> Json:
+        """Read a version.
+
+        Args:
+            name: The secret's path.
+            number: Its version; the current one by default.
+
+        Returns:
+            Data and metadata.
+
+        Raises:
+            VaultError: It is not there, or not any more.
+        """
+        record = self._record(name)
+        number = number or record.current
+        version = record.versions.get(number)
+        if version is None:
+            raise VaultError(404)
+        answer = {"data": None if version.gone else version.data, "metadata": self._described(record, number)}
+        if version.gone:
+            raise VaultError(404, data=answer)
+        return answer
+
+    def _described(self, record: SecretRecord, number: int, *, custom: bool = True) -> Json:
+        version = record.versions[number]
+        described = {
+            "created_time": _text(version.created),
+            "deletion_time": _text(version.deleted),
+            "destroyed": version.destroyed,
+        }
+        return {**described, "version": number, "custom_metadata": record.custom_metadata} if custom else described
+
+    def write(self, name: str, data: Any, options: Json) -> Json:
+        """Write a version.
+
+        Args:
+            name: The secret's path.
+            data: The fields.
+            options: `cas`, if it is a check-and-set.
+
+        Returns:
+            The version's metadata.
+
+        Raises:
+            VaultError: The check-and-set does not match, or there is no data.
+        """
+        if not isinstance(data, dict):
+            raise VaultError(400, "no data provided")
+        record = self.records.get(name)
+        self._check_and_set(record, options.get("cas"))
+        record = record or self._made(name)
+        record.current += 1
+        record.updated = self.now()
+        record.versions[record.current] = Version(data, self.now())
+        for number in sorted(record.versions)[: -(record.max_versions or MAX_VERSIONS)]:
+            del record.versions[number]
+        return self._described(record, record.current)
+
+    @staticmethod
+    def _check_and_set(record: SecretRecord | None, cas: Any) -> None:
+        if cas is None:
+            if record is not None and record.cas_required:
+                raise VaultError(400, "check-and-set parameter required for this call")
+            return
+        if not str(cas).isdigit():
+            raise VaultError(400, "error parsing check-and-set parameter")
+        if int(cas) != (record.current if record else 0):
+            raise VaultError(400, "check-and-set parameter did not match the current version")
+
+    def patch(self, name: str, body: Json) -> Json:
+        """Write a version that differs from the current one in some fields.
+
+        Args:
+            name: The secret's path.
+            body: `data`, a merge patch, and `options`.
+
+        Returns:
+            The new version's metadata.
+
+        Raises:
+            VaultError: There is nothing to patch, or the check-and-set does not match.
+        """
+        return self.write(name, _merged(self.read(name)["data"], body.get("data") or {}), body.get("options") or {})
+
+    def _delete(self, version: Version | None) -> None:
+        if version is not None and version.deleted is None:
+            version.deleted = self.now()
+
+    def _undelete(self, version: Version | None) -> None:
+        if version is not None and not version.destroyed:
+            version.deleted = None
+
+    def _destroy(self, version: Version | None) -> None:
+        if version is not None:
+            version.destroyed, version.data = True, {}
+
+    def _metadata(self, method: str, name: str, body: Json) -> Json | None:
+        match method:
+            case "LIST":
+                return _listed(self.records, name)
+            case "GET":
+                return self._described_record(self._record(name))
+            case "DELETE":
+                self.records.pop(name, None)
+            case "PATCH" | "POST":
+                self._change_metadata(name, body, patch=method == "PATCH")
+            case _:
+                raise VaultError(405)
+        return None
+
+    def _change_metadata(self, name: str, body: Json, *, patch: bool) -> None:
+        if patch:
+            self._record(name)
+        custom = body.get("custom_metadata")
+        checked = None if custom is None else _checked_custom({k: v for k, v in custom.items() if v is not None})
+        record = self._made(name)
+        if checked is not None:
+            record.custom_metadata = _merged(record.custom_metadata or {}, custom or {}) if patch else checked
+        record.max_versions = int(body.get("max_versions", record.max_versions))
+        record.cas_required = bool(body.get("cas_required", record.cas_required))
+        record.delete_version_after = str(body.get("delete_version_after", record.delete_version_after))
+        record.updated = self.now()
+
+    def _described_record(self, record: SecretRecord) -> Json:
+        return {
+            "cas_required": record.cas_required,
+            "created_time": _text(record.created),
+            "current_version": record.current,
+            "custom_metadata": record.custom_metadata,
+            "delete_version_after": record.delete_version_after,
+            "max_versions": record.max_versions,
+            "oldest_version": min(record.versions, default=0),
+            "updated_time": _text(record.updated),
+            "versions": {str(number): self._described(record, number, custom=False) for number in record.versions},
+        }
 
 
 class VaultSandbox:
@@ -78,19 +363,27 @@ class VaultSandbox:
         token_ttl: How long a token from a login lives.
     """
 
-    def __init__(
-        self, *, now: Callable[[], datetime] = lambda: datetime.now(UTC), token_ttl: timedelta = timedelta(hours=1)
-    ) -> None:
+    def __init__(self, *, now: Clock = lambda: datetime.now(UTC), token_ttl: timedelta = timedelta(hours=1)) -> None:
         self.now = now
         self.token_ttl = token_ttl
         self.sealed = False
-        self.mounts = {"secret": "2"}
-        self.secrets: dict[tuple[str, str, str], SecretRecord] = {}
+        self.namespaces: dict[str, dict[str, KvVersion1 | KvVersion2]] = {}
         self.tokens = {ROOT_TOKEN: Token({"*": {"root"}})}
-        self.logins: dict[tuple[str, str, str], dict[str, set[str]]] = {}
-        self.namespaces = {""}
+        self.logins: dict[tuple[str, str, str], Policy] = {}
+        self.mount("secret")
 
-    def allow_login(self, mount: str, role: str, credential: str, policy: dict[str, set[str]] | None = None) -> None:
+    def mount(self, path: str, version: str = "2", namespace: str = "") -> None:
+        """Enable a KV engine.
+
+        Args:
+            path: Where.
+            version: `1` or `2`.
+            namespace: In which namespace, which is made with it.
+        """
+        engine = KvVersion2(self.now) if version == "2" else KvVersion1()
+        self.namespaces.setdefault(namespace, {})[path] = engine
+
+    def allow_login(self, mount: str, role: str, credential: str, policy: Policy | None = None) -> None:
         """Let a machine log in.
 
         Args:
@@ -101,66 +394,102 @@ class VaultSandbox:
         """
         self.logins[mount, role, credential] = policy or {"*": {"root"}}
 
+    def add_token(self, policy: Policy, ttl: timedelta | None = None) -> str:
+        """Make a token.
+
+        Args:
+            policy: What it may do.
+            ttl: How long it lives; for ever by default.
+
+        Returns:
+            The token.
+        """
+        token = f"hvs.{secrets.token_urlsafe(24)}"
+        self.tokens[token] = Token(policy, self.now() + ttl if ttl else None)
+        return token
+
     def end_tokens(self) -> None:
         """End every token but the root token, as when their time is over."""
         self.tokens = {name: token for name, token in self.tokens.items() if name == ROOT_TOKEN}
 
-    def log_in(self, mount: str, role: str, credential: str) -> dict[str, Any]:
+    def log_in(self, mount: str, role: str, credential: str) -> Json:
         """Log a machine in.
 
         Returns:
             The answer's `auth` part.
 
         Raises:
-            VaultError: The credential is wrong.
+            VaultError: The credential is wrong, or there is no such auth method.
         """
+        if mount not in {enabled for enabled, _, _ in self.logins}:
+            raise VaultError(403, "permission denied")
         policy = self.logins.get((mount, role, credential))
         if policy is None:
             raise VaultError(400, "invalid role or secret ID")
-        token = f"hvs.{secrets.token_urlsafe(24)}"
-        self.tokens[token] = Token(policy, self.now() + self.token_ttl)
+        token = self.add_token(policy, self.token_ttl)
+        return {**self.lease(self.tokens[token]), "client_token": token, "token_type": "service", "metadata": {}}
+
+    def lease(self, token: Token) -> Json:
+        """Describe a token as a login's answer does."""
+        left = int((token.expires - self.now()).total_seconds()) if token.expires else 0
+        policies = ["default"] if token.default_policy else []
         return {
-            "client_token": token,
-            "accessor": secrets.token_hex(8),
-            "policies": ["default"],
-            "token_policies": ["default"],
-            "lease_duration": int(self.token_ttl.total_seconds()),
-            "renewable": True,
+            "accessor": token.accessor,
+            "lease_duration": left,
+            "renewable": token.expires is not None,
+            "policies": policies,
+            "token_policies": policies,
         }
 
-    def token(self, request: Request) -> Token:
-        """Find the token of a request.
+    def token(self, name: str) -> Token:
+        """Find a token.
 
         Raises:
-            VaultError: Vault is sealed, or the token is wrong or over.
+            VaultError: It is wrong, or its time is over.
         """
-        if self.sealed:
-            raise VaultError(503, "Vault is sealed")
-        token = self.tokens.get(request.headers.get("x-vault-token", ""))
+        token = self.tokens.get(name)
         if token is None or (token.expires is not None and token.expires <= self.now()):
             raise VaultError(403, "permission denied")
-        if request.headers.get("x-vault-namespace", "").strip("/") not in self.namespaces:
-            raise VaultError(404, "no handler for route")
         return token
 
     def granted(self, token: Token, path: str) -> set[str]:
-        """Say what a token may do at a path.
+        """Say what a token may do at a path: what its most exact pattern says.
 
         Returns:
             The capabilities.
         """
-        found = [capabilities for pattern, capabilities in token.policy.items() if fnmatchcase(path, pattern)]
-        return set().union(*found) if found else set()
+        if token.default_policy and path in DEFAULT_POLICY:
+            return {"read", "update"}
+        fitting = [pattern for pattern in token.policy if _fits(pattern, path)]
+        best = max(fitting, key=lambda pattern: (not pattern.endswith("*"), len(pattern)), default=None)
+        return token.policy[best] if best is not None else set()
 
-    def permit(self, request: Request, path: str, *capabilities: str) -> None:
-        """Let a request pass, or not.
+    def engine(self, namespace: str, path: str) -> tuple[str, KvVersion1 | KvVersion2]:
+        """Find the engine that a path is in.
+
+        Returns:
+            Its mount and the engine.
 
         Raises:
-            VaultError: The token does not have the capability.
+            VaultError: There is none, or no such namespace.
         """
-        granted = self.granted(self.token(request), path)
-        if "root" not in granted and not granted & set(capabilities):
-            raise VaultError(403, "1 error occurred:\n\t* permission denied\n\n")
+        if namespace not in self.namespaces:
+            raise VaultError(404, "namespace not found")
+        mounts = self.namespaces[namespace]
+        found = [mount for mount in mounts if path == mount or path.startswith(f"{mount}/")]
+        if not found:
+            raise VaultError(404, f'no handler for route "{path}". route entry not found.')
+        mount = max(found, key=len)
+        return mount, mounts[mount]
+
+
+def _fits(pattern: str, path: str) -> bool:
+    wanted, given = pattern.removesuffix("*").split("/"), path.split("/")
+    if len(given) < len(wanted) or (len(given) > len(wanted) and not pattern.endswith("*")):
+        return False
+    *whole, last = zip(wanted, given, strict=False)
+    fits_last = last[1].startswith(last[0]) if pattern.endswith("*") else last[0] in ("+", last[1])
+    return fits_last and all(want in ("+", have) for want, have in whole)
 
 
 class Api:
@@ -173,180 +502,164 @@ class Api:
     def __init__(self, sandbox: VaultSandbox) -> None:
         self.sandbox = sandbox
 
-    def _record(self, request: Request, *, make: bool = False) -> SecretRecord:
-        mount, path = request.path_params["mount"], request.path_params["path"]
-        if self.sandbox.mounts.get(mount) != "2":
-            raise VaultError(404, f'no handler for route "{mount}/{path}". route entry not found.')
-        key = (request.headers.get("x-vault-namespace", "").strip("/"), mount, path)
-        record = self.sandbox.secrets.get(key)
-        if record is None and make:
-            record = self.sandbox.secrets[key] = SecretRecord()
-        if record is None:
-            raise VaultError(404)
-        return record
+    def permit(self, request: Request, path: str, capability: str) -> Token:
+        """Let a request pass, or not.
 
-    def _permit(self, request: Request, kind: str, *capabilities: str) -> None:
-        path = f"{request.path_params['mount']}/{kind}/{request.path_params['path']}"
-        self.sandbox.permit(request, path, *capabilities)
+        Raises:
+            VaultError: Vault is sealed, the token is wrong, or it does not have the capability.
+        """
+        self.unsealed()
+        token = self.sandbox.token(request.headers.get("x-vault-token", ""))
+        granted = self.sandbox.granted(token, path)
+        if "deny" in granted or not granted & {"root", capability}:
+            raise permission_denied()
+        return token
 
-    async def data(self, request: Request) -> Response:
-        """`/v1/{mount}/data/{path}`."""
-        exists = self._exists(request)
-        capability = CAPABILITY[request.method]
-        self._permit(request, "data", "create" if capability == "update" and not exists else capability)
-        match request.method:
-            case "GET":
-                return self._read(request)
-            case "DELETE":
-                self._latest(self._record(request)).deleted = self.sandbox.now()
-                return Response(status_code=204)
-            case _:
-                return await self._write(request)
+    def unsealed(self) -> None:
+        """Refuse everything that a sealed Vault refuses.
 
-    def _exists(self, request: Request) -> bool:
-        self.sandbox.token(request)
+        Raises:
+            VaultError: Vault is sealed.
+        """
+        if self.sandbox.sealed:
+            raise VaultError(503, "Vault is sealed")
+
+    async def engine(self, request: Request) -> Response:
+        """`/v1/{mount}/...`."""
+        path = request.path_params["path"].strip("/")
+        listing = request.method == "GET" and request.query_params.get("list") == "true"
+        method = "LIST" if listing else request.method
+        capability = CAPABILITY[method]
+        if capability == "update" and not self._exists(request, path):
+            capability = "create"
+        self.permit(request, path, capability)
+        mount, engine = self.sandbox.engine(_namespace(request), path)
+        if method == "PATCH" and request.headers.get("content-type") != MERGE_PATCH:
+            raise VaultError(415, f"PATCH requires Content-Type of {MERGE_PATCH}")
+        body = await _body(request)
+        answer = engine.handle(method, path.removeprefix(mount).strip("/"), body, dict(request.query_params))
+        return Response(status_code=204) if answer is None else _answer(data=answer)
+
+    def _exists(self, request: Request, path: str) -> bool:
         try:
-            self._record(request)
+            mount, engine = self.sandbox.engine(_namespace(request), path)
         except VaultError:
             return False
-        return True
-
-    @staticmethod
-    def _latest(record: SecretRecord) -> Version:
-        if not record.versions:
-            raise VaultError(404)
-        return record.versions[-1]
-
-    def _read(self, request: Request) -> Response:
-        record = self._record(request)
-        wanted = int(request.query_params.get("version", 0)) or record.current
-        version = next((v for v in record.versions if v.number == wanted), None)
-        if version is None:
-            raise VaultError(404)
-        gone = version.deleted is not None or version.data is None
-        body = {"data": None if gone else version.data, "metadata": self._version_metadata(record, version)}
-        return JSONResponse({"request_id": secrets.token_hex(8), "data": body}, 404 if gone else 200)
-
-    @staticmethod
-    def _version_metadata(record: SecretRecord, version: Version) -> dict[str, Any]:
-        return {
-            "version": version.number,
-            "created_time": _ns(version.created),
-            "deletion_time": _ns(version.deleted),
-            "destroyed": version.data is None,
-            "custom_metadata": record.custom_metadata,
-        }
-
-    async def _write(self, request: Request) -> Response:
-        body = await request.json()
-        record = self._record(request, make=request.method != "PATCH")
-        cas = body.get("options", {}).get("cas")
-        if cas is not None and int(cas) != record.current:
-            raise VaultError(400, "check-and-set parameter did not match the current version")
-        data = dict(body["data"])
-        if request.method == "PATCH":
-            data = {k: v for k, v in {**(self._latest(record).data or {}), **data}.items() if v is not None}
-        record.current += 1
-        version = Version(record.current, data, self.sandbox.now())
-        record.versions = [*record.versions, version][-(record.max_versions or MAX_VERSIONS) :]
-        return JSONResponse({"data": self._version_metadata(record, version)})
-
-    async def metadata(self, request: Request) -> Response:
-        """`/v1/{mount}/metadata/{path}`."""
-        self._permit(request, "metadata", CAPABILITY[request.method], "create" if request.method == "POST" else "")
-        if request.method == "DELETE":
-            self._record(request)
-            namespace = request.headers.get("x-vault-namespace", "").strip("/")
-            del self.sandbox.secrets[namespace, request.path_params["mount"], request.path_params["path"]]
-            return Response(status_code=204)
-        if request.method == "GET":
-            return JSONResponse({"data": self._metadata(self._record(request))})
-        record, body = self._record(request, make=True), await request.json()
-        if "custom_metadata" in body:
-            kept = record.custom_metadata or {} if request.method == "PATCH" else {}
-            record.custom_metadata = {**kept, **body["custom_metadata"]}
-        record.max_versions = int(body.get("max_versions", record.max_versions))
-        return Response(status_code=204)
-
-    def _metadata(self, record: SecretRecord) -> dict[str, Any]:
-        return {
-            "current_version": record.current,
-            "oldest_version": record.versions[0].number if record.versions else 0,
-            "custom_metadata": record.custom_metadata,
-            "max_versions": record.max_versions,
-            "versions": {str(v.number): self._version_metadata(record, v) for v in record.versions},
-        }
-
-    async def versions(self, request: Request) -> Response:
-        """`/v1/{mount}/{delete|undelete|destroy}/{path}`."""
-        self._permit(request, request.path_params["verb"], "update")
-        wanted = set((await request.json())["versions"])
-        for version in self._record(request).versions:
-            if version.number in wanted:
-                self._change(version, request.path_params["verb"])
-        return Response(status_code=204)
-
-    def _change(self, version: Version, verb: str) -> None:
-        if verb == "destroy":
-            version.data = None
-        else:
-            version.deleted = self.sandbox.now() if verb == "delete" else None
+        return engine.exists(path.removeprefix(mount).strip("/"))
 
     async def login(self, request: Request) -> Response:
         """`/v1/auth/{mount}/login`."""
-        if self.sandbox.sealed:
-            raise VaultError(503, "Vault is sealed")
-        body = await request.json()
+        self.unsealed()
+        body = await _body(request)
         role = body.get("role_id") or body.get("role") or ""
-        auth = self.sandbox.log_in(request.path_params["mount"], role, body.get("secret_id") or body.get("jwt") or "")
-        return JSONResponse({"auth": auth})
+        credential = body.get("secret_id") or body.get("jwt") or ""
+        return _answer(auth=self.sandbox.log_in(request.path_params["mount"], role, credential))
 
     async def lookup_self(self, request: Request) -> Response:
         """`/v1/auth/token/lookup-self`."""
-        token = self.sandbox.token(request)
-        left = int((token.expires - self.sandbox.now()).total_seconds()) if token.expires else 0
-        return JSONResponse({"data": {"ttl": left, "policies": ["default"], "renewable": token.expires is not None}})
+        token = self.permit(request, "auth/token/lookup-self", "read")
+        lease = self.sandbox.lease(token)
+        own = {"id": request.headers["x-vault-token"], "ttl": lease["lease_duration"], "expire_time": None}
+        return _answer(data={**lease, **own, "expire_time": _text(token.expires) or None})
 
     async def renew_self(self, request: Request) -> Response:
         """`/v1/auth/token/renew-self`."""
-        token = self.sandbox.token(request)
-        if token.expires is not None:
-            token.expires = self.sandbox.now() + self.sandbox.token_ttl
-        lease = int(self.sandbox.token_ttl.total_seconds())
-        return JSONResponse({"auth": {"lease_duration": lease, "renewable": True}})
+        token = self.permit(request, "auth/token/renew-self", "update")
+        if token.expires is None:
+            raise VaultError(400, "lease is not renewable")
+        token.expires = self.sandbox.now() + self.sandbox.token_ttl
+        return _answer(auth={**self.sandbox.lease(token), "client_token": request.headers["x-vault-token"]})
+
+    async def revoke_self(self, request: Request) -> Response:
+        """`/v1/auth/token/revoke-self`."""
+        self.permit(request, "auth/token/revoke-self", "update")
+        del self.sandbox.tokens[request.headers["x-vault-token"]]
+        return Response(status_code=204)
 
     async def capabilities_self(self, request: Request) -> Response:
         """`/v1/sys/capabilities-self`."""
-        token = self.sandbox.token(request)
-        paths = (await request.json())["paths"]
-        found = {path: sorted(self.sandbox.granted(token, path)) or ["deny"] for path in paths}
-        return JSONResponse({**found, "data": found})
+        token = self.permit(request, "sys/capabilities-self", "update")
+        paths = (await _body(request)).get("paths")
+        if not paths:
+            raise VaultError(400, "paths must be supplied")
+        found: Json = {path: sorted(self.sandbox.granted(token, path)) or ["deny"] for path in paths}
+        if len(paths) == 1:
+            found["capabilities"] = found[paths[0]]
+        return _answer(data=found, beside=found)
 
     async def mount(self, request: Request) -> Response:
-        """`/v1/sys/internal/ui/mounts/{mount}`."""
-        self.sandbox.token(request)
-        version = self.sandbox.mounts.get(request.path_params["mount"])
-        if version is None:
+        """`/v1/sys/internal/ui/mounts/{mount}`: for every token that may do something below the mount."""
+        self.unsealed()
+        token = self.sandbox.token(request.headers.get("x-vault-token", ""))
+        path = request.path_params["mount"].strip("/")
+        mounts = self.sandbox.namespaces.get(_namespace(request), {})
+        allowed = any(
+            pattern == "*" or pattern.startswith(f"{path}/") for pattern, granted in token.policy.items() if granted
+        )
+        if path not in mounts or not allowed:
             raise VaultError(
                 403, "preflight capability check returned 403, please ensure client's policies grant access"
             )
-        return JSONResponse({"data": {"type": "kv", "options": {"version": version}}})
+        return _answer(data={"path": f"{path}/", "type": "kv", "options": {"version": mounts[path].version}})
 
-    async def health(self, _request: Request) -> Response:
+    async def mounts(self, request: Request) -> Response:
+        """`/v1/sys/mounts`."""
+        self.permit(request, "sys/mounts", "read")
+        mounts = self.sandbox.namespaces.get(_namespace(request), {})
+        found = {f"{path}/": {"type": "kv", "options": {"version": mounts[path].version}} for path in mounts}
+        return _answer(data=found, beside=found)
+
+    async def health(self, request: Request) -> Response:
         """`/v1/sys/health`."""
         sealed = self.sandbox.sealed
-        body = {"initialized": True, "sealed": sealed, "standby": False, "version": "stand-in"}
-        return JSONResponse(body, 503 if sealed else 200)
+        body = {"initialized": True, "sealed": sealed, "standby": sealed, "version": "stand-in"}
+        return JSONResponse(body, int(request.query_params.get("sealedcode", 503)) if sealed else 200)
 
     async def seal_status(self, _request: Request) -> Response:
         """`/v1/sys/seal-status`."""
-        return JSONResponse({"type": "shamir", "initialized": True, "sealed": self.sandbox.sealed, "t": 1, "n": 1})
+        body = {"type": "shamir", "initialized": True, "sealed": self.sandbox.sealed, "t": 1, "n": 1, "progress": 0}
+        return JSONResponse(body)
+
+
+def _namespace(request: Request) -> str:
+    return request.headers.get("x-vault-namespace", "").strip("/")
+
+
+async def _body(request: Request) -> Json:
+    if not await request.body():
+        return {}
+    body = await request.json()
+    if not isinstance(body, dict):
+        raise VaultError(400, "failed to decode JSON input")
+    return body
+
+
+def _answer(
+    *, data: Json | None = None, auth: Json | None = None, status: int = 200, beside: Json | None = None
+) -> Response:
+    envelope = {
+        "request_id": secrets.token_hex(16),
+        "lease_id": "",
+        "renewable": False,
+        "lease_duration": 0,
+        "data": data,
+        "wrap_info": None,
+        "warnings": None,
+        "auth": auth,
+    }
+    return JSONResponse({**(beside or {}), **envelope}, status)
 
 
 async def _answer_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, VaultError):
         raise error
+    if error.data is not None:
+        return _answer(data=error.data, status=error.status)
     return JSONResponse({"errors": error.errors}, error.status)
+
+
+async def _answer_bad_json(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"errors": ["failed to decode JSON input"]}, 400)
 
 
 def create_app(sandbox: VaultSandbox | None = None) -> Starlette:
@@ -363,15 +676,24 @@ def create_app(sandbox: VaultSandbox | None = None) -> Starlette:
     routes = [
         Route("/v1/auth/token/lookup-self", api.lookup_self, methods=["GET"]),
         Route("/v1/auth/token/renew-self", api.renew_self, methods=writes),
+        Route("/v1/auth/token/revoke-self", api.revoke_self, methods=writes),
         Route("/v1/auth/{mount:path}/login", api.login, methods=writes),
         Route("/v1/sys/health", api.health, methods=["GET", "HEAD"]),
         Route("/v1/sys/seal-status", api.seal_status, methods=["GET"]),
         Route("/v1/sys/capabilities-self", api.capabilities_self, methods=writes),
         Route("/v1/sys/internal/ui/mounts/{mount:path}", api.mount, methods=["GET"]),
-        Route("/v1/{mount}/data/{path:path}", api.data, methods=["GET", "DELETE", "PATCH", *writes]),
-        Route("/v1/{mount}/metadata/{path:path}", api.metadata, methods=["GET", "DELETE", "PATCH", *writes]),
-        Route("/v1/{mount}/{verb}/{path:path}", api.versions, methods=writes),
+        Route("/v1/sys/mounts", api.mounts, methods=["GET"]),
+        Route("/v1/{path:path}", api.engine, methods=list(CAPABILITY)),
     ]
-    app = make_app(routes, exception_handlers={VaultError: _answer_error})
+    app = make_app(routes, exception_handlers={VaultError: _answer_error, ValueError: _answer_bad_json})
     app.state.sandbox = api.sandbox
     return app
+
+
+def main(port: int) -> None:
+    """Run the stand-in in the foreground.
+
+    Args:
+        port: The port on loopback.
+    """
+    serve(create_app(), port)

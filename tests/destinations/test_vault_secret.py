@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator
 
+import hvac
 import pytest
 from pydantic import SecretStr
 
 from blocks import VaultCredentials, VaultSecret
 from blocks.errors import (
-    ConfigurationError,
     ConflictError,
     ForbiddenError,
+    NotFoundError,
     UnauthorizedError,
     UnavailableError,
     UnreachableError,
@@ -20,7 +21,7 @@ from blocks.errors import (
 from blocks.vault import AppRoleAuth, TokenAuth
 from sandbox.stack import free_port
 from sandbox.vault import ROOT_TOKEN
-from tests.destinations.vaults import READ_WRITE, TestVault
+from tests.destinations.vaults import READ_WRITE, TestVault, at_once
 
 KEY = SecretStr("sk-or-v1-the-new-key")
 LABELS = {"key_rotation": "checkout", "written_at": "2026-12-01T03:30:00+00:00"}
@@ -126,6 +127,79 @@ async def test_a_soft_deleted_secret_can_be_written_again(vault: TestVault, secr
     assert (await secret.read_held()).value == KEY
 
 
+async def test_a_destroyed_secret_can_be_written_again(vault: TestVault, secret: VaultSecret) -> None:
+    """A destroyed latest version holds nothing, yet its number is known for check-and-set."""
+    await secret.write_held(SecretStr("old"), await secret.read_held(), {})
+    vault.root.secrets.kv.v2.destroy_secret_versions(secret.path, [1])
+
+    held = await secret.read_held()
+    await secret.write_held(KEY, held, {})
+
+    assert (held.value, held.version) == (None, 1)
+    assert (await secret.read_held()).value == KEY
+
+
+async def test_a_fence_guards_an_empty_path_too(secret: VaultSecret) -> None:
+    """Where nothing is stored yet, a fence still makes a write that was prepared before it fail."""
+    prepared = await secret.read_held()
+
+    fenced = await secret.fence(prepared)
+
+    assert fenced.value is None
+    with pytest.raises(ConflictError):
+        await secret.write_held(KEY, prepared, {})
+
+
+async def test_labels_beyond_vaults_limits_are_cut(vault: TestVault, secret: VaultSecret) -> None:
+    """A label that Vault would refuse is cut to what it takes, so that the others are kept as well."""
+    labels = {"long": "x" * 600, "lines": "one\ntwo", "accents": "é" * 300, "empty": "", "k" * 200: "v"}
+
+    await secret.write_held(KEY, await secret.read_held(), labels)
+
+    metadata = vault.root.secrets.kv.v2.read_secret_metadata(secret.path)["data"]
+    assert metadata["custom_metadata"] == {
+        "long": "x" * 512,
+        "lines": "onetwo",
+        "accents": "é" * 256,
+        "k" * 128: "v",
+    }
+
+
+async def test_labels_need_no_patch_permission(vault: TestVault) -> None:
+    """Where a policy allows metadata updates but not patches, labels are merged with what others put there."""
+    path = next(paths)
+    vault.root.secrets.kv.v2.update_metadata(path, max_versions=7, custom_metadata={"owner": "team-a"})
+    metadata = {f"secret/metadata/{path}": {"update"}}
+    role, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE, **metadata})
+    secret = block(vault, AppRoleAuth(role_id=role, secret_id=secret_id), path=path)
+
+    await secret.write_held(KEY, await secret.read_held(), LABELS)
+
+    stored = vault.root.secrets.kv.v2.read_secret_metadata(path)["data"]
+    assert (stored["custom_metadata"], stored["max_versions"]) == ({"owner": "team-a", **LABELS}, 7)
+    await secret.aclose()
+
+
+async def test_a_version_1_engine_is_never_written_to(vault: TestVault) -> None:
+    """An engine of version 1 answers alike for an absent secret; it is named, and nothing is stored there."""
+    secret = block(vault, mount="kv-one")
+
+    with pytest.raises(NotFoundError, match="no KV version 2 engine at the mount kv-one"):
+        await secret.write_held(KEY, await secret.read_held(), {})
+
+    with pytest.raises(hvac.exceptions.InvalidPath):
+        vault.root.secrets.kv.v1.read_secret(f"data/{secret.path}", mount_point="kv-one")
+
+
+async def test_a_field_that_is_no_text_is_read_as_json(vault: TestVault, secret: VaultSecret) -> None:
+    """A field that holds a number or an object is something foreign; it is read without failing."""
+    vault.root.secrets.kv.v2.create_or_update_secret(secret.path, {"value": {"a": 1}})
+
+    held = await secret.read_held()
+
+    assert held.value == SecretStr('{"a": 1}')
+
+
 @pytest.mark.parametrize("path", ["a b", "100%", "what?", "sharp#", "ünïcode", "a%2e%2e/b", "deep/er/still"])
 async def test_odd_paths_are_stored_where_they_say(vault: TestVault, path: str) -> None:
     """A path is percent-encoded on its way, so that it is found under the very same name."""
@@ -178,7 +252,7 @@ async def test_check_names_a_wrong_token(vault: TestVault) -> None:
 
 async def test_check_names_a_refused_login(vault: TestVault) -> None:
     """A wrong AppRole is called a refused login, without quoting it."""
-    with pytest.raises(UnauthorizedError, match="refused the login with AppRole") as refused:
+    with pytest.raises(UnauthorizedError, match="refused the login at auth/approle") as refused:
         await block(vault, AppRoleAuth(role_id="nobody", secret_id="guess-of-a-secret")).check()
 
     assert "guess" not in str(refused.value)
@@ -195,26 +269,27 @@ async def test_check_names_the_missing_permission(vault: TestVault) -> None:
 
 async def test_check_names_an_unknown_mount(vault: TestVault) -> None:
     """A mount that does not exist is named."""
-    with pytest.raises((ForbiddenError, ConfigurationError), match="nowhere"):
+    with pytest.raises(NotFoundError, match="no KV version 2 engine at the mount nowhere"):
         await block(vault, mount="nowhere").check()
 
 
 async def test_check_says_that_vault_is_sealed(sealed_vault: str) -> None:
-    """A sealed Vault is called sealed."""
+    """A sealed Vault is called sealed, and nothing can have happened there."""
     credentials = VaultCredentials(url=sealed_vault, auth=TokenAuth(token=ROOT_TOKEN))
 
-    with pytest.raises(UnavailableError, match="is sealed"):
-        await VaultSecret(credentials=credentials, path="x").credentials._in_thread(
-            "looking", lambda client: client.auth.token.lookup_self()
-        )
+    with pytest.raises(UnavailableError, match="is sealed") as failed:
+        await VaultSecret(credentials=credentials, path="x").check()
+
+    assert failed.value.outcome_unknown is False
 
 
 async def test_check_says_that_the_host_is_unreachable() -> None:
     """An address where nothing listens is called unreachable, and the outcome is certain."""
     credentials = VaultCredentials(url=f"http://127.0.0.1:{free_port()}", auth=TokenAuth(token=ROOT_TOKEN))
+    credentials._sleep = at_once
 
     with pytest.raises(UnreachableError, match="no connection could be made") as failed:
-        await credentials._in_thread("looking", lambda client: client.auth.token.lookup_self())
+        await VaultSecret(credentials=credentials, path="x").check()
 
     assert failed.value.outcome_unknown is False
 

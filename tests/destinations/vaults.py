@@ -37,6 +37,10 @@ class TestVault:
     state: VaultSandbox | None = None
 
 
+async def at_once(_seconds: float) -> None:
+    """Wait between two attempts without waiting."""
+
+
 def _root(url: str) -> hvac.Client:
     return hvac.Client(url=url, token=ROOT_TOKEN)
 
@@ -45,6 +49,7 @@ def _root(url: str) -> hvac.Client:
 def stand_in() -> Iterator[TestVault]:
     """The stand-in of this project."""
     sandbox = VaultSandbox()
+    sandbox.mount("kv-one", version="1")
     roles = iter(range(1000))
 
     def make_role(policy: dict[str, set[str]]) -> tuple[str, str]:
@@ -88,6 +93,7 @@ def real(home: Path) -> Iterator[TestVault]:
     with _process(args, home, url):
         root = _root(url)
         root.sys.enable_auth_method("approle")
+        root.sys.enable_secrets_engine("kv", path="kv-one", options={"version": "1"})
         accessors: list[str] = []
 
         def make_role(policy: dict[str, set[str]]) -> tuple[str, str]:

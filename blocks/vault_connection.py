@@ -1,0 +1,367 @@
+"""One session with HashiCorp Vault over hvac: bounded answers, no redirects, a deadline, and this project's errors."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, NoReturn, Protocol
+from urllib.parse import urlsplit
+
+import hvac
+import requests
+import urllib3.exceptions
+from hvac.adapters import JSONAdapter
+from hvac.exceptions import VaultError
+from requests.adapters import HTTPAdapter
+
+from blocks.errors import (
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    RejectedError,
+    ServiceError,
+    UnauthorizedError,
+    UnavailableError,
+    UnexpectedAnswerError,
+    UnreachableError,
+    error_for_status,
+)
+from blocks.http import MAX_ANSWER_BYTES, is_certificate_error, retry_after_seconds, with_retries
+
+CAS_MISMATCH = "check-and-set parameter did not match"
+"""How Vault's 400 says that the version has moved on; there is no code for it."""
+READ_BYTES = 64 * 1024
+
+Request = Callable[[hvac.Client], Any]
+
+
+class Login(Protocol):
+    """How to log in.
+
+    Attributes:
+        where: The auth method's path, such as `auth/approle`; `None` for a token, which cannot be had anew.
+    """
+
+    @property
+    def where(self) -> str | None:
+        """The auth method's path."""
+
+    def log_in(self, client: hvac.Client) -> Any:
+        """Give a client its token."""
+
+
+class _AnswerTooLargeError(Exception):
+    """More was sent than is read."""
+
+
+_deadline: ContextVar[float | None] = ContextVar("_deadline", default=None)
+"""Until when the exchanges of one attempt must be over, by the monotonic clock. An attempt that was given up must not
+begin another exchange in the thread that it left behind."""
+
+
+class _Transport(HTTPAdapter):
+    """Reads a bounded answer before a deadline, and trusts a private authority only, where there is one.
+
+    Args:
+        connect: The seconds to wait for a connection.
+        read: The seconds to wait for more of the answer.
+        trust: The authorities to trust; those of requests without it.
+    """
+
+    def __init__(self, connect: float, read: float, trust: ssl.SSLContext | None) -> None:
+        self._connect, self._read, self._trust = connect, read, trust
+        super().__init__()
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: bool | str, cert: Any = None
+    ) -> Any:
+        """Choose the TLS settings of a connection."""
+        if self._trust is None:
+            return super().build_connection_pool_key_attributes(request, verify, cert)
+        host, _ = super().build_connection_pool_key_attributes(request, True, cert)
+        return host, {"ssl_context": self._trust}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Add requests' own authorities, but not to a private one."""
+        if self._trust is None:
+            super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call] # requests has none
+
+    def send(self, request: requests.PreparedRequest, *_args: Any, **how: Any) -> requests.Response:
+        """Exchange one request, before requests would look at a redirect or read its body.
+
+        Raises:
+            TimeoutError: The deadline is over.
+            _AnswerTooLargeError: The answer is larger than what is read.
+        """
+        deadline = _deadline.get() or time.monotonic() + self._connect + self._read
+        left = _time_left(deadline)
+        how |= {"stream": True, "timeout": (min(self._connect, left), min(self._read, left))}
+        response = super().send(request, **how)
+        try:
+            response._content = _bounded(response, deadline)  # noqa: SLF001 - as requests does itself
+        finally:
+            response.close()
+        return response
+
+
+def _time_left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _bounded(response: requests.Response, deadline: float) -> bytes:
+    body = bytearray()
+    # `read1` returns what has arrived, so that a trickle cannot outlast the deadline.
+    while chunk := response.raw.read1(READ_BYTES, decode_content=True):
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise _AnswerTooLargeError
+        _time_left(deadline)
+    return bytes(body)
+
+
+class _Adapter(JSONAdapter):  # type: ignore[misc] # hvac has no types
+    """hvac's adapter, whose errors bring the answer along: hvac itself drops the status and Retry-After."""
+
+    def request(self, *args: Any, raise_exception: bool = True, **kwargs: Any) -> Any:
+        """Make a request."""
+        answer = super().request(*args, raise_exception=False, **kwargs)
+        if not raise_exception or not isinstance(answer, requests.Response) or answer.ok:
+            return answer
+        body = _json_object(answer)
+        errors = body.get("errors") if body else None
+        texts = [str(text) for text in errors] if isinstance(errors, list) else []
+        error = VaultError.from_status(answer.status_code, f"Vault answered {answer.status_code}", texts, json=body)
+        error.response = answer
+        raise error
+
+
+def _json_object(response: requests.Response) -> dict[str, Any] | None:
+    try:
+        body = response.json()
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _was_connected(error: BaseException) -> bool:
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    never = (
+        urllib3.exceptions.NewConnectionError,
+        urllib3.exceptions.ConnectTimeoutError,
+        urllib3.exceptions.ProxyError,
+    )
+    return not isinstance(error, requests.ConnectTimeout) and not isinstance(reason, never)
+
+
+class VaultConnection:
+    """A session with one Vault: logs in when it must, and says in this project's errors what went wrong.
+
+    Args:
+        url: Where Vault is.
+        login: How to log in.
+        namespace: The namespace of every call; Vault's root without it.
+        trust: The authorities that Vault's certificate may come from; the usual ones without it.
+        connect_timeout: The seconds to wait for a connection.
+        read_timeout: The seconds to wait for more of an answer.
+        sleep: How to wait between attempts, in seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        login: Login,
+        *,
+        namespace: str | None,
+        trust: ssl.SSLContext | None,
+        connect_timeout: float,
+        read_timeout: float,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        parts = urlsplit(url)
+        self.host = f"{parts.scheme}://{parts.netloc}"
+        self._login = login
+        self._sleep = sleep
+        # One attempt may have to log in before it makes its call.
+        self._deadline_seconds = 2 * (connect_timeout + read_timeout)
+        session = requests.Session()
+        transport = _Transport(connect_timeout, read_timeout, trust)
+        session.mount("https://", transport)
+        session.mount("http://", transport)
+        # An empty token, because hvac would take one from the environment in place of None.
+        self._client = hvac.Client(
+            url=url,
+            token="",
+            verify=True,
+            allow_redirects=False,
+            session=session,
+            namespace=namespace,
+            adapter=_Adapter,
+        )
+
+    def logged_in(self) -> hvac.Client:
+        """Log in, unless that has been done.
+
+        Returns:
+            The client.
+
+        Raises:
+            KeyRotationError: Vault cannot be reached, or does not accept the login.
+        """
+        if not self._client.token:
+            self._log_in()
+        return self._client
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.session.close()
+
+    async def call(
+        self,
+        doing: str,
+        request: Request,
+        *,
+        repeatable: bool = True,
+        examine: bool = True,
+    ) -> dict[str, Any]:
+        """Make one call, logged in, and repeat it as often as that is harmless and worth it.
+
+        Args:
+            doing: What the call is for, as it reads after "while", such as `reading secret/app`.
+            request: The call.
+            repeatable: Whether the call may be made again when it may have taken effect.
+            examine: Whether a refusal is worth finding out whether the token has ended.
+
+        Returns:
+            Vault's answer; empty where it has no body.
+
+        Raises:
+            ServiceError: The call failed; which subclass says how, and whether it may have taken effect.
+        """
+
+        async def attempt() -> dict[str, Any] | ServiceError:
+            try:
+                return await self._attempt(doing, request, examine)
+            except ServiceError as error:
+                if repeatable or not error.outcome_unknown:
+                    raise
+                return error
+
+        outcome = await with_retries(attempt, self._sleep)
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        return outcome
+
+    async def _attempt(self, doing: str, request: Request, examine: bool) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(self._deadline_seconds):
+                return await asyncio.to_thread(self._perform, doing, request, examine)
+        except TimeoutError as error:
+            raise self._unreachable(error, doing) from None
+
+    def _perform(self, doing: str, request: Request, examine: bool) -> dict[str, Any]:
+        # Visible in this call's thread only.
+        _deadline.set(time.monotonic() + self._deadline_seconds)
+        self.logged_in()
+        try:
+            return self._answer(doing, request)
+        except ForbiddenError as error:
+            if not examine:
+                raise
+            if self._token_is_valid():
+                raise ForbiddenError(
+                    f"Vault at {self.host} accepts the token but does not permit {doing}.", status=error.status
+                ) from None
+        if self._login.where is None:
+            raise UnauthorizedError(
+                f"Vault at {self.host} does not accept the token: it is wrong, has expired or was revoked, or it lacks "
+                "Vault's default policy and the permission for this."
+            )
+        self._log_in()
+        return self._answer(doing, request)
+
+    def _token_is_valid(self) -> bool:
+        # Vault answers 403 both to a token that has ended and to one that lacks a permission.
+        try:
+            self._answer("looking the token up", lambda client: client.auth.token.lookup_self())
+        except (ForbiddenError, UnauthorizedError):
+            return False
+        return True
+
+    def _log_in(self) -> None:
+        self._client.token = ""
+        where = self._login.where
+        try:
+            self._answer(f"logging in at {where}", self._login.log_in)
+        except (RejectedError, UnauthorizedError, ForbiddenError, NotFoundError) as error:
+            raise UnauthorizedError(
+                f"Vault at {self.host} refused the login at {where}: the role or its secret is wrong or has expired, "
+                "or this auth method is not enabled there.",
+                status=error.status,
+            ) from None
+
+    def _answer(self, doing: str, request: Request) -> dict[str, Any]:
+        # `from None` throughout: a library's text may quote the request or the answer.
+        try:
+            answer = request(self._client)
+        except VaultError as error:
+            raise self._refused(error, doing) from None
+        except _AnswerTooLargeError:
+            raise self._unexpected(f"sent more than {MAX_ANSWER_BYTES} bytes", doing) from None
+        except (OSError, urllib3.exceptions.HTTPError) as error:
+            raise self._unreachable(error, doing) from None
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            raise self._unexpected("sent an answer that is not as documented", doing) from None
+        if isinstance(answer, dict):
+            return answer
+        if isinstance(answer, requests.Response) and answer.ok and not answer.content and not answer.is_redirect:
+            return {}
+        return self._not_json(answer, doing)
+
+    def _not_json(self, answer: Any, doing: str) -> NoReturn:
+        if isinstance(answer, requests.Response) and answer.is_redirect:
+            raise self._unexpected("sent a redirect, which is not followed", doing, outcome_unknown=False)
+        raise self._unexpected("sent something that is not a JSON object", doing)
+
+    def _unexpected(self, what: str, doing: str, *, outcome_unknown: bool = True) -> UnexpectedAnswerError:
+        return UnexpectedAnswerError(f"Vault at {self.host} {what} while {doing}.", outcome_unknown=outcome_unknown)
+
+    def _refused(self, error: VaultError, doing: str) -> ServiceError:
+        response: requests.Response | None = getattr(error, "response", None)
+        if response is None:
+            return self._unexpected("was asked for something that hvac refuses", doing, outcome_unknown=False)
+        status, text = response.status_code, " ".join(error.errors or [])
+        if status == requests.codes.unavailable and "sealed" in text:
+            return UnavailableError(
+                f"Vault at {self.host} is sealed.", outcome_unknown=False, retryable=False, status=status
+            )
+        if CAS_MISMATCH in text:
+            return ConflictError(
+                f"Vault at {self.host} refused {doing}: somebody else has written there since it was read.",
+                status=status,
+            )
+        return error_for_status(status)(
+            f"Vault at {self.host} answered {status} while {doing}.",
+            retry_after=retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC)),
+            status=status,
+        )
+
+    def _unreachable(self, error: BaseException, doing: str) -> UnreachableError:
+        unknown = True
+        if is_certificate_error(error):
+            why, unknown = "its certificate is not trusted", False
+        elif not _was_connected(error):
+            why, unknown = "no connection could be made", False
+        elif isinstance(error, TimeoutError | requests.Timeout | urllib3.exceptions.TimeoutError):
+            why = "there was no answer in time"
+        else:
+            why = f"the exchange broke off ({type(error).__name__})"
+        return UnreachableError(
+            f"Vault at {self.host} could not be reached while {doing}: {why}.", outcome_unknown=unknown
+        )

@@ -1,0 +1,356 @@
+"""The HTTP connection that every service's client stands on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from blocks import http
+from blocks.errors import (
+    ConfigurationError,
+    ConflictError,
+    ForbiddenError,
+    KeyRotationError,
+    NotFoundError,
+    RateLimitedError,
+    RejectedError,
+    ServiceError,
+    UnauthorizedError,
+    UnavailableError,
+    UnexpectedAnswerError,
+    UnreachableError,
+)
+from blocks.http import MAX_ATTEMPTS, MAX_WAIT_SECONDS, JsonHttp, retry_after_seconds
+from sandbox.server import Fault, make_app, running
+from sandbox.stack import free_port
+from tests.certificates import self_signed
+
+SECRET = "the-management-key"
+HEADERS = {"Authorization": f"Bearer {SECRET}"}
+OK = (200, {}, b'{"works": true}')
+Answer = tuple[int, dict[str, str], bytes]
+
+
+class Service:
+    """Answers requests one after the other, the last answer again and again, and keeps what was asked and waited."""
+
+    def __init__(self, *answers: Answer | Exception) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+        self.waits: list[float] = []
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        """Answer one request."""
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        status, headers, body = answer
+        return httpx.Response(status, headers=headers, content=body)
+
+    async def sleep(self, seconds: float) -> None:
+        """Remember a wait instead of waiting."""
+        self.waits.append(seconds)
+
+    async def ask(self, *, repeatable: bool = True, headers: Mapping[str, str] = HEADERS) -> dict[str, Any]:
+        """Make one call."""
+        transport = httpx.MockTransport(self.answer)
+        async with JsonHttp("Service", "https://api.example/v1", transport=transport, sleep=self.sleep) as connection:
+            return await connection.request(
+                "POST", "keys", doing="asking", headers=headers, json_body={}, repeatable=repeatable
+            )
+
+    async def fail(self, *, repeatable: bool = True) -> ServiceError:
+        """Make one call that fails."""
+        with pytest.raises(ServiceError) as failed:
+            await self.ask(repeatable=repeatable)
+        return failed.value
+
+
+class Stream(httpx.AsyncByteStream):
+    """A body that trickles in, blank by blank, without an end."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0)
+
+
+TABLE: dict[str, tuple[Answer, type[ServiceError], bool, int]] = {
+    "bad request": ((400, {}, b"{}"), RejectedError, False, 1),
+    "unauthorized": ((401, {}, b"{}"), UnauthorizedError, False, 1),
+    "forbidden": ((403, {}, b"{}"), ForbiddenError, False, 1),
+    "not found": ((404, {}, b"{}"), NotFoundError, False, 1),
+    "conflict": ((409, {}, b"{}"), ConflictError, False, 1),
+    "not processable": ((422, {}, b"{}"), RejectedError, False, 1),
+    "too many requests": ((429, {}, b"{}"), RateLimitedError, False, MAX_ATTEMPTS),
+    "internal error": ((500, {}, b"<html>"), UnavailableError, True, MAX_ATTEMPTS),
+    "bad gateway": ((502, {}, b""), UnavailableError, True, MAX_ATTEMPTS),
+    "unavailable": ((503, {}, b""), UnavailableError, True, MAX_ATTEMPTS),
+    "gateway timeout": ((504, {}, b""), UnavailableError, True, MAX_ATTEMPTS),
+    "redirect": ((302, {"Location": "https://elsewhere.example/"}, b""), UnexpectedAnswerError, True, 1),
+    "HTML": ((200, {"Content-Type": "text/html"}, b"<html>hello</html>"), UnexpectedAnswerError, True, 1),
+    "truncated JSON": ((200, {}, b'{"key": "sk-or'), UnexpectedAnswerError, True, 1),
+    "JSON that is a list": ((200, {}, b"[]"), UnexpectedAnswerError, True, 1),
+    "not UTF-8": ((200, {}, b'{"a": "\xff"}'), UnexpectedAnswerError, True, 1),
+    "a number out of range": ((200, {}, b'{"a": 1e99999999999999999999}'), UnexpectedAnswerError, True, 1),
+    "endless nesting": ((200, {}, b'{"a":' + b"[" * 100_000), UnexpectedAnswerError, True, 1),
+}
+
+
+@pytest.mark.parametrize(("answer", "error", "outcome_unknown", "attempts"), TABLE.values(), ids=TABLE)
+class TestAnswers:
+    async def test_each_answer_has_its_error(
+        self, answer: Answer, error: type[ServiceError], outcome_unknown: bool, attempts: int
+    ) -> None:
+        """The class and the doubt about the outcome follow from the answer; what may heal is tried again."""
+        service = Service(answer)
+
+        failed = await service.fail()
+
+        assert (type(failed), failed.outcome_unknown) == (error, outcome_unknown)
+        assert (len(service.requests), len(service.waits)) == (attempts, attempts - 1)
+        assert all(0 <= wait <= MAX_WAIT_SECONDS for wait in service.waits)
+
+    async def test_a_call_that_may_not_be_repeated_is_made_once(
+        self, answer: Answer, error: type[ServiceError], outcome_unknown: bool, attempts: int
+    ) -> None:
+        """A create is attempted exactly once, whatever is answered."""
+        service = Service(answer)
+
+        await service.fail(repeatable=False)
+
+        assert (len(service.requests), service.waits) == (1, [])
+
+    async def test_an_error_quotes_neither_body_nor_credential(
+        self, answer: Answer, error: type[ServiceError], outcome_unknown: bool, attempts: int
+    ) -> None:
+        """The text names service, host and what was being done, and drags no cause along that might say more."""
+        failed = await Service(answer).fail()
+
+        assert "Service at https://api.example" in str(failed)
+        assert "while asking" in str(failed)
+        assert not [word for word in (SECRET, "hello", "sk-or", "elsewhere") if word in repr(failed)]
+        assert failed.__cause__ is None
+        assert failed.__suppress_context__ or failed.__context__ is None
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    """The credential goes to no address but the configured one."""
+    service = Service((307, {"Location": "https://elsewhere.example/"}, b""))
+
+    await service.fail()
+
+    assert [request.url.host for request in service.requests] == ["api.example"]
+
+
+async def test_a_call_that_heals_returns_its_answer() -> None:
+    """A failure that passes is not seen by the caller."""
+    service = Service((503, {}, b""), (429, {}, b""), OK)
+
+    assert await service.ask() == {"works": True}
+    assert len(service.waits) == 2
+
+
+@pytest.mark.parametrize("body", [b"", b" \n"])
+async def test_an_empty_answer_is_an_empty_object(body: bytes) -> None:
+    """A 2xx without a body is a success."""
+    assert await Service((204, {}, body)).ask() == {}
+
+
+class TestRetryAfter:
+    async def test_seconds_are_waited_for(self) -> None:
+        """The service's own number is the wait."""
+        service = Service((429, {"Retry-After": "2"}, b""), OK)
+
+        await service.ask()
+
+        assert service.waits == [2.0]
+
+    async def test_a_date_is_waited_for(self) -> None:
+        """An HTTP date is turned into the seconds until then."""
+        soon = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
+        service = Service((503, {"Retry-After": soon}, b""), OK)
+
+        await service.ask()
+
+        assert len(service.waits) == 1
+        assert 0 < service.waits[0] <= 8
+
+    async def test_a_wait_too_long_is_reported_instead(self) -> None:
+        """A service that asks for a minute is not waited for, and the error says how long it asked."""
+        service = Service((429, {"Retry-After": "60"}, b""), OK)
+
+        failed = await service.fail()
+
+        assert (len(service.requests), service.waits) == (1, [])
+        assert failed.retry_after == 60
+
+    @pytest.mark.parametrize(
+        ("value", "seconds"),
+        [
+            (None, None),
+            ("0", 0.0),
+            (" 7 ", 7.0),
+            ("Mon, 23 Nov 2026 12:00:09 GMT", 9.0),
+            ("Mon, 23 Nov 2026 11:00:00 GMT", 0.0),
+            ("-1", None),
+            ("1.5", None),
+            ("²", None),
+            ("soon", None),
+            ("", None),
+        ],
+    )
+    def test_what_cannot_be_read_is_no_wait(self, value: str | None, seconds: float | None) -> None:
+        """Seconds and dates are read, a past date is now, and anything else counts as no header."""
+        assert retry_after_seconds(value, datetime(2026, 11, 23, 12, tzinfo=UTC)) == seconds
+
+
+class TestBounds:
+    async def test_an_answer_above_the_limit_is_not_read_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An answer without an end does not fill the memory."""
+        monkeypatch.setattr(http, "MAX_ANSWER_BYTES", 10)
+
+        failed = await Service((200, {}, b'{"a": "0123456789"}')).fail()
+
+        assert isinstance(failed, UnexpectedAnswerError)
+        assert "more than 10 bytes" in str(failed)
+
+    async def test_an_answer_that_trickles_is_given_up_at_the_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Bytes that keep coming do not keep a call alive beyond its deadline."""
+        monkeypatch.setattr(http, "CALL_DEADLINE_SECONDS", 0.02)
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Stream()))
+
+        async with JsonHttp("Service", "https://api.example", transport=transport) as connection:
+            with pytest.raises(UnreachableError, match="no answer in time") as failed:
+                await connection.request("POST", "keys", doing="asking", headers=HEADERS, repeatable=False)
+
+        assert failed.value.outcome_unknown
+
+
+def leaves(kind: type[Exception]) -> list[type[Exception]]:
+    """The classes below one that nothing derives from."""
+    below = [leaf for sub in kind.__subclasses__() for leaf in leaves(sub)]
+    return below or [kind]
+
+
+class TestConnection:
+    @pytest.mark.parametrize("error", leaves(httpx.RequestError), ids=lambda error: error.__name__)
+    async def test_every_error_of_the_library_is_translated(self, error: type[Exception]) -> None:
+        """Whatever httpx raises for a request becomes an unreachable service, without httpx's own text."""
+        failed = await Service(error(f"about {SECRET}")).fail(repeatable=False)
+
+        assert isinstance(failed, UnreachableError)
+        assert SECRET not in repr(failed)
+        assert failed.outcome_unknown == (error not in {httpx.ConnectError, httpx.ConnectTimeout})
+
+    async def test_a_dropped_connection_leaves_the_outcome_open(self) -> None:
+        """A server that takes a request and closes the connection may have done what was asked."""
+        app = echo()
+        app.state.faults.add(Fault("after", times=1))
+        with running(app) as url:
+            async with JsonHttp("Service", url) as connection:
+                with pytest.raises(UnreachableError, match="broke off") as failed:
+                    await connection.request("POST", "echo", doing="asking", headers=HEADERS, repeatable=False)
+
+        assert failed.value.outcome_unknown
+        assert len(app.state.requests) == 1
+
+    async def test_a_dropped_connection_is_tried_again_where_that_is_harmless(self) -> None:
+        """The second attempt opens a new connection and succeeds."""
+        app, service = echo(), Service(OK)
+        app.state.faults.add(Fault("after", times=1))
+        with running(app) as url:
+            async with JsonHttp("Service", url, sleep=service.sleep) as connection:
+                answer = await connection.request("POST", "echo", doing="asking", headers=HEADERS)
+
+        assert answer == {"works": True}
+        assert (len(app.state.requests), len(service.waits)) == (2, 1)
+
+    async def test_a_refused_connection_did_nothing(self) -> None:
+        """Where nothing listens, nothing can have taken effect, and the call is tried a few times."""
+        service = Service(OK)
+        async with JsonHttp("Service", f"http://127.0.0.1:{free_port()}", sleep=service.sleep) as connection:
+            with pytest.raises(UnreachableError, match="no connection could be made") as failed:
+                await connection.request("POST", "echo", doing="asking", headers=HEADERS)
+
+        assert not failed.value.outcome_unknown
+        assert len(service.waits) == MAX_ATTEMPTS - 1
+
+    async def test_an_untrusted_certificate_gets_no_credential(self, tmp_path: Path) -> None:
+        """A certificate that nobody vouches for is named as the reason, and no request is sent."""
+        app = echo()
+        certfile, keyfile = self_signed(tmp_path)
+        with running(app, certfile=certfile, keyfile=keyfile) as url:
+            async with JsonHttp("Service", url) as connection:
+                with pytest.raises(UnreachableError, match="certificate is not trusted") as failed:
+                    await connection.request("POST", "echo", doing="asking", headers=HEADERS, repeatable=False)
+
+        assert not failed.value.outcome_unknown
+        assert app.state.requests == []
+
+    async def test_a_credential_that_http_cannot_carry_is_not_sent(self) -> None:
+        """A key with a stray character is a configuration error, which does not show the key."""
+        service = Service(OK)
+
+        with pytest.raises(ConfigurationError) as failed:
+            await service.ask(headers={"Authorization": f"Bearer {SECRET}…"})
+
+        assert service.requests == []
+        assert SECRET not in repr(failed.value)
+        assert failed.value.__suppress_context__
+
+
+def echo() -> Starlette:
+    """A service that says that it works."""
+
+    async def works(_request: Request) -> JSONResponse:
+        return JSONResponse({"works": True})
+
+    return make_app([Route("/echo", works, methods=["POST"])])
+
+
+class TestExplained:
+    @staticmethod
+    async def fail(answer: Answer) -> KeyRotationError:
+        """Make a call to a service whose 404 about a folder has a meaning of its own."""
+
+        def explain(status: int, body: Mapping[str, Any]) -> http.Meaning | None:
+            return (ConflictError, "has no folder") if (status, body.get("about")) == (404, "folder") else None
+
+        transport = httpx.MockTransport(Service(answer).answer)
+        async with JsonHttp("Service", "https://api.example", transport=transport, explain=explain) as connection:
+            with pytest.raises(ServiceError) as failed:
+                await connection.request("GET", "keys", doing="asking", headers=HEADERS)
+        return failed.value
+
+    async def test_an_explained_answer_has_its_own_error_and_words(self) -> None:
+        """Where the status alone does not tell, the client's own reading decides."""
+        failed = await self.fail((404, {}, b'{"about": "folder"}'))
+
+        assert isinstance(failed, ConflictError)
+        assert str(failed) == "Service at https://api.example has no folder while asking."
+
+    @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"about": "else"}', b"[" * 100_000])
+    async def test_what_is_not_explained_is_left_to_the_status(self, body: bytes) -> None:
+        """A body that is not a known JSON object changes nothing."""
+        failed = await self.fail((404, {}, body))
+
+        assert isinstance(failed, NotFoundError)
+        assert "answered 404" in str(failed)
+
+
+def test_messages_name_scheme_and_host_only() -> None:
+    """The path and the query of a base URL stay out of messages."""
+    assert JsonHttp("Service", "https://api.example:8443/v1/team").host == "https://api.example:8443"

@@ -1,0 +1,464 @@
+"""What a Vault that misbehaves does to a destination: faults, lost answers, TLS and hostile answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import SecretStr
+
+from blocks import VaultCredentials, VaultSecret
+from blocks.errors import (
+    ConfigurationError,
+    ConflictError,
+    ForbiddenError,
+    RateLimitedError,
+    ServiceError,
+    UnauthorizedError,
+    UnavailableError,
+    UnexpectedAnswerError,
+    UnreachableError,
+    error_for_status,
+)
+from blocks.http import MAX_ANSWER_BYTES, MAX_ATTEMPTS
+from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
+from sandbox.server import Fault, Faults, running
+from sandbox.vault import ROOT_TOKEN, KvVersion2, VaultSandbox, create_app
+from tests.destinations.vaults import READ_WRITE, at_once
+
+KEY = SecretStr("sk-or-v1-the-new-key")
+LABELS = {"key_rotation": "checkout"}
+DATA = "/v1/secret/data/app"
+
+
+class StandIn:
+    """A stand-in with faults, a request log and a clock."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 12, 1, tzinfo=UTC)
+        self.sandbox = VaultSandbox(now=lambda: self.time)
+        self.app = create_app(self.sandbox)
+        self.url = ""
+
+    @property
+    def faults(self) -> Faults:
+        """The faults that are switched on."""
+        return self.app.state.faults
+
+    @property
+    def requests(self) -> list[tuple[str, str]]:
+        """Method and path of every request so far."""
+        return self.app.state.requests
+
+    def stored(self) -> dict[str, str]:
+        """The fields at the path, as they are now."""
+        engine = self.sandbox.namespaces[""]["secret"]
+        assert isinstance(engine, KvVersion2)
+        return engine.read("app")["data"]
+
+    def secret(self, auth: object = None, **credentials: object) -> VaultSecret:
+        """The secret `app`, whose retries do not wait."""
+        made = VaultCredentials(
+            url=credentials.pop("url", self.url), auth=auth or TokenAuth(token=ROOT_TOKEN), **credentials
+        )
+        made._sleep = at_once
+        return VaultSecret(credentials=made, path="app")
+
+
+@pytest.fixture
+def stand_in() -> Iterator[StandIn]:
+    """A stand-in of the test's own."""
+    made = StandIn()
+    with running(made.app) as made.url:
+        yield made
+
+
+@pytest.fixture
+async def secret(stand_in: StandIn) -> AsyncIterator[VaultSecret]:
+    """A secret that holds `old`; the log starts after it was stored."""
+    made = stand_in.secret()
+    await made.write_held(SecretStr("old"), await made.read_held(), {})
+    stand_in.requests.clear()
+    yield made
+    await made.aclose()
+
+
+async def test_a_rotation_costs_four_calls(stand_in: StandIn, secret: VaultSecret) -> None:
+    """Reading, writing, labelling and reading back are one call each, without a login for a token."""
+    await secret.write_held(KEY, await secret.read_held(), LABELS)
+    await secret.read_held()
+
+    metadata = "/v1/secret/metadata/app"
+    assert stand_in.requests == [("GET", DATA), ("POST", DATA), ("PATCH", metadata), ("GET", DATA)]
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+async def test_a_read_is_repeated(stand_in: StandIn, secret: VaultSecret, status: int) -> None:
+    """A read that failed for the moment is made again."""
+    stand_in.faults.add(Fault(method="GET", status=status, times=MAX_ATTEMPTS - 1))
+
+    held = await secret.read_held()
+
+    assert held.value == SecretStr("old")
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405, 409, 412, 418, 429, 500, 502, 503, 504])
+async def test_every_status_has_its_error(stand_in: StandIn, secret: VaultSecret, status: int) -> None:
+    """An error's class follows the status, its text names the call and never the answer."""
+    held = await secret.read_held()
+    stand_in.faults.add(Fault(method="POST", status=status, body='{"errors": ["hvs.secret-text"]}'))
+
+    with pytest.raises(error_for_status(status)) as failed:
+        await secret.write_held(KEY, held, {})
+
+    assert "hvs." not in str(failed.value)
+    assert KEY.get_secret_value() not in str(failed.value)
+    assert failed.value.__cause__ is None
+
+
+async def test_a_service_that_asks_for_a_long_wait_is_reported(stand_in: StandIn, secret: VaultSecret) -> None:
+    """Retry-After is carried by the error, and a long one is not waited for."""
+    stand_in.faults.add(Fault(status=429, headers={"Retry-After": "600"}))
+
+    with pytest.raises(RateLimitedError) as failed:
+        await secret.read_held()
+
+    assert failed.value.retry_after == 600
+    assert len(stand_in.requests) == 1
+
+
+async def test_a_write_that_was_refused_for_the_moment_is_repeated(stand_in: StandIn, secret: VaultSecret) -> None:
+    """A 429 shows that nothing was written, so the write is made again."""
+    held = await secret.read_held()
+    stand_in.faults.add(Fault(method="POST", status=429, times=1))
+
+    await secret.write_held(KEY, held, {})
+
+    assert stand_in.stored() == {"value": KEY.get_secret_value()}
+
+
+@pytest.mark.parametrize("status", [None, 500, 502])
+async def test_a_write_whose_answer_is_lost_is_not_repeated(
+    stand_in: StandIn, secret: VaultSecret, status: int | None
+) -> None:
+    """The caller is told that the outcome is unknown, and finds by reading that the write took effect."""
+    held = await secret.read_held()
+    stand_in.faults.add(Fault(when="after", method="POST", path=DATA, status=status))
+
+    with pytest.raises(ServiceError) as failed:
+        await secret.write_held(KEY, held, {})
+
+    assert failed.value.outcome_unknown is True
+    assert [method for method, _ in stand_in.requests].count("POST") == 1
+    assert stand_in.stored() == {"value": KEY.get_secret_value()}
+
+
+@pytest.mark.parametrize("status", [403, 405, 500, None])
+async def test_labels_never_fail_a_write(
+    stand_in: StandIn, secret: VaultSecret, caplog: pytest.LogCaptureFixture, status: int | None
+) -> None:
+    """A secret that is stored counts as written, and a warning says that its labels are not."""
+    stand_in.faults.add(Fault(path="/metadata/", status=status))
+
+    with caplog.at_level(logging.WARNING):
+        await secret.write_held(KEY, await secret.read_held(), LABELS)
+
+    assert stand_in.stored() == {"value": KEY.get_secret_value()}
+    assert "not who wrote it" in caplog.text
+    assert KEY.get_secret_value() not in caplog.text
+
+
+async def test_a_sealed_vault_is_not_asked_again(stand_in: StandIn, secret: VaultSecret) -> None:
+    """Somebody has to unseal it, so a sealed Vault is reported at once."""
+    stand_in.sandbox.sealed = True
+
+    with pytest.raises(UnavailableError, match="is sealed"):
+        await secret.read_held()
+
+    assert len(stand_in.requests) == 1
+
+
+async def test_a_redirect_is_not_followed(stand_in: StandIn, secret: VaultSecret) -> None:
+    """A token is never carried to where an answer points."""
+    stand_in.faults.add(Fault(status=307, headers={"Location": f"{stand_in.url}/v1/sys/health"}))
+
+    with pytest.raises(UnexpectedAnswerError, match="redirect"):
+        await secret.read_held()
+
+    assert stand_in.requests == [("GET", DATA)]
+
+
+@pytest.mark.parametrize("body", ["<html>", "[1]", "null", '"text"', "[" * 100_000, '{"data": {"data": 1}}', "{}"])
+async def test_an_answer_that_is_not_documented_is_named(stand_in: StandIn, secret: VaultSecret, body: str) -> None:
+    """Whatever else answers in Vault's place, the write is not taken for done."""
+    held = await secret.read_held()
+    stand_in.faults.add(Fault(status=200, body=body))
+
+    with pytest.raises(UnexpectedAnswerError):
+        await secret.write_held(KEY, held, {})
+
+
+@pytest.mark.parametrize("status", [200, 307, 500])
+async def test_an_answer_without_end_is_not_read(stand_in: StandIn, secret: VaultSecret, status: int) -> None:
+    """An answer over the limit is refused, whatever its status."""
+    headers = {"Location": f"{stand_in.url}/"}
+    stand_in.faults.add(Fault(status=status, headers=headers, body="x" * (MAX_ANSWER_BYTES + 1)))
+
+    with pytest.raises(UnexpectedAnswerError, match="sent more than"):
+        await secret.read_held()
+
+
+@contextmanager
+def trickling() -> Iterator[str]:
+    """A server that promises an answer and sends one byte now and then."""
+    over = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        while not over.is_set():
+            try:
+                connection, _ = listener.accept()
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while not over.wait(0.05):
+                    connection.sendall(b" ")
+            except OSError:
+                continue
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.2)
+        thread = threading.Thread(target=serve, args=[listener], daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            over.set()
+            thread.join(5)
+
+
+async def test_an_answer_that_trickles_is_given_up(stand_in: StandIn) -> None:
+    """Each byte comes in time, and yet the call and its thread end at the deadline."""
+    with trickling() as url:
+        secret = stand_in.secret(url=url, connect_timeout_seconds=0.1, read_timeout_seconds=0.2)
+        started = time.monotonic()
+
+        with pytest.raises(UnreachableError, match="no answer in time"):
+            await secret.write_held(KEY, await secret.read_held(), {})
+
+        assert time.monotonic() - started < 2 * 0.3 * MAX_ATTEMPTS + 2
+        await secret.aclose()
+
+
+async def test_no_answer_within_the_timeout_is_named(stand_in: StandIn) -> None:
+    """A call that is not answered in time says so, and that it may have taken effect."""
+    stand_in.faults.add(Fault(delay=1.0, status=0))
+    secret = stand_in.secret(read_timeout_seconds=0.1)
+
+    with pytest.raises(UnreachableError, match="no answer in time") as failed:
+        await secret.read_held()
+
+    assert failed.value.outcome_unknown is True
+    await secret.aclose()
+
+
+async def test_an_attempt_that_was_given_up_does_not_write_later(stand_in: StandIn) -> None:
+    """When the login takes the whole of the time, its write is not made any more."""
+    stand_in.sandbox.allow_login("approle", "r", "s")
+    secret = stand_in.secret(AppRoleAuth(role_id="r", secret_id="s"), connect_timeout_seconds=0.1)
+    held = await stand_in.secret().read_held()
+    secret.credentials.connection()._deadline_seconds = 0.2
+    stand_in.faults.add(Fault(when="before", path="login", delay=0.4, status=0))
+
+    with pytest.raises(UnreachableError):
+        await secret.write_held(KEY, held, {})
+
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert ("POST", DATA) not in stand_in.requests
+
+
+@pytest.mark.parametrize("auth", ["approle", "kubernetes", "jwt"])
+async def test_every_login_is_repeated_when_its_token_has_ended(stand_in: StandIn, auth: str, tmp_path: Path) -> None:
+    """A login that can be made again is made once more when its token's time is over, at its own mount."""
+    (tmp_path / "token").write_text("proof\n")
+    stand_in.sandbox.allow_login(f"team/{auth}", "role", "proof", {"secret/data/app": READ_WRITE})
+    logins = {
+        "approle": AppRoleAuth(role_id="role", secret_id="proof", mount="team/approle"),
+        "kubernetes": KubernetesAuth(
+            kubernetes_role="role", mount="team/kubernetes", token_path=str(tmp_path / "token")
+        ),
+        "jwt": JwtAuth(jwt_role="role", jwt="proof", mount="team/jwt"),
+    }
+    secret = stand_in.secret(logins[auth])
+    held = await secret.read_held()
+
+    stand_in.time += timedelta(hours=2)
+    await secret.write_held(KEY, held, {})
+
+    assert stand_in.stored() == {"value": KEY.get_secret_value()}
+    assert stand_in.requests.count(("POST", f"/v1/auth/team/{auth}/login")) == 2
+    await secret.aclose()
+
+
+async def test_a_token_that_ended_is_told_from_a_missing_permission(stand_in: StandIn) -> None:
+    """A static token whose time is over is called so; one that may not do it is called accepted."""
+    token = stand_in.sandbox.add_token({"secret/data/else": {"read"}}, timedelta(hours=1))
+    secret = stand_in.secret(TokenAuth(token=token))
+
+    with pytest.raises(ForbiddenError, match="accepts the token but does not permit reading secret/app"):
+        await secret.read_held()
+    stand_in.time += timedelta(hours=2)
+    with pytest.raises(UnauthorizedError, match="wrong, has expired or was revoked"):
+        await secret.read_held()
+
+    await secret.aclose()
+
+
+async def test_a_missing_service_account_names_the_field(stand_in: StandIn, tmp_path: Path) -> None:
+    """Outside of a pod, the Kubernetes login says which file is missing."""
+    secret = stand_in.secret(KubernetesAuth(kubernetes_role="role", token_path=str(tmp_path / "none")))
+
+    with pytest.raises(ConfigurationError, match=r"auth\.token_path"):
+        await secret.read_held()
+
+
+async def test_a_namespace_is_sent_along(stand_in: StandIn) -> None:
+    """A secret is written in the credentials' namespace only."""
+    stand_in.sandbox.mount("secret", namespace="team/a")
+    secret = stand_in.secret(namespace="/team/a/")
+
+    await secret.write_held(KEY, await secret.read_held(), {})
+
+    assert (await stand_in.secret().read_held()).value is None
+    assert (await secret.read_held()).value == KEY
+    await secret.aclose()
+
+
+async def test_no_token_is_taken_from_the_environment(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The VAULT_TOKEN that hvac looks for cannot take the place of the login that was configured."""
+    monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
+    secret = stand_in.secret(AppRoleAuth(role_id="nobody", secret_id="nothing"))
+
+    with pytest.raises(UnauthorizedError, match="refused the login"):
+        await secret.read_held()
+
+
+async def test_a_connection_is_used_again(secret: VaultSecret, caplog: pytest.LogCaptureFixture) -> None:
+    """The calls of a run share one connection, which is opened by the first."""
+    await secret.aclose()
+
+    with caplog.at_level(logging.DEBUG, "urllib3.connectionpool"):
+        await secret.write_held(KEY, await secret.read_held(), LABELS)
+
+    assert caplog.text.count("Starting new HTTP connection") == 1
+
+
+async def test_two_writers_at_once_cannot_both_win(stand_in: StandIn, secret: VaultSecret) -> None:
+    """Of two writes prepared from the same version exactly one is made."""
+    held = await secret.read_held()
+    writes = [secret.write_held(SecretStr(value), held, {}) for value in ("one", "two")]
+
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+
+    assert sorted(type(outcome) for outcome in outcomes if outcome) == [ConflictError]
+
+
+class Authority:
+    """A certificate authority that lives as long as a test."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a private authority")])
+        basic = x509.BasicConstraints(ca=True, path_length=0)
+        self._certificate = self._build(self._key, self._name).add_extension(basic, critical=True)
+        self._signed = self._certificate.sign(self._key, hashes.SHA256())
+        self.pem = self._signed.public_bytes(serialization.Encoding.PEM).decode()
+
+    def _build(self, key: ec.EllipticCurvePrivateKey, name: x509.Name) -> x509.CertificateBuilder:
+        now = datetime.now(UTC)
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(identifier, critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        )
+
+    def certify_loopback(self) -> dict[str, str]:
+        """Write a certificate for 127.0.0.1 and its key to files."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "vault")])
+        names = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+        certificate = self._build(key, name).add_extension(names, critical=False).sign(self._key, hashes.SHA256())
+        (self._home / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        plain = serialization.NoEncryption()
+        form = serialization.PrivateFormat.PKCS8
+        (self._home / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
+        return {"certfile": str(self._home / "cert.pem"), "keyfile": str(self._home / "key.pem")}
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """An authority that nobody trusts by default."""
+    return Authority(tmp_path)
+
+
+async def test_a_certificate_that_is_not_trusted_is_named(authority: Authority) -> None:
+    """No call is made to a host whose certificate is not trusted, and the error says why."""
+    vault = StandIn()
+    with running(vault.app, **authority.certify_loopback()) as url:
+        secret = vault.secret(url=url)
+
+        with pytest.raises(UnreachableError, match="certificate is not trusted") as failed:
+            await secret.read_held()
+
+        assert failed.value.outcome_unknown is False
+        assert vault.requests == []
+        await secret.aclose()
+
+
+@pytest.mark.parametrize("joint", ["\n", " ", ""], ids=["as it is", "pasted with spaces", "pasted in one line"])
+async def test_a_private_authority_is_trusted(authority: Authority, joint: str) -> None:
+    """With the authority's certificate the host is trusted, even if a form has eaten the line breaks."""
+    vault = StandIn()
+    with running(vault.app, **authority.certify_loopback()) as url:
+        secret = vault.secret(url=url, ca_certificate=authority.pem.replace("\n", joint))
+
+        held = await secret.read_held()
+
+        assert held.version == 0
+        await secret.aclose()
+
+
+async def test_a_private_authority_is_the_only_one_trusted(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the public authorities nor those of the environment may vouch for a Vault with its own authority."""
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other")
+    (tmp_path / "bundle.pem").write_text(other.pem)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "bundle.pem"))
+    vault = StandIn()
+    with running(vault.app, **other.certify_loopback()) as url:
+        secret = vault.secret(url=url, ca_certificate=authority.pem)
+
+        with pytest.raises(UnreachableError, match="certificate is not trusted"):
+            await secret.read_held()
+
+        await secret.aclose()
