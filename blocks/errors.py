@@ -16,6 +16,7 @@ KeyRotationError
     ├── RejectedError         any other 4xx
     ├── RateLimitedError      429
     ├── UnavailableError      5xx, or a sealed Vault
+    ├── OtherAccountError     the connection belongs to another account than the key
     └── UnexpectedAnswerError an answer that is not what the service documents
 ```
 
@@ -121,6 +122,10 @@ class UnavailableError(ServiceError):
 
     outcome_unknown = True
     retryable = True
+
+
+class OtherAccountError(ServiceError):
+    """The connection's management key belongs to another account than the one in which the key was made."""
 
 
 class UnexpectedAnswerError(ServiceError):

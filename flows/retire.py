@@ -47,9 +47,11 @@ async def retire_due(run: Run, steps: Steps) -> str:
     before = (await run.ledger.load()).superseded
     if not run.ledger.exists:
         raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was revoked.")
-    current = run.ledger.ledger.current
     run.step = "recover"
     await settle_unresolved(run)
     run.step = "revoke-key"
-    await revoke_what_is_due(run, list(current.destinations) if current else [], steps)
+    current = run.ledger.ledger.current
+    if current is not None:
+        # Without a current key nobody knows where the older ones are still read.
+        await revoke_what_is_due(run, list(current.destinations), steps)
     return retired(run, before)

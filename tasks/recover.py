@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from blocks.errors import ConfigurationError, KeyRotationError
+from blocks.errors import ConfigurationError, OtherAccountError
 from blocks.secrets import Held
 from tasks.decisions import MAYBE, Finding, find
 from tasks.ledger import Superseded, fingerprint
@@ -94,10 +94,9 @@ async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None
     run.held.clear()
     try:
         await revoke(run, run.ledger.ledger.superseded[-1], rotation.destinations)
-    except KeyRotationError as error:
+    except (ConfigurationError, OtherAccountError) as error:
+        # A connection that a person has changed must not keep the rotation from going on with what it is now.
         run.note(f"An unpublished key of an earlier run is still alive: {error}")
-        if run.ledger.ledger.superseded[-1].connection == rotation.connection:
-            raise
 
 
 async def _give_pending_up(run: Run, rotation: Rotation) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blocks.errors import DestinationError, ServiceError
+from blocks.errors import DestinationError, OtherAccountError
 from tasks.decisions import needed_by
 from tasks.ledger import Superseded
 from tasks.run import OpenRouter, Run
@@ -39,7 +39,7 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
 async def _make_sure_that_it_is_gone(openrouter: OpenRouter, key: Superseded) -> None:
     # "No such key" is also what another account answers, after the connection's management key was exchanged.
     if key.workspace_id is not None and not await openrouter.has_workspace(key.workspace_id):
-        raise ServiceError(
+        raise OtherAccountError(
             f"The connection {key.connection} does not know the key {key.label} nor its workspace: it seems "
             "to belong to another account now. Put the former management key back, so that the key can be revoked."
         )

@@ -50,7 +50,7 @@ class Histories(RuleBasedStateMachine):
         self.model.watch = self.watch
         self.made: dict[str, str] = {}
         self.by_hand: dict[str, str | None] = {}
-        self.versions: dict[str, list[str]] = {name: [] for name in PLACES}
+        self.versions: dict[str, list[str | None]] = {name: [] for name in PLACES}
         self.runs: list[Identity] = []
         self.foreign = self._foreign_keys()
         self.numbers = 0
@@ -204,7 +204,7 @@ class Histories(RuleBasedStateMachine):
     @rule(name=st.sampled_from(sorted(PLACES)), data=st.data())
     def edit_a_destination(self, name: str, data: st.DataObject) -> None:
         """A person writes something else into a destination: anything, or a key that was there before."""
-        content = data.draw(st.sampled_from(["a foreign secret", *self.versions[name]]), label="content")
+        content = data.draw(st.sampled_from(["a foreign secret", *filter(None, self.versions[name])]), label="content")
         self.model.tell(f"by hand: {name} is set to {content}")
         self.model.places[name].versions.append(content)
         self.versions[name].append(content)
@@ -231,9 +231,13 @@ class Histories(RuleBasedStateMachine):
         self.model.tell("by hand: the ledger is deleted")
         self.model.late_effects_happen()
         self.model.variables.clear()
-        # Nothing can know of keys in an account that the rotation does not use any more; an audit of that account does.
-        used = self.model.connections[self.rotation.connection]
-        self.out_of_sight |= {key.hash for key in self.model.keys.values() if key.account != used}
+        self._lose_sight()
+
+    def _lose_sight(self) -> None:
+        # Without a ledger nothing can know of keys in an account that the rotation does not use; an audit of it does.
+        if self.model.ledger("checkout") is None:
+            used = self.model.connections[self.rotation.connection]
+            self.out_of_sight |= {key.hash for key in self.model.keys.values() if key.account != used}
 
     @rule(names=destinations, overlap=overlaps, limit=st.sampled_from([50, 75]))
     def change_the_rotation(self, names: list[str], overlap: timedelta, limit: int) -> None:
@@ -251,6 +255,7 @@ class Histories(RuleBasedStateMachine):
         """A person lets the rotation use another account."""
         self.model.tell(f"by hand: the rotation now uses the connection {connection}")
         self.rotation = self.rotation.model_copy(update={"connection": connection})
+        self._lose_sight()
 
     @precondition(lambda self: self._nothing_is_open())
     @rule(account=st.sampled_from(["account-1", "account-2"]))
@@ -258,6 +263,7 @@ class Histories(RuleBasedStateMachine):
         """A person puts the management key of another account into the same connection."""
         self.model.tell(f"by hand: the connection openrouter now belongs to {account}")
         self.model.connections["openrouter"] = account
+        self._lose_sight()
 
     def _nothing_is_open(self) -> bool:
         # A create whose outcome is unknown can be settled only in the account in which it was made.
@@ -313,6 +319,7 @@ class Histories(RuleBasedStateMachine):
         # Keys of an account can be revoked only while the connection holds that account's management key: the person on
         # call does what the error says, puts each one back in turn, and lets what is overdue be revoked.
         self.model.connections["openrouter"] = "account-1"
+        self._lose_sight()
         self._rotate(self._identity())
         self.model.time += timedelta(days=8)
         for account in ("account-2", "account-1"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -90,7 +91,7 @@ class Place:
 
     checks_and_sets: bool = True
     exists: bool = True
-    versions: list[str] = field(default_factory=list)
+    versions: list[str | None] = field(default_factory=list)
     other_fields: dict[str, str] = field(default_factory=lambda: {"username": "someone"})
 
     @property
@@ -183,7 +184,9 @@ class Process:
 
     def _later(self, what: str, do: Callable[[], T]) -> None:
         self.model.tell(f"{self.name}: {what}: takes effect now")
-        do()
+        # Nobody is there any more to hear of a refusal.
+        with suppress(KeyRotationError):
+            do()
         self.model.watch(what)
 
     def _take_effect(self, what: str, do: Callable[[], T], fate: Fate) -> T:
@@ -295,17 +298,19 @@ class ModelDestination:
 
     async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
         """Write it."""
-        await self._process.effect(f"write {self.name}", lambda: self._write(value.get_secret_value(), held), late=True)
+        # A late write to a store without check-and-set cannot be told from a person's; the slot is what protects there.
+        late = self._place.checks_and_sets
+        await self._process.effect(f"write {self.name}", lambda: self._write(value.get_secret_value(), held), late=late)
 
-    def _write(self, value: str, held: Held) -> None:
+    def _write(self, value: str | None, held: Held) -> None:
         if self._place.checks_and_sets and held.version != len(self._place.versions):
             raise ConflictError(f"{self.name} was changed by somebody else.")
         self._place.versions.append(value)
 
     async def fence(self, held: Held) -> None:
         """Make older writes fail."""
-        if self._place.checks_and_sets and held.value is not None:
-            content = held.value.get_secret_value()
+        if self._place.checks_and_sets:
+            content = held.value.get_secret_value() if held.value is not None else None
             await self._process.effect(f"fence {self.name}", lambda: self._write(content, held))
 
     async def aclose(self) -> None:
