@@ -37,3 +37,12 @@ def check_agreement(model: Model, rotation: Rotation) -> None:
     current = model.keys[ledger.current.hash]
     assert {model.places[name].content for name in rotation.destinations} == {current.secret}
     assert model.works(current.secret)
+
+
+def check_no_older_key(model: Model, rotation: Rotation, out_of_sight: Collection[str] = ()) -> None:
+    """After an emergency the current key is the only one of this rotation that is alive."""
+    ledger = model.ledger(rotation.name)
+    assert ledger is not None
+    older = {key.hash for key in model.keys.values() if (read_marker(key.request.name) or ("",))[0] == rotation.name}
+    older -= {ledger.current.hash} if ledger.current else set()
+    assert not older - set(out_of_sight), "an emergency left older keys alive"

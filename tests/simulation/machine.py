@@ -16,12 +16,12 @@ from uuid import UUID
 
 from hypothesis import note
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flows.steps import PLAIN, Steps
 from tasks.decisions import Identity
 from tasks.rotation import KeySettings, Rotation
-from tests.simulation.invariants import check_agreement, check_no_orphan
+from tests.simulation.invariants import check_agreement, check_no_older_key, check_no_orphan
 from tests.simulation.model import Ended, Fate, Model, ModelKey, Place, Process, play, run_protocol, run_retire
 
 PLACES = {"vault-secret/a": True, "vault-secret/b": True, "secret/c": False, "infisical-secret/d": False}
@@ -31,7 +31,7 @@ NOT_PAUSED_AT = ("write the ledger", "delete a key", "write secret", "write infi
 COUNTED: Counter[str] = Counter()
 """What the histories of this process did, for the summary."""
 
-fates = st.lists(st.tuples(st.integers(0, 30), st.sampled_from([f for f in Fate if f is not Fate.WORKS])), max_size=3)
+fates = st.lists(st.tuples(st.integers(0, 60), st.sampled_from([f for f in Fate if f is not Fate.WORKS])), max_size=3)
 destinations = st.lists(st.sampled_from(sorted(PLACES)), min_size=1, max_size=3, unique=True)
 overlaps = st.sampled_from([timedelta(0), timedelta(minutes=5), timedelta(hours=24), timedelta(days=7)])
 
@@ -54,6 +54,7 @@ class Histories(RuleBasedStateMachine):
         self.runs: list[Identity] = []
         self.foreign = self._foreign_keys()
         self.numbers = 0
+        self.broken = False
         self.out_of_sight: set[str] = set()
 
     def _foreign_keys(self) -> dict[str, Any]:
@@ -93,23 +94,31 @@ class Histories(RuleBasedStateMachine):
             self.made.setdefault(key.secret, key.hash)
         self._watch_destinations(effect)
         stored = json.dumps(self.model.variables)
-        assert not any(secret in stored for secret in self.made), f"I3: a key is in the ledger after: {effect}"
+        self.promise(not any(secret in stored for secret in self.made), f"I3: a key is in the ledger after: {effect}")
         untouched = {h: self.model.keys[h].shown() for h in self.foreign if h in self.model.keys}
-        assert untouched == self.foreign, f"I4: a foreign key was changed by: {effect}"
+        self.promise(untouched == self.foreign, f"I4: a foreign key was changed by: {effect}")
 
     def _watch_destinations(self, effect: str) -> None:
         for name, place in self.model.places.items():
-            assert place.versions[: len(self.versions[name])] == self.versions[name], f"I7: {name} lost a version"
-            assert place.other_fields == {"username": "someone"}, f"I7: {name} lost a field"
+            self.promise(
+                place.versions[: len(self.versions[name])] == self.versions[name], f"I7: {name} lost a version"
+            )
+            self.promise(place.other_fields == {"username": "someone"}, f"I7: {name} lost a field")
             if len(place.versions) > len(self.versions[name]) and place.content != self.by_hand.get(name):
                 self.by_hand.pop(name, None)
             self.versions[name] = list(place.versions)
             if name in self.rotation.destinations and name not in self.by_hand and place.content in self.made:
-                assert self.model.works(place.content), f"I1: {name} holds a dead key after: {effect}"
+                self.promise(self.model.works(place.content), f"I1: {name} holds a dead key after: {effect}")
+
+    def promise(self, kept: bool, what: str) -> None:
+        """Make sure of an invariant."""
+        if not kept:
+            self.broken = True
+            raise AssertionError(what)
 
     def _check_said(self, ended: Ended) -> None:
         said = f"{ended.message} {ended.error!r}"
-        assert not any(secret in said for secret in self.made), "I3: a key is in a message"
+        self.promise(not any(secret in said for secret in self.made), "I3: a key is in a message")
 
     # --- runs ---
 
@@ -147,8 +156,18 @@ class Histories(RuleBasedStateMachine):
         """A new run, by schedule or by hand."""
         identity = self._identity(emergency=emergency)
         self.model.tell(f"run {self.numbers} starts{' (emergency)' if emergency else ''}")
+        before = self._current()
         self._fate(planned)
-        self._rotate(identity)
+        ended = self._rotate(identity)
+        if ended.succeeded and emergency:
+            check_no_older_key(self.model, self.rotation, self.out_of_sight)
+        if ended.succeeded and not emergency and before and self.rotation.overlap and self._current() != before:
+            self.promise(before in self.model.keys, "a superseded key died before its overlap ended")
+
+    def _current(self) -> str | None:
+        """The hash of the current key, where it is alive and its ledger can be trusted."""
+        ledger = self.model.ledger("checkout")
+        return ledger.current.hash if ledger and ledger.current and ledger.current.hash in self.model.keys else None
 
     @precondition(lambda self: self.runs)
     @rule(planned=fates, data=st.data())
@@ -158,8 +177,11 @@ class Histories(RuleBasedStateMachine):
         run = self.runs[index]
         self.runs[index] = Identity(run.id, run.first_started, run.attempt + 1, run.emergency)
         self.model.tell(f"run {run.id.int} is retried")
+        ledger, keys = self.model.ledger("checkout"), set(self.model.keys)
+        done = ledger and ledger.current and run.id in (ledger.current.made_by, ledger.current.rotated_by)
         self._fate(planned)
         self._rotate(self.runs[index])
+        self.promise(not done or set(self.model.keys) <= keys, "I6: a Retry of a finished run made another key")
 
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates)
@@ -170,23 +192,26 @@ class Histories(RuleBasedStateMachine):
         identity = Identity(UUID(int=10**6 + self.numbers), self.model.time)
         self._after(play(run_retire(self.model, "checkout", identity)))
 
-    @rule(pause_at=st.integers(0, 30), retry_of_the_same=st.booleans(), emergency=st.booleans())
-    def paused(self, pause_at: int, retry_of_the_same: bool, emergency: bool) -> None:
+    @rule(pause_at=st.integers(0, 30), retry_of_the_same=st.booleans(), emergency=st.booleans(), planned=fates)
+    def paused(self, pause_at: int, retry_of_the_same: bool, emergency: bool, planned: list[tuple[int, Fate]]) -> None:
         """A run is stopped in its tracks, loses its slot to another one, and goes on after that one has ended."""
         first = self._identity()
         other = self._identity(emergency=emergency)
         second = Identity(first.id, first.first_started, 2) if retry_of_the_same else other
         self.model.tell(f"run {first.id.int} will be paused while run {second.id.int} runs")
-        for ended in play(self._interleaved(first, second, pause_at)):
+        for ended in play(self._interleaved(first, second, pause_at, planned)):
             self._after(ended)
 
-    async def _interleaved(self, first: Identity, second: Identity, pause_at: int) -> list[Ended]:
+    async def _interleaved(
+        self, first: Identity, second: Identity, pause_at: int, planned: list[tuple[int, Fate]]
+    ) -> list[Ended]:
         process, paused, go_on, seen = Process(self.model, "paused run"), asyncio.Event(), asyncio.Event(), [0]
 
         async def gate(effect: str) -> None:
             seen[0] += 1
             if seen[0] > pause_at and not go_on.is_set() and not effect.startswith(NOT_PAUSED_AT):
                 self.model.tell(f"paused before: {effect}")
+                COUNTED["pauses"] += 1
                 paused.set()
                 await go_on.wait()
                 self.model.tell("the paused run goes on")
@@ -194,7 +219,9 @@ class Histories(RuleBasedStateMachine):
         process.gate = gate
         late = asyncio.ensure_future(run_protocol(self.model, self.rotation, first, process, self.steps))
         await asyncio.wait([late, asyncio.ensure_future(paused.wait())], return_when=asyncio.FIRST_COMPLETED)
+        self._fate(planned)
         quick = await run_protocol(self.model, self.rotation, second, Process(self.model, "second run"), self.steps)
+        self.model.fate = lambda _effect: Fate.WORKS
         go_on.set()
         paused.set()
         return [quick, await late]
@@ -305,19 +332,22 @@ class Histories(RuleBasedStateMachine):
     def quiet(self) -> None:
         """Everything works again; one run by each owner of keys, and the invariants of convergence hold."""
         self.model.tell("quiet")
+        self.broken = True
         self.model.late_effects_happen()
         self.model.revoked_accounts.clear()
         for place in self.model.places.values():
             place.exists = True
         self._clean_up_every_account()
         ended = self._rotate(self._identity())
-        assert ended.succeeded, f"I6: the run after quiet failed: {ended.error}"
+        self.promise(ended.succeeded, f"I6: the run after quiet failed: {ended.error}")
         check_no_orphan(self.model, self.rotation, self.out_of_sight)
         check_agreement(self.model, self.rotation)
+        self.broken = False
 
     def _clean_up_every_account(self) -> None:
         # Keys of an account can be revoked only while the connection holds that account's management key: the person on
         # call does what the error says, puts each one back in turn, and lets what is overdue be revoked.
+        self._rotate(self._identity())
         self.model.connections["openrouter"] = "account-1"
         self._lose_sight()
         self._rotate(self._identity())
@@ -327,6 +357,13 @@ class Histories(RuleBasedStateMachine):
             self.numbers += 1
             play(run_retire(self.model, "checkout", Identity(UUID(int=10**7 + self.numbers), self.model.time)))
 
+    @invariant()
+    def count(self) -> None:
+        """Count the steps."""
+        COUNTED["steps"] += 1
+
     def teardown(self) -> None:
-        """Tell the story, so that a failing history can be followed."""
+        """End in quiet, and tell the story, so that a failing history can be followed."""
+        if not self.broken and hasattr(self, "rotation"):
+            self.quiet()
         note("\n".join(self.model.story))
