@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up test lint simulate bench lock clean
+.PHONY: help demo up test lint mutants simulate bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -34,6 +34,9 @@ lint: $(VENV)/dev ## Check style and types
 
 test: lint ## Run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each one is caught
+	$(BIN)/python -m tests.simulation.mutants
 
 simulate: $(VENV)/dev ## Run 100,000 steps of simulated histories, with a printed seed
 	$(BIN)/python -m tests.simulation

@@ -35,8 +35,9 @@ def check_agreement(model: Model, rotation: Rotation) -> None:
     assert ledger is not None
     assert ledger.current is not None
     current = model.keys[ledger.current.hash]
-    assert {model.places[name].content for name in rotation.destinations} == {current.secret}
-    assert model.works(current.secret)
+    held = {model.places[name].content for name in rotation.destinations}
+    assert held == {current.secret}, "a destination does not hold the current key after a successful run"
+    assert model.works(current.secret), "the current key does not work after a successful run"
 
 
 def check_no_older_key(model: Model, rotation: Rotation, out_of_sight: Collection[str] = ()) -> None:

@@ -55,13 +55,14 @@ class Histories(RuleBasedStateMachine):
         self.foreign = self._foreign_keys()
         self.numbers = 0
         self.broken = False
-        self.out_of_sight: set[str] = set()
+        self.out_of_sight: set[str] = set(self.foreign)
 
     def _foreign_keys(self) -> dict[str, Any]:
         from blocks.openrouter import KeyRequest
 
-        for number, account in enumerate(("account-1", "account-2")):
-            name = f"not ours [rotation other run 00000000-0000-4000-8000-00000000000{number}]"
+        # One of another Prefect server with a rotation of the same name, one of another rotation.
+        for number, (account, rotation) in enumerate((("account-1", "checkout"), ("account-2", "other"))):
+            name = f"not ours [rotation {rotation} run 00000000-0000-4000-8000-00000000000{number}]"
             key = ModelKey(
                 f"foreign-{number}",
                 f"sk-or-v1-foreign-{number}",
@@ -159,6 +160,8 @@ class Histories(RuleBasedStateMachine):
         before = self._current()
         self._fate(planned)
         ended = self._rotate(identity)
+        if ended.succeeded:
+            check_agreement(self.model, self.rotation)
         if ended.succeeded and emergency:
             check_no_older_key(self.model, self.rotation, self.out_of_sight)
         if ended.succeeded and not emergency and before and self.rotation.overlap and self._current() != before:

@@ -1,0 +1,239 @@
+"""Wrong versions of the protocol, planted one at a time: the simulation must catch every one of them.
+
+`make mutants` prints the table. A simulation that cannot fail proves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+from rich.console import Console
+from rich.table import Table
+
+import tasks.create
+import tasks.lost
+import tasks.publish
+import tasks.recover
+import tasks.revoke
+from flows.steps import PLAIN
+from tasks.decisions import Finding, Identity, find
+from tasks.ledger import Ledger, OpenLedger, Superseded
+from tasks.run import NewKey, Run, VerifiedKey
+from tests.simulation import model
+from tests.simulation.machine import Histories
+
+MAX_HISTORIES = 2_000
+ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow under the same name
+STEPS = 30
+
+
+async def nothing(*_args: Any, **_how: Any) -> None:
+    """Do nothing where something should be done."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A wrong version: what is wrong with it, and what is put in place of what."""
+
+    wrong: str
+    target: Any
+    name: str
+    instead: Any
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Plant it."""
+        with mock.patch.object(self.target, self.name, self.instead):
+            yield
+
+
+async def _create_then_announce(run: Run, rotation: Any) -> Any:
+    now = run.world.now()
+    created = await (await run.world.connection(rotation.connection)).create_key(
+        rotation.key_request(run.identity.id, now)
+    )
+    await tasks.create._announce(run, rotation, now)
+    return created
+
+
+def _finding(wrong: Finding, *instead_of: Finding) -> Callable[..., Finding]:
+    def found(ledger: Ledger | None, run: Identity, held: Any) -> Finding:
+        right = find(ledger, run, held)
+        return wrong if right in instead_of else right
+
+    return found
+
+
+def _forget_earlier(self: Ledger, *args: Any) -> Ledger:
+    right = _published(self, *args)
+    return right.model_copy(update={"superseded": right.superseded[-1:]})
+
+
+_published = Ledger.published
+
+
+async def _believe_anything(_run: Run, _rotation: Any, key: NewKey) -> VerifiedKey:
+    return VerifiedKey(key.secret, key.record)
+
+
+async def _revoke_before_publishing(run: Run, rotation: Any, key: VerifiedKey, steps: Any) -> None:
+    current = run.ledger.ledger.current
+    if current is not None:
+        await (await run.world.connection(current.connection)).delete_key(current.hash)
+    await _publish_everywhere(run, rotation, key, steps)
+
+
+_publish_everywhere = ROTATE.publish_everywhere
+
+
+async def _publish_to_the_first(run: Run, rotation: Any, key: VerifiedKey, steps: Any) -> None:
+    await steps.publish(run, key, rotation.destinations[0])
+
+
+async def _delete_without_ledger(run: Run, key: Superseded, _destinations: Any) -> None:
+    await (await run.world.connection(key.connection)).delete_key(key.hash)
+
+
+def _leaky_fingerprint(secret: Any) -> str | None:
+    return None if secret is None else str(secret.get_secret_value())
+
+
+def _overwrite(self: model.ModelDestination, value: str | None, _held: Any) -> None:
+    self._place.versions.append(value)
+
+
+async def _believe_the_first_look(run: Run, **_how: Any) -> None:
+    if run.ledger.ledger.pending and run.ledger.ledger.pending.key is None:
+        await run.ledger.save(run.ledger.ledger.dropped())
+
+
+MUTANTS = [
+    Mutant("the intent is written after the create", tasks.create, "_create_or_settle", _create_then_announce),
+    Mutant("the create is retried blindly", tasks.create, "settle_intent", nothing),
+    Mutant("a lost create is never looked for", tasks.recover, "settle_intent", _believe_the_first_look),
+    Mutant("a create that may still turn up is forgotten", Ledger, "left_unresolved", Ledger.dropped),
+    Mutant(
+        "the new key is published before it works", Histories, "steps", PLAIN._replace(verify_key=_believe_anything)
+    ),
+    Mutant("the write to a destination is not read back", tasks.publish, "_read_back", nothing),
+    Mutant(
+        "the old key is revoked before the new one is published",
+        ROTATE,
+        "publish_everywhere",
+        _revoke_before_publishing,
+    ),
+    Mutant("one destination is enough", ROTATE, "publish_everywhere", _publish_to_the_first),
+    Mutant("the ledger is not read again before a write", OpenLedger, "guard", nothing),
+    Mutant("check-and-set is dropped", model.ModelDestination, "_write", _overwrite),
+    Mutant("an abandoned key is deleted without a fence", model.ModelDestination, "fence", nothing),
+    Mutant("the superseded key's hash is overwritten", Ledger, "published", _forget_earlier),
+    Mutant(
+        "a Retry makes a second key", tasks.recover, "find", _finding(Finding.NOTHING_PENDING, Finding.ALREADY_ROTATED)
+    ),
+    Mutant(
+        "a half-published key is thrown away",
+        tasks.recover,
+        "find",
+        _finding(Finding.NOTHING_PENDING, Finding.KEY_PUBLISHED),
+    ),
+    Mutant(
+        "an unpublished key is left behind",
+        tasks.recover,
+        "find",
+        _finding(Finding.NOTHING_PENDING, Finding.KEY_UNPUBLISHED),
+    ),
+    Mutant("a key that a destination holds is revoked", tasks.revoke, "needed_by", lambda *_: []),
+    Mutant("a revoked key stays in the ledger", Ledger, "revoked", lambda self, _hash: self),
+    Mutant('"no such key" is always believed', tasks.revoke, "_make_sure_that_it_is_gone", nothing),
+    Mutant(
+        "keys are not found again after the ledger is lost",
+        tasks.recover,
+        "keys_without_ledger",
+        mock.AsyncMock(return_value=[]),
+    ),
+    Mutant(
+        "keys of another Prefect server are taken up", model.ModelWorld, "knows_run", mock.AsyncMock(return_value=True)
+    ),
+    Mutant("an emergency leaves older keys alive", Ledger, "hastened", lambda self, _now: self),
+    Mutant("the overlap is ignored", Ledger, "due", lambda self, _now: list(self.superseded)),
+    Mutant(
+        "a revocation leaves no trace in the ledger",
+        Histories,
+        "steps",
+        PLAIN._replace(revoke_key=_delete_without_ledger),
+    ),
+    Mutant("the fingerprint is the key itself", tasks.create, "fingerprint", _leaky_fingerprint),
+]
+"""Every wrong version."""
+
+
+@dataclass(frozen=True)
+class Caught:
+    """Whether and how a mutant was caught."""
+
+    by: str | None
+    seconds: float
+
+
+def hunt(mutant: Mutant, chosen_seed: int = 0) -> Caught:
+    """Let histories run until one of them fails.
+
+    Args:
+        mutant: The wrong version.
+        chosen_seed: Makes the hunt repeatable.
+
+    Returns:
+        Which promise it broke, or `None` where it got away.
+    """
+    begun = time.monotonic()
+    chosen = settings(
+        max_examples=MAX_HISTORIES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    with mutant.planted(), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            run_state_machine_as_test(seed(chosen_seed)(Histories), settings=chosen)
+        except BaseException as error:  # noqa: BLE001 - whatever a wrong version raises has caught it
+            return Caught(_first_words(error), time.monotonic() - begun)
+    return Caught(None, time.monotonic() - begun)
+
+
+def _first_words(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    said = str(error).splitlines()
+    return (said[0] if said else type(error).__name__)[:80]
+
+
+def main() -> int:
+    """Hunt every mutant and print the table.
+
+    Returns:
+        0 if all were caught.
+    """
+    table = Table("wrong version", "caught by", "seconds", title="Mutants")
+    caught = []
+    for mutant in MUTANTS:
+        caught.append(hunt(mutant))
+        table.add_row(mutant.wrong, caught[-1].by or "[red]not caught[/]", f"{caught[-1].seconds:.1f}")
+    Console().print(table)
+    return 0 if all(found.by for found in caught) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

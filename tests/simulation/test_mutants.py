@@ -1,0 +1,13 @@
+"""The simulation can fail: every wrong version of the protocol is caught."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.mutants import MUTANTS, Mutant, hunt
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.wrong)
+def test_a_wrong_version_is_caught(mutant: Mutant) -> None:
+    """Histories run until one of them breaks a promise, and one does."""
+    assert hunt(mutant).by is not None
