@@ -143,23 +143,42 @@ class FaultMiddleware:
         if fault is None:
             await self._app(scope, receive, send)
         elif fault.when == "before":
-            await self._strike(fault, self._app, scope, receive, send)
+            await self._strike(fault, self._app, scope, _Body(receive), send)
         else:
             # The request takes effect exactly once, here; what is left to choose is what becomes of its answer.
-            answer = _Held()
-            await self._app(scope, receive, answer.hold)
-            await self._strike(fault, answer, scope, receive, send)
+            answer, body = _Held(), _Body(receive)
+            await self._app(scope, body, answer.hold)
+            await self._strike(fault, answer, scope, body, send)
 
-    async def _strike(self, fault: Fault, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _strike(self, fault: Fault, app: ASGIApp, scope: Scope, body: _Body, send: Send) -> None:
         await asyncio.sleep(fault.delay)
+        if fault.status == 0:
+            await app(scope, body, send)
+            return
+        await body.read_to_the_end()
         if fault.status is None:
             # An answer that is begun and never completed makes the server close the connection.
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
             return
-        if fault.status == 0:
-            await app(scope, receive, send)
-            return
-        await Response(fault.body, fault.status, fault.headers)(scope, receive, send)
+        await Response(fault.body, fault.status, fault.headers)(scope, body, send)
+
+
+class _Body:
+    """A request's body, which knows whether it has been read to its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ended = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._ended = not message.get("more_body", False)
+        return message
+
+    async def read_to_the_end(self) -> None:
+        # A connection closed over an unread body is reset, and the client would see now one error, now another.
+        while not self._ended:
+            await self()
 
 
 class _Held:

@@ -13,8 +13,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Message
 
-from sandbox.server import Fault, Faults, make_app, running
+from sandbox.server import Fault, FaultMiddleware, Faults, make_app, running
 from tests.certificates import self_signed
 
 
@@ -112,6 +113,29 @@ class TestFaults:
             client.post("/count", content=b"body", timeout=0.5)
 
         assert counter.effects == 1
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    @pytest.mark.parametrize("status", [None, 503])
+    async def test_reads_the_request_to_its_end(self, when: str, status: int | None) -> None:
+        """A struck request's body is read even where nobody wants it: else a drop would now and then be a reset."""
+        parts: list[Message] = [
+            {"type": "http.request", "body": b"bo", "more_body": True},
+            {"type": "http.request", "body": b"dy", "more_body": False},
+        ]
+        faults, sent = Faults(), list[Message]()
+        faults.add(Fault(when, status=status))  # type: ignore[arg-type]
+
+        async def receive() -> Message:
+            return parts.pop(0)
+
+        async def send(message: Message) -> None:
+            assert not parts
+            sent.append(message)
+
+        unread = FaultMiddleware(Response("refused", 401), faults, [])
+        await unread({"type": "http", "method": "POST", "path": "/"}, receive, send)
+
+        assert [message["status"] for message in sent if "status" in message] == [status or 200]
 
     def test_strikes_only_what_matches(self, counter: Counter, client: httpx.Client) -> None:
         """Method and path decide which requests are struck."""
