@@ -5,15 +5,18 @@ It keeps state, counts usage, and answers as the real one does; what the descrip
 
 from __future__ import annotations
 
+import re
 import secrets
+import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,6 +27,8 @@ DEFAULT_MANAGEMENT_KEY = "sk-or-v1-management-key-of-the-local-stand-in"
 PREFIX = "/api/v1"
 PAGE_SIZE = 100
 RESETS = ("daily", "weekly", "monthly", None)
+UTC_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
+"""The description asks for UTC; the SDK adds that a timestamp without seconds is rejected."""
 
 
 class ApiError(Exception):
@@ -140,9 +145,27 @@ class OpenRouterSandbox:
         self.created: list[str] = []
         self.deleted: list[str] = []
         self.secrets: set[str] = set()
+        self.requests_failed = 0
+        """How many chat completions were refused, that is: what consumers noticed."""
         self.guardrails: dict[str, dict[str, Any]] = {}
         self.accounts: list[Account] = []
         self.add_account(DEFAULT_MANAGEMENT_KEY)
+
+    def change(self, wanted: Mapping[str, Any]) -> None:
+        """Turn switches by name, as JSON spells them: all of them or none.
+
+        Args:
+            wanted: The constructor's arguments but the clock, with `cost` in USD and `lag` in seconds.
+
+        Raises:
+            ApiError: There is no such switch, or it cannot stand so.
+        """
+        try:
+            values = {name: SWITCHES[name](value) for name, value in wanted.items()}
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+            raise ApiError(400, "No such option, or not such a value") from None
+        for name, value in values.items():
+            setattr(self, name, value)
 
     def add_account(self, management_key: str) -> Account:
         """Add an account.
@@ -211,10 +234,10 @@ class OpenRouterSandbox:
             limit=None if limit is None else Decimal(str(limit)),
             limit_reset=body.get("limit_reset"),
             include_byok_in_limit=bool(body.get("include_byok_in_limit")),
-            expires_at=_utc(body["expires_at"]) if body.get("expires_at") else None,
+            expires_at=_utc(body.get("expires_at")),
             creator_user_id=body.get("creator_user_id") or account.user_id,
             refusals_left=self.refusals,
-            valid_from=self.now() + self.lag,
+            valid_from=self.now() + self.lag if self.lag else None,
         )
         self.keys[key.hash] = self.by_secret[key.secret] = key
         self.created.append(key.hash)
@@ -349,14 +372,42 @@ class OpenRouterSandbox:
         return {**{name: shown[name] for name in (*names, "expires_at", "workspace_id")}, **self._usage_fields(key)}
 
 
-def _utc(text: Any) -> datetime:
+def _one_of(*allowed: Any) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value not in allowed:
+            raise ValueError("not one of the allowed values")
+        return value
+
+    return check
+
+
+def _not_negative(value: Any) -> Any:
+    if not value >= type(value)(0):
+        raise ValueError("must not be negative")
+    return value
+
+
+SWITCHES: dict[str, Callable[[Any], Any]] = {
+    "cost": lambda usd: _not_negative(Decimal(str(usd)).quantize(Decimal("1E-9"))),
+    "plaintext_in": _one_of("top", "data"),
+    "refusals": lambda count: _not_negative(int(count)),
+    "lag": lambda seconds: _not_negative(timedelta(seconds=seconds)),
+    "with_last_used_at": _one_of(True, False),
+    "over_limit_status": _one_of(402, 403),
+    "not_management_status": _one_of(401, 403),
+}
+"""What can be changed while the stand-in runs, and how its JSON is read."""
+
+
+def _utc(text: Any) -> datetime | None:
+    if text is None:
+        return None
     try:
-        moment = datetime.fromisoformat(text)
+        if UTC_TIMESTAMP.fullmatch(text):
+            return datetime.fromisoformat(text)
     except (TypeError, ValueError):
-        raise ApiError(400, "expires_at must be an ISO 8601 timestamp") from None
-    if moment.utcoffset() != timedelta(0):
-        raise ApiError(400, "expires_at must be UTC")
-    return moment
+        pass
+    raise ApiError(400, "expires_at must be an ISO 8601 timestamp in UTC, with seconds")
 
 
 def _text(moment: datetime | None) -> str | None:
@@ -374,19 +425,55 @@ def _bearer(request: Request) -> str:
     return token
 
 
-def _checked(body: Any, *, create: bool) -> dict[str, Any]:
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        body = await request.json()
+    except (ValueError, RecursionError):
+        raise ApiError(400, "Invalid JSON") from None
     if not isinstance(body, dict):
         raise ApiError(400, "Invalid request parameters")
-    if create and not (isinstance(body.get("name"), str) and body["name"]):
-        raise ApiError(400, "name is required")
-    if not create and not body:
-        raise ApiError(400, "At least one field must be given")
-    if body.get("limit_reset") not in RESETS:
-        raise ApiError(400, "limit_reset must be daily, weekly, monthly or null")
-    limit = body.get("limit")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 0):
-        raise ApiError(400, "limit must be a number that is not negative")
     return body
+
+
+def _is_amount(value: Any) -> bool:
+    # The comparison also keeps NaN and infinity out, which Python's JSON would let in.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+KEY_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "name": _is_text,
+    "limit": lambda value: value is None or _is_amount(value),
+    "limit_reset": lambda value: value in RESETS,
+    "include_byok_in_limit": lambda value: isinstance(value, bool),
+    "disabled": lambda value: isinstance(value, bool),
+    "creator_user_id": lambda value: value is None or _is_text(value),
+    "workspace_id": _is_text,
+}
+"""What the fields of a create and of an update may hold."""
+
+
+def _check_key(body: dict[str, Any], account: Account) -> None:
+    for name, holds in KEY_FIELDS.items():
+        if name in body and not holds(body[name]):
+            raise ApiError(400, f"Invalid value for {name}")
+    if "workspace_id" in body and body["workspace_id"] not in account.workspaces:
+        raise ApiError(400, "Workspace not found")
+
+
+def _count(request: Request, name: str, default: int, low: int, high: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+        raise ApiError(400, f"Invalid value for {name}")
+    return int(text)
+
+
+def _page(request: Request, found: Sequence[dict[str, Any]]) -> Response:
+    offset, limit = _count(request, "offset", 0, 0, sys.maxsize), _count(request, "limit", 50, 1, PAGE_SIZE)
+    return JSONResponse({"data": found[offset : offset + limit], "total_count": len(found)})
 
 
 class Api:
@@ -431,18 +518,17 @@ class Api:
                 key.expires_at is None or key.expires_at > self.sandbox.now() or query.get("include_expired") == "true"
             )
         ]
-        offset = query.get("offset", "0")
-        if not offset.isdigit():
-            raise ApiError(400, "offset must be a number that is not negative")
-        page = wanted[int(offset) : int(offset) + PAGE_SIZE]
+        offset = _count(request, "offset", 0, 0, sys.maxsize)
+        page = wanted[offset : offset + PAGE_SIZE]
         return JSONResponse({"data": [self.sandbox.show(key) for key in page]})
 
     async def create_key(self, request: Request) -> Response:
         """`POST /keys`."""
         account = self.account(request)
-        body = _checked(await request.json(), create=True)
-        if body.get("workspace_id") and body["workspace_id"] not in account.workspaces:
-            raise ApiError(400, "Workspace not found")
+        body = await _body(request)
+        if "name" not in body:
+            raise ApiError(400, "name is required")
+        _check_key(body, account)
         key = self.sandbox.add_key(account, body)
         shown = self.sandbox.show(key)
         if self.sandbox.plaintext_in == "data":
@@ -456,8 +542,11 @@ class Api:
     async def update_key(self, request: Request) -> Response:
         """`PATCH /keys/{hash}`."""
         key = self.key(request)
-        body = _checked(await request.json(), create=False)
-        for name in ("name", "disabled", "limit_reset", "include_byok_in_limit"):
+        body = await _body(request)
+        if not body:
+            raise ApiError(400, "At least one field must be given")
+        _check_key(body, key.account)
+        for name in ("name", "disabled", "limit_reset", "include_byok_in_limit", "workspace_id"):
             if name in body:
                 setattr(key, name, body[name])
         if "limit" in body:
@@ -482,11 +571,12 @@ class Api:
     async def chat(self, request: Request) -> Response:
         """`POST /chat/completions`."""
         sandbox = self.sandbox
-        key = sandbox.use(_bearer(request))
-        remaining = sandbox.remaining(key)
-        if remaining is not None and remaining < sandbox.cost:
-            raise ApiError(sandbox.over_limit_status, "Key limit exceeded")
-        body = await request.json()
+        try:
+            key = self._payer(request)
+        except ApiError:
+            sandbox.requests_failed += 1
+            raise
+        body = await _body(request)
         key.last_used_at = sandbox.now()
         key.spent.append((sandbox.now(), sandbox.cost))
         message = {"role": "assistant", "content": "Hello from the stand-in."}
@@ -496,16 +586,23 @@ class Api:
                 "object": "chat.completion",
                 "created": int(sandbox.now().timestamp()),
                 "model": body.get("model", "sandbox"),
+                "system_fingerprint": None,  # the SDK requires it, the description does not know it
                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
                 "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
             }
         )
 
+    def _payer(self, request: Request) -> StoredKey:
+        key = self.sandbox.use(_bearer(request))
+        remaining = self.sandbox.remaining(key)
+        if remaining is not None and remaining < self.sandbox.cost:
+            raise ApiError(self.sandbox.over_limit_status, "Key limit exceeded")
+        return key
+
     async def list_workspaces(self, request: Request) -> Response:
         """`GET /workspaces`."""
         account = self.account(request)
-        shown = [self._workspace(account, workspace) for workspace in account.workspaces]
-        return JSONResponse({"data": shown, "total_count": len(shown)})
+        return _page(request, [self._workspace(account, workspace) for workspace in account.workspaces])
 
     async def get_workspace(self, request: Request) -> Response:
         """`GET /workspaces/{id}`."""
@@ -538,33 +635,44 @@ class Api:
 
     async def create_guardrail(self, request: Request) -> Response:
         """`POST /guardrails`."""
-        account, body = self.account(request), await request.json()
-        if not body.get("name"):
+        account, body = self.account(request), await _body(request)
+        if not _is_text(body.get("name")):
             raise ApiError(400, "name is required")
+        if body.get("limit_usd") is not None and not _is_amount(body["limit_usd"]):
+            raise ApiError(400, "Invalid value for limit_usd")
+        workspace = body.get("workspace_id", account.workspaces[0])
+        if workspace not in account.workspaces:
+            raise ApiError(400, "Workspace not found")
         guardrail = {
+            "description": None,
+            "include_byok_in_budgets": False,
+            **body,
             "id": str(uuid.uuid4()),
             "created_at": _text(self.sandbox.now()),
             "updated_at": None,
-            "description": None,
-            "include_byok_in_budgets": False,
-            "workspace_id": body.get("workspace_id") or account.workspaces[0],
-            **body,
+            "workspace_id": workspace,
         }
         self.sandbox.guardrails[guardrail["id"]] = guardrail
         return JSONResponse({"data": guardrail}, 201)
 
     async def list_guardrails(self, request: Request) -> Response:
         """`GET /guardrails`."""
-        self.account(request)
-        found = list(self.sandbox.guardrails.values())
-        return JSONResponse({"data": found, "total_count": len(found)})
+        account = self.account(request)
+        workspace = request.query_params.get("workspace_id") or account.workspaces[0]
+        mine = workspace in account.workspaces
+        found = [one for one in self.sandbox.guardrails.values() if mine and one["workspace_id"] == workspace]
+        return _page(request, found)
+
+    async def get_guardrail(self, request: Request) -> Response:
+        """`GET /guardrails/{id}`."""
+        return JSONResponse({"data": self.sandbox.guardrails[self._guardrail(request)]})
 
     def _guardrail(self, request: Request) -> str:
-        self.account(request)
-        wanted = str(request.path_params["id"])
-        if wanted not in self.sandbox.guardrails:
+        account = self.account(request)
+        found = self.sandbox.guardrails.get(str(request.path_params["id"]))
+        if found is None or found["workspace_id"] not in account.workspaces:
             raise ApiError(404, "Guardrail not found")
-        return wanted
+        return str(found["id"])
 
     async def list_assignments(self, request: Request) -> Response:
         """`GET /guardrails/{id}/assignments/keys`."""
@@ -582,23 +690,36 @@ class Api:
             for key in self.sandbox.keys.values()
             if key.guardrail_id == guardrail
         ]
-        return JSONResponse({"data": found, "total_count": len(found)})
+        return _page(request, found)
 
     async def assign(self, request: Request) -> Response:
         """`POST /guardrails/{id}/assignments/keys`; a key holds at most one guardrail."""
-        return await self._assign(request, self._guardrail(request), "assigned_count")
-
-    async def unassign(self, request: Request) -> Response:
-        """`POST /guardrails/{id}/assignments/keys/remove`."""
-        self._guardrail(request)
-        return await self._assign(request, None, "unassigned_count")
-
-    async def _assign(self, request: Request, guardrail: str | None, count: str) -> Response:
-        hashes = (await request.json()).get("key_hashes") or []
-        keys = [self.sandbox.keys[key_hash] for key_hash in hashes if key_hash in self.sandbox.keys]
+        guardrail = self._guardrail(request)
+        keys = await self._named_keys(request)
         for key in keys:
             key.guardrail_id = guardrail
-        return JSONResponse({count: len(keys)})
+        return JSONResponse({"assigned_count": len(keys)})
+
+    async def unassign(self, request: Request) -> Response:
+        """`POST /guardrails/{id}/assignments/keys/remove`; a key that holds another guardrail keeps it."""
+        guardrail = self._guardrail(request)
+        keys = [key for key in await self._named_keys(request) if key.guardrail_id == guardrail]
+        for key in keys:
+            key.guardrail_id = None
+        return JSONResponse({"unassigned_count": len(keys)})
+
+    async def _named_keys(self, request: Request) -> list[StoredKey]:
+        account, hashes = self.account(request), (await _body(request)).get("key_hashes")
+        if not isinstance(hashes, list) or not hashes or not all(map(_is_text, hashes)):
+            raise ApiError(400, "key_hashes must name at least one key")
+        found = (self.sandbox.keys.get(key_hash) for key_hash in dict.fromkeys(hashes))
+        return [key for key in found if key is not None and key.account is account]
+
+    async def change_options(self, request: Request) -> Response:
+        """`PATCH /_sandbox/options`: turn the stand-in's own switches, for whoever drives it from another process."""
+        body = await _body(request)
+        self.sandbox.change(body)
+        return JSONResponse({"changed": sorted(body)})
 
 
 async def _answer_error(_request: Request, error: Exception) -> Response:
@@ -608,8 +729,11 @@ async def _answer_error(_request: Request, error: Exception) -> Response:
     return JSONResponse(body, error.status, error.headers)
 
 
-async def _answer_bad_json(_request: Request, _error: Exception) -> Response:
-    return JSONResponse({"error": {"code": 400, "message": "Invalid JSON"}}, 400)
+async def _answer_unrouted(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    body = {"error": {"code": error.status_code, "message": error.detail}}
+    return JSONResponse(body, error.status_code, error.headers)
 
 
 def create_app(sandbox: OpenRouterSandbox | None = None) -> Starlette:
@@ -634,11 +758,13 @@ def create_app(sandbox: OpenRouterSandbox | None = None) -> Starlette:
         ("GET", "/workspaces/{id}", api.get_workspace),
         ("GET", "/guardrails", api.list_guardrails),
         ("POST", "/guardrails", api.create_guardrail),
+        ("GET", "/guardrails/{id}", api.get_guardrail),
         ("GET", "/guardrails/{id}/assignments/keys", api.list_assignments),
         ("POST", "/guardrails/{id}/assignments/keys", api.assign),
         ("POST", "/guardrails/{id}/assignments/keys/remove", api.unassign),
     ]
     routes = [Route(PREFIX + path, endpoint, methods=[method]) for method, path, endpoint in paths]
-    app = make_app(routes, exception_handlers={ApiError: _answer_error, ValueError: _answer_bad_json})
+    routes.append(Route("/_sandbox/options", api.change_options, methods=["PATCH"]))
+    app = make_app(routes, exception_handlers={ApiError: _answer_error, HTTPException: _answer_unrouted})
     app.state.sandbox = api.sandbox
     return app

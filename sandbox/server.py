@@ -33,9 +33,12 @@ class Fault:
         status: The status answered in place of the real one; without it the connection is dropped.
         headers: Headers of that answer.
         body: Body of that answer.
-        delay: Seconds to wait first; with `status` 0 only the delay happens.
+        delay: Seconds to wait first; with `status` 0 only the delay happens, and the real answer follows.
         times: How many requests it strikes; without it, every one.
         probability: How likely it strikes one.
+
+    Raises:
+        ValueError: `when` is neither, or `path` is not a regular expression.
     """
 
     when: Literal["before", "after"] = "before"
@@ -47,6 +50,14 @@ class Fault:
     delay: float = 0.0
     times: int | None = None
     probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.when not in ("before", "after"):
+            raise ValueError("when must be before or after")
+        try:
+            re.compile(self.path)
+        except re.error:
+            raise ValueError("path must be a regular expression") from None
 
     def strikes(self, method: str, path: str, random: Random) -> bool:
         """Say whether a request is struck, and count it.
@@ -132,25 +143,56 @@ class FaultMiddleware:
         if fault is None:
             await self._app(scope, receive, send)
         elif fault.when == "before":
-            await self._strike(fault, scope, receive, send)
+            await self._strike(fault, self._app, scope, _Body(receive), send)
         else:
-            await self._app(scope, receive, _nowhere)
-            await self._strike(fault, scope, receive, send)
+            # The request takes effect exactly once, here; what is left to choose is what becomes of its answer.
+            answer, body = _Held(), _Body(receive)
+            await self._app(scope, body, answer.hold)
+            await self._strike(fault, answer, scope, body, send)
 
-    async def _strike(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _strike(self, fault: Fault, app: ASGIApp, scope: Scope, body: _Body, send: Send) -> None:
         await asyncio.sleep(fault.delay)
+        if fault.status == 0:
+            await app(scope, body, send)
+            return
+        await body.read_to_the_end()
         if fault.status is None:
             # An answer that is begun and never completed makes the server close the connection.
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
             return
-        if fault.status == 0:
-            await self._app(scope, receive, send)
-            return
-        await Response(fault.body, fault.status, fault.headers)(scope, receive, send)
+        await Response(fault.body, fault.status, fault.headers)(scope, body, send)
 
 
-async def _nowhere(_message: Message) -> None:
-    """Swallow an answer that is lost on its way."""
+class _Body:
+    """A request's body, which knows whether it has been read to its end."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ended = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._ended = not message.get("more_body", False)
+        return message
+
+    async def read_to_the_end(self) -> None:
+        # A connection closed over an unread body is reset, and the client would see now one error, now another.
+        while not self._ended:
+            await self()
+
+
+class _Held:
+    """An answer that was given and waits to be sent, or is lost on its way."""
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+
+    async def hold(self, message: Message) -> None:
+        self._messages.append(message)
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        for message in self._messages:
+            await send(message)
 
 
 def make_app(routes: list[Route], *, exception_handlers: Any = None) -> Starlette:
@@ -166,10 +208,13 @@ def make_app(routes: list[Route], *, exception_handlers: Any = None) -> Starlett
     faults, log = Faults(), list[tuple[str, str]]()
 
     async def control_faults(request: Request) -> Response:
-        if request.method == "POST":
-            faults.add(Fault(**await request.json()))
-        else:
+        if request.method == "DELETE":
             faults.clear()
+            return JSONResponse({"faults": 0})
+        try:
+            faults.add(Fault(**await request.json()))
+        except (TypeError, ValueError) as error:
+            return JSONResponse({"error": str(error)}, 400)
         return JSONResponse({"faults": len(faults.rules)})
 
     async def control_log(request: Request) -> Response:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from hashlib import sha256
+from uuid import uuid4
 
 import httpx
 import pytest
 from openrouter import OpenRouter, errors
 from openrouter.utils import RetryConfig
 
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
+from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey, create_app
 from sandbox.server import Fault, running
 
 MONDAY = datetime(2026, 11, 30, 23, 0, tzinfo=UTC)
@@ -25,6 +28,7 @@ class World:
         self.state = OpenRouterSandbox(now=lambda: self.now)
         self.app = create_app(self.state)
         self.url = ""
+        self.http = httpx.Client()
 
     def sdk(self, key: str = DEFAULT_MANAGEMENT_KEY) -> OpenRouter:
         """The SDK with a key, its retries off."""
@@ -33,14 +37,24 @@ class World:
     def call(self, key: str) -> httpx.Response:
         """A chat completion with a key."""
         body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
-        return httpx.post(f"{self.url}/api/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"})
+        return self.http.post("/api/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"})
+
+    def manage(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """A call of the management API."""
+        headers = {"Authorization": f"Bearer {DEFAULT_MANAGEMENT_KEY}"}
+        return self.http.request(method, f"/api/v1{path}", json=body, headers=headers)
+
+    def new_key(self, **fields: object) -> StoredKey:
+        """A key of the first account."""
+        return self.state.add_key(self.state.accounts[0], {"name": "checkout", **fields})
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
     """A stand-in of its own for each test."""
     world = World()
-    with running(world.app) as world.url:
+    with running(world.app) as world.url, world.http:
+        world.http.base_url = httpx.URL(world.url)
         yield world
 
 
@@ -105,6 +119,145 @@ def test_a_normal_key_may_not_manage(world: World, status: int) -> None:
     assert refused.value.status_code == status
 
 
+def test_the_list_hides_expired_keys_unless_asked(world: World) -> None:
+    """An expired key is in the list only where it is asked for, which only the SDK knows."""
+    key = world.new_key(expires_at="2026-12-01T00:00:00Z")
+    world.now += timedelta(hours=1)
+
+    with world.sdk() as sdk:
+        assert sdk.api_keys.list().data == []
+        assert [k.hash for k in sdk.api_keys.list(include_expired=True).data] == [key.hash]
+
+
+def test_a_list_is_of_one_workspace(world: World) -> None:
+    """The list holds the default workspace's keys, or those of the workspace that is asked for."""
+    account = world.state.accounts[0]
+    account.workspaces.append(str(uuid4()))
+    default, other = world.new_key(), world.new_key(workspace_id=account.workspaces[1])
+
+    with world.sdk() as sdk:
+        listed = [
+            [key.hash for key in sdk.api_keys.list(workspace_id=workspace).data]
+            for workspace in (None, *account.workspaces)
+        ]
+
+    assert listed == [[default.hash], [default.hash], [other.hash]]
+
+
+def test_an_update_moves_a_key_to_another_workspace(world: World) -> None:
+    """The SDK may move a key, which keeps its plaintext."""
+    account = world.state.accounts[0]
+    account.workspaces.append(str(uuid4()))
+    key = world.new_key()
+
+    with world.sdk() as sdk:
+        moved = sdk.api_keys.update(hash=key.hash, workspace_id=account.workspaces[1])
+
+    assert (moved.data.workspace_id, world.state.is_live(key.secret)) == (account.workspaces[1], True)
+
+
+def test_workspaces_are_listed(world: World) -> None:
+    """An account has a default workspace, which the list and the single view show alike."""
+    with world.sdk() as sdk:
+        listed = sdk.workspaces.list()
+        assert listed is not None
+        single = sdk.workspaces.get(id=world.state.accounts[0].workspaces[0])
+
+    assert listed.result.data == [single.data]
+
+
+def test_an_expiry_in_utc_is_kept(world: World) -> None:
+    """A key created with an expiry says the same moment back."""
+    with world.sdk() as sdk:
+        created = sdk.api_keys.create(name="checkout", expires_at=datetime(2027, 1, 1, tzinfo=UTC))
+
+    assert created.data.expires_at == datetime(2027, 1, 1, tzinfo=UTC)
+
+
+def test_the_label_shows_both_ends_of_the_plaintext(world: World) -> None:
+    """A key is 64 hex digits behind its prefix, and its label shows the first three and the last four."""
+    created = world.manage("POST", "/keys", {"name": "checkout"}).json()
+
+    assert re.fullmatch(r"sk-or-v1-[0-9a-f]{64}", created["key"])
+    assert created["data"]["label"] == f"sk-or-v1-{created['key'][9:12]}...{created['key'][-4:]}"
+
+
+def test_the_hash_does_not_follow_from_the_plaintext(world: World) -> None:
+    """The hash cannot be computed from the key, so that no client gets away with doing so."""
+    key = world.new_key()
+
+    assert key.hash not in {sha256(text.encode()).hexdigest() for text in (key.secret, key.secret[9:])}
+
+
+def test_the_plaintext_may_stand_in_data(world: World) -> None:
+    """Where the answer to a create holds the plaintext can be set: beside the data, or in it."""
+    answers = []
+    for place in ("top", "data"):
+        world.state.change({"plaintext_in": place})
+        answers.append(world.manage("POST", "/keys", {"name": "checkout"}).json())
+
+    top, data = answers
+    assert ("key" in top, "key" in top["data"]) == (True, False)
+    assert ("key" in data, "key" in data["data"]) == (False, True)
+
+
+def test_a_key_may_not_tell_when_it_was_used(world: World) -> None:
+    """The moment of the last use, which the description does not know, can be left out."""
+    key = world.new_key()
+    world.call(key.secret)
+    told = world.manage("GET", f"/keys/{key.hash}").json()["data"]["last_used_at"]
+
+    world.state.with_last_used_at = False
+
+    assert datetime.fromisoformat(told) == world.now
+    assert "last_used_at" not in world.manage("GET", f"/keys/{key.hash}").json()["data"]
+
+
+def test_a_completion_is_answered_to_a_live_key_only(world: World) -> None:
+    """The SDK gets a completion with a live key, and its error for 401 once the key is deleted."""
+    key = world.new_key()
+    messages = [{"role": "user", "content": "hello"}]
+
+    with world.sdk(key.secret) as sdk:
+        answer = sdk.chat.send(model="sandbox", messages=messages)
+        world.state.delete_key(key)
+        with pytest.raises(errors.UnauthorizedResponseError):
+            sdk.chat.send(model="sandbox", messages=messages)
+
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_accounts_do_not_see_each_other(world: World) -> None:
+    """Keys and guardrails of one account do not exist for another one's management key."""
+    world.state.add_account("sk-or-v1-another-management-key")
+    key = world.new_key()
+    with world.sdk() as sdk:
+        guardrail = sdk.guardrails.create(name="one").data.id
+
+    with world.sdk("sk-or-v1-another-management-key") as other:
+        assert other.api_keys.list().data == []
+        for call in (
+            lambda: other.api_keys.get(hash=key.hash),
+            lambda: other.api_keys.delete(hash=key.hash),
+            lambda: other.guardrails.get(id=guardrail),
+            lambda: other.guardrails.bulk_assign_keys(id=guardrail, key_hashes=[key.hash]),
+        ):
+            with pytest.raises(errors.NotFoundResponseError):
+                call()
+
+
+def test_a_revoked_management_key_is_unknown(world: World) -> None:
+    """A management key that was revoked gets 401, and the account's other one goes on working."""
+    keys = world.state.accounts[0].management_keys
+    keys.add("sk-or-v1-second-management-key")
+    keys.discard(DEFAULT_MANAGEMENT_KEY)
+
+    with world.sdk() as sdk, pytest.raises(errors.UnauthorizedResponseError):
+        sdk.api_keys.list()
+    with world.sdk("sk-or-v1-second-management-key") as sdk:
+        assert sdk.api_keys.list().data == []
+
+
 def test_errors_have_the_documented_shape(world: World) -> None:
     """Unknown keys, bad bodies and rate limits are answered so that the SDK knows them."""
     with world.sdk() as sdk:
@@ -128,8 +281,40 @@ def test_a_guardrail_is_assigned_to_a_key(world: World) -> None:
         sdk.guardrails.bulk_assign_keys(id=first, key_hashes=[key.hash])
         assigned = sdk.guardrails.bulk_assign_keys(id=second, key_hashes=[key.hash])
 
-    assert assigned.assigned_count == 1
-    assert key.guardrail_id == second
+        assert assigned.assigned_count == 1
+        assert [_assigned(sdk, guardrail) for guardrail in (first, second)] == [[], [key.hash]]
+
+
+def test_a_guardrail_is_taken_only_from_the_keys_that_hold_it(world: World) -> None:
+    """Unassigning through one guardrail leaves a key alone that holds another one."""
+    key = world.new_key()
+
+    with world.sdk() as sdk:
+        held, other = (sdk.guardrails.create(name=name).data.id for name in ("held", "other"))
+        sdk.guardrails.bulk_assign_keys(id=held, key_hashes=[key.hash])
+        missed = sdk.guardrails.bulk_unassign_keys(id=other, key_hashes=[key.hash])
+        still = _assigned(sdk, held)
+        taken = sdk.guardrails.bulk_unassign_keys(id=held, key_hashes=[key.hash])
+
+        assert (missed.unassigned_count, still) == (0, [key.hash])
+        assert (taken.unassigned_count, _assigned(sdk, held)) == (1, [])
+
+
+def test_guardrails_are_listed_and_read(world: World) -> None:
+    """A guardrail is shown alike by its create, the list and its single view."""
+    with world.sdk() as sdk:
+        created = sdk.guardrails.create(name="checkout", limit_usd=50, reset_interval="monthly").data
+        listed = sdk.guardrails.list()
+        assert listed is not None
+
+        assert listed.result.data == [created]
+        assert sdk.guardrails.get(id=created.id).data == created
+
+
+def _assigned(sdk: OpenRouter, guardrail: str) -> list[str]:
+    found = sdk.guardrails.list_guardrail_key_assignments(id=guardrail)
+    assert found is not None
+    return [assignment.key_hash for assignment in found.result.data]
 
 
 @pytest.mark.parametrize(
@@ -139,17 +324,60 @@ def test_a_guardrail_is_assigned_to_a_key(world: World) -> None:
         {"name": ""},
         {"name": "x", "limit": -1},
         {"name": "x", "limit_reset": "hourly"},
+        {"name": "x", "limit": "5"},
+        {"name": "x", "limit": True},
+        {"name": "x", "include_byok_in_limit": "yes"},
+        {"name": "x", "workspace_id": "unknown"},
         {"name": "x", "expires_at": "2027-01-01T00:00:00+02:00"},
+        {"name": "x", "expires_at": "2027-01-01T00:00:00"},
+        {"name": "x", "expires_at": "2027-01-01T00:00Z"},
+        [],
     ],
 )
-def test_bad_requests_are_refused(world: World, body: dict[str, object]) -> None:
+def test_bad_creates_are_refused(world: World, body: object) -> None:
     """A create that the description does not allow is a 400, and no key is made."""
+    answer = world.manage("POST", "/keys", body)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, 400)
+    assert world.state.created == []
+
+
+@pytest.mark.parametrize("limit", ["NaN", "Infinity", "1e999", "-1e999"])
+def test_a_limit_is_a_number(world: World, limit: str) -> None:
+    """What JSON cannot say is no limit: it is refused, and the list of keys goes on working."""
     headers = {"Authorization": f"Bearer {DEFAULT_MANAGEMENT_KEY}"}
 
-    answer = httpx.post(f"{world.url}/api/v1/keys", json=body, headers=headers)
+    answer = httpx.post(f"{world.url}/api/v1/keys", content=f'{{"name": "x", "limit": {limit}}}', headers=headers)
 
     assert answer.status_code == 400
-    assert world.state.created == []
+    assert world.manage("GET", "/keys").json() == {"data": []}
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"name": ""}, {"name": 5}, {"disabled": "no"}, {"limit": -1}, {"limit_reset": "x"}]
+)
+def test_bad_updates_are_refused(world: World, body: dict[str, object]) -> None:
+    """An update that is empty, or holds what the description does not allow, is a 400 and changes nothing."""
+    key = world.new_key(limit=5)
+    before = world.state.show(key)
+
+    answer = world.manage("PATCH", f"/keys/{key.hash}", body)
+
+    assert (answer.status_code, world.state.show(key)) == (400, before)
+
+
+@pytest.mark.parametrize("offset", ["-1", "x", "²"])
+def test_a_bad_offset_is_refused(world: World, offset: str) -> None:
+    """A list from nowhere is a 400."""
+    assert world.manage("GET", f"/keys?offset={offset}").status_code == 400
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("PUT", "/keys", 405)])
+def test_what_does_not_exist_is_an_error_like_any_other(world: World, method: str, path: str, status: int) -> None:
+    """An unknown path or method has the documented error's shape too."""
+    answer = world.manage(method, path)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, status)
 
 
 def test_only_live_keys_are_served(world: World) -> None:
@@ -160,6 +388,8 @@ def test_only_live_keys_are_served(world: World) -> None:
     world.state.delete_key(keys[3])
 
     assert [world.call(key.secret).status_code for key in keys] == [200, 401, 401, 401]
+    assert [key.hash for key in world.state.live_keys()] == [keys[0].hash]
+    assert world.state.requests_failed == 3
 
 
 def test_a_new_key_may_be_late(world: World) -> None:
@@ -171,6 +401,74 @@ def test_a_new_key_may_be_late(world: World) -> None:
     world.now += timedelta(seconds=5)
 
     assert (early, world.call(key.secret).status_code) == (401, 200)
+
+
+def test_a_key_is_not_late_because_the_clock_jumps(world: World) -> None:
+    """Without a lag a key works at once, even where the clock is set back after it was made."""
+    key = world.new_key()
+
+    world.now -= timedelta(hours=1)
+
+    assert world.call(key.secret).status_code == 200
+
+
+def test_a_new_key_may_be_refused_a_few_times(world: World) -> None:
+    """A new key answers 401 as often as it is set to, whichever endpoint it is tried at."""
+    world.state.change({"refusals": 2})
+    key = world.new_key()
+
+    with world.sdk(key.secret) as own, pytest.raises(errors.UnauthorizedResponseError):
+        own.api_keys.get_current_key_metadata()
+
+    assert [world.call(key.secret).status_code for _ in range(2)] == [401, 200]
+
+
+def test_usage_is_counted_exactly(world: World) -> None:
+    """Each completion costs what it is set to, without a rounding error, and shows when the key was used."""
+    world.state.cost = Decimal("0.1")
+    key = world.new_key(limit=1, limit_reset="daily")
+    for _ in range(3):
+        world.call(key.secret)
+
+    with world.sdk() as sdk:
+        seen = sdk.api_keys.get(hash=key.hash).data
+
+    assert (seen.usage, seen.usage_daily, seen.limit_remaining) == (0.3, 0.3, 0.7)
+    assert seen.last_used_at == world.now
+
+
+@pytest.mark.parametrize(
+    ("used", "read", "sums"),
+    [
+        ("2026-11-29T23:59:59", "2026-11-30T00:00:00", (0, 0, 1)),  # a Sunday, then a Monday of the same month
+        ("2026-11-30T23:59:59", "2026-12-01T00:00:00", (0, 1, 0)),  # a month ends within a week
+        ("2026-12-05T23:59:59", "2026-12-06T00:00:00", (0, 1, 1)),  # only a day ends
+        ("2026-12-06T00:00:00", "2026-12-06T23:59:59", (1, 1, 1)),  # nothing ends
+    ],
+)
+def test_usage_is_summed_by_utc_day_week_and_month(world: World, used: str, read: str, sums: tuple[int, ...]) -> None:
+    """The sums begin anew at midnight UTC, on Monday and on the first; the total never does."""
+    world.state.cost = Decimal(1)
+    world.now = datetime.fromisoformat(used).replace(tzinfo=UTC)
+    key = world.new_key()
+    world.call(key.secret)
+
+    world.now = datetime.fromisoformat(read).replace(tzinfo=UTC)
+
+    with world.sdk() as sdk:
+        seen = sdk.api_keys.get(hash=key.hash).data
+    assert (seen.usage_daily, seen.usage_weekly, seen.usage_monthly) == sums
+    assert seen.usage == 1
+
+
+@pytest.mark.parametrize("status", [402, 403])
+def test_a_key_over_its_limit_is_refused_as_set(world: World, status: int) -> None:
+    """A key over its limit gets 402 or 403, as set, and its refused use is not charged."""
+    world.state.over_limit_status = status
+    key = world.new_key(limit=0)
+
+    assert world.call(key.secret).status_code == status
+    assert world.state.usage(key) == 0
 
 
 @pytest.mark.parametrize(
@@ -197,3 +495,33 @@ def test_a_lost_answer_has_taken_effect(world: World) -> None:
             httpx.post(f"{world.url}/api/v1/keys", json={"name": when}, headers=headers)
 
     assert [key.name for key in world.state.live_keys()] == ["after"]
+
+
+def test_options_are_changed_over_http(world: World) -> None:
+    """Whoever drives the stand-in from another process turns its switches over HTTP."""
+    wanted = {"plaintext_in": "data", "refusals": 1, "lag": 1.5, "cost": "0.25", "over_limit_status": 403}
+
+    answer = httpx.patch(f"{world.url}/_sandbox/options", json=wanted)
+
+    assert answer.json() == {"changed": sorted(wanted)}
+    state = world.state
+    assert (state.plaintext_in, state.refusals, state.over_limit_status) == ("data", 1, 403)
+    assert (state.lag, state.cost) == (timedelta(seconds=1.5), Decimal("0.25"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"colour": 1},
+        {"cost": "NaN"},
+        {"cost": -1},
+        {"lag": "soon"},
+        {"plaintext_in": "both"},
+        {"over_limit_status": 500},
+    ],
+)
+def test_an_option_that_cannot_be_changes_nothing(world: World, wrong: dict[str, object]) -> None:
+    """A change with one wrong option is refused as a whole."""
+    answer = httpx.patch(f"{world.url}/_sandbox/options", json={"refusals": 9, **wrong})
+
+    assert (answer.status_code, world.state.refusals) == (400, 0)
