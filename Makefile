@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up test lint mutants simulate bench lock clean
+.PHONY: help demo up test lint mutants simulate soak bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -40,6 +40,9 @@ mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each
 
 simulate: $(VENV)/dev ## Run 100,000 steps of simulated histories, with a printed seed
 	$(BIN)/python -m tests.simulation
+
+soak: $(VENV)/dev ## Rotate 2,000 times under faults, with a consumer per rotation
+	$(BIN)/python -m bench.soak
 
 bench: $(VENV)/run ## Measure speed and calls, side by side in one run
 	$(BIN)/python -m bench
