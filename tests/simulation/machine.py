@@ -274,8 +274,8 @@ class Histories(RuleBasedStateMachine):
         """A person changes destinations, overlap and limit."""
         self.model.tell(f"by hand: the rotation now goes to {names}, overlap {overlap}, limit {limit}")
         for name in set(names) - set(self.rotation.destinations):
-            if not self.model.works(self.model.places[name].content):
-                self.by_hand[name] = self.model.places[name].content
+            # Nobody has promised anything for what a new destination holds, until a run has published to it.
+            self.by_hand[name] = self.model.places[name].content
         key = self.rotation.key.model_copy(update={"limit_usd": limit})
         changes = {"destinations": names, "overlap": overlap, "key": key}
         self.rotation = self.rotation.model_copy(update=changes)
