@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -208,3 +209,14 @@ async def test_the_artifact_shows_the_rotations_state(world: World) -> None:
     assert now.current is not None
     for part in (now.current.label, now.superseded[0].label, rotation.destinations[0], "Next step"):
         assert part in shown
+
+
+async def test_two_runs_started_together_take_turns(world: World) -> None:
+    """Two runs at the same moment both end well, one after the other, and leave one key."""
+    rotation = await world.prepare(world.rotation())
+
+    states = await asyncio.gather(run(rotation), run(rotation))
+
+    assert [state.name for state in states] == ["Completed", "Completed"]
+    assert len(world.openrouter.created) == 2
+    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation)]

@@ -1,0 +1,176 @@
+"""Faults that are no broken call: what people and clocks do to a rotation, each with what becomes of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+
+from tasks.decisions import Identity
+from tasks.rotation import Rotation
+from tests.simulation.invariants import check_agreement, check_no_orphan
+from tests.simulation.model import Fate, play, run_retire
+from tests.simulation.test_crash_matrix import Story
+
+VAULT, SECRET = "vault-secret/checkout", "secret/checkout"
+
+
+@pytest.fixture
+def story(rotation: Rotation) -> Story:
+    """A rotation that has run twice, its first key in its overlap."""
+    story = Story(rotation)
+    assert story.rotate().succeeded
+    assert story.rotate().succeeded
+    return story
+
+
+def retire(story: Story) -> object:
+    """Run the retirement now."""
+    return play(run_retire(story.model, story.rotation.name, Identity(uuid4(), story.model.time)))
+
+
+def test_a_destination_changed_by_hand_gets_the_next_key(story: Story) -> None:
+    """What a person wrote into a destination is reported and replaced by the next rotation."""
+    story.model.places[SECRET].versions.append("by hand")
+
+    assert story.rotate().succeeded
+
+    check_agreement(story.model, story.rotation)
+
+
+def test_a_superseded_key_put_back_by_hand_is_not_revoked(story: Story) -> None:
+    """A key that somebody put back into a destination outlives its overlap until it is replaced there."""
+    old = story.model.places[VAULT].versions[0]
+    story.model.places[VAULT].versions.append(old)
+    story.model.time += timedelta(days=2)
+
+    retire(story)
+    alive = story.model.works(old)
+    story.rotate()
+
+    assert alive
+    assert not story.model.works(old)
+    check_no_orphan(story.model, story.rotation)
+
+
+@pytest.mark.parametrize("which", ["current", "superseded"])
+def test_a_key_deleted_by_hand_does_not_stop_the_rotation(story: Story, which: str) -> None:
+    """After a person has deleted a key at OpenRouter, the next rotation works and the ledger forgets the dead key."""
+    ledger = story.model.ledger("checkout")
+    assert ledger is not None
+    assert ledger.current is not None
+    dead = ledger.current if which == "current" else ledger.superseded[0]
+    story.model.watch = lambda _effect: None  # the outage, if any, was made by the person
+    del story.model.keys[dead.hash]
+
+    assert story.rotate().succeeded
+    story.model.time += timedelta(days=2)
+    assert story.rotate().succeeded
+
+    check_no_orphan(story.model, story.rotation)
+
+
+def test_a_deleted_ledger_is_made_again_from_the_markers(story: Story) -> None:
+    """Keys that the lost ledger knew are found by their markers and die after one more overlap."""
+    story.model.variables.clear()
+
+    assert story.rotate().succeeded
+    alive = len(story.model.keys)
+    story.model.time += timedelta(days=2)
+    retire(story)
+
+    assert alive == 3
+    assert len(story.model.keys) == 1
+    check_no_orphan(story.model, story.rotation)
+
+
+def test_a_retirement_without_a_current_key_revokes_nothing(rotation: Rotation) -> None:
+    """Where a lost ledger was only half made again, nobody knows what is still read, so nothing is revoked."""
+    story = Story(rotation.model_copy(update={"overlap": timedelta(0)}))
+    assert story.rotate().succeeded
+    story.model.variables.clear()
+    story.model.fate = lambda effect: Fate.FAILS if effect.startswith("create") else Fate.WORKS
+    assert not story.rotate().succeeded
+
+    story.calm()
+    retire(story)
+
+    assert story.model.works(story.model.places[VAULT].content)
+
+
+def test_a_changed_connection_leaves_nothing_behind(story: Story) -> None:
+    """Superseded keys are revoked with the connection that made them, after the rotation has moved to another."""
+    story.model.connections["other"] = "account-2"
+    story.rotation = story.rotation.model_copy(update={"connection": "other"})
+
+    assert story.rotate().succeeded
+    story.model.time += timedelta(days=2)
+    assert story.rotate().succeeded
+
+    assert {key.account for key in story.model.keys.values()} == {"account-2"}
+    check_no_orphan(story.model, story.rotation)
+
+
+def test_an_exchanged_account_is_noticed_before_a_key_is_forgotten(story: Story) -> None:
+    """A 404 from another account does not count: the rotation goes on, and the run fails until the key is dead."""
+    story.model.connections["openrouter"] = "account-2"
+    story.model.time += timedelta(days=2)
+
+    ended = story.rotate()
+    story.model.connections["openrouter"] = "account-1"
+    healed = story.rotate()
+
+    assert ended.error is not None
+    assert "another account" in str(ended.error)
+    assert healed.succeeded
+    check_agreement(story.model, story.rotation)
+
+
+def test_a_removed_destination_is_reported_and_a_new_one_is_served(story: Story) -> None:
+    """A destination taken out of the rotation is not written any more; one put in gets the next key."""
+    story.model.places["vault-secret/new"] = type(story.model.places[VAULT])()
+    story.rotation = story.rotation.model_copy(update={"destinations": [VAULT, "vault-secret/new"]})
+    before = story.model.places[SECRET].content
+
+    assert story.rotate().succeeded
+
+    assert story.model.places[SECRET].content == before
+    check_agreement(story.model, story.rotation)
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(days=400)])
+def test_a_clock_that_jumps_does_not_stop_the_rotation(story: Story, jump: timedelta) -> None:
+    """A new run rotates whatever the clock says, and every destination holds a working key throughout."""
+    story.model.time += jump
+    for key in story.model.keys.values():
+        key.valid_from = min(key.valid_from, story.model.time)
+
+    assert story.rotate().succeeded
+
+    check_agreement(story.model, story.rotation)
+
+
+def test_a_revoked_management_key_changes_nothing(story: Story) -> None:
+    """Without a valid management key a run fails, and what is published goes on working."""
+    story.model.revoked_accounts.add("account-1")
+    before = dict(story.model.keys)
+
+    ended = story.rotate()
+
+    assert ended.error is not None
+    assert story.model.keys == before
+    check_agreement(story.model, story.rotation)
+
+
+def test_a_ledger_without_room_refuses_before_anything_is_made(rotation: Rotation) -> None:
+    """Where the overlap is too long for the pace, the run that would not fit is refused in one sentence."""
+    story = Story(rotation.model_copy(update={"overlap": timedelta(days=365)}))
+    ended = story.rotate()
+    while ended.succeeded:
+        made = set(story.model.keys)
+        ended = story.rotate()
+
+    assert "no room for another key" in str(ended.error)
+    assert set(story.model.keys) == made
+    assert len(made) >= 8
