@@ -6,7 +6,7 @@ from datetime import datetime
 
 from blocks.errors import LedgerError, ServiceError
 from blocks.openrouter import CreatedKey
-from tasks.ledger import MAX_LEDGER_BYTES, Ledger, MadeKey, Pending, fingerprint
+from tasks.ledger import MAX_LEDGER_BYTES, MadeKey, Pending, fingerprint
 from tasks.lost import settle_intent
 from tasks.rotation import Rotation
 from tasks.run import NewKey, Run
@@ -63,18 +63,35 @@ async def _create_or_settle(run: Run, rotation: Rotation) -> CreatedKey:
 
 
 async def _announce(run: Run, rotation: Rotation, now: datetime) -> None:
-    intent = Pending(
+    if not has_room(run, rotation):
+        raise LedgerError(
+            f"The ledger has no room for another key, because it holds {len(run.ledger.ledger.superseded)} superseded "
+            "ones; nothing was created. Shorten the overlap or rotate less often."
+        )
+    await run.ledger.save(run.ledger.ledger.intended(_intent(run, rotation, now)))
+
+
+def _intent(run: Run, rotation: Rotation, now: datetime) -> Pending:
+    return Pending(
         run_id=run.identity.id,
         connection=rotation.connection,
         workspace_id=rotation.key.workspace_id,
         destinations=tuple(rotation.destinations),
         intended_at=now,
     )
-    _make_sure_that_it_fits(run.ledger.ledger, intent)
-    await run.ledger.save(run.ledger.ledger.intended(intent))
 
 
-def _make_sure_that_it_fits(ledger: Ledger, intent: Pending) -> None:
+def has_room(run: Run, rotation: Rotation) -> bool:
+    """Say whether the ledger can hold one more key through all of its states.
+
+    Args:
+        run: The run.
+        rotation: The rotation.
+
+    Returns:
+        Whether it can, with some room left for what a failure may add.
+    """
+    intent = _intent(run, rotation, run.world.now())
     key = MadeKey(
         hash="0" * 64,
         label="0" * 24,
@@ -83,13 +100,9 @@ def _make_sure_that_it_fits(ledger: Ledger, intent: Pending) -> None:
         connection=intent.connection,
         workspace_id="0" * 36,
     )
-    created = ledger.intended(intent).created(key)
+    created = run.ledger.ledger.intended(intent).created(key)
     published = created.published(intent.run_id, intent.destinations, intent.intended_at, intent.intended_at)
-    if max(created.size(), published.size()) + LEDGER_RESERVE_BYTES > MAX_LEDGER_BYTES:
-        raise LedgerError(
-            f"The ledger has no room for another key, because it holds {len(ledger.superseded)} superseded ones; "
-            "nothing was created. Shorten the overlap or rotate less often."
-        )
+    return max(created.size(), published.size()) + LEDGER_RESERVE_BYTES <= MAX_LEDGER_BYTES
 
 
 create_key_task = secret_task("create-key")(create_key)

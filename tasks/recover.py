@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from blocks.errors import ConfigurationError, OtherAccountError
+from blocks.errors import ConfigurationError, DestinationError, OtherAccountError, ServiceError
 from blocks.secrets import Held
+from tasks.create import has_room
 from tasks.decisions import MAYBE, Finding, find
 from tasks.ledger import Superseded, fingerprint
 from tasks.lost import keys_without_ledger, settle_intent, settle_unresolved
@@ -75,7 +76,20 @@ async def recover(run: Run, rotation: Rotation, finding: Finding, revoke: Revoke
             await _give_pending_up(run, rotation)
         case Finding.KEY_PUBLISHED:
             return await _finish_pending(run, rotation)
+    if finding is not Finding.ALREADY_ROTATED and not has_room(run, rotation):
+        await _make_room(run, rotation, revoke)
     return None
+
+
+async def _make_room(run: Run, rotation: Rotation, revoke: Revoke) -> None:
+    now = run.world.now()
+    if run.identity.emergency:
+        await run.ledger.save(run.ledger.ledger.hastened(now))
+    for key in run.ledger.ledger.due(now):
+        try:
+            await revoke(run, key, rotation.destinations)
+        except (DestinationError, ServiceError, ConfigurationError) as error:
+            run.note(f"A superseded key is still alive: {error}")
 
 
 async def _take_up_keys_without_ledger(run: Run, rotation: Rotation) -> None:
