@@ -28,7 +28,6 @@ from sandbox.server import Fault, running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
 
-NAMES = 20
 OVERLAP = timedelta(seconds=12)
 CACHE_SECONDS = 3.0
 """How long a consumer keeps a key; far below the overlap."""
@@ -46,6 +45,7 @@ class Soak:
     sandbox: openrouter.OpenRouterSandbox
     apps: list[Starlette]
     urls: list[str]
+    names: int
     outcomes: Counter[str] = field(default_factory=Counter)
     answers: Counter[int] = field(default_factory=Counter)
     rows: list[tuple[int, float, int]] = field(default_factory=list)
@@ -81,7 +81,7 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
     from blocks.vault import TokenAuth
 
     rotations = {}
-    for number in range(NAMES):
+    for number in range(soak.names):
         name, kind = f"soak-{number}", KINDS[number % 3]
         if kind == "secret":
             await Secret(value="placeholder").asave(name, overwrite=True)
@@ -139,7 +139,7 @@ async def soak_through(soak: Soak, runs: int, console: Console) -> dict[str, Any
     switch_faults_on(soak)
     consumers = [asyncio.create_task(consume(soak, subject)) for subject in rotations.values()]
     for number in range(runs):
-        state = await rotate(rotations[f"soak-{number % NAMES}"], return_state=True)
+        state = await rotate(rotations[f"soak-{number % soak.names}"], return_state=True)
         soak.outcomes[state.name] += 1
         if number % 100 == 99 or number == runs - 1:
             observe(soak, number + 1)
@@ -218,15 +218,16 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--runs", type=int, default=2_000)
-    runs, console, begun = parser.parse_args().runs, Console(), time.monotonic()
+    parser.add_argument("--names", type=int, default=20)
+    chosen, console, begun = parser.parse_args(), Console(), time.monotonic()
     sandbox = openrouter.OpenRouterSandbox()
     apps = [openrouter.create_app(sandbox), vault.create_app(), infisical.create_app()]
     with ExitStack() as open_, Stack() as stack, stack.as_client():
         logging.disable(logging.CRITICAL)
-        soak = Soak(sandbox, apps, [open_.enter_context(running(app)) for app in apps])
+        soak = Soak(sandbox, apps, [open_.enter_context(running(app)) for app in apps], chosen.names)
 
         async def whole() -> list[str]:
-            return await settle(soak, await soak_through(soak, runs, console))
+            return await settle(soak, await soak_through(soak, chosen.runs, console))
 
         wrong = asyncio.run(whole())
     return 0 if show(soak, wrong, time.monotonic() - begun, console) else 1

@@ -1,0 +1,21 @@
+"""A short soak in every test run; `make soak` runs the long one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from sandbox.stack import CHECKOUT
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def test_rotations_under_faults_lose_no_request_and_leave_no_orphan() -> None:
+    """Rotations with one call in twenty failing end with ledger, destinations and OpenRouter in agreement."""
+    command = [sys.executable, "-m", "bench.soak", "--runs", "24", "--names", "6"]
+
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=280)
+
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
