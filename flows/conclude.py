@@ -6,10 +6,11 @@ import re
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC
+from datetime import UTC, datetime
 
 from prefect import State
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.utilities import get_or_create_client
 from prefect.concurrency.asyncio import (
     AcquireConcurrencySlotTimeoutError,
@@ -33,6 +34,8 @@ SLOT_WAIT_SECONDS = 300.0
 SLOT_LEASE_SECONDS = 60.0
 """How long the slot of a killed run stays taken; Prefect allows no less."""
 MAX_NAME = 60
+MAX_SECONDS_EARLY = 60.0
+"""How far ahead of its time a run may be and still wait for it; a worker fetches runs 10 seconds ahead."""
 
 
 class Conclusion:
@@ -104,6 +107,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
         raise ConfigurationError("rotation: it must be the name of a rotation. Nothing was changed.")
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(PrefectWorld())
+        await world.sleep(seconds_early(_flow_run().expected_start_time, world.now()))
         await _take_slot(stack, name)
         identity = _identity(emergency, world)
         run = Run(name, identity, OpenLedger(name, VariableStore(name), identity.id), world)
@@ -119,15 +123,37 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
         )
 
 
-def _identity(emergency: bool, world: PrefectWorld) -> Identity:
+def seconds_early(scheduled: datetime | None, now: datetime) -> float:
+    """Say how long to wait for a run's scheduled time, because a worker fetches runs early and may start them so.
+
+    Without the wait a retirement could find that nothing is due yet, and no other run of it is scheduled.
+
+    Args:
+        scheduled: When the run was to start.
+        now: The current moment, UTC.
+
+    Returns:
+        The seconds to wait: none for a run that is on time or late, nor where the clocks disagree about more than what
+        a worker fetches ahead.
+    """
+    early = (scheduled - now).total_seconds() if scheduled else 0.0
+    return early if 0 < early <= MAX_SECONDS_EARLY else 0.0
+
+
+def _flow_run() -> FlowRun:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise ConfigurationError("A rotation runs as a Prefect flow run only.")
-    started = context.flow_run.start_time
+    return context.flow_run
+
+
+def _identity(emergency: bool, world: PrefectWorld) -> Identity:
+    flow_run = _flow_run()
+    started = flow_run.start_time
     return Identity(
-        id=context.flow_run.id,
+        id=flow_run.id,
         first_started=started.astimezone(UTC) if started else world.now(),
-        attempt=max(context.flow_run.run_count, 1),
+        attempt=max(flow_run.run_count, 1),
         emergency=emergency,
     )
 

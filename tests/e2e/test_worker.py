@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import sqlite3
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from flows import rotate
 from sandbox import infisical, openrouter, vault
 from sandbox.server import Fault
 from sandbox.stack import Stack
@@ -101,3 +105,17 @@ async def test_the_search_for_secrets_finds_what_is_there(tmp_path: Path) -> Non
         encoded = base64.b64encode(b"x" * shift + secret.encode() + b"y" * shift)
         assert any(spelling in encoded for spelling in spellings(secret))
     assert spellings(secret)[0] == secret.encode()
+
+
+async def test_a_superseded_key_dies_when_its_overlap_ends(world: World, worker: Stack) -> None:
+    """The worker revokes a superseded key at the end of its overlap, though it may start the run some seconds early."""
+    rotation = await world.prepare(world.rotation(overlap=timedelta(seconds=9)))
+    for _ in range(2):
+        assert (await rotate(rotation, return_state=True)).is_completed()
+    begun = time.monotonic()
+
+    while len(world.openrouter.live_keys()) > 1 and time.monotonic() - begun < 60:  # noqa: ASYNC110 - no event tells
+        await asyncio.sleep(0.1)
+
+    assert len(world.openrouter.live_keys()) == 1
+    assert time.monotonic() - begun > 8
