@@ -167,6 +167,17 @@ class Stack:
         self.server = self._start("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
         self._wait(self.server)
 
+    def restart_server(self) -> None:
+        """Stop the server and start it again on the same port and database.
+
+        Raises:
+            RuntimeError: It did not come back.
+        """
+        if self.server is not None:
+            self.server.stop()
+            self._processes.remove(self.server)
+        self.start_server()
+
     def _wait(self, server: Process) -> None:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline and server.popen.poll() is None:
