@@ -59,8 +59,15 @@ class Server:
         return credentials.get_client(transport=httpx.MockTransport(self), sleep=self._sleep)
 
 
+def refused(status: int) -> httpx.Response:
+    """An error as OpenRouter documents it."""
+    return httpx.Response(status, json={"error": {"code": status, "message": "No."}})
+
+
 def always(status: int, body: Any = None, **headers: str) -> Server:
-    """A server with one answer for everything."""
+    """A server with one answer for everything; an error is a documented one, where the body is not given."""
+    if status >= 400 and body is None:
+        body = {"error": {"code": status, "message": "No."}}
     return Server(lambda _request: httpx.Response(status, json=body, headers=headers))
 
 
@@ -225,7 +232,7 @@ async def test_no_redirect_is_followed_with_the_credential() -> None:
 @pytest.mark.parametrize(
     ("own_view", "error", "sentence"),
     [
-        (httpx.Response(401), UnauthorizedError, "does not accept the management key"),
+        (refused(401), UnauthorizedError, "does not accept the management key"),
         (
             httpx.Response(200, json={"data": {"label": "x", "is_management_key": False}}),
             ForbiddenError,
@@ -243,7 +250,7 @@ async def test_check_tells_the_wrong_keys_apart(
     own_view: httpx.Response, error: type[Exception], sentence: str
 ) -> None:
     """A check says in one sentence whether the key is wrong, a normal one, or lacks permission."""
-    server = Server(lambda request: own_view if request.url.path.endswith("/key") else httpx.Response(403))
+    server = Server(lambda request: own_view if request.url.path.endswith("/key") else refused(403))
 
     async with server.client() as client:
         with pytest.raises(error, match=sentence):
