@@ -64,11 +64,20 @@ class RedactionFilter(logging.Filter):
         return True
 
 
+_QUOTES_ANSWER = (
+    "receive_response_headers.complete",
+    "receive_response_headers.failed",
+    "receive_response_body.failed",
+    "Failed to parse headers",
+)
+"""How the records begin by which httpcore and urllib3 log what was answered, or what of it breaks the protocol."""
+
+
 class _AnswerFilter(logging.Filter):
-    """Drops the records by which HTTP libraries log an answer's headers, which anybody may have filled."""
+    """Drops the records by which HTTP libraries quote an answer, which anybody may have filled."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(("receive_response_headers.complete", "Failed to parse headers"))
+        return not str(record.msg).startswith(_QUOTES_ANSWER)
 
 
 _REDACTION = RedactionFilter()
@@ -76,7 +85,7 @@ _NO_ANSWERS = _AnswerFilter()
 
 
 def keep_answers_out_of_logs() -> None:
-    """Keep the headers of answers out of the log, even at DEBUG: httpx and urllib3 would write them there."""
+    """Keep answers out of the log, even at DEBUG: httpx and urllib3 would write their headers there."""
     for name in ("httpcore.http11", "httpcore.http2", "urllib3.connection"):
         logging.getLogger(name).addFilter(_NO_ANSWERS)
 
