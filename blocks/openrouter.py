@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from blocks.errors import (
+    ConfigurationError,
     ForbiddenError,
     KeyRotationError,
     NotFoundError,
@@ -62,7 +63,8 @@ def _meaning(status: int, answer: Mapping[str, Any]) -> Meaning | None:
 
 def _identifier(value: str) -> str:
     # It is kept in the ledger and shown to people, and a hash becomes part of a path.
-    if value in {".", ".."} or not value.isprintable() or len(value) > MAX_IDENTIFIER or redacted(value) != value:
+    crooked = value in {".", ".."} or not value.isprintable() or set("/\\") & set(value)
+    if crooked or len(value) > MAX_IDENTIFIER or redacted(value) != value:
         raise ValueError("not an identifier")
     return value
 
@@ -313,7 +315,7 @@ class OpenRouterClient:
         """
         doing = "reading a workspace"
         try:
-            answer = await self._manage("GET", f"workspaces/{quote(workspace_id, safe='')}", doing)
+            answer = await self._manage("GET", f"workspaces/{_segment(workspace_id, 'workspace')}", doing)
         except NotFoundError:
             return False
         _parse(_Workspace, answer.get("data"), doing)
@@ -395,7 +397,14 @@ def _bearer(secret: SecretStr) -> dict[str, str]:
 
 
 def _path(key_hash: str) -> str:
-    return f"keys/{quote(key_hash, safe='')}"
+    return f"keys/{_segment(key_hash, 'hash')}"
+
+
+def _segment(value: str, name: str) -> str:
+    # Percent-encoding leaves dots alone, and servers tend to undo that of a slash before they look for the path.
+    if value in {"", ".", ".."} or not value.isprintable() or set("/\\") & set(value):
+        raise ConfigurationError(f"The {name} in the ledger is not one that OpenRouter gives out.")
+    return quote(value, safe="")
 
 
 def _parse(model: type[M], data: object, doing: str) -> M:

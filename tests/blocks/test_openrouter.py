@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from blocks import OpenRouterCredentials
 from blocks.errors import (
+    ConfigurationError,
     ForbiddenError,
     NotFoundError,
     RateLimitedError,
@@ -208,14 +209,16 @@ async def test_a_key_without_budget_still_works(status: int, works: bool) -> Non
 
 
 async def test_a_hash_cannot_lead_elsewhere() -> None:
-    """A hash is percent-encoded in the path."""
+    """A hash is percent-encoded in the path, and one that could lead to another path is not sent."""
     server = always(404)
 
     async with server.client() as client:
         with pytest.raises(NotFoundError):
-            await client.get_key("../credits?x=#y")
+            await client.get_key("..credits?x=#y")
+        with pytest.raises(ConfigurationError):
+            await client.get_key("../credits")
 
-    assert server.seen[0].url.raw_path.endswith(b"/keys/..%2Fcredits%3Fx%3D%23y")
+    assert [request.url.raw_path for request in server.seen] == [b"/api/v1/keys/..credits%3Fx%3D%23y"]
 
 
 async def test_no_redirect_is_followed_with_the_credential() -> None:
