@@ -27,6 +27,7 @@ from blocks.errors import (
     UnreachableError,
     error_for_status,
 )
+from blocks.redaction import keep_answers_out_of_logs
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 15.0
@@ -41,6 +42,8 @@ MAX_WAIT_SECONDS = 10.0
 T = TypeVar("T")
 Meaning = tuple[type[ServiceError], str]
 """What an error answer means: the error to raise, and our words for it, as they read before "while"."""
+
+keep_answers_out_of_logs()
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
@@ -130,7 +133,8 @@ class JsonHttp:
         transport: A transport for tests; real sockets without it.
         sleep: How to wait between attempts, in seconds.
         explain: Says what an error answer means, given its status and its JSON object, where the status alone does
-            not tell; `None` leaves it to the status. Its words must not quote the answer.
+            not tell; `None` leaves it to the status. An answer that is not a JSON object counts as an empty one. Its
+            words must not quote the answer.
     """
 
     def __init__(
@@ -225,8 +229,8 @@ class JsonHttp:
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
-            return plain
-        return (self._explain(status, answer) if isinstance(answer, dict) else None) or plain
+            answer = None
+        return self._explain(status, answer if isinstance(answer, dict) else {}) or plain
 
     async def _exchange(self, request: httpx.Request, doing: str) -> tuple[int, float | None, bytes]:
         # `from None` throughout: a library's text may quote the request.
@@ -239,8 +243,9 @@ class JsonHttp:
                 finally:
                     await answer.aclose()
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            why = "its certificate is not trusted" if is_certificate_error(error) else "no connection could be made"
-            raise self._unreachable(why, doing, outcome_unknown=False) from None
+            untrusted = is_certificate_error(error)
+            why = "its certificate is not trusted" if untrusted else "no connection could be made"
+            raise self._unreachable(why, doing, outcome_unknown=False, retryable=not untrusted) from None
         except (httpx.TimeoutException, TimeoutError):
             raise self._unreachable("there was no answer in time", doing, outcome_unknown=True) from None
         except httpx.HTTPError as error:
@@ -248,9 +253,11 @@ class JsonHttp:
                 f"the exchange broke off ({type(error).__name__})", doing, outcome_unknown=True
             ) from None
 
-    def _unreachable(self, why: str, doing: str, *, outcome_unknown: bool) -> UnreachableError:
+    def _unreachable(self, why: str, doing: str, *, outcome_unknown: bool, retryable: bool = True) -> UnreachableError:
         return UnreachableError(
-            f"{self.service} at {self.host} could not be reached while {doing}: {why}.", outcome_unknown=outcome_unknown
+            f"{self.service} at {self.host} could not be reached while {doing}: {why}.",
+            outcome_unknown=outcome_unknown,
+            retryable=retryable,
         )
 
     async def _read(self, answer: httpx.Response, doing: str) -> bytes:

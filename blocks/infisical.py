@@ -36,6 +36,8 @@ from blocks.urls import safe_base_url
 INFISICAL_URL = "https://app.infisical.com"
 TOKEN_MARGIN_SECONDS = 30.0
 """How long before its end a token is given up; a tenth of its life where that is shorter."""
+MAX_TOKEN_SECONDS = 10**10
+"""The longest life of a token that is believed: three centuries."""
 MAX_TEXT = 255
 MAX_MESSAGE = 1024
 """How much of an error answer's message is looked at."""
@@ -128,7 +130,7 @@ class InfisicalClient:
         """Log in; returns the token and the seconds it lives."""
         answer = await self._ask_for_token()
         token, lives = answer.get("accessToken"), answer.get("expiresIn")
-        if not isinstance(token, str) or not token or not isinstance(lives, int):
+        if not isinstance(token, str) or not token or not isinstance(lives, int) or lives > MAX_TOKEN_SECONDS:
             raise UnexpectedAnswerError(
                 f"Infisical's answer lacks the field accessToken or expiresIn while logging in at {self._http.host}."
             )

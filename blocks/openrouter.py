@@ -7,19 +7,29 @@ Source of every path, field and status: OpenRouter's API reference, "API Keys" a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from blocks.errors import (
+    ConfigurationError,
     ForbiddenError,
     KeyRotationError,
     NotFoundError,
@@ -27,7 +37,8 @@ from blocks.errors import (
     UnauthorizedError,
     UnexpectedAnswerError,
 )
-from blocks.http import JsonHttp
+from blocks.http import JsonHttp, Meaning
+from blocks.redaction import redacted
 from blocks.urls import safe_base_url
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
@@ -36,9 +47,31 @@ PAGE_SIZE = 100
 MAX_PAGES = 1_000
 """Where a list that never ends is given up: 100,000 keys."""
 PAYMENT_REQUIRED = 402
+MAX_IDENTIFIER = 200
+"""The longest hash or label that is believed; OpenRouter's hashes have 64 characters."""
 
 LimitReset = Literal["daily", "weekly", "monthly"]
 M = TypeVar("M", bound=BaseModel)
+
+
+def _meaning(status: int, answer: Mapping[str, Any]) -> Meaning | None:
+    error = answer.get("error")
+    if status not in _NEEDS_PROOF or (isinstance(error, dict) and error.get("code") == status):
+        return None
+    return UnexpectedAnswerError, f"or something before it answered {status}, and not as OpenRouter does,"
+
+
+def _identifier(value: str) -> str:
+    # It is kept in the ledger and shown to people, and a hash becomes part of a path.
+    crooked = value in {".", ".."} or not value.isprintable() or set("/\\") & set(value)
+    if crooked or len(value) > MAX_IDENTIFIER or redacted(value) != value:
+        raise ValueError("not an identifier")
+    return value
+
+
+_NEEDS_PROOF = frozenset({402, 403, 404})
+"""Statuses that say something about a key: it is gone, or it is good and may not spend. Proxies answer them, too."""
+Identifier = Annotated[str, Field(min_length=1), AfterValidator(_identifier)]
 
 
 class _Answer(BaseModel):
@@ -50,9 +83,9 @@ class _Answer(BaseModel):
 class ApiKey(_Answer):
     """A key as the management API shows it, without its plaintext."""
 
-    hash: str = Field(min_length=1)
+    hash: Identifier
     name: str
-    label: str
+    label: Identifier
     disabled: bool
     limit: Decimal | None
     limit_remaining: Decimal | None = None
@@ -63,7 +96,7 @@ class ApiKey(_Answer):
     creator_user_id: str | None = None
     expires_at: datetime | None = None
     last_used_at: datetime | None = None
-    workspace_id: str | None = None
+    workspace_id: Identifier | None = None
 
 
 class CurrentKey(_Answer):
@@ -78,6 +111,10 @@ class CurrentKey(_Answer):
     def manages_keys(self) -> bool:
         """Whether this is a management key; older answers call it a provisioning key."""
         return bool(self.is_management_key or self.is_provisioning_key)
+
+
+class _Workspace(_Answer):
+    id: str
 
 
 class KeyRequest(BaseModel):
@@ -138,7 +175,7 @@ class OpenRouterClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._management_key = management_key
-        self._http = JsonHttp("OpenRouter", base_url, transport=transport, sleep=sleep)
+        self._http = JsonHttp("OpenRouter", base_url, transport=transport, sleep=sleep, explain=_meaning)
 
     async def __aenter__(self) -> Self:
         return self
@@ -171,7 +208,12 @@ class OpenRouterClient:
         secret = answer.get("key") or (data.get("key") if isinstance(data, dict) else None)
         if not isinstance(secret, str) or not secret:
             raise UnexpectedAnswerError(f"OpenRouter's answer lacks the field key while {doing}.")
-        return CreatedKey(SecretStr(secret), _parse(ApiKey, data, doing))
+        key = _parse(ApiKey, data, doing)
+        if secret in key.hash + key.label:
+            raise UnexpectedAnswerError(
+                f"OpenRouter's answer shows the key's plaintext where none belongs while {doing}."
+            )
+        return CreatedKey(SecretStr(secret), key)
 
     async def get_key(self, key_hash: str) -> ApiKey:
         """Read one key.
@@ -271,10 +313,12 @@ class OpenRouterClient:
         Raises:
             ServiceError: The call failed.
         """
+        doing = "reading a workspace"
         try:
-            await self._manage("GET", f"workspaces/{quote(workspace_id, safe='')}", "reading a workspace")
+            answer = await self._manage("GET", f"workspaces/{_segment(workspace_id, 'workspace')}", doing)
         except NotFoundError:
             return False
+        _parse(_Workspace, answer.get("data"), doing)
         return True
 
     async def current_key(self, secret: SecretStr) -> CurrentKey:
@@ -327,9 +371,11 @@ class OpenRouterClient:
             KeyRotationError: One sentence that says what is wrong.
         """
         try:
-            await self._manage("GET", "keys", "listing the keys")
+            answer = await self._manage("GET", "keys", "listing the keys")
         except (UnauthorizedError, ForbiddenError):
             raise await self._refusal() from None
+        if not isinstance(answer.get("data"), list):
+            raise UnexpectedAnswerError("OpenRouter's answer lacks the list data while listing the keys.")
         return f"OpenRouter at {self._http.host} accepts the management key."
 
     async def _refusal(self) -> KeyRotationError:
@@ -351,7 +397,14 @@ def _bearer(secret: SecretStr) -> dict[str, str]:
 
 
 def _path(key_hash: str) -> str:
-    return f"keys/{quote(key_hash, safe='')}"
+    return f"keys/{_segment(key_hash, 'hash')}"
+
+
+def _segment(value: str, name: str) -> str:
+    # Percent-encoding leaves dots alone, and servers tend to undo that of a slash before they look for the path.
+    if value in {"", ".", ".."} or not value.isprintable() or set("/\\") & set(value):
+        raise ConfigurationError(f"The {name} in the ledger is not one that OpenRouter gives out.")
+    return quote(value, safe="")
 
 
 def _parse(model: type[M], data: object, doing: str) -> M:

@@ -322,7 +322,10 @@ class VaultCredentials(CredentialsBlock):
         Raises:
             KeyRotationError: One sentence that says what is wrong.
         """
-        await self.connection().call("looking the token up", lambda client: client.auth.token.lookup_self())
+        doing = "looking the token up"
+        answer = await self.connection().call(doing, lambda client: client.auth.token.lookup_self())
+        if not isinstance(answer.get("data"), dict):
+            raise UnexpectedAnswerError(f"Vault's answer is not as documented while {doing}.")
         return f"Vault at {self.connection().host} accepts this login."
 
     async def aclose(self) -> None:
@@ -339,6 +342,12 @@ class _Metadata(BaseModel):
 class _Content(BaseModel):
     data: dict[str, Any] | None
     metadata: _Metadata
+
+
+class _Mounted(BaseModel):
+    path: str
+    type: str
+    options: dict[str, Any] | None = None
 
 
 class _Written(BaseModel):
@@ -418,9 +427,11 @@ class VaultSecret(DestinationBlock):
             ServiceError: The secret cannot be read.
         """
         answer = await self._call("reading", self._read_latest)
-        if not answer.get("data"):
+        if answer.get("errors") == []:
             await self._require_version_2()
             return VaultHeld(None, 0)
+        if not isinstance(answer.get("data"), dict):
+            raise UnexpectedAnswerError(f"Vault's answer is not as documented while reading {self._place()}.")
         try:
             content = _Content.model_validate(answer["data"])
         except ValidationError:
@@ -485,7 +496,9 @@ class VaultSecret(DestinationBlock):
             )
         except ForbiddenError:
             return f"{self._place()} can be read; this token may not ask whether it may write there."
-        granted = answer.get("capabilities") or ()
+        granted = answer.get("capabilities")
+        if not isinstance(granted, list):
+            raise UnexpectedAnswerError(f"Vault's answer is not as documented while asking what is allowed at {at}.")
         missing = [name for name in (["update"] if held.version else ["create", "update"]) if name not in granted]
         if missing and "root" not in granted:
             host = self.credentials.connection().host
@@ -506,9 +519,10 @@ class VaultSecret(DestinationBlock):
             )
         except InvalidPath as error:
             # Absent is 404 with an empty list of errors, deleted is 404 with the metadata; a missing engine has a text.
-            if error.json is None or error.errors:
-                raise
-            return error.json
+            body = error.json if isinstance(error.json, dict) else {}
+            if body.get("errors") == [] or isinstance(body.get("data"), dict):
+                return body
+            raise
 
     def _value(self, fields: Mapping[str, Any]) -> SecretStr | None:
         value = fields.get(self.field)
@@ -564,9 +578,11 @@ class VaultSecret(DestinationBlock):
             )
         except (ForbiddenError, NotFoundError, RejectedError):
             return
-        mounted = answer.get("data") or {}
-        version = (mounted.get("options") or {}).get("version")
-        if (mounted.get("path"), mounted.get("type"), version) != (f"{self.mount}/", "kv", "2"):
+        try:
+            mounted = _Mounted.model_validate(answer.get("data"))
+        except ValidationError:
+            raise self._no_engine() from None
+        if (mounted.path, mounted.type, (mounted.options or {}).get("version")) != (f"{self.mount}/", "kv", "2"):
             raise self._no_engine()
 
     def _no_engine(self) -> NotFoundError:

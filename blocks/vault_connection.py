@@ -150,6 +150,11 @@ def _json_object(response: requests.Response) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
+def _is_from_vault(body: Any) -> bool:
+    # A proxy's 404 must not be taken for an empty place: a key that is published there would count as unpublished.
+    return isinstance(body, dict) and (isinstance(body.get("errors"), list) or isinstance(body.get("data"), dict))
+
+
 def _was_connected(error: BaseException) -> bool:
     reason = getattr(error.args[0], "reason", None) if error.args else None
     never = (
@@ -341,6 +346,8 @@ class VaultConnection:
             return UnavailableError(
                 f"Vault at {self.host} is sealed.", outcome_unknown=False, retryable=False, status=status
             )
+        if status == requests.codes.not_found and not _is_from_vault(error.json):
+            return self._unexpected("or something before it answered 404, and not as Vault does", doing)
         if CAS_MISMATCH in text:
             return ConflictError(
                 f"Vault at {self.host} refused {doing}: somebody else has written there since it was read.",
@@ -353,8 +360,8 @@ class VaultConnection:
         )
 
     def _unreachable(self, error: BaseException, doing: str) -> UnreachableError:
-        unknown = True
-        if is_certificate_error(error):
+        unknown, untrusted = True, is_certificate_error(error)
+        if untrusted:
             why, unknown = "its certificate is not trusted", False
         elif not _was_connected(error):
             why, unknown = "no connection could be made", False
@@ -363,5 +370,7 @@ class VaultConnection:
         else:
             why = f"the exchange broke off ({type(error).__name__})"
         return UnreachableError(
-            f"Vault at {self.host} could not be reached while {doing}: {why}.", outcome_unknown=unknown
+            f"Vault at {self.host} could not be reached while {doing}: {why}.",
+            outcome_unknown=unknown,
+            retryable=not untrusted,
         )

@@ -23,6 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from blocks.errors import ConfigurationError, KeyRotationError, PlaceLostError
+from blocks.redaction import redact_logs
 from flows.report import artifact_key, as_markdown, failed
 from tasks.decisions import Identity
 from tasks.ledger import OpenLedger
@@ -73,6 +74,7 @@ async def conclude() -> AsyncIterator[Conclusion]:
     Yields:
         The conclusion, whose `state` the flow returns.
     """
+    redact_logs()
     conclusion = Conclusion()
     try:
         yield conclusion

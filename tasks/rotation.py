@@ -21,6 +21,7 @@ from pydantic import (
 
 from blocks.errors import ConfigurationError
 from blocks.openrouter import KeyRequest
+from blocks.redaction import redacted
 
 MAX_ROTATION_NAME = 60
 MAX_KEY_NAME = 200
@@ -28,14 +29,21 @@ MAX_KEY_NAME = 200
 
 OpenRouter documents no limit for keys; this is the one that it documents for guardrails.
 """
+MAX_DESTINATION_NAME = 250
+MAX_OVERLAP = timedelta(days=3650)
+"""The longest overlap; a date that far away can still be computed."""
+MAX_SHOWN_FIELD = 40
+"""How much of a field's name is repeated in a message: a person may have invented it."""
 
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DESTINATION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*")
 _MARKER = re.compile(r" \[rotation ([a-z0-9-]+) run ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\]$")
 
 Usd = Annotated[
     Decimal,
-    Field(ge=0, allow_inf_nan=False),
+    # More digits than a JSON number carries would come back from OpenRouter as another amount.
+    Field(ge=0, max_digits=15, decimal_places=6, allow_inf_nan=False),
     PlainSerializer(float, when_used="json"),
     WithJsonSchema({"type": "number", "minimum": 0}),
 ]
@@ -108,6 +116,15 @@ class KeySettings(BaseModel):
             raise ValueError("must be a readable name, not empty and without line breaks")
         return value.strip()
 
+    @field_validator("workspace_id")
+    @classmethod
+    def _workspace_is_id(cls, value: str | None) -> str | None:
+        if value is None or not value.strip():
+            return None
+        if not _WORKSPACE.fullmatch(value):
+            raise ValueError("must be a workspace's id or slug: letters, digits and dashes")
+        return value
+
     @model_validator(mode="after")
     def _reset_needs_limit(self) -> Self:
         if self.limit_reset != "none" and self.limit_usd is None:
@@ -153,7 +170,7 @@ class Rotation(BaseModel):
         if not value:
             raise ValueError("at least one destination is needed")
         for name in value:
-            if not _DESTINATION.fullmatch(name):
+            if not _DESTINATION.fullmatch(name) or len(name) > MAX_DESTINATION_NAME:
                 raise ValueError("each destination must be <block type slug>/<block name>, such as secret/my-key")
         if len(set(value)) != len(value):
             raise ValueError("the same destination is named twice")
@@ -164,6 +181,8 @@ class Rotation(BaseModel):
     def _overlap_is_not_negative(cls, value: timedelta) -> timedelta:
         if value < timedelta(0):
             raise ValueError("must not be negative")
+        if value > MAX_OVERLAP:
+            raise ValueError(f"must not be longer than {MAX_OVERLAP.days} days")
         return value
 
     @model_validator(mode="after")
@@ -192,6 +211,11 @@ class Rotation(BaseModel):
         )
 
 
+def _shown(field: str) -> str:
+    """Spell a field's name for a message: a form sends ours, an API caller may send any text, even a key."""
+    return "".join(character for character in redacted(field) if character.isprintable())[:MAX_SHOWN_FIELD]
+
+
 def parse_rotation(value: Any) -> Rotation:
     """Read a rotation from a flow's parameter.
 
@@ -208,6 +232,6 @@ def parse_rotation(value: Any) -> Rotation:
         return Rotation.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        field = ".".join(["rotation", *(str(part) for part in first["loc"])])
+        field = ".".join(["rotation", *(_shown(str(part)) for part in first["loc"])])
         sentence = first["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"{field}: {sentence}. Nothing was created.") from None

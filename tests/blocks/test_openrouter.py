@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from blocks import OpenRouterCredentials
 from blocks.errors import (
+    ConfigurationError,
     ForbiddenError,
     NotFoundError,
     RateLimitedError,
@@ -59,8 +60,15 @@ class Server:
         return credentials.get_client(transport=httpx.MockTransport(self), sleep=self._sleep)
 
 
+def refused(status: int) -> httpx.Response:
+    """An error as OpenRouter documents it."""
+    return httpx.Response(status, json={"error": {"code": status, "message": "No."}})
+
+
 def always(status: int, body: Any = None, **headers: str) -> Server:
-    """A server with one answer for everything."""
+    """A server with one answer for everything; an error is a documented one, where the body is not given."""
+    if status >= 400 and body is None:
+        body = {"error": {"code": status, "message": "No."}}
     return Server(lambda _request: httpx.Response(status, json=body, headers=headers))
 
 
@@ -201,14 +209,16 @@ async def test_a_key_without_budget_still_works(status: int, works: bool) -> Non
 
 
 async def test_a_hash_cannot_lead_elsewhere() -> None:
-    """A hash is percent-encoded in the path."""
+    """A hash is percent-encoded in the path, and one that could lead to another path is not sent."""
     server = always(404)
 
     async with server.client() as client:
         with pytest.raises(NotFoundError):
-            await client.get_key("../credits?x=#y")
+            await client.get_key("..credits?x=#y")
+        with pytest.raises(ConfigurationError):
+            await client.get_key("../credits")
 
-    assert server.seen[0].url.raw_path.endswith(b"/keys/..%2Fcredits%3Fx%3D%23y")
+    assert [request.url.raw_path for request in server.seen] == [b"/api/v1/keys/..credits%3Fx%3D%23y"]
 
 
 async def test_no_redirect_is_followed_with_the_credential() -> None:
@@ -225,7 +235,7 @@ async def test_no_redirect_is_followed_with_the_credential() -> None:
 @pytest.mark.parametrize(
     ("own_view", "error", "sentence"),
     [
-        (httpx.Response(401), UnauthorizedError, "does not accept the management key"),
+        (refused(401), UnauthorizedError, "does not accept the management key"),
         (
             httpx.Response(200, json={"data": {"label": "x", "is_management_key": False}}),
             ForbiddenError,
@@ -243,7 +253,7 @@ async def test_check_tells_the_wrong_keys_apart(
     own_view: httpx.Response, error: type[Exception], sentence: str
 ) -> None:
     """A check says in one sentence whether the key is wrong, a normal one, or lacks permission."""
-    server = Server(lambda request: own_view if request.url.path.endswith("/key") else httpx.Response(403))
+    server = Server(lambda request: own_view if request.url.path.endswith("/key") else refused(403))
 
     async with server.client() as client:
         with pytest.raises(error, match=sentence):

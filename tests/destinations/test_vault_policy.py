@@ -1,0 +1,113 @@
+"""The policies of docs/vault-policy.md are enough for what they are for, and for nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from blocks import VaultCredentials, VaultSecret
+from blocks.errors import ForbiddenError
+from blocks.vault import AppRoleAuth
+from tests.destinations.vaults import TestVault, at_once
+
+PAGE = (Path(__file__).parents[2] / "docs" / "vault-policy.md").read_text()
+ROTATION, CONSUMER = re.findall(r"```hcl\n(.*?)```", PAGE, re.DOTALL)
+RULE = re.compile(r'path "([^"]+)" \{\s*capabilities = \[([^\]]*)\]\s*\}')
+PATH = "apps/checkout"
+LABELS = {"key_rotation": "checkout"}
+KEY = SecretStr("sk-or-v1-the-new-key")
+
+
+def rules(policy: str) -> dict[str, set[str]]:
+    """The rules of a policy, as the stand-in takes them."""
+    return {path: set(re.findall(r"\w+", granted)) for path, granted in RULE.findall(policy)}
+
+
+def secret(vault: TestVault, policy: str, path: str = PATH) -> VaultSecret:
+    """A secret whose login has a policy."""
+    role_id, secret_id = vault.make_role(rules(policy)) if vault.state else _real_role(vault, policy)
+    auth = AppRoleAuth(role_id=role_id, secret_id=secret_id)
+    credentials = VaultCredentials(url=vault.url, auth=auth)
+    credentials._sleep = at_once
+    return VaultSecret(credentials=credentials, path=path)
+
+
+def _real_role(vault: TestVault, policy: str) -> tuple[str, str]:
+    """The policy goes to the real server as it stands on the page."""
+    approle = vault.root.auth.approle
+    vault.root.sys.create_or_update_policy("documented", policy)
+    approle.create_or_update_approle("documented", token_policies=["documented"])
+    role_id = approle.read_role_id("documented")["data"]["role_id"]
+    return role_id, approle.generate_secret_id("documented")["data"]["secret_id"]
+
+
+@pytest.fixture(autouse=True)
+def stored(vault: TestVault) -> None:
+    """Something is stored where the policies allow access, and where they do not."""
+    vault.root.secrets.kv.v2.delete_metadata_and_all_versions(PATH)
+    for path in (PATH, f"{PATH}/below", "apps/other"):
+        vault.root.secrets.kv.v2.create_or_update_secret(path, {"value": "old", "beside": "kept"})
+
+
+async def test_a_rotation_can_do_all_that_it_does(vault: TestVault) -> None:
+    """Check, read, write, label, read back and fence work with the documented policy."""
+    block = secret(vault, ROTATION)
+
+    assert "can be read and written" in await block.check()
+    await block.write_held(KEY, await block.read_held(), LABELS)
+    fenced = await block.fence(await block.read_held())
+
+    stored = vault.root.secrets.kv.v2.read_secret_metadata(PATH)["data"]
+    assert (fenced.value, fenced.version) == (KEY, 3)
+    assert stored["custom_metadata"] == LABELS
+    await block.aclose()
+
+
+async def test_a_rotation_can_begin_with_nothing(vault: TestVault) -> None:
+    """The first key of a path needs no other permission."""
+    vault.root.secrets.kv.v2.delete_metadata_and_all_versions(PATH)
+    block = secret(vault, ROTATION)
+
+    await block.write_held(KEY, await block.read_held(), LABELS)
+
+    assert (await block.read_held()).value == KEY
+    await block.aclose()
+
+
+@pytest.mark.parametrize("path", [f"{PATH}/below", "apps/other", "apps"])
+@pytest.mark.parametrize("policy", [ROTATION, CONSUMER], ids=["rotation", "consumer"])
+async def test_another_path_is_refused(vault: TestVault, policy: str, path: str) -> None:
+    """Neither a neighbour nor what lies below or above can be read."""
+    block = secret(vault, policy, path)
+
+    with pytest.raises(ForbiddenError, match="does not permit reading"):
+        await block.read_held()
+    await block.aclose()
+
+
+async def test_a_consumer_reads_and_cannot_write(vault: TestVault) -> None:
+    """A consumer gets the key, and its token cannot replace it."""
+    block = secret(vault, CONSUMER)
+    held = await block.read_held()
+
+    with pytest.raises(ForbiddenError, match="does not permit writing"):
+        await block.write_held(KEY, held, LABELS)
+
+    assert held.value == SecretStr("old")
+    await block.aclose()
+
+
+@pytest.mark.parametrize("method", ["delete", "list"])
+async def test_a_rotation_can_neither_delete_nor_list(vault: TestVault, method: str) -> None:
+    """Whoever steals the rotation's login cannot destroy older versions nor look around."""
+    block = secret(vault, ROTATION)
+    connection = block.credentials.connection()
+
+    for kind in ("data", "metadata"):
+        url = f"/v1/secret/{kind}/{PATH}"
+        with pytest.raises(ForbiddenError):
+            await connection.call("trying", lambda client, url=url: client.adapter.request(method, url))
+    await block.aclose()

@@ -1,0 +1,1 @@
+"""Services that lie, and people who type anything."""

@@ -1,0 +1,359 @@
+"""Whatever a service answers, a call ends in time with a documented result or with one sentence and no secret."""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from blocks import InfisicalCredentials, InfisicalSecret, OpenRouterCredentials, VaultCredentials, VaultSecret
+from blocks.errors import (
+    ConflictError,
+    ForbiddenError,
+    KeyRotationError,
+    NotFoundError,
+    RateLimitedError,
+    RejectedError,
+    UnauthorizedError,
+    UnavailableError,
+    UnexpectedAnswerError,
+    UnreachableError,
+)
+from blocks.infisical import InfisicalClient
+from blocks.openrouter import KeyRequest, OpenRouterClient
+from blocks.secrets import Held
+from blocks.vault import AppRoleAuth, TokenAuth
+from sandbox import infisical, openrouter, vault
+from sandbox.server import running
+from tests.certificates import self_signed
+from tests.destinations.vaults import at_once
+from tests.hostile.liar import ANSWERS, FORMS, KEY, SECRET_ID, Liar, Service, listening
+
+MANAGEMENT_KEY = openrouter.DEFAULT_MANAGEMENT_KEY
+ATTEMPTS = 2
+DEADLINE_SECONDS = 0.3
+"""How long an attempt may take where the answer trickles."""
+LONGEST_SECONDS = 10.0
+LABELS = {"key_rotation": "checkout"}
+
+
+@dataclass
+class Liars:
+    """The three stand-ins behind their liars, and clients of them."""
+
+    liars: dict[Service, Liar]
+    urls: dict[Service, str]
+    key: openrouter.StoredKey
+    workspace: str
+    slow: bool = False
+
+    def openrouter(self) -> OpenRouterClient:
+        """A client that does not really wait."""
+        credentials = OpenRouterCredentials(management_key=MANAGEMENT_KEY, base_url=f"{self.urls['OpenRouter']}/api/v1")
+        return credentials.get_client(sleep=at_once)
+
+    def vault(self, path: str = "app", *, approle: bool = False) -> VaultSecret:
+        """A secret in Vault."""
+        auth = AppRoleAuth(role_id="role", secret_id=SECRET_ID) if approle else TokenAuth(token=vault.ROOT_TOKEN)
+        half = {"connect_timeout_seconds": 0.1, "read_timeout_seconds": 0.1} if self.slow else {}
+        credentials = VaultCredentials(url=self.urls["Vault"], auth=auth, **half)
+        credentials._sleep = at_once
+        return VaultSecret(credentials=credentials, path=path)
+
+    def infisical(self, name: str = "PRESENT") -> InfisicalSecret:
+        """A secret in Infisical."""
+        host, secret = self.urls["Infisical"], infisical.CLIENT_SECRET
+        credentials = InfisicalCredentials(host=host, client_id=infisical.CLIENT_ID, client_secret=secret)
+        credentials._client = InfisicalClient(host, infisical.CLIENT_ID, SecretStr(secret), sleep=at_once)
+        return InfisicalSecret(credentials=credentials, project_id=infisical.PROJECT_ID, environment="prod", name=name)
+
+
+def _apps() -> tuple[dict[Service, Liar], openrouter.StoredKey, str]:
+    o, v, i = openrouter.OpenRouterSandbox(), vault.VaultSandbox(), infisical.InfisicalSandbox()
+    key = o.add_key(o.accounts[0], {"name": "checkout"})
+    engine = v.namespaces[""]["secret"]
+    assert isinstance(engine, vault.KvVersion2)
+    engine.write("app", {"value": "old"}, {})
+    v.allow_login("approle", "role", SECRET_ID)
+    i.put("PRESENT", "old")
+    liars: dict[Service, Liar] = {
+        "OpenRouter": Liar(openrouter.create_app(o), "OpenRouter"),
+        "Vault": Liar(vault.create_app(v), "Vault"),
+        "Infisical": Liar(infisical.create_app(i), "Infisical"),
+    }
+    return liars, key, o.accounts[0].workspaces[0]
+
+
+def _running(**tls: str) -> Iterator[Liars]:
+    liars, key, workspace = _apps()
+    with ExitStack() as stack:
+        urls = {name: stack.enter_context(running(liar, **tls)) for name, liar in liars.items()}
+        yield Liars(liars, urls, key, workspace)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Liars]:
+    """The liars, once for all tests."""
+    yield from _running()
+
+
+@pytest.fixture(scope="module")
+def untrusted_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liars]:
+    """The same, with a certificate that nobody vouches for."""
+    home: Path = tmp_path_factory.mktemp("certificate")
+    certfile, keyfile = self_signed(home)
+    yield from _running(certfile=certfile, keyfile=keyfile)
+
+
+@pytest.fixture(autouse=True)
+def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two attempts show as much as four."""
+    monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", ATTEMPTS)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a client.
+
+    Args:
+        service: Whose.
+        method: Requests with this method,
+        path: and a path that matches, are lied to.
+        make: Makes the call.
+        otherwise: What comes of the lies that this call takes otherwise than most: a class of error, or the result.
+    """
+
+    service: Service
+    method: str
+    path: str
+    make: Callable[[Liars, AsyncExitStack], Awaitable[Any]]
+    otherwise: dict[str, Any]
+
+
+def _openrouter(
+    method: str, path: str, call: Callable[[OpenRouterClient, Liars], Awaitable[Any]], **otherwise: Any
+) -> Call:
+    async def make(liars: Liars, stack: AsyncExitStack) -> Any:
+        return await call(await stack.enter_async_context(liars.openrouter()), liars)
+
+    proxies = dict.fromkeys(("402 of a proxy", "403 of a proxy", "404 of a proxy", "404 in other JSON"))
+    own = dict.fromkeys(proxies, UnexpectedAnswerError)
+    return Call("OpenRouter", method, path, make, {**own, **_spelled(otherwise)})
+
+
+def _vault(
+    method: str,
+    path: str,
+    call: Callable[[VaultSecret], Awaitable[Any]],
+    *,
+    secret: str = "app",
+    approle: bool = False,
+    **otherwise: Any,
+) -> Call:
+    async def make(liars: Liars, stack: AsyncExitStack) -> Any:
+        block = liars.vault(secret, approle=approle)
+        stack.push_async_callback(block.aclose)
+        return await call(block)
+
+    own = dict.fromkeys(("404 of a proxy", "404 in other JSON"), UnexpectedAnswerError)
+    return Call("Vault", method, path, make, {**own, **_spelled(otherwise)})
+
+
+def _infisical(
+    method: str, path: str, call: Callable[[InfisicalSecret], Awaitable[Any]], name: str = "PRESENT", **otherwise: Any
+) -> Call:
+    async def make(liars: Liars, stack: AsyncExitStack) -> Any:
+        block = liars.infisical(name)
+        stack.push_async_callback(block.aclose)
+        return await call(block)
+
+    return Call("Infisical", method, path, make, _spelled(otherwise))
+
+
+def _spelled(otherwise: dict[str, Any]) -> dict[str, Any]:
+    """Names of answers stand in keyword arguments with underscores, a status after one more."""
+    return {name.lstrip("_").replace("_", " "): value for name, value in otherwise.items()}
+
+
+async def _listed(client: OpenRouterClient) -> list[str]:
+    keys: AsyncIterator[Any] = client.list_keys()
+    return [key.hash async for key in keys]
+
+
+async def _written(block: VaultSecret | InfisicalSecret) -> None:
+    held = await block.read_held()
+    await block.write_held(SecretStr(KEY), held, LABELS)
+
+
+ANY = ".*"
+IS_OLD, ABSENT = "a secret", "nothing"
+NO_ENGINE = dict.fromkeys(
+    ["another_shape", "another_shape_inside", "other_types", "lists", "an_object_in_vain", "empty",
+     "a_number_beyond_all_numbers"],
+    NotFoundError,
+)  # fmt: skip
+REFUSED_LOGIN = dict.fromkeys(["_402", "_403", "_404", "_422", "402_of_a_proxy", "403_of_a_proxy"], UnauthorizedError)
+CALLS: dict[str, Call] = {
+    "create_key": _openrouter("POST", "/keys$", lambda c, _: c.create_key(KeyRequest(name="checkout"))),
+    "get_key": _openrouter("GET", "/keys/", lambda c, liars: c.get_key(liars.key.hash)),
+    "list_keys": _openrouter("GET", "/keys$", lambda c, _: _listed(c)),
+    "update_key": _openrouter("PATCH", "/keys/", lambda c, liars: c.update_key(liars.key.hash, disabled=True)),
+    "delete_key": _openrouter("DELETE", "/keys/", lambda c, liars: c.delete_key(liars.key.hash), _404=False),
+    "has_workspace": _openrouter("GET", "/workspaces/", lambda c, liars: c.has_workspace(liars.workspace), _404=False),
+    "current_key": _openrouter("GET", "/key$", lambda c, _: c.current_key(SecretStr(KEY))),
+    "accepts": _openrouter(
+        "GET",
+        "/key$",
+        lambda c, _: c.accepts(SecretStr(KEY)),
+        _401=False,
+        _402=True,
+        _403=True,
+        **{"401_of_a_proxy": False},
+    ),
+    "OpenRouter check": _openrouter("GET", "/keys?$", lambda c, _: c.check(), lists=str),
+    "Vault read_held": _vault("GET", "/data/", lambda block: block.read_held(), another_shape_inside=NotFoundError),
+    "Vault read_held, the engine": _vault(
+        "GET",
+        "/mounts/",
+        lambda block: block.read_held(),
+        secret="absent",
+        **NO_ENGINE,
+        **dict.fromkeys(["_402", "_403", "_404", "_422", "402_of_a_proxy", "403_of_a_proxy"], ABSENT),
+    ),
+    "Vault write_held": _vault("POST", "/data/", _written),
+    "Vault write_held, the labels": _vault(
+        ANY, "/metadata/", _written, **{name.replace(" ", "_"): None for name in ANSWERS}
+    ),
+    "Vault fence": _vault("POST", "/data/", lambda block: _fenced(block)),  # noqa: PLW0108 - it is defined below
+    "Vault check": _vault(
+        "POST", "/capabilities-self", lambda block: block.check(), _403=str, **{"403_of_a_proxy": str}
+    ),
+    "Vault credentials check": _vault(
+        "GET",
+        "/lookup-self",
+        lambda block: block.credentials.check(),
+        _403=UnauthorizedError,
+        another_shape_inside=str,
+        **{"403_of_a_proxy": UnauthorizedError},
+    ),
+    "Vault login": _vault("POST", "/approle/login", lambda block: block.read_held(), approle=True, **REFUSED_LOGIN),
+    "Infisical read_held": _infisical("GET", "/raw/", lambda block: block.read_held()),
+    "Infisical write_held, a change": _infisical(
+        "PATCH", "/raw/", _written, another_shape_inside=None, other_types=None, lists=None
+    ),
+    "Infisical write_held, a new one": _infisical(
+        "POST", "/raw/", _written, "ABSENT", another_shape_inside=None, other_types=None, lists=None
+    ),
+    "Infisical check": _infisical("GET", "/raw/", lambda block: block.check()),
+    "Infisical login": _infisical("POST", "/login", lambda block: block.read_held()),
+    "Infisical credentials check": _infisical("POST", "/login", lambda block: block.credentials.check()),
+}
+"""Every call of every client."""
+
+
+async def _fenced(block: VaultSecret) -> Held:
+    return await block.fence(await block.read_held())
+
+
+def usually(name: str) -> type[KeyRotationError]:
+    """What most calls make of an answer."""
+    answer = ANSWERS[name]
+    if answer.manner in {"trickle", "dropped"}:
+        return UnreachableError
+    if name == "50 MB of error":
+        return UnexpectedAnswerError
+    known = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundError, 409: ConflictError, 429: RateLimitedError}
+    if answer.status in known:
+        return known[answer.status]
+    if answer.status < 400:
+        return UnexpectedAnswerError
+    return UnavailableError if answer.status >= 500 else RejectedError
+
+
+def is_as_expected(result: Any, expected: Any) -> bool:
+    """Say whether a call's result or error is the expected one."""
+    if isinstance(expected, type):
+        return type(result) is expected
+    if expected == ABSENT:
+        return isinstance(result, Held) and result.value is None
+    return bool(result == expected)
+
+
+def shown(result: Any) -> str:
+    """Everything that a log, a state or a person can see of a result or an error."""
+    if isinstance(result, BaseException):
+        return "".join(traceback.format_exception(result)) + repr(result) + repr(vars(result))
+    return f"{result!r}{result}"
+
+
+def leaks(text: str) -> list[str]:
+    """The secrets in a text."""
+    return [form for form in FORMS if form in text]
+
+
+async def outcome(call: Call, liars: Liars) -> Any:
+    """Make a call and return its result or its error."""
+    async with AsyncExitStack() as stack:
+        try:
+            return await call.make(liars, stack)
+        except Exception as error:  # noqa: BLE001 - an error of any other class is what the test is looking for
+            return error
+
+
+def is_plain(error: BaseException) -> bool:
+    """Say whether an error's text is one or two sentences on one line."""
+    text = str(error)
+    return text.isprintable() and text.endswith(".") and len(re.findall(r"\.(?: |$)", text)) <= 2 and len(text) < 600
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_lie_ends_in_time_with_one_sentence_and_no_secret(
+    servers: Liars, name: str, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call takes each answer as documented, says so plainly, and shows no secret to anybody."""
+    call = CALLS[name]
+    servers.slow = ANSWERS[answer].manner == "trickle"
+    if servers.slow:
+        monkeypatch.setattr("blocks.http.CALL_DEADLINE_SECONDS", DEADLINE_SECONDS)
+    liar = servers.liars[call.service]
+    liar.lies, liar.told = (call.method, call.path, ANSWERS[answer]), 0
+    started = time.monotonic()
+
+    with listening() as ear:
+        result = await outcome(call, servers)
+    liar.lies = None
+
+    assert liar.told > 0
+    assert is_as_expected(result, call.otherwise.get(answer, usually(answer))), shown(result)
+    assert not isinstance(result, BaseException) or is_plain(result)
+    assert leaks(shown(result)) == []
+    assert leaks(ear.text) == []
+    assert time.monotonic() - started < LONGEST_SECONDS
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_certificate_that_nobody_vouches_for_is_met_once(untrusted_servers: Liars, name: str) -> None:
+    """An untrusted certificate ends a call at once, without another attempt, and nothing was sent."""
+    call = CALLS[name]
+    waits: list[float] = []
+
+    async def remember(seconds: float) -> None:
+        waits.append(seconds)
+
+    with listening() as ear, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.hostile.test_answers.at_once", remember)
+        result = await outcome(call, untrusted_servers)
+
+    assert type(result) is UnreachableError
+    assert "certificate is not trusted" in str(result)
+    assert (waits, result.outcome_unknown) == ([], False)
+    assert leaks(shown(result) + ear.text) == []

@@ -1,0 +1,136 @@
+"""Answers that no web framework would send: headers without an end, and headers that are none."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from pydantic import SecretStr
+
+from blocks.errors import KeyRotationError, UnexpectedAnswerError, UnreachableError
+from blocks.openrouter import KeyRequest, OpenRouterClient
+from sandbox import openrouter
+from sandbox.server import running
+from tests.hostile.liar import KEY, LEAK, Answer, Liar, listening
+from tests.hostile.test_answers import CALLS, Liars, leaks, outcome, shown
+
+FIRST_CALLS = ["create_key", "Vault credentials check", "Infisical credentials check"]
+"""One call of each client, whose first exchange is the one that is lied to."""
+
+
+@contextmanager
+def speaking(speak: Callable[[socket.socket, threading.Event], None]) -> Iterator[str]:
+    """A server that answers in bytes."""
+    over = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        while not over.is_set():
+            try:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65_536)
+                    speak(connection, over)
+            except OSError:
+                continue
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.1)
+        thread = threading.Thread(target=serve, args=[listener], daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            over.set()
+            thread.join(5)
+
+
+def trickling_headers(connection: socket.socket, over: threading.Event) -> None:
+    """Send one header after the other, without an end."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    for number in range(100):
+        connection.sendall(f"X-{number}: a\r\n".encode())
+        if over.wait(0.03):
+            return
+
+
+def broken_headers(connection: socket.socket, _over: threading.Event) -> None:
+    """Send a header that is none, full of secrets."""
+    connection.sendall(f"HTTP/1.1 200 OK\r\n{LEAK}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+
+
+def broken_status(connection: socket.socket, _over: threading.Event) -> None:
+    """Send something that is not HTTP, full of secrets."""
+    connection.sendall(f"{LEAK}\r\n\r\n".encode())
+
+
+def at(url: str) -> Liars:
+    """Clients that all call the same address."""
+    nobody = openrouter.OpenRouterSandbox()
+    key = nobody.add_key(nobody.accounts[0], {"name": "checkout"})
+    return Liars({}, dict.fromkeys(("OpenRouter", "Vault", "Infisical"), url), key, "workspace", slow=True)
+
+
+@pytest.mark.parametrize("name", FIRST_CALLS)
+async def test_headers_without_end_are_given_up_at_the_deadline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call ends at its deadline although bytes keep coming."""
+    monkeypatch.setattr("blocks.http.CALL_DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
+    started = time.monotonic()
+
+    with speaking(trickling_headers) as url:
+        result = await outcome(CALLS[name], at(url))
+
+        assert time.monotonic() - started < 2
+    assert type(result) is UnreachableError
+    assert "no answer in time" in str(result)
+
+
+@pytest.mark.parametrize("speak", [broken_headers, broken_status])
+@pytest.mark.parametrize("name", FIRST_CALLS)
+async def test_what_is_not_http_is_neither_shown_nor_logged(
+    name: str, speak: Callable[[socket.socket, threading.Event], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that breaks the protocol is one error of ours, and no library's log tells what was sent."""
+    monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
+
+    with listening() as ear, speaking(speak) as url:
+        result = await outcome(CALLS[name], at(url))
+
+    assert isinstance(result, KeyRotationError)
+    assert leaks(shown(result) + ear.text) == []
+
+
+def _created(**lies: str) -> Answer:
+    data = {
+        "hash": "f01d",
+        "name": "checkout",
+        "label": "sk-or-v1-the...ey",
+        "disabled": False,
+        "limit": None,
+        "limit_reset": None,
+        "include_byok_in_limit": False,
+        "usage": 0,
+        "created_at": "2026-12-01T03:30:00Z",
+        **lies,
+    }
+    return Answer(201, json.dumps({"data": data, "key": KEY}))
+
+
+@pytest.mark.parametrize("field", ["label", "hash"])
+async def test_a_key_shown_where_none_belongs_is_not_kept(field: str) -> None:
+    """A label or a hash that holds the plaintext would end in the ledger; the key counts as not understood."""
+    liar = Liar(openrouter.create_app(openrouter.OpenRouterSandbox()), "OpenRouter")
+    liar.lies = ("POST", "/keys$", _created(**{field: KEY}))
+
+    with running(liar) as url:
+        async with OpenRouterClient(SecretStr("management"), f"{url}/api/v1") as client:
+            with pytest.raises(UnexpectedAnswerError, match=field) as failed:
+                await client.create_key(KeyRequest(name="checkout"))
+
+    assert leaks(shown(failed.value)) == []
+    assert failed.value.outcome_unknown
