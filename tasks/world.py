@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
+import httpx
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.utilities import get_or_create_client
 from prefect.deployments import arun_deployment
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 
-from blocks.errors import ConfigurationError, PlaceLostError
+from blocks.errors import ConfigurationError, PlaceLostError, ServiceError
 from blocks.openrouter import OpenRouterClient, OpenRouterCredentials
 from tasks.destinations import Destination, load_block, open_destination
 from tasks.ledger import ledger_variable
 
 RETIRE_DEPLOYMENT = "retire/retire"
 LEDGER_TAG = "key-rotation"
+
+
+@contextmanager
+def _plainly(doing: str) -> Iterator[None]:
+    """Tell an error of Prefect's API in one sentence; its own text may quote what was sent."""
+    try:
+        yield
+    except (ObjectNotFound, ObjectAlreadyExists):
+        raise
+    except (httpx.HTTPError, PrefectException) as error:
+        raise ServiceError(
+            f"Prefect's API failed while {doing} ({type(error).__name__}).", outcome_unknown=True, retryable=True
+        ) from None
 
 
 class VariableStore:
@@ -36,21 +51,24 @@ class VariableStore:
     async def read(self) -> Any | None:
         """Read the value, `None` where there is none."""
         client, _ = get_or_create_client()
-        variable = await client.read_variable_by_name(self._name)
+        with _plainly("reading the ledger"):
+            variable = await client.read_variable_by_name(self._name)
         return None if variable is None else variable.value
 
     async def create(self, value: dict[str, Any]) -> None:
         """Write the first value; `PlaceLostError` where there is one already."""
         client, _ = get_or_create_client()
         try:
-            await client.create_variable(VariableCreate(name=self._name, value=value, tags=[LEDGER_TAG]))
+            with _plainly("writing the ledger"):
+                await client.create_variable(VariableCreate(name=self._name, value=value, tags=[LEDGER_TAG]))
         except ObjectAlreadyExists:
             raise PlaceLostError(f"Another run has just written {self._name}, so this one stopped.") from None
 
     async def update(self, value: dict[str, Any]) -> None:
         """Write the next value."""
         client, _ = get_or_create_client()
-        await client.update_variable(VariableUpdate(name=self._name, value=value, tags=[LEDGER_TAG]))
+        with _plainly("writing the ledger"):
+            await client.update_variable(VariableUpdate(name=self._name, value=value, tags=[LEDGER_TAG]))
 
 
 class PrefectWorld:
@@ -125,7 +143,8 @@ class PrefectWorld:
         """
         client, _ = get_or_create_client()
         try:
-            await client.read_flow_run(run_id)
+            with _plainly("looking a flow run up"):
+                await client.read_flow_run(run_id)
         except ObjectNotFound:
             return False
         return True
