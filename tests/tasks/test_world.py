@@ -29,7 +29,7 @@ async def test_an_error_of_prefects_api_is_one_plain_sentence(error: Exception) 
     client.update_variable.side_effect = error
 
     with (
-        mock.patch.object(world, "get_or_create_client", lambda: (client, False)),
+        mock.patch.object(world, "get_or_create_client", return_value=(client, False)),
         pytest.raises(ServiceError, match="Prefect's API failed while writing the ledger") as failed,
     ):
         await world.VariableStore("checkout").update({})
@@ -43,5 +43,5 @@ async def test_a_ledger_that_appears_in_between_costs_the_run_its_place() -> Non
     client = mock.AsyncMock()
     client.create_variable.side_effect = ObjectAlreadyExists(Exception())
 
-    with mock.patch.object(world, "get_or_create_client", lambda: (client, False)), pytest.raises(PlaceLostError):
+    with mock.patch.object(world, "get_or_create_client", return_value=(client, False)), pytest.raises(PlaceLostError):
         await world.VariableStore("checkout").create({})
