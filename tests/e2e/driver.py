@@ -31,9 +31,9 @@ async def retry(run_id: UUID) -> None:
         await client.set_flow_run_state(run_id, state)
 
 
-async def ended(run_id: UUID, *, attempt: int = 1) -> FlowRun:
+async def ended(run_id: UUID, *, attempt: int = 1, within: float = WAIT_SECONDS) -> FlowRun:
     """Wait until a run's attempt has ended."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + within
     async with get_client() as client:
         while True:
             run = await client.read_flow_run(run_id)
