@@ -176,7 +176,8 @@ class Process:
             self.dead = True
             raise Crash
         if fate is Fate.FAILS:
-            raise UnavailableError(f"{what} failed.", outcome_unknown=False)
+            # A refused create is certain; of most other failures nobody can tell whether they took effect.
+            raise UnavailableError(f"{what} failed.", outcome_unknown=not what.startswith("create"))
         if fate is Fate.LATE and late:
             self.model.late.append(lambda: self._later(what, do))
             raise UnavailableError(f"{what} was not answered.")

@@ -7,6 +7,6 @@ from hypothesis import HealthCheck, settings
 from tests.simulation.machine import Histories
 
 Histories.TestCase.settings = settings(
-    max_examples=300, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=300, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 TestHistories = Histories.TestCase
