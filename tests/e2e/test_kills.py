@@ -22,7 +22,6 @@ from starlette.applications import Starlette
 
 from flows import rotate
 from sandbox.server import Fault
-from sandbox.setup import make_automations
 from sandbox.stack import CHECKOUT, Stack
 from tasks.destinations import open_destination
 from tasks.ledger import Ledger, ledger_variable
@@ -200,24 +199,3 @@ async def test_a_server_that_restarts_in_mid_run_does_no_harm(world: World) -> N
     assert (await rotate(rotation, return_state=True)).is_completed()
 
     await check_converged(world, rotation)
-
-
-@pytest.mark.timeout(300)
-async def test_a_run_whose_host_died_is_marked_crashed(world: World) -> None:
-    """With worker and process both gone, the automation notices the missing heartbeat within two and a half minutes."""
-    await make_automations()
-    world.stack.cli("deploy", "--all", "--no-prompt")
-    doomed = world.stack.start_worker("doomed")
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/host"]))
-    fault = world.vault_app.state.faults.add(Fault("before", "GET", "/data/", status=0, delay=HELD_SECONDS, times=1))
-    run_id = await start(rotation)
-    await until_held(world.vault_app, fault)
-    os.killpg(doomed.pid, signal.SIGKILL)
-    for pid in processes_of(run_id):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-    crashed = await ended(run_id, within=150)
-
-    assert crashed.state_name == "Crashed"
-    assert "Retry is safe" in str(crashed.state.message if crashed.state else "")
