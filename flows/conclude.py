@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 
 from prefect import State
@@ -27,6 +26,7 @@ from blocks.redaction import redact_logs
 from flows.report import artifact_key, as_markdown, failed
 from tasks.decisions import Identity
 from tasks.ledger import OpenLedger
+from tasks.rotation import is_slug
 from tasks.run import Run
 from tasks.world import PrefectWorld, VariableStore
 
@@ -34,7 +34,6 @@ SLOT_WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""
 SLOT_LEASE_SECONDS = 60.0
 """How long the slot of a killed run stays taken; Prefect allows no less."""
-MAX_NAME = 60
 MAX_SECONDS_EARLY = 60.0
 """How far ahead of its time a run may be and still wait for it; a worker fetches runs 10 seconds ahead."""
 
@@ -105,7 +104,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
         ConfigurationError: The name cannot be a rotation's.
         PlaceLostError: Another run of the rotation holds the slot for too long.
     """
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > MAX_NAME:
+    if not is_slug(name):
         raise ConfigurationError("rotation: it must be the name of a rotation. Nothing was changed.")
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(PrefectWorld())
@@ -173,8 +172,8 @@ async def _take_slot(stack: AsyncExitStack, name: str) -> None:
         await stack.enter_async_context(_slot(limit))
 
 
-def _slot(limit: str) -> AsyncExitStack:
-    return concurrency(  # type: ignore[return-value]
+def _slot(limit: str) -> AbstractAsyncContextManager[None]:
+    return concurrency(
         limit, occupy=1, timeout_seconds=SLOT_WAIT_SECONDS, lease_duration=SLOT_LEASE_SECONDS, strict=True
     )
 

@@ -76,8 +76,20 @@ def read_marker(key_name: str) -> tuple[str, UUID] | None:
     return (found[1], UUID(found[2])) if found else None
 
 
+def is_slug(value: str) -> bool:
+    """Say whether a text can name a rotation or a block.
+
+    Args:
+        value: The text.
+
+    Returns:
+        Whether it is lowercase letters and digits in words joined by single dashes, and not too long.
+    """
+    return bool(_SLUG.fullmatch(value)) and len(value) <= MAX_ROTATION_NAME
+
+
 def _slug(value: str, what: str) -> str:
-    if not _SLUG.fullmatch(value) or len(value) > MAX_ROTATION_NAME:
+    if not is_slug(value):
         raise ValueError(
             f"{what} must be 1 to {MAX_ROTATION_NAME} lowercase letters and digits, in words joined by single dashes"
         )

@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -36,6 +35,7 @@ from blocks.http import MAX_ANSWER_BYTES, MAX_ATTEMPTS
 from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox.server import Fault, Faults, running
 from sandbox.vault import ROOT_TOKEN, KvVersion2, VaultSandbox, create_app
+from tests.byte_server import speaking
 from tests.destinations.vaults import READ_WRITE, at_once
 
 KEY = SecretStr("sk-or-v1-the-new-key")
@@ -220,36 +220,16 @@ async def test_an_answer_without_end_is_not_read(stand_in: StandIn, secret: Vaul
         await secret.read_held()
 
 
-@contextmanager
-def trickling() -> Iterator[str]:
-    """A server that promises an answer and sends one byte now and then."""
-    over = threading.Event()
-
-    def serve(listener: socket.socket) -> None:
-        while not over.is_set():
-            try:
-                connection, _ = listener.accept()
-                connection.recv(65_536)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-                while not over.wait(0.05):
-                    connection.sendall(b" ")
-            except OSError:
-                continue
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.2)
-        thread = threading.Thread(target=serve, args=[listener], daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            over.set()
-            thread.join(5)
+def trickling(connection: socket.socket, over: threading.Event) -> None:
+    """Promise an answer and send one byte now and then."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+    while not over.wait(0.05):
+        connection.sendall(b" ")
 
 
 async def test_an_answer_that_trickles_is_given_up(stand_in: StandIn) -> None:
     """Each byte comes in time, and yet the call and its thread end at the deadline."""
-    with trickling() as url:
+    with speaking(trickling) as url:
         secret = stand_in.secret(url=url, connect_timeout_seconds=0.1, read_timeout_seconds=0.2)
         started = time.monotonic()
 

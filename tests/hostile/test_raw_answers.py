@@ -6,8 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 from pydantic import SecretStr
@@ -16,37 +15,12 @@ from blocks.errors import KeyRotationError, UnexpectedAnswerError, UnreachableEr
 from blocks.openrouter import KeyRequest, OpenRouterClient
 from sandbox import openrouter
 from sandbox.server import running
+from tests.byte_server import speaking
 from tests.hostile.liar import KEY, LEAK, Answer, Liar, listening
 from tests.hostile.test_answers import CALLS, Liars, leaks, outcome, shown
 
 FIRST_CALLS = ["create_key", "Vault credentials check", "Infisical credentials check"]
 """One call of each client, whose first exchange is the one that is lied to."""
-
-
-@contextmanager
-def speaking(speak: Callable[[socket.socket, threading.Event], None]) -> Iterator[str]:
-    """A server that answers in bytes."""
-    over = threading.Event()
-
-    def serve(listener: socket.socket) -> None:
-        while not over.is_set():
-            try:
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(65_536)
-                    speak(connection, over)
-            except OSError:
-                continue
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.1)
-        thread = threading.Thread(target=serve, args=[listener], daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            over.set()
-            thread.join(5)
 
 
 def trickling_headers(connection: socket.socket, over: threading.Event) -> None:
