@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from types import TracebackType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -92,6 +92,13 @@ class ApiKey(_Answer):
     limit_reset: str | None
     include_byok_in_limit: bool
     usage: Decimal
+    usage_daily: Decimal = Decimal(0)
+    usage_weekly: Decimal = Decimal(0)
+    usage_monthly: Decimal = Decimal(0)
+    byok_usage: Decimal = Decimal(0)
+    byok_usage_daily: Decimal = Decimal(0)
+    byok_usage_weekly: Decimal = Decimal(0)
+    byok_usage_monthly: Decimal = Decimal(0)
     created_at: datetime
     creator_user_id: str | None = None
     expires_at: datetime | None = None
@@ -117,6 +124,11 @@ class _Workspace(_Answer):
     id: str
 
 
+class _Assignment(_Answer):
+    guardrail_id: Identifier
+    key_hash: Identifier
+
+
 class KeyRequest(BaseModel):
     """What is asked for when a key is created."""
 
@@ -127,6 +139,8 @@ class KeyRequest(BaseModel):
     limit_reset: LimitReset | None = None
     include_byok_in_limit: bool = False
     workspace_id: str | None = None
+    creator_user_id: str | None = None
+    expires_at: datetime | None = None
 
     def body(self) -> dict[str, Any]:
         """Spell the request as the API wants it.
@@ -140,7 +154,10 @@ class KeyRequest(BaseModel):
             "limit_reset": self.limit_reset,
             "include_byok_in_limit": self.include_byok_in_limit,
         }
-        return body if self.workspace_id is None else {**body, "workspace_id": self.workspace_id}
+        optional = {"workspace_id": self.workspace_id, "creator_user_id": self.creator_user_id}
+        if self.expires_at is not None:
+            optional["expires_at"] = f"{self.expires_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return {**body, **{name: value for name, value in optional.items() if value is not None}}
 
 
 @dataclass(frozen=True)
@@ -249,16 +266,20 @@ class OpenRouterClient:
         params: dict[str, str | int] = {"include_disabled": "true", "include_expired": "true"}
         if workspace_id is not None:
             params["workspace_id"] = workspace_id
+        async for entry in self._pages("keys", doing, params):
+            yield _parse(ApiKey, entry, doing)
+
+    async def _pages(self, path: str, doing: str, params: Mapping[str, str | int]) -> AsyncIterator[object]:
         for page in range(MAX_PAGES):
-            answer = await self._manage("GET", "keys", doing, params={**params, "offset": page * PAGE_SIZE})
-            keys = answer.get("data")
-            if not isinstance(keys, list):
+            answer = await self._manage("GET", path, doing, params={**params, "offset": page * PAGE_SIZE})
+            entries = answer.get("data")
+            if not isinstance(entries, list):
                 raise UnexpectedAnswerError(f"OpenRouter's answer lacks the list data while {doing}.")
-            for key in keys:
-                yield _parse(ApiKey, key, doing)
-            if len(keys) < PAGE_SIZE:
+            for entry in entries:
+                yield entry
+            if len(entries) < PAGE_SIZE:
                 return
-        raise UnexpectedAnswerError(f"OpenRouter's list of keys did not end after {MAX_PAGES} pages.")
+        raise UnexpectedAnswerError(f"OpenRouter's answers did not end after {MAX_PAGES} pages while {doing}.")
 
     async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
         """Change a key's settings.
@@ -300,6 +321,55 @@ class OpenRouterClient:
         if answer.get("deleted") is not True:
             raise UnexpectedAnswerError(f"OpenRouter did not confirm it while {doing}.", retryable=True)
         return True
+
+    async def assign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
+        """Give a key its guardrail, in place of one that it may have; repeating it changes nothing.
+
+        Args:
+            guardrail_id: The guardrail.
+            key_hash: The key's hash.
+
+        Raises:
+            NotFoundError: The account has no such guardrail.
+            ServiceError: The call failed, or OpenRouter did not confirm the assignment.
+        """
+        doing = "assigning a guardrail"
+        answer = await self._manage("POST", _assignments(guardrail_id), doing, json_body={"key_hashes": [key_hash]})
+        if answer.get("assigned_count") != 1:
+            raise UnexpectedAnswerError(f"OpenRouter did not confirm it while {doing}.", retryable=True)
+
+    async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
+        """Take a guardrail away from a key; repeating it changes nothing.
+
+        Args:
+            guardrail_id: The guardrail.
+            key_hash: The key's hash.
+
+        Raises:
+            NotFoundError: The account has no such guardrail.
+            ServiceError: The call failed.
+        """
+        path = f"{_assignments(guardrail_id)}/remove"
+        await self._manage("POST", path, "taking a guardrail away", json_body={"key_hashes": [key_hash]})
+
+    async def guardrail_of(self, key_hash: str) -> str | None:
+        """Say which guardrail a key has; this walks through the account's assignments.
+
+        Args:
+            key_hash: The key's hash.
+
+        Returns:
+            The guardrail's id, or `None` for none.
+
+        Raises:
+            ServiceError: A call failed.
+        """
+        doing = "listing the guardrail assignments"
+        async for entry in self._pages("guardrails/assignments/keys", doing, {"limit": PAGE_SIZE}):
+            assignment = _parse(_Assignment, entry, doing)
+            if assignment.key_hash == key_hash:
+                return assignment.guardrail_id
+        return None
 
     async def has_workspace(self, workspace_id: str) -> bool:
         """Say whether a workspace belongs to this connection's account.
@@ -398,6 +468,10 @@ def _bearer(secret: SecretStr) -> dict[str, str]:
 
 def _path(key_hash: str) -> str:
     return f"keys/{_segment(key_hash, 'hash')}"
+
+
+def _assignments(guardrail_id: str) -> str:
+    return f"guardrails/{_segment(guardrail_id, 'guardrail')}/assignments/keys"
 
 
 def _segment(value: str, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from prefect.blocks.abstract import SecretBlock
@@ -80,6 +80,20 @@ class DestinationBlock(SecretBlock, ABC):
             ServiceError: The place cannot be written.
         """
         return held
+
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:  # noqa: ARG002 - for stores that keep versions
+        """Find an older version of the secret, where the store keeps such.
+
+        Args:
+            is_wanted: Says whether a version is the wanted one.
+
+        Returns:
+            The newest one that is wanted; `None` where there is none, or where the store keeps no versions.
+
+        Raises:
+            ServiceError: The place cannot be read.
+        """
+        return None
 
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""

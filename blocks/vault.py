@@ -13,6 +13,7 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -344,6 +345,14 @@ class _Content(BaseModel):
     metadata: _Metadata
 
 
+class _Version(BaseModel):
+    destroyed: bool
+
+
+class _Versions(BaseModel):
+    versions: dict[int, _Version]
+
+
 class _Mounted(BaseModel):
     path: str
     type: str
@@ -505,6 +514,40 @@ class VaultSecret(DestinationBlock):
             raise ForbiddenError(f"Vault at {host} does not grant {', '.join(missing)} on {at} to this login.")
         return f"{self._place()} can be read and written."
 
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Find an older version of the field that Vault still keeps.
+
+        Args:
+            is_wanted: Says whether a version is the wanted one.
+
+        Returns:
+            The newest one that is wanted; `None` where none is, or nothing is stored.
+
+        Raises:
+            ServiceError: The secret or its metadata cannot be read.
+        """
+        for version in await self._kept_versions():
+            answer = await self._call("reading an older version of", partial(self._read_version, version=version))
+            try:
+                content = _Content.model_validate(answer.get("data"))
+            except ValidationError:
+                raise self._no_engine() from None
+            # A deleted version is listed, and holds nothing.
+            value = self._value(content.data or {})
+            if value is not None and is_wanted(value):
+                return value
+        return None
+
+    async def _kept_versions(self) -> list[int]:
+        answer = await self._call("reading the versions of", self._read_metadata)
+        if answer.get("errors") == []:
+            return []
+        try:
+            versions = _Versions.model_validate(answer.get("data")).versions
+        except ValidationError:
+            raise self._no_engine() from None
+        return sorted((number for number, version in versions.items() if not version.destroyed), reverse=True)
+
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""
         await self.credentials.aclose()
@@ -522,6 +565,19 @@ class VaultSecret(DestinationBlock):
             body = error.json if isinstance(error.json, dict) else {}
             if body.get("errors") == [] or isinstance(body.get("data"), dict):
                 return body
+            raise
+
+    def _read_version(self, client: hvac.Client, version: int) -> Any:
+        return client.secrets.kv.v2.read_secret_version(
+            self.path, version=version, mount_point=self.mount, raise_on_deleted_version=False
+        )
+
+    def _read_metadata(self, client: hvac.Client) -> Any:
+        try:
+            return client.secrets.kv.v2.read_secret_metadata(self.path, mount_point=self.mount)
+        except InvalidPath as error:
+            if isinstance(error.json, dict) and error.json.get("errors") == []:
+                return error.json
             raise
 
     def _value(self, fields: Mapping[str, Any]) -> SecretStr | None:

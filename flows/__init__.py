@@ -1,7 +1,19 @@
 """The flows of this project: what deployments run and the dashboard shows."""
 
+from flows.apply_settings import apply_settings
+from flows.remove_rotation import remove_rotation
+from flows.restore_key import restore_key
 from flows.retire import retire
 from flows.rotate import rotate
-from tasks.rotation import KeySettings, Rotation
+from tasks.rotation import KeySettings, Retirement, Rotation
 
-__all__ = ["KeySettings", "Rotation", "retire", "rotate"]
+__all__ = [
+    "KeySettings",
+    "Retirement",
+    "Rotation",
+    "apply_settings",
+    "remove_rotation",
+    "restore_key",
+    "retire",
+    "rotate",
+]

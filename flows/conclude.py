@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 from prefect import State
@@ -17,16 +18,17 @@ from prefect.concurrency.asyncio import (
     concurrency,
 )
 from prefect.context import FlowRunContext
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from blocks.errors import ConfigurationError, KeyRotationError, PlaceLostError
 from blocks.redaction import redact_logs
-from flows.report import artifact_key, as_markdown, failed
+from flows.report import artifact_key, as_markdown, failed, plan_as_markdown
 from tasks.decisions import Identity
 from tasks.ledger import OpenLedger
-from tasks.rotation import is_slug
+from tasks.plan import plan
+from tasks.rotation import Rotation, is_slug
 from tasks.run import Run
 from tasks.world import PrefectWorld, VariableStore
 
@@ -34,6 +36,8 @@ SLOT_WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""
 SLOT_LEASE_SECONDS = 60.0
 """How long the slot of a killed run stays taken; Prefect allows no less."""
+STEP_BACK_SECONDS = 5.0
+"""How long a run waits before it looks again whether an emergency is over."""
 MAX_SECONDS_EARLY = 60.0
 """How far ahead of its time a run may be and still wait for it; a worker fetches runs 10 seconds ahead."""
 
@@ -109,7 +113,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(PrefectWorld())
         await world.sleep(seconds_early(_flow_run().expected_start_time, world.now()))
-        await _take_slot(stack, name)
+        await _take_slot(stack, name, emergency=emergency)
         identity = _identity(emergency, world)
         run = Run(name, identity, OpenLedger(name, VariableStore(name), identity.id), world)
         conclusion.run = run
@@ -122,6 +126,31 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
             markdown=as_markdown(run, conclusion.message),
             description=f"The state of rotation {name}",
         )
+
+
+async def show_plan(rotation: Rotation, emergency: bool) -> str:
+    """Show as an artifact what a run would do now; nothing is written but that, so no slot is needed.
+
+    Args:
+        rotation: The rotation.
+        emergency: Whether every older key would have to die at once.
+
+    Returns:
+        One sentence.
+
+    Raises:
+        KeyRotationError: A run could not even begin; the message says why.
+    """
+    async with PrefectWorld() as world:
+        identity = _identity(emergency, world)
+        run = Run(rotation.name, identity, OpenLedger(rotation.name, VariableStore(rotation.name), identity.id), world)
+        checked, steps = await plan(run, rotation)
+    await acreate_markdown_artifact(
+        key=f"{artifact_key(rotation.name)}-plan",
+        markdown=plan_as_markdown(run, checked, steps),
+        description=f"What a run of rotation {rotation.name} would do now",
+    )
+    return f"Nothing was changed; the artifact {artifact_key(rotation.name)}-plan shows what a run would do now."
 
 
 def seconds_early(scheduled: datetime | None, now: datetime) -> float:
@@ -156,11 +185,29 @@ def _identity(emergency: bool, world: PrefectWorld) -> Identity:
         first_started=started.astimezone(UTC) if started else world.now(),
         attempt=max(flow_run.run_count, 1),
         emergency=emergency,
+        # A Retry is a person's.
+        scheduled=flow_run.auto_scheduled and flow_run.run_count <= 1,
     )
 
 
-async def _take_slot(stack: AsyncExitStack, name: str) -> None:
-    limit = f"key-rotation-{name}"
+async def _take_slot(stack: AsyncExitStack, name: str, *, emergency: bool) -> None:
+    limit, emergencies = f"key-rotation-{name}", f"key-rotation-{name}-emergency"
+    if emergency:
+        # Held from now on, it makes every other run that waits for the rotation's slot step back.
+        await _enter(stack, emergencies, name)
+        await _enter(stack, limit, name)
+        return
+    for _ in range(round(SLOT_WAIT_SECONDS / STEP_BACK_SECONDS)):
+        async with AsyncExitStack() as attempt:
+            await _enter(attempt, limit, name)
+            if not await _is_held(emergencies):
+                stack.push_async_exit(attempt.pop_all())
+                return
+        await asyncio.sleep(STEP_BACK_SECONDS)
+    raise PlaceLostError(f"An emergency of rotation {name} was still at work after {SLOT_WAIT_SECONDS:.0f} seconds.")
+
+
+async def _enter(stack: AsyncExitStack, limit: str, name: str) -> None:
     try:
         await stack.enter_async_context(_slot(limit))
     except AcquireConcurrencySlotTimeoutError:
@@ -170,6 +217,14 @@ async def _take_slot(stack: AsyncExitStack, name: str) -> None:
     except ConcurrencySlotAcquisitionError:
         await _make_limit(limit)
         await stack.enter_async_context(_slot(limit))
+
+
+async def _is_held(limit: str) -> bool:
+    client, _ = get_or_create_client()
+    try:
+        return (await client.read_global_concurrency_limit_by_name(limit)).active_slots > 0
+    except ObjectNotFound:
+        return False
 
 
 def _slot(limit: str) -> AbstractAsyncContextManager[None]:
@@ -184,3 +239,15 @@ async def _make_limit(limit: str) -> None:
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
     except ObjectAlreadyExists:
         return
+
+
+async def forget_slot(name: str) -> None:
+    """Delete the concurrency limits of a rotation that was removed.
+
+    Args:
+        name: The rotation's name.
+    """
+    client, _ = get_or_create_client()
+    for limit in (f"key-rotation-{name}", f"key-rotation-{name}-emergency"):
+        with suppress(ObjectNotFound):
+            await client.delete_global_concurrency_limit_by_name(limit)

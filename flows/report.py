@@ -48,6 +48,8 @@ def rotated(run: Run, finding: Finding) -> str:
     current = run.ledger.ledger.current
     if current is None:
         return "Nothing is published yet."
+    if finding is Finding.TOO_YOUNG:
+        return f"Nothing to do: the key {current.label} is younger than its minimum age; {_rest(run.ledger.ledger)}."
     verb = {Finding.ALREADY_ROTATED: "Already rotated", Finding.KEY_PUBLISHED: "Finished an interrupted rotation"}
     places = len(current.destinations)
     return (
@@ -84,6 +86,55 @@ def retired(run: Run, before: Sequence[Superseded]) -> str:
     gone = [key.label for key in before if key.hash not in left]
     what = f"Revoked {', '.join(gone)}" if gone else "Nothing was due"
     return f"{what}; {_rest(run.ledger.ledger)}."
+
+
+def restored(run: Run) -> str:
+    """Say how a key was brought back.
+
+    Args:
+        run: The run.
+
+    Returns:
+        One sentence.
+    """
+    current = run.ledger.ledger.current
+    label = current.label if current else "none"
+    return f"Brought back: the key {label} is live again; {_rest(run.ledger.ledger)}."
+
+
+def applied(run: Run, changed: Sequence[str]) -> str:
+    """Say which settings reached the current key.
+
+    Args:
+        run: The run.
+        changed: The names of the settings.
+
+    Returns:
+        One sentence.
+    """
+    current = run.ledger.ledger.current
+    label = current.label if current else "none"
+    what = f"Changed {', '.join(changed)}" if changed else "Nothing to change"
+    return f"{what} at the key {label}."
+
+
+def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
+    """Say how a rotation was taken away.
+
+    Args:
+        run: The run.
+        had_deployment: Whether this run deleted its deployment.
+        gone: Whether there was no ledger.
+
+    Returns:
+        One or two sentences.
+    """
+    ledger = run.ledger.ledger
+    if gone and not had_deployment:
+        return f"Nothing to do: there is no rotation {run.name} any more."
+    kept = f" The key {ledger.current.label} was kept and is yours now." if ledger.current else ""
+    later = f" Still to be revoked: {_rest(ledger)}." if ledger.superseded else ""
+    return f"The rotation {run.name} was removed.{kept}{later}"
 
 
 def _rest(ledger: Ledger) -> str:
@@ -133,19 +184,51 @@ def as_markdown(run: Run, message: str) -> str:
     return "\n".join(lines)
 
 
+def plan_as_markdown(run: Run, checked: Sequence[str], steps: Sequence[str]) -> str:
+    """Show what a run would do.
+
+    Args:
+        run: The run.
+        checked: What was checked.
+        steps: The steps of a run now.
+
+    Returns:
+        Markdown for an artifact, without any secret.
+    """
+    lines = [f"# Plan of rotation {run.name}", "", "Nothing was changed. A run now would do this:", ""]
+    lines += [f"{number}. {step}" for number, step in enumerate(steps, 1)]
+    lines += ["", "## Checked", "", *(f"- {sentence}" for sentence in checked)]
+    lines += ["", "## Keys now", "", *_keys(run.ledger.ledger)]
+    if run.notes:
+        lines += ["", "## To know", "", *(f"- {note}" for note in run.notes)]
+    return "\n".join(lines)
+
+
 def _keys(ledger: Ledger) -> list[str]:
     rows = ["| Key | State | Time | Made by run |", "| --- | --- | --- | --- |"]
     if ledger.current:
         rows.append(
-            f"| `{ledger.current.label}` | current | since {moment(ledger.current.since)} | {ledger.current.made_by} |"
+            f"| `{ledger.current.label}` | current | since {moment(ledger.current.since)} | "
+            f"{ledger.current.made_by or 'adopted'} |"
         )
     if ledger.pending:
         label = f"`{ledger.pending.key.label}`" if ledger.pending.key else "not known"
         rows.append(f"| {label} | pending | since {moment(ledger.pending.intended_at)} | {ledger.pending.run_id} |")
     rows += [
-        f"| `{key.label}` | superseded | ends {moment(key.revoke_at)} | {key.made_by} |" for key in ledger.superseded
+        f"| `{key.label}` | {_state(key)} | {_ends(key)} {moment(key.revoke_at)} | {key.made_by or 'adopted'} |"
+        for key in ledger.superseded
     ]
     return rows
+
+
+def _state(key: Superseded) -> str:
+    if key.disabled:
+        return "disabled"
+    return "superseded, still used" if key.postponed else "superseded"
+
+
+def _ends(key: Superseded) -> str:
+    return "looked at again" if key.postponed and not key.disabled else "ends"
 
 
 def _next_step(ledger: Ledger) -> str:

@@ -10,6 +10,7 @@ from flows.report import retired
 from flows.rotate import revoke_what_is_due
 from flows.steps import AS_TASKS, Steps
 from tasks.lost import settle_unresolved
+from tasks.remove import forget_when_nothing_is_left
 from tasks.run import Run
 
 
@@ -51,7 +52,9 @@ async def retire_due(run: Run, steps: Steps) -> str:
     await settle_unresolved(run)
     run.step = "revoke-key"
     current = run.ledger.ledger.current
-    if current is not None:
-        # Without a current key nobody knows where the older ones are still read.
-        await revoke_what_is_due(run, list(current.destinations), steps)
-    return retired(run, before)
+    # Without a current key nobody knows where the older ones are still read, unless the rotation was taken away.
+    if current is not None or run.ledger.ledger.removed:
+        await revoke_what_is_due(run, list(current.destinations) if current else [], steps)
+    message = retired(run, before)
+    await forget_when_nothing_is_left(run)
+    return message

@@ -7,9 +7,10 @@ from datetime import timedelta
 from prefect import State, flow
 
 from blocks.errors import DestinationError, KeyRotationError, PlaceLostError
-from flows.conclude import conclude, open_run
+from flows.conclude import conclude, open_run, show_plan
 from flows.report import rotated, superseded_since
 from flows.steps import AS_TASKS, Steps
+from tasks.budget import settle_budget
 from tasks.decisions import Finding
 from tasks.ledger import Superseded
 from tasks.recover import observe, recover
@@ -18,7 +19,7 @@ from tasks.run import Run, VerifiedKey, side_by_side
 
 
 @flow(name="rotate", persist_result=False, validate_parameters=False, log_prints=False)
-async def rotate(rotation: Rotation, emergency: bool = False) -> State[None]:
+async def rotate(rotation: Rotation, emergency: bool = False, plan_only: bool = False) -> State[None]:
     """Rotate an API key: create a new one, verify it, publish it everywhere, then revoke the old one.
 
     A run may be started at any time and as often as one likes. A Retry of a failed run finishes the same rotation.
@@ -26,12 +27,16 @@ async def rotate(rotation: Rotation, emergency: bool = False) -> State[None]:
     Args:
         rotation: The key that is kept fresh: its connection, settings, destinations and overlap.
         emergency: Revoke every older key of this rotation at once, without overlap.
+        plan_only: Change nothing anywhere; check everything and show what a run would do now.
 
     Returns:
         The final state, whose message says in one sentence what happened.
     """
     async with conclude() as conclusion:
         checked = parse_rotation(rotation)
+        if plan_only:
+            conclusion.succeeded(await show_plan(checked, emergency))
+            return conclusion.state
         async with open_run(checked.name, emergency, conclusion) as run:
             conclusion.succeeded(await follow_protocol(run, checked, AS_TASKS))
     return conclusion.state
@@ -60,7 +65,7 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
 
     run.step = "recover"
     half_published = await recover(run, rotation, finding, steps.revoke_key)
-    if finding is not Finding.ALREADY_ROTATED:
+    if finding not in (Finding.ALREADY_ROTATED, Finding.TOO_YOUNG):
         run.step = "create-key"
         key = half_published or await steps.create_key(run, rotation)
         run.step = "verify-key"
@@ -71,7 +76,7 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         await supersede(run, rotation)
 
     run.step = "revoke-key"
-    await revoke_what_is_due(run, rotation.destinations, steps, everything=run.identity.emergency)
+    await revoke_what_is_due(run, rotation.destinations, steps)
     return rotated(run, finding)
 
 
@@ -84,15 +89,18 @@ async def supersede(run: Run, rotation: Rotation) -> None:
     """Make the published key the current one; the former one is superseded until its overlap ends."""
     now = run.world.now()
     overlap = timedelta(0) if run.identity.emergency else rotation.overlap
-    ledger = run.ledger.ledger.published(run.identity.id, tuple(rotation.destinations), now, now + overlap)
-    await run.ledger.save(ledger)
+    destinations = tuple(rotation.destinations)
+    published = run.ledger.ledger.published(run.identity.id, destinations, now, now + overlap, rotation.retirement)
+    await run.ledger.save(published.hastened(now) if run.identity.emergency else published)
 
 
-async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps, *, everything: bool = False) -> None:
-    """Revoke the superseded keys whose overlap has ended, and schedule the revocation of the others."""
+async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) -> None:
+    """Revoke the superseded keys that are due, schedule the others, and keep a carried budget exact."""
     now = run.world.now()
-    if everything and run.ledger.ledger.superseded:
+    if run.identity.emergency and not all(key.at_once for key in run.ledger.ledger.superseded):
         await run.ledger.save(run.ledger.ledger.hastened(now))
+    if not run.identity.emergency:
+        await settle_budget(run)
     failures = [await failure_to_revoke(run, key, destinations, steps) for key in run.ledger.ledger.due(now)]
     for at in [moment for moment in run.ledger.ledger.wakes() if moment > now]:
         if not await run.world.schedule_retirement(run.name, at):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from blocks.errors import LedgerError, ServiceError
+from blocks.errors import ConfigurationError, LedgerError, NotFoundError, ServiceError
 from blocks.openrouter import CreatedKey
-from tasks.ledger import MAX_LEDGER_BYTES, MadeKey, Pending, fingerprint
+from tasks.ledger import MAX_LEDGER_BYTES, Budget, MadeKey, Pending, fingerprint
 from tasks.lost import settle_intent
-from tasks.rotation import Rotation
+from tasks.rotation import Rotation, Terms
 from tasks.run import NewKey, Run
 from tasks.task import secret_task
+from tasks.terms import agree_on_terms, request_of
 
-LEDGER_RESERVE_BYTES = 600
+LEDGER_RESERVE_BYTES = 700
 """Room kept free in the ledger for what a failure may have to add."""
 
 
@@ -48,36 +49,58 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         workspace_id=created.key.workspace_id,
     )
     await run.ledger.save(run.ledger.ledger.created(record))
+    await _guard(run, record)
     return NewKey(created.secret, record)
+
+
+async def _guard(run: Run, key: MadeKey) -> None:
+    # Before the key is published, so that no consumer ever gets one without its guardrail.
+    pending = run.ledger.ledger.pending
+    if pending is None or pending.terms is None or pending.terms.guardrail_id is None:
+        return
+    openrouter = await run.world.connection(key.connection)
+    await run.ledger.guard()
+    try:
+        await openrouter.assign_guardrail(pending.terms.guardrail_id, key.hash)
+    except NotFoundError:
+        raise ConfigurationError(
+            f"rotation.key.guardrail_id: the connection {key.connection} knows no such guardrail. The new key "
+            f"{key.label} was not published; the next run deletes it."
+        ) from None
 
 
 async def _create_or_settle(run: Run, rotation: Rotation) -> CreatedKey:
     now = run.world.now()
     openrouter = await run.world.connection(rotation.connection)
-    await _announce(run, rotation, now)
+    intent = await _announce(run, rotation, now)
     try:
-        return await openrouter.create_key(rotation.key_request(run.identity.id, now))
+        return await openrouter.create_key(request_of(intent, rotation.key_name(run.identity.id, now)))
     except ServiceError as error:
         await settle_intent(run, certain=not error.outcome_unknown)
         raise
 
 
-async def _announce(run: Run, rotation: Rotation, now: datetime) -> None:
-    if not has_room(run, rotation):
+async def _announce(run: Run, rotation: Rotation, now: datetime) -> Pending:
+    terms, budget = await agree_on_terms(run, rotation, now)
+    intent = _intent(run, rotation, now, terms, budget)
+    if not _fits(run, rotation, intent):
         raise LedgerError(
             f"The ledger has no room for another key, because it holds {len(run.ledger.ledger.superseded)} superseded "
             "ones; nothing was created. Shorten the overlap or rotate less often."
         )
-    await run.ledger.save(run.ledger.ledger.intended(_intent(run, rotation, now)))
+    await run.ledger.save(run.ledger.ledger.intended(intent))
+    return intent
 
 
-def _intent(run: Run, rotation: Rotation, now: datetime) -> Pending:
+def _intent(run: Run, rotation: Rotation, now: datetime, terms: Terms, budget: Budget | None) -> Pending:
     return Pending(
         run_id=run.identity.id,
         connection=rotation.connection,
-        workspace_id=rotation.key.workspace_id,
+        workspace_id=terms.workspace_id,
         destinations=tuple(rotation.destinations),
         intended_at=now,
+        terms=terms,
+        budget=budget,
     )
 
 
@@ -91,7 +114,11 @@ def has_room(run: Run, rotation: Rotation) -> bool:
     Returns:
         Whether it can, with some room left for what a failure may add.
     """
-    intent = _intent(run, rotation, run.world.now())
+    now = run.world.now()
+    return _fits(run, rotation, _intent(run, rotation, now, rotation.key.terms(now), None))
+
+
+def _fits(run: Run, rotation: Rotation, intent: Pending) -> bool:
     key = MadeKey(
         hash="0" * 64,
         label="0" * 24,
@@ -101,7 +128,8 @@ def has_room(run: Run, rotation: Rotation) -> bool:
         workspace_id="0" * 36,
     )
     created = run.ledger.ledger.intended(intent).created(key)
-    published = created.published(intent.run_id, intent.destinations, intent.intended_at, intent.intended_at)
+    at = intent.intended_at
+    published = created.published(intent.run_id, intent.destinations, at, at, rotation.retirement)
     return max(created.size(), published.size()) + LEDGER_RESERVE_BYTES <= MAX_LEDGER_BYTES
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
 from tasks.ledger import Ledger, Superseded
+from tasks.rotation import Retirement
 
 MAYBE = "?"
 """Stands for the content of a former destination that can no longer be read."""
+LONGEST_POSTPONEMENT = timedelta(days=1)
+"""How long a key that is still used is left alone at most, before it is looked at again."""
 
 
 class Finding(Enum):
@@ -21,6 +25,7 @@ class Finding(Enum):
     NOTHING_PENDING = "nothing is pending"
     ALREADY_ROTATED = "this run has already made the current key"
     ROTATED_SINCE = "a later run has rotated since"
+    TOO_YOUNG = "the current key is younger than its minimum age"
     INTENT_WITHOUT_KEY = "a create was announced, and its outcome is not known"
     KEY_UNPUBLISHED = "a key was created, and no destination holds it"
     KEY_PUBLISHED = "a key was created, and at least one destination holds it"
@@ -36,15 +41,23 @@ class Identity:
         first_started: When its first attempt started, UTC.
         attempt: 1 for the first attempt, more for a Retry.
         emergency: Whether every older key is to die at once.
+        scheduled: Whether the schedule started it, and not a person.
     """
 
     id: UUID
     first_started: datetime
     attempt: int = 1
     emergency: bool = False
+    scheduled: bool = False
 
 
-def find(ledger: Ledger | None, run: Identity, held: Mapping[str, str | None]) -> Finding:
+def find(
+    ledger: Ledger | None,
+    run: Identity,
+    held: Mapping[str, str | None],
+    now: datetime,
+    minimum_age: timedelta = timedelta(0),
+) -> Finding:
     """Say what a run finds when it starts.
 
     Args:
@@ -52,6 +65,8 @@ def find(ledger: Ledger | None, run: Identity, held: Mapping[str, str | None]) -
         run: Which run asks.
         held: The fingerprint of what each destination holds, those of a pending key included; `None` for nothing,
             `MAYBE` for a former destination that cannot be read.
+        now: The current moment, UTC.
+        minimum_age: How old the current key must be for a scheduled run to replace it.
 
     Returns:
         The finding, which decides what the run does.
@@ -63,10 +78,18 @@ def find(ledger: Ledger | None, run: Identity, held: Mapping[str, str | None]) -
     if run.attempt > 1 and _rotated_since(ledger, run):
         return Finding.ROTATED_SINCE
     if ledger.pending is None:
-        return Finding.NOTHING_PENDING
+        young = _too_young(ledger, run, held, now - minimum_age)
+        return Finding.TOO_YOUNG if young else Finding.NOTHING_PENDING
     if ledger.pending.key is None:
         return Finding.INTENT_WITHOUT_KEY
     return _find_key(ledger.pending.key.fingerprint, run, held)
+
+
+def _too_young(ledger: Ledger, run: Identity, held: Mapping[str, str | None], old_enough: datetime) -> bool:
+    if not run.scheduled or run.emergency or ledger.current is None:
+        return False
+    published = all(content == ledger.current.fingerprint for content in held.values())
+    return published and ledger.current.since > old_enough
 
 
 def _rotated_since(ledger: Ledger, run: Identity) -> bool:
@@ -99,3 +122,58 @@ def needed_by(key: Superseded, ledger: Ledger, held: Mapping[str, str | None]) -
         return [name for name, content in held.items() if content == key.fingerprint]
     current = ledger.current.fingerprint if ledger.current else None
     return [name for name, content in held.items() if content != current]
+
+
+class Verdict(Enum):
+    """What is done with a superseded key that is due."""
+
+    REVOKE = "it is revoked"
+    POSTPONE = "it is still used, and looked at again later"
+    KEEP = "it is still used, and kept until a person decides"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is done with a superseded key that is due, and what was learnt about its use.
+
+    Args:
+        verdict: What is done.
+        look_again: When it is looked at again, where it was postponed.
+        unused_since: Since when no use was seen.
+    """
+
+    verdict: Verdict
+    look_again: datetime | None = None
+    unused_since: datetime | None = None
+
+
+def judge(
+    key: Superseded, policy: Retirement, usage: Decimal, last_used_at: datetime | None, now: datetime
+) -> Judgement:
+    """Say whether a superseded key whose overlap has ended may be revoked, where its policy asks for it to be unused.
+
+    Args:
+        key: The superseded key, due.
+        policy: The rotation's policy.
+        usage: What the key has spent in all, US dollars.
+        last_used_at: When it was used last, where OpenRouter says so.
+        now: The current moment, UTC.
+
+    Returns:
+        The judgement.
+    """
+    overlap_ended = key.overlap_ends or key.revoke_at
+    if last_used_at is not None:
+        unused_since = max(last_used_at, overlap_ended)
+    else:
+        # Without a date only a comparison with what was seen before tells, and the first look is that "before".
+        seen = key.usage_since if key.usage == usage and key.usage_since else now
+        unused_since = max(seen, overlap_ended)
+    if now - unused_since >= policy.quiet_time:
+        return Judgement(Verdict.REVOKE, unused_since=unused_since)
+    last_call = max((key.since or overlap_ended) + policy.max_overlap, overlap_ended)
+    if now >= last_call:
+        verdict = Verdict.KEEP if policy.on_still_used == "keep" else Verdict.REVOKE
+        return Judgement(verdict, unused_since=unused_since)
+    wait = max(policy.quiet_time, min(policy.quiet_time * 2**key.postponed, LONGEST_POSTPONEMENT))
+    return Judgement(Verdict.POSTPONE, min(now + wait, last_call), unused_since)

@@ -33,6 +33,12 @@ class Destination(Protocol):
     async def fence(self, held: Held) -> None:
         """Make sure that a write prepared before this moment fails, where the place can do so."""
 
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Find an older version of the secret, where the place keeps such."""
+
+    async def check(self) -> str:
+        """Prove without writing that the place works; one sentence says what does."""
+
     async def aclose(self) -> None:
         """Close its connections."""
 
@@ -60,6 +66,14 @@ class OwnBlock:
     async def fence(self, held: Held) -> None:
         """Make sure that a write prepared before this moment fails, where the place can do so."""
         await self._block.fence(held)
+
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Find an older version of the secret, where the place keeps such."""
+        return await self._block.read_older(is_wanted)
+
+    async def check(self) -> str:
+        """Prove without writing that the place works; one sentence says what does."""
+        return await self._block.check()
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -104,6 +118,14 @@ class PrefectSecret:
     async def fence(self, held: Held) -> None:
         """Do nothing: the block has no versions."""
 
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Find nothing: the block has no versions."""
+
+    async def check(self) -> str:
+        """Prove that the place can be read; only a write would tell whether it can be written."""
+        await self.read()
+        return f"{self.name} can be read."
+
     async def aclose(self) -> None:
         """Do nothing: Prefect's client is shared."""
 
@@ -141,6 +163,14 @@ class AnySecretBlock:
 
     async def fence(self, held: Held) -> None:
         """Do nothing: Prefect's interface has no versions."""
+
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Find nothing: Prefect's interface has no versions."""
+
+    async def check(self) -> str:
+        """Prove that the place can be read; only a write would tell whether it can be written."""
+        await self.read()
+        return f"{self.name} can be read."
 
     async def aclose(self) -> None:
         """Do nothing: Prefect's interface has no such thing."""

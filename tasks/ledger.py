@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any, Literal, Protocol, Self
 from uuid import UUID, uuid4
@@ -17,6 +18,7 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from blocks.errors import LedgerError, PlaceLostError
+from tasks.rotation import Retirement, Terms
 
 FINGERPRINT_LENGTH = 16
 """How many hex digits of the SHA-256 are kept: enough to tell keys apart, no help in finding one."""
@@ -45,31 +47,64 @@ class _Entry(BaseModel):
 
 
 class MadeKey(_Entry):
-    """A key that this rotation made.
+    """A key of this rotation.
 
-    `fingerprint` is empty where the key was found again by its marker after its ledger had been lost.
+    `fingerprint` is empty where the key was found again by its marker after its ledger had been lost, and `made_by`
+    where it was adopted.
     """
 
     hash: str
     label: str
     fingerprint: str
-    made_by: UUID
+    made_by: UUID | None = None
     connection: str
     workspace_id: str | None = None
 
 
+class Budget(_Entry):
+    """A limit that is smaller for now, because former keys have spent a part of it.
+
+    `ends_at` is when the full limit comes back; never, where the limit has no reset.
+    """
+
+    carried: Decimal
+    ends_at: datetime | None = None
+
+    def runs(self, now: datetime) -> bool:
+        """Say whether what former keys spent still counts."""
+        return self.ends_at is None or now < self.ends_at
+
+
 class Current(MadeKey):
-    """The key that every destination holds."""
+    """The key that every destination holds.
+
+    `terms` are those without a budget that was carried over; an adopted key's are not known.
+    """
 
     since: datetime
-    rotated_by: UUID
+    rotated_by: UUID | None = None
     destinations: tuple[str, ...]
+    terms: Terms | None = None
+    budget: Budget | None = None
 
 
 class Superseded(MadeKey):
-    """A former key, alive until its overlap ends."""
+    """A former key, alive until it is revoked.
 
+    `revoke_at` is when that is looked at next: at the end of the overlap, after a postponement, or when the time as a
+    disabled key is over. `capped` says whether it can spend no more, where its budget was carried over.
+    """
+
+    since: datetime | None = None
+    overlap_ends: datetime | None = None
     revoke_at: datetime
+    at_once: bool = False
+    disabled: bool = False
+    postponed: int = 0
+    usage: Decimal | None = None
+    usage_since: datetime | None = None
+    budget: Budget | None = None
+    capped: bool | None = None
 
 
 class Pending(_Entry):
@@ -80,6 +115,8 @@ class Pending(_Entry):
     workspace_id: str | None = None
     destinations: tuple[str, ...]
     intended_at: datetime
+    terms: Terms | None = None
+    budget: Budget | None = None
     key: MadeKey | None = None
 
 
@@ -102,6 +139,8 @@ class Ledger(_Entry):
     pending: Pending | None = None
     superseded: tuple[Superseded, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
+    retirement: Retirement = Retirement()
+    removed: bool = False
 
     def hashes(self) -> set[str]:
         """Collect the hashes of every key that the ledger explains.
@@ -127,12 +166,13 @@ class Ledger(_Entry):
         """Say when something will have to be done about this rotation's older keys.
 
         Returns:
-            The moments, UTC, in order: each end of an overlap, and each end of the time in which a lost create may
-            still turn up.
+            The moments, UTC, in order: each end of an overlap, each end of the time in which a lost create may
+            still turn up, and the end of a budget that was carried over.
         """
-        return sorted(
-            {key.revoke_at for key in self.superseded} | {entry.since + TURNS_UP_WITHIN for entry in self.unresolved}
-        )
+        ends = {key.revoke_at for key in self.superseded} | {entry.since + TURNS_UP_WITHIN for entry in self.unresolved}
+        if self.current and self.current.budget and self.current.budget.ends_at:
+            ends.add(self.current.budget.ends_at)
+        return sorted(ends)
 
     def intended(self, pending: Pending) -> Self:
         """Announce that a key is about to be created."""
@@ -166,31 +206,82 @@ class Ledger(_Entry):
         gone = set(entries)
         return self._with(unresolved=tuple(entry for entry in self.unresolved if entry not in gone))
 
-    def abandoned(self, revoke_at: datetime) -> Self:
+    def abandoned(self, revoke_at: datetime, *, at_once: bool = False) -> Self:
         """Give the pending key up: it becomes a superseded one."""
         if self.pending is None or self.pending.key is None:
             raise LedgerError("No pending key was created, so none can be given up.")
-        key = Superseded(**self.pending.key.model_dump(), revoke_at=revoke_at)
+        key = Superseded(**self.pending.key.model_dump(), revoke_at=revoke_at, at_once=at_once)
         return self._with(pending=None, superseded=(*self.superseded, key))
 
-    def published(self, run_id: UUID, destinations: tuple[str, ...], now: datetime, revoke_at: datetime) -> Self:
+    def adopted(self, key: Current) -> Self:
+        """Take up a key that this rotation did not make, as the one that it replaces next."""
+        return self._with(current=key)
+
+    def published(
+        self, run_id: UUID, destinations: tuple[str, ...], now: datetime, revoke_at: datetime, retirement: Retirement
+    ) -> Self:
         """Make the pending key the current one, and the current one superseded."""
         if self.pending is None or self.pending.key is None:
             raise LedgerError("No pending key was created, so none can become the current one.")
-        current = Current(**self.pending.key.model_dump(), since=now, rotated_by=run_id, destinations=destinations)
-        return self._with(current=current, pending=None, superseded=(*self.superseded, *self._retiring(revoke_at)))
+        current = Current(
+            **self.pending.key.model_dump(),
+            since=now,
+            rotated_by=run_id,
+            destinations=destinations,
+            terms=self.pending.terms,
+            budget=self.pending.budget,
+        )
+        former = self._retiring(now, revoke_at)
+        if self.pending.budget is not None:
+            former = tuple(key.model_copy(update={"capped": False}) for key in former)
+        superseded = (*self.superseded, *former)
+        return self._with(current=current, pending=None, superseded=superseded, retirement=retirement, removed=False)
 
-    def _retiring(self, revoke_at: datetime) -> tuple[Superseded, ...]:
+    def _retiring(self, now: datetime, revoke_at: datetime) -> tuple[Superseded, ...]:
         if self.current is None:
             return ()
         former = self.current.model_dump(include=set(MadeKey.model_fields))
-        return (Superseded(**former, revoke_at=revoke_at),)
+        return (
+            Superseded(**former, since=now, overlap_ends=revoke_at, revoke_at=revoke_at, budget=self.current.budget),
+        )
 
     def hastened(self, now: datetime) -> Self:
-        """Make every superseded key due at once."""
+        """Make every superseded key due at once, whatever its policy says."""
         return self._with(
-            superseded=tuple(key.model_copy(update={"revoke_at": min(key.revoke_at, now)}) for key in self.superseded)
+            superseded=tuple(
+                key.model_copy(update={"revoke_at": min(key.revoke_at, now), "at_once": True})
+                for key in self.superseded
+            )
         )
+
+    def changed(self, key_hash: str, **changes: Any) -> Self:
+        """Note something about one superseded key."""
+        return self._with(
+            superseded=tuple(key.model_copy(update=changes) if key.hash == key_hash else key for key in self.superseded)
+        )
+
+    def restored(self, key: Superseded, current: Current, revoke_at: datetime) -> Self:
+        """Make a superseded key the current one again, and the current one superseded."""
+        others = tuple(other for other in self.superseded if other.hash != key.hash)
+        return self._with(current=current, superseded=(*others, *self._retiring(current.since, revoke_at)))
+
+    def current_changed(self, **changes: Any) -> Self:
+        """Note something about the current key."""
+        if self.current is None:
+            raise LedgerError("There is no current key yet.")
+        return self._with(current=self.current.model_copy(update=changes))
+
+    def given_up(self, now: datetime, revoke_at: datetime) -> Self:
+        """Take the rotation away: no key lives longer than until `revoke_at`, the current one until just then."""
+        pending = self.pending and self.pending.key
+        abandoned = self.abandoned(revoke_at, at_once=True).superseded if pending else self.superseded
+        ends = tuple(key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at)}) for key in abandoned)
+        former = tuple(key.model_copy(update={"at_once": True}) for key in self._retiring(now, revoke_at))
+        return self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
+
+    def kept(self) -> Self:
+        """Take the rotation away, and leave the current key alive; older ones end as planned."""
+        return self._with(removed=True)
 
     def found(self, keys: Iterable[Superseded]) -> Self:
         """Take up keys of this rotation that no ledger explained."""
@@ -211,9 +302,9 @@ class Ledger(_Entry):
         """Spell the ledger for a Prefect variable.
 
         Returns:
-            A JSON object without empty fields.
+            A JSON object without what is at its default.
         """
-        return self.model_dump(mode="json", exclude_none=True)
+        return {"format": self.format, **self.model_dump(mode="json", exclude_defaults=True)}
 
     def size(self) -> int:
         """Count the bytes that the ledger takes in a Prefect variable.
@@ -271,6 +362,9 @@ class LedgerStore(Protocol):
 
     async def update(self, value: dict[str, Any]) -> None:
         """Write the next value."""
+
+    async def delete(self) -> None:
+        """Delete the value."""
 
 
 class OpenLedger:
@@ -337,6 +431,16 @@ class OpenLedger:
         value = signed.to_json()
         await (self._store.update(value) if self.exists else self._store.create(value))
         self._seen, self.exists, self.ledger = value, True, signed
+
+    async def delete(self) -> None:
+        """Delete the ledger of a rotation that has no key left.
+
+        Raises:
+            PlaceLostError: Somebody else has written since this run last read or wrote.
+        """
+        await self.guard()
+        await self._store.delete()
+        self._seen, self.exists = None, False
 
     def check_size(self, ledger: Ledger) -> None:
         """Refuse a ledger that a Prefect variable cannot hold.

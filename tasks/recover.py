@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from blocks.errors import ConfigurationError, DestinationError, OtherAccountError, ServiceError
 from blocks.secrets import Held
+from tasks.adopt import adopt
 from tasks.create import has_room
 from tasks.decisions import MAYBE, Finding, find
 from tasks.ledger import Superseded, fingerprint
@@ -32,10 +33,31 @@ async def observe(run: Run, rotation: Rotation) -> Finding:
     """
     ledger = await run.ledger.load()
     await run.world.connection(rotation.connection)
+    await _check_expiry(run, rotation)
     former = ledger.pending.destinations if ledger.pending else ()
     held = await run.look(rotation.destinations, former)
     _note_what_is_not_ours(run, rotation, held)
-    return find(ledger if run.ledger.exists else None, run.identity, held)
+    known = ledger if run.ledger.exists else None
+    finding = find(known, run.identity, held, run.world.now(), rotation.minimum_age)
+    if finding is Finding.TOO_YOUNG and not await _current_works(run, rotation):
+        return Finding.NOTHING_PENDING
+    return finding
+
+
+async def _current_works(run: Run, rotation: Rotation) -> bool:
+    # However young it is, a key that somebody has deleted by hand is no reason to do nothing.
+    openrouter = await run.world.connection(rotation.connection)
+    secret = run.held[rotation.destinations[0]].value
+    return secret is not None and await openrouter.accepts(secret)
+
+
+async def _check_expiry(run: Run, rotation: Rotation) -> None:
+    if rotation.key.expires_after is None:
+        return
+    try:
+        rotation.check_expiry(await run.world.longest_interval())
+    except ValueError as error:
+        raise ConfigurationError(f"rotation.{error}. Nothing was created.") from None
 
 
 def _note_what_is_not_ours(run: Run, rotation: Rotation, held: dict[str, str | None]) -> None:
@@ -43,10 +65,14 @@ def _note_what_is_not_ours(run: Run, rotation: Rotation, held: dict[str, str | N
     pending = ledger.pending.key if ledger.pending else None
     known = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key} | {MAYBE, None}
     for name in rotation.destinations:
-        if held[name] not in known and run.held[name].value:
+        if held[name] not in known and run.held[name].value and not _to_be_adopted(run, rotation, name):
             run.note(f"{name} held a secret that this rotation did not make; it was replaced there and is not revoked.")
     for name in set(ledger.current.destinations if ledger.current else ()) - set(rotation.destinations):
         run.note(f"{name} is no longer a destination; the key that it holds ends with its overlap.")
+
+
+def _to_be_adopted(run: Run, rotation: Rotation, name: str) -> bool:
+    return rotation.adopt is not None and run.ledger.ledger.current is None and run.held[name].value is not None
 
 
 async def recover(run: Run, rotation: Rotation, finding: Finding, revoke: Revoke) -> NewKey | None:
@@ -75,7 +101,9 @@ async def recover(run: Run, rotation: Rotation, finding: Finding, revoke: Revoke
         case Finding.KEY_GIVEN_UP:
             await _give_pending_up(run, rotation)
         case Finding.KEY_PUBLISHED:
-            return await _finish_pending(run, rotation)
+            if half_published := await _finish_pending(run, rotation):
+                return half_published
+    await adopt(run, rotation)
     if finding is not Finding.ALREADY_ROTATED and not has_room(run, rotation):
         await _make_room(run, rotation, revoke)
     return None
@@ -101,7 +129,7 @@ async def _take_up_keys_without_ledger(run: Run, rotation: Rotation) -> None:
 
 
 async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None:
-    await run.ledger.save(run.ledger.ledger.abandoned(run.world.now()))
+    await run.ledger.save(run.ledger.ledger.abandoned(run.world.now(), at_once=True))
     # The attempt that made the key may still be alive and about to publish it.
     for name, held in run.held.items():
         await (await run.world.destination(name)).fence(held)
@@ -114,9 +142,9 @@ async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None
 
 
 async def _give_pending_up(run: Run, rotation: Rotation) -> None:
-    now = run.world.now()
-    revoke_at = now if run.identity.emergency else now + rotation.overlap
-    await run.ledger.save(run.ledger.ledger.abandoned(revoke_at))
+    now, emergency = run.world.now(), run.identity.emergency
+    revoke_at = now if emergency else now + rotation.overlap
+    await run.ledger.save(run.ledger.ledger.abandoned(revoke_at, at_once=emergency))
 
 
 async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:

@@ -3,37 +3,109 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
-from blocks.errors import DestinationError, OtherAccountError
-from tasks.decisions import needed_by
+from blocks.errors import DestinationError, NotFoundError, OtherAccountError
+from tasks.decisions import Judgement, Verdict, judge, needed_by
+from tasks.events import Event
 from tasks.ledger import Superseded
 from tasks.run import OpenRouter, Run
 from tasks.task import secret_task
 
 
 async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
-    """Delete a superseded key at OpenRouter and drop it from the ledger.
+    """Revoke a superseded key as its rotation's policy asks: delete it, disable it first, or wait until it is unused.
 
     Args:
         run: The run.
-        key: The key.
+        key: The key, which is due.
         destinations: Where consumers read the current key; none of them may hold this one.
 
     Raises:
-        DestinationError: A destination still holds the key; it was not revoked.
+        DestinationError: A destination still holds the key, or the key is still used and is to be kept; it was not
+            revoked.
         PlaceLostError: Another run has taken over; the key was not revoked.
         ServiceError: A destination or OpenRouter failed; the key stays in the ledger.
     """
+    policy = run.ledger.ledger.retirement
+    await _refuse_where_held(run, key, destinations)
+    openrouter = await run.world.connection(key.connection)
+    asks_for_quiet = policy.retire_when == "unused" and not (key.at_once or key.disabled)
+    if asks_for_quiet and await _still_used(run, openrouter, key):
+        return
+    if policy.revoke == "disable-then-delete" and not (key.at_once or key.disabled):
+        await _disable(run, openrouter, key)
+        return
+    await run.ledger.guard()
+    if not await openrouter.delete_key(key.hash):
+        await _make_sure_that_it_is_gone(openrouter, key)
+    await run.ledger.save(run.ledger.ledger.revoked(key.hash))
+    await run.world.emit(Event.KEY_REVOKED, run.name, key_label=key.label, key_hash=key.hash)
+
+
+async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
+    # A rotation that was taken away with its current key no longer says what its destinations hold.
+    if run.ledger.ledger.removed and run.ledger.ledger.current is None:
+        return
     holders = needed_by(key, run.ledger.ledger, await run.look(destinations))
     if holders:
         raise DestinationError(
             f"The superseded key {key.label} was not revoked, because {', '.join(holders)} still holds it."
         )
-    openrouter = await run.world.connection(key.connection)
+
+
+async def _still_used(run: Run, openrouter: OpenRouter, key: Superseded) -> bool:
+    try:
+        found = await openrouter.get_key(key.hash)
+    except NotFoundError:
+        return False
+    now = run.world.now()
+    judgement = judge(key, run.ledger.ledger.retirement, found.usage + found.byok_usage, found.last_used_at, now)
+    latest = f"its latest use seen was at {judgement.unused_since:%Y-%m-%d %H:%M} UTC" if judgement.unused_since else ""
+    match judgement.verdict:
+        case Verdict.POSTPONE:
+            await _postpone(run, key, found.usage + found.byok_usage, judgement)
+            return True
+        case Verdict.KEEP:
+            raise DestinationError(
+                f"The superseded key {key.label} is still used after its longest overlap ({latest}), so it was kept. "
+                "Move its consumer to the current key, or run an emergency rotation to revoke it all the same."
+            )
+        case Verdict.REVOKE:
+            return False
+
+
+async def _postpone(run: Run, key: Superseded, usage: Decimal, judgement: Judgement) -> None:
+    changes = {
+        "revoke_at": judgement.look_again,
+        "overlap_ends": key.overlap_ends or key.revoke_at,
+        "postponed": key.postponed + 1,
+        "usage": usage,
+        "usage_since": judgement.unused_since,
+    }
+    await run.ledger.save(run.ledger.ledger.changed(key.hash, **changes))
+    sentence = (
+        f"The superseded key {key.label} may still be used (spent {usage} USD so far, no quiet since "
+        f"{judgement.unused_since:%Y-%m-%d %H:%M} UTC), so its revocation waits until "
+        f"{judgement.look_again:%Y-%m-%d %H:%M} UTC."
+    )
+    run.note(sentence)
+    await run.world.emit(
+        Event.REVOCATION_POSTPONED, run.name, key_label=key.label, key_hash=key.hash, sentence=sentence
+    )
+
+
+async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
     await run.ledger.guard()
-    if not await openrouter.delete_key(key.hash):
+    try:
+        await openrouter.update_key(key.hash, disabled=True)
+    except NotFoundError:
         await _make_sure_that_it_is_gone(openrouter, key)
-    await run.ledger.save(run.ledger.ledger.revoked(key.hash))
+        await run.ledger.save(run.ledger.ledger.revoked(key.hash))
+        return
+    until = run.world.now() + run.ledger.ledger.retirement.disabled_for
+    await run.ledger.save(run.ledger.ledger.changed(key.hash, disabled=True, revoke_at=until))
+    await run.world.emit(Event.KEY_DISABLED, run.name, key_label=key.label, key_hash=key.hash)
 
 
 async def _make_sure_that_it_is_gone(openrouter: OpenRouter, key: Superseded) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,7 +21,7 @@ from pydantic import (
 )
 
 from blocks.errors import ConfigurationError
-from blocks.openrouter import KeyRequest
+from blocks.openrouter import KeyRequest, LimitReset
 from blocks.redaction import redacted
 
 MAX_ROTATION_NAME = 60
@@ -32,10 +33,15 @@ OpenRouter documents no limit for keys; this is the one that it documents for gu
 MAX_DESTINATION_NAME = 250
 MAX_OVERLAP = timedelta(days=3650)
 """The longest overlap; a date that far away can still be computed."""
+EXPIRY_MARGIN = timedelta(days=1)
+"""How much longer than interval and overlap a key with an end must live, so that a failed rotation can be put right."""
+SMALLEST_AMOUNT = Decimal("0.000001")
+"""The smallest part of a US dollar that a limit is given in."""
 MAX_SHOWN_FIELD = 40
 """How much of a field's name is repeated in a message: a person may have invented it."""
 
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_HASH = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DESTINATION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*")
 _MARKER = re.compile(r" \[rotation ([a-z0-9-]+) run ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\]$")
@@ -76,6 +82,18 @@ def read_marker(key_name: str) -> tuple[str, UUID] | None:
     return (found[1], UUID(found[2])) if found else None
 
 
+def without_marker(key_name: str) -> str:
+    """Take the marker off the name of a key.
+
+    Args:
+        key_name: The key's name at OpenRouter.
+
+    Returns:
+        What stands before the marker.
+    """
+    return _MARKER.sub("", key_name)
+
+
 def is_slug(value: str) -> bool:
     """Say whether a text can name a rotation or a block.
 
@@ -100,6 +118,73 @@ def _block_name(value: str) -> str:
     return _slug(value, "the name of a block")
 
 
+class Terms(BaseModel):
+    """What a key may do at OpenRouter, and until when."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: Decimal | None = None
+    limit_reset: LimitReset | None = None
+    include_byok_in_limit: bool = False
+    workspace_id: str | None = None
+    guardrail_id: str | None = None
+    creator_user_id: str | None = None
+    expires_at: datetime | None = None
+
+    def request(self, name: str, carried: Decimal = Decimal(0)) -> KeyRequest:
+        """Say which key to ask OpenRouter for.
+
+        Args:
+            name: The key's name.
+            carried: US dollars that the former key has spent of this budget.
+
+        Returns:
+            The request; the guardrail is no part of it, because it is assigned by a call of its own.
+        """
+        limit = self.limit
+        if limit is not None and carried:
+            # No more decimals than a JSON number carries safely.
+            limit = max(Decimal(0), (limit - carried).quantize(SMALLEST_AMOUNT, ROUND_FLOOR))
+        return KeyRequest(name=name, limit=limit, **self.model_dump(exclude={"limit", "guardrail_id"}))
+
+    def or_else(self, former: Terms) -> Terms:
+        """Take from the former key's terms what these leave open.
+
+        Args:
+            former: The terms of the key that is replaced.
+
+        Returns:
+            These terms, with the former ones in place of each default.
+        """
+        named = self.model_dump(exclude_defaults=True)
+        if "limit" in named:
+            # A reset belongs to its limit.
+            named["limit_reset"] = self.limit_reset
+        return former.model_copy(update={"expires_at": None, **named})
+
+
+def _identifier(value: str | None) -> str | None:
+    if value is None or not value.strip():
+        return None
+    if not _WORKSPACE.fullmatch(value):
+        raise ValueError("must be an id or slug as OpenRouter shows it: letters, digits and dashes")
+    return value
+
+
+def _bounded(value: timedelta) -> timedelta:
+    if value < timedelta(0):
+        raise ValueError("must not be negative")
+    if value > MAX_OVERLAP:
+        raise ValueError(f"must not be longer than {MAX_OVERLAP.days} days")
+    return value
+
+
+Period = Annotated[timedelta, AfterValidator(_bounded)]
+"""A length of time that a person chooses: not negative, and such that a date that far away can still be computed."""
+Identifier = Annotated[str | None, AfterValidator(_identifier)]
+"""An id that OpenRouter gave out; empty text counts as none, because that is what a form sends."""
+
+
 class KeySettings(BaseModel):
     """The key as consumers get it."""
 
@@ -117,8 +202,29 @@ class KeySettings(BaseModel):
         title="Include BYOK in the limit",
         description="Whether spending on your own provider keys counts towards the limit.",
     )
-    workspace_id: str | None = Field(
+    carry_budget: bool = Field(
+        default=False,
+        title="Carry the budget over",
+        description="Whether a new key starts with what is left of the limit, instead of with a fresh one.",
+    )
+    workspace_id: Identifier = Field(
         default=None, title="Workspace", description="The OpenRouter workspace; empty for the account's default one."
+    )
+    guardrail_id: Identifier = Field(
+        default=None, title="Guardrail", description="The OpenRouter guardrail that every new key gets; empty for none."
+    )
+    creator_user_id: Identifier = Field(
+        default=None, title="Creator", description="The organization's member in whose name keys are made."
+    )
+    inherit: bool = Field(
+        default=False,
+        title="Inherit settings",
+        description="Whether a new key takes from the current one every setting that is left at its default here.",
+    )
+    expires_after: Period | None = Field(
+        default=None,
+        title="Expires after",
+        description="When a key dies even if nobody rotates any more, such as P60D; empty for never.",
     )
 
     @field_validator("name")
@@ -128,19 +234,74 @@ class KeySettings(BaseModel):
             raise ValueError("must be a readable name, not empty and without line breaks")
         return value.strip()
 
-    @field_validator("workspace_id")
-    @classmethod
-    def _workspace_is_id(cls, value: str | None) -> str | None:
-        if value is None or not value.strip():
-            return None
-        if not _WORKSPACE.fullmatch(value):
-            raise ValueError("must be a workspace's id or slug: letters, digits and dashes")
-        return value
-
     @model_validator(mode="after")
     def _reset_needs_limit(self) -> Self:
         if self.limit_reset != "none" and self.limit_usd is None:
             raise ValueError("limit_reset needs a limit_usd to reset")
+        if self.carry_budget and self.limit_usd is None and not self.inherit:
+            raise ValueError("carry_budget needs a limit_usd to carry over")
+        return self
+
+    def terms(self, now: datetime) -> Terms:
+        """Say on which terms a key is made now.
+
+        Args:
+            now: The current moment, UTC.
+
+        Returns:
+            The terms; an end is given to the second, as OpenRouter takes it.
+        """
+        return Terms(
+            limit=self.limit_usd,
+            limit_reset=None if self.limit_reset == "none" else self.limit_reset,
+            include_byok_in_limit=self.include_byok_in_limit,
+            workspace_id=self.workspace_id,
+            guardrail_id=self.guardrail_id,
+            creator_user_id=self.creator_user_id,
+            expires_at=None if self.expires_after is None else (now + self.expires_after).replace(microsecond=0),
+        )
+
+
+class Retirement(BaseModel):
+    """What happens to a superseded key when its overlap has ended."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    retire_when: Literal["overlap-ended", "unused"] = Field(
+        default="overlap-ended",
+        title="Retire when",
+        description="Whether the end of the overlap is enough, or the key must also be unused.",
+    )
+    quiet_time: Period = Field(
+        default=timedelta(hours=1),
+        title="Quiet time",
+        description="For unused: how long the key must have seen no use, such as PT1H.",
+    )
+    max_overlap: Period = Field(
+        default=timedelta(days=7),
+        title="Longest overlap",
+        description="For unused: when waiting ends, counted from the rotation, such as P7D.",
+    )
+    on_still_used: Literal["revoke", "keep"] = Field(
+        default="revoke",
+        title="If still used then",
+        description="For unused: revoke the key all the same, or keep it and fail until a person decides.",
+    )
+    revoke: Literal["delete", "disable-then-delete"] = Field(
+        default="delete",
+        title="Revoke by",
+        description="Delete the key at once, or disable it first, so that restore-key can bring it back.",
+    )
+    disabled_for: Period = Field(
+        default=timedelta(days=7),
+        title="Disabled for",
+        description="For disable-then-delete: how long the key can be brought back, such as P7D.",
+    )
+
+    @model_validator(mode="after")
+    def _quiet_time_is_a_time(self) -> Self:
+        if self.retire_when == "unused" and not self.quiet_time:
+            raise ValueError("retire_when unused needs a quiet_time longer than nothing")
         return self
 
 
@@ -160,10 +321,25 @@ class Rotation(BaseModel):
         description="Where consumers read the key: secret blocks, each as block-type-slug/block-name.",
         examples=[["secret/openrouter-api-key", "vault-secret/checkout"]],
     )
-    overlap: timedelta = Field(
+    overlap: Period = Field(
         default=timedelta(hours=24),
         title="Overlap",
         description="How long a superseded key stays valid, such as PT24H or P7D; PT0S revokes it at once.",
+    )
+    retirement: Retirement = Field(
+        default=Retirement(),
+        title="Retirement",
+        description="What happens to a superseded key when its overlap has ended.",
+    )
+    minimum_age: Period = Field(
+        default=timedelta(0),
+        title="Minimum age",
+        description="A scheduled run leaves a key alone that is younger than this, such as P7D.",
+    )
+    adopt: str | None = Field(
+        default=None,
+        title="Adopt a key",
+        description="The hash of an existing key that the first rotation replaces; empty to start with a new one.",
     )
 
     @field_validator("name")
@@ -188,14 +364,39 @@ class Rotation(BaseModel):
             raise ValueError("the same destination is named twice")
         return value
 
-    @field_validator("overlap")
+    @field_validator("adopt")
     @classmethod
-    def _overlap_is_not_negative(cls, value: timedelta) -> timedelta:
-        if value < timedelta(0):
-            raise ValueError("must not be negative")
-        if value > MAX_OVERLAP:
-            raise ValueError(f"must not be longer than {MAX_OVERLAP.days} days")
+    def _adopt_is_hash(cls, value: str | None) -> str | None:
+        if value is None or not value.strip():
+            return None
+        if not _HASH.fullmatch(value) or redacted(value) != value:
+            raise ValueError("must be the hash of a key, as OpenRouter's list of keys shows it; never the key itself")
         return value
+
+    @model_validator(mode="after")
+    def _times_fit_together(self) -> Self:
+        shortest = self.overlap + self.retirement.quiet_time
+        if self.retirement.retire_when == "unused" and self.retirement.max_overlap < shortest:
+            raise ValueError("retirement.max_overlap must not be shorter than overlap and quiet_time together")
+        self.check_expiry(timedelta(0))
+        return self
+
+    def check_expiry(self, interval: timedelta) -> None:
+        """Make sure that no key ends before its rotation has replaced it.
+
+        Args:
+            interval: The longest time between two scheduled rotations.
+
+        Raises:
+            ValueError: `key.expires_after` is shorter than interval, overlap and a margin together.
+        """
+        longest = self.retirement.max_overlap if self.retirement.retire_when == "unused" else self.overlap
+        shortest = interval + longest + EXPIRY_MARGIN
+        if self.key.expires_after is not None and self.key.expires_after < shortest:
+            raise ValueError(
+                f"key.expires_after must not be shorter than interval, overlap and {EXPIRY_MARGIN.days} day together, "
+                f"which is {shortest.days} days"
+            )
 
     @model_validator(mode="after")
     def _key_name_fits(self) -> Self:
@@ -204,23 +405,17 @@ class Rotation(BaseModel):
             raise ValueError(f"key.name must not be longer than {room} characters, so that date and marker fit")
         return self
 
-    def key_request(self, run_id: UUID, today: datetime) -> KeyRequest:
-        """Say which key to ask OpenRouter for.
+    def key_name(self, run_id: UUID, today: datetime) -> str:
+        """Name a key at OpenRouter.
 
         Args:
             run_id: The flow run that makes the key.
             today: The current moment, UTC; its date becomes part of the name.
 
         Returns:
-            The request; the key's name is the user's name, the date, and the marker.
+            The user's name for it, the date, and the marker.
         """
-        return KeyRequest(
-            name=f"{self.key.name} {today:%Y-%m-%d}{marker(self.name, run_id)}",
-            limit=self.key.limit_usd,
-            limit_reset=None if self.key.limit_reset == "none" else self.key.limit_reset,
-            include_byok_in_limit=self.key.include_byok_in_limit,
-            workspace_id=self.key.workspace_id,
-        )
+        return f"{self.key.name} {today:%Y-%m-%d}{marker(self.name, run_id)}"
 
 
 def _shown(field: str) -> str:

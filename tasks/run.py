@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -15,7 +15,9 @@ from blocks.openrouter import ApiKey, CreatedKey, KeyRequest
 from blocks.secrets import Held
 from tasks.decisions import MAYBE, Identity
 from tasks.destinations import Destination
+from tasks.events import Event
 from tasks.ledger import MadeKey, OpenLedger, fingerprint
+from tasks.rotation import Rotation
 
 T = TypeVar("T")
 
@@ -32,8 +34,23 @@ class OpenRouter(Protocol):
     def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
         """Walk through all keys of a workspace."""
 
+    async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
+        """Change a key's settings; `NotFoundError` where there is none."""
+
     async def delete_key(self, key_hash: str) -> bool:
         """Delete a key; `False` where there is none."""
+
+    async def assign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
+        """Give a key its guardrail."""
+
+    async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
+        """Take a guardrail away from a key."""
+
+    async def guardrail_of(self, key_hash: str) -> str | None:
+        """Say which guardrail a key has."""
+
+    async def check(self) -> str:
+        """Prove that the management key may manage keys right now."""
 
     async def has_workspace(self, workspace_id: str) -> bool:
         """Say whether the account has a workspace."""
@@ -57,11 +74,26 @@ class World(Protocol):
     async def destination(self, name: str) -> Destination:
         """Open a destination, once per run."""
 
+    async def emit(self, event: Event, rotation: str, **payload: str) -> None:
+        """Tell of an event."""
+
     async def knows_run(self, run_id: UUID) -> bool:
         """Say whether this Prefect server knows a flow run."""
 
+    async def longest_interval(self) -> timedelta:
+        """Tell the longest time between two scheduled runs of this run's deployment; nothing without a schedule."""
+
     async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
         """Schedule a run of `retire/retire`; `False` where there is no such deployment."""
+
+    async def cancel_retirements(self, name: str) -> None:
+        """Cancel the retirements of a rotation that are still to come."""
+
+    async def deployed_rotation(self, name: str) -> Rotation:
+        """Read what a rotation's deployment says."""
+
+    async def delete_deployment(self, name: str) -> bool:
+        """Delete a rotation's deployment; `False` where there is none."""
 
 
 class NewKey:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from blocks.errors import NotFoundError, VerificationError
 from blocks.openrouter import ApiKey, KeyRequest
-from tasks.rotation import Rotation
+from tasks.rotation import Rotation, Terms
 from tasks.run import NewKey, Run, VerifiedKey
 from tasks.task import secret_task
+from tasks.terms import request_of
 
 ACCEPTED_WITHIN = timedelta(seconds=60)
 """How long a new key may take to be accepted everywhere at OpenRouter."""
@@ -33,9 +34,7 @@ async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
     """
     await _wait_until_accepted(run, key)
     openrouter = await run.world.connection(key.record.connection)
-    differences = settings_that_differ(
-        await openrouter.get_key(key.record.hash), rotation.key_request(key.record.made_by, run.world.now())
-    )
+    differences = settings_that_differ(await openrouter.get_key(key.record.hash), _wanted(run, rotation))
     if differences:
         raise VerificationError(
             f"OpenRouter made the key {key.record.label} with other settings than asked for: {', '.join(differences)}."
@@ -73,8 +72,10 @@ def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
         "limit_reset": (key.limit_reset, wanted.limit_reset),
         "include_byok_in_limit": (key.include_byok_in_limit, wanted.include_byok_in_limit),
     }
-    if wanted.workspace_id is not None:
-        pairs["workspace_id"] = (key.workspace_id, wanted.workspace_id)
+    for name in ("workspace_id", "creator_user_id", "expires_at"):
+        # What is left open is OpenRouter's choice.
+        if getattr(wanted, name) is not None:
+            pairs[name] = (getattr(key, name), getattr(wanted, name))
     return [name for name, (found, asked) in pairs.items() if found != asked]
 
 
@@ -92,12 +93,28 @@ async def is_fit(run: Run, rotation: Rotation, key: NewKey) -> bool:
     Raises:
         ServiceError: OpenRouter failed.
     """
+    pending, now = run.ledger.ledger.pending, run.world.now()
+    if pending is None or not _still_asked_for(pending.terms or Terms(), rotation, now):
+        return False
     openrouter = await run.world.connection(key.record.connection)
     try:
         found = await openrouter.get_key(key.record.hash)
     except NotFoundError:
         return False
-    return not settings_that_differ(found, rotation.key_request(key.record.made_by, run.world.now()))
+    expired = found.expires_at is not None and found.expires_at <= now
+    return not expired and not settings_that_differ(found, _wanted(run, rotation))
+
+
+def _still_asked_for(terms: Terms, rotation: Rotation, now: datetime) -> bool:
+    asked = rotation.key.terms(now).model_copy(update={"expires_at": terms.expires_at})
+    if rotation.key.inherit:
+        asked = asked.or_else(terms).model_copy(update={"expires_at": terms.expires_at})
+    return asked == terms
+
+
+def _wanted(run: Run, rotation: Rotation) -> KeyRequest:
+    pending = run.ledger.ledger.pending
+    return request_of(pending) if pending else rotation.key.terms(run.world.now()).request("-")
 
 
 verify_key_task = secret_task("verify-key")(verify_key)

@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
-from datetime import UTC, datetime
+from contextlib import AsyncExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
 import httpx
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import SCHEDULE_TYPES, IntervalSchedule
 from prefect.client.utilities import get_or_create_client
+from prefect.context import FlowRunContext
 from prefect.deployments import arun_deployment
+from prefect.events import emit_event
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
+from prefect.states import Cancelled
+from pydantic import TypeAdapter
 
 from blocks.errors import ConfigurationError, PlaceLostError, ServiceError
 from blocks.openrouter import OpenRouterClient, OpenRouterCredentials
 from tasks.destinations import Destination, load_block, open_destination
+from tasks.events import Event
 from tasks.ledger import ledger_variable
+from tasks.rotation import Rotation, parse_rotation
 
 RETIRE_DEPLOYMENT = "retire/retire"
 LEDGER_TAG = "key-rotation"
+DATES_LOOKED_AT = 100
+"""How many of a schedule's next dates are looked at for its longest interval: a cron line may have uneven ones."""
 
 
 @contextmanager
@@ -36,6 +55,17 @@ def _plainly(doing: str) -> Iterator[None]:
         raise ServiceError(
             f"Prefect's API failed while {doing} ({type(error).__name__}).", outcome_unknown=True, retryable=True
         ) from None
+
+
+async def _longest_gap(schedule: SCHEDULE_TYPES) -> timedelta:
+    if isinstance(schedule, IntervalSchedule):
+        return schedule.interval
+    # Only Prefect's server can read cron lines and RRULEs; importing it is slow.
+    from prefect.server.schemas import schedules
+
+    adapter: TypeAdapter[schedules.SCHEDULE_TYPES] = TypeAdapter(schedules.SCHEDULE_TYPES)
+    dates = await adapter.validate_python(schedule.model_dump()).get_dates(n=DATES_LOOKED_AT)
+    return max((later - earlier for earlier, later in pairwise(dates)), default=timedelta(0))
 
 
 class VariableStore:
@@ -69,6 +99,12 @@ class VariableStore:
         client, _ = get_or_create_client()
         with _plainly("writing the ledger"):
             await client.update_variable(VariableUpdate(name=self._name, value=value, tags=[LEDGER_TAG]))
+
+    async def delete(self) -> None:
+        """Delete the value."""
+        client, _ = get_or_create_client()
+        with suppress(ObjectNotFound), _plainly("deleting the ledger"):
+            await client.delete_variable_by_name(self._name)
 
 
 class PrefectWorld:
@@ -132,6 +168,11 @@ class PrefectWorld:
             self._destinations[name] = destination
         return self._destinations[name]
 
+    async def emit(self, event: Event, rotation: str, **payload: str) -> None:
+        """Tell of an event."""
+        resource = {"prefect.resource.id": f"key-rotation.rotation.{rotation}", "prefect.resource.name": rotation}
+        emit_event(event.value, resource, payload=payload)
+
     async def knows_run(self, run_id: UUID) -> bool:
         """Say whether this Prefect server knows a flow run.
 
@@ -148,6 +189,25 @@ class PrefectWorld:
         except ObjectNotFound:
             return False
         return True
+
+    async def longest_interval(self) -> timedelta:
+        """Tell the longest time between two scheduled runs of this run's deployment.
+
+        Returns:
+            The longest gap that its active schedules leave; nothing without one.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        context = FlowRunContext.get()
+        deployment_id = context.flow_run.deployment_id if context and context.flow_run else None
+        if deployment_id is None:
+            return timedelta(0)
+        client, _ = get_or_create_client()
+        with _plainly("reading the deployment"):
+            deployment = await client.read_deployment(deployment_id)
+        gaps = [await _longest_gap(schedule.schedule) for schedule in deployment.schedules if schedule.active]
+        return min(gaps, default=timedelta(0))
 
     async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
         """Schedule a run of `retire/retire`; the same rotation and moment give the same run.
@@ -173,3 +233,59 @@ class PrefectWorld:
         except ObjectNotFound:
             return False
         return True
+
+    async def deployed_rotation(self, name: str) -> Rotation:
+        """Read what a rotation's deployment says.
+
+        Args:
+            name: The rotation's name.
+
+        Returns:
+            The rotation.
+
+        Raises:
+            ConfigurationError: There is no deployment `rotate/<name>`, or its parameters are not valid.
+        """
+        client, _ = get_or_create_client()
+        try:
+            with _plainly("reading the deployment"):
+                deployment = await client.read_deployment_by_name(f"rotate/{name}")
+        except ObjectNotFound:
+            raise ConfigurationError(f"rotation: there is no deployment rotate/{name}. Nothing was changed.") from None
+        return parse_rotation(deployment.parameters.get("rotation"))
+
+    async def delete_deployment(self, name: str) -> bool:
+        """Delete a rotation's deployment with its schedules.
+
+        Args:
+            name: The rotation's name.
+
+        Returns:
+            `False` where there is none (any more).
+        """
+        client, _ = get_or_create_client()
+        try:
+            with _plainly("deleting the deployment"):
+                deployment = await client.read_deployment_by_name(f"rotate/{name}")
+                await client.delete_deployment(deployment.id)
+        except ObjectNotFound:
+            return False
+        return True
+
+    async def cancel_retirements(self, name: str) -> None:
+        """Cancel the retirements of a rotation that are still to come.
+
+        Args:
+            name: The rotation's name.
+        """
+        client, _ = get_or_create_client()
+        with _plainly("cancelling scheduled retirements"):
+            runs = await client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=["retire"])),
+                flow_run_filter=FlowRunFilter(
+                    tags=FlowRunFilterTags(all_=[LEDGER_TAG, name]),
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+                ),
+            )
+            for run in runs:
+                await client.set_flow_run_state(run.id, Cancelled(message=f"The rotation {name} was removed."))

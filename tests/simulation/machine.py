@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections import Counter
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -18,11 +19,25 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from blocks.openrouter import KeyRequest
 from flows.steps import PLAIN, Steps
 from tasks.decisions import Identity
-from tasks.rotation import KeySettings, Rotation
+from tasks.rotation import KeySettings, Retirement, Rotation, read_marker
 from tests.simulation.invariants import check_agreement, check_no_older_key, check_no_orphan
-from tests.simulation.model import Ended, Fate, Model, ModelKey, Place, Process, play, run_protocol, run_retire
+from tests.simulation.model import (
+    Ended,
+    Fate,
+    Model,
+    ModelKey,
+    Place,
+    Process,
+    play,
+    run_apply,
+    run_protocol,
+    run_remove,
+    run_restore,
+    run_retire,
+)
 
 PLACES = {"vault-secret/a": True, "vault-secret/b": True, "secret/c": False, "infisical-secret/d": False}
 """The destinations, and whether they check and set."""
@@ -33,6 +48,16 @@ COUNTED: Counter[str] = Counter()
 
 fates = st.lists(st.tuples(st.integers(0, 60), st.sampled_from([f for f in Fate if f is not Fate.WORKS])), max_size=3)
 destinations = st.lists(st.sampled_from(sorted(PLACES)), min_size=1, max_size=3, unique=True)
+retirements = st.builds(
+    Retirement,
+    retire_when=st.sampled_from(["overlap-ended", "unused"]),
+    quiet_time=st.sampled_from([timedelta(minutes=5), timedelta(hours=2)]),
+    max_overlap=st.just(timedelta(days=8)),
+    on_still_used=st.sampled_from(["revoke", "keep"]),
+    revoke=st.sampled_from(["delete", "disable-then-delete"]),
+    disabled_for=st.sampled_from([timedelta(hours=1), timedelta(days=3)]),
+)
+amounts = st.sampled_from([Decimal("0.5"), Decimal("3.333333"), Decimal(20), Decimal(100)])
 overlaps = st.sampled_from([timedelta(0), timedelta(minutes=5), timedelta(hours=24), timedelta(days=7)])
 
 
@@ -55,11 +80,10 @@ class Histories(RuleBasedStateMachine):
         self.foreign = self._foreign_keys()
         self.numbers = 0
         self.broken = False
+        self.restoring = False
         self.out_of_sight: set[str] = set(self.foreign)
 
     def _foreign_keys(self) -> dict[str, Any]:
-        from blocks.openrouter import KeyRequest
-
         # One of another Prefect server with a rotation of the same name, one of another rotation.
         for number, (account, rotation) in enumerate((("account-1", "checkout"), ("account-2", "other"))):
             name = f"not ours [rotation {rotation} run 00000000-0000-4000-8000-00000000000{number}]"
@@ -73,7 +97,7 @@ class Histories(RuleBasedStateMachine):
                 self.model.time,
             )
             self.model.keys[key.hash] = key
-        return {key.hash: key.shown() for key in self.model.keys.values()}
+        return {key.hash: key.shown(self.model.time) for key in self.model.keys.values()}
 
     @initialize(names=destinations, overlap=overlaps)
     def begin(self, names: list[str], overlap: timedelta) -> None:
@@ -85,6 +109,7 @@ class Histories(RuleBasedStateMachine):
             destinations=names,
             overlap=overlap,
         )
+        self.model.deployments["checkout"] = self.rotation
 
     # --- what is watched after every effect ---
 
@@ -96,7 +121,7 @@ class Histories(RuleBasedStateMachine):
         self._watch_destinations(effect)
         stored = json.dumps(self.model.variables)
         self.promise(not any(secret in stored for secret in self.made), f"I3: a key is in the ledger after: {effect}")
-        untouched = {h: self.model.keys[h].shown() for h in self.foreign if h in self.model.keys}
+        untouched = {h: self.model.keys[h].shown(self.model.time) for h in self.foreign if h in self.model.keys}
         self.promise(untouched == self.foreign, f"I4: a foreign key was changed by: {effect}")
 
     def _watch_destinations(self, effect: str) -> None:
@@ -109,7 +134,18 @@ class Histories(RuleBasedStateMachine):
                 self.by_hand.pop(name, None)
             self.versions[name] = list(place.versions)
             if name in self.rotation.destinations and name not in self.by_hand and place.content in self.made:
-                self.promise(self.model.works(place.content), f"I1: {name} holds a dead key after: {effect}")
+                self.promise(self._alive(place.content), f"I1: {name} holds a dead key after: {effect}")
+                if effect == f"write {name}" and self.rotation.key.guardrail_id and not self.restoring:
+                    guarded = self._key(place.content).guardrail == self.rotation.key.guardrail_id
+                    self.promise(guarded, f"{name} was given a key without its guardrail")
+
+    def _key(self, secret: str) -> ModelKey:
+        return next(key for key in self.model.keys.values() if key.secret == secret)
+
+    def _alive(self, secret: str) -> bool:
+        # A key that has come to its own end was let die: nobody has rotated in time.
+        expired = any(key.secret == secret and key.expired(self.model.time) for key in self.model.keys.values())
+        return expired or self.model.works(secret)
 
     def promise(self, kept: bool, what: str) -> None:
         """Make sure of an invariant."""
@@ -135,10 +171,10 @@ class Histories(RuleBasedStateMachine):
 
         self.model.fate = fate
 
-    def _identity(self, *, emergency: bool = False) -> Identity:
+    def _identity(self, *, emergency: bool = False, scheduled: bool = False) -> Identity:
         self.numbers += 1
         self.model.time += timedelta(seconds=1)
-        identity = Identity(UUID(int=self.numbers), self.model.time, 1, emergency)
+        identity = Identity(UUID(int=self.numbers), self.model.time, 1, emergency, scheduled)
         self.runs.append(identity)
         return identity
 
@@ -152,12 +188,12 @@ class Histories(RuleBasedStateMachine):
         self._check_said(ended)
         self.model.fate = lambda _effect: Fate.WORKS
 
-    @rule(planned=fates, emergency=st.booleans())
-    def rotate(self, planned: list[tuple[int, Fate]], emergency: bool) -> None:
+    @rule(planned=fates, emergency=st.booleans(), scheduled=st.booleans())
+    def rotate(self, planned: list[tuple[int, Fate]], emergency: bool, scheduled: bool) -> None:
         """A new run, by schedule or by hand."""
-        identity = self._identity(emergency=emergency)
+        identity = self._identity(emergency=emergency, scheduled=scheduled)
         self.model.tell(f"run {self.numbers} starts{' (emergency)' if emergency else ''}")
-        before = self._current()
+        before, spendable = self._current(), self._spendable()
         self._fate(planned)
         ended = self._rotate(identity)
         if ended.succeeded:
@@ -165,7 +201,22 @@ class Histories(RuleBasedStateMachine):
         if ended.succeeded and emergency:
             check_no_older_key(self.model, self.rotation, self.out_of_sight)
         if ended.succeeded and not emergency and before and self.rotation.overlap and self._current() != before:
-            self.promise(before in self.model.keys, "a superseded key died before its overlap ended")
+            self.promise(before in self.model.alive(), "a superseded key died before its overlap ended")
+        if ended.succeeded and not emergency and self.rotation.key.carry_budget and spendable is not None:
+            left = self._spendable()
+            self.promise(left is not None and left <= spendable, f"a rotation made {spendable} USD to {left} USD")
+
+    def _spendable(self) -> Decimal | None:
+        """What the consumers may still spend with the current and the superseded keys, where that is limited."""
+        ledger = self.model.ledger("checkout")
+        if ledger is None or ledger.current is None or ledger.current.hash not in self.model.alive():
+            return None
+        current = self.model.keys[ledger.current.hash]
+        if current.request.limit != self.rotation.key.limit_usd or ledger.pending or ledger.superseded:
+            return None
+        if current.request.limit_reset != self.rotation.key.terms(self.model.time).limit_reset:
+            return None
+        return current.may_spend(self.model.time)
 
     def _current(self) -> str | None:
         """The hash of the current key, where it is alive and its ledger can be trusted."""
@@ -194,6 +245,84 @@ class Histories(RuleBasedStateMachine):
         self._fate(planned)
         identity = Identity(UUID(int=10**6 + self.numbers), self.model.time)
         self._after(play(run_retire(self.model, "checkout", identity)))
+
+    @precondition(lambda self: self.model.ledger("checkout") is not None)
+    @rule(planned=fates)
+    def restore(self, planned: list[tuple[int, Fate]]) -> None:
+        """A person wants the superseded key back."""
+        self.model.tell("a restore starts")
+        self._fate(planned)
+        self.numbers += 1
+        self.restoring = True
+        ended = play(run_restore(self.model, "checkout", Identity(UUID(int=2 * 10**6 + self.numbers), self.model.time)))
+        self.restoring = False
+        self._after(ended)
+        ledger = self.model.ledger("checkout")
+        if ended.succeeded and ledger and ledger.current:
+            held = {self.model.places[name].content for name in ledger.current.destinations}
+            self.promise(
+                held == {self.model.keys[ledger.current.hash].secret}, "a restored key is not what consumers read"
+            )
+
+    @precondition(lambda self: self.model.ledger("checkout") is not None)
+    @rule(planned=fates)
+    def apply_settings(self, planned: list[tuple[int, Fate]]) -> None:
+        """A person wants the settings to reach the current key at once."""
+        self.model.tell("apply-settings starts")
+        self._fate(planned)
+        self.numbers += 1
+        keys = set(self.model.keys)
+        ended = play(run_apply(self.model, "checkout", Identity(UUID(int=3 * 10**6 + self.numbers), self.model.time)))
+        self._after(ended)
+        self.promise(set(self.model.keys) == keys, "apply-settings made or deleted a key")
+        ledger = self.model.ledger("checkout")
+        if ended.succeeded and ledger and ledger.current and not ledger.current.budget:
+            limit = self.model.keys[ledger.current.hash].request.limit
+            self.promise(limit == self.rotation.key.limit_usd, "apply-settings did not apply the limit")
+
+    @precondition(lambda self: self.model.ledger("checkout") is not None)
+    @rule(planned=fates, keys=st.sampled_from(["revoke", "keep", "keep-until"]))
+    def remove(self, planned: list[tuple[int, Fate]], keys: str) -> None:
+        """A person takes the rotation away, and fills the form in anew."""
+        self.model.tell(f"remove-rotation starts, keys: {keys}")
+        for name, place in self.model.places.items():
+            # Whoever removes a rotation knows that its keys die.
+            self.by_hand[name] = place.content
+        current = self._current()
+        self._fate(planned)
+        self.numbers += 1
+        until = {"revoke": self.model.time, "keep": None, "keep-until": self.model.time + timedelta(hours=1)}[keys]
+        identity = Identity(UUID(int=4 * 10**6 + self.numbers), self.model.time)
+        self._after(ended := play(run_remove(self.model, "checkout", identity, until)))
+        if ended.succeeded:
+            self.promise("checkout" not in self.model.deployments, "the deployment of a removed rotation is there")
+        if ended.succeeded and keys == "keep" and current:
+            self.promise(current in self.model.alive(), "a kept key died")
+        self.model.deployments["checkout"] = self.rotation
+        self._let_go_of_kept_keys()
+
+    def _let_go_of_kept_keys(self) -> None:
+        ledger = self.model.ledger("checkout")
+        explained = ledger.hashes() if ledger else set()
+        for key in self.model.keys.values():
+            if read_marker(key.request.name) is None and key.hash not in explained:
+                self.foreign.setdefault(key.hash, key.shown(self.model.time))
+                self.made.pop(key.secret, None)
+
+    # --- what consumers do ---
+
+    @precondition(lambda self: self.model.keys)
+    @rule(amount=amounts, data=st.data())
+    def spend(self, amount: Decimal, data: st.DataObject) -> None:
+        """A consumer uses a key that it has read at some time."""
+        usable = [k for k in self.model.keys.values() if k.hash not in self.foreign and self.model.works(k.secret)]
+        if not usable:
+            return
+        key = data.draw(st.sampled_from(usable), label="key")
+        left = key.may_spend(self.model.time)
+        spent = amount if left is None else min(amount, left)
+        self.model.tell(f"a consumer spends {spent} USD with {key.hash}")
+        key.uses.append((self.model.time, spent))
 
     @rule(pause_at=st.integers(0, 30), retry_of_the_same=st.booleans(), emergency=st.booleans(), planned=fates)
     def paused(self, pause_at: int, retry_of_the_same: bool, emergency: bool, planned: list[tuple[int, Fate]]) -> None:
@@ -278,13 +407,68 @@ class Histories(RuleBasedStateMachine):
             self.by_hand[name] = self.model.places[name].content
         key = self.rotation.key.model_copy(update={"limit_usd": limit})
         changes = {"destinations": names, "overlap": overlap, "key": key}
+        self._change(**changes)
+
+    def _change(self, **changes: Any) -> None:
         self.rotation = self.rotation.model_copy(update=changes)
+        self.model.deployments["checkout"] = self.rotation
+
+    @rule(retirement=retirements, minimum_age=st.sampled_from([timedelta(0), timedelta(hours=12)]))
+    def change_the_policies(self, retirement: Retirement, minimum_age: timedelta) -> None:
+        """A person changes how superseded keys end."""
+        self.model.tell(f"by hand: the retirement is now {retirement!r}, the minimum age {minimum_age}")
+        self._change(retirement=retirement, minimum_age=minimum_age)
+
+    @rule(
+        guardrail=st.sampled_from([None, "guardrail-1", "guardrail-2"]),
+        inherit=st.booleans(),
+        carry=st.booleans(),
+        reset=st.sampled_from(["none", "daily", "monthly"]),
+        expires=st.sampled_from([None, timedelta(days=40)]),
+    )
+    def change_the_key(
+        self, guardrail: str | None, inherit: bool, carry: bool, reset: str, expires: timedelta | None
+    ) -> None:
+        """A person changes what every new key gets."""
+        changes = {
+            "guardrail_id": guardrail,
+            "inherit": inherit,
+            "carry_budget": carry,
+            "limit_reset": reset,
+            "expires_after": expires,
+        }
+        self.model.tell(f"by hand: the key's settings are now {changes}")
+        self._change(key=self.rotation.key.model_copy(update=changes))
+
+    @rule(tells=st.booleans())
+    def openrouter_tells_the_last_use(self, tells: bool) -> None:
+        """Keys made from now on show when they were used last, or do not."""
+        self.model.tells_last_use = tells
+
+    @rule(adopt=st.booleans())
+    def adopt_or_not(self, adopt: bool) -> None:
+        """A person names a key to adopt, which counts only while the rotation has none."""
+        hash_ = None
+        if adopt and self.rotation.adopt is None:
+            key = ModelKey(
+                f"adopted-{self.numbers}",
+                f"sk-or-v1-adopted-{self.model.fresh()}",
+                KeyRequest(name="made by a person"),
+                self.model.connections[self.rotation.connection],
+                f"default-of-{self.model.connections[self.rotation.connection]}",
+                self.model.time,
+                self.model.time,
+            )
+            self.model.keys[key.hash] = key
+            hash_ = key.hash
+        self.model.tell(f"by hand: the rotation adopts {hash_}")
+        self._change(adopt=hash_)
 
     @rule(connection=st.sampled_from(["openrouter", "other"]))
     def change_the_connection(self, connection: str) -> None:
         """A person lets the rotation use another account."""
         self.model.tell(f"by hand: the rotation now uses the connection {connection}")
-        self.rotation = self.rotation.model_copy(update={"connection": connection})
+        self._change(connection=connection)
         self._lose_sight()
 
     @precondition(lambda self: self._nothing_is_open())
@@ -340,6 +524,8 @@ class Histories(RuleBasedStateMachine):
         self.model.revoked_accounts.clear()
         for place in self.model.places.values():
             place.exists = True
+        # The person on call decides about what is still used, and about a key to adopt that is gone.
+        self._change(retirement=Retirement(), minimum_age=timedelta(0), adopt=None)
         self._clean_up_every_account()
         ended = self._rotate(self._identity())
         self.promise(ended.succeeded, f"I6: the run after quiet failed: {ended.error}")

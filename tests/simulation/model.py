@@ -13,6 +13,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 from typing import Any, TypeVar
 from uuid import UUID
@@ -30,10 +31,14 @@ from blocks.errors import (
 )
 from blocks.openrouter import ApiKey, CreatedKey, KeyRequest
 from blocks.secrets import Held
+from flows.apply_settings import apply_deployed_settings
+from flows.remove_rotation import take_away
+from flows.restore_key import bring_back
 from flows.retire import retire_due
 from flows.rotate import follow_protocol
 from flows.steps import PLAIN, Steps
 from tasks.decisions import Identity
+from tasks.events import Event
 from tasks.ledger import Ledger, OpenLedger, ledger_variable
 from tasks.rotation import Rotation
 from tasks.run import Run
@@ -68,8 +73,24 @@ class ModelKey:
     created_at: datetime
     valid_from: datetime
     disabled: bool = False
+    guardrail: str | None = None
+    uses: list[tuple[datetime, Decimal]] = field(default_factory=list)
+    tells_last_use: bool = True
 
-    def shown(self) -> ApiKey:
+    def expired(self, now: datetime) -> bool:
+        """Whether its end has come."""
+        return self.request.expires_at is not None and self.request.expires_at <= now
+
+    def usage(self, reset: str | None, now: datetime) -> Decimal:
+        """What it has spent since the limit was reset last."""
+        return sum((amount for at, amount in self.uses if at >= period_start(reset, now)), Decimal(0))
+
+    def may_spend(self, now: datetime) -> Decimal | None:
+        """What it may still spend now; `None` for as much as one likes."""
+        limit = self.request.limit
+        return None if limit is None else max(Decimal(0), limit - self.usage(self.request.limit_reset, now))
+
+    def shown(self, now: datetime) -> ApiKey:
         """Show the key as the management API does."""
         return ApiKey(
             hash=self.hash,
@@ -79,10 +100,27 @@ class ModelKey:
             limit=self.request.limit,
             limit_reset=self.request.limit_reset,
             include_byok_in_limit=self.request.include_byok_in_limit,
-            usage=0,
+            usage=self.usage(None, now),
+            usage_daily=self.usage("daily", now),
+            usage_weekly=self.usage("weekly", now),
+            usage_monthly=self.usage("monthly", now),
             created_at=self.created_at,
+            creator_user_id=self.request.creator_user_id,
+            expires_at=self.request.expires_at,
+            last_used_at=max((at for at, _ in self.uses), default=None) if self.tells_last_use else None,
             workspace_id=self.workspace,
         )
+
+
+def period_start(reset: str | None, now: datetime) -> datetime:
+    """When a limit was reset last."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    return {
+        None: datetime.min.replace(tzinfo=UTC),
+        "daily": midnight,
+        "weekly": midnight - timedelta(days=midnight.weekday()),
+        "monthly": midnight.replace(day=1),
+    }[reset]
 
 
 @dataclass
@@ -116,6 +154,10 @@ class Model:
         self.places: dict[str, Place] = {}
         self.runs: set[UUID] = set()
         self.retirements: set[tuple[str, datetime]] = set()
+        self.deployments: dict[str, Rotation] = {}
+        self.interval = timedelta(0)
+        self.events: list[dict[str, str]] = []
+        self.tells_last_use = True
         self.validity_lag = timedelta(0)
         self.late: list[Callable[[], None]] = []
         self.story: list[str] = []
@@ -139,7 +181,8 @@ class Model:
     def works(self, secret: str | None) -> bool:
         """Whether a consumer can use a secret as a key now."""
         return any(
-            key.secret == secret and not key.disabled and key.valid_from <= self.time for key in self.keys.values()
+            key.secret == secret and not key.disabled and not key.expired(self.time) and key.valid_from <= self.time
+            for key in self.keys.values()
         )
 
     def ledger(self, rotation: str) -> Ledger | None:
@@ -239,13 +282,46 @@ class ModelOpenRouter:
             workspace=request.workspace_id or f"default-of-{account}",
             created_at=model.time,
             valid_from=model.time + model.validity_lag,
+            tells_last_use=model.tells_last_use,
         )
         model.keys[key.hash] = key
-        return CreatedKey(SecretStr(key.secret), key.shown())
+        return CreatedKey(SecretStr(key.secret), key.shown(model.time))
 
     async def get_key(self, key_hash: str) -> ApiKey:
         """Read a key."""
-        return await self._process.effect("read the key at OpenRouter", lambda: self._own(key_hash).shown())
+        return await self._process.effect(
+            "read the key at OpenRouter", lambda: self._own(key_hash).shown(self._model.time)
+        )
+
+    async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
+        """Change a key."""
+        return await self._process.effect("change a key at OpenRouter", lambda: self._update(key_hash, changes))
+
+    def _update(self, key_hash: str, changes: dict[str, Any]) -> ApiKey:
+        key = self._own(key_hash)
+        settings = dict(changes)
+        key.disabled = settings.pop("disabled", key.disabled)
+        key.request = key.request.model_copy(update=settings)
+        return key.shown(self._model.time)
+
+    async def assign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
+        """Give a key its guardrail."""
+        await self._process.effect("assign the guardrail", lambda: self._guard(key_hash, guardrail_id))
+
+    async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
+        """Take a guardrail away."""
+        await self._process.effect("unassign the guardrail", lambda: self._guard(key_hash, None))
+
+    def _guard(self, key_hash: str, guardrail_id: str | None) -> None:
+        self._own(key_hash).guardrail = guardrail_id
+
+    async def guardrail_of(self, key_hash: str) -> str | None:
+        """Say which guardrail a key has."""
+        return await self._process.effect("list the guardrails", lambda: self._own(key_hash).guardrail)
+
+    async def check(self) -> str:
+        """Try the management key."""
+        return await self._process.effect("try the management key", self._account)
 
     async def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
         """List the keys."""
@@ -255,7 +331,8 @@ class ModelOpenRouter:
     def _list(self, workspace_id: str | None) -> list[ApiKey]:
         account = self._account()
         wanted = workspace_id or f"default-of-{account}"
-        return [k.shown() for k in self._model.keys.values() if k.account == account and k.workspace == wanted]
+        found = [k for k in self._model.keys.values() if k.account == account and k.workspace == wanted]
+        return [key.shown(self._model.time) for key in found]
 
     async def delete_key(self, key_hash: str) -> bool:
         """Delete a key."""
@@ -296,6 +373,19 @@ class ModelDestination:
         content = self._place.content
         version = len(self._place.versions) if self._place.checks_and_sets else None
         return Held(None if content is None else SecretStr(content), version)
+
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Look an older version up."""
+        return await self._process.effect(f"read older versions of {self.name}", lambda: self._older(is_wanted))
+
+    def _older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        kept = self._place.versions if self._place.checks_and_sets else []
+        found = [SecretStr(content) for content in reversed(kept) if content is not None]
+        return next((secret for secret in found if is_wanted(secret)), None)
+
+    async def check(self) -> str:
+        """Try it."""
+        return await self._process.effect(f"try {self.name}", lambda: f"{self.name} works.")
 
     async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
         """Write it."""
@@ -349,6 +439,10 @@ class ModelStore:
             raise UnavailableError("The variable does not exist.", outcome_unknown=False)
         self._process.model.variables[self._name] = deepcopy(value)
 
+    async def delete(self) -> None:
+        """Delete it."""
+        await self._process.effect("delete the ledger", lambda: self._process.model.variables.pop(self._name, None))
+
 
 class ModelWorld:
     """The way to everything outside, as one process sees it."""
@@ -379,6 +473,31 @@ class ModelWorld:
     async def knows_run(self, run_id: UUID) -> bool:
         """Say whether Prefect knows a run."""
         return await self._process.effect("look a run up", lambda: run_id in self._process.model.runs)
+
+    async def emit(self, event: Event, rotation: str, **payload: str) -> None:
+        """Tell of an event; it is no effect, because nothing waits for it."""
+        self._process.model.events.append({"event": event.value, "rotation": rotation, **payload})
+
+    async def longest_interval(self) -> timedelta:
+        """Tell the longest interval."""
+        return self._process.model.interval
+
+    async def deployed_rotation(self, name: str) -> Rotation:
+        """Read the deployment."""
+        found = await self._process.effect("read the deployment", lambda: self._process.model.deployments.get(name))
+        if found is None:
+            raise ConfigurationError(f"rotation: there is no deployment rotate/{name}.")
+        return found
+
+    async def delete_deployment(self, name: str) -> bool:
+        """Delete the deployment."""
+        return await self._process.effect(
+            "delete the deployment", lambda: self._process.model.deployments.pop(name, None) is not None
+        )
+
+    async def cancel_retirements(self, name: str) -> None:
+        """Cancel what is to come."""
+        await self._process.effect("cancel the retirements", self._process.model.retirements.clear)
 
     async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
         """Schedule a retirement."""
@@ -421,6 +540,26 @@ async def run_retire(model: Model, rotation: str, identity: Identity, process: P
     """Run the retirement of a rotation once, in a process of its own."""
     process = process or Process(model, "retire")
     return await _until_it_ends(retire_due(open_run(model, rotation, identity, process), PLAIN))
+
+
+async def run_restore(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
+    """Bring back the key that was superseded last, in a process of its own."""
+    process = process or Process(model, "restore")
+    return await _until_it_ends(bring_back(open_run(model, rotation, identity, process), "", PLAIN))
+
+
+async def run_apply(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
+    """Apply the deployment's settings to the current key, in a process of its own."""
+    process = process or Process(model, "apply")
+    return await _until_it_ends(apply_deployed_settings(open_run(model, rotation, identity, process)))
+
+
+async def run_remove(
+    model: Model, rotation: str, identity: Identity, revoke_at: datetime | None, process: Process | None = None
+) -> Ended:
+    """Take the rotation away, in a process of its own."""
+    process = process or Process(model, "remove")
+    return await _until_it_ends(take_away(open_run(model, rotation, identity, process), revoke_at, PLAIN))
 
 
 async def _until_it_ends(work: Awaitable[str]) -> Ended:

@@ -27,7 +27,7 @@ import tasks.publish
 import tasks.recover
 import tasks.revoke
 from flows.steps import PLAIN
-from tasks.decisions import Finding, Identity, find
+from tasks.decisions import Finding, find
 from tasks.ledger import Ledger, OpenLedger, Superseded
 from tasks.run import NewKey, Run, VerifiedKey
 from tests.simulation import model
@@ -64,16 +64,15 @@ class Mutant:
 
 async def _create_then_announce(run: Run, rotation: Any) -> Any:
     now = run.world.now()
-    created = await (await run.world.connection(rotation.connection)).create_key(
-        rotation.key_request(run.identity.id, now)
-    )
+    request = rotation.key.terms(now).request(rotation.key_name(run.identity.id, now))
+    created = await (await run.world.connection(rotation.connection)).create_key(request)
     await tasks.create._announce(run, rotation, now)
     return created
 
 
 def _finding(wrong: Finding, *instead_of: Finding) -> Callable[..., Finding]:
-    def found(ledger: Ledger | None, run: Identity, held: Any) -> Finding:
-        right = find(ledger, run, held)
+    def found(*args: Any) -> Finding:
+        right = find(*args)
         return wrong if right in instead_of else right
 
     return found

@@ -1,0 +1,117 @@
+"""Take a rotation away for good."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+from prefect import State, flow
+
+from blocks.errors import ConfigurationError
+from flows.conclude import conclude, forget_slot, open_run
+from flows.report import removed
+from flows.rotate import revoke_what_is_due
+from flows.steps import AS_TASKS, Steps
+from tasks.remove import forget_when_nothing_is_left, give_up_keys
+from tasks.run import Run
+
+Keys = Literal["revoke", "keep", "keep-until"]
+"""What becomes of a removed rotation's current key."""
+
+
+@flow(name="remove-rotation", persist_result=False, validate_parameters=False, log_prints=False)
+async def remove_rotation(
+    rotation: str, confirm_name: str, keys: Keys = "revoke", keep_until: datetime | None = None
+) -> State[None]:
+    """Take a rotation away for good: its deployment with the schedule, its ledger, and its keys as chosen.
+
+    Args:
+        rotation: The name of the rotation.
+        confirm_name: The name once more, typed by hand, because a removal cannot be undone.
+        keys: What becomes of its current key: revoke it at once, keep it for good as your own, or keep it until a
+            date. Older keys end as planned, and never later than that.
+        keep_until: For keep-until: when the current key is revoked, with its time zone.
+
+    Returns:
+        The final state, whose message says in one sentence what happened.
+    """
+    async with conclude() as conclusion:
+        checked = check_removal(str(rotation), confirm_name, keys, keep_until)
+        async with open_run(checked, False, conclusion) as run:
+            revoke_at = run.world.now() if keys == "revoke" else as_moment(keep_until)
+            conclusion.succeeded(await take_away(run, revoke_at, AS_TASKS))
+        if conclusion.state.is_completed():
+            await forget_slot(checked)
+    return conclusion.state
+
+
+def check_removal(rotation: str, confirm_name: object, keys: object, keep_until: object) -> str:
+    """Refuse a removal that is not meant so, before anything is changed.
+
+    Args:
+        rotation: The name of the rotation.
+        confirm_name: What was typed to confirm it.
+        keys: What is to become of the current key.
+        keep_until: Until when it is kept.
+
+    Returns:
+        The name of the rotation.
+
+    Raises:
+        ConfigurationError: One sentence that names the field.
+    """
+    if confirm_name != rotation:
+        raise ConfigurationError("confirm_name: it is not the name of the rotation. Nothing was changed.")
+    if keys not in get_args(Keys):
+        raise ConfigurationError(f"keys: it must be one of {', '.join(get_args(Keys))}. Nothing was changed.")
+    if (keys == "keep-until") != (as_moment(keep_until) is not None):
+        raise ConfigurationError(
+            "keep_until: a date with a time zone is needed for keep-until, and only there. Nothing was changed."
+        )
+    return rotation
+
+
+def as_moment(value: object) -> datetime | None:
+    """Read a moment from a parameter, which is text where a deployment stores it.
+
+    Args:
+        value: A date and time, or its ISO 8601 text.
+
+    Returns:
+        The moment, UTC; `None` for nothing, and for a time without a zone.
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else None
+
+
+async def take_away(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
+    """Take a rotation away, from whatever state the last run left.
+
+    Args:
+        run: The run.
+        revoke_at: When no key may be alive any more, UTC; `None` to keep the current one for good.
+        steps: How each step is done.
+
+    Returns:
+        What happened, in one sentence.
+
+    Raises:
+        KeyRotationError: It is not done; a Retry goes on.
+    """
+    run.step = "delete the deployment"
+    ledger = await run.ledger.load()
+    had_deployment = await run.world.delete_deployment(run.name)
+    if not run.ledger.exists:
+        return removed(run, had_deployment=had_deployment, gone=True)
+    await run.world.cancel_retirements(run.name)
+    run.step = "give up the keys"
+    await give_up_keys(run, revoke_at)
+    run.step = "revoke-key"
+    await revoke_what_is_due(run, list(ledger.current.destinations) if ledger.current else [], steps)
+    message = removed(run, had_deployment=had_deployment, gone=False)
+    await forget_when_nothing_is_left(run)
+    return message

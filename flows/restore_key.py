@@ -1,0 +1,62 @@
+"""Bring back a superseded key, where a destination still keeps it."""
+
+from __future__ import annotations
+
+from prefect import State, flow
+
+from blocks.errors import ConfigurationError
+from flows.conclude import conclude, open_run
+from flows.report import restored
+from flows.rotate import revoke_what_is_due
+from flows.steps import AS_TASKS, Steps
+from tasks.restore import enable, find_restorable, make_current_again
+from tasks.run import Run, side_by_side
+
+
+@flow(name="restore-key", persist_result=False, validate_parameters=False, log_prints=False)
+async def restore_key(rotation: str, label: str = "") -> State[None]:
+    """Let consumers have a superseded key again: enable it, publish it everywhere, supersede the one that it replaces.
+
+    It works as long as the key was not deleted and a destination keeps it, as Vault does in its older versions.
+
+    Args:
+        rotation: The name of the rotation.
+        label: The label of the key, such as sk-or-v1-0e6...1c96; empty for the one that was superseded last.
+
+    Returns:
+        The final state, whose message says in one sentence what happened.
+    """
+    async with conclude() as conclusion, open_run(str(rotation), False, conclusion) as run:
+        conclusion.succeeded(await bring_back(run, str(label), AS_TASKS))
+    return conclusion.state
+
+
+async def bring_back(run: Run, label: str, steps: Steps) -> str:
+    """Bring a superseded key back, from whatever state the last run left.
+
+    Args:
+        run: The run.
+        label: The key's label; empty for the one that was superseded last.
+        steps: How each step is done.
+
+    Returns:
+        What happened, in one sentence.
+
+    Raises:
+        KeyRotationError: It could not be brought back; the current key stays as it is.
+    """
+    await run.ledger.load()
+    if not run.ledger.exists:
+        raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was changed.")
+    key = await find_restorable(run, label)
+    current = run.ledger.ledger.current
+    destinations = list(current.destinations) if current else []
+    run.step = "enable the key"
+    await enable(run, key)
+    run.step = "publish"
+    await side_by_side([steps.publish(run, key, name) for name in destinations])
+    run.step = "write the ledger"
+    await make_current_again(run, key.record)
+    run.step = "revoke-key"
+    await revoke_what_is_due(run, destinations, steps)
+    return restored(run)

@@ -1,0 +1,109 @@
+"""Put an existing key under rotation: the first rotation then replaces it like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import SecretStr
+
+from blocks.errors import ConfigurationError, NotFoundError
+from blocks.openrouter import ApiKey
+from tasks.ledger import Current, fingerprint
+from tasks.rotation import Rotation, read_marker
+from tasks.run import Run
+
+CUT = "..."
+"""What stands in a label for the middle of the key."""
+KEY_PREFIX = "sk-or-"
+"""How every key of OpenRouter begins."""
+
+
+def label_agrees(label: str, secret: SecretStr | None) -> bool | None:
+    """Say whether a key's label can be that of a secret.
+
+    Args:
+        label: The label as OpenRouter shows it, such as `sk-or-v1-0e6...1c96`.
+        secret: What a destination holds.
+
+    Returns:
+        Whether its beginning and end agree; `None` where the destination holds no key of OpenRouter.
+    """
+    text = secret.get_secret_value() if secret else ""
+    if not text.startswith(KEY_PREFIX):
+        return None
+    beginning, _, end = label.partition(CUT)
+    return text.startswith(beginning) and text.endswith(end)
+
+
+async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
+    """Check the key that a rotation names in `adopt`; nothing is written.
+
+    Args:
+        run: The run, which has looked at its destinations.
+        rotation: The rotation.
+
+    Returns:
+        The key as the ledger will hold it; `None` where there is nothing to adopt (any more).
+
+    Raises:
+        ConfigurationError: The key does not exist in this account, belongs to another rotation, or is not the one
+            that a destination holds; nothing was created.
+        ServiceError: OpenRouter failed.
+    """
+    ledger = run.ledger.ledger
+    if rotation.adopt is None or ledger.current is not None or rotation.adopt in ledger.hashes():
+        return None
+    openrouter = await run.world.connection(rotation.connection)
+    try:
+        key = await openrouter.get_key(rotation.adopt)
+    except NotFoundError:
+        if ledger.superseded:
+            # This is not the first rotation: the key was adopted before the ledger was lost, and is revoked by now.
+            run.note("The key to adopt does not exist any more.")
+            return None
+        raise ConfigurationError(
+            "rotation.adopt: the connection's account has no key with this hash. Nothing was created."
+        ) from None
+    if mark := read_marker(key.name):
+        raise ConfigurationError(
+            f"rotation.adopt: the key {key.label} belongs to the rotation {mark[0]} already. Nothing was created."
+        )
+    holders = _holders(run, rotation.destinations, key)
+    return Current(
+        hash=key.hash,
+        label=key.label,
+        fingerprint=fingerprint(run.held[holders[0]].value) or "" if holders else "",
+        connection=rotation.connection,
+        workspace_id=key.workspace_id,
+        since=key.created_at,
+        destinations=tuple(holders),
+    )
+
+
+async def adopt(run: Run, rotation: Rotation) -> None:
+    """Take up the key that a rotation names in `adopt`, unless the rotation has a current key already.
+
+    Args:
+        run: The run, which has looked at its destinations.
+        rotation: The rotation.
+
+    Raises:
+        ConfigurationError: The key cannot be adopted; nothing was created.
+        ServiceError: OpenRouter failed.
+    """
+    if key := await find_adoptable(run, rotation):
+        await run.ledger.save(run.ledger.ledger.adopted(key))
+        run.note(f"The key {key.label} was adopted: it is superseded by this rotation's first key.")
+
+
+def _holders(run: Run, destinations: Sequence[str], key: ApiKey) -> list[str]:
+    agreement = {name: label_agrees(key.label, run.held[name].value) for name in destinations}
+    others = [name for name, agrees in agreement.items() if agrees is False]
+    if others:
+        raise ConfigurationError(
+            f"rotation.adopt: {', '.join(others)} holds another key than {key.label}. Nothing was created."
+        )
+    holders = [name for name, agrees in agreement.items() if agrees]
+    if len({fingerprint(run.held[name].value) for name in holders}) > 1:
+        raise ConfigurationError("rotation.adopt: the destinations hold different keys. Nothing was created.")
+    return holders

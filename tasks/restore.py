@@ -1,0 +1,122 @@
+"""Bring a superseded key back: enable it, and let every destination hold it again."""
+
+from __future__ import annotations
+
+from pydantic import SecretStr
+
+from blocks.errors import ConfigurationError, NotFoundError, VerificationError
+from tasks.events import Event
+from tasks.ledger import Current, MadeKey, Superseded, fingerprint
+from tasks.run import Run, VerifiedKey
+
+
+async def find_restorable(run: Run, label: str) -> VerifiedKey:
+    """Find the key to bring back, and its plaintext in an older version of a destination; nothing is changed.
+
+    Args:
+        run: The run, whose ledger is loaded.
+        label: The key's label; empty for the one that was superseded last.
+
+    Returns:
+        The key with its plaintext.
+
+    Raises:
+        ConfigurationError: There is no such key, or no destination keeps it; nothing was changed.
+        ServiceError: A destination failed.
+    """
+    ledger = run.ledger.ledger
+    if ledger.current is None or ledger.pending is not None:
+        raise ConfigurationError(
+            f"rotation: the last rotation of {run.name} has not ended yet; retry it first. Nothing was changed."
+        )
+    chosen = [key for key in ledger.superseded if label in ("", key.label)]
+    if not chosen:
+        raise ConfigurationError(
+            f"label: the ledger of rotation {run.name} holds no such superseded key, so none can be brought back. "
+            "Nothing was changed."
+        )
+    key = chosen[-1]
+    if not key.fingerprint:
+        raise ConfigurationError(
+            f"label: what the key {key.label} looked like was lost with an earlier ledger, so no destination can tell "
+            "whether it keeps it. Nothing was changed."
+        )
+    secret = await _kept_by_a_destination(run, ledger.current, key)
+    if secret is None:
+        raise ConfigurationError(
+            f"rotation: none of {', '.join(ledger.current.destinations)} keeps the key {key.label} any more; only a "
+            "Vault secret keeps older versions. Nothing was changed."
+        )
+    return VerifiedKey(secret, key)
+
+
+async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) -> SecretStr | None:
+    await run.look(current.destinations)
+    for name in current.destinations:
+        held = run.held[name].value
+        if held is not None and fingerprint(held) == key.fingerprint:
+            return held
+    for name in current.destinations:
+        place = await run.world.destination(name)
+        if found := await place.read_older(lambda secret: fingerprint(secret) == key.fingerprint):
+            return found
+    return None
+
+
+async def enable(run: Run, key: VerifiedKey) -> None:
+    """Make a superseded key usable again, and prove that it is.
+
+    The ledger first says when it ends, so that a run that is killed here leaves a key with an end.
+
+    Args:
+        run: The run.
+        key: The key.
+
+    Raises:
+        ConfigurationError: OpenRouter does not have the key any more.
+        VerificationError: OpenRouter does not accept it, although it is enabled.
+        ServiceError: OpenRouter failed.
+    """
+    ledger, now = run.ledger.ledger, run.world.now()
+    entry = next(entry for entry in ledger.superseded if entry.hash == key.record.hash)
+    end = max(entry.revoke_at, now + ledger.retirement.disabled_for)
+    changes = {"disabled": False, "at_once": False, "revoke_at": end, "overlap_ends": end, "capped": None}
+    await run.ledger.save(ledger.changed(entry.hash, **changes))
+    openrouter = await run.world.connection(entry.connection)
+    terms = ledger.current.terms if ledger.current else None
+    limit = {} if terms is None or entry.capped is None else {"limit": terms.limit, "limit_reset": terms.limit_reset}
+    try:
+        await openrouter.update_key(entry.hash, disabled=False, **limit)
+    except NotFoundError:
+        raise ConfigurationError(
+            f"label: OpenRouter does not have the key {entry.label} any more, so it cannot be brought back. The "
+            "current key stays as it is."
+        ) from None
+    if not await openrouter.accepts(key.secret):
+        raise VerificationError(f"OpenRouter does not accept the key {entry.label}, although it was enabled.")
+
+
+async def make_current_again(run: Run, key: MadeKey) -> None:
+    """Write down that every destination holds the restored key, and when the one that it replaces ends.
+
+    Args:
+        run: The run.
+        key: The restored key.
+
+    Raises:
+        PlaceLostError: Another run has taken over.
+    """
+    ledger, now = run.ledger.ledger, run.world.now()
+    former = ledger.current
+    if former is None:
+        return
+    entry = next(entry for entry in ledger.superseded if entry.hash == key.hash)
+    current = Current(
+        **entry.model_dump(include=set(MadeKey.model_fields)),
+        since=now,
+        rotated_by=run.identity.id,
+        destinations=former.destinations,
+        terms=former.terms,
+    )
+    await run.ledger.save(ledger.restored(entry, current, now + ledger.retirement.disabled_for))
+    await run.world.emit(Event.KEY_RESTORED, run.name, key_label=key.label, key_hash=key.hash)

@@ -1,0 +1,99 @@
+"""Apply a rotation's settings to the key that consumers hold, without a new key."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from blocks.errors import ConfigurationError, NotFoundError
+from blocks.openrouter import ApiKey
+from tasks.events import Event
+from tasks.ledger import Budget, Current
+from tasks.rotation import Rotation, Terms
+from tasks.run import Run
+
+ONLY_NEW_KEYS = {"workspace_id": "workspace", "creator_user_id": "creator"}
+"""What OpenRouter sets when a key is made, and never after."""
+
+
+async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
+    """Let the current key have the settings that the rotation names now.
+
+    Args:
+        run: The run, whose ledger is loaded.
+        rotation: The rotation as its deployment says.
+
+    Returns:
+        The names of the settings that were changed at OpenRouter.
+
+    Raises:
+        ConfigurationError: There is no current key; nothing was changed.
+        PlaceLostError: Another run has taken over.
+        ServiceError: OpenRouter failed; a Retry goes on here.
+    """
+    current = run.ledger.ledger.current
+    if current is None:
+        raise ConfigurationError(f"rotation: {run.name} has no current key yet; start a rotation. Nothing was changed.")
+    openrouter = await run.world.connection(current.connection)
+    try:
+        found = await openrouter.get_key(current.hash)
+        guardrail = await openrouter.guardrail_of(current.hash)
+    except NotFoundError:
+        raise ConfigurationError(
+            f"rotation: the key {current.label} does not exist at OpenRouter any more; start a rotation. Nothing was "
+            "changed."
+        ) from None
+    terms = _terms_now(run, rotation, current, found, guardrail)
+    budget = current.budget if current.budget and terms.limit_reset == found.limit_reset else None
+    changes = _changes(found, terms, budget)
+    await run.ledger.guard()
+    if changes:
+        await openrouter.update_key(current.hash, **changes)
+    if terms.guardrail_id != guardrail:
+        await _change_guardrail(run, current, guardrail, terms.guardrail_id)
+        changes["guardrail_id"] = terms.guardrail_id
+    ledger = run.ledger.ledger.current_changed(terms=terms, budget=budget)
+    await run.ledger.save(ledger.model_copy(update={"retirement": rotation.retirement}))
+    await run.world.emit(Event.SETTINGS_APPLIED, run.name, key_label=current.label, key_hash=current.hash)
+    return sorted(changes)
+
+
+def _terms_now(run: Run, rotation: Rotation, current: Current, found: ApiKey, guardrail: str | None) -> Terms:
+    asked = rotation.key.terms(run.world.now())
+    limit = current.terms.limit if current.budget and current.terms else found.limit
+    actual = Terms(
+        limit=limit,
+        limit_reset=found.limit_reset,
+        include_byok_in_limit=found.include_byok_in_limit,
+        workspace_id=found.workspace_id,
+        guardrail_id=guardrail,
+        creator_user_id=found.creator_user_id,
+    )
+    wanted = asked.or_else(actual) if rotation.key.inherit else asked
+    fixed: dict[str, Any] = {"expires_at": found.expires_at}
+    for name, title in ONLY_NEW_KEYS.items():
+        fixed[name] = getattr(actual, name)
+        if getattr(wanted, name) not in (None, fixed[name]):
+            run.note(f"The {title} of a key cannot be changed: it takes effect with the next rotation.")
+    return wanted.model_copy(update=fixed)
+
+
+def _changes(found: ApiKey, terms: Terms, budget: Budget | None) -> dict[str, Any]:
+    wanted = terms.request("-", budget.carried if budget else Decimal(0))
+    names = ("limit", "limit_reset", "include_byok_in_limit")
+    return {name: getattr(wanted, name) for name in names if getattr(found, name) != getattr(wanted, name)}
+
+
+async def _change_guardrail(run: Run, current: Current, former: str | None, wanted: str | None) -> None:
+    openrouter = await run.world.connection(current.connection)
+    try:
+        if wanted is not None:
+            # Assigning replaces the former one, so that the key is never without a guardrail.
+            await openrouter.assign_guardrail(wanted, current.hash)
+        elif former is not None:
+            await openrouter.unassign_guardrail(former, current.hash)
+    except NotFoundError:
+        raise ConfigurationError(
+            f"rotation.key.guardrail_id: the connection {current.connection} knows no such guardrail. The key "
+            f"{current.label} keeps the one that it had."
+        ) from None

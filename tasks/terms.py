@@ -1,0 +1,85 @@
+"""On which terms the next key is made: what the rotation names, what it inherits, and what is left of the budget."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from blocks.errors import ConfigurationError, NotFoundError
+from blocks.openrouter import ApiKey, KeyRequest
+from tasks.budget import carried_over
+from tasks.ledger import Budget, Current, Pending
+from tasks.rotation import Rotation, Terms
+from tasks.run import Run
+
+
+async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[Terms, Budget | None]:
+    """Say on which terms the next key is made, and how much of its budget is spent already.
+
+    Args:
+        run: The run.
+        rotation: What the user asks for.
+        now: The current moment, UTC.
+
+    Returns:
+        The terms, and the budget that is carried over, if one is.
+
+    Raises:
+        ServiceError: OpenRouter failed; nothing was created.
+    """
+    terms, current = rotation.key.terms(now), run.ledger.ledger.current
+    if current is None or not (rotation.key.inherit or rotation.key.carry_budget):
+        return terms, None
+    former = await _former_key(run, rotation, current)
+    if rotation.key.inherit:
+        terms = terms.or_else(await _inherited(run, rotation, current, former))
+    if former is None or not rotation.key.carry_budget:
+        return terms, None
+    return terms, carried_over(former, current.budget, terms, now)
+
+
+async def _former_key(run: Run, rotation: Rotation, current: Current) -> ApiKey | None:
+    try:
+        return await (await run.world.connection(current.connection)).get_key(current.hash)
+    except NotFoundError:
+        pass
+    except ConfigurationError:
+        # A connection that was taken away must not keep the rotation from going on with another one.
+        if current.connection == rotation.connection:
+            raise
+    run.note(f"The key {current.label} cannot be read any more: its settings are those that the ledger remembers.")
+    return None
+
+
+async def _inherited(run: Run, rotation: Rotation, current: Current, former: ApiKey | None) -> Terms:
+    remembered = current.terms or Terms()
+    if former is not None:
+        openrouter = await run.world.connection(current.connection)
+        named = rotation.key.guardrail_id
+        # While a budget is carried over, the limit at OpenRouter is not the one that a person chose.
+        whole = remembered if current.budget else former
+        remembered = Terms(
+            limit=whole.limit,
+            limit_reset=former.limit_reset,
+            include_byok_in_limit=former.include_byok_in_limit,
+            workspace_id=former.workspace_id,
+            guardrail_id=named or await openrouter.guardrail_of(current.hash),
+            creator_user_id=former.creator_user_id,
+        )
+    if current.connection != rotation.connection:
+        # Another account has other workspaces, guardrails and members.
+        remembered = remembered.model_copy(update={"workspace_id": None, "guardrail_id": None, "creator_user_id": None})
+    return remembered
+
+
+def request_of(pending: Pending, name: str = "-") -> KeyRequest:
+    """Say which key a pending intent asks OpenRouter for.
+
+    Args:
+        pending: The intent.
+        name: The key's name; of no matter where a key is only compared.
+
+    Returns:
+        The request.
+    """
+    terms = pending.terms or Terms(workspace_id=pending.workspace_id)
+    return terms.request(name, pending.budget.carried) if pending.budget else terms.request(name)
