@@ -51,24 +51,32 @@ async def _former_key(run: Run, rotation: Rotation, current: Current) -> ApiKey 
 
 
 async def _inherited(run: Run, rotation: Rotation, current: Current, former: ApiKey | None) -> Terms:
-    remembered = current.terms or Terms()
-    if former is not None:
-        openrouter = await run.world.connection(current.connection)
-        named = rotation.key.guardrail_id
-        # While a budget is carried over, the limit at OpenRouter is not the one that a person chose.
-        whole = remembered if current.budget else former
-        remembered = Terms(
-            limit=whole.limit,
-            limit_reset=former.limit_reset,
-            include_byok_in_limit=former.include_byok_in_limit,
-            workspace_id=former.workspace_id,
-            guardrail_id=named or await openrouter.guardrail_of(current.hash),
-            creator_user_id=former.creator_user_id,
-        )
-    if current.connection != rotation.connection:
-        # Another account has other workspaces, guardrails and members.
-        remembered = remembered.model_copy(update={"workspace_id": None, "guardrail_id": None, "creator_user_id": None})
-    return remembered
+    terms = await _terms_of(run, rotation, current, former) if former else current.terms or Terms()
+    moved = former is None or current.connection != rotation.connection
+    if moved and not await _in_this_account(run, rotation, current.workspace_id):
+        run.note("The connection's account has changed, so workspace, guardrail and creator were not inherited.")
+        return terms.model_copy(update={"workspace_id": None, "guardrail_id": None, "creator_user_id": None})
+    return terms
+
+
+async def _terms_of(run: Run, rotation: Rotation, current: Current, key: ApiKey) -> Terms:
+    openrouter = await run.world.connection(current.connection)
+    # While a budget is carried over, the limit at OpenRouter is not the one that a person chose.
+    whole = current.terms if current.budget and current.terms else key
+    return Terms(
+        limit=whole.limit,
+        limit_reset=key.limit_reset,
+        include_byok_in_limit=key.include_byok_in_limit,
+        workspace_id=key.workspace_id,
+        guardrail_id=rotation.key.guardrail_id or await openrouter.guardrail_of(current.hash),
+        creator_user_id=key.creator_user_id,
+    )
+
+
+async def _in_this_account(run: Run, rotation: Rotation, workspace_id: str | None) -> bool:
+    if workspace_id is None:
+        return False
+    return await (await run.world.connection(rotation.connection)).has_workspace(workspace_id)
 
 
 def request_of(pending: Pending, name: str = "-") -> KeyRequest:

@@ -97,7 +97,7 @@ class Histories(RuleBasedStateMachine):
                 self.model.time,
             )
             self.model.keys[key.hash] = key
-        return {key.hash: key.shown(self.model.time) for key in self.model.keys.values()}
+        return {key.hash: key.settings() for key in self.model.keys.values()}
 
     @initialize(names=destinations, overlap=overlaps)
     def begin(self, names: list[str], overlap: timedelta) -> None:
@@ -121,7 +121,7 @@ class Histories(RuleBasedStateMachine):
         self._watch_destinations(effect)
         stored = json.dumps(self.model.variables)
         self.promise(not any(secret in stored for secret in self.made), f"I3: a key is in the ledger after: {effect}")
-        untouched = {h: self.model.keys[h].shown(self.model.time) for h in self.foreign if h in self.model.keys}
+        untouched = {h: self.model.keys[h].settings() for h in self.foreign if h in self.model.keys}
         self.promise(untouched == self.foreign, f"I4: a foreign key was changed by: {effect}")
 
     def _watch_destinations(self, effect: str) -> None:
@@ -306,7 +306,7 @@ class Histories(RuleBasedStateMachine):
         explained = ledger.hashes() if ledger else set()
         for key in self.model.keys.values():
             if read_marker(key.request.name) is None and key.hash not in explained:
-                self.foreign.setdefault(key.hash, key.shown(self.model.time))
+                self.foreign.setdefault(key.hash, key.settings())
                 self.made.pop(key.secret, None)
 
     # --- what consumers do ---

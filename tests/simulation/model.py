@@ -26,6 +26,7 @@ from blocks.errors import (
     KeyRotationError,
     NotFoundError,
     PlaceLostError,
+    RejectedError,
     UnauthorizedError,
     UnavailableError,
 )
@@ -76,6 +77,10 @@ class ModelKey:
     guardrail: str | None = None
     uses: list[tuple[datetime, Decimal]] = field(default_factory=list)
     tells_last_use: bool = True
+
+    def settings(self) -> tuple[KeyRequest, bool, str | None]:
+        """What a call could have changed."""
+        return self.request, self.disabled, self.guardrail
 
     def expired(self, now: datetime) -> bool:
         """Whether its end has come."""
@@ -274,6 +279,8 @@ class ModelOpenRouter:
 
     def _create(self, request: KeyRequest) -> CreatedKey:
         model, account, mark = self._model, self._account(), self._model.fresh()
+        if not self._knows(request.workspace_id):
+            raise RejectedError("OpenRouter knows no such workspace.")
         key = ModelKey(
             hash=f"hash-{mark}",
             secret=f"sk-or-v1-{mark}",
@@ -347,10 +354,11 @@ class ModelOpenRouter:
 
     async def has_workspace(self, workspace_id: str) -> bool:
         """Say whether the account has a workspace."""
-        return await self._process.effect(
-            "read the workspace at OpenRouter",
-            lambda: not workspace_id.startswith("default-of-") or workspace_id == f"default-of-{self._account()}",
-        )
+        return await self._process.effect("read the workspace at OpenRouter", lambda: self._knows(workspace_id))
+
+    def _knows(self, workspace_id: str | None) -> bool:
+        own = f"default-of-{self._account()}"
+        return workspace_id is None or not workspace_id.startswith("default-of-") or workspace_id == own
 
     async def accepts(self, secret: SecretStr) -> bool:
         """Use a key."""
