@@ -55,8 +55,7 @@ def find(
     ledger: Ledger | None,
     run: Identity,
     held: Mapping[str, str | None],
-    now: datetime,
-    minimum_age: timedelta = timedelta(0),
+    old_enough: datetime | None = None,
 ) -> Finding:
     """Say what a run finds when it starts.
 
@@ -65,8 +64,7 @@ def find(
         run: Which run asks.
         held: The fingerprint of what each destination holds, those of a pending key included; `None` for nothing,
             `MAYBE` for a former destination that cannot be read.
-        now: The current moment, UTC.
-        minimum_age: How old the current key must be for a scheduled run to replace it.
+        old_enough: A scheduled run leaves a current key alone that was published after this moment.
 
     Returns:
         The finding, which decides what the run does.
@@ -78,7 +76,7 @@ def find(
     if run.attempt > 1 and _rotated_since(ledger, run):
         return Finding.ROTATED_SINCE
     if ledger.pending is None:
-        young = _too_young(ledger, run, held, now - minimum_age)
+        young = old_enough is not None and _too_young(ledger, run, held, old_enough)
         return Finding.TOO_YOUNG if young else Finding.NOTHING_PENDING
     if ledger.pending.key is None:
         return Finding.INTENT_WITHOUT_KEY

@@ -97,7 +97,7 @@ def test_the_keys_name_tells_a_person_where_it_comes_from() -> None:
     """The name at OpenRouter holds the user's name, the UTC date, the rotation and the flow run's id."""
     run_id = UUID("0c9c1f0e-0000-4000-8000-000000000001")
 
-    name = parse_rotation(filled_in()).key_request(run_id, TODAY).name
+    name = parse_rotation(filled_in()).key_name(run_id, TODAY)
 
     assert name == "checkout 2026-12-01 [rotation checkout run 0c9c1f0e-0000-4000-8000-000000000001]"
 
@@ -107,10 +107,10 @@ def test_a_marker_is_found_again_whatever_the_user_calls_the_key(name: str) -> N
     """The marker is read back from any key name, even one that imitates a marker."""
     run_id = uuid4()
 
-    request = parse_rotation(filled_in(key__name=name)).key_request(run_id, TODAY)
+    key_name = parse_rotation(filled_in(key__name=name)).key_name(run_id, TODAY)
 
-    assert read_marker(request.name) == ("checkout", run_id)
-    assert len(request.name) <= MAX_KEY_NAME
+    assert read_marker(key_name) == ("checkout", run_id)
+    assert len(key_name) <= MAX_KEY_NAME
 
 
 @pytest.mark.parametrize("name", ["my key", "", "[rotation checkout run 1]", "x [rotation checkout run ] y"])
