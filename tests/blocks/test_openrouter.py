@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -26,6 +27,7 @@ from blocks.errors import (
     UnexpectedAnswerError,
 )
 from blocks.openrouter import ApiKey, KeyRequest, OpenRouterClient
+from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
 
 MANAGEMENT = "sk-or-v1-the-management-key"
 PLAINTEXT = "sk-or-v1-the-plaintext-of-a-new-key"
@@ -277,6 +279,170 @@ async def test_a_change_of_a_key_that_is_gone_says_so() -> None:
     async with always(404).client() as client:
         with pytest.raises(NotFoundError):
             await client.update_key("f01d", disabled=True)
+
+
+class Account:
+    """An account of the stand-in, with guardrails and keys, and a client of it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
+        self.state = OpenRouterSandbox(now=lambda: self.now)
+        credentials = OpenRouterCredentials(management_key=DEFAULT_MANAGEMENT_KEY)
+        self.client = credentials.get_client(transport=httpx.ASGITransport(create_app(self.state)))
+
+    def key(self, guardrail: str | None = None) -> str:
+        """A new key's hash."""
+        key = self.state.add_key(self.state.accounts[0], {"name": "checkout"})
+        key.guardrail_id = guardrail
+        return key.hash
+
+    def guardrail(self) -> str:
+        """A new guardrail's id."""
+        guardrail = {"id": str(uuid4()), "workspace_id": self.state.accounts[0].workspaces[0]}
+        self.state.guardrails[guardrail["id"]] = guardrail
+        return guardrail["id"]
+
+
+@pytest.fixture
+async def account() -> AsyncIterator[Account]:
+    """An account of its own for each test."""
+    account = Account()
+    async with account.client:
+        yield account
+
+
+async def test_a_guardrail_is_assigned_in_place_of_another_one(account: Account) -> None:
+    """A key is under the guardrail that was assigned last, and only under that."""
+    key, old, new = account.key(), account.guardrail(), account.guardrail()
+
+    for guardrail in (old, new):
+        await account.client.assign_guardrail(guardrail, key)
+
+    assert await account.client.guardrail_of(key) == new
+    assert [[one async for one in account.client.guardrail_keys(guardrail)] for guardrail in (old, new)] == [[], [key]]
+
+
+@pytest.mark.parametrize("counts_reassigned", [True, False])
+async def test_a_guardrail_can_be_assigned_again(account: Account, counts_reassigned: bool) -> None:
+    """Whether or not OpenRouter counts it, assigning what is assigned already succeeds, as after a lost answer."""
+    account.state.change({"counts_reassigned": counts_reassigned})
+    key, guardrail = account.key(), account.guardrail()
+
+    for _ in range(2):
+        await account.client.assign_guardrail(guardrail, key)
+
+    assert await account.client.guardrail_of(key) == guardrail
+
+
+@pytest.mark.parametrize("count", [0, 2, "1", True, None])
+async def test_an_unconfirmed_guardrail_is_an_error(count: object) -> None:
+    """Where OpenRouter does not count exactly this key and the key is not under the guardrail, nothing is believed."""
+    page = {"data": [], "total_count": 0}
+    server = Server(
+        lambda asked: httpx.Response(200, json=page if asked.method == "GET" else {"assigned_count": count})
+    )
+
+    async with server.client() as client:
+        with pytest.raises(UnexpectedAnswerError):
+            await client.assign_guardrail("a-guardrail", "f01d")
+
+
+async def test_a_key_that_is_gone_cannot_be_put_under_a_guardrail(account: Account) -> None:
+    """An unknown key is an error that says which guardrail was meant."""
+    guardrail = account.guardrail()
+
+    with pytest.raises(UnexpectedAnswerError, match=guardrail):
+        await account.client.assign_guardrail(guardrail, "f01d")
+
+
+async def test_a_guardrail_is_taken_away_once_and_for_all(account: Account) -> None:
+    """A key can be taken out again and again; one that is under another guardrail stays there."""
+    guardrail, other = account.guardrail(), account.guardrail()
+    key, neighbour = account.key(guardrail), account.key(other)
+
+    for key_hash in (key, key, neighbour):
+        await account.client.unassign_guardrail(guardrail, key_hash)
+
+    assert [await account.client.guardrail_of(one) for one in (key, neighbour)] == [None, other]
+
+
+async def test_a_guardrail_that_is_gone_is_named(account: Account) -> None:
+    """A 404 of each call about a guardrail says which one does not exist."""
+    key, client = account.key(), account.client
+
+    for call in (client.assign_guardrail("gone", key), client.unassign_guardrail("gone", key), _all(client)):
+        with pytest.raises(NotFoundError, match="has no guardrail gone in this account"):
+            await call
+
+
+async def _all(client: OpenRouterClient) -> list[str]:
+    return [key async for key in client.guardrail_keys("gone")]
+
+
+async def test_the_guardrail_of_a_key_is_looked_for_on_every_page(account: Account) -> None:
+    """A key that stands last among hundreds is found, and one without a guardrail has none."""
+    guardrail = account.guardrail()
+    keys = [account.key(guardrail) for _ in range(250)]
+
+    assert await account.client.guardrail_of(keys[-1]) == guardrail
+    assert await account.client.guardrail_of(account.key()) is None
+    assert [key async for key in account.client.guardrail_keys(guardrail)] == keys
+
+
+async def test_pages_may_be_smaller_than_asked_for() -> None:
+    """The end of a list is where its total says, not where a page is short."""
+    ids = [f"workspace-{number}" for number in range(5)]
+
+    def page(request: httpx.Request) -> httpx.Response:
+        offset = int(request.url.params["offset"])
+        shown = [{"id": workspace} for workspace in ids[offset : offset + 2]]
+        return httpx.Response(200, json={"data": shown, "total_count": 5})
+
+    async with Server(page).client() as client:
+        assert [workspace async for workspace in client.list_workspaces()] == ids
+
+
+async def test_a_list_that_counts_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose total runs ahead does not keep a run busy for ever."""
+    monkeypatch.setattr("blocks.openrouter.MAX_PAGES", 3)
+    server = always(200, {"data": [{"key_hash": "f01d", "guardrail_id": "one"}], "total_count": 9})
+
+    async with server.client() as client:
+        with pytest.raises(UnexpectedAnswerError, match="did not end"):
+            await client.guardrail_of("another")
+
+    assert len(server.seen) == 3
+
+
+async def test_all_workspaces_are_listed(account: Account) -> None:
+    """Every workspace of the account is met, those beyond the first page too."""
+    account.state.accounts[0].workspaces.extend(str(uuid4()) for _ in range(120))
+
+    assert [one async for one in account.client.list_workspaces()] == account.state.accounts[0].workspaces
+
+
+async def test_a_management_key_tells_when_it_ends(account: Account) -> None:
+    """The management key's own view says that it manages keys, and when it will stop to."""
+    ends = account.now + timedelta(days=7)
+    before = await account.client.about_itself()
+    account.state.accounts[0].management_keys_expire[DEFAULT_MANAGEMENT_KEY] = ends
+
+    after = await account.client.about_itself()
+
+    assert (before.manages_keys, before.expires_at, after.expires_at) == (True, None, ends)
+
+
+async def test_a_key_is_made_for_a_member_until_a_moment(account: Account) -> None:
+    """Creator and expiry are those of the key that was made, and it does not work any longer."""
+    ends = account.now + timedelta(days=1, microseconds=5)
+    wanted = KeyRequest(name="checkout", creator_user_id="user_2dHF", expires_at=ends)
+
+    created = await account.client.create_key(wanted)
+    works = await account.client.accepts(created.secret)
+    account.now = ends
+
+    assert (created.key.creator_user_id, created.key.expires_at) == ("user_2dHF", wanted.expires_at)
+    assert [works, await account.client.accepts(created.secret)] == [True, False]
 
 
 async def test_the_list_is_walked_to_its_end() -> None:
