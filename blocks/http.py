@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
+import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from blocks.errors import (
@@ -124,6 +125,20 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+def _number(value: object) -> orjson.Fragment:
+    if isinstance(value, Decimal) and value.is_finite():
+        return orjson.Fragment(str(value))
+    raise TypeError
+
+
+def _with_body(headers: Mapping[str, str], body: Mapping[str, Any] | None) -> dict[str, Any]:
+    if body is None:
+        return {"headers": dict(headers)}
+    # Not httpx's own JSON: it would need a float, which is another number than most decimals.
+    content = orjson.dumps(dict(body), default=_number)
+    return {"headers": {**headers, "Content-Type": "application/json"}, "content": content}
+
+
 class JsonHttp:
     """A connection to one service that speaks JSON.
 
@@ -190,7 +205,7 @@ class JsonHttp:
             path: The path below the base URL, each variable part already percent-encoded.
             doing: What the call is for, as it reads after "while", such as `creating a key`.
             headers: The headers that carry the credential.
-            json_body: The body, if any.
+            json_body: The body, if any; a `Decimal` in it is sent as the number that it is, to the last digit.
             params: The query, never with a secret in it.
             repeatable: Whether the call may be made again after a failure. A create may not.
 
@@ -203,9 +218,9 @@ class JsonHttp:
         """
         try:
             request = self._client.build_request(
-                method, path.lstrip("/"), headers=dict(headers), json=json_body, params=dict(params or {})
+                method, path.lstrip("/"), params=dict(params or {}), **_with_body(headers, json_body)
             )
-        except (httpx.InvalidURL, ValueError):
+        except (httpx.InvalidURL, ValueError, orjson.JSONEncodeError):
             raise ConfigurationError(
                 f"The address or the credential of {self.service} holds characters that HTTP cannot carry."
             ) from None

@@ -1,6 +1,6 @@
 """OpenRouter's key management: the connection block and the client behind it.
 
-Source of every path, field and status: OpenRouter's API reference, "API Keys" and "Workspaces"
+Source of every path, field and status: OpenRouter's API reference, "API Keys", "Guardrails" and "Workspaces"
 (https://openrouter.ai/docs/api-reference/api-keys/list).
 """
 
@@ -19,6 +19,7 @@ import httpx
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -43,9 +44,9 @@ from blocks.urls import safe_base_url
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 PAGE_SIZE = 100
-"""How many keys one answer of the list holds."""
+"""How many records one answer of a list holds: always for keys, at most for the others."""
 MAX_PAGES = 1_000
-"""Where a list that never ends is given up: 100,000 keys."""
+"""Where a list that never ends is given up: 100,000 records."""
 PAYMENT_REQUIRED = 402
 MAX_IDENTIFIER = 200
 """The longest hash or label that is believed; OpenRouter's hashes have 64 characters."""
@@ -69,9 +70,17 @@ def _identifier(value: str) -> str:
     return value
 
 
+def _in_utc(value: datetime) -> datetime:
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
 _NEEDS_PROOF = frozenset({402, 403, 404})
 """Statuses that say something about a key: it is gone, or it is good and may not spend. Proxies answer them, too."""
 Identifier = Annotated[str, Field(min_length=1), AfterValidator(_identifier)]
+Moment = Annotated[datetime, AfterValidator(_in_utc)]
+"""A moment as OpenRouter tells it, which is UTC even where it does not say so."""
+WholeSecond = Annotated[AwareDatetime, AfterValidator(lambda value: value.astimezone(UTC).replace(microsecond=0))]
+"""A moment as OpenRouter takes it: UTC, and no fraction."""
 
 
 class _Answer(BaseModel):
@@ -81,7 +90,7 @@ class _Answer(BaseModel):
 
 
 class ApiKey(_Answer):
-    """A key as the management API shows it, without its plaintext."""
+    """A key as the management API shows it, without its plaintext. Amounts are US dollars, periods those of UTC."""
 
     hash: Identifier
     name: str
@@ -99,11 +108,28 @@ class ApiKey(_Answer):
     byok_usage_daily: Decimal = Decimal(0)
     byok_usage_weekly: Decimal = Decimal(0)
     byok_usage_monthly: Decimal = Decimal(0)
-    created_at: datetime
+    created_at: Moment
     creator_user_id: str | None = None
-    expires_at: datetime | None = None
-    last_used_at: datetime | None = None
+    expires_at: Moment | None = None
+    last_used_at: Moment | None = None
     workspace_id: Identifier | None = None
+
+    def spent(self, reset: str | None) -> Decimal:
+        """Sum up what counts towards a limit since it was last reset.
+
+        Args:
+            reset: How often the limit is reset: `daily`, `weekly` or `monthly`; `None` for never.
+
+        Returns:
+            The usage in US dollars of the current day, week or month, or of the key's whole life where the limit is
+            never reset; with the usage of the account's own provider keys (BYOK) where the limit includes it.
+        """
+        usage, byok_usage = {
+            "daily": (self.usage_daily, self.byok_usage_daily),
+            "weekly": (self.usage_weekly, self.byok_usage_weekly),
+            "monthly": (self.usage_monthly, self.byok_usage_monthly),
+        }.get(reset or "", (self.usage, self.byok_usage))
+        return usage + byok_usage if self.include_byok_in_limit else usage
 
 
 class CurrentKey(_Answer):
@@ -111,6 +137,7 @@ class CurrentKey(_Answer):
 
     label: str
     limit: Decimal | None = None
+    expires_at: Moment | None = None
     is_management_key: bool | None = None
     is_provisioning_key: bool | None = None
 
@@ -121,12 +148,25 @@ class CurrentKey(_Answer):
 
 
 class _Workspace(_Answer):
-    id: str
+    id: Identifier
 
 
 class _Assignment(_Answer):
-    guardrail_id: Identifier
     key_hash: Identifier
+    guardrail_id: Identifier
+
+
+class _Assigned(_Answer):
+    assigned_count: int = Field(strict=True)
+
+
+class _Unassigned(_Answer):
+    unassigned_count: int = Field(strict=True, ge=0, le=1)
+
+
+class _Page(_Answer):
+    data: list[Any]
+    total_count: int = Field(strict=True, ge=0)
 
 
 class KeyRequest(BaseModel):
@@ -139,8 +179,8 @@ class KeyRequest(BaseModel):
     limit_reset: LimitReset | None = None
     include_byok_in_limit: bool = False
     workspace_id: str | None = None
-    creator_user_id: str | None = None
-    expires_at: datetime | None = None
+    creator_user_id: str | None = Field(default=None, min_length=1)
+    expires_at: WholeSecond | None = None
 
     def body(self) -> dict[str, Any]:
         """Spell the request as the API wants it.
@@ -148,16 +188,19 @@ class KeyRequest(BaseModel):
         Returns:
             The JSON object; what was left open is left out, so that OpenRouter's own default applies.
         """
-        body: dict[str, Any] = {
+        always: dict[str, Any] = {
             "name": self.name,
-            "limit": None if self.limit is None else float(self.limit),
+            "limit": self.limit,
             "limit_reset": self.limit_reset,
             "include_byok_in_limit": self.include_byok_in_limit,
         }
-        optional = {"workspace_id": self.workspace_id, "creator_user_id": self.creator_user_id}
-        if self.expires_at is not None:
-            optional["expires_at"] = f"{self.expires_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        return {**body, **{name: value for name, value in optional.items() if value is not None}}
+        where_given = {
+            "workspace_id": self.workspace_id,
+            "creator_user_id": self.creator_user_id,
+            # OpenRouter refuses other time zones, and a moment without seconds.
+            "expires_at": self.expires_at and f"{self.expires_at:%Y-%m-%dT%H:%M:%SZ}",
+        }
+        return always | {name: value for name, value in where_given.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -266,23 +309,19 @@ class OpenRouterClient:
         params: dict[str, str | int] = {"include_disabled": "true", "include_expired": "true"}
         if workspace_id is not None:
             params["workspace_id"] = workspace_id
-        async for entry in self._pages("keys", doing, params):
-            yield _parse(ApiKey, entry, doing)
-
-    async def _pages(self, path: str, doing: str, params: Mapping[str, str | int]) -> AsyncIterator[object]:
         for page in range(MAX_PAGES):
-            answer = await self._manage("GET", path, doing, params={**params, "offset": page * PAGE_SIZE})
-            entries = answer.get("data")
-            if not isinstance(entries, list):
+            answer = await self._manage("GET", "keys", doing, params={**params, "offset": page * PAGE_SIZE})
+            keys = answer.get("data")
+            if not isinstance(keys, list):
                 raise UnexpectedAnswerError(f"OpenRouter's answer lacks the list data while {doing}.")
-            for entry in entries:
-                yield entry
-            if len(entries) < PAGE_SIZE:
+            for key in keys:
+                yield _parse(ApiKey, key, doing)
+            if len(keys) < PAGE_SIZE:
                 return
-        raise UnexpectedAnswerError(f"OpenRouter's answers did not end after {MAX_PAGES} pages while {doing}.")
+        raise UnexpectedAnswerError(f"OpenRouter's list of keys did not end after {MAX_PAGES} pages.")
 
     async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
-        """Change a key's settings.
+        """Change a key's settings; a change that may have been made already is made again.
 
         Args:
             key_hash: The key's hash at OpenRouter.
@@ -293,13 +332,14 @@ class OpenRouterClient:
 
         Raises:
             ValueError: There is nothing to change.
+            NotFoundError: There is no such key in this account.
             ServiceError: The call failed.
         """
         if not changes:
             raise ValueError("update_key needs at least one change.")
         doing = "changing a key"
-        body = {name: float(value) if isinstance(value, Decimal) else value for name, value in changes.items()}
-        return _parse(ApiKey, (await self._manage("PATCH", _path(key_hash), doing, json_body=body)).get("data"), doing)
+        answer = await self._manage("PATCH", _path(key_hash), doing, json_body=changes)
+        return _parse(ApiKey, answer.get("data"), doing)
 
     async def delete_key(self, key_hash: str) -> bool:
         """Delete a key for good.
@@ -323,53 +363,89 @@ class OpenRouterClient:
         return True
 
     async def assign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
-        """Give a key its guardrail, in place of one that it may have; repeating it changes nothing.
+        """Put a key under a guardrail, in place of the one that it had; a call that may have done so is made again.
 
         Args:
             guardrail_id: The guardrail.
-            key_hash: The key's hash.
+            key_hash: The key's hash at OpenRouter.
 
         Raises:
-            NotFoundError: The account has no such guardrail.
-            ServiceError: The call failed, or OpenRouter did not confirm the assignment.
-        """
-        doing = "assigning a guardrail"
-        answer = await self._manage("POST", _assignments(guardrail_id), doing, json_body={"key_hashes": [key_hash]})
-        if answer.get("assigned_count") != 1:
-            raise UnexpectedAnswerError(f"OpenRouter did not confirm it while {doing}.", retryable=True)
-
-    async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
-        """Take a guardrail away from a key; repeating it changes nothing.
-
-        Args:
-            guardrail_id: The guardrail.
-            key_hash: The key's hash.
-
-        Raises:
-            NotFoundError: The account has no such guardrail.
+            NotFoundError: There is no such guardrail in this account.
+            UnexpectedAnswerError: The key is not under the guardrail after the call.
             ServiceError: The call failed.
         """
-        path = f"{_assignments(guardrail_id)}/remove"
-        await self._manage("POST", path, "taking a guardrail away", json_body={"key_hashes": [key_hash]})
+        doing = "assigning a guardrail"
+        answer = await self._change_assignment(guardrail_id, key_hash, "", doing)
+        # It is not documented whether a key that has the guardrail already counts as assigned.
+        if _parse(_Assigned, answer, doing).assigned_count == 1 or await self.guardrail_of(key_hash) == guardrail_id:
+            return
+        raise UnexpectedAnswerError(
+            f"OpenRouter did not put the key under the guardrail {redacted(guardrail_id)}: it may not have that key."
+        )
 
-    async def guardrail_of(self, key_hash: str) -> str | None:
-        """Say which guardrail a key has; this walks through the account's assignments.
+    async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
+        """Take a key out of a guardrail; nothing happens to a key that is not under it.
 
         Args:
-            key_hash: The key's hash.
-
-        Returns:
-            The guardrail's id, or `None` for none.
+            guardrail_id: The guardrail.
+            key_hash: The key's hash at OpenRouter.
 
         Raises:
-            ServiceError: A call failed.
+            NotFoundError: There is no such guardrail in this account.
+            ServiceError: The call failed.
         """
-        doing = "listing the guardrail assignments"
-        async for entry in self._pages("guardrails/assignments/keys", doing, {"limit": PAGE_SIZE}):
-            assignment = _parse(_Assignment, entry, doing)
+        doing = "unassigning a guardrail"
+        _parse(_Unassigned, await self._change_assignment(guardrail_id, key_hash, "/remove", doing), doing)
+
+    async def guardrail_of(self, key_hash: str) -> str | None:
+        """Find the guardrail that a key is under; a key has at most one.
+
+        Args:
+            key_hash: The key's hash at OpenRouter.
+
+        Returns:
+            The guardrail's id, or `None` without one. It may be missed while other keys' assignments come and go.
+
+        Raises:
+            ServiceError: A call failed, or the list does not end.
+        """
+        assignments = self._walk(_Assignment, "guardrails/assignments/keys", "listing the guardrails' keys")
+        async for assignment in assignments:
             if assignment.key_hash == key_hash:
                 return assignment.guardrail_id
         return None
+
+    async def guardrail_keys(self, guardrail_id: str) -> AsyncIterator[str]:
+        """Walk through the keys that are under a guardrail, page by page.
+
+        Args:
+            guardrail_id: The guardrail.
+
+        Yields:
+            Each key's hash.
+
+        Raises:
+            NotFoundError: There is no such guardrail in this account.
+            ServiceError: A call failed, or the list does not end.
+        """
+        path = f"guardrails/{_segment(guardrail_id, 'guardrail')}/assignments/keys"
+        try:
+            async for assignment in self._walk(_Assignment, path, "listing a guardrail's keys"):
+                yield assignment.key_hash
+        except NotFoundError:
+            raise self._no_guardrail(guardrail_id) from None
+
+    async def list_workspaces(self) -> AsyncIterator[str]:
+        """Walk through the workspaces of this connection's account, page by page.
+
+        Yields:
+            Each workspace's id.
+
+        Raises:
+            ServiceError: A call failed, or the list does not end.
+        """
+        async for workspace in self._walk(_Workspace, "workspaces", "listing the workspaces"):
+            yield workspace.id
 
     async def has_workspace(self, workspace_id: str) -> bool:
         """Say whether a workspace belongs to this connection's account.
@@ -407,6 +483,18 @@ class OpenRouterClient:
         doing = "using a key"
         answer = await self._http.request("GET", "key", doing=doing, headers=_bearer(secret))
         return _parse(CurrentKey, answer.get("data"), doing)
+
+    async def about_itself(self) -> CurrentKey:
+        """Let the management key look at itself, which tells for one when it ends.
+
+        Returns:
+            The management key's own view.
+
+        Raises:
+            UnauthorizedError: OpenRouter does not accept the management key.
+            ServiceError: The call failed.
+        """
+        return await self.current_key(self._management_key)
 
     async def accepts(self, secret: SecretStr) -> bool:
         """Say whether a key works, however empty its budget is.
@@ -451,12 +539,36 @@ class OpenRouterClient:
     async def _refusal(self) -> KeyRotationError:
         where = f"OpenRouter at {self._http.host}"
         try:
-            key = await self.current_key(self._management_key)
+            key = await self.about_itself()
         except UnauthorizedError:
             return UnauthorizedError(f"{where} does not accept the management key: it is wrong, disabled or deleted.")
         if key.manages_keys:
             return ForbiddenError(f"{where} accepts the management key but does not let it list keys.")
         return ForbiddenError(f"{where} says that this is a normal API key; a management key is needed here.")
+
+    async def _change_assignment(self, guardrail_id: str, key_hash: str, change: str, doing: str) -> dict[str, Any]:
+        path = f"guardrails/{_segment(guardrail_id, 'guardrail')}/assignments/keys{change}"
+        try:
+            return await self._manage("POST", path, doing, json_body={"key_hashes": [key_hash]})
+        except NotFoundError:
+            raise self._no_guardrail(guardrail_id) from None
+
+    def _no_guardrail(self, guardrail_id: str) -> NotFoundError:
+        where = f"OpenRouter at {self._http.host}"
+        return NotFoundError(f"{where} has no guardrail {redacted(guardrail_id)} in this account.", status=404)
+
+    async def _walk(self, model: type[M], path: str, doing: str) -> AsyncIterator[M]:
+        """Walk through a list that says how long it is; the one of the keys does not."""
+        offset = 0
+        for _ in range(MAX_PAGES):
+            answer = await self._manage("GET", path, doing, params={"offset": offset, "limit": PAGE_SIZE})
+            page = _parse(_Page, answer, doing)
+            for record in page.data:
+                yield _parse(model, record, doing)
+            offset += len(page.data)
+            if not page.data or offset >= page.total_count:
+                return
+        raise UnexpectedAnswerError(f"OpenRouter's list did not end after {MAX_PAGES} pages while {doing}.")
 
     async def _manage(self, method: str, path: str, doing: str, **how: Any) -> dict[str, Any]:
         return await self._http.request(method, path, doing=doing, headers=_bearer(self._management_key), **how)
@@ -467,17 +579,13 @@ def _bearer(secret: SecretStr) -> dict[str, str]:
 
 
 def _path(key_hash: str) -> str:
-    return f"keys/{_segment(key_hash, 'hash')}"
-
-
-def _assignments(guardrail_id: str) -> str:
-    return f"guardrails/{_segment(guardrail_id, 'guardrail')}/assignments/keys"
+    return f"keys/{_segment(key_hash, 'key')}"
 
 
 def _segment(value: str, name: str) -> str:
     # Percent-encoding leaves dots alone, and servers tend to undo that of a slash before they look for the path.
     if value in {"", ".", ".."} or not value.isprintable() or set("/\\") & set(value):
-        raise ConfigurationError(f"The {name} in the ledger is not one that OpenRouter gives out.")
+        raise ConfigurationError(f"The id of the {name} is not one that OpenRouter gives out.")
     return quote(value, safe="")
 
 

@@ -52,6 +52,7 @@ class Account:
     user_id: str
     workspaces: list[str]
     management_keys: set[str]
+    management_keys_expire: dict[str, datetime] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,6 +77,7 @@ class StoredKey:
     refusals_left: int = 0
     valid_from: datetime | None = None
     spent: list[tuple[datetime, Decimal]] = field(default_factory=list)
+    byok_spent: list[tuple[datetime, Decimal]] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -112,12 +114,14 @@ class OpenRouterSandbox:
     Args:
         now: The clock, UTC.
         cost: What one chat completion costs, in USD.
+        byok: Whether a chat completion is paid for with the account's own provider key.
         plaintext_in: Where the answer to a create holds the plaintext: `top` (beside data) or `data`.
         refusals: How often a new key answers 401 before it works.
         lag: How long a new key answers 401 before it works.
         with_last_used_at: Whether a key shows when it was used last.
         over_limit_status: What a key over its limit answers: 402 or 403.
         not_management_status: What a normal key gets at a management endpoint: 401 or 403.
+        counts_reassigned: Whether a key that is assigned to its own guardrail again counts as assigned.
     """
 
     def __init__(
@@ -125,21 +129,25 @@ class OpenRouterSandbox:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         cost: Decimal = Decimal("0.001"),
+        byok: bool = False,
         plaintext_in: Literal["top", "data"] = "top",
         refusals: int = 0,
         lag: timedelta = timedelta(0),
         with_last_used_at: bool = True,
         over_limit_status: int = 402,
         not_management_status: int = 403,
+        counts_reassigned: bool = True,
     ) -> None:
         self.now = now
         self.cost = cost
+        self.byok = byok
         self.plaintext_in = plaintext_in
         self.refusals = refusals
         self.lag = lag
         self.with_last_used_at = with_last_used_at
         self.over_limit_status = over_limit_status
         self.not_management_status = not_management_status
+        self.counts_reassigned = counts_reassigned
         self.keys: dict[str, StoredKey] = {}
         self.by_secret: dict[str, StoredKey] = {}
         self.created: list[str] = []
@@ -253,18 +261,19 @@ class OpenRouterSandbox:
         del self.keys[key.hash], self.by_secret[key.secret]
         self.deleted.append(key.hash)
 
-    def usage(self, key: StoredKey, period: str | None = None) -> Decimal:
+    def usage(self, key: StoredKey, period: str | None = None, *, byok: bool = False) -> Decimal:
         """Sum up what a key has spent.
 
         Args:
             key: The key.
             period: The period; from the beginning without it.
+            byok: Whether to sum up what was paid for with the account's own provider key, or the rest.
 
         Returns:
             The sum in USD.
         """
         start = period_start(period, self.now())
-        return sum((amount for at, amount in key.spent if at >= start), Decimal(0))
+        return sum((amount for at, amount in (key.byok_spent if byok else key.spent) if at >= start), Decimal(0))
 
     def remaining(self, key: StoredKey) -> Decimal | None:
         """Say what a key may still spend in its period.
@@ -275,7 +284,12 @@ class OpenRouterSandbox:
         Returns:
             The rest in USD, or `None` without a limit.
         """
-        return None if key.limit is None else max(Decimal(0), key.limit - self.usage(key, key.limit_reset))
+        if key.limit is None:
+            return None
+        spent = self.usage(key, key.limit_reset)
+        if key.include_byok_in_limit:
+            spent += self.usage(key, key.limit_reset, byok=True)
+        return max(Decimal(0), key.limit - spent)
 
     def use(self, secret: str) -> StoredKey:
         """Let a key be used once.
@@ -330,22 +344,20 @@ class OpenRouterSandbox:
 
     def _usage_fields(self, key: StoredKey) -> dict[str, Any]:
         return {
-            "usage": float(self.usage(key)),
-            "usage_daily": float(self.usage(key, "daily")),
-            "usage_weekly": float(self.usage(key, "weekly")),
-            "usage_monthly": float(self.usage(key, "monthly")),
-            "byok_usage": 0,
-            "byok_usage_daily": 0,
-            "byok_usage_weekly": 0,
-            "byok_usage_monthly": 0,
+            f"{prefix}usage{suffix}": float(self.usage(key, period, byok=bool(prefix)))
+            for prefix in ("", "byok_")
+            for suffix, period in (("", None), ("_daily", "daily"), ("_weekly", "weekly"), ("_monthly", "monthly"))
         }
 
-    def show_itself(self, key: StoredKey | None, account: Account) -> dict[str, Any]:
+    def show_itself(
+        self, key: StoredKey | None, account: Account, expires_at: datetime | None = None
+    ) -> dict[str, Any]:
         """Show a key its own view (`GET /key`).
 
         Args:
             key: The key; `None` for a management key.
             account: Whose key it is.
+            expires_at: When a management key ends.
 
         Returns:
             The JSON object.
@@ -362,7 +374,9 @@ class OpenRouterSandbox:
             "rate_limit": {"interval": "1h", "note": "This field is deprecated and safe to ignore.", "requests": -1},
         }
         if key is None:
-            blank = StoredKey("", "", account, "management key", account.workspaces[0], self.now())
+            blank = StoredKey(
+                "", "", account, "management key", account.workspaces[0], self.now(), expires_at=expires_at
+            )
             return {**base, **self._own_fields(blank), "label": "sk-or-v1-man...in"}
         return {**base, **self._own_fields(key)}
 
@@ -389,12 +403,14 @@ def _not_negative(value: Any) -> Any:
 
 SWITCHES: dict[str, Callable[[Any], Any]] = {
     "cost": lambda usd: _not_negative(Decimal(str(usd)).quantize(Decimal("1E-9"))),
+    "byok": _one_of(True, False),
     "plaintext_in": _one_of("top", "data"),
     "refusals": lambda count: _not_negative(int(count)),
     "lag": lambda seconds: _not_negative(timedelta(seconds=seconds)),
     "with_last_used_at": _one_of(True, False),
     "over_limit_status": _one_of(402, 403),
     "not_management_status": _one_of(401, 403),
+    "counts_reassigned": _one_of(True, False),
 }
 """What can be changed while the stand-in runs, and how its JSON is read."""
 
@@ -489,12 +505,19 @@ class Api:
     def account(self, request: Request) -> Account:
         """Find the account of the management key that a request carries."""
         token = _bearer(request)
-        for account in self.sandbox.accounts:
-            if token in account.management_keys:
-                return account
+        managed = self._managed_by(token)
+        if managed is not None:
+            return managed
         if token in self.sandbox.by_secret:
             raise ApiError(self.sandbox.not_management_status, "Only management keys can perform this operation")
         raise ApiError(401, "User not found.")
+
+    def _managed_by(self, token: str) -> Account | None:
+        for account in self.sandbox.accounts:
+            ends = account.management_keys_expire.get(token)
+            if token in account.management_keys and (ends is None or ends > self.sandbox.now()):
+                return account
+        return None
 
     def key(self, request: Request) -> StoredKey:
         """Find the key that a request's path names."""
@@ -562,9 +585,10 @@ class Api:
     async def current_key(self, request: Request) -> Response:
         """`GET /key`."""
         token = _bearer(request)
-        for account in self.sandbox.accounts:
-            if token in account.management_keys:
-                return JSONResponse({"data": self.sandbox.show_itself(None, account)})
+        account = self._managed_by(token)
+        if account is not None:
+            ends = account.management_keys_expire.get(token)
+            return JSONResponse({"data": self.sandbox.show_itself(None, account, ends)})
         key = self.sandbox.use(token)
         return JSONResponse({"data": self.sandbox.show_itself(key, key.account)})
 
@@ -578,7 +602,7 @@ class Api:
             raise
         body = await _body(request)
         key.last_used_at = sandbox.now()
-        key.spent.append((sandbox.now(), sandbox.cost))
+        (key.byok_spent if sandbox.byok else key.spent).append((sandbox.now(), sandbox.cost))
         message = {"role": "assistant", "content": "Hello from the stand-in."}
         return JSONResponse(
             {
@@ -595,7 +619,8 @@ class Api:
     def _payer(self, request: Request) -> StoredKey:
         key = self.sandbox.use(_bearer(request))
         remaining = self.sandbox.remaining(key)
-        if remaining is not None and remaining < self.sandbox.cost:
+        counts = key.include_byok_in_limit or not self.sandbox.byok
+        if counts and remaining is not None and remaining < self.sandbox.cost:
             raise ApiError(self.sandbox.over_limit_status, "Key limit exceeded")
         return key
 
@@ -677,28 +702,35 @@ class Api:
     async def list_assignments(self, request: Request) -> Response:
         """`GET /guardrails/{id}/assignments/keys`."""
         guardrail = self._guardrail(request)
-        found = [
-            {
-                "id": str(uuid.uuid5(uuid.NAMESPACE_OID, key.hash)),
-                "guardrail_id": guardrail,
-                "key_hash": key.hash,
-                "key_name": key.name,
-                "key_label": key.label,
-                "assigned_by": key.creator_user_id,
-                "created_at": _text(key.created_at),
-            }
-            for key in self.sandbox.keys.values()
-            if key.guardrail_id == guardrail
-        ]
-        return _page(request, found)
+        found = [key for key in self.sandbox.keys.values() if key.guardrail_id == guardrail]
+        return _page(request, [self._assignment(key) for key in found])
+
+    async def list_all_assignments(self, request: Request) -> Response:
+        """`GET /guardrails/assignments/keys`."""
+        account = self.account(request)
+        found = [key for key in self.sandbox.keys.values() if key.account is account and key.guardrail_id is not None]
+        return _page(request, [self._assignment(key) for key in found])
+
+    @staticmethod
+    def _assignment(key: StoredKey) -> dict[str, Any]:
+        return {
+            "id": str(uuid.uuid5(uuid.NAMESPACE_OID, key.hash)),
+            "guardrail_id": key.guardrail_id,
+            "key_hash": key.hash,
+            "key_name": key.name,
+            "key_label": key.label,
+            "assigned_by": key.creator_user_id,
+            "created_at": _text(key.created_at),
+        }
 
     async def assign(self, request: Request) -> Response:
         """`POST /guardrails/{id}/assignments/keys`; a key holds at most one guardrail."""
         guardrail = self._guardrail(request)
         keys = await self._named_keys(request)
+        counted = [key for key in keys if self.sandbox.counts_reassigned or key.guardrail_id != guardrail]
         for key in keys:
             key.guardrail_id = guardrail
-        return JSONResponse({"assigned_count": len(keys)})
+        return JSONResponse({"assigned_count": len(counted)})
 
     async def unassign(self, request: Request) -> Response:
         """`POST /guardrails/{id}/assignments/keys/remove`; a key that holds another guardrail keeps it."""
@@ -758,6 +790,7 @@ def create_app(sandbox: OpenRouterSandbox | None = None) -> Starlette:
         ("GET", "/workspaces/{id}", api.get_workspace),
         ("GET", "/guardrails", api.list_guardrails),
         ("POST", "/guardrails", api.create_guardrail),
+        ("GET", "/guardrails/assignments/keys", api.list_all_assignments),
         ("GET", "/guardrails/{id}", api.get_guardrail),
         ("GET", "/guardrails/{id}/assignments/keys", api.list_assignments),
         ("POST", "/guardrails/{id}/assignments/keys", api.assign),

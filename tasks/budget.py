@@ -51,28 +51,8 @@ def carried_over(former: ApiKey, earlier: Budget | None, terms: Terms, now: date
     """
     if terms.limit is None or former.limit_reset != terms.limit_reset:
         return None
-    spent = _carried(earlier, now) + spent_in_period(former, terms.limit_reset)
+    spent = _carried(earlier, now) + former.spent(terms.limit_reset)
     return Budget(carried=spent, ends_at=period_end(terms.limit_reset, now))
-
-
-def spent_in_period(key: ApiKey, reset: LimitReset | None) -> Decimal:
-    """Say what a key has spent of a limit since it was reset last.
-
-    Args:
-        key: The key as OpenRouter shows it.
-        reset: How often the limit is reset; `None` for never.
-
-    Returns:
-        US dollars, the use of one's own provider keys included where the key's limit counts it.
-    """
-    usage = {None: key.usage, "daily": key.usage_daily, "weekly": key.usage_weekly, "monthly": key.usage_monthly}
-    byok = {
-        None: key.byok_usage,
-        "daily": key.byok_usage_daily,
-        "weekly": key.byok_usage_weekly,
-        "monthly": key.byok_usage_monthly,
-    }
-    return usage[reset] + (byok[reset] if key.include_byok_in_limit else Decimal(0))
 
 
 def _carried(budget: Budget | None, now: datetime) -> Decimal:
@@ -115,7 +95,7 @@ async def _give_the_rest(run: Run, ledger: Ledger, former: Superseded, capped: A
         return ledger
     if not current.budget.runs(now):
         return ledger
-    carried = _carried(former.budget, now) + spent_in_period(capped, current.terms.limit_reset)
+    carried = _carried(former.budget, now) + capped.spent(current.terms.limit_reset)
     if carried != current.budget.carried:
         await _set_limit(run, current, carried)
     return ledger.current_changed(budget=Budget(carried=carried, ends_at=current.budget.ends_at))
@@ -123,7 +103,7 @@ async def _give_the_rest(run: Run, ledger: Ledger, former: Superseded, capped: A
 
 def _cap(key: ApiKey) -> dict[str, Any]:
     # Without a reset the cap outlives the period: what the key has spent in all is all that it may ever spend.
-    return {"limit": spent_in_period(key, None), "limit_reset": None}
+    return {"limit": key.spent(None), "limit_reset": None}
 
 
 async def _set_limit(run: Run, current: Current, carried: Decimal) -> None:

@@ -43,6 +43,7 @@ DEADLINE_SECONDS = 0.3
 """How long an attempt may take where the answer trickles."""
 LONGEST_SECONDS = 10.0
 LABELS = {"key_rotation": "checkout"}
+GUARDRAIL = "0b0e3c5e-1f3a-4d0b-9b59-2f8f3f3f5c11"
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Liars:
 def _apps() -> tuple[dict[Service, Liar], openrouter.StoredKey, str]:
     o, v, i = openrouter.OpenRouterSandbox(), vault.VaultSandbox(), infisical.InfisicalSandbox()
     key = o.add_key(o.accounts[0], {"name": "checkout"})
+    o.guardrails[GUARDRAIL] = {"id": GUARDRAIL, "workspace_id": o.accounts[0].workspaces[0]}
     engine = v.namespaces[""]["secret"]
     assert isinstance(engine, vault.KvVersion2)
     engine.write("app", {"value": "old"}, {})
@@ -188,6 +190,10 @@ async def _listed(client: OpenRouterClient) -> list[str]:
     return [key.hash async for key in keys]
 
 
+async def _walked(walk: AsyncIterator[str]) -> list[str]:
+    return [one async for one in walk]
+
+
 async def _written(block: VaultSecret | InfisicalSecret) -> None:
     held = await block.read_held()
     await block.write_held(SecretStr(KEY), held, LABELS)
@@ -208,6 +214,14 @@ CALLS: dict[str, Call] = {
     "update_key": _openrouter("PATCH", "/keys/", lambda c, liars: c.update_key(liars.key.hash, disabled=True)),
     "delete_key": _openrouter("DELETE", "/keys/", lambda c, liars: c.delete_key(liars.key.hash), _404=False),
     "has_workspace": _openrouter("GET", "/workspaces/", lambda c, liars: c.has_workspace(liars.workspace), _404=False),
+    "list_workspaces": _openrouter("GET", "/workspaces$", lambda c, _: _walked(c.list_workspaces())),
+    "assign_guardrail": _openrouter("POST", "/keys$", lambda c, liars: c.assign_guardrail(GUARDRAIL, liars.key.hash)),
+    "unassign_guardrail": _openrouter(
+        "POST", "/remove$", lambda c, liars: c.unassign_guardrail(GUARDRAIL, liars.key.hash)
+    ),
+    "guardrail_of": _openrouter("GET", "/assignments/keys$", lambda c, liars: c.guardrail_of(liars.key.hash)),
+    "guardrail_keys": _openrouter("GET", "/assignments/keys$", lambda c, _: _walked(c.guardrail_keys(GUARDRAIL))),
+    "about_itself": _openrouter("GET", "/key$", lambda c, _: c.about_itself()),
     "current_key": _openrouter("GET", "/key$", lambda c, _: c.current_key(SecretStr(KEY))),
     "accepts": _openrouter(
         "GET",

@@ -20,7 +20,7 @@ from blocks.openrouter import OpenRouterClient
 from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
-from tasks.rotation import MAX_KEY_NAME, parse_rotation, read_marker
+from tasks.rotation import MAX_KEY_NAME, Rotation, parse_rotation, read_marker
 from tests.hostile.liar import KEY, listening
 
 RUN = UUID(int=7)

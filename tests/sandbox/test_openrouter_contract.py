@@ -174,6 +174,45 @@ def test_an_expiry_in_utc_is_kept(world: World) -> None:
     assert created.data.expires_at == datetime(2027, 1, 1, tzinfo=UTC)
 
 
+def test_a_creator_is_kept(world: World) -> None:
+    """A key shows the member for whom it was made, and the management key's own user without one."""
+    with world.sdk() as sdk:
+        named = sdk.api_keys.create(name="checkout", creator_user_id="user_2dHF").data
+        unnamed = sdk.api_keys.create(name="checkout").data
+
+    assert (named.creator_user_id, unnamed.creator_user_id) == ("user_2dHF", world.state.accounts[0].user_id)
+
+
+def test_workspaces_are_paged(world: World) -> None:
+    """The SDK walks through the list in pages of the size that it asks for."""
+    account = world.state.accounts[0]
+    account.workspaces.extend(str(uuid4()) for _ in range(2))
+
+    with world.sdk() as sdk:
+        page, pages = sdk.workspaces.list(limit=2), []
+        while page is not None:
+            pages.append([workspace.id for workspace in page.result.data])
+            assert page.result.total_count == 3
+            page = page.next()
+
+    assert [len(ids) for ids in pages][:2] == [2, 1]
+    assert [one for ids in pages for one in ids] == account.workspaces
+
+
+def test_a_management_key_may_end(world: World) -> None:
+    """A management key tells when it ends, and gets 401 from then on."""
+    world.state.accounts[0].management_keys_expire[DEFAULT_MANAGEMENT_KEY] = world.now + timedelta(hours=1)
+
+    with world.sdk() as sdk:
+        told = sdk.api_keys.get_current_key_metadata().data.expires_at
+        world.now += timedelta(hours=1)
+        for call in (sdk.api_keys.get_current_key_metadata, sdk.api_keys.list):
+            with pytest.raises(errors.UnauthorizedResponseError):
+                call()
+
+    assert told == world.now
+
+
 def test_the_label_shows_both_ends_of_the_plaintext(world: World) -> None:
     """A key is 64 hex digits behind its prefix, and its label shows the first three and the last four."""
     created = world.manage("POST", "/keys", {"name": "checkout"}).json()
@@ -298,6 +337,53 @@ def test_a_guardrail_is_taken_only_from_the_keys_that_hold_it(world: World) -> N
 
         assert (missed.unassigned_count, still) == (0, [key.hash])
         assert (taken.unassigned_count, _assigned(sdk, held)) == (1, [])
+
+
+def test_all_assignments_are_listed(world: World) -> None:
+    """One list tells of every key of the account that holds a guardrail, in pages."""
+    keys = [world.new_key() for _ in range(3)]
+    world.new_key()
+    stranger = world.state.add_account("sk-or-v1-another-management-key")
+    world.state.add_key(stranger, {"name": "not ours"}).guardrail_id = str(uuid4())
+
+    with world.sdk() as sdk:
+        one, two = (sdk.guardrails.create(name=name).data.id for name in ("one", "two"))
+        sdk.guardrails.bulk_assign_keys(id=one, key_hashes=[keys[0].hash, keys[1].hash])
+        sdk.guardrails.bulk_assign_keys(id=two, key_hashes=[keys[2].hash])
+        page, found = sdk.guardrails.list_key_assignments(limit=2), {}
+        while page is not None:
+            assert page.result.total_count == 3
+            found |= {assignment.key_hash: assignment.guardrail_id for assignment in page.result.data}
+            page = page.next()
+
+    assert found == {keys[0].hash: one, keys[1].hash: one, keys[2].hash: two}
+
+
+def test_assigning_again_may_count_for_nothing(world: World) -> None:
+    """Whether a key that has the guardrail already counts as assigned can be set; it has it either way."""
+    key = world.new_key()
+    counts = []
+
+    with world.sdk() as sdk:
+        guardrail = sdk.guardrails.create(name="one").data.id
+        for counted in (True, True, False):
+            world.state.change({"counts_reassigned": counted})
+            counts.append(sdk.guardrails.bulk_assign_keys(id=guardrail, key_hashes=[key.hash]).assigned_count)
+
+        assert counts == [1, 1, 0]
+        assert _assigned(sdk, guardrail) == [key.hash]
+
+
+def test_an_unknown_key_or_guardrail_is_not_assigned(world: World) -> None:
+    """An unknown key counts for nothing, and an unknown guardrail is a 404."""
+    key = world.new_key()
+
+    with world.sdk() as sdk:
+        guardrail = sdk.guardrails.create(name="one").data.id
+        assert sdk.guardrails.bulk_assign_keys(id=guardrail, key_hashes=["unknown"]).assigned_count == 0
+        for call in (sdk.guardrails.bulk_assign_keys, sdk.guardrails.bulk_unassign_keys):
+            with pytest.raises(errors.NotFoundResponseError):
+                call(id=str(uuid4()), key_hashes=[key.hash])
 
 
 def test_guardrails_are_listed_and_read(world: World) -> None:
@@ -435,6 +521,20 @@ def test_usage_is_counted_exactly(world: World) -> None:
 
     assert (seen.usage, seen.usage_daily, seen.limit_remaining) == (0.3, 0.3, 0.7)
     assert seen.last_used_at == world.now
+
+
+@pytest.mark.parametrize("includes", [True, False])
+def test_usage_of_the_accounts_own_provider_keys_is_summed_apart(world: World, includes: bool) -> None:
+    """BYOK usage has its own sums, and uses up the limit only where the key says so."""
+    world.state.change({"cost": "0.4", "byok": True})
+    key = world.new_key(limit=0.5, limit_reset="daily", include_byok_in_limit=includes)
+    answers = [world.call(key.secret).status_code for _ in range(2)]
+
+    with world.sdk() as sdk:
+        seen = sdk.api_keys.get(hash=key.hash).data
+
+    assert answers == [200, 402 if includes else 200]
+    assert (seen.usage, seen.byok_usage_daily, seen.limit_remaining) == ((0, 0.4, 0.1) if includes else (0, 0.8, 0.5))
 
 
 @pytest.mark.parametrize(
