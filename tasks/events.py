@@ -12,7 +12,7 @@ class Event(StrEnum):
     KEY_REVOKED = "key-rotation.key.revoked"
     KEY_DISABLED = "key-rotation.key.disabled"
     KEY_RESTORED = "key-rotation.key.restored"
-    REVOCATION_POSTPONED = "key-rotation.key.revocation-postponed"
+    KEY_REVOCATION_POSTPONED = "key-rotation.key.revocation-postponed"
     ROTATION_COMPLETED = "key-rotation.rotation.completed"
     ROTATION_FAILED = "key-rotation.rotation.failed"
     ROTATION_REMOVED = "key-rotation.rotation.removed"

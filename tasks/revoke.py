@@ -91,7 +91,7 @@ async def _postpone(run: Run, key: Superseded, usage: Decimal, judgement: Judgem
     )
     run.note(sentence)
     await run.world.emit(
-        Event.REVOCATION_POSTPONED, run.name, key_label=key.label, key_hash=key.hash, sentence=sentence
+        Event.KEY_REVOCATION_POSTPONED, run.name, key_label=key.label, key_hash=key.hash, sentence=sentence
     )
 
 

@@ -1,0 +1,260 @@
+"""A world with real clients, stand-ins on loopback, a ledger in memory and a clock that tests turn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from copy import deepcopy
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from openrouter import OpenRouter
+from openrouter.utils import RetryConfig
+from pydantic import SecretStr
+
+import blocks
+from blocks.errors import ConfigurationError, KeyRotationError
+from blocks.openrouter import OpenRouterClient
+from blocks.vault import TokenAuth
+from flows.apply_settings import apply_deployed_settings
+from flows.remove_rotation import take_away
+from flows.restore_key import bring_back
+from flows.retire import retire_due
+from flows.rotate import follow_protocol
+from flows.steps import PLAIN
+from sandbox import openrouter, vault
+from sandbox.server import running
+from tasks.decisions import Identity
+from tasks.destinations import Destination, OwnBlock
+from tasks.events import Event
+from tasks.ledger import Ledger, OpenLedger, Superseded
+from tasks.rotation import KeySettings, Rotation
+from tasks.run import Run
+
+numbers = itertools.count(1)
+
+
+class Memory:
+    """A ledger's place in memory, as a Prefect variable is."""
+
+    def __init__(self) -> None:
+        self.value: dict[str, Any] | None = None
+
+    async def read(self) -> Any | None:
+        """Read it."""
+        return deepcopy(self.value)
+
+    async def create(self, value: dict[str, Any]) -> None:
+        """Make it."""
+        self.value = deepcopy(value)
+
+    async def update(self, value: dict[str, Any]) -> None:
+        """Change it."""
+        self.value = deepcopy(value)
+
+    async def delete(self) -> None:
+        """Delete it."""
+        self.value = None
+
+
+class NoVersions(OwnBlock):
+    """A destination that keeps no older versions, as Prefect's Secret and Infisical."""
+
+    async def read_older(self, is_wanted: Any) -> SecretStr | None:
+        """Find nothing."""
+        return None
+
+
+class Life:
+    """One rotation's whole world, which is also the `World` of its runs."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 12, 16, 3, 30, tzinfo=UTC)
+        self.openrouter = openrouter.OpenRouterSandbox(now=self.now)
+        self.vault = vault.VaultSandbox(now=self.now)
+        self.store = Memory()
+        self.interval = timedelta(0)
+        self.deployed: Rotation | None = None
+        self.retirements: list[datetime] = []
+        self.events: list[tuple[Event, dict[str, str]]] = []
+        self.notes: list[str] = []
+        self.keeps_versions = True
+        self.runs: set[UUID] = set()
+        self.rotation = Rotation(
+            name="checkout",
+            connection="openrouter",
+            key=KeySettings(name="checkout service", limit_usd=50, limit_reset="monthly"),
+            destinations=["vault-secret/checkout"],
+            overlap=timedelta(hours=24),
+        )
+        self.app = openrouter.create_app(self.openrouter)
+        self.url = ""
+        self.client: OpenRouterClient
+        self.block: blocks.VaultSecret
+
+    # --- what a run needs of the world ---
+
+    def now(self) -> datetime:
+        """Tell the time."""
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.time += timedelta(seconds=seconds)
+
+    async def connection(self, name: str) -> OpenRouterClient:
+        """The one connection."""
+        if name != "openrouter":
+            raise ConfigurationError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
+        return self.client
+
+    async def destination(self, name: str) -> Destination:
+        """The one destination."""
+        return (OwnBlock if self.keeps_versions else NoVersions)(name, self.block)
+
+    async def emit(self, event: Event, rotation: str, **payload: Any) -> None:
+        """Remember the event."""
+        self.events.append((event, {"rotation": rotation, **payload}))
+
+    async def knows_run(self, run_id: UUID) -> bool:
+        """Say whether there was such a run."""
+        return run_id in self.runs
+
+    async def longest_interval(self) -> timedelta:
+        """Tell the interval of the schedule."""
+        return self.interval
+
+    async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
+        """Remember the retirement."""
+        self.retirements.append(at)
+        return True
+
+    async def cancel_retirements(self, name: str) -> None:
+        """Forget the retirements."""
+        self.retirements.clear()
+
+    async def deployed_rotation(self, name: str) -> Rotation:
+        """Read the deployment."""
+        return self.deployed or self.rotation
+
+    async def delete_deployment(self, name: str) -> bool:
+        """Delete the deployment."""
+        return True
+
+    # --- what tests do ---
+
+    def later(self, **how: float) -> None:
+        """Let time pass."""
+        self.time += timedelta(**how)
+
+    def change(self, **changes: Any) -> None:
+        """Fill fields of the rotation in anew; those of its groups as `key={...}` and `retirement={...}`."""
+        fields = self.rotation.model_dump()
+        for name, value in changes.items():
+            fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
+        self.rotation = Rotation.model_validate(fields)
+
+    def open(self, **who: Any) -> Run:
+        """Begin a run."""
+        identity = Identity(who.pop("run_id", None) or uuid4(), self.time, **who)
+        self.runs.add(identity.id)
+        return Run("checkout", identity, OpenLedger("checkout", self.store, identity.id), self)
+
+    async def _do(self, run: Run, work: Any) -> str:
+        try:
+            return str(await work)
+        finally:
+            self.notes = run.notes
+
+    async def rotate(self, **who: Any) -> str:
+        """Run the protocol once."""
+        run = self.open(**who)
+        return await self._do(run, follow_protocol(run, self.rotation, PLAIN))
+
+    async def retire(self) -> str:
+        """Run a retirement once."""
+        run = self.open()
+        return await self._do(run, retire_due(run, PLAIN))
+
+    async def restore(self, label: str = "") -> str:
+        """Bring a superseded key back."""
+        run = self.open()
+        return await self._do(run, bring_back(run, label, PLAIN))
+
+    async def apply(self) -> str:
+        """Apply the deployment's settings."""
+        run = self.open()
+        return await self._do(run, apply_deployed_settings(run))
+
+    async def remove(self, revoke_at: datetime | None) -> str:
+        """Take the rotation away."""
+        run = self.open()
+        return await self._do(run, take_away(run, revoke_at, PLAIN))
+
+    async def failure(self, work: Any) -> str:
+        """Expect a plain error and return its sentence."""
+        with pytest.raises(KeyRotationError) as failed:
+            await work
+        return str(failed.value)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger as it is stored."""
+        return Ledger.model_validate(self.store.value)
+
+    @property
+    def superseded(self) -> Superseded:
+        """The one superseded key."""
+        (key,) = self.ledger.superseded
+        return key
+
+    async def held(self) -> openrouter.StoredKey:
+        """The key that the destination holds."""
+        value = (await self.block.read_held()).value
+        assert value is not None
+        return self.openrouter.by_secret[value.get_secret_value()]
+
+    def key(self, key_hash: str) -> openrouter.StoredKey:
+        """A key at OpenRouter."""
+        return self.openrouter.keys[key_hash]
+
+    def spend(self, key: openrouter.StoredKey, usd: str) -> None:
+        """Let a consumer spend."""
+        key.spent.append((self.time, Decimal(usd)))
+        key.last_used_at = self.time
+
+    def use(self, key: openrouter.StoredKey) -> int:
+        """Call a model with a key; the status of the answer."""
+        body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
+        headers = {"Authorization": f"Bearer {key.secret}"}
+        return httpx.post(f"{self.url}/api/v1/chat/completions", json=body, headers=headers).status_code
+
+    def sdk(self) -> OpenRouter:
+        """OpenRouter's own client, as a judge."""
+        return OpenRouter(
+            api_key=openrouter.DEFAULT_MANAGEMENT_KEY,
+            server_url=f"{self.url}/api/v1",
+            retry_config=RetryConfig("none", None, False),
+        )
+
+
+@pytest.fixture
+async def life() -> AsyncIterator[Life]:
+    """A fresh world."""
+    life = Life()
+    async with AsyncExitStack() as stack:
+        life.url = stack.enter_context(running(life.app))
+        vault_url = stack.enter_context(running(vault.create_app(life.vault)))
+        connection = blocks.OpenRouterCredentials(
+            management_key=SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), base_url=f"{life.url}/api/v1"
+        )
+        life.client = await stack.enter_async_context(connection.get_client())
+        credentials = blocks.VaultCredentials(url=vault_url, auth=TokenAuth(token=SecretStr(vault.ROOT_TOKEN)))
+        life.block = blocks.VaultSecret(credentials=credentials, path=f"apps/app-{next(numbers)}")
+        stack.push_async_callback(life.block.aclose)
+        yield life

@@ -1,0 +1,142 @@
+"""A rotation is taken away for good."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from blocks.errors import ConfigurationError
+from flows.remove_rotation import as_moment, check_removal
+from sandbox.server import Fault
+from tasks.events import Event
+from tasks.rotation import read_marker
+from tests.life.conftest import Life
+
+
+async def rotated(life: Life) -> tuple[str, str]:
+    """A rotation with a superseded and a current key: their hashes."""
+    await life.rotate()
+    await life.rotate()
+    return life.superseded.hash, (await life.held()).hash
+
+
+async def test_revoke_kills_every_key_and_forgets_the_ledger(life: Life) -> None:
+    """Nothing of the rotation is left, at OpenRouter or in Prefect."""
+    await rotated(life)
+
+    await life.remove(life.time)
+
+    assert life.openrouter.keys == {}
+    assert life.store.value is None
+    assert Event.ROTATION_REMOVED in [event for event, _ in life.events]
+
+
+async def test_keep_leaves_the_current_key_to_its_user(life: Life) -> None:
+    """The current key lives on without a marker, so that nobody takes it for an orphan; older ones end as planned."""
+    former, current = await rotated(life)
+
+    await life.remove(None)
+    older_alive = former in life.openrouter.keys
+    life.later(hours=24)
+    await life.retire()
+
+    assert older_alive
+    assert list(life.openrouter.keys) == [current]
+    assert read_marker(life.key(current).name) is None
+    assert life.store.value is None
+
+
+async def test_keep_until_revokes_the_current_key_on_its_date(life: Life) -> None:
+    """Until then it works, though no deployment is left; then the planned run revokes it and forgets the ledger."""
+    _, current = await rotated(life)
+    until = life.time + timedelta(days=10)
+
+    await life.remove(until)
+    planned = until in life.retirements
+    life.later(days=9)
+    await life.retire()
+    alive_before = current in life.openrouter.keys
+    life.time = until
+    await life.retire()
+
+    assert (planned, alive_before) == (True, True)
+    assert life.openrouter.keys == {}
+    assert life.store.value is None
+
+
+async def test_no_key_outlives_the_date(life: Life) -> None:
+    """A long overlap is cut short by the removal."""
+    life.change(overlap=timedelta(days=300))
+    await rotated(life)
+    until = life.time + timedelta(days=1)
+    await life.remove(until)
+
+    life.time = until
+    await life.retire()
+
+    assert life.openrouter.keys == {}
+
+
+async def test_a_removal_that_failed_midway_is_finished_by_a_retry(life: Life) -> None:
+    """The ledger knows what is left to revoke."""
+    await rotated(life)
+    life.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=403))
+    await life.failure(life.remove(life.time))
+    life.app.state.faults.clear()
+
+    await life.remove(life.time)
+
+    assert life.openrouter.keys == {}
+    assert life.store.value is None
+
+
+async def test_an_interrupted_rotation_is_removed_with_its_pending_key(life: Life) -> None:
+    """A key that was created and never published dies with the rotation."""
+    await life.rotate()
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body={"error": {"code": 418}}))
+    await life.failure(life.rotate())
+    life.app.state.faults.clear()
+
+    await life.remove(life.time)
+
+    assert life.openrouter.keys == {}
+
+
+async def test_a_rotation_of_the_same_name_can_be_added_again(life: Life) -> None:
+    """Even while a key of the removed one is still kept."""
+    await rotated(life)
+    await life.remove(life.time + timedelta(days=10))
+
+    await life.rotate()
+    life.later(days=11)
+    await life.retire()
+
+    assert [key.hash for key in life.openrouter.live_keys()] == [(await life.held()).hash]
+
+
+async def test_removing_what_is_not_there_is_no_error(life: Life) -> None:
+    """A removal may be repeated."""
+    assert "removed" in await life.remove(life.time)
+
+
+@pytest.mark.parametrize(
+    ("confirm", "keys", "until", "field"),
+    [
+        ("", "revoke", None, "confirm_name"),
+        ("Checkout", "revoke", None, "confirm_name"),
+        ("checkout", "burn", None, "keys"),
+        ("checkout", "keep-until", None, "keep_until"),
+        ("checkout", "keep-until", "2027-01-01T00:00:00", "keep_until"),
+        ("checkout", "revoke", "2027-01-01T00:00:00Z", "keep_until"),
+    ],
+)
+def test_a_removal_that_is_not_meant_so_is_refused(confirm: str, keys: str, until: str | None, field: str) -> None:
+    """The name must be typed, and a date goes with keep-until only."""
+    with pytest.raises(ConfigurationError, match=rf"^{field}: .* Nothing was changed\.$"):
+        check_removal("checkout", confirm, keys, until)
+
+
+def test_a_date_is_read_with_its_zone() -> None:
+    """What a deployment stores as text is the same moment in UTC."""
+    assert as_moment("2027-01-01T01:00:00+01:00") == datetime.fromisoformat("2027-01-01T00:00:00+00:00")

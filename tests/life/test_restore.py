@@ -1,0 +1,143 @@
+"""Disable before delete, and bring back: judged by OpenRouter's own client and by Vault's."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from sandbox.server import Fault
+from tasks.events import Event
+from tests.life.conftest import Life
+
+DISABLE = {"revoke": "disable-then-delete", "disabled_for": timedelta(days=3)}
+
+
+async def with_a_disabled_key(life: Life) -> str:
+    """A rotation whose former key is disabled; its hash."""
+    life.change(retirement=DISABLE)
+    await life.rotate()
+    await life.rotate()
+    former = life.superseded.hash
+    life.later(hours=24)
+    await life.retire()
+    return former
+
+
+async def test_a_superseded_key_is_disabled_first_and_deleted_later(life: Life) -> None:
+    """For three days the key is dead to consumers and can be brought back; then it is gone."""
+    former = await with_a_disabled_key(life)
+    with life.sdk() as sdk:
+        disabled = sdk.api_keys.get(hash=former).data.disabled
+    refused = life.use(life.key(former))
+
+    life.later(days=3)
+    await life.retire()
+
+    assert (disabled, refused) == (True, 401)
+    assert former in life.openrouter.deleted
+    assert life.ledger.superseded == ()
+
+
+async def test_the_deletion_of_a_disabled_key_is_scheduled(life: Life) -> None:
+    """A run of retire is planned for the end of the time in which the key can be brought back."""
+    await with_a_disabled_key(life)
+
+    assert life.retirements[-1] == life.time + timedelta(days=3) == life.superseded.revoke_at
+
+
+async def test_a_disabled_key_comes_back_to_every_consumer(life: Life) -> None:
+    """restore-key enables the key, publishes it from Vault's older version, and supersedes the key in between."""
+    former = await with_a_disabled_key(life)
+    between = (await life.held()).hash
+
+    await life.restore()
+
+    with life.sdk() as sdk:
+        shown = sdk.api_keys.get(hash=former).data
+    assert (await life.held()).hash == former
+    assert shown.disabled is False
+    assert life.use(life.key(former)) == 200
+    assert life.ledger.current is not None
+    assert life.ledger.current.hash == former
+    assert [key.hash for key in life.ledger.superseded] == [between]
+    assert Event.KEY_RESTORED in [event for event, _ in life.events]
+
+
+async def test_the_key_in_between_can_be_restored_in_its_turn(life: Life) -> None:
+    """A restore can be undone by another one, as long as both keys are alive."""
+    await with_a_disabled_key(life)
+    between = (await life.held()).hash
+    await life.restore()
+
+    await life.restore()
+
+    assert (await life.held()).hash == between
+
+
+async def test_a_chosen_key_is_brought_back(life: Life) -> None:
+    """Among several superseded keys the label says which one."""
+    life.change(retirement=DISABLE, overlap=timedelta(days=30))
+    await life.rotate()
+    first = await life.held()
+    await life.rotate()
+    await life.rotate()
+
+    await life.restore(first.label)
+
+    assert (await life.held()).hash == first.hash
+
+
+async def test_a_destination_that_keeps_no_versions_is_told_before_anything_is_touched(life: Life) -> None:
+    """Where only a Prefect Secret or Infisical held the key, restore-key says so and changes nothing."""
+    former = await with_a_disabled_key(life)
+    life.keeps_versions = False
+    before = life.store.value
+
+    sentence = await life.failure(life.restore())
+
+    assert "only a Vault secret keeps older versions. Nothing was changed." in sentence
+    assert life.store.value == before
+    assert life.key(former).disabled
+
+
+async def test_a_key_that_was_deleted_by_hand_cannot_come_back(life: Life) -> None:
+    """Consumers keep the current key, and the sentence says so."""
+    former = await with_a_disabled_key(life)
+    current = (await life.held()).hash
+    life.openrouter.delete_key(life.key(former))
+
+    sentence = await life.failure(life.restore())
+
+    assert "does not have the key" in sentence
+    assert (await life.held()).hash == current
+
+
+async def test_a_restored_key_that_is_not_enabled_is_not_published(life: Life) -> None:
+    """If OpenRouter does not enable the key, no destination gets it."""
+    await with_a_disabled_key(life)
+    current = (await life.held()).hash
+    life.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=403))
+
+    await life.failure(life.restore())
+
+    assert (await life.held()).hash == current
+
+
+async def test_the_next_rotation_after_a_restore_is_like_any_other(life: Life) -> None:
+    """The restored key is superseded by the next one, with its overlap."""
+    former = await with_a_disabled_key(life)
+    await life.restore()
+
+    await life.rotate()
+
+    assert former in [key.hash for key in life.ledger.superseded]
+    assert (await life.held()).hash not in {former, *(key.hash for key in life.ledger.superseded)}
+
+
+@pytest.mark.parametrize("label", ["", "sk-or-v1-000...0000"])
+async def test_nothing_to_bring_back_is_said_plainly(life: Life, label: str) -> None:
+    """Without such a superseded key there is nothing to restore."""
+    await life.rotate()
+
+    assert "no such superseded key" in await life.failure(life.restore(label))

@@ -1,0 +1,213 @@
+"""Settings that must not get lost: judged by OpenRouter's own client."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+
+from sandbox.server import Fault
+from tests.life.conftest import Life
+
+
+def guardrail(life: Life) -> str:
+    """A guardrail of the account."""
+    with life.sdk() as sdk:
+        return str(sdk.guardrails.create(name=f"guardrail {uuid4()}").data.id)
+
+
+async def guardrail_of(life: Life) -> str | None:
+    """The guardrail of the key that the destination holds, as OpenRouter's own client sees it."""
+    wanted = (await life.held()).hash
+    with life.sdk() as sdk:
+        page = sdk.guardrails.list_key_assignments()
+        while page is not None:
+            for assignment in page.result.data:
+                if assignment.key_hash == wanted:
+                    return str(assignment.guardrail_id)
+            page = page.next()
+    return None
+
+
+async def test_every_new_key_gets_what_the_rotation_names(life: Life) -> None:
+    """Workspace, guardrail, limit, reset, BYOK inclusion and creator are those of the rotation, rotation after rotation."""
+    workspace = life.openrouter.accounts[0].workspaces[0]
+    rail = guardrail(life)
+    named = {
+        "workspace_id": workspace,
+        "guardrail_id": rail,
+        "creator_user_id": "user_1",
+        "include_byok_in_limit": True,
+    }
+    life.change(key=named)
+
+    for _ in range(2):
+        await life.rotate()
+
+        with life.sdk() as sdk:
+            shown = sdk.api_keys.get(hash=(await life.held()).hash).data
+        assert (shown.limit, shown.limit_reset, shown.include_byok_in_limit) == (50, "monthly", True)
+        assert (shown.workspace_id, shown.creator_user_id) == (workspace, "user_1")
+        assert await guardrail_of(life) == rail
+
+
+async def test_no_unguarded_key_ever_reaches_a_consumer(life: Life) -> None:
+    """If the guardrail cannot be assigned, the key is not published, and the next run deletes it."""
+    await life.rotate()
+    before = (await life.held()).hash
+    life.change(key={"guardrail_id": guardrail(life)})
+    life.app.state.faults.add(Fault("before", "POST", "/assignments/keys", status=403))
+    await life.failure(life.rotate())
+    meanwhile = (await life.held()).hash
+    life.app.state.faults.clear()
+
+    await life.rotate()
+
+    assert meanwhile == before
+    assert await guardrail_of(life) is not None
+    assert len(life.openrouter.live_keys()) == 2
+
+
+async def test_a_guardrail_that_does_not_exist_is_named(life: Life) -> None:
+    """The sentence names the field."""
+    life.change(key={"guardrail_id": str(uuid4())})
+
+    sentence = await life.failure(life.rotate())
+
+    assert sentence.startswith("rotation.key.guardrail_id: ")
+
+
+async def test_inherit_takes_from_the_current_key_what_the_rotation_leaves_open(life: Life) -> None:
+    """Settings that somebody changed on the key at OpenRouter are on the next key, too."""
+    life.change(key={"inherit": True, "limit_usd": None, "limit_reset": "none"})
+    await life.rotate()
+    rail, held = guardrail(life), await life.held()
+    with life.sdk() as sdk:
+        sdk.api_keys.update(hash=held.hash, limit=12.5, limit_reset="weekly", include_byok_in_limit=True)
+        sdk.guardrails.bulk_assign_keys(id=rail, key_hashes=[held.hash])
+
+    await life.rotate()
+
+    with life.sdk() as sdk:
+        shown = sdk.api_keys.get(hash=(await life.held()).hash).data
+    assert (shown.limit, shown.limit_reset, shown.include_byok_in_limit) == (12.5, "weekly", True)
+    assert await guardrail_of(life) == rail
+
+
+async def test_what_the_rotation_names_wins_over_what_it_inherits(life: Life) -> None:
+    """A limit on the rotation replaces the key's, together with its reset."""
+    life.change(key={"inherit": True})
+    await life.rotate()
+    life.change(key={"limit_usd": 20, "limit_reset": "none"})
+
+    await life.rotate()
+
+    assert ((await life.held()).limit, (await life.held()).limit_reset) == (20, None)
+
+
+async def test_inherited_settings_outlive_a_key_that_was_deleted_by_hand(life: Life) -> None:
+    """The ledger remembers what the key had."""
+    life.change(key={"inherit": True, "include_byok_in_limit": True})
+    await life.rotate()
+    life.change(key={"include_byok_in_limit": False, "limit_usd": None, "limit_reset": "none"})
+    life.openrouter.delete_key(await life.held())
+
+    await life.rotate()
+
+    held = await life.held()
+    assert (held.limit, held.limit_reset, held.include_byok_in_limit) == (50, "monthly", True)
+
+
+async def test_changed_settings_reach_openrouter_with_the_next_rotation(life: Life) -> None:
+    """Without inherit, the rotation is what counts."""
+    await life.rotate()
+    life.change(key={"limit_usd": 75})
+
+    await life.rotate()
+
+    assert (await life.held()).limit == 75
+
+
+async def test_apply_settings_changes_the_current_key_and_makes_none(life: Life) -> None:
+    """Limit, reset, BYOK inclusion and guardrail reach the very key that consumers hold."""
+    await life.rotate()
+    held, rail = (await life.held()).hash, guardrail(life)
+    life.change(key={"limit_usd": 75, "limit_reset": "daily", "include_byok_in_limit": True, "guardrail_id": rail})
+
+    message = await life.apply()
+
+    with life.sdk() as sdk:
+        shown = sdk.api_keys.get(hash=held).data
+    assert (shown.limit, shown.limit_reset, shown.include_byok_in_limit) == (75, "daily", True)
+    assert await guardrail_of(life) == rail
+    assert len(life.openrouter.created) == 1
+    assert message.startswith("Changed guardrail_id, include_byok_in_limit, limit, limit_reset at the key")
+
+
+async def test_apply_settings_takes_a_guardrail_away(life: Life) -> None:
+    """A rotation that names no guardrail, and inherits none, has none."""
+    life.change(key={"guardrail_id": guardrail(life)})
+    await life.rotate()
+    life.change(key={"guardrail_id": None})
+
+    await life.apply()
+
+    assert await guardrail_of(life) is None
+
+
+async def test_apply_settings_says_what_only_a_new_key_can_have(life: Life) -> None:
+    """A creator cannot be changed on an existing key."""
+    await life.rotate()
+    life.change(key={"creator_user_id": "user_2"})
+
+    await life.apply()
+
+    assert life.notes == ["The creator of a key cannot be changed: it takes effect with the next rotation."]
+
+
+async def test_apply_settings_lets_a_new_retirement_policy_count_at_once(life: Life) -> None:
+    """Superseded keys end as the rotation says now."""
+    await life.rotate()
+    await life.rotate()
+    life.change(retirement={"revoke": "disable-then-delete"})
+
+    await life.apply()
+
+    life.later(hours=24)
+    await life.retire()
+    assert life.superseded.disabled
+
+
+async def test_an_empty_change_is_never_sent(life: Life) -> None:
+    """OpenRouter answers an empty PATCH with 400; where nothing differs, nothing is sent."""
+    await life.rotate()
+    life.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=400))
+
+    assert (await life.apply()).startswith("Nothing to change at the key")
+
+
+@pytest.mark.parametrize("days", [45, 60])
+async def test_a_key_gets_its_own_end(life: Life, days: int) -> None:
+    """With expires_after a key dies by itself, even if nothing rotates any more."""
+    life.interval = timedelta(days=30)
+    life.change(key={"expires_after": timedelta(days=days)})
+    await life.rotate()
+    held = await life.held()
+
+    life.later(days=days)
+
+    assert life.use(held) == 401
+    assert held.expires_at == life.time
+
+
+async def test_an_end_before_the_next_rotation_is_refused(life: Life) -> None:
+    """A key must outlive interval, overlap and a margin; the sentence names the field and how long that is."""
+    life.interval = timedelta(days=30)
+    life.change(key={"expires_after": timedelta(days=31)})
+
+    sentence = await life.failure(life.rotate())
+
+    assert sentence.startswith("rotation.key.expires_after must not be shorter than interval, overlap and 1 day")
+    assert "32 days" in sentence
+    assert life.openrouter.created == []
