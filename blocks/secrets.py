@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from prefect.blocks.abstract import SecretBlock
@@ -80,6 +80,31 @@ class DestinationBlock(SecretBlock, ABC):
             ServiceError: The place cannot be written.
         """
         return held
+
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:  # noqa: ARG002 - no versions
+        """Look for a secret among the versions before the current one, from the newest to the oldest.
+
+        Args:
+            is_wanted: Says of a version's secret whether it is the one.
+
+        Returns:
+            The first one that is wanted; `None` where there is none, or where the store keeps no older versions.
+
+        Raises:
+            ServiceError: The place cannot be read.
+        """
+        return None
+
+    async def can_write(self) -> bool | None:
+        """Say whether a write would be allowed right now, without writing.
+
+        Returns:
+            Whether this login may write there; `None` where the store cannot tell.
+
+        Raises:
+            ServiceError: The place cannot be asked.
+        """
+        return None
 
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""

@@ -33,6 +33,12 @@ class Destination(Protocol):
     async def fence(self, held: Held) -> None:
         """Make sure that a write prepared before this moment fails, where the place can do so."""
 
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Look for a key among the older versions, the newest first; `None` where there is none or are no versions."""
+
+    async def can_write(self) -> bool | None:
+        """Say whether a write would be allowed, without writing; `None` where the place cannot tell."""
+
     async def aclose(self) -> None:
         """Close its connections."""
 
@@ -60,6 +66,14 @@ class OwnBlock:
     async def fence(self, held: Held) -> None:
         """Make sure that a write prepared before this moment fails, where the place can do so."""
         await self._block.fence(held)
+
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Look for a key among the older versions, the newest first; `None` where there is none or are no versions."""
+        return await self._block.read_older(is_wanted)
+
+    async def can_write(self) -> bool | None:
+        """Say whether a write would be allowed, without writing; `None` where the place cannot tell."""
+        return await self._block.can_write()
 
     async def aclose(self) -> None:
         """Close its connections."""
@@ -104,6 +118,14 @@ class PrefectSecret:
     async def fence(self, held: Held) -> None:
         """Do nothing: the block has no versions."""
 
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:  # noqa: ARG002 - no such thing here
+        """Find nothing: the block has no versions."""
+        return None
+
+    async def can_write(self) -> bool | None:
+        """Leave it open: Prefect's API does not tell."""
+        return None
+
     async def aclose(self) -> None:
         """Do nothing: Prefect's client is shared."""
 
@@ -141,6 +163,14 @@ class AnySecretBlock:
 
     async def fence(self, held: Held) -> None:
         """Do nothing: Prefect's interface has no versions."""
+
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:  # noqa: ARG002 - no such thing here
+        """Find nothing: Prefect's interface has no versions."""
+        return None
+
+    async def can_write(self) -> bool | None:
+        """Leave it open: Prefect's interface does not tell."""
+        return None
 
     async def aclose(self) -> None:
         """Do nothing: Prefect's interface has no such thing."""
