@@ -81,17 +81,28 @@ class DestinationBlock(SecretBlock, ABC):
         """
         return held
 
-    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:  # noqa: ARG002 - for stores that keep versions
-        """Find an older version of the secret, where the store keeps such.
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:  # noqa: ARG002 - no versions
+        """Look for a secret among the versions before the current one, from the newest to the oldest.
 
         Args:
-            is_wanted: Says whether a version is the wanted one.
+            is_wanted: Says of a version's secret whether it is the one.
 
         Returns:
-            The newest one that is wanted; `None` where there is none, or where the store keeps no versions.
+            The first one that is wanted; `None` where there is none, or where the store keeps no older versions.
 
         Raises:
             ServiceError: The place cannot be read.
+        """
+        return None
+
+    async def can_write(self) -> bool | None:
+        """Say whether a write would be allowed right now, without writing.
+
+        Returns:
+            Whether this login may write there; `None` where the store cannot tell.
+
+        Raises:
+            ServiceError: The place cannot be asked.
         """
         return None
 

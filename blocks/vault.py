@@ -13,7 +13,6 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -350,6 +349,7 @@ class _Version(BaseModel):
 
 
 class _Versions(BaseModel):
+    current_version: int
     versions: dict[int, _Version]
 
 
@@ -435,16 +435,10 @@ class VaultSecret(DestinationBlock):
             NotFoundError: There is no KV version 2 engine at the mount.
             ServiceError: The secret cannot be read.
         """
-        answer = await self._call("reading", self._read_latest)
-        if answer.get("errors") == []:
+        content = await self._read_version(None)
+        if content is None:
             await self._require_version_2()
             return VaultHeld(None, 0)
-        if not isinstance(answer.get("data"), dict):
-            raise UnexpectedAnswerError(f"Vault's answer is not as documented while reading {self._place()}.")
-        try:
-            content = _Content.model_validate(answer["data"])
-        except ValidationError:
-            raise self._no_engine() from None
         fields = content.data or {}
         return VaultHeld(self._value(fields), content.metadata.version, Secret[dict[str, Any]](fields))
 
@@ -488,6 +482,42 @@ class VaultSecret(DestinationBlock):
         written = await self._put(current.fields.get_secret_value(), current)
         return VaultHeld(current.value, written.version, current.fields)
 
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Look for a secret among the field's older versions, from the newest to the oldest.
+
+        Args:
+            is_wanted: Says of a version's secret whether it is the one.
+
+        Returns:
+            The first one that is wanted, or `None`. Deleted and destroyed versions hold nothing.
+
+        Raises:
+            ForbiddenError: This login may not read the metadata, which says what versions there are.
+            ServiceError: A version cannot be read.
+        """
+        for version in await self._older_versions():
+            content = await self._read_version(version)
+            value = self._value(content.data or {}) if content is not None else None
+            if value is not None and is_wanted(value):
+                return value
+        return None
+
+    async def can_write(self) -> bool | None:
+        """Ask Vault whether this login may write the secret right now, without writing.
+
+        Returns:
+            Whether it may; `None` where it may not even ask.
+
+        Raises:
+            ServiceError: Vault cannot be asked.
+        """
+        granted = await self._granted()
+        if granted is None:
+            return None
+        if "root" in granted or granted >= {"create", "update"}:
+            return True
+        return "update" in granted and bool((await self.read_held()).version)
+
     async def check(self) -> str:
         """Prove that the field can be read and written right now, without writing.
 
@@ -498,55 +528,16 @@ class VaultSecret(DestinationBlock):
             KeyRotationError: One sentence that says what is wrong.
         """
         held = await self.read_held()
-        at = f"{self.mount}/data/{self.path}"
-        try:
-            answer = await self.credentials.connection().call(
-                f"asking what is allowed at {at}", lambda client: client.sys.get_capabilities([at]), examine=False
-            )
-        except ForbiddenError:
+        granted = await self._granted()
+        if granted is None:
             return f"{self._place()} can be read; this token may not ask whether it may write there."
-        granted = answer.get("capabilities")
-        if not isinstance(granted, list):
-            raise UnexpectedAnswerError(f"Vault's answer is not as documented while asking what is allowed at {at}.")
         missing = [name for name in (["update"] if held.version else ["create", "update"]) if name not in granted]
         if missing and "root" not in granted:
             host = self.credentials.connection().host
-            raise ForbiddenError(f"Vault at {host} does not grant {', '.join(missing)} on {at} to this login.")
+            raise ForbiddenError(
+                f"Vault at {host} does not grant {', '.join(missing)} on {self._data_path()} to this login."
+            )
         return f"{self._place()} can be read and written."
-
-    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
-        """Find an older version of the field that Vault still keeps.
-
-        Args:
-            is_wanted: Says whether a version is the wanted one.
-
-        Returns:
-            The newest one that is wanted; `None` where none is, or nothing is stored.
-
-        Raises:
-            ServiceError: The secret or its metadata cannot be read.
-        """
-        for version in await self._kept_versions():
-            answer = await self._call("reading an older version of", partial(self._read_version, version=version))
-            try:
-                content = _Content.model_validate(answer.get("data"))
-            except ValidationError:
-                raise self._no_engine() from None
-            # A deleted version is listed, and holds nothing.
-            value = self._value(content.data or {})
-            if value is not None and is_wanted(value):
-                return value
-        return None
-
-    async def _kept_versions(self) -> list[int]:
-        answer = await self._call("reading the versions of", self._read_metadata)
-        if answer.get("errors") == []:
-            return []
-        try:
-            versions = _Versions.model_validate(answer.get("data")).versions
-        except ValidationError:
-            raise self._no_engine() from None
-        return sorted((number for number, version in versions.items() if not version.destroyed), reverse=True)
 
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""
@@ -555,30 +546,58 @@ class VaultSecret(DestinationBlock):
     def _place(self) -> str:
         return f"{self.mount}/{self.path}#{self.field} in Vault at {self.credentials.connection().host}"
 
-    def _read_latest(self, client: hvac.Client) -> Any:
+    def _data_path(self) -> str:
+        return f"{self.mount}/data/{self.path}"
+
+    async def _granted(self) -> set[str] | None:
+        at = self._data_path()
+        doing = f"asking what is allowed at {at}"
         try:
-            return client.secrets.kv.v2.read_secret_version(
-                self.path, mount_point=self.mount, raise_on_deleted_version=True
+            answer = await self.credentials.connection().call(
+                doing, lambda client: client.sys.get_capabilities([at]), examine=False
             )
-        except InvalidPath as error:
-            # Absent is 404 with an empty list of errors, deleted is 404 with the metadata; a missing engine has a text.
-            body = error.json if isinstance(error.json, dict) else {}
-            if body.get("errors") == [] or isinstance(body.get("data"), dict):
-                return body
-            raise
+        except ForbiddenError:
+            return None
+        granted = answer.get("capabilities")
+        if not isinstance(granted, list):
+            raise UnexpectedAnswerError(f"Vault's answer is not as documented while {doing}.")
+        return set(map(str, granted))
 
-    def _read_version(self, client: hvac.Client, version: int) -> Any:
-        return client.secrets.kv.v2.read_secret_version(
-            self.path, version=version, mount_point=self.mount, raise_on_deleted_version=False
+    async def _read_version(self, version: int | None) -> _Content | None:
+        answer = await self._call(
+            "reading",
+            lambda client: _unless_absent(
+                lambda: client.secrets.kv.v2.read_secret_version(
+                    self.path, version, mount_point=self.mount, raise_on_deleted_version=True
+                )
+            ),
         )
-
-    def _read_metadata(self, client: hvac.Client) -> Any:
+        if answer.get("errors") == []:
+            return None
+        if not isinstance(answer.get("data"), dict):
+            raise UnexpectedAnswerError(f"Vault's answer is not as documented while reading {self._place()}.")
         try:
-            return client.secrets.kv.v2.read_secret_metadata(self.path, mount_point=self.mount)
-        except InvalidPath as error:
-            if isinstance(error.json, dict) and error.json.get("errors") == []:
-                return error.json
-            raise
+            return _Content.model_validate(answer["data"])
+        except ValidationError:
+            raise self._no_engine() from None
+
+    async def _older_versions(self) -> list[int]:
+        doing = "reading the versions of"
+        answer = await self._call(
+            doing,
+            lambda client: _unless_absent(
+                lambda: client.secrets.kv.v2.read_secret_metadata(self.path, mount_point=self.mount)
+            ),
+        )
+        if answer.get("errors") == []:
+            return []
+        try:
+            found = _Versions.model_validate(answer.get("data"))
+        except ValidationError:
+            raise UnexpectedAnswerError(f"Vault's answer is not as documented while {doing} {self._place()}.") from None
+        # Reading tells of a deleted version: its time may lie ahead, and the clocks may differ.
+        existing = (number for number, version in found.versions.items() if not version.destroyed)
+        return sorted((number for number in existing if number < found.current_version), reverse=True)
 
     def _value(self, fields: Mapping[str, Any]) -> SecretStr | None:
         value = fields.get(self.field)
@@ -650,6 +669,17 @@ class VaultSecret(DestinationBlock):
             return await self.credentials.connection().call(f"{verb} {self.mount}/{self.path}", request, **how)
         except NotFoundError:
             raise self._no_engine() from None
+
+
+def _unless_absent(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except InvalidPath as error:
+        # Absent is 404 with an empty list of errors, deleted is 404 with the metadata; a missing engine has a text.
+        body = error.json if isinstance(error.json, dict) else {}
+        if body.get("errors") == [] or isinstance(body.get("data"), dict):
+            return body
+        raise
 
 
 def _within_limits(labels: Mapping[str, str]) -> dict[str, str]:

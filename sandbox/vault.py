@@ -453,16 +453,16 @@ class VaultSandbox:
         return token
 
     def granted(self, token: Token, path: str) -> set[str]:
-        """Say what a token may do at a path: what its most exact pattern says.
+        """Say what a token may do at a path: what its most exact pattern says, and the default policy unless denied.
 
         Returns:
             The capabilities.
         """
-        if token.default_policy and path in DEFAULT_POLICY:
-            return {"read", "update"}
         fitting = [pattern for pattern in token.policy if _fits(pattern, path)]
         best = max(fitting, key=lambda pattern: (not pattern.endswith("*"), len(pattern)), default=None)
-        return token.policy[best] if best is not None else set()
+        granted = token.policy[best] if best is not None else set()
+        by_default = token.default_policy and path in DEFAULT_POLICY and "deny" not in granted
+        return granted | {"read", "update"} if by_default else granted
 
     def engine(self, namespace: str, path: str) -> tuple[str, KvVersion1 | KvVersion2]:
         """Find the engine that a path is in.

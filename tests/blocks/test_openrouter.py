@@ -347,6 +347,14 @@ async def test_an_unconfirmed_guardrail_is_an_error(count: object) -> None:
             await client.assign_guardrail("a-guardrail", "f01d")
 
 
+@pytest.mark.parametrize("count", [2, -1, "1", True, None])
+async def test_an_unassignment_of_other_keys_is_not_believed(count: object) -> None:
+    """One key was named, so that one or none is taken out of a guardrail."""
+    async with always(200, {"unassigned_count": count}).client() as client:
+        with pytest.raises(UnexpectedAnswerError, match="unassigned_count"):
+            await client.unassign_guardrail("a-guardrail", "f01d")
+
+
 async def test_a_key_that_is_gone_cannot_be_put_under_a_guardrail(account: Account) -> None:
     """An unknown key is an error that says which guardrail was meant."""
     guardrail = account.guardrail()

@@ -104,6 +104,20 @@ async def test_a_rotation_costs_four_calls(stand_in: StandIn, secret: VaultSecre
     assert stand_in.requests == [("GET", DATA), ("POST", DATA), ("PATCH", metadata), ("GET", DATA)]
 
 
+async def test_a_search_reads_what_there_is_and_no_more(stand_in: StandIn, secret: VaultSecret) -> None:
+    """Looking for an older version costs one call, and one for each version until the one that is wanted."""
+    for value in ("wanted", "newer", "destroyed", "current"):
+        await secret.write_held(SecretStr(value), await secret.read_held(), {})
+    engine = stand_in.sandbox.namespaces[""]["secret"]
+    assert isinstance(engine, KvVersion2)
+    engine.records["app"].versions[4].destroyed = True
+    stand_in.requests.clear()
+
+    assert await secret.read_older(lambda value: value == SecretStr("wanted")) == SecretStr("wanted")
+
+    assert stand_in.requests == [("GET", "/v1/secret/metadata/app"), ("GET", DATA), ("GET", DATA)]
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 async def test_a_read_is_repeated(stand_in: StandIn, secret: VaultSecret, status: int) -> None:
     """A read that failed for the moment is made again."""

@@ -53,16 +53,18 @@ def stored(vault: TestVault) -> None:
 
 
 async def test_a_rotation_can_do_all_that_it_does(vault: TestVault) -> None:
-    """Check, read, write, label, read back and fence work with the documented policy."""
+    """Check, read, write, label, read back, fence and a search in older versions work with the documented policy."""
     block = secret(vault, ROTATION)
 
     assert "can be read and written" in await block.check()
+    assert await block.can_write() is True
     await block.write_held(KEY, await block.read_held(), LABELS)
     fenced = await block.fence(await block.read_held())
 
     stored = vault.root.secrets.kv.v2.read_secret_metadata(PATH)["data"]
     assert (fenced.value, fenced.version) == (KEY, 3)
     assert stored["custom_metadata"] == LABELS
+    assert await block.read_older(lambda value: value != KEY) == SecretStr("old")
     await block.aclose()
 
 
@@ -95,6 +97,7 @@ async def test_a_consumer_reads_and_cannot_write(vault: TestVault) -> None:
 
     with pytest.raises(ForbiddenError, match="does not permit writing"):
         await block.write_held(KEY, held, LABELS)
+    assert await block.can_write() is False
 
     assert held.value == SecretStr("old")
     await block.aclose()

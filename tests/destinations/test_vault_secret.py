@@ -150,6 +150,122 @@ async def test_a_fence_guards_an_empty_path_too(secret: VaultSecret) -> None:
         await secret.write_held(KEY, prepared, {})
 
 
+async def store(secret: VaultSecret, *values: str) -> None:
+    """Write one version after the other."""
+    for value in values:
+        await secret.write_held(SecretStr(value), await secret.read_held(), {})
+
+
+async def looked_at(secret: VaultSecret) -> list[str]:
+    """The older versions' secrets, as a search that never ends meets them."""
+    seen: list[str] = []
+    assert await secret.read_older(lambda value: seen.append(value.get_secret_value()) or False) is None
+    return seen
+
+
+async def test_older_versions_are_looked_at_from_the_newest(secret: VaultSecret) -> None:
+    """A search meets every version before the current one, the newest first."""
+    await store(secret, "one", "two", "three", "current")
+
+    assert await looked_at(secret) == ["three", "two", "one"]
+
+
+async def test_the_first_older_version_that_is_wanted_is_found(secret: VaultSecret) -> None:
+    """A search ends where it finds what is wanted."""
+    await store(secret, "a-1", "b", "a-2", "c", "a-3")
+
+    found = await secret.read_older(lambda value: value.get_secret_value().startswith("a-"))
+
+    assert found == SecretStr("a-2")
+
+
+async def test_older_versions_that_are_gone_are_passed_over(vault: TestVault, secret: VaultSecret) -> None:
+    """Deleted and destroyed versions, those without the field, and those dropped by the engine hold nothing."""
+    kv = vault.root.secrets.kv.v2
+    kv.update_metadata(secret.path, max_versions=6)
+    await store(secret, "dropped", "kept", "deleted", "destroyed")
+    kv.create_or_update_secret(secret.path, {"beside": "another field"})
+    await store(secret, "newest", "current")
+    kv.delete_secret_versions(secret.path, [3])
+    kv.destroy_secret_versions(secret.path, [4])
+
+    assert await looked_at(secret) == ["newest", "kept"]
+
+
+async def test_an_older_version_that_will_be_deleted_later_is_there(vault: TestVault, secret: VaultSecret) -> None:
+    """A version with an end in the future is one like any other."""
+    vault.root.secrets.kv.v2.update_metadata(secret.path, delete_version_after="3h")
+    await store(secret, "old", "current")
+
+    assert await looked_at(secret) == ["old"]
+
+
+async def test_a_deleted_current_version_leaves_the_older_ones(vault: TestVault, secret: VaultSecret) -> None:
+    """What was stored before is found even where nothing is held any more."""
+    await store(secret, "old", "current")
+    vault.root.secrets.kv.v2.delete_latest_version_of_secret(secret.path)
+
+    assert await looked_at(secret) == ["old"]
+
+
+async def test_nothing_older_is_found_where_nothing_was_written(secret: VaultSecret) -> None:
+    """A path that does not exist has no versions."""
+    assert await looked_at(secret) == []
+
+
+async def test_a_search_that_is_not_allowed_says_so(vault: TestVault) -> None:
+    """Without read on the metadata nobody knows the versions, which must not look like finding nothing."""
+    path = next(paths)
+    role_id, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE})
+    limited = block(vault, AppRoleAuth(role_id=role_id, secret_id=secret_id), path=path)
+    await store(limited, "old", "current")
+
+    with pytest.raises(ForbiddenError, match="does not permit reading the versions"):
+        await limited.read_older(lambda _value: True)
+    await limited.aclose()
+
+
+@pytest.mark.parametrize(
+    ("granted", "stored", "can_write"),
+    [
+        ({"read", "create", "update"}, False, True),
+        ({"read", "create", "update"}, True, True),
+        ({"read", "update"}, True, True),
+        ({"read", "update"}, False, False),
+        ({"read", "create"}, False, False),
+        ({"read"}, True, False),
+        ({"deny"}, True, False),
+    ],
+)
+async def test_a_write_is_foreseen(vault: TestVault, granted: set[str], stored: bool, can_write: bool) -> None:
+    """What the policy grants decides whether a write would be allowed, and asking writes nothing."""
+    path = next(paths)
+    if stored:
+        vault.root.secrets.kv.v2.create_or_update_secret(path, {"value": "old"})
+    role_id, secret_id = vault.make_role({f"secret/data/{path}": granted})
+    limited = block(vault, AppRoleAuth(role_id=role_id, secret_id=secret_id), path=path)
+
+    assert await limited.can_write() is can_write
+
+    assert (await block(vault, path=path).read_held()).version == (1 if stored else 0)
+    await limited.aclose()
+
+
+async def test_a_root_token_can_write(secret: VaultSecret) -> None:
+    """A root token is granted everything by one word."""
+    assert await secret.can_write() is True
+
+
+async def test_a_token_that_may_not_ask_leaves_it_open(vault: TestVault) -> None:
+    """Without the permission to ask, nobody knows."""
+    path = next(paths)
+    role_id, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE, "sys/capabilities-self": {"deny"}})
+    limited = block(vault, AppRoleAuth(role_id=role_id, secret_id=secret_id), path=path)
+
+    assert await limited.can_write() is None
+    await limited.aclose()
+
+
 async def test_labels_beyond_vaults_limits_are_cut(vault: TestVault, secret: VaultSecret) -> None:
     """A label that Vault would refuse is cut to what it takes, so that the others are kept as well."""
     labels = {"long": "x" * 600, "lines": "one\ntwo", "accents": "é" * 300, "empty": "", "k" * 200: "v"}

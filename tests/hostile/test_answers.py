@@ -83,7 +83,8 @@ def _apps() -> tuple[dict[Service, Liar], openrouter.StoredKey, str]:
     o.guardrails[GUARDRAIL] = {"id": GUARDRAIL, "workspace_id": o.accounts[0].workspaces[0]}
     engine = v.namespaces[""]["secret"]
     assert isinstance(engine, vault.KvVersion2)
-    engine.write("app", {"value": "old"}, {})
+    for value in ("older", "old"):
+        engine.write("app", {"value": value}, {})
     v.allow_login("approle", "role", SECRET_ID)
     i.put("PRESENT", "old")
     liars: dict[Service, Liar] = {
@@ -245,6 +246,13 @@ CALLS: dict[str, Call] = {
     "Vault write_held": _vault("POST", "/data/", _written),
     "Vault write_held, the labels": _vault(
         ANY, "/metadata/", _written, **{name.replace(" ", "_"): None for name in ANSWERS}
+    ),
+    "Vault read_older, the versions": _vault("GET", "/metadata/", lambda block: block.read_older(lambda _value: True)),
+    "Vault read_older, a version": _vault(
+        "GET", "/data/", lambda block: block.read_older(lambda _value: True), another_shape_inside=NotFoundError
+    ),
+    "Vault can_write": _vault(
+        "POST", "/capabilities-self", lambda block: block.can_write(), _403=None, **{"403_of_a_proxy": None}
     ),
     "Vault fence": _vault("POST", "/data/", lambda block: _fenced(block)),  # noqa: PLW0108 - it is defined below
     "Vault check": _vault(
