@@ -28,8 +28,10 @@ def test_the_deployments_are_those_that_users_rely_on() -> None:
     assert found == [
         ("example", "flows.rotate:rotate", (30 * 86400, "Europe/Berlin")),
         ("retire", "flows.retire:retire"),
+        ("restore-key", "flows.restore_key:restore_key"),
+        ("apply-settings", "flows.apply_settings:apply_settings"),
+        ("remove-rotation", "flows.remove_rotation:remove_rotation"),
     ]
-    assert DEPLOYMENTS["example"]["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS.values(), ids=lambda d: d["name"])
@@ -37,7 +39,7 @@ def test_every_entrypoint_is_a_flow(deployment: dict[str, Any]) -> None:
     """A deployment runs a flow of the installed package."""
     module, _, name = deployment["entrypoint"].partition(":")
 
-    assert getattr(importlib.import_module(module), name).name == name
+    assert getattr(importlib.import_module(module), name).name == name.replace("_", "-")
 
 
 def test_the_example_rotation_is_valid() -> None:

@@ -31,7 +31,7 @@ async def guardrail_of(life: Life) -> str | None:
 
 
 async def test_every_new_key_gets_what_the_rotation_names(life: Life) -> None:
-    """Workspace, guardrail, limit, reset, BYOK inclusion and creator are those of the rotation, rotation after rotation."""
+    """Workspace, guardrail, limit, reset, BYOK inclusion and creator are those of the rotation, time after time."""
     workspace = life.openrouter.accounts[0].workspaces[0]
     rail = guardrail(life)
     named = {
