@@ -26,6 +26,7 @@ from blocks.errors import ConfigurationError, KeyRotationError, PlaceLostError
 from blocks.redaction import redact_logs
 from flows.report import artifact_key, as_markdown, failed, plan_as_markdown
 from tasks.decisions import Identity
+from tasks.events import Event
 from tasks.ledger import OpenLedger
 from tasks.plan import plan
 from tasks.rotation import Rotation, is_slug
@@ -46,6 +47,7 @@ class Conclusion:
     """How a run ended."""
 
     def __init__(self) -> None:
+        self.rotation = ""
         self.run: Run | None = None
         self.state: State[None] = Failed(message="The run ended without a result.")
         self.message = ""
@@ -86,6 +88,9 @@ async def conclude() -> AsyncIterator[Conclusion]:
     except Exception as error:  # noqa: BLE001 - the text of an unknown error may quote a secret, so only its place is told
         get_run_logger().error("Unexpected %s at:\n%s", type(error).__name__, _where(error))
         conclusion.failed(KeyRotationError(f"An unexpected {type(error).__name__} was raised; the log says where."))
+    if conclusion.rotation and conclusion.state.is_failed():
+        step = conclusion.run.step if conclusion.run else "begin"
+        await PrefectWorld().emit(Event.ROTATION_FAILED, conclusion.rotation, step=step, sentence=conclusion.message)
 
 
 def _where(error: BaseException) -> str:
@@ -110,6 +115,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
     """
     if not is_slug(name):
         raise ConfigurationError("rotation: it must be the name of a rotation. Nothing was changed.")
+    conclusion.rotation = name
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(PrefectWorld())
         await world.sleep(seconds_early(_flow_run().expected_start_time, world.now()))

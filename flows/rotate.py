@@ -12,6 +12,7 @@ from flows.report import rotated, superseded_since
 from flows.steps import AS_TASKS, Steps
 from tasks.budget import settle_budget
 from tasks.decisions import Finding
+from tasks.events import Event
 from tasks.ledger import Superseded
 from tasks.recover import observe, recover
 from tasks.rotation import Rotation, parse_rotation
@@ -92,6 +93,8 @@ async def supersede(run: Run, rotation: Rotation) -> None:
     destinations = tuple(rotation.destinations)
     published = run.ledger.ledger.published(run.identity.id, destinations, now, now + overlap, rotation.retirement)
     await run.ledger.save(published.hastened(now) if run.identity.emergency else published)
+    if current := run.ledger.ledger.current:
+        await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.told())
 
 
 async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) -> None:

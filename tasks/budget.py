@@ -132,4 +132,4 @@ async def restore_budget(run: Run) -> None:
         return
     await _set_limit(run, current, Decimal(0))
     await run.ledger.save(run.ledger.ledger.current_changed(budget=None))
-    await run.world.emit(Event.BUDGET_RESTORED, run.name, key_label=current.label)
+    await run.world.emit(Event.BUDGET_RESTORED, run.name, **current.told())

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from blocks.errors import ConfigurationError, LedgerError, NotFoundError, ServiceError
 from blocks.openrouter import CreatedKey
+from tasks.events import Event
 from tasks.ledger import MAX_LEDGER_BYTES, Budget, MadeKey, Pending, fingerprint
 from tasks.lost import settle_intent
 from tasks.rotation import Rotation, Terms
@@ -49,6 +50,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         workspace_id=created.key.workspace_id,
     )
     await run.ledger.save(run.ledger.ledger.created(record))
+    await run.world.emit(Event.KEY_CREATED, run.name, **record.told())
     await _guard(run, record)
     return NewKey(created.secret, record)
 

@@ -60,6 +60,10 @@ class MadeKey(_Entry):
     connection: str
     workspace_id: str | None = None
 
+    def told(self) -> dict[str, str]:
+        """Say in an event which key it is, without its fingerprint."""
+        return {"key_label": self.label, "key_hash": self.hash, "connection": self.connection}
+
 
 class Budget(_Entry):
     """A limit that is smaller for now, because former keys have spent a part of it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from blocks.errors import ConflictError, DestinationError, ServiceError
 from tasks.destinations import Destination
+from tasks.events import Event
 from tasks.ledger import fingerprint
 from tasks.run import Run, VerifiedKey
 from tasks.task import secret_task
@@ -42,6 +43,7 @@ async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
             raise
         failure = error
     await _read_back(place, key, failure)
+    await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.told(), destination=destination)
 
 
 async def _read_back(place: Destination, key: VerifiedKey, failure: ServiceError | None) -> None:

@@ -119,4 +119,4 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
         terms=former.terms,
     )
     await run.ledger.save(ledger.restored(entry, current, now + ledger.retirement.disabled_for))
-    await run.world.emit(Event.KEY_RESTORED, run.name, key_label=key.label, key_hash=key.hash)
+    await run.world.emit(Event.KEY_RESTORED, run.name, **key.told())

@@ -40,7 +40,7 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
     if not await openrouter.delete_key(key.hash):
         await _make_sure_that_it_is_gone(openrouter, key)
     await run.ledger.save(run.ledger.ledger.revoked(key.hash))
-    await run.world.emit(Event.KEY_REVOKED, run.name, key_label=key.label, key_hash=key.hash)
+    await run.world.emit(Event.KEY_REVOKED, run.name, **key.told())
 
 
 async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
@@ -90,9 +90,7 @@ async def _postpone(run: Run, key: Superseded, usage: Decimal, judgement: Judgem
         f"{judgement.look_again:%Y-%m-%d %H:%M} UTC."
     )
     run.note(sentence)
-    await run.world.emit(
-        Event.KEY_REVOCATION_POSTPONED, run.name, key_label=key.label, key_hash=key.hash, sentence=sentence
-    )
+    await run.world.emit(Event.KEY_REVOCATION_POSTPONED, run.name, **key.told(), sentence=sentence)
 
 
 async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
@@ -105,7 +103,7 @@ async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
         return
     until = run.world.now() + run.ledger.ledger.retirement.disabled_for
     await run.ledger.save(run.ledger.ledger.changed(key.hash, disabled=True, revoke_at=until))
-    await run.world.emit(Event.KEY_DISABLED, run.name, key_label=key.label, key_hash=key.hash)
+    await run.world.emit(Event.KEY_DISABLED, run.name, **key.told())
 
 
 async def _make_sure_that_it_is_gone(openrouter: OpenRouter, key: Superseded) -> None:

@@ -54,7 +54,7 @@ async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
         changes["guardrail_id"] = terms.guardrail_id
     ledger = run.ledger.ledger.current_changed(terms=terms, budget=budget)
     await run.ledger.save(ledger.model_copy(update={"retirement": rotation.retirement}))
-    await run.world.emit(Event.SETTINGS_APPLIED, run.name, key_label=current.label, key_hash=current.hash)
+    await run.world.emit(Event.SETTINGS_APPLIED, run.name, **current.told())
     return sorted(changes)
 
 

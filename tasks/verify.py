@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from blocks.errors import NotFoundError, VerificationError
 from blocks.openrouter import ApiKey, KeyRequest
+from tasks.events import Event
 from tasks.rotation import Rotation, Terms
 from tasks.run import NewKey, Run, VerifiedKey
 from tasks.task import secret_task
@@ -39,6 +40,7 @@ async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
         raise VerificationError(
             f"OpenRouter made the key {key.record.label} with other settings than asked for: {', '.join(differences)}."
         )
+    await run.world.emit(Event.KEY_VERIFIED, run.name, **key.record.told())
     return VerifiedKey(key.secret, key.record)
 
 

@@ -34,7 +34,7 @@ from pydantic import TypeAdapter
 from blocks.errors import ConfigurationError, PlaceLostError, ServiceError
 from blocks.openrouter import OpenRouterClient, OpenRouterCredentials
 from tasks.destinations import Destination, load_block, open_destination
-from tasks.events import Event
+from tasks.events import Event, resource
 from tasks.ledger import ledger_variable
 from tasks.rotation import Rotation, parse_rotation
 
@@ -169,9 +169,14 @@ class PrefectWorld:
         return self._destinations[name]
 
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
-        """Tell of an event."""
-        resource = {"prefect.resource.id": f"key-rotation.rotation.{rotation}", "prefect.resource.name": rotation}
-        emit_event(event.value, resource, payload=payload)
+        """Tell of an event; it is queued, so that a server that is away neither delays nor fails the run.
+
+        Args:
+            event: What happened.
+            rotation: The rotation's name.
+            **payload: What else is to be known; never a secret.
+        """
+        emit_event(event.value, resource(rotation), payload={"rotation": rotation, **payload})
 
     async def knows_run(self, run_id: UUID) -> bool:
         """Say whether this Prefect server knows a flow run.

@@ -119,8 +119,8 @@ class Histories(RuleBasedStateMachine):
         for key in self.model.keys.values():
             self.made.setdefault(key.secret, key.hash)
         self._watch_destinations(effect)
-        stored = json.dumps(self.model.variables)
-        self.promise(not any(secret in stored for secret in self.made), f"I3: a key is in the ledger after: {effect}")
+        stored = json.dumps([self.model.variables, self.model.events[-1:]])
+        self.promise(not any(secret in stored for secret in self.made), f"I3: a key was stored or told by: {effect}")
         untouched = {h: self.model.keys[h].settings() for h in self.foreign if h in self.model.keys}
         self.promise(untouched == self.foreign, f"I4: a foreign key was changed by: {effect}")
 

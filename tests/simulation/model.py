@@ -485,6 +485,7 @@ class ModelWorld:
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
         """Tell of an event; it is no effect, because nothing waits for it."""
         self._process.model.events.append({"event": event.value, "rotation": rotation, **payload})
+        self._process.model.watch(f"tell of {event.value}")
 
     async def longest_interval(self) -> timedelta:
         """Tell the longest interval."""
