@@ -9,6 +9,7 @@ from blocks.errors import ConfigurationError, KeyRotationError
 from tasks.decisions import Finding
 from tasks.ledger import Ledger, Superseded
 from tasks.run import Run
+from tasks.states import KeyState
 
 
 def moment(at: datetime) -> str:
@@ -223,8 +224,8 @@ def _keys(ledger: Ledger) -> list[str]:
 
 def _state(key: Superseded) -> str:
     if key.disabled:
-        return "disabled"
-    return "superseded, still used" if key.postponed else "superseded"
+        return KeyState.DISABLED
+    return f"{KeyState.SUPERSEDED}, still used" if key.postponed else KeyState.SUPERSEDED
 
 
 def _ends(key: Superseded) -> str:

@@ -179,8 +179,8 @@ class Ledger(_Entry):
         return sorted(ends)
 
     def intended(self, pending: Pending) -> Self:
-        """Announce that a key is about to be created."""
-        return self._with(pending=pending)
+        """Announce that a key is about to be created; a rotation that was taken away is back with that."""
+        return self._with(pending=pending, removed=False)
 
     def created(self, key: MadeKey) -> Self:
         """Record the key that was created for the pending intent."""
