@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up test lint mutants simulate soak bench lock clean
+.PHONY: help demo up test lint mutants simulate soak bench docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -32,7 +32,10 @@ lint: $(VENV)/dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: lint ## Run all tests
+docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test: lint docs ## Run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each one is caught

@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import hvac
 from hvac.exceptions import InvalidPath
@@ -313,6 +313,16 @@ class VaultCredentials(CredentialsBlock):
         """
         return self.connection().logged_in()
 
+    def apart(self) -> Self:
+        """Copy the block, without the connection that it has opened.
+
+        Returns:
+            The copy, which opens its own.
+        """
+        copy = self.model_copy()
+        copy._connection = None  # noqa: SLF001 - of this very class
+        return copy
+
     async def check(self) -> str:
         """Prove that Vault accepts this login right now.
 
@@ -387,15 +397,17 @@ class VaultSecret(DestinationBlock):
         field: The field that holds the key; other fields of the secret are kept.
 
     Example:
-        Read the secret:
+        Read the secret in any flow:
 
         ```python
         from blocks import VaultSecret
 
-        vault_secret = VaultSecret.load("BLOCK_NAME")
-
-        key = await vault_secret.read_secret()
+        secret = VaultSecret.load("BLOCK_NAME")
+        value = secret.read_secret()
         ```
+
+        In async code, load it with `await VaultSecret.aload("BLOCK_NAME")` and read it with
+        `await secret.aread_secret()`.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -542,6 +554,9 @@ class VaultSecret(DestinationBlock):
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""
         await self.credentials.aclose()
+
+    def _apart(self) -> Self:
+        return self.model_copy(update={"credentials": self.credentials.apart()})
 
     def _place(self) -> str:
         return f"{self.mount}/{self.path}#{self.field} in Vault at {self.credentials.connection().host}"
