@@ -26,7 +26,7 @@ LEDGER_TAG = "key-rotation"
 
 
 @contextmanager
-def _plainly(doing: str) -> Iterator[None]:
+def plainly(doing: str) -> Iterator[None]:
     """Tell an error of Prefect's API in one sentence; its own text may quote what was sent."""
     try:
         yield
@@ -51,7 +51,7 @@ class VariableStore:
     async def read(self) -> Any | None:
         """Read the value, `None` where there is none."""
         client, _ = get_or_create_client()
-        with _plainly("reading the ledger"):
+        with plainly("reading the ledger"):
             variable = await client.read_variable_by_name(self._name)
         return None if variable is None else variable.value
 
@@ -59,7 +59,7 @@ class VariableStore:
         """Write the first value; `PlaceLostError` where there is one already."""
         client, _ = get_or_create_client()
         try:
-            with _plainly("writing the ledger"):
+            with plainly("writing the ledger"):
                 await client.create_variable(VariableCreate(name=self._name, value=value, tags=[LEDGER_TAG]))
         except ObjectAlreadyExists:
             raise PlaceLostError(f"Another run has just written {self._name}, so this one stopped.") from None
@@ -67,7 +67,7 @@ class VariableStore:
     async def update(self, value: dict[str, Any]) -> None:
         """Write the next value."""
         client, _ = get_or_create_client()
-        with _plainly("writing the ledger"):
+        with plainly("writing the ledger"):
             await client.update_variable(VariableUpdate(name=self._name, value=value, tags=[LEDGER_TAG]))
 
 
@@ -143,7 +143,7 @@ class PrefectWorld:
         """
         client, _ = get_or_create_client()
         try:
-            with _plainly("looking a flow run up"):
+            with plainly("looking a flow run up"):
                 await client.read_flow_run(run_id)
         except ObjectNotFound:
             return False
