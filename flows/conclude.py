@@ -23,6 +23,7 @@ from prefect.states import Completed, Failed
 
 from blocks.errors import ConfigurationError, KeyRotationError, PlaceLostError
 from blocks.redaction import redact_logs
+from flows.overview import refresh_overview
 from flows.report import artifact_key, as_markdown, failed
 from tasks.decisions import Identity
 from tasks.ledger import OpenLedger
@@ -122,6 +123,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
             markdown=as_markdown(run, conclusion.message),
             description=f"The state of rotation {name}",
         )
+        await refresh_overview(name, str(identity.id), conclusion.state, world.now())
 
 
 def seconds_early(scheduled: datetime | None, now: datetime) -> float:

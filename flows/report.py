@@ -197,12 +197,20 @@ def change_table(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """
     if not changes:
         return ["Nothing: every field is as it was."]
-    rows = [f"| {name} | {_cell(before)} | {_cell(after)} |" for name, (before, after) in changes.items()]
+    rows = [f"| {name} | {cell(before)} | {cell(after)} |" for name, (before, after) in changes.items()]
     return ["| Field | Before | Now |", "| --- | --- | --- |", *rows]
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Spell a value for a cell of a markdown table.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        One line of text.
+    """
     if value is None or value in ("", []):
         return "none"
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text.replace("|", "\\|")
+    return " ".join(text.replace("|", "\\|").split())

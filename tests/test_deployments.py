@@ -21,6 +21,8 @@ from tasks.schedules import read_timetable
 
 def timetable(schedule: dict[str, Any]) -> str:
     """A schedule of the file in words."""
+    if "cron" in schedule:
+        return f"{schedule['cron']} {schedule['timezone']}"
     return str(read_timetable(ClientRRuleSchedule(rrule=schedule["rrule"], timezone=schedule["timezone"])))
 
 
@@ -33,6 +35,7 @@ def test_the_deployments_are_those_that_users_rely_on() -> None:
 
     assert found == [
         ("add-rotation", "flows.add_rotation:add_rotation"),
+        ("check-connections", "flows.check_connections:check_connections", "0 6 * * * UTC"),
         ("example", "flows.rotate:rotate", "every 30 days at 03:30 Europe/Berlin"),
         ("retire", "flows.retire:retire"),
     ]
