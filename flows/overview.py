@@ -22,8 +22,8 @@ OVERVIEW = "key-rotations"
 """The key of the artifact."""
 LATE_AFTER = timedelta(minutes=5)
 """How long after its time something may still be waiting for a worker without being reported."""
-ALWAYS_FRESH = 100
-"""Up to how many rotations every run refreshes the overview; it takes about a third of a second for as many."""
+ALWAYS_FRESH = 50
+"""Up to how many rotations every run refreshes the overview; it takes about a quarter of a second for as many."""
 SELDOM = timedelta(minutes=1)
 """How old the overview gets before a run refreshes it, where there are more rotations than that."""
 MAX_MESSAGE = 300

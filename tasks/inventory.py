@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -133,14 +134,11 @@ async def read_facts() -> list[Facts]:
     Raises:
         ServiceError: Prefect's API failed.
     """
-    deployments = await read_deployments()
-    named = {entry["id"]: rotation_name(entry["parameters"], entry["name"]) for entry in deployments}
-    by_name = {named[entry["id"]]: entry for entry in deployments}
-    ledgers = {name: value async for name, value in _ledgers()}
+    deployments, ledgers, coming, ended, cancelled = await asyncio.gather(
+        read_deployments(), _ledgers(), _coming(), _newest(), _cancelled_retirements()
+    )
+    by_name = {rotation_name(entry["parameters"], entry["name"]): entry for entry in deployments}
     names = sorted({*by_name, *ledgers})
-    coming = await _coming(named)
-    ended = await _newest(named)
-    cancelled = await _cancelled_retirements() if any(_superseded(value) for value in ledgers.values()) else {}
     return [
         _facts(
             name,
@@ -152,10 +150,6 @@ async def read_facts() -> list[Facts]:
         )
         for name in names
     ]
-
-
-def _superseded(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value.get("superseded"))
 
 
 def _facts(
@@ -173,12 +167,11 @@ def _facts(
     return Facts(name, ledger, damage, deployment, next_run, last_run, cancelled)
 
 
-async def _ledgers() -> AsyncIterator[tuple[str, Any]]:
+async def _ledgers() -> Json:
     prefix = ledger_variable("")
     body = {"variables": {"tags": {"all_": [LEDGER_TAG]}}, "sort": "NAME_ASC"}
-    for variable in await _all("/variables/filter", body):
-        if variable["name"].startswith(prefix):
-            yield variable["name"].removeprefix(prefix), variable["value"]
+    found = await _all("/variables/filter", body)
+    return {each["name"].removeprefix(prefix): each["value"] for each in found if each["name"].startswith(prefix)}
 
 
 def _seen(run: Json) -> SeenRun:
@@ -201,34 +194,27 @@ def moment_of(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-async def _coming(named: Mapping[str, str]) -> dict[str, SeenRun]:
+async def _coming() -> dict[str, SeenRun]:
     body = {
         **_of_flow("rotate", state={"type": {"any_": ["SCHEDULED"]}}),
         "sort": "NEXT_SCHEDULED_START_TIME_ASC",
     }
     found: dict[str, SeenRun] = {}
     for run in await _all("/flow_runs/filter", body):
-        found.setdefault(_of(run, named), _seen(run))
+        found.setdefault(rotation_name(run["parameters"], ""), _seen(run))
     return found
 
 
-async def _newest(named: Mapping[str, str]) -> dict[str, SeenRun]:
+async def _newest() -> dict[str, SeenRun]:
     body = {
         **_of_flow("rotate", state={"type": {"not_any_": ["SCHEDULED", "PENDING"]}}, start_time={"is_null_": False}),
         "sort": "START_TIME_DESC",
     }
     found: dict[str, SeenRun] = {}
-    wanted = set(named.values())
     async for page in _pages("/flow_runs/filter", body, MAX_PAGES_OF_ENDED_RUNS):
         for run in page:
-            found.setdefault(_of(run, named), _seen(run))
-        if wanted <= set(found):
-            break
+            found.setdefault(rotation_name(run["parameters"], ""), _seen(run))
     return found
-
-
-def _of(run: Json, named: Mapping[str, str]) -> str:
-    return rotation_name(run["parameters"], named.get(run["deployment_id"] or "", ""))
 
 
 async def _cancelled_retirements() -> dict[str, list[datetime]]:
