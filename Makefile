@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up test lint mutants simulate soak bench docs lock clean
+.PHONY: help demo up status test lint mutants simulate soak bench docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -26,6 +26,9 @@ demo: $(VENV)/run ## Rotate a key three times while a consumer uses it, and show
 
 up: $(VENV)/run ## Keep a dashboard running with everything wired, until Ctrl-C
 	$(BIN)/python -m sandbox.up
+
+status: $(VENV)/run ## Show every rotation of the Prefect server that PREFECT_API_URL names
+	@$(BIN)/python -m flows.status
 
 lint: $(VENV)/dev ## Check style and types
 	$(BIN)/ruff format --check .

@@ -99,6 +99,6 @@ def _replaced(text: str, replaced: dict[str, str]) -> str:
 
 
 def prints(promised: str, printed: str) -> bool:
-    """Whether commands print what the page promises; `...` stands for anything, and blanks and line breaks are alike."""
+    """Whether commands print what the page promises; `...` stands for anything, blanks and line breaks are alike."""
     how = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     return doctest.OutputChecker().check_output(promised, printed.strip() + "\n", how)
