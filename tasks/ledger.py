@@ -306,9 +306,10 @@ class Ledger(_Entry):
         """Spell the ledger for a Prefect variable.
 
         Returns:
-            A JSON object without what is at its default.
+            A JSON object without what is at its default, but for what a reader looks for first.
         """
-        return {"format": self.format, **self.model_dump(mode="json", exclude_defaults=True)}
+        always = {"format": self.format, "superseded": []}
+        return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
 
     def size(self) -> int:
         """Count the bytes that the ledger takes in a Prefect variable.
