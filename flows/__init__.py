@@ -1,6 +1,8 @@
 """The flows of this project: what deployments run and the dashboard shows."""
 
+from flows.add_rotation import add_rotation
 from flows.apply_settings import apply_settings
+from flows.check_connections import check_connections
 from flows.remove_rotation import remove_rotation
 from flows.restore_key import restore_key
 from flows.retire import retire
@@ -11,7 +13,9 @@ __all__ = [
     "KeySettings",
     "Retirement",
     "Rotation",
+    "add_rotation",
     "apply_settings",
+    "check_connections",
     "remove_rotation",
     "restore_key",
     "retire",
