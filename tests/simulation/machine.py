@@ -63,9 +63,7 @@ AIMED_AT = (
 """Effects that faults and pauses are aimed at by name: a number alone hits one of them too seldom."""
 Aim = tuple[str, int]
 """One effect of a run: how its name begins, and how many such effects come before it."""
-aims = st.one_of(
-    st.tuples(st.just(""), st.integers(0, 60)), st.tuples(st.sampled_from(AIMED_AT), st.integers(0, 2))
-)
+aims = st.one_of(st.tuples(st.just(""), st.integers(0, 60)), st.tuples(st.sampled_from(AIMED_AT), st.integers(0, 2)))
 fates = st.lists(st.tuples(aims, st.sampled_from([f for f in Fate if f is not Fate.WORKS])), max_size=3)
 destinations = st.lists(st.sampled_from(sorted(PLACES)), min_size=1, max_size=3, unique=True)
 retirements = st.builds(
