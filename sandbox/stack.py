@@ -187,16 +187,19 @@ class Stack:
             time.sleep(0.1)
         raise RuntimeError(f"The Prefect server did not start:\n{server.log.read_text()[-2000:]}")
 
-    def start_worker(self, name: str = "worker") -> Process:
-        """Start a process worker on the pool.
+    def start_worker(self, name: str = "worker", *, pool: str = POOL, limit: int | None = None) -> Process:
+        """Start a process worker on a pool.
 
         Args:
             name: The worker's name.
+            pool: The pool; the project's own by default.
+            limit: How many runs it takes at a time; as many as come by default.
 
         Returns:
             Its process.
         """
-        return self._start(name, "worker", "start", "--pool", POOL, "--type", "process", "--name", name)
+        how = [] if limit is None else ["--limit", str(limit)]
+        return self._start(name, "worker", "start", "--pool", pool, "--type", "process", "--name", name, *how)
 
     def _start(self, name: str, *args: str) -> Process:
         (self.home / "logs").mkdir(parents=True, exist_ok=True)

@@ -352,7 +352,8 @@ class Histories(RuleBasedStateMachine):
 
     def _let_go_of_kept_keys(self) -> None:
         ledger = self.model.ledger("checkout")
-        explained = ledger.hashes() if ledger else set()
+        # What the form still names to be adopted is the rotation's to revoke, once a run has taken it up.
+        explained = (ledger.hashes() if ledger else set()) | {self.rotation.adopt}
         for key in self.model.keys.values():
             if read_marker(key.request.name) is None and key.hash not in explained:
                 self.foreign.setdefault(key.hash, key.settings())
