@@ -334,6 +334,8 @@ class Histories(RuleBasedStateMachine):
     def remove(self, planned: list[tuple[Aim, Fate]], keys: str) -> None:
         """A person takes the rotation away, and fills the form in anew."""
         self.model.tell(f"remove-rotation starts, keys: {keys}")
+        # Nothing keeps a write of long ago out of a destination that no rotation has any more.
+        self.model.late_effects_happen()
         for name, place in self.model.places.items():
             # Whoever removes a rotation knows that its keys die.
             self.by_hand[name] = place.content
