@@ -236,7 +236,7 @@ class Process:
         # Nobody is there any more to hear of a refusal.
         with suppress(KeyRotationError):
             do()
-        self.model.watch(what)
+        self.model.watch(f"late: {what}")
 
     def _take_effect(self, what: str, do: Callable[[], T], fate: Fate) -> T:
         try:
