@@ -1,6 +1,7 @@
 """The flows of this project: what deployments run and the dashboard shows."""
 
 from flows.apply_settings import apply_settings
+from flows.audit import audit
 from flows.remove_rotation import remove_rotation
 from flows.restore_key import restore_key
 from flows.retire import retire
@@ -12,6 +13,7 @@ __all__ = [
     "Retirement",
     "Rotation",
     "apply_settings",
+    "audit",
     "remove_rotation",
     "restore_key",
     "retire",
