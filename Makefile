@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up test lint mutants simulate soak bench lock clean
+.PHONY: help demo up status automations test lint mutants simulate soak bench docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -27,12 +27,21 @@ demo: $(VENV)/run ## Rotate a key three times while a consumer uses it, and show
 up: $(VENV)/run ## Keep a dashboard running with everything wired, until Ctrl-C
 	$(BIN)/python -m sandbox.up
 
+status: $(VENV)/run ## Show every rotation of the Prefect server that PREFECT_API_URL names
+	@$(BIN)/python -m flows.status
+
+automations: $(VENV)/run ## Make the automations of automations/*.yaml; ARGS="--notify slack-webhook/on-call" for those that notify
+	$(BIN)/python -m flows.automations $(ARGS)
+
 lint: $(VENV)/dev ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: lint ## Run all tests
+docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test: lint docs ## Run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each one is caught

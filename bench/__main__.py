@@ -8,8 +8,9 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 from pydantic import SecretStr
@@ -26,6 +27,9 @@ PAIRS = 15
 ROTATIONS_UNDER_LOAD = 20
 REQUESTS_PER_SECOND = 50
 CACHE_SECONDS = 1.0
+OVERVIEW_ROTATIONS = 500
+OVERVIEW_SETTLE_SECONDS = 20.0
+"""How long Prefect's scheduler may take to schedule the runs of that many deployments."""
 
 
 @dataclass
@@ -205,10 +209,71 @@ async def emergency(bench: Bench) -> None:
     bench.row("emergency: from Run to the old key's death", f"{seconds:.1f} s", "at most 10 s", met=seconds <= 10)
 
 
+async def overview(bench: Bench) -> None:
+    """The overview of many rotations, each with a ledger, three scheduled runs and an ended one."""
+    from prefect import get_client
+    from prefect.client.schemas.actions import VariableCreate
+    from prefect.context import AsyncClientContext
+    from prefect.states import Completed
+
+    from flows import rotate
+    from flows.deployments import save_deployment
+    from flows.overview import as_page, read_rows
+    from tasks.ledger import ledger_variable
+    from tasks.schedules import parse_timetable
+
+    timetable, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC)
+    schedule = timetable.schedule(timetable.next_rotation(now, now))
+    async with get_client() as client:
+        for number in range(OVERVIEW_ROTATIONS):
+            subject = rotation(f"bench-overview-{number}", "secret/bench")
+            deployment = await save_deployment(None, subject, schedule, active=True)
+            await client.create_variable(
+                VariableCreate(name=ledger_variable(subject.name), value=a_ledger(now), tags=["key-rotation"])
+            )
+            run = await client.create_flow_run(rotate, parameters=deployment.parameters)
+            await client.set_flow_run_state(run.id, Completed(message="Rotated."), force=True)
+    await asyncio.sleep(OVERVIEW_SETTLE_SECONDS)
+    counted: list[str] = []
+
+    async def count(request: httpx.Request) -> None:
+        counted.append(request.url.path)
+
+    async with AsyncClientContext.get_or_create() as context:
+        context.client._client.event_hooks["request"].append(count)  # noqa: SLF001 - Prefect offers no other way
+        begun = time.perf_counter()
+        rows = await read_rows(now)
+        page = as_page(rows, now)
+        seconds = time.perf_counter() - begun
+    scheduled = sum("UTC" in row.next_run for row in rows)
+    ended = sum(row.last.startswith("completed") for row in rows)
+    found = f"{len(counted)} calls, {seconds:.1f} s, {len(page) // 1000} kB; {scheduled} scheduled, {ended} ended"
+    met = len(rows) >= OVERVIEW_ROTATIONS and len(counted) <= 30 and seconds <= 5
+    bench.row(f"overview of {len(rows)} rotations", found, "at most 30 calls and 5 s", met=met)
+
+
+def a_ledger(now: datetime) -> dict[str, Any]:
+    """A ledger with a current and a superseded key."""
+    key = {"fingerprint": "0" * 16, "made_by": str(UUID(int=0)), "connection": CONNECTION}
+    return {
+        "current": {
+            **key,
+            "hash": "1" * 64,
+            "label": "sk-or-v1-111...111",
+            "since": now.isoformat(),
+            "rotated_by": str(UUID(int=0)),
+            "destinations": ["secret/bench"],
+        },
+        "superseded": [
+            {**key, "hash": "2" * 64, "label": "sk-or-v1-222...222", "revoke_at": (now + timedelta(days=1)).isoformat()}
+        ],
+    }
+
+
 async def measure(bench: Bench) -> None:
     """Take all measurements."""
     await prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), bench.openrouter_url)
-    for part in (wall_time, calls, under_load):
+    for part in (wall_time, calls, under_load, overview):
         await part(bench)
     bench.stack.cli("deploy", "--all", "--no-prompt")
     bench.stack.start_worker()

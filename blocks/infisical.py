@@ -13,7 +13,7 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from urllib.parse import quote
 
 import httpx
@@ -265,6 +265,16 @@ class InfisicalCredentials(CredentialsBlock):
             await self._client.aclose()
             self._client = None
 
+    def apart(self) -> Self:
+        """Copy the block, without the connection that it has opened.
+
+        Returns:
+            The copy, which opens its own.
+        """
+        copy = self.model_copy()
+        copy._client = None  # noqa: SLF001 - of this very class
+        return copy
+
     async def check(self) -> str:
         """Prove that the machine identity can log in right now.
 
@@ -301,8 +311,11 @@ class InfisicalSecret(DestinationBlock):
         from blocks import InfisicalSecret
 
         secret = InfisicalSecret.load("BLOCK_NAME")
-        value = await secret.read_secret()
+        value = secret.read_secret()
         ```
+
+        In async code, load it with `await InfisicalSecret.aload("BLOCK_NAME")` and read it with
+        `await secret.aread_secret()`.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -340,6 +353,9 @@ class InfisicalSecret(DestinationBlock):
         if len(value) > MAX_TEXT or not value.isprintable() or {".", ".."} & set(parts) or value != value.strip():
             raise ValueError("path must be a folder such as /apps/checkout, without '.' or '..' segments.")
         return "/" + "/".join(parts)
+
+    def _apart(self) -> Self:
+        return self.model_copy(update={"credentials": self.credentials.apart()})
 
     def _place(self) -> str:
         return f"{self.name} at {self.path} in {self.environment} of the Infisical project {self.project_id}"

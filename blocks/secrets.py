@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Self
 
+from prefect._internal.compatibility.async_dispatch import async_dispatch
 from prefect.blocks.abstract import SecretBlock
+from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import SecretStr
 
 from blocks.errors import NotFoundError
@@ -109,8 +113,10 @@ class DestinationBlock(SecretBlock, ABC):
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""
 
-    async def read_secret(self) -> bytes:
-        """Read the secret.
+    async def aread_secret(self) -> bytes:
+        """Read the secret, in async code.
+
+        Each call has a session of its own, so that one block may be shared between tasks, threads and event loops.
 
         Returns:
             The secret, UTF-8 encoded.
@@ -119,13 +125,28 @@ class DestinationBlock(SecretBlock, ABC):
             NotFoundError: Nothing is stored there yet.
             ServiceError: The place cannot be read.
         """
-        held = await self.read_held()
+        async with aclosing(self._apart()) as block:
+            held = await block.read_held()
         if held.value is None:
             raise NotFoundError(f"{self._place()} holds no secret yet.")
         return held.value.get_secret_value().encode()
 
-    async def write_secret(self, secret_data: bytes) -> str:
-        """Store a secret.
+    # The base class declares a coroutine function; Prefect's own blocks answer by context as this one does.
+    @async_dispatch(aread_secret)
+    def read_secret(self) -> bytes:  # type: ignore[override]
+        """Read the secret: at once in sync code, and as `aread_secret`, to be awaited, in async code.
+
+        Returns:
+            The secret, UTF-8 encoded.
+
+        Raises:
+            NotFoundError: Nothing is stored there yet.
+            ServiceError: The place cannot be read.
+        """
+        return run_coro_as_sync(self.aread_secret())
+
+    async def awrite_secret(self, secret_data: bytes) -> str:
+        """Store a secret, in async code.
 
         Args:
             secret_data: The secret, UTF-8 encoded.
@@ -136,9 +157,29 @@ class DestinationBlock(SecretBlock, ABC):
         Raises:
             ServiceError: The place cannot be written.
         """
-        held = await self.read_held()
-        await self.write_held(SecretStr(secret_data.decode()), held, {})
+        async with aclosing(self._apart()) as block:
+            held = await block.read_held()
+            await block.write_held(SecretStr(secret_data.decode()), held, {})
         return self._place()
+
+    @async_dispatch(awrite_secret)
+    def write_secret(self, secret_data: bytes) -> str:  # type: ignore[override]
+        """Store a secret: at once in sync code, and as `awrite_secret`, to be awaited, in async code.
+
+        Args:
+            secret_data: The secret, UTF-8 encoded.
+
+        Returns:
+            The place where it is stored, in words.
+
+        Raises:
+            ServiceError: The place cannot be written.
+        """
+        return run_coro_as_sync(self.awrite_secret(secret_data))
+
+    @abstractmethod
+    def _apart(self) -> Self:
+        """Copy the block, without the connections that it has opened."""
 
     @abstractmethod
     def _place(self) -> str:

@@ -13,8 +13,9 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import hvac
 from hvac.exceptions import InvalidPath
@@ -53,6 +54,7 @@ MAX_LABEL_KEY_BYTES = 128
 MAX_LABEL_VALUE_BYTES = 512
 """Vault's limits of `custom_metadata`; a write that breaks one is refused as a whole."""
 SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - the place, not the token
+LOOKING_UP = "looking the token up"
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 
 
@@ -313,6 +315,16 @@ class VaultCredentials(CredentialsBlock):
         """
         return self.connection().logged_in()
 
+    def apart(self) -> Self:
+        """Copy the block, without the connection that it has opened.
+
+        Returns:
+            The copy, which opens its own.
+        """
+        copy = self.model_copy()
+        copy._connection = None  # noqa: SLF001 - of this very class
+        return copy
+
     async def check(self) -> str:
         """Prove that Vault accepts this login right now.
 
@@ -322,11 +334,32 @@ class VaultCredentials(CredentialsBlock):
         Raises:
             KeyRotationError: One sentence that says what is wrong.
         """
-        doing = "looking the token up"
-        answer = await self.connection().call(doing, lambda client: client.auth.token.lookup_self())
-        if not isinstance(answer.get("data"), dict):
-            raise UnexpectedAnswerError(f"Vault's answer is not as documented while {doing}.")
+        await self._look_token_up()
         return f"Vault at {self.connection().host} accepts this login."
+
+    async def token_ends(self) -> datetime | None:
+        """Say when a token that somebody made ends; nobody can log in with it again.
+
+        Returns:
+            The moment, UTC; `None` for a token that does not end, and for every other way to log in, which fetches a
+            new token when one ends.
+
+        Raises:
+            KeyRotationError: One sentence that says what is wrong.
+        """
+        if not isinstance(self.auth, TokenAuth):
+            return None
+        ends = (await self._look_token_up()).get("expire_time")
+        try:
+            return None if ends is None else datetime.fromisoformat(str(ends)).astimezone(UTC)
+        except ValueError:
+            raise UnexpectedAnswerError(f"Vault's answer is not as documented while {LOOKING_UP}.") from None
+
+    async def _look_token_up(self) -> dict[str, Any]:
+        data = (await self.connection().call(LOOKING_UP, lambda client: client.auth.token.lookup_self())).get("data")
+        if not isinstance(data, dict):
+            raise UnexpectedAnswerError(f"Vault's answer is not as documented while {LOOKING_UP}.")
+        return data
 
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""
@@ -387,15 +420,17 @@ class VaultSecret(DestinationBlock):
         field: The field that holds the key; other fields of the secret are kept.
 
     Example:
-        Read the secret:
+        Read the secret in any flow:
 
         ```python
         from blocks import VaultSecret
 
-        vault_secret = VaultSecret.load("BLOCK_NAME")
-
-        key = await vault_secret.read_secret()
+        secret = VaultSecret.load("BLOCK_NAME")
+        value = secret.read_secret()
         ```
+
+        In async code, load it with `await VaultSecret.aload("BLOCK_NAME")` and read it with
+        `await secret.aread_secret()`.
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
@@ -542,6 +577,9 @@ class VaultSecret(DestinationBlock):
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""
         await self.credentials.aclose()
+
+    def _apart(self) -> Self:
+        return self.model_copy(update={"credentials": self.credentials.apart()})
 
     def _place(self) -> str:
         return f"{self.mount}/{self.path}#{self.field} in Vault at {self.credentials.connection().host}"

@@ -1,7 +1,9 @@
 """The flows of this project: what deployments run and the dashboard shows."""
 
+from flows.add_rotation import add_rotation
 from flows.apply_settings import apply_settings
 from flows.audit import audit
+from flows.check_connections import check_connections
 from flows.remove_rotation import remove_rotation
 from flows.restore_key import restore_key
 from flows.retire import retire
@@ -12,8 +14,10 @@ __all__ = [
     "KeySettings",
     "Retirement",
     "Rotation",
+    "add_rotation",
     "apply_settings",
     "audit",
+    "check_connections",
     "remove_rotation",
     "restore_key",
     "retire",

@@ -24,6 +24,7 @@ from prefect.states import Completed, Failed
 
 from blocks.errors import ConfigurationError, KeyRotationError, PlaceLostError
 from blocks.redaction import redact_logs
+from flows.overview import refresh_overview
 from flows.report import artifact_key, as_markdown, failed, plan_as_markdown
 from tasks.decisions import Identity
 from tasks.events import Event
@@ -132,6 +133,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
             markdown=as_markdown(run, conclusion.message),
             description=f"The state of rotation {name}",
         )
+        await refresh_overview(name, str(identity.id), conclusion.state, world.now())
 
 
 async def show_plan(rotation: Rotation, emergency: bool) -> str:

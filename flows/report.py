@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
+
+from prefect.client.schemas.responses import DeploymentResponse
 
 from blocks.errors import ConfigurationError, KeyRotationError
 from tasks.decisions import Finding
 from tasks.ledger import Ledger, Superseded
+from tasks.rotation import parse_rotation
 from tasks.run import Run
+from tasks.schedules import SLUG, read_timetable
+from tasks.states import KeyState
 
 
 def moment(at: datetime) -> str:
@@ -223,8 +229,8 @@ def _keys(ledger: Ledger) -> list[str]:
 
 def _state(key: Superseded) -> str:
     if key.disabled:
-        return "disabled"
-    return "superseded, still used" if key.postponed else "superseded"
+        return KeyState.DISABLED
+    return f"{KeyState.SUPERSEDED}, still used" if key.postponed else KeyState.SUPERSEDED
 
 
 def _ends(key: Superseded) -> str:
@@ -238,3 +244,57 @@ def _next_step(ledger: Ledger) -> str:
         first = min(ledger.superseded, key=lambda key: key.revoke_at)
         return f"The superseded key `{first.label}` is revoked at {moment(first.revoke_at)}."
     return "The next rotation, by its schedule or by hand."
+
+
+def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
+    """Spell what a person can set of a rotation, for a comparison.
+
+    Args:
+        deployment: The rotation's deployment.
+
+    Returns:
+        The rotation's fields, its `schedule`, and `auto_rotation`.
+    """
+    rotation = deployment.parameters.get("rotation")
+    try:
+        settings = parse_rotation(rotation).model_dump(mode="json")
+    except ConfigurationError:
+        # Somebody has put something else there; it is compared as it stands.
+        settings = dict(rotation) if isinstance(rotation, Mapping) else {"rotation": rotation}
+    own = next((each for each in deployment.schedules if each.slug == SLUG), None)
+    timetable = read_timetable(own.schedule) if own else None
+    return {
+        **settings,
+        "schedule": str(timetable) if timetable else None,
+        "auto_rotation": bool(own and own.active and not deployment.paused),
+    }
+
+
+def change_table(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Show what changed, field by field.
+
+    Args:
+        changes: The fields with their former and their new values.
+
+    Returns:
+        The lines of a table in markdown.
+    """
+    if not changes:
+        return ["Nothing: every field is as it was."]
+    rows = [f"| {name} | {cell(before)} | {cell(after)} |" for name, (before, after) in changes.items()]
+    return ["| Field | Before | Now |", "| --- | --- | --- |", *rows]
+
+
+def cell(value: Any) -> str:
+    """Spell a value for a cell of a markdown table.
+
+    Args:
+        value: Any value.
+
+    Returns:
+        One line of text.
+    """
+    if value is None or value in ("", []):
+        return "none"
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(text.replace("|", "\\|").split())

@@ -14,10 +14,11 @@ from contextlib import ExitStack
 from pydantic import SecretStr
 from rich.console import Console
 
+from flows.automations import make_automations
 from sandbox.demo import interruptible
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
 from sandbox.server import running
-from sandbox.setup import CONNECTION, SECRET, make_automations, prepare
+from sandbox.setup import CONNECTION, SECRET, prepare
 from sandbox.stack import Stack, free_port
 
 DASHBOARD_PORT = 4200
@@ -27,7 +28,7 @@ MANAGEMENT_KEY = "OPENROUTER_MANAGEMENT_KEY"
 async def wire(management_key: SecretStr, base_url: str | None) -> None:
     """Make pool, blocks and automations."""
     await prepare(management_key, base_url)
-    await make_automations()
+    await make_automations({})
 
 
 def main() -> None:

@@ -68,6 +68,9 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
         raise ConfigurationError(
             f"rotation.adopt: the key {key.label} belongs to the rotation {mark[0]} already. Nothing was created."
         )
+    if not set(rotation.destinations) <= set(run.held):
+        # Recovery has written to them since.
+        await run.look(rotation.destinations)
     holders = _holders(run, rotation.destinations, key)
     return Current(
         hash=key.hash,

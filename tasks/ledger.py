@@ -179,8 +179,8 @@ class Ledger(_Entry):
         return sorted(ends)
 
     def intended(self, pending: Pending) -> Self:
-        """Announce that a key is about to be created."""
-        return self._with(pending=pending)
+        """Announce that a key is about to be created; a rotation that was taken away is back with that."""
+        return self._with(pending=pending, removed=False)
 
     def created(self, key: MadeKey) -> Self:
         """Record the key that was created for the pending intent."""
@@ -306,9 +306,10 @@ class Ledger(_Entry):
         """Spell the ledger for a Prefect variable.
 
         Returns:
-            A JSON object without what is at its default.
+            A JSON object without what is at its default, but for what a reader looks for first.
         """
-        return {"format": self.format, **self.model_dump(mode="json", exclude_defaults=True)}
+        always = {"format": self.format, "superseded": []}
+        return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
 
     def size(self) -> int:
         """Count the bytes that the ledger takes in a Prefect variable.

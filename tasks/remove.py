@@ -7,6 +7,7 @@ from datetime import datetime
 from blocks.errors import ConfigurationError, NotFoundError
 from tasks.events import Event
 from tasks.lost import settle_intent, settle_unresolved
+from tasks.revoke import make_sure_that_it_is_gone
 from tasks.rotation import without_marker
 from tasks.run import Run
 
@@ -49,6 +50,7 @@ async def _take_marker_off(run: Run) -> None:
         name = without_marker((await openrouter.get_key(current.hash)).name)
         await openrouter.update_key(current.hash, name=name)
     except NotFoundError:
+        await make_sure_that_it_is_gone(openrouter, current)
         run.note(f"The key {current.label} does not exist at OpenRouter any more.")
 
 

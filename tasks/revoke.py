@@ -8,7 +8,7 @@ from decimal import Decimal
 from blocks.errors import DestinationError, NotFoundError, OtherAccountError
 from tasks.decisions import Judgement, Verdict, judge, needed_by
 from tasks.events import Event
-from tasks.ledger import Superseded
+from tasks.ledger import MadeKey, Superseded
 from tasks.run import OpenRouter, Run
 from tasks.task import secret_task
 
@@ -38,7 +38,7 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
         return
     await run.ledger.guard()
     if not await openrouter.delete_key(key.hash):
-        await _make_sure_that_it_is_gone(openrouter, key)
+        await make_sure_that_it_is_gone(openrouter, key)
     await run.ledger.save(run.ledger.ledger.revoked(key.hash))
     await run.world.emit(Event.KEY_REVOKED, run.name, **key.told())
 
@@ -98,7 +98,7 @@ async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
     try:
         await openrouter.update_key(key.hash, disabled=True)
     except NotFoundError:
-        await _make_sure_that_it_is_gone(openrouter, key)
+        await make_sure_that_it_is_gone(openrouter, key)
         await run.ledger.save(run.ledger.ledger.revoked(key.hash))
         return
     until = run.world.now() + run.ledger.ledger.retirement.disabled_for
@@ -106,7 +106,17 @@ async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
     await run.world.emit(Event.KEY_DISABLED, run.name, **key.told())
 
 
-async def _make_sure_that_it_is_gone(openrouter: OpenRouter, key: Superseded) -> None:
+async def make_sure_that_it_is_gone(openrouter: OpenRouter, key: MadeKey) -> None:
+    """Believe that a key does not exist only if the connection still belongs to the account in which it was made.
+
+    Args:
+        openrouter: The key's connection, which has said that there is no such key.
+        key: The key.
+
+    Raises:
+        OtherAccountError: The connection belongs to another account now.
+        ServiceError: OpenRouter failed.
+    """
     # "No such key" is also what another account answers, after the connection's management key was exchanged.
     if key.workspace_id is not None and not await openrouter.has_workspace(key.workspace_id):
         raise OtherAccountError(

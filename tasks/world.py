@@ -50,7 +50,7 @@ DATES_LOOKED_AT = 100
 
 
 @contextmanager
-def _plainly(doing: str) -> Iterator[None]:
+def plainly(doing: str) -> Iterator[None]:
     """Tell an error of Prefect's API in one sentence; its own text may quote what was sent."""
     try:
         yield
@@ -98,7 +98,7 @@ class VariableStore:
     async def read(self) -> Any | None:
         """Read the value, `None` where there is none."""
         client, _ = get_or_create_client()
-        with _plainly("reading the ledger"):
+        with plainly("reading the ledger"):
             variable = await client.read_variable_by_name(self._name)
         return None if variable is None else variable.value
 
@@ -106,7 +106,7 @@ class VariableStore:
         """Write the first value; `PlaceLostError` where there is one already."""
         client, _ = get_or_create_client()
         try:
-            with _plainly("writing the ledger"):
+            with plainly("writing the ledger"):
                 await client.create_variable(VariableCreate(name=self._name, value=value, tags=[LEDGER_TAG]))
         except ObjectAlreadyExists:
             raise PlaceLostError(f"Another run has just written {self._name}, so this one stopped.") from None
@@ -114,13 +114,13 @@ class VariableStore:
     async def update(self, value: dict[str, Any]) -> None:
         """Write the next value."""
         client, _ = get_or_create_client()
-        with _plainly("writing the ledger"):
+        with plainly("writing the ledger"):
             await client.update_variable(VariableUpdate(name=self._name, value=value, tags=[LEDGER_TAG]))
 
     async def delete(self) -> None:
         """Delete the value."""
         client, _ = get_or_create_client()
-        with suppress(ObjectNotFound), _plainly("deleting the ledger"):
+        with suppress(ObjectNotFound), plainly("deleting the ledger"):
             await client.delete_variable_by_name(self._name)
 
 
@@ -206,7 +206,7 @@ class PrefectWorld:
         """
         client, _ = get_or_create_client()
         try:
-            with _plainly("looking a flow run up"):
+            with plainly("looking a flow run up"):
                 await client.read_flow_run(run_id)
         except ObjectNotFound:
             return False
@@ -226,7 +226,7 @@ class PrefectWorld:
         if deployment_id is None:
             return timedelta(0)
         client, _ = get_or_create_client()
-        with _plainly("reading the deployment"):
+        with plainly("reading the deployment"):
             deployment = await client.read_deployment(deployment_id)
         return await _interval(deployment)
 
@@ -269,7 +269,7 @@ class PrefectWorld:
         """
         client, _ = get_or_create_client()
         try:
-            with _plainly("reading the deployment"):
+            with plainly("reading the deployment"):
                 deployment = await client.read_deployment_by_name(f"rotate/{name}")
         except ObjectNotFound:
             raise ConfigurationError(f"rotation: there is no deployment rotate/{name}. Nothing was changed.") from None
@@ -286,7 +286,7 @@ class PrefectWorld:
         """
         client, _ = get_or_create_client()
         try:
-            with _plainly("deleting the deployment"):
+            with plainly("deleting the deployment"):
                 deployment = await client.read_deployment_by_name(f"rotate/{name}")
                 await client.delete_deployment(deployment.id)
         except ObjectNotFound:
@@ -306,7 +306,7 @@ class PrefectWorld:
         prefix = ledger_variable("")
         body = {"variables": {"name": {"like_": f"{prefix}%"}}, "sort": "NAME_ASC", "limit": PAGE_SIZE}
         for offset in count(0, PAGE_SIZE):
-            with _plainly("reading the ledgers"):
+            with plainly("reading the ledgers"):
                 answer = await client.request("POST", "/variables/filter", json={**body, "offset": offset})
             found = Variable.model_validate_list(answer.json())
             for variable in found:
@@ -328,7 +328,7 @@ class PrefectWorld:
         client, _ = get_or_create_client()
         flow_filter = FlowFilter(name=FlowFilterName(any_=["rotate"]))
         for offset in count(0, PAGE_SIZE):
-            with _plainly("reading the deployments"):
+            with plainly("reading the deployments"):
                 found = await client.read_deployments(
                     flow_filter=flow_filter, sort=DeploymentSort.NAME_ASC, limit=PAGE_SIZE, offset=offset
                 )
@@ -345,7 +345,7 @@ class PrefectWorld:
             name: The rotation's name.
         """
         client, _ = get_or_create_client()
-        with _plainly("cancelling scheduled retirements"):
+        with plainly("cancelling scheduled retirements"):
             runs = await client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=["retire"])),
                 flow_run_filter=FlowRunFilter(

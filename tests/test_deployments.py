@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import ast
 import importlib
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prefect.server.schemas.schedules import IntervalSchedule
+from prefect.client.schemas.schedules import RRuleSchedule as ClientRRuleSchedule
+from prefect.server.schemas.schedules import RRuleSchedule
 
 from sandbox.stack import CHECKOUT, read_settings
 from tasks.rotation import parse_rotation
+from tasks.schedules import read_timetable
+
+
+def timetable(schedule: dict[str, Any]) -> str:
+    """A schedule of the file in words."""
+    if "cron" in schedule:
+        return f"{schedule['cron']} {schedule['timezone']}"
+    return str(read_timetable(ClientRRuleSchedule(rrule=schedule["rrule"], timezone=schedule["timezone"])))
+
 
 DEPLOYMENTS = {d["name"]: d for d in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]}
 
 
 def test_the_deployments_are_those_that_users_rely_on() -> None:
     """Name, flow, interval, time zone and limit, as a table: a change shows here."""
-    found = [
-        (d["name"], d["entrypoint"], *((s["interval"], s["timezone"]) for s in d.get("schedules", [])))
-        for d in DEPLOYMENTS.values()
-    ]
+    found = [(d["name"], d["entrypoint"], *map(timetable, d.get("schedules", []))) for d in DEPLOYMENTS.values()]
 
     assert found == [
-        ("example", "flows.rotate:rotate", (30 * 86400, "Europe/Berlin")),
+        ("add-rotation", "flows.add_rotation:add_rotation"),
+        ("check-connections", "flows.check_connections:check_connections", "0 6 * * * UTC"),
+        ("example", "flows.rotate:rotate", "every 30 days at 03:30 Europe/Berlin"),
         ("retire", "flows.retire:retire"),
         ("restore-key", "flows.restore_key:restore_key"),
         ("apply-settings", "flows.apply_settings:apply_settings"),
         ("remove-rotation", "flows.remove_rotation:remove_rotation"),
-        ("audit", "flows.audit:audit", (86400, "Europe/Berlin")),
+        ("audit", "flows.audit:audit", "15 6 * * * Europe/Berlin"),
     ]
 
 
@@ -49,14 +59,15 @@ def test_the_example_rotation_is_valid() -> None:
 
 
 async def test_the_example_rotates_at_the_same_local_time_all_year() -> None:
-    """Every 30 days at 03:30 in Berlin, also across daylight saving both ways."""
+    """Every 30 days at 03:30 in Berlin, whenever Prefect's scheduler looks, also across daylight saving both ways."""
     schedule = DEPLOYMENTS["example"]["schedules"][0]
-    fields = {name: schedule[name] for name in ("interval", "anchor_date", "timezone")}
+    rule = RRuleSchedule(rrule=schedule["rrule"], timezone=schedule["timezone"])
+    looks = [datetime(2027, 1, 1, 12, tzinfo=UTC) + timedelta(days=9 * step) for step in range(41)]
 
-    dates = await IntervalSchedule.model_validate(fields).get_dates(13)
+    dates = sorted({date for now in looks for date in await rule.get_dates(3, start=now)})
 
     assert {f"{date:%H:%M}" for date in dates} == {"03:30"}
-    assert {(after - before).days for before, after in pairwise(dates)} <= {29, 30}
+    assert {(after.date() - before.date()).days for before, after in pairwise(dates)} == {30}
 
 
 def test_settings_are_documented() -> None:

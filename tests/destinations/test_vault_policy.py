@@ -1,4 +1,4 @@
-"""The policies of docs/vault-policy.md are enough for what they are for, and for nothing else."""
+"""The policies of docs/reference/vault-policy.md are enough for what they are for, and for nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blocks.errors import ForbiddenError
 from blocks.vault import AppRoleAuth
 from tests.destinations.vaults import TestVault, at_once
 
-PAGE = (Path(__file__).parents[2] / "docs" / "vault-policy.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "vault-policy.md").read_text()
 ROTATION, CONSUMER = re.findall(r"```hcl\n(.*?)```", PAGE, re.DOTALL)
 RULE = re.compile(r'path "([^"]+)" \{\s*capabilities = \[([^\]]*)\]\s*\}')
 PATH = "apps/checkout"

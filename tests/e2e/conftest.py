@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from prefect.blocks.system import Secret
+from prefect.logging.handlers import APILogWorker
 from pydantic import SecretStr
 from starlette.applications import Starlette
 
@@ -86,6 +87,9 @@ def stack() -> Iterator[Stack]:
     """A Prefect server that persists results and logs at DEBUG, as the least careful one would."""
     with Stack(PERSISTENT) as stack:
         yield stack
+        with stack.as_client():
+            # What is left would be sent at exit, again and again, to a server that is gone.
+            APILogWorker.drain_all(timeout=5)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The Prefect server as docs/threat-model.md says to run it."""
+"""The Prefect server as docs/explanation/threat-model.md says to run it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox.stack import Stack
 from tests.e2e.conftest import pytestmark  # noqa: F401 - the mark applies to this module
 from tests.hostile.liar import KEY
 
-PAGE = (Path(__file__).parents[2] / "docs" / "threat-model.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "threat-model.md").read_text()
 AUTHENTICATION = dict(re.findall(r"^(PREFECT_(?:SERVER_)?API_AUTH_STRING)=(.*)$", PAGE, re.MULTILINE))
 OPERATOR = tuple(AUTHENTICATION["PREFECT_API_AUTH_STRING"].split(":"))
 

@@ -23,7 +23,9 @@ from blocks.openrouter import KeyRequest
 from flows.steps import PLAIN, Steps
 from tasks.audit import SETTLED_AFTER, AuditFinding, Kind
 from tasks.decisions import Identity
+from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import KeySettings, Retirement, Rotation, read_marker
+from tasks.states import TRANSITIONS, steps_between
 from tests.simulation.invariants import check_agreement, check_no_older_key, check_no_orphan
 from tests.simulation.model import (
     Ended,
@@ -82,6 +84,7 @@ class Histories(RuleBasedStateMachine):
         self.foreign = self._foreign_keys()
         self.numbers = 0
         self.broken = False
+        self.last_ledger = Ledger()
         self.restoring = False
         self.out_of_sight: set[str] = set(self.foreign)
 
@@ -123,8 +126,17 @@ class Histories(RuleBasedStateMachine):
         self._watch_destinations(effect)
         stored = json.dumps([self.model.variables, self.model.events[-1:]])
         self.promise(not any(secret in stored for secret in self.made), f"I3: a key was stored or told by: {effect}")
+        self._watch_ledger(effect)
         untouched = {h: self.model.keys[h].settings() for h in self.foreign if h in self.model.keys}
         self.promise(untouched == self.foreign, f"I4: a foreign key was changed by: {effect}")
+
+    def _watch_ledger(self, effect: str) -> None:
+        value = self.model.variables.get(ledger_variable("checkout"))
+        now = Ledger.model_validate(value) if value else Ledger()
+        if "ledger" in effect:
+            strange = steps_between(self.last_ledger, now) - set(TRANSITIONS)
+            self.promise(not strange, f"a key went from one state to another that it may not: {strange}")
+        self.last_ledger = now
 
     def _watch_destinations(self, effect: str) -> None:
         for name, place in self.model.places.items():
@@ -205,8 +217,14 @@ class Histories(RuleBasedStateMachine):
         if ended.succeeded and not emergency and before and self.rotation.overlap and self._current() != before:
             self.promise(before in self.model.alive(), "a superseded key died before its overlap ended")
         if ended.succeeded and not emergency and self.rotation.key.carry_budget and spendable is not None:
-            left = self._spendable()
+            left = self._spendable_with_all()
             self.promise(left is not None and left <= spendable, f"a rotation made {spendable} USD to {left} USD")
+
+    def _spendable_with_all(self) -> Decimal | None:
+        ledger = self.model.ledger("checkout")
+        alive = [self.model.keys[key] for key in (ledger.hashes() if ledger else ()) if key in self.model.alive()]
+        amounts = [key.may_spend(self.model.time) for key in alive]
+        return None if None in amounts else sum(filter(None, amounts), Decimal(0))
 
     def _spendable(self) -> Decimal | None:
         """What the consumers may still spend with the current and the superseded keys, where that is limited."""
@@ -435,6 +453,7 @@ class Histories(RuleBasedStateMachine):
         self.model.tell("by hand: the ledger is deleted")
         self.model.late_effects_happen()
         self.model.variables.clear()
+        self.last_ledger = Ledger()
         self._lose_sight()
 
     def _lose_sight(self) -> None:

@@ -158,7 +158,7 @@ MUTANTS = [
     ),
     Mutant("a key that a destination holds is revoked", tasks.revoke, "needed_by", lambda *_: [], rare=True),
     Mutant("a revoked key stays in the ledger", Ledger, "revoked", lambda self, _hash: self),
-    Mutant('"no such key" is always believed', tasks.revoke, "_make_sure_that_it_is_gone", nothing),
+    Mutant('"no such key" is always believed', tasks.revoke, "make_sure_that_it_is_gone", nothing),
     Mutant(
         "keys are not found again after the ledger is lost",
         tasks.recover,

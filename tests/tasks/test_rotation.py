@@ -10,8 +10,10 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect.utilities.callables import parameter_schema
 
 from blocks.errors import ConfigurationError
+from flows import rotate
 from tasks.rotation import MAX_KEY_NAME, Rotation, parse_rotation, read_marker
 
 TODAY = datetime(2026, 12, 1, 23, 59, tzinfo=UTC)
@@ -129,3 +131,63 @@ def test_a_rotation_survives_the_way_through_a_deployment() -> None:
     rotation = parse_rotation(filled_in(key__limit_usd=12.5, overlap="P7D"))
 
     assert Rotation.model_validate(rotation.model_dump(mode="json")) == rotation
+
+
+def fields(schema: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """The fields of a group in the form; a group inside it brings title and description of its own."""
+    group: dict[str, dict[str, Any]] = schema["definitions"][name]["properties"]
+    inner = {
+        field: schema["definitions"].get(shown.get("$ref", "").rpartition("/")[2], {}) for field, shown in group.items()
+    }
+    return {field: {**inner[field], **shown} for field, shown in group.items()}
+
+
+FORM = parameter_schema(rotate).model_dump()
+GROUPS = ("Rotation", "KeySettings", "Retirement")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_field_of_the_form_explains_itself_in_one_line(group: str) -> None:
+    """Each field has a title for people and one sentence."""
+    for name, field in fields(FORM, group).items():
+        described = field.get("description", "")
+        assert field.get("title"), name
+        assert field["title"][0].isupper(), name
+        assert 10 < len(described) <= 120, name
+        assert described.endswith("."), name
+
+
+def test_the_simplest_rotation_needs_four_answers() -> None:
+    """Name, connection, key name and one destination; everything else has a sensible default."""
+    required = {group: set(FORM["definitions"][group].get("required", [])) for group in GROUPS}
+
+    assert required == {
+        "Rotation": {"name", "connection", "key", "destinations"},
+        "KeySettings": {"name"},
+        "Retirement": set(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"retirement": {"retire_when": "never"}}, "rotation.retirement.retire_when"),
+        ({"retirement": {"retire_when": "unused", "quiet_time": "PT0S"}}, "quiet_time"),
+        ({"retirement": {"retire_when": "unused", "max_overlap": "PT1H"}}, "retirement.max_overlap"),
+        ({"retirement": {"disabled_for": "-P1D"}}, "rotation.retirement.disabled_for"),
+        ({"minimum_age": "-P1D"}, "rotation.minimum_age"),
+        ({"adopt": "sk-or-v1-" + "0" * 64}, "rotation.adopt"),
+        ({"adopt": "../keys"}, "rotation.adopt"),
+        ({"key__guardrail_id": "a/b"}, "rotation.key.guardrail_id"),
+        ({"key__carry_budget": True}, "carry_budget"),
+        ({"key__expires_after": "P1D"}, "key.expires_after"),
+    ],
+)
+def test_policies_that_cannot_work_are_refused(changes: dict[str, Any], field: str) -> None:
+    """One sentence names the field, before anything is created."""
+    with pytest.raises(ConfigurationError) as refused:
+        parse_rotation(filled_in(**changes))
+
+    assert field in str(refused.value)
+    assert "0000" not in str(refused.value)
+    assert str(refused.value).endswith("Nothing was created.")

@@ -1,0 +1,256 @@
+"""Add a rotation, or change one, from a form in the dashboard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from prefect import State, flow
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.blocks.core import Block
+from prefect.blocks.system import Secret
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.utilities import get_or_create_client
+from prefect.exceptions import ObjectNotFound
+
+from blocks import InfisicalSecret, OpenRouterCredentials, VaultSecret
+from blocks.errors import ConfigurationError
+from flows.conclude import conclude
+from flows.deployments import link, make_first_key, read_deployment, save_deployment
+from flows.report import as_settings, change_table, moment
+from tasks.checks import CONNECTION_TYPE, check_connection, check_destination
+from tasks.ledger import parse_ledger
+from tasks.rotation import Rotation, Usd, parse_rotation
+from tasks.run import side_by_side
+from tasks.schedules import Timetable, differences, merged, parse_timetable
+from tasks.world import VariableStore, plainly
+
+FIELDS = {
+    "rotation.name": "rotation_name",
+    "rotation.description": "description",
+    "rotation.connection": "connection",
+    "rotation.destinations": "destinations",
+    "rotation.overlap": "overlap",
+    "rotation.key.name": "key_name",
+    "rotation.key.limit_usd": "limit_usd",
+    "rotation.key.limit_reset": "limit_reset",
+    "rotation.key.include_byok_in_limit": "include_byok_in_limit",
+}
+"""What the form calls the fields of a rotation."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asked for.
+
+    Args:
+        rotation: The rotation.
+        timetable: When it rotates by itself.
+        active: Whether it rotates by itself.
+    """
+
+    rotation: Rotation
+    timetable: Timetable
+    active: bool
+
+
+@flow(name="add-rotation", persist_result=False, validate_parameters=False, log_prints=False)
+async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
+    connection: OpenRouterCredentials,
+    *,
+    auto_rotation: bool = True,
+    rotate_at: str = "03:30",
+    time_zone: str = "UTC",
+    interval_days: int = 30,
+    key_name: str,
+    limit_usd: Usd | None = None,
+    limit_reset: Literal["none", "daily", "weekly", "monthly"] = "none",
+    include_byok_in_limit: bool = False,
+    # Never changed, and the form needs lists; a parametrised `Secret` would be another block type there.
+    destinations: list[Secret | VaultSecret | InfisicalSecret] = [],  # type: ignore[type-arg] # noqa: B006
+    other_destinations: list[str] = [],  # noqa: B006
+    overlap: timedelta = timedelta(hours=24),
+    rotation_name: str,
+    description: str = "",
+    make_key_now: bool = True,
+) -> State[None]:
+    """Add a rotation: a key that is kept fresh by itself. The name of an existing rotation changes that one.
+
+    Everything is checked first: the connection and each destination must work before anything is made.
+
+    Args:
+        connection: The OpenRouter connection that makes the keys.
+        auto_rotation: Whether it rotates by itself; off, it rotates when somebody runs it.
+        rotate_at: The local time at which it rotates, such as 03:30.
+        time_zone: The time zone of that time, such as Europe/Berlin.
+        interval_days: How many days lie between two rotations.
+        key_name: How the key is called at OpenRouter; date and marker are added.
+        limit_usd: The most that the key may spend, in US dollars; none for no limit.
+        limit_reset: When the spending starts again from zero (UTC).
+        include_byok_in_limit: Whether spending on your own provider keys counts towards the limit.
+        destinations: Where consumers read the key; make the blocks first, under Blocks.
+        other_destinations: Any other secret block where consumers read the key, as block-type-slug/block-name.
+        overlap: How long a superseded key stays valid, such as PT24H or P7D; PT0S revokes it at once.
+        rotation_name: A short name, in lowercase letters, digits and dashes.
+        description: What the key is for, and who uses it.
+        make_key_now: Whether the first key is made at once; a rotation that has a key already is not rotated.
+
+    Returns:
+        The final state, whose message says in one sentence what happened.
+    """
+    asked = {
+        "name": rotation_name,
+        "description": description,
+        "connection": connection,
+        "key": {
+            "name": key_name,
+            "limit_usd": limit_usd,
+            "limit_reset": limit_reset,
+            "include_byok_in_limit": include_byok_in_limit,
+        },
+        "destinations": [*destinations, *other_destinations],
+        "overlap": overlap,
+    }
+    async with conclude() as conclusion:
+        timetable = parse_timetable(interval_days, rotate_at, time_zone)
+        before, wanted = await _understand(asked, timetable, bool(auto_rotation))
+        await _check(wanted.rotation)
+        conclusion.succeeded(await _carry_out(before, wanted, bool(make_key_now)))
+    return conclusion.state
+
+
+async def _understand(
+    asked: dict[str, Any], timetable: Timetable, active: bool
+) -> tuple[DeploymentResponse | None, Wanted]:
+    """Read the form, on top of what an existing rotation of that name has beyond it."""
+    connection = await block_name(asked["connection"], "connection")
+    if not connection.startswith(f"{CONNECTION_TYPE}/"):
+        raise ConfigurationError("connection: it is not an OpenRouter connection. Nothing was created.")
+    destinations = [await block_name(value, "destinations") for value in asked["destinations"]]
+    asked = {**asked, "connection": connection.partition("/")[2], "destinations": destinations}
+    # Parsed by itself first: only a proper name may be looked up.
+    name = _parse(asked).name
+    before = await read_deployment(name)
+    kept = before.parameters.get("rotation") if before else None
+    return before, Wanted(_parse(merged(kept, asked) if isinstance(kept, dict) else asked), timetable, active)
+
+
+def _parse(rotation: dict[str, Any]) -> Rotation:
+    try:
+        return parse_rotation(rotation)
+    except ConfigurationError as error:
+        field, colon, sentence = str(error).partition(":")
+        # A position in a list follows the field's name.
+        name = next(
+            (ours for theirs, ours in FIELDS.items() if field == theirs or field.startswith(f"{theirs}.")), field
+        )
+        raise ConfigurationError(f"{name}{colon}{sentence}") from None
+
+
+async def block_name(value: Any, field: str) -> str:
+    """Name the block that a form's picker chose; the block itself, with its secrets, is not loaded for that.
+
+    Args:
+        value: A block, the reference to one as Prefect stores it, or its name.
+        field: The field of the form, for the message.
+
+    Returns:
+        The block's type slug and name.
+
+    Raises:
+        ConfigurationError: There is no such block.
+    """
+    reference = value.get("$ref") if isinstance(value, dict) else value
+    if isinstance(reference, dict) and "block_document_slug" in reference:
+        return str(reference["block_document_slug"])
+    if isinstance(reference, str) and not isinstance(value, dict):
+        return reference
+    document_id = reference.get("block_document_id") if isinstance(reference, dict) else reference
+    if isinstance(reference, Block):
+        document_id = reference._block_document_id  # noqa: SLF001 - Prefect offers no other way to it
+    try:
+        with plainly("looking a block up"):
+            client, _ = get_or_create_client()
+            document = await client.read_block_document(UUID(str(document_id)), include_secrets=False)
+    except (ObjectNotFound, ValueError):
+        raise ConfigurationError(f"{field}: choose a block that is stored under Blocks. Nothing was created.") from None
+    slug = document.block_type.slug if document.block_type else ""
+    return f"{slug}/{document.name}"
+
+
+async def _check(rotation: Rotation) -> None:
+    """Prove side by side that the connection and each destination work."""
+    await side_by_side(
+        [
+            check_connection(rotation.connection, "connection"),
+            *(check_destination(name, "destinations") for name in rotation.destinations),
+        ]
+    )
+
+
+async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key_now: bool) -> str:
+    """Make or change the deployment, make the first key, and show what was done."""
+    name, now = wanted.rotation.name, datetime.now(UTC)
+    ledger = parse_ledger(name, await VariableStore(name).read() or {})
+    starts = make_key_now and ledger.current is None
+    last = now if starts else ledger.current.since if ledger.current else None
+    first = wanted.timetable.next_rotation(now, last)
+    after = await save_deployment(before, wanted.rotation, wanted.timetable.schedule(first), wanted.active)
+    changes = differences(as_settings(before), as_settings(after)) if before else {}
+    run = await make_first_key(after) if starts else None
+    message = _sentence(before, wanted, changes, first, run)
+    await acreate_markdown_artifact(
+        key=f"add-rotation-{name}",
+        markdown=_markdown(after, wanted, changes if before else None, run, message),
+        description=f"What was made for rotation {name}",
+    )
+    if run is not None and run.state is not None and run.state.is_final() and not run.state.is_completed():
+        raise ConfigurationError(
+            f"The rotation {name} was saved, but its first key was not made: {run.state.message} "
+            "Mend that, and press Retry here or on that run."
+        )
+    return message
+
+
+def _sentence(
+    before: DeploymentResponse | None,
+    wanted: Wanted,
+    changes: dict[str, tuple[Any, Any]],
+    first: datetime,
+    run: FlowRun | None,
+) -> str:
+    what = f"The rotation {wanted.rotation.name} was " + ("added" if before is None else "changed")
+    if before is not None and not changes:
+        what = f"The rotation {wanted.rotation.name} is as it was"
+    when = f"it rotates next at {moment(first)}" if wanted.active else "it rotates when somebody runs it"
+    if before is not None and wanted.active and not {"schedule", "auto_rotation"} & set(changes):
+        when = f"it rotates {wanted.timetable}, as before"
+    if run is None:
+        return f"{what}; {when}."
+    if run.state is None or not run.state.is_final():
+        return f"{what}; {when}. The run that makes its first key starts as soon as a worker is free."
+    return f"{what}; {when}. Its first key is published."
+
+
+def _markdown(
+    deployment: DeploymentResponse,
+    wanted: Wanted,
+    changes: dict[str, tuple[Any, Any]] | None,
+    run: FlowRun | None,
+    message: str,
+) -> str:
+    lines = [f"# Rotation {wanted.rotation.name}", "", message, ""]
+    lines += [f"- Deployment: {link('deployment', deployment.id, f'rotate/{deployment.name}')}"]
+    if run is not None:
+        state = run.state.name if run.state else "not known"
+        lines += [f"- Run that makes the first key: {link('flow-run', run.id, run.name)} ({state})"]
+    lines += [f"- Destinations: {', '.join(f'`{name}`' for name in wanted.rotation.destinations)}"]
+    skipped = wanted.timetable.skipped(datetime.now(UTC)) if wanted.active else None
+    if skipped:
+        lines += [f"- On {skipped} the clocks skip {wanted.timetable.at:%H:%M}; a rotation of that day is an hour off."]
+    if changes is not None:
+        lines += ["", "## What changed", "", *change_table(changes)]
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""Check every connection and destination in use, before a rotation finds out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect import State, flow
+from prefect.artifacts import acreate_table_artifact
+
+from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
+from flows.conclude import conclude
+from flows.overview import read_rows, show
+from flows.report import moment
+from tasks.checks import CONNECTION_TYPE, check_connection, check_destination, login_ends
+from tasks.inventory import read_deployments
+from tasks.rotation import parse_rotation
+
+ARTIFACT = "connections"
+TIMEOUT_SECONDS = 60.0
+"""How long one check may take, all its attempts included."""
+AT_ONCE = 10
+"""How many checks run side by side."""
+ENDS_SOON = timedelta(days=14)
+"""How long before its end a login is told of."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome of one check.
+
+    Args:
+        name: The block's type slug and name, or a rotation that cannot be read.
+        used_by: The rotations that use it.
+        works: Whether it works.
+        why: One sentence that says what works, or what is wrong.
+        seconds: How long the check took.
+        ends: When its login ends, UTC; `None` where that is not known.
+    """
+
+    name: str
+    used_by: tuple[str, ...]
+    works: bool
+    why: str
+    seconds: float = 0.0
+    ends: datetime | None = None
+
+    def cells(self) -> dict[str, Any]:
+        """Spell the outcome for a table."""
+        return {
+            "block": self.name,
+            "used by": ", ".join(self.used_by),
+            "works": "yes" if self.works else "no",
+            "why": self.why,
+            "seconds": round(self.seconds, 2),
+            "login ends": moment(self.ends) if self.ends else "not known",
+        }
+
+
+@flow(name="check-connections", persist_result=False, validate_parameters=False, log_prints=False)
+async def check_connections() -> State[None]:
+    """Check every connection and destination that a rotation uses, and show which ones do not work.
+
+    Nothing is changed. The overview of all rotations is brought up to date, too.
+
+    Returns:
+        The final state: failed, with one sentence for each, where something does not work.
+    """
+    async with conclude() as conclusion:
+        used, unreadable = in_use(await read_deployments())
+        at_once = asyncio.Semaphore(AT_ONCE)
+        checked = [*unreadable, *await asyncio.gather(*(_checked(name, by, at_once) for name, by in used.items()))]
+        await acreate_table_artifact(
+            key=ARTIFACT,
+            table=[each.cells() for each in sorted(checked, key=lambda each: (each.works, each.name))],
+            description="Connections and destinations in use, and whether they work",
+        )
+        now = datetime.now(UTC)
+        await show(await read_rows(now), now)
+        conclusion.succeeded(verdict(checked, now))
+    return conclusion.state
+
+
+def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]], list[Checked]]:
+    """Say which blocks the rotations use.
+
+    Args:
+        deployments: The deployments of all rotations, as the API shows them.
+
+    Returns:
+        Each block with the rotations that use it, and the deployments whose rotation cannot be read.
+    """
+    used: dict[str, tuple[str, ...]] = {}
+    unreadable = []
+    for deployment in deployments:
+        try:
+            rotation = parse_rotation(deployment["parameters"].get("rotation"))
+        except ConfigurationError as error:
+            name = f"rotate/{deployment['name']}"
+            unreadable.append(Checked(name, (deployment["name"],), works=False, why=str(error)))
+            continue
+        for name in (f"{CONNECTION_TYPE}/{rotation.connection}", *rotation.destinations):
+            used[name] = (*used.get(name, ()), rotation.name)
+    return used, unreadable
+
+
+async def _checked(name: str, used_by: tuple[str, ...], at_once: asyncio.Semaphore) -> Checked:
+    async with at_once:
+        begun = time.monotonic()
+        works, ends = False, None
+        try:
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                why, ends = await _check(name)
+                works = True
+        except KeyRotationError as error:
+            why = str(error)
+        except TimeoutError:
+            why = f"There was no answer within {TIMEOUT_SECONDS:.0f} seconds."
+        return Checked(name, used_by, works, why, time.monotonic() - begun, ends)
+
+
+async def _check(name: str) -> tuple[str, datetime | None]:
+    kind, _, block = name.partition("/")
+    if kind == CONNECTION_TYPE:
+        return await check_connection(block, "connection"), None
+    return await check_destination(name, "destination"), await login_ends(name, "destination")
+
+
+def verdict(checked: list[Checked], now: datetime) -> str:
+    """Sum the checks up.
+
+    Args:
+        checked: The outcomes.
+        now: The current moment, UTC.
+
+    Returns:
+        One sentence, and one more for each login that ends soon.
+
+    Raises:
+        DestinationError: Something does not work.
+    """
+    broken = [each for each in checked if not each.works]
+    if broken:
+        told = " ".join(f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken)
+        raise DestinationError(f"{len(broken)} of {len(checked)} do not work. {told}")
+    soon = [each for each in checked if each.ends and each.ends - now < ENDS_SOON]
+    told = "".join(f" The login of {each.name} ends at {moment(each.ends)}." for each in soon if each.ends)
+    return f"All {len(checked)} connections and destinations work.{told}"

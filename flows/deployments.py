@@ -1,0 +1,206 @@
+"""The deployment of a rotation: read, made, changed, and run for the first key."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentScheduleUpdate, DeploymentUpdate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import RRuleSchedule
+from prefect.client.utilities import get_or_create_client
+from prefect.context import FlowRunContext
+from prefect.deployments import arun_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.urls import url_for
+
+from blocks.errors import ConfigurationError
+from flows.rotate import rotate
+from tasks.rotation import Rotation
+from tasks.schedules import SLUG, read_timetable
+from tasks.world import LEDGER_TAG, plainly
+
+WORK_POOL = "key-rotation"
+"""The work pool of a rotation that was added by a run outside of any work pool."""
+FIRST_KEY_TAG = "first-key"
+STARTS_WITHIN_SECONDS = 45.0
+"""How long to wait for a worker to start a run; a worker with one slot starts it when the waiting run has ended."""
+POLL_SECONDS = 0.5
+
+
+def link(kind: str, object_id: UUID, text: str) -> str:
+    """Link to something in the dashboard.
+
+    Args:
+        kind: What it is, as `prefect.utilities.urls.url_for` calls it.
+        object_id: Its id.
+        text: What to show.
+
+    Returns:
+        A link in markdown; the text alone where the dashboard's address is not known.
+    """
+    url = url_for(kind, object_id)
+    return f"[{text}]({url})" if url else text
+
+
+async def read_deployment(rotation: str) -> DeploymentResponse | None:
+    """Read the deployment of a rotation.
+
+    Args:
+        rotation: The rotation's name.
+
+    Returns:
+        The deployment; `None` where there is none.
+    """
+    client, _ = get_or_create_client()
+    try:
+        with plainly("reading the deployment"):
+            return await client.read_deployment_by_name(f"rotate/{rotation}")
+    except ObjectNotFound:
+        return None
+
+
+async def save_deployment(
+    before: DeploymentResponse | None, rotation: Rotation, schedule: RRuleSchedule, active: bool
+) -> DeploymentResponse:
+    """Make the deployment of a rotation, or change what differs.
+
+    Args:
+        before: The deployment as it is, if there is one.
+        rotation: The rotation.
+        schedule: When it rotates by itself.
+        active: Whether it rotates by itself.
+
+    Returns:
+        The deployment as it is now.
+
+    Raises:
+        ConfigurationError: There is no such work pool.
+        ServiceError: Prefect's API failed.
+    """
+    try:
+        with plainly("saving the deployment"):
+            if before is None:
+                await _create(rotation, schedule, active)
+            else:
+                await _change(before, rotation, schedule, active)
+            client, _ = get_or_create_client()
+            return await client.read_deployment_by_name(f"rotate/{rotation.name}")
+    except ObjectNotFound:
+        raise ConfigurationError(
+            f"There is no work pool {WORK_POOL}: make it with `prefect work-pool create --type process {WORK_POOL}`. "
+            "Nothing was created."
+        ) from None
+
+
+async def _create(rotation: Rotation, schedule: RRuleSchedule, active: bool) -> None:
+    client, _ = get_or_create_client()
+    own = await _own_deployment()
+    await client.create_deployment(
+        flow_id=await client.create_flow(rotate),
+        name=rotation.name,
+        description=_description(rotation.name),
+        tags=[LEDGER_TAG, rotation.name],
+        entrypoint="flows.rotate:rotate",
+        pull_steps=[],
+        parameters={"emergency": False, "rotation": rotation.model_dump(mode="json")},
+        parameter_openapi_schema=parameter_schema(rotate).model_dump(exclude_unset=True),
+        enforce_parameter_schema=True,
+        schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)],
+        concurrency_limit=1,
+        concurrency_options=ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        # The same workers, image and environment as the run that makes it.
+        work_pool_name=own.work_pool_name if own and own.work_pool_name else WORK_POOL,
+        work_queue_name=own.work_queue_name if own else None,
+        job_variables=own.job_variables if own else None,
+    )
+
+
+def _description(name: str) -> str:
+    return (
+        f"Rotates the API key of the {name} rotation. Run it at any time; Retry of a failed run finishes the same "
+        f"rotation. The artifact rotation-{name} shows which keys are alive."
+    )
+
+
+async def _own_deployment() -> DeploymentResponse | None:
+    context = FlowRunContext.get()
+    deployment_id = context.flow_run.deployment_id if context and context.flow_run else None
+    if deployment_id is None:
+        return None
+    client, _ = get_or_create_client()
+    return await client.read_deployment(deployment_id)
+
+
+async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRuleSchedule, active: bool) -> None:
+    changes: dict[str, Any] = {}
+    parameters = {**before.parameters, "rotation": rotation.model_dump(mode="json")}
+    if parameters != before.parameters:
+        changes["parameters"] = parameters
+    own = next((each for each in before.schedules if each.slug == SLUG), None)
+    same = own is not None and _keeps_its_place(own.schedule, schedule)
+    if own is None or not same or own.active != active:
+        # A schedule whose timetable stays keeps its start, and with it the place of the next run.
+        kept = own.schedule if own is not None and same else schedule
+        changes["schedules"] = [DeploymentScheduleUpdate(slug=SLUG, schedule=kept, active=active)]
+    if changes:
+        client, _ = get_or_create_client()
+        await client.update_deployment(before.id, DeploymentUpdate(**changes))
+
+
+def _keeps_its_place(before: Any, after: RRuleSchedule) -> bool:
+    return isinstance(before, RRuleSchedule) and read_timetable(before) == read_timetable(after)
+
+
+async def make_first_key(deployment: DeploymentResponse) -> FlowRun:
+    """Run a rotation's deployment for its first key, and wait for the end.
+
+    A run that an earlier attempt has started is waited for, so that no second key is made.
+
+    Args:
+        deployment: The rotation's deployment.
+
+    Returns:
+        The run: ended, or still waiting for a worker after a while.
+    """
+    with plainly("starting the first rotation"):
+        runs = await _first_runs(deployment.id)
+        alive = next((run for run in runs if run.state is not None and not run.state.is_final()), None)
+        run = alive or await arun_deployment(
+            deployment.id,
+            timeout=0,
+            as_subflow=False,
+            flow_run_name=f"first key of {deployment.name}",
+            tags=[LEDGER_TAG, deployment.name, FIRST_KEY_TAG],
+            idempotency_key=f"first key {deployment.id} {len(runs)}",
+        )
+        return await _watch(run)
+
+
+async def _first_runs(deployment_id: UUID) -> list[FlowRun]:
+    client, _ = get_or_create_client()
+    return await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[deployment_id]), tags=FlowRunFilterTags(all_=[FIRST_KEY_TAG])
+        )
+    )
+
+
+async def _watch(run: FlowRun) -> FlowRun:
+    client, _ = get_or_create_client()
+    waited = 0.0
+    while run.state is None or not run.state.is_final():
+        if waited >= STARTS_WITHIN_SECONDS and (run.state is None or run.state.is_scheduled()):
+            break
+        await asyncio.sleep(POLL_SECONDS)
+        waited += POLL_SECONDS
+        run = await client.read_flow_run(run.id)
+    return run

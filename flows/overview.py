@@ -1,0 +1,261 @@
+"""All rotations on one page: which keys are alive, what comes next, and what needs a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+
+from prefect import State
+from prefect.artifacts import Artifact, acreate_markdown_artifact
+from prefect.client.schemas.objects import Artifact as StoredArtifact
+from prefect.client.utilities import get_or_create_client
+from prefect.logging import get_run_logger
+
+from blocks.errors import KeyRotationError
+from flows.report import artifact_key, cell, moment
+from tasks.inventory import Facts, SeenRun, count_deployments, read_facts
+from tasks.ledger import Ledger, Superseded
+from tasks.schedules import SLUG
+from tasks.world import plainly
+
+OVERVIEW = "key-rotations"
+"""The key of the artifact."""
+LATE_AFTER = timedelta(minutes=5)
+"""How long after its time something may still be waiting for a worker without being reported."""
+ALWAYS_FRESH = 50
+"""Up to how many rotations every run refreshes the overview; it takes about a quarter of a second for as many."""
+SELDOM = timedelta(minutes=1)
+"""How old the overview gets before a run refreshes it, where there are more rotations than that."""
+MAX_MESSAGE = 300
+"""How much of a run's message is shown."""
+HEADER = ("Rotation", "Health", "Current key", "Age", "Next run", "Last result", "Superseded keys", "Needs a person")
+
+
+class Health(IntEnum):
+    """How a rotation is; the worst of what was found counts."""
+
+    HEALTHY = 0
+    DEGRADED = 1
+    FAILED = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rotation in the overview.
+
+    Args:
+        name: The rotation's name.
+        health: How it is.
+        current: The label of the current key.
+        age: How old that key is.
+        next_run: When it rotates next.
+        last: How its last run ended.
+        superseded: The superseded keys, and when each ends.
+        needs: What needs a person, in sentences.
+    """
+
+    name: str
+    health: Health
+    current: str
+    age: str
+    next_run: str
+    last: str
+    superseded: str
+    needs: str
+
+    def cells(self) -> tuple[str, ...]:
+        """Spell the row, in the order of the header."""
+        health = self.health.name.lower()
+        return self.name, health, self.current, self.age, self.next_run, self.last, self.superseded, self.needs
+
+
+def row(facts: Facts, now: datetime) -> Row:
+    """Judge one rotation.
+
+    Args:
+        facts: What is known about it.
+        now: The current moment, UTC.
+
+    Returns:
+        Its row.
+    """
+    ledger = facts.ledger or Ledger()
+    findings = _findings(facts, ledger, now)
+    current = ledger.current
+    return Row(
+        name=facts.name,
+        health=max((health for health, _ in findings), default=Health.HEALTHY),
+        current=current.label if current else "none",
+        age=_age(now - current.since) if current else "",
+        next_run=_next_run(facts),
+        last=_last(facts.last_run),
+        superseded=", ".join(_superseded(key, facts) for key in ledger.superseded) or "none",
+        needs=" ".join(sentence for _, sentence in findings),
+    )
+
+
+def _findings(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health, str]]:
+    found: list[tuple[Health, str]] = []
+    last = facts.last_run
+    if facts.damage:
+        found.append((Health.FAILED, facts.damage))
+    if last is not None and last.state in {"FAILED", "CRASHED"}:
+        found.append((Health.FAILED, f"Look at its last run, which {last.state.lower()}; Retry there is safe."))
+    elif ledger.pending and (last is None or last.state != "RUNNING"):
+        found.append((Health.DEGRADED, "An interrupted rotation is pending: retry that run, or start a new one."))
+    if ledger.current is None and not facts.damage:
+        found.append((Health.DEGRADED, "It has no key yet: run it."))
+    if facts.deployment is None:
+        found.append((Health.DEGRADED, f"There is no deployment rotate/{facts.name}, so nothing rotates it."))
+    if facts.next_run is not None and facts.next_run.at < now - LATE_AFTER:
+        found.append((Health.DEGRADED, f"Its run of {moment(facts.next_run.at)} is late: is a worker running?"))
+    return found + [(Health.DEGRADED, said) for key in ledger.superseded if (said := _overstays(key, facts, now))]
+
+
+def _overstays(key: Superseded, facts: Facts, now: datetime) -> str:
+    if key.revoke_at in facts.cancelled:
+        return f"{key.label} is kept alive: its retirement was cancelled; the next rotation revokes it."
+    if key.revoke_at < now - LATE_AFTER:
+        return f"{key.label} should have been revoked at {moment(key.revoke_at)}: is a worker running?"
+    return ""
+
+
+def _superseded(key: Superseded, facts: Facts) -> str:
+    if key.revoke_at in facts.cancelled:
+        return f"{key.label} kept alive: its retirement was cancelled"
+    return f"{key.label} ends {moment(key.revoke_at)}"
+
+
+def _next_run(facts: Facts) -> str:
+    if facts.next_run is not None:
+        return moment(facts.next_run.at)
+    if facts.deployment is None:
+        return "none"
+    own = next((each for each in facts.deployment["schedules"] if each["slug"] == SLUG), None)
+    if facts.deployment["paused"] or own is None or not own["active"]:
+        return "when somebody runs it"
+    return "being scheduled"
+
+
+def _last(run: SeenRun | None) -> str:
+    if run is None:
+        return "none yet"
+    said = f": {run.message[:MAX_MESSAGE]}" if run.state in {"FAILED", "CRASHED"} and run.message else ""
+    return f"{run.state.lower()} {moment(run.at)}{said}"
+
+
+def _age(age: timedelta) -> str:
+    hours = int(age.total_seconds() // 3600)
+    return f"{hours // 24} d" if hours >= 48 else f"{hours} h"  # noqa: PLR2004 - two days
+
+
+def as_page(rows: Sequence[Row], now: datetime) -> str:
+    """Show all rotations.
+
+    Args:
+        rows: The rotations.
+        now: When the facts were read, UTC.
+
+    Returns:
+        Markdown for an artifact, without any secret.
+    """
+    table = [f"| {' | '.join(HEADER)} |", f"|{' --- |' * len(HEADER)}"]
+    worst_first = sorted(rows, key=lambda each: (-each.health, each.name))
+    table += [f"| {' | '.join(cell(text) for text in each.cells())} |" for each in worst_first]
+    note = f"Each rotation's own artifact is `{artifact_key('<rotation>')}`."
+    return "\n".join(["# Key rotations", "", f"{summary(rows)} As of {moment(now)}.", "", *table, "", note])
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Count the rotations by their health.
+
+    Args:
+        rows: The rotations.
+
+    Returns:
+        One sentence.
+    """
+    counts = {health: sum(each.health is health for each in rows) for health in Health}
+    parts = [f"{count} {health.name.lower()}" for health, count in counts.items() if count]
+    return f"{len(rows)} rotation{'' if len(rows) == 1 else 's'}: {', '.join(parts) or 'none yet'}."
+
+
+async def read_rows(now: datetime, ended: SeenRun | None = None, rotation: str = "") -> list[Row]:
+    """Read and judge all rotations.
+
+    Args:
+        now: The current moment, UTC.
+        ended: The run that asks, as it is about to end: Prefect still shows it as running.
+        rotation: The rotation of that run.
+
+    Returns:
+        The rows, by name.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    all_facts = await read_facts()
+    if ended is not None:
+        all_facts = [_concluded(facts, ended) if facts.name == rotation else facts for facts in all_facts]
+    return [row(facts, now) for facts in all_facts]
+
+
+def _concluded(facts: Facts, ended: SeenRun) -> Facts:
+    mine = facts.last_run is not None and facts.last_run.id == ended.id
+    return replace(facts, last_run=ended) if mine else facts
+
+
+async def refresh_overview(rotation: str, run_id: str, state: State[None], now: datetime) -> None:
+    """Bring the artifact `key-rotations` up to date at the end of a run; a failure is a warning in its log and no more.
+
+    Args:
+        rotation: The rotation that the run was about.
+        run_id: The flow run.
+        state: The state in which it is about to end.
+        now: The current moment, UTC.
+    """
+    try:
+        if await _is_fresh_enough(now):
+            return
+        rows = await read_rows(now, SeenRun(run_id, state.type.value, state.message or "", now), rotation)
+        await show(rows, now)
+    except KeyRotationError as error:
+        get_run_logger().warning("The overview of all rotations was not refreshed: %s", error)
+    except Exception as error:  # noqa: BLE001 - nothing in an overview may fail a rotation, and its text may quote anything
+        get_run_logger().warning("The overview of all rotations was not refreshed (%s).", type(error).__name__)
+
+
+async def _is_fresh_enough(now: datetime) -> bool:
+    if await count_deployments() <= ALWAYS_FRESH:
+        return False
+    last = await _artifact()
+    return last is not None and last.updated is not None and now - last.updated.astimezone(UTC) < SELDOM
+
+
+async def _artifact() -> StoredArtifact | None:
+    with plainly("reading the overview"):
+        return await Artifact.aget(OVERVIEW)
+
+
+async def show(rows: Sequence[Row], now: datetime) -> None:
+    """Write the artifact: always the same one, because each version would be kept for ever, and every run writes it.
+
+    Args:
+        rows: The rotations.
+        now: When the facts were read, UTC.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    page, last = as_page(rows, now), await _artifact()
+    with plainly("writing the overview"):
+        if last is None:
+            await acreate_markdown_artifact(
+                key=OVERVIEW, markdown=page, description="All rotations, and what needs a person"
+            )
+        else:
+            client, _ = get_or_create_client()
+            # Not the client's own method, which puts the whole page into an event, too.
+            await client.request("PATCH", "/artifacts/{id}", path_params={"id": last.id}, json={"data": page})

@@ -1,0 +1,90 @@
+"""The secret blocks without any rotation: read and written in sync and in async code, by whoever has the block."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from blocks import InfisicalCredentials, InfisicalSecret, VaultCredentials, VaultSecret
+from blocks.errors import NotFoundError
+from blocks.secrets import DestinationBlock
+from blocks.vault import AppRoleAuth
+from sandbox import infisical, vault
+from sandbox.server import running
+
+
+def in_vault(url: str, sandbox: vault.VaultSandbox) -> VaultSecret:
+    """A secret in Vault that does not exist yet."""
+    sandbox.allow_login("approle", "a-role", "its-secret", {"secret/data/app": {"read", "create", "update"}})
+    login = AppRoleAuth(role_id="a-role", secret_id="its-secret")
+    return VaultSecret(credentials=VaultCredentials(url=url, auth=login), path="app")
+
+
+def in_infisical(url: str) -> InfisicalSecret:
+    """A secret in Infisical that does not exist yet."""
+    credentials = InfisicalCredentials(host=url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET)
+    return InfisicalSecret(credentials=credentials, project_id=infisical.PROJECT_ID, environment="prod", name="KEY")
+
+
+@pytest.fixture(params=["vault", "infisical"])
+def secret(request: pytest.FixtureRequest) -> Iterator[DestinationBlock]:
+    """A secret that does not exist yet, in each of the stores."""
+    if request.param == "vault":
+        sandbox = vault.VaultSandbox()
+        with running(vault.create_app(sandbox)) as url:
+            yield in_vault(url, sandbox)
+    else:
+        with running(infisical.create_app()) as url:
+            yield in_infisical(url)
+
+
+def test_sync_code_reads_what_sync_code_wrote(secret: DestinationBlock) -> None:
+    """Without an event loop nothing is awaited."""
+    secret.write_secret(b"one")
+
+    assert secret.read_secret() == b"one"
+
+
+async def test_async_code_reads_what_async_code_wrote(secret: DestinationBlock) -> None:
+    """Where an event loop runs, the same names are awaited; the explicit ones always are."""
+    await secret.write_secret(b"one")
+    await secret.awrite_secret(b"two")
+
+    assert [await secret.read_secret(), await secret.aread_secret()] == [b"two", b"two"]
+
+
+def test_sync_code_is_told_that_there_is_nothing(secret: DestinationBlock) -> None:
+    """The error is the same sentence as in async code."""
+    with pytest.raises(NotFoundError, match="holds no secret yet"):
+        secret.read_secret()
+
+
+def test_one_block_serves_several_event_loops_and_threads(secret: DestinationBlock) -> None:
+    """A block that is passed to tasks is used from loops and threads that know nothing of each other."""
+    asyncio.run(secret.awrite_secret(b"one"))
+
+    with ThreadPoolExecutor(4) as threads:
+        read = [*threads.map(lambda _: secret.read_secret(), range(8)), asyncio.run(secret.aread_secret())]
+
+    assert read == [b"one"] * 9
+
+
+async def test_sync_code_may_be_called_from_async_code(secret: DestinationBlock) -> None:
+    """A sync helper that asks for it gets the value itself, though a loop runs."""
+    await secret.awrite_secret(b"one")
+
+    assert await asyncio.to_thread(secret.read_secret) == b"one"
+    assert secret.read_secret(_sync=True) == b"one"
+
+
+async def test_reading_leaves_the_session_of_others_alone(secret: DestinationBlock) -> None:
+    """A session that a rotation has open survives a read of the same block."""
+    held = await secret.read_held()
+
+    await secret.awrite_secret(b"one")
+
+    assert (held.value, (await secret.read_held()).value is None) == (None, False)
+    await secret.aclose()

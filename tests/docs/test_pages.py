@@ -1,0 +1,47 @@
+"""The pages' commands are checked by something that can fail."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import Block, follow, prints
+
+
+@pytest.mark.parametrize(
+    ("promised", "printed", "kept"),
+    [
+        ("not-yet-rotated\n", "\nnot-yet-rotated\n", True),
+        ("...\nCompleted.\n", "one\ntwo\nCompleted.\n", True),
+        ("sk-or-v1-...\n", "not-yet-rotated\n", False),
+        ("Completed.\n", "Completed.\nand more\n", False),
+    ],
+)
+def test_a_broken_promise_is_noticed(promised: str, printed: str, kept: bool) -> None:
+    """What is printed must be what the page promises, but for what it leaves open."""
+    assert prints(promised, printed) is kept
+
+
+def test_a_command_that_fails_ends_it(tmp_path: Path) -> None:
+    """A failing command in the middle of a page is not passed over."""
+    blocks = [Block("sh", None, "false\n"), Block("sh", None, "true\n")]
+
+    with pytest.raises(AssertionError):
+        follow(blocks, tmp_path, {}, dict(os.environ))
+
+
+def test_each_promise_is_held_against_the_commands_before_it(tmp_path: Path) -> None:
+    """Files are there before the commands run, and each text belongs to the commands above it."""
+    blocks = [
+        Block("yaml", "a.yaml", "one\n"),
+        Block("sh", None, "cat a.yaml\n"),
+        Block("text", None, "one\n"),
+        Block("sh", None, "echo two\n"),
+        Block("text", None, "two\n"),
+    ]
+
+    promises = follow(blocks, tmp_path, {"one": "1"}, dict(os.environ))
+
+    assert [(promised.strip(), printed.strip()) for promised, printed in promises] == [("one", "1"), ("two", "two")]

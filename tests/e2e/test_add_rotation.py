@@ -1,0 +1,258 @@
+"""Adding and changing a rotation from the form, against a real Prefect server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from prefect import State, get_client
+from prefect.artifacts import Artifact
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound
+from prefect.variables import Variable
+
+from flows import add_rotation, deployments, rotate
+from sandbox.server import Fault
+from tasks.rotation import parse_rotation
+from tasks.schedules import read_timetable
+from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+
+
+@pytest.fixture(autouse=True)
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """There is no worker here, as for a worker whose one slot is taken by the form's own run."""
+    monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 0.0)
+    return
+
+
+async def reference(slug: str, name: str) -> dict[str, Any]:
+    """What the form sends for a picked block."""
+    async with get_client() as client:
+        document = await client.read_block_document_by_name(name, slug, include_secrets=False)
+    return {"$ref": str(document.id)}
+
+
+async def form(world: World, **changes: Any) -> dict[str, Any]:
+    """The form as a person fills it in, for a rotation of a name of its own to a Prefect secret."""
+    rotation = await world.prepare(world.rotation())
+    return {
+        "connection": await reference("openrouter-credentials", "openrouter"),
+        "rotate_at": "03:30",
+        "time_zone": "Europe/Berlin",
+        "interval_days": 30,
+        "key_name": "checkout service",
+        "limit_usd": 50,
+        "limit_reset": "monthly",
+        "destinations": [await reference("secret", rotation.name)],
+        "overlap": "PT24H",
+        "rotation_name": rotation.name,
+        "description": "The key of the checkout.",
+        "make_key_now": False,
+        **changes,
+    }
+
+
+async def add(form: dict[str, Any]) -> State[Any]:
+    """Submit the form."""
+    return await add_rotation(**form, return_state=True)
+
+
+async def deployed(name: str) -> DeploymentResponse | None:
+    """The rotation's deployment."""
+    async with get_client() as client:
+        try:
+            return await client.read_deployment_by_name(f"rotate/{name}")
+        except ObjectNotFound:
+            return None
+
+
+async def runs_of(deployment: DeploymentResponse) -> list[FlowRun]:
+    """The runs of a deployment that no schedule has made."""
+    of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
+    async with get_client() as client:
+        return [run for run in await client.read_flow_runs(flow_run_filter=of_it) if not run.auto_scheduled]
+
+
+async def shown(name: str) -> str:
+    """What the form's run shows about a rotation."""
+    artifact = await Artifact.get(f"add-rotation-{name}")
+    return str(artifact.data) if artifact else ""
+
+
+async def test_the_form_adds_a_deployment_like_the_example(world: World) -> None:
+    """Entrypoint, pool, limit, tags, parameters and schedule are those of the example, named after the rotation."""
+    fields = await form(world)
+    name = fields["rotation_name"]
+
+    state = await add(fields)
+
+    made = await deployed(name)
+    assert state.is_completed(), state.message
+    assert made is not None
+    assert (made.entrypoint, made.pull_steps, made.work_pool_name) == ("flows.rotate:rotate", [], "key-rotation")
+    assert made.global_concurrency_limit is not None
+    assert made.global_concurrency_limit.limit == 1
+    assert set(made.tags) == {"key-rotation", name}
+    rotation = parse_rotation(made.parameters["rotation"])
+    assert (rotation.connection, rotation.destinations) == ("openrouter", [f"secret/{name}"])
+    assert (rotation.key.limit_usd, rotation.key.limit_reset) == (50, "monthly")
+    assert (rotation.overlap, rotation.description) == (timedelta(hours=24), "The key of the checkout.")
+    [schedule] = made.schedules
+    assert (schedule.slug, schedule.active) == ("auto-rotation", True)
+    assert str(read_timetable(schedule.schedule)) == "every 30 days at 03:30 Europe/Berlin"
+    assert str(made.id) in await shown(name)
+
+
+async def test_auto_rotation_may_be_off(world: World) -> None:
+    """With auto-rotation off the schedule is there and not active, and the sentence says when it rotates."""
+    fields = await form(world, auto_rotation=False)
+
+    state = await add(fields)
+
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    assert [schedule.active for schedule in made.schedules] == [False]
+    assert "rotates when somebody runs it" in str(state.message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rotate_at": "half past three"}, "rotate_at: "),
+        ({"time_zone": "Atlantis"}, "time_zone: "),
+        ({"interval_days": 0}, "interval_days: "),
+        ({"key_name": " "}, "key_name: "),
+        ({"limit_usd": -1}, "limit_usd: "),
+        ({"limit_reset": "hourly"}, "limit_reset: "),
+        ({"overlap": "48 hours"}, "overlap: "),
+        ({"rotation_name": "Not A Slug"}, "rotation_name: "),
+        ({"destinations": []}, "destinations: "),
+        ({"destinations": [{"$ref": "00000000-0000-0000-0000-000000000000"}]}, "destinations: "),
+        ({"destinations": [None]}, "destinations: "),
+        ({"other_destinations": ["secret/unknown"]}, "destinations: "),
+        ({"other_destinations": ["openrouter-credentials/openrouter"]}, "destinations: "),
+        ({"connection": "secret/unknown"}, "connection: "),
+        ({"connection": "openrouter-credentials/unknown"}, "connection: "),
+    ],
+)
+async def test_a_wrong_field_makes_nothing(world: World, changes: dict[str, Any], sentence: str) -> None:
+    """One plain sentence that begins with the field's name in the form; no deployment and no key."""
+    fields = await form(world, make_key_now=True, **changes)
+
+    state = await add(fields)
+
+    assert state.is_failed()
+    assert str(state.message).startswith(sentence)
+    assert "Traceback" not in str(state.message)
+    assert await deployed(str(fields["rotation_name"])) is None
+    assert world.openrouter.created == []
+
+
+async def test_a_destination_that_is_down_makes_nothing(world: World) -> None:
+    """Connection and destinations are proven to work before anything is made."""
+    vault = await world.prepare(world.rotation(destinations=["vault-secret/down"]))
+    fields = await form(world, make_key_now=True, other_destinations=vault.destinations)
+    world.vault_app.state.faults.add(Fault(status=403, body='{"errors":["permission denied"]}'))
+
+    state = await add(fields)
+
+    assert state.is_failed()
+    assert "Vault at" in str(state.message)
+    assert await deployed(fields["rotation_name"]) is None
+    assert world.openrouter.created == []
+
+
+async def test_an_existing_name_changes_that_rotation(world: World) -> None:
+    """The artifact shows field by field what differs; what the form does not ask for stays as it was."""
+    fields = await form(world)
+    name = fields["rotation_name"]
+    await add(fields)
+    first = await deployed(name)
+    assert first is not None
+    workspace = {**first.parameters["rotation"]["key"], "workspace_id": "team-a"}
+    async with get_client() as client:
+        parameters = {"emergency": False, "rotation": {**first.parameters["rotation"], "key": workspace}}
+        await client._client.patch(f"/deployments/{first.id}", json={"parameters": parameters, "tags": ["mine"]})
+
+    state = await add({**fields, "interval_days": 7, "limit_usd": None, "limit_reset": "none"})
+
+    changed = await deployed(name)
+    assert state.is_completed(), state.message
+    assert changed is not None
+    assert (changed.id, changed.tags, changed.description) == (first.id, ["mine"], first.description)
+    assert changed.parameters["rotation"]["key"]["workspace_id"] == "team-a"
+    assert changed.parameters["rotation"]["key"]["limit_usd"] is None
+    assert [str(read_timetable(each.schedule)) for each in changed.schedules] == ["every 7 days at 03:30 Europe/Berlin"]
+    table = await shown(name)
+    assert "| key.limit_usd | 50.0 | none |" in table
+    assert "| schedule | every 30 days at 03:30 Europe/Berlin | every 7 days at 03:30 Europe/Berlin |" in table
+    assert "workspace" not in table
+
+
+async def test_the_same_form_again_changes_nothing(world: World) -> None:
+    """Submitting the form twice makes no second rotation, and says so."""
+    fields = await form(world)
+    await add(fields)
+    before = await deployed(fields["rotation_name"])
+
+    state = await add(fields)
+
+    after = await deployed(fields["rotation_name"])
+    assert before is not None
+    assert after is not None
+    assert (after.id, after.parameters, after.schedules) == (before.id, before.parameters, before.schedules)
+    assert "is as it was" in str(state.message)
+
+
+async def test_a_change_never_rotates_at_once(world: World) -> None:
+    """A rotation that has a key is not run by the form, and its next run is the interval after its last rotation."""
+    fields = await form(world, make_key_now=True)
+    await add({**fields, "make_key_now": False})
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    assert (await rotate(made.parameters["rotation"], return_state=True)).is_completed()
+
+    state = await add({**fields, "interval_days": 10})
+
+    changed = await deployed(fields["rotation_name"])
+    assert state.is_completed(), state.message
+    assert changed is not None
+    assert await runs_of(changed) == []
+    assert len(world.openrouter.created) == 1
+    berlin = ZoneInfo("Europe/Berlin")
+    due = datetime.now(UTC).astimezone(berlin).date() + timedelta(days=10)
+    assert f"DTSTART:{due:%Y%m%d}T033000" in changed.schedules[0].schedule.rrule
+
+
+async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) -> None:
+    """Where no worker is free the run is reported and not waited for; trying again does not make a second one."""
+    fields = await form(world, make_key_now=True)
+
+    first = await add(fields)
+    again = await add(fields)
+
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    [run] = await runs_of(made)
+    assert "starts as soon as a worker is free" in str(first.message)
+    assert again.is_completed()
+    assert run.state_name == "Scheduled"
+    assert str(run.id) in await shown(fields["rotation_name"])
+
+
+async def test_the_form_leaves_no_secret_anywhere(world: World) -> None:
+    """The parameters are references, and neither the artifact nor a variable holds what the blocks hold."""
+    fields = await form(world)
+
+    await add(fields)
+
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    everything = f"{made.model_dump_json()}{await shown(fields['rotation_name'])}"
+    assert "sk-or-" not in everything
+    assert await Variable.aget(f"key-rotation-{fields['rotation_name']}") is None

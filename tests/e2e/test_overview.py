@@ -1,0 +1,169 @@
+"""The overview and the check of connections, against a real Prefect server."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+from prefect.artifacts import Artifact
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.states import Cancelled
+from prefect.variables import Variable
+
+from flows import check_connections, overview, rotate, status
+from flows.deployments import save_deployment
+from sandbox.server import Fault
+from tasks.inventory import read_deployments
+from tasks.ledger import ledger_variable
+from tasks.rotation import Rotation
+from tasks.schedules import parse_timetable
+from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+
+
+@pytest.fixture(autouse=True)
+async def no_other_rotations(world: World) -> None:
+    """Only the rotations of the test itself are deployed: the stand-ins of others are gone."""
+    async with get_client() as client:
+        for deployment in await read_deployments():
+            await client.delete_deployment(UUID(deployment["id"]))
+
+
+async def deploy(rotation: Rotation) -> Rotation:
+    """Make a rotation's deployment, without auto-rotation."""
+    table = parse_timetable(30, "03:30", "Europe/Berlin")
+    first = table.next_rotation(overview.datetime.now(overview.UTC), None)
+    await save_deployment(None, rotation, table.schedule(first), active=False)
+    return rotation
+
+
+async def line(rotation: Rotation) -> str:
+    """The rotation's line in the overview."""
+    artifact: Any = await Artifact.get("key-rotations")
+    return next(line for line in str(artifact.data).splitlines() if line.startswith(f"| {rotation.name} |"))
+
+
+async def test_every_run_brings_the_overview_up_to_date(world: World) -> None:
+    """A run that completed shows its key and its result; one that failed shows why, though it is still running."""
+    rotation = await deploy(await world.prepare(world.rotation()))
+
+    await rotate(rotation, return_state=True)
+    after_success = await line(rotation)
+    world.openrouter_app.state.faults.add(Fault(status=401, body='{"error":{"code":401}}'))
+    await rotate(rotation, return_state=True)
+    after_failure = await line(rotation)
+
+    label = world.openrouter.live_keys()[0].label
+    assert "| healthy |" in after_success
+    assert f"| {label} |" in after_success
+    assert "completed" in after_success
+    assert "| failed |" in after_failure
+    assert "answered 401 while creating a key" in after_failure
+    assert f"| {label} |" in after_failure
+
+
+async def test_a_cancelled_retirement_is_shown(world: World) -> None:
+    """Cancelling a scheduled retirement keeps the old key alive, and the overview says so."""
+    world.stack.cli("deploy", "--all", "--no-prompt")
+    rotation = await deploy(await world.prepare(world.rotation(overlap=timedelta(hours=6))))
+    for _ in range(2):
+        await rotate(rotation, return_state=True)
+    of_it = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
+    async with get_client() as client:
+        [retirement] = await client.read_flow_runs(flow_run_filter=of_it)
+        await client.set_flow_run_state(retirement.id, Cancelled(), force=True)
+
+    rows = await status.read()
+
+    [mine] = [row for row in rows if row.name == rotation.name]
+    assert "kept alive: its retirement was cancelled" in mine.superseded
+    assert mine.health is overview.Health.DEGRADED
+
+
+async def test_a_broken_overview_never_fails_a_rotation(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure to refresh the overview is one warning in the run's log."""
+    rotation = await world.prepare(world.rotation())
+
+    async def fail() -> int:
+        raise ValueError("sk-or-v1-canary")
+
+    monkeypatch.setattr(overview, "count_deployments", fail)
+
+    state = await rotate(rotation, return_state=True)
+
+    assert state.is_completed()
+    assert "The overview of all rotations was not refreshed (ValueError)." in caplog.text
+    assert "canary" not in caplog.text
+
+
+async def test_many_rotations_refresh_it_once_a_minute(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a number of rotations a run leaves an overview alone that is younger than a minute."""
+    rotation = await deploy(await world.prepare(world.rotation()))
+    await rotate(rotation, return_state=True)
+    first: Any = await Artifact.get("key-rotations")
+    monkeypatch.setattr(overview, "ALWAYS_FRESH", 0)
+
+    await rotate(rotation, return_state=True)
+
+    second: Any = await Artifact.get("key-rotations")
+    assert (second.id, second.updated) == (first.id, first.updated)
+
+
+async def test_the_overview_is_one_artifact_and_not_one_per_run(world: World) -> None:
+    """Every run writes the same artifact, so that its address stays and nothing piles up."""
+    rotation = await deploy(await world.prepare(world.rotation()))
+    await rotate(rotation, return_state=True)
+    first: Any = await Artifact.get("key-rotations")
+
+    await rotate(rotation, return_state=True)
+
+    second: Any = await Artifact.get("key-rotations")
+    assert second.id == first.id
+    assert second.updated > first.updated
+
+
+async def test_a_damaged_ledger_is_shown_and_hides_no_other_rotation(world: World) -> None:
+    """One variable that somebody has edited is told, and the others are still there."""
+    rotation = await deploy(await world.prepare(world.rotation()))
+    other = await deploy(await world.prepare(world.rotation()))
+    await rotate(other, return_state=True)
+    await Variable.aset(ledger_variable(rotation.name), {"format": 99}, tags=["key-rotation"])
+
+    rows = {row.name: row for row in await status.read()}
+
+    await Variable.aunset(ledger_variable(rotation.name))
+    assert "not a readable ledger" in rows[rotation.name].needs
+    assert rows[other.name].health is overview.Health.HEALTHY
+
+
+async def test_the_check_tells_what_does_not_work_and_for_whom(world: World) -> None:
+    """A destination that is down fails the check with one sentence; the table shows every block in use."""
+    rotation = await deploy(await world.prepare(world.rotation(destinations=["vault-secret/check", "secret/check"])))
+    world.vault_app.state.faults.add(Fault(status=503, body='{"errors":["Vault is sealed"]}'))
+
+    state = await check_connections(return_state=True)
+
+    artifact: Any = await Artifact.get("connections")
+    table = {entry["block"]: entry for entry in json.loads(artifact.data)}
+    assert state.is_failed()
+    assert f"vault-secret/check (used by {rotation.name}): Vault at" in str(state.message)
+    assert "sealed" in str(state.message)
+    assert (table["vault-secret/check"]["works"], table["secret/check"]["works"]) == ("no", "yes")
+    assert table["openrouter-credentials/openrouter"]["works"] == "yes"
+
+
+async def test_the_check_tells_when_a_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Vault token that ends soon is told before it does; a check changes nothing at OpenRouter."""
+    rotation = world.rotation(destinations=["vault-secret/ends"])
+    monkeypatch.setattr("sandbox.vault.ROOT_TOKEN", world.vault.add_token({"*": {"root"}}, timedelta(days=3)))
+    await deploy(await world.prepare(rotation))
+
+    state = await check_connections(return_state=True)
+
+    assert "The login of vault-secret/ends ends at" in str(state.message)
+    assert world.openrouter.created == []

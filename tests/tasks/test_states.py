@@ -1,0 +1,29 @@
+"""The states of a key's life, in code and in the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tasks.states import TRANSITIONS, KeyState
+
+PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "key-life.md"
+
+
+def test_the_drawing_is_the_code() -> None:
+    """The diagram in the documentation has exactly the states and the steps of the code, in the same words."""
+    diagram = PAGE.read_text().split("```mermaid\n", 1)[1].split("```", 1)[0]
+    drawn = {
+        (None if before == "[*]" else KeyState(before), KeyState(after)): why
+        for before, after, why in re.findall(r"^\s+(\S+) --> (\S+): (.+)$", diagram, re.MULTILINE)
+    }
+
+    assert drawn == TRANSITIONS
+
+
+def test_every_state_is_reached_and_only_the_last_is_an_end() -> None:
+    """No state is drawn that no key comes to, and none but the last in which a key stays for ever."""
+    reached, left = {after for _, after in TRANSITIONS}, {before for before, _ in TRANSITIONS}
+
+    assert reached == set(KeyState)
+    assert set(KeyState) - left == {KeyState.FORGOTTEN}

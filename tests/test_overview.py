@@ -1,0 +1,159 @@
+"""The overview: how a rotation is judged, and what a person is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from flows.overview import HEADER, Health, as_page, row, summary
+from tasks.inventory import Facts, SeenRun
+from tasks.ledger import Current, Ledger, Pending, Superseded
+
+NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
+RUN = UUID(int=7)
+DEPLOYMENT: dict[str, Any] = {"schedules": [{"slug": "auto-rotation", "active": True}], "paused": False}
+
+
+def made(label: str) -> dict[str, Any]:
+    """What a ledger holds of a key."""
+    return {"hash": label, "label": label, "fingerprint": "0" * 16, "made_by": RUN, "connection": "openrouter"}
+
+
+def superseded(revoke_at: datetime) -> Superseded:
+    """A superseded key."""
+    return Superseded(**made("old-key"), revoke_at=revoke_at)
+
+
+def seen(state: str, message: str = "", at: datetime = NOW) -> SeenRun:
+    """A run as Prefect shows it."""
+    return SeenRun(str(RUN), state, message, at)
+
+
+CURRENT = Current(**made("new-key"), since=NOW - timedelta(days=3), rotated_by=RUN, destinations=("secret/checkout",))
+WELL = Facts(
+    "checkout",
+    Ledger(current=CURRENT),
+    deployment=DEPLOYMENT,
+    next_run=seen("SCHEDULED", at=NOW + timedelta(days=27)),
+    last_run=seen("COMPLETED", "Rotated."),
+)
+PENDING = Pending(run_id=RUN, connection="openrouter", destinations=("secret/checkout",), intended_at=NOW)
+
+
+def test_a_healthy_rotation_needs_nobody() -> None:
+    """Its current key by its label, the age, the next run, and nothing to do."""
+    found = row(WELL, NOW)
+
+    assert found.cells() == (
+        "checkout",
+        "healthy",
+        "new-key",
+        "3 d",
+        "2027-03-28 12:00 UTC",
+        "completed 2027-03-01 12:00 UTC",
+        "none",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "health", "says"),
+    [
+        ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "Retry there is safe"),
+        ({"last_run": seen("CRASHED")}, Health.FAILED, "which crashed"),
+        ({"last_run": seen("CANCELLED"), "ledger": Ledger(pending=PENDING)}, Health.DEGRADED, "is pending"),
+        ({"last_run": seen("RUNNING"), "ledger": Ledger(current=CURRENT, pending=PENDING)}, Health.HEALTHY, ""),
+        ({"ledger": None, "damage": "The ledger is damaged."}, Health.FAILED, "The ledger is damaged."),
+        ({"ledger": Ledger(), "last_run": None}, Health.DEGRADED, "It has no key yet"),
+        ({"deployment": None, "next_run": None}, Health.DEGRADED, "nothing rotates it"),
+        (
+            {"next_run": seen("SCHEDULED", at=NOW - timedelta(hours=1))},
+            Health.DEGRADED,
+            "is late: is a worker running?",
+        ),
+        ({"next_run": seen("SCHEDULED", at=NOW - timedelta(minutes=1))}, Health.HEALTHY, ""),
+        (
+            {"ledger": Ledger(current=CURRENT, superseded=(superseded(NOW - timedelta(hours=1)),))},
+            Health.DEGRADED,
+            "should have been revoked",
+        ),
+        ({"ledger": Ledger(current=CURRENT, superseded=(superseded(NOW + timedelta(hours=1)),))}, Health.HEALTHY, ""),
+    ],
+    ids=[
+        "failed",
+        "crashed",
+        "cancelled in mid-rotation",
+        "at work",
+        "damaged ledger",
+        "no key yet",
+        "no deployment",
+        "late run",
+        "run about to start",
+        "overdue key",
+        "key inside its overlap",
+    ],
+)
+def test_what_is_wrong_is_judged_and_told(changes: dict[str, Any], health: Health, says: str) -> None:
+    """Each fault has its health and one sentence for the person on call."""
+    found = row(replace(WELL, **changes), NOW)
+
+    assert found.health is health
+    assert says in found.needs
+    assert bool(found.needs) is (health is not Health.HEALTHY)
+
+
+@pytest.mark.parametrize("ends", [NOW - timedelta(days=2), NOW + timedelta(days=2)], ids=["overdue", "not yet due"])
+def test_a_key_whose_retirement_was_cancelled_is_shown_as_kept_alive(ends: datetime) -> None:
+    """Cancelling a retirement keeps a key alive, and the overview says so for as long as it lives."""
+    ledger = Ledger(current=CURRENT, superseded=(superseded(ends),))
+
+    found = row(replace(WELL, ledger=ledger, cancelled=frozenset({ends})), NOW)
+
+    assert found.superseded == "old-key kept alive: its retirement was cancelled"
+    assert found.health is Health.DEGRADED
+
+
+def test_a_cancelled_retirement_of_a_key_that_is_gone_is_not_shown() -> None:
+    """Once the key is revoked nothing is left to tell."""
+    assert row(replace(WELL, cancelled=frozenset({NOW})), NOW).health is Health.HEALTHY
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"schedules": [{"slug": "auto-rotation", "active": False}]}, "when somebody runs it"),
+        ({"schedules": []}, "when somebody runs it"),
+        ({"paused": True}, "when somebody runs it"),
+        ({}, "being scheduled"),
+    ],
+)
+def test_without_a_scheduled_run_it_says_why(changes: dict[str, Any], says: str) -> None:
+    """Auto-rotation off is a choice and not a fault."""
+    found = row(replace(WELL, deployment={**DEPLOYMENT, **changes}, next_run=None), NOW)
+
+    assert found.next_run == says
+    assert found.health is Health.HEALTHY
+
+
+def test_the_page_shows_the_worst_first_and_stays_a_table() -> None:
+    """A message with line breaks and bars cannot break the table."""
+    broken = replace(WELL, name="billing", last_run=seen("FAILED", "publish | failed\nat Vault"))
+
+    page = as_page([row(WELL, NOW), row(broken, NOW)], NOW)
+
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert lines[2].startswith("| billing |")
+    assert {line.replace("\\|", "").count("|") for line in lines} == {len(HEADER) + 1}
+
+
+def test_the_summary_counts() -> None:
+    """How many rotations there are, by health."""
+    rows = [row(WELL, NOW), row(replace(WELL, last_run=seen("FAILED")), NOW)]
+
+    assert summary(rows) == "2 rotations: 1 healthy, 1 failed."
+    assert summary([]) == "0 rotations: none yet."
