@@ -343,12 +343,14 @@ class Histories(RuleBasedStateMachine):
         self.promise(repair or after == everything, "an audit without repair changed a key")
         self.promise(repair or json.dumps(self.model.variables) == ledgers, "an audit without repair wrote a ledger")
         self.promise(protected.items() <= after.items(), "a repair changed a key that it must not touch")
-        self.promise(
-            ledgers == "{}" or json.dumps(self.model.variables) == ledgers, "a repair changed a ledger that was there"
-        )
+        restored = ledgers == "{}" and self._current() is not None
+        self.promise(restored or json.dumps(self.model.variables) == ledgers, "a repair changed a ledger")
+        if restored:
+            COUNTED["restored ledgers"] += 1
+            check_agreement(self.model, self.rotation)
 
     def _out_of_reach(self) -> dict[str, Any]:
-        """The keys that no repair may change: explained, held, foreign, or young."""
+        """The keys that no repair may change: explained, held, foreign, young, or in use."""
         ledger = self.model.ledger("checkout")
         explained = ledger.hashes() if ledger else set()
         places = {*self.rotation.destinations, *(ledger.current.destinations if ledger and ledger.current else ())}
@@ -360,6 +362,7 @@ class Histories(RuleBasedStateMachine):
             or key.hash in self.foreign
             or key.secret in held
             or self.model.time - key.created_at <= SETTLED_AFTER
+            or (key.uses and self.model.works(key.secret))
         }
 
     def _audit(self, connection: str, *, repair: bool) -> list[AuditFinding]:
