@@ -92,13 +92,12 @@ async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, pa
     await page.get_by_role("tab", name="Details").click()
     await expect(page.get_by_text("publish failed: Vault at").first).to_be_visible()
     await expect(page.get_by_text("Retry is safe.").first).to_be_visible()
+    await page.get_by_text("Retry is safe.").last.scroll_into_view_if_needed()
     await picture("failed-run")
     held_after_failure = await held(rotation)
     world.vault_app.state.faults.clear()
     await choose(page, "Retry")
     healed = await ended(run_id, attempt=2)
-    await expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
-    await picture("flow-run")
 
     assert (failed.state_name, healed.state_name) == ("Failed", "Completed")
     assert held_after_failure == old
@@ -106,7 +105,7 @@ async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, pa
     assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation)]
 
 
-async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Page) -> None:
+async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Page, picture: Picture) -> None:
     """With its schedule switched off a rotation has no scheduled run any more; a run by hand works."""
     rotation = await deploy(world)
     name = f"rotate/{rotation.name}"
@@ -118,8 +117,12 @@ async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Pa
     await expect(page.get_by_role("switch", name="toggle every 30 days")).not_to_be_checked()
     await until_scheduled(name, some=False)
     assert [schedule.active for schedule in (await deployment(name)).schedules] == [False]
-    assert (await ended(await press_run(page, name))).state_name == "Completed"
+    run_id = await press_run(page, name)
+    assert (await ended(run_id)).state_name == "Completed"
     assert len(world.openrouter.created) == 2
+    await open_run(page, run_id)
+    await expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    await picture("flow-run")
 
 
 async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: World, page: Page) -> None:
