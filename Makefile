@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up status test lint mutants simulate soak bench docs lock clean
+.PHONY: help demo up status automations test lint mutants simulate soak bench docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -29,6 +29,9 @@ up: $(VENV)/run ## Keep a dashboard running with everything wired, until Ctrl-C
 
 status: $(VENV)/run ## Show every rotation of the Prefect server that PREFECT_API_URL names
 	@$(BIN)/python -m flows.status
+
+automations: $(VENV)/run ## Make the automations of automations/*.yaml; ARGS="--notify slack-webhook/on-call" for those that notify
+	$(BIN)/python -m flows.automations $(ARGS)
 
 lint: $(VENV)/dev ## Check style and types
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 
 from flows.add_rotation import add_rotation
 from flows.apply_settings import apply_settings
+from flows.audit import audit
 from flows.check_connections import check_connections
 from flows.remove_rotation import remove_rotation
 from flows.restore_key import restore_key
@@ -15,6 +16,7 @@ __all__ = [
     "Rotation",
     "add_rotation",
     "apply_settings",
+    "audit",
     "check_connections",
     "remove_rotation",
     "restore_key",

@@ -9,6 +9,8 @@ from enum import IntEnum
 
 from prefect import State
 from prefect.artifacts import Artifact, acreate_markdown_artifact
+from prefect.client.schemas.objects import Artifact as StoredArtifact
+from prefect.client.utilities import get_or_create_client
 from prefect.logging import get_run_logger
 
 from blocks.errors import KeyRotationError
@@ -114,7 +116,7 @@ def _findings(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
 
 def _overstays(key: Superseded, facts: Facts, now: datetime) -> str:
     if key.revoke_at in facts.cancelled:
-        return f"{key.label} is kept alive: its retirement was cancelled; the next rotation revokes it."
+        return f"{key.label} is kept alive until the next run of the rotation or of retire/retire."
     if key.revoke_at < now - LATE_AFTER:
         return f"{key.label} should have been revoked at {moment(key.revoke_at)}: is a worker running?"
     return ""
@@ -218,8 +220,7 @@ async def refresh_overview(rotation: str, run_id: str, state: State[None], now: 
         if await _is_fresh_enough(now):
             return
         rows = await read_rows(now, SeenRun(run_id, state.type.value, state.message or "", now), rotation)
-        with plainly("writing the overview"):
-            await show(rows, now)
+        await show(rows, now)
     except KeyRotationError as error:
         get_run_logger().warning("The overview of all rotations was not refreshed: %s", error)
     except Exception as error:  # noqa: BLE001 - nothing in an overview may fail a rotation, and its text may quote anything
@@ -229,18 +230,32 @@ async def refresh_overview(rotation: str, run_id: str, state: State[None], now: 
 async def _is_fresh_enough(now: datetime) -> bool:
     if await count_deployments() <= ALWAYS_FRESH:
         return False
+    last = await _artifact()
+    return last is not None and last.updated is not None and now - last.updated.astimezone(UTC) < SELDOM
+
+
+async def _artifact() -> StoredArtifact | None:
     with plainly("reading the overview"):
-        last = await Artifact.aget(OVERVIEW)
-    return last is not None and last.created is not None and now - last.created.astimezone(UTC) < SELDOM
+        return await Artifact.aget(OVERVIEW)
 
 
 async def show(rows: Sequence[Row], now: datetime) -> None:
-    """Write the artifact.
+    """Write the artifact: always the same one, because each version would be kept for ever, and every run writes it.
 
     Args:
         rows: The rotations.
         now: When the facts were read, UTC.
+
+    Raises:
+        ServiceError: Prefect's API failed.
     """
-    await acreate_markdown_artifact(
-        key=OVERVIEW, markdown=as_page(rows, now), description="All rotations, and what needs a person"
-    )
+    page, last = as_page(rows, now), await _artifact()
+    with plainly("writing the overview"):
+        if last is None:
+            await acreate_markdown_artifact(
+                key=OVERVIEW, markdown=page, description="All rotations, and what needs a person"
+            )
+        else:
+            client, _ = get_or_create_client()
+            # Not the client's own method, which puts the whole page into an event, too.
+            await client.request("PATCH", "/artifacts/{id}", path_params={"id": last.id}, json={"data": page})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
-from sandbox.stack import CHECKOUT, POOL
+from sandbox.stack import POOL
 
 CONNECTION = "openrouter"
 SECRET = "openrouter-api-key"  # the name of a block, as prefect.yaml has it
@@ -35,19 +35,3 @@ async def prepare(management_key: SecretStr, base_url: str | None = None) -> Non
         await Secret.aload(SECRET)
     except ValueError:
         await Secret(value=PLACEHOLDER).asave(SECRET)
-
-
-async def make_automations() -> None:
-    """Make or update the automations of the project's files, by name."""
-    import yaml
-    from prefect import get_client
-    from prefect.automations import AutomationCore
-
-    async with get_client() as client:
-        for file in sorted((CHECKOUT / "automations").glob("*.yaml")):
-            automation = AutomationCore.model_validate(yaml.safe_load(file.read_text()))
-            existing = await client.read_automations_by_name(automation.name)
-            if existing:
-                await client.update_automation(existing[0].id, automation)
-            else:
-                await client.create_automation(automation)

@@ -220,9 +220,25 @@ class Stack:
         Raises:
             RuntimeError: It failed; what it printed is in the message.
         """
+        return self.module("prefect", *args, cwd=cwd)
+
+    def module(self, name: str, *args: str, cwd: Path = CHECKOUT) -> str:
+        """Run a Python module as a command, with this server as its Prefect.
+
+        Args:
+            name: The module.
+            *args: The command's words.
+            cwd: Where it runs; the checkout by default.
+
+        Returns:
+            What it printed.
+
+        Raises:
+            RuntimeError: It failed; what it printed is in the message.
+        """
         done = subprocess.run(  # noqa: S603 - the command is ours
-            [sys.executable, "-m", "prefect", *args],
-            env=self.env,
+            [sys.executable, "-m", name, *args],
+            env={**self.env, "PYTHONPATH": str(CHECKOUT)},
             cwd=cwd,
             capture_output=True,
             text=True,
@@ -230,7 +246,7 @@ class Stack:
             stdin=subprocess.DEVNULL,
         )
         if done.returncode != 0:
-            raise RuntimeError(f"prefect {' '.join(args)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+            raise RuntimeError(f"{name} {' '.join(args)} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
         return done.stdout
 
     def stop(self) -> None:

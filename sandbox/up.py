@@ -14,10 +14,11 @@ from contextlib import ExitStack
 from pydantic import SecretStr
 from rich.console import Console
 
+from flows.automations import make_automations
 from sandbox.demo import interruptible
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
 from sandbox.server import running
-from sandbox.setup import CONNECTION, SECRET, make_automations, prepare
+from sandbox.setup import CONNECTION, SECRET, prepare
 from sandbox.stack import Stack, free_port
 
 DASHBOARD_PORT = 4200
@@ -27,7 +28,7 @@ MANAGEMENT_KEY = "OPENROUTER_MANAGEMENT_KEY"
 async def wire(management_key: SecretStr, base_url: str | None) -> None:
     """Make pool, blocks and automations."""
     await prepare(management_key, base_url)
-    await make_automations()
+    await make_automations({})
 
 
 def main() -> None:
@@ -44,9 +45,9 @@ def main() -> None:
         stack.start_worker()
         console.print(f"Dashboard: [bold]{stack.url}[/]   (Ctrl-C stops everything)")
         console.print(f"Connection [bold]{CONNECTION}[/]: {'the real OpenRouter' if real else 'a local stand-in'}")
-        console.print(
-            f"Press Run at {stack.url}/deployments, deployment rotate/example; the key is in secret/{SECRET}."
-        )
+        console.print(f"For another terminal: export PREFECT_API_URL={stack.url}/api", soft_wrap=True)
+        console.print(f"Add a rotation: press Run at {stack.url}/deployments, deployment add-rotation.")
+        console.print(f"Or run the example there, rotate/example; the key is in secret/{SECRET}.")
         signal.pause()
 
 

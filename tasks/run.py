@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -11,7 +12,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from blocks.errors import DestinationError, KeyRotationError
-from blocks.openrouter import ApiKey, CreatedKey, KeyRequest
+from blocks.openrouter import ApiKey, CreatedKey, CurrentKey, KeyRequest
 from blocks.secrets import Held
 from tasks.decisions import MAYBE, Identity
 from tasks.destinations import Destination
@@ -49,6 +50,12 @@ class OpenRouter(Protocol):
     async def guardrail_of(self, key_hash: str) -> str | None:
         """Say which guardrail a key has."""
 
+    def list_workspaces(self) -> AsyncIterator[str]:
+        """Walk through all workspaces of the account."""
+
+    async def about_itself(self) -> CurrentKey:
+        """Let the management key look at itself."""
+
     async def check(self) -> str:
         """Prove that the management key may manage keys right now."""
 
@@ -57,6 +64,21 @@ class OpenRouter(Protocol):
 
     async def accepts(self, secret: SecretStr) -> bool:
         """Say whether a key works."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What a deployment `rotate/<name>` says.
+
+    Args:
+        name: Its name, which is the rotation's.
+        rotation: Its rotation; `None` where its parameters are not valid.
+        interval: The longest time between two scheduled runs; nothing without an active schedule.
+    """
+
+    name: str
+    rotation: Rotation | None
+    interval: timedelta
 
 
 class World(Protocol):
@@ -94,6 +116,12 @@ class World(Protocol):
 
     async def delete_deployment(self, name: str) -> bool:
         """Delete a rotation's deployment; `False` where there is none."""
+
+    def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
+        """Walk through the ledgers of all rotations: each name, and the value as it is stored."""
+
+    def deployments(self) -> AsyncIterator[Deployed]:
+        """Walk through the deployments of all rotations."""
 
 
 class NewKey:

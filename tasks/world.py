@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import count, pairwise
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -21,8 +21,10 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import StateType, Variable
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, IntervalSchedule
+from prefect.client.schemas.sorting import DeploymentSort
 from prefect.client.utilities import get_or_create_client
 from prefect.context import FlowRunContext
 from prefect.deployments import arun_deployment
@@ -37,9 +39,12 @@ from tasks.destinations import Destination, load_block, open_destination
 from tasks.events import Event, resource
 from tasks.ledger import ledger_variable
 from tasks.rotation import Rotation, parse_rotation
+from tasks.run import Deployed
 
 RETIRE_DEPLOYMENT = "retire/retire"
 LEDGER_TAG = "key-rotation"
+PAGE_SIZE = 200
+"""How many records are asked of Prefect's API at once; it answers no more."""
 DATES_LOOKED_AT = 100
 """How many of a schedule's next dates are looked at for its longest interval: a cron line may have uneven ones."""
 
@@ -66,6 +71,18 @@ async def _longest_gap(schedule: SCHEDULE_TYPES) -> timedelta:
     adapter: TypeAdapter[schedules.SCHEDULE_TYPES] = TypeAdapter(schedules.SCHEDULE_TYPES)
     dates = await adapter.validate_python(schedule.model_dump()).get_dates(n=DATES_LOOKED_AT)
     return max((later - earlier for earlier, later in pairwise(dates)), default=timedelta(0))
+
+
+async def _interval(deployment: DeploymentResponse) -> timedelta:
+    gaps = [await _longest_gap(schedule.schedule) for schedule in deployment.schedules if schedule.active]
+    return min(gaps, default=timedelta(0))
+
+
+def _rotation_of(deployment: DeploymentResponse) -> Rotation | None:
+    try:
+        return parse_rotation(deployment.parameters.get("rotation"))
+    except ConfigurationError:
+        return None
 
 
 class VariableStore:
@@ -211,8 +228,7 @@ class PrefectWorld:
         client, _ = get_or_create_client()
         with plainly("reading the deployment"):
             deployment = await client.read_deployment(deployment_id)
-        gaps = [await _longest_gap(schedule.schedule) for schedule in deployment.schedules if schedule.active]
-        return min(gaps, default=timedelta(0))
+        return await _interval(deployment)
 
     async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
         """Schedule a run of `retire/retire`; the same rotation and moment give the same run.
@@ -276,6 +292,51 @@ class PrefectWorld:
         except ObjectNotFound:
             return False
         return True
+
+    async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
+        """Walk through the ledgers of all rotations, page by page.
+
+        Yields:
+            Each rotation's name, and the value of its variable.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        client, _ = get_or_create_client()
+        prefix = ledger_variable("")
+        body = {"variables": {"name": {"like_": f"{prefix}%"}}, "sort": "NAME_ASC", "limit": PAGE_SIZE}
+        for offset in count(0, PAGE_SIZE):
+            with plainly("reading the ledgers"):
+                answer = await client.request("POST", "/variables/filter", json={**body, "offset": offset})
+            found = Variable.model_validate_list(answer.json())
+            for variable in found:
+                # Prefect matches the name anywhere. The tag is not asked for: a value put back by hand has lost it.
+                if variable.name.startswith(prefix):
+                    yield variable.name.removeprefix(prefix), variable.value
+            if len(found) < PAGE_SIZE:
+                return
+
+    async def deployments(self) -> AsyncIterator[Deployed]:
+        """Walk through the deployments of the flow `rotate`, page by page.
+
+        Yields:
+            What each one says.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        client, _ = get_or_create_client()
+        flow_filter = FlowFilter(name=FlowFilterName(any_=["rotate"]))
+        for offset in count(0, PAGE_SIZE):
+            with plainly("reading the deployments"):
+                found = await client.read_deployments(
+                    flow_filter=flow_filter, sort=DeploymentSort.NAME_ASC, limit=PAGE_SIZE, offset=offset
+                )
+            for deployment in found:
+                interval = timedelta(0) if deployment.paused else await _interval(deployment)
+                yield Deployed(deployment.name, _rotation_of(deployment), interval)
+            if len(found) < PAGE_SIZE:
+                return
 
     async def cancel_retirements(self, name: str) -> None:
         """Cancel the retirements of a rotation that are still to come.

@@ -7,6 +7,11 @@ import pytest
 from tasks.rotation import KeySettings, Rotation
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option by which the browser's tests take the documentation's pictures."""
+    parser.addoption("--take-pictures", action="store_true", help="write docs/images from the tests in tests/browser")
+
+
 @pytest.fixture
 def rotation() -> Rotation:
     """A rotation with two destinations and the default overlap."""

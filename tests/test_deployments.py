@@ -41,6 +41,7 @@ def test_the_deployments_are_those_that_users_rely_on() -> None:
         ("restore-key", "flows.restore_key:restore_key"),
         ("apply-settings", "flows.apply_settings:apply_settings"),
         ("remove-rotation", "flows.remove_rotation:remove_rotation"),
+        ("audit", "flows.audit:audit", "15 6 * * * Europe/Berlin"),
     ]
 
 

@@ -1,19 +1,22 @@
 """Tables that are made from the project's files when the documentation is built, so that they cannot grow old.
 
-A page asks for one by a line such as `{{ commands }}`.
+A page asks for one by a line such as `{{ commands }}` or `{{ fields tasks.rotation.Rotation }}`.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import griffe
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = re.compile(r"^([a-z]+):.*## (.*)$", re.MULTILINE)
 SECTION = re.compile(r"^# --- (.*) ---$")
-PLACEHOLDER = re.compile(r"^\{\{ (\w+) \}\}$", re.MULTILINE)
+PLACEHOLDER = re.compile(r"^\{\{ (\w+)((?: [\w.]+)*) \}\}$", re.MULTILINE)
 
 
 def commands() -> str:
@@ -50,12 +53,56 @@ def settings() -> str:
     return "\n".join(parts)
 
 
+def fields(path: str) -> str:
+    """Tell the fields of a pydantic model, as the dashboard's form does; the code is read and not run.
+
+    Args:
+        path: The class, with its module.
+
+    Returns:
+        A table in Markdown.
+    """
+    module, _, name = path.rpartition(".")
+    loaded = griffe.load(module, search_paths=[CHECKOUT], allow_inspection=False)
+    rows = [row for attribute in loaded[name].attributes.values() if (row := _field(attribute, loaded))]
+    return _table(("field", "type", "default", "description"), rows)
+
+
+def _field(attribute: griffe.Attribute, module: Any) -> tuple[str, ...] | None:
+    call = attribute.value
+    if not isinstance(call, griffe.ExprCall) or str(call.function) != "Field":
+        return None
+    said = {part.name: str(part.value) for part in call.arguments if isinstance(part, griffe.ExprKeyword)}
+    default = said.get("default")
+    if default in module.attributes:
+        default = str(module[default].value)
+    kind = ast.unparse(_Plain(module).visit(ast.parse(str(attribute.annotation), mode="eval")))
+    description = ast.literal_eval(said["description"])
+    return f"`{attribute.name}`", f"`{kind}`", f"`{default}`" if default else "required", description
+
+
+class _Plain(ast.NodeTransformer):
+    """Takes what only the code needs out of a type: `Annotated[str, ...]`, or a name for it, becomes `str`."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        if ast.unparse(node.value) == "Annotated" and isinstance(node.slice, ast.Tuple):
+            return node.slice.elts[0]
+        return node
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        meant = self._module.attributes.get(node.id)
+        return self.visit(ast.parse(str(meant.value), mode="eval").body) if meant is not None else node
+
+
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [heads, tuple("---" for _ in heads), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"commands": commands, "settings": settings}
+TABLES: dict[str, Callable[..., str]] = {"commands": commands, "fields": fields, "settings": settings}
 
 
 def on_page_markdown(markdown: str, **_context: Any) -> str:
@@ -71,4 +118,4 @@ def on_page_markdown(markdown: str, **_context: Any) -> str:
     Raises:
         KeyError: The page asks for a table that does not exist.
     """
-    return PLACEHOLDER.sub(lambda found: TABLES[found[1]](), markdown)
+    return PLACEHOLDER.sub(lambda found: TABLES[found[1]](*found[2].split()), markdown)

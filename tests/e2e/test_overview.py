@@ -111,7 +111,20 @@ async def test_many_rotations_refresh_it_once_a_minute(world: World, monkeypatch
     await rotate(rotation, return_state=True)
 
     second: Any = await Artifact.get("key-rotations")
+    assert (second.id, second.updated) == (first.id, first.updated)
+
+
+async def test_the_overview_is_one_artifact_and_not_one_per_run(world: World) -> None:
+    """Every run writes the same artifact, so that its address stays and nothing piles up."""
+    rotation = await deploy(await world.prepare(world.rotation()))
+    await rotate(rotation, return_state=True)
+    first: Any = await Artifact.get("key-rotations")
+
+    await rotate(rotation, return_state=True)
+
+    second: Any = await Artifact.get("key-rotations")
     assert second.id == first.id
+    assert second.updated > first.updated
 
 
 async def test_a_damaged_ledger_is_shown_and_hides_no_other_rotation(world: World) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -22,6 +22,7 @@ from blocks.errors import ConfigurationError, KeyRotationError
 from blocks.openrouter import OpenRouterClient
 from blocks.vault import TokenAuth
 from flows.apply_settings import apply_deployed_settings
+from flows.audit import Report, follow_audit
 from flows.remove_rotation import take_away
 from flows.restore_key import bring_back
 from flows.retire import retire_due
@@ -34,7 +35,7 @@ from tasks.destinations import Destination, OwnBlock
 from tasks.events import Event
 from tasks.ledger import Ledger, OpenLedger, Superseded
 from tasks.rotation import KeySettings, Rotation
-from tasks.run import Run
+from tasks.run import Deployed, Run
 
 numbers = itertools.count(1)
 
@@ -78,6 +79,8 @@ class Life:
         self.openrouter = openrouter.OpenRouterSandbox(now=self.now)
         self.vault = vault.VaultSandbox(now=self.now)
         self.store = Memory()
+        self.other_stores: dict[str, Memory] = {}
+        self.is_deployed = True
         self.interval = timedelta(0)
         self.deployed: Rotation | None = None
         self.retirements: list[datetime] = []
@@ -146,6 +149,17 @@ class Life:
         """Delete the deployment."""
         return True
 
+    async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
+        """The one ledger, where there is one, and those of other rotations."""
+        for name, store in {"checkout": self.store, **self.other_stores}.items():
+            if store.value is not None:
+                yield name, deepcopy(store.value)
+
+    async def deployments(self) -> AsyncIterator[Deployed]:
+        """The deployment, where the rotation has one."""
+        if self.is_deployed:
+            yield Deployed("checkout", self.deployed or self.rotation, self.interval)
+
     # --- what tests do ---
 
     def later(self, **how: float) -> None:
@@ -195,6 +209,17 @@ class Life:
         """Take the rotation away."""
         run = self.open()
         return await self._do(run, take_away(run, revoke_at, PLAIN))
+
+    @asynccontextmanager
+    async def opened(self, name: str) -> AsyncIterator[Run]:
+        """Open a rotation's ledger, as an audit with repair does."""
+        store = self.store if name == "checkout" else self.other_stores.setdefault(name, Memory())
+        identity = Identity(uuid4(), self.time)
+        yield Run(name, identity, OpenLedger(name, store, identity.id), self)
+
+    async def audit(self, *, repair: bool = False, older_than: timedelta = timedelta(days=90)) -> Report:
+        """Audit the account."""
+        return await follow_audit(self, "openrouter", older_than, self.opened if repair else None)
 
     async def failure(self, work: Any) -> str:
         """Expect a plain error and return its sentence."""

@@ -42,7 +42,18 @@ def main() -> None:
     while COUNTED["steps"] < chosen.steps:
         simulate(chosen.steps - COUNTED["steps"], chosen.seed + COUNTED["histories"])
     table = Table("what", "number", title="Simulated histories")
-    for name in ("histories", "steps", "runs", "effects", "crashes", "faults", "pauses"):
+    for name in (
+        "histories",
+        "steps",
+        "runs",
+        "effects",
+        "crashes",
+        "faults",
+        "pauses",
+        "findings",
+        "repairs",
+        "restored ledgers",
+    ):
         table.add_row(name, f"{COUNTED[name]:,}")
     table.add_row("seconds", f"{time.monotonic() - begun:.0f}")
     console.print(table)

@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from blocks.openrouter import KeyRequest
 from flows.steps import PLAIN, Steps
+from tasks.audit import SETTLED_AFTER, AuditFinding, Kind
 from tasks.decisions import Identity
 from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import KeySettings, Retirement, Rotation, read_marker
@@ -35,6 +36,7 @@ from tests.simulation.model import (
     Process,
     play,
     run_apply,
+    run_audit,
     run_protocol,
     run_remove,
     run_restore,
@@ -361,6 +363,52 @@ class Histories(RuleBasedStateMachine):
                 self.foreign.setdefault(key.hash, key.settings())
                 self.made.pop(key.secret, None)
 
+    @rule(planned=fates, connection=st.sampled_from(["openrouter", "other"]), repair=st.booleans())
+    def audit(self, planned: list[tuple[int, Fate]], connection: str, repair: bool) -> None:
+        """A daily audit, or one that repairs."""
+        self.model.tell(f"an audit of {connection} starts{' with repair' if repair else ''}")
+        protected, ledgers = self._out_of_reach(), json.dumps(self.model.variables)
+        contents = {name: list(place.versions) for name, place in self.model.places.items()}
+        everything = {key.hash: key.settings() for key in self.model.keys.values()}
+        self._fate(planned)
+        self._audit(connection, repair=repair)
+        after = {key.hash: key.settings() for key in self.model.keys.values()}
+        self.promise(contents == {n: p.versions for n, p in self.model.places.items()}, "an audit wrote a destination")
+        self.promise(repair or after == everything, "an audit without repair changed a key")
+        self.promise(repair or json.dumps(self.model.variables) == ledgers, "an audit without repair wrote a ledger")
+        self.promise(protected.items() <= after.items(), "a repair changed a key that it must not touch")
+        restored = ledgers == "{}" and self._current() is not None
+        self.promise(restored or json.dumps(self.model.variables) == ledgers, "a repair changed a ledger")
+        if restored:
+            COUNTED["restored ledgers"] += 1
+            check_agreement(self.model, self.rotation)
+
+    def _out_of_reach(self) -> dict[str, Any]:
+        """The keys that no repair may change: explained, held, foreign, young, or in use."""
+        ledger = self.model.ledger("checkout")
+        explained = ledger.hashes() if ledger else set()
+        places = {*self.rotation.destinations, *(ledger.current.destinations if ledger and ledger.current else ())}
+        held = {self.model.places[name].content for name in places}
+        return {
+            key.hash: key.settings()
+            for key in self.model.keys.values()
+            if key.hash in explained
+            or key.hash in self.foreign
+            or key.secret in held
+            or self.model.time - key.created_at <= SETTLED_AFTER
+            or (key.uses and self.model.works(key.secret))
+        }
+
+    def _audit(self, connection: str, *, repair: bool) -> list[AuditFinding]:
+        self.numbers += 1
+        identity = Identity(UUID(int=5 * 10**6 + self.numbers), self.model.time)
+        audited = play(run_audit(self.model, connection, identity, repair=repair))
+        self._after(audited.ended)
+        findings = list(audited.report.findings) if audited.report else []
+        COUNTED["findings"] += len(findings)
+        COUNTED["repairs"] += sum(finding.repaired for finding in findings)
+        return findings
+
     # --- what consumers do ---
 
     @precondition(lambda self: self.model.keys)
@@ -588,7 +636,20 @@ class Histories(RuleBasedStateMachine):
         self.promise(ended.succeeded, f"I6: the run after quiet failed: {ended.error}")
         check_no_orphan(self.model, self.rotation, self.out_of_sight)
         check_agreement(self.model, self.rotation)
+        self._check_that_an_audit_is_content()
         self.broken = False
+
+    def _check_that_an_audit_is_content(self) -> None:
+        """One audit with repair, a person who decides about orphans that are in use, and nothing is left to do."""
+        for connection in ("openrouter", "other"):
+            for finding in self._audit(connection, repair=True):
+                self.promise(finding.kind is not Kind.LEDGER_LOST, "a ledger is lost after a successful run")
+                if finding.kind is Kind.ORPHAN and finding.needs_person:
+                    used = self.model.keys[finding.key_hash].uses
+                    self.promise(bool(used), f"an orphan that nobody uses was not repaired: {finding.sentence}")
+                    del self.model.keys[finding.key_hash]
+            left = [finding.sentence for finding in self._audit(connection, repair=False) if finding.needs_person]
+            self.promise(not left, f"after quiet an audit of {connection} needs a person: {left}")
 
     def _clean_up_every_account(self) -> None:
         # Keys of an account can be revoked only while the connection holds that account's management key: the person on

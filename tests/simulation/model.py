@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,9 +30,10 @@ from blocks.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from blocks.openrouter import ApiKey, CreatedKey, KeyRequest
+from blocks.openrouter import ApiKey, CreatedKey, CurrentKey, KeyRequest
 from blocks.secrets import Held
 from flows.apply_settings import apply_deployed_settings
+from flows.audit import Report, follow_audit
 from flows.remove_rotation import take_away
 from flows.restore_key import bring_back
 from flows.retire import retire_due
@@ -42,7 +43,7 @@ from tasks.decisions import Identity
 from tasks.events import Event
 from tasks.ledger import Ledger, OpenLedger, ledger_variable
 from tasks.rotation import Rotation
-from tasks.run import Run
+from tasks.run import Deployed, Run
 
 T = TypeVar("T")
 
@@ -326,6 +327,15 @@ class ModelOpenRouter:
         """Say which guardrail a key has."""
         return await self._process.effect("list the guardrails", lambda: self._own(key_hash).guardrail)
 
+    async def list_workspaces(self) -> AsyncIterator[str]:
+        """List the workspaces."""
+        yield await self._process.effect("list the workspaces at OpenRouter", lambda: f"default-of-{self._account()}")
+
+    async def about_itself(self) -> CurrentKey:
+        """Look at the management key."""
+        await self._process.effect("use the management key", self._account)
+        return CurrentKey(label="management key")
+
     async def check(self) -> str:
         """Try the management key."""
         return await self._process.effect("try the management key", self._account)
@@ -504,6 +514,18 @@ class ModelWorld:
             "delete the deployment", lambda: self._process.model.deployments.pop(name, None) is not None
         )
 
+    async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
+        """Walk through the ledgers."""
+        found = await self._process.effect("read the ledgers", lambda: deepcopy(self._process.model.variables))
+        for name, value in found.items():
+            yield name.removeprefix(ledger_variable("")), value
+
+    async def deployments(self) -> AsyncIterator[Deployed]:
+        """Walk through the deployments."""
+        found = await self._process.effect("read the deployments", lambda: dict(self._process.model.deployments))
+        for name, rotation in found.items():
+            yield Deployed(name, rotation, self._process.model.interval)
+
     async def cancel_retirements(self, name: str) -> None:
         """Cancel what is to come."""
         await self._process.effect("cancel the retirements", self._process.model.retirements.clear)
@@ -569,6 +591,34 @@ async def run_remove(
     """Take the rotation away, in a process of its own."""
     process = process or Process(model, "remove")
     return await _until_it_ends(take_away(open_run(model, rotation, identity, process), revoke_at, PLAIN))
+
+
+@dataclass(frozen=True)
+class Audited:
+    """How an audit ended, and what it reports."""
+
+    ended: Ended
+    report: Report | None = None
+
+
+async def run_audit(
+    model: Model, connection: str, identity: Identity, *, repair: bool, process: Process | None = None
+) -> Audited:
+    """Audit a connection, in a process of its own."""
+    process = process or Process(model, "audit")
+    reports: list[Report] = []
+
+    @asynccontextmanager
+    async def opened(name: str) -> AsyncIterator[Run]:
+        yield Run(name, identity, OpenLedger(name, ModelStore(process, name), identity.id), ModelWorld(process))
+
+    async def work() -> str:
+        open_rotation = opened if repair else None
+        reports.append(await follow_audit(ModelWorld(process), connection, timedelta(days=90), open_rotation))
+        return f"{reports[0].findings}"
+
+    ended = await _until_it_ends(work())
+    return Audited(ended, reports[0] if reports else None)
 
 
 async def _until_it_ends(work: Awaitable[str]) -> Ended:

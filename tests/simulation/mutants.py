@@ -25,8 +25,11 @@ import tasks.create
 import tasks.lost
 import tasks.publish
 import tasks.recover
+import tasks.repair
 import tasks.revoke
+from blocks.openrouter import ApiKey
 from flows.steps import PLAIN
+from tasks.audit import AuditFinding, Kind
 from tasks.decisions import Finding, find
 from tasks.ledger import Ledger, OpenLedger, Superseded
 from tasks.run import NewKey, Run, VerifiedKey
@@ -35,6 +38,7 @@ from tests.simulation.machine import Histories
 
 MAX_HISTORIES = 6_000
 ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow under the same name
+AUDIT = importlib.import_module("flows.audit")
 STEPS = 30
 
 
@@ -68,6 +72,10 @@ async def _create_then_announce(run: Run, rotation: Any) -> Any:
     created = await (await run.world.connection(rotation.connection)).create_key(request)
     await tasks.create._announce(run, rotation, now)
     return created
+
+
+def _always_an_orphan(key: ApiKey, *_args: Any) -> AuditFinding:
+    return AuditFinding(Kind.ORPHAN, "It is an orphan.", "checkout", key.label, key.hash)
 
 
 def _finding(wrong: Finding, *instead_of: Finding) -> Callable[..., Finding]:
@@ -176,6 +184,10 @@ MUTANTS = [
         "steps",
         PLAIN._replace(revoke_key=_delete_without_ledger),
     ),
+    Mutant("every marked key is called an orphan", AUDIT, "judge_marked", _always_an_orphan),
+    Mutant("an audit does not look twice", AUDIT.Look, "_key", mock.AsyncMock(return_value=None)),
+    Mutant("a repair deletes keys in use", tasks.repair, "_why_not_certain", lambda *_: None),
+    Mutant("a lost ledger is written without its destinations", tasks.repair, "label_agrees", lambda *_: True),
     Mutant("the fingerprint is the key itself", tasks.create, "fingerprint", _leaky_fingerprint),
 ]
 """Every wrong version."""

@@ -1,0 +1,144 @@
+"""What an audit may put right: delete an orphan, write a lost ledger anew. Anything in doubt is left to a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+
+from blocks.errors import NotFoundError
+from blocks.openrouter import ApiKey
+from tasks.adopt import label_agrees
+from tasks.audit import is_live, is_new
+from tasks.events import Event
+from tasks.ledger import Current, Ledger, fingerprint
+from tasks.rotation import Rotation, read_marker
+from tasks.run import Deployed, Run
+
+Holders = Callable[[str], list[str]]
+"""Says which of the destinations that the audit has read hold a key of a label."""
+
+
+async def remove_orphan(
+    run: Run, connection: str, key_hash: str, deployed: Deployed | None, holders: Holders
+) -> str | None:
+    """Delete a key that no ledger explains, after everything that speaks for it was looked at once more.
+
+    Args:
+        run: A run that holds the slot of the rotation in the key's marker.
+        connection: The connection that is audited.
+        key_hash: The key's hash.
+        deployed: The rotation's deployment, if it has one.
+        holders: Says which destinations of other rotations hold it.
+
+    Returns:
+        Why it was kept; `None` where it is gone.
+
+    Raises:
+        KeyRotationError: Something could not be looked at, so nothing was deleted.
+    """
+    ledger = await run.ledger.load()
+    openrouter = await run.world.connection(connection)
+    try:
+        key = await openrouter.get_key(key_hash)
+    except NotFoundError:
+        return None
+    destinations = _destinations(ledger, deployed)
+    if why := await _why_kept(run, key) or _why_not_certain(run, key, destinations):
+        return why
+    await run.look(destinations)
+    held = [name for name in destinations if label_agrees(key.label, run.held[name].value)]
+    if holding := sorted({*held, *holders(key.label)}):
+        return f"{', '.join(holding)} holds it"
+    await run.ledger.guard()
+    await openrouter.delete_key(key.hash)
+    told = {"key_label": key.label, "key_hash": key.hash, "connection": connection}
+    await run.world.emit(Event.ORPHAN_REMOVED, run.name, **told)
+    return None
+
+
+def _destinations(ledger: Ledger, deployed: Deployed | None) -> list[str]:
+    recorded = (ledger.current.destinations if ledger.current else ()) + (
+        ledger.pending.destinations if ledger.pending else ()
+    )
+    named = deployed.rotation.destinations if deployed and deployed.rotation else []
+    return sorted({*recorded, *named})
+
+
+async def _why_kept(run: Run, key: ApiKey) -> str | None:
+    mark = read_marker(key.name)
+    if mark is None or mark[0] != run.name or not await run.world.knows_run(mark[1]):
+        return "it does not carry the marker of a run that is known here"
+    if is_new(key, run.world.now()):
+        return "it was made less than an hour ago"
+    ledger = run.ledger.ledger
+    waiting = {entry.run_id for entry in (ledger.pending, *ledger.unresolved) if entry}
+    if mark[1] in waiting:
+        return "the ledger still waits for it, and the next run of the rotation deletes it"
+    # As text, so that even a ledger that cannot be read speaks for its keys.
+    if key.hash in ledger.hashes() or any([key.hash in json.dumps(value) async for _, value in run.world.ledgers()]):
+        return "a ledger explains it now"
+    return None
+
+
+def _why_not_certain(run: Run, key: ApiKey, destinations: list[str]) -> str | None:
+    if not run.ledger.exists or not destinations:
+        return "without its rotation's ledger and destinations nobody knows who holds it"
+    used = key.last_used_at is not None or key.usage + key.byok_usage > 0
+    if used and is_live(key, run.world.now()):
+        return "it has been used, so somebody holds it"
+    return None
+
+
+async def restore_ledger(run: Run, connection: str, keys: tuple[ApiKey, ...], deployed: Deployed) -> str | None:
+    """Write a lost ledger anew, where one key and all destinations of the rotation agree.
+
+    Args:
+        run: A run that holds the rotation's slot.
+        connection: The connection that is audited.
+        keys: The keys of the rotation that the audit has found by their markers.
+        deployed: The rotation's deployment.
+
+    Returns:
+        Why it was not written; `None` where the ledger is there.
+
+    Raises:
+        KeyRotationError: Something could not be looked at, so nothing was written.
+    """
+    await run.ledger.load()
+    if run.ledger.exists:
+        return None
+    rotation = deployed.rotation
+    if rotation is None or rotation.name != run.name or rotation.connection != connection:
+        return "its deployment is not valid, or uses another connection"
+    if len(keys) != 1:
+        return "more than one of its keys exists"
+    try:
+        key = await (await run.world.connection(connection)).get_key(keys[0].hash)
+    except NotFoundError:
+        return "its key does not exist any more"
+    current = await _current(run, rotation, key, run.world.now())
+    if current is None:
+        return "its destinations do not all hold its one key, or that key is not usable"
+    ledger = Ledger(retirement=rotation.retirement)
+    await run.ledger.save(ledger.adopted(current))
+    return None
+
+
+async def _current(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> Current | None:
+    held = await run.look(rotation.destinations)
+    secrets = [run.held[name].value for name in rotation.destinations]
+    mark = read_marker(key.name)
+    agree = all(label_agrees(key.label, secret) for secret in secrets) and len(set(held.values())) == 1
+    if mark is None or mark[0] != run.name or not agree or not is_live(key, now):
+        return None
+    return Current(
+        hash=key.hash,
+        label=key.label,
+        fingerprint=fingerprint(secrets[0]) or "",
+        made_by=mark[1],
+        connection=rotation.connection,
+        workspace_id=key.workspace_id,
+        since=key.created_at,
+        destinations=tuple(rotation.destinations),
+    )

@@ -1,0 +1,135 @@
+"""An audit through a real Prefect server: its artifact, its final state, its events, and a repair under the slot."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect import get_client
+from prefect.artifacts import Artifact
+from prefect.variables import Variable
+from pydantic import SecretStr
+
+import blocks
+from flows import audit, rotate
+from sandbox import openrouter
+from sandbox.openrouter import StoredKey
+from tasks.audit import Kind
+from tasks.events import Event, resource
+from tasks.ledger import ledger_variable
+from tasks.rotation import Rotation, marker
+from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+
+RESOURCE = "prefect.resource.id"
+
+
+async def deployed(world: World) -> Rotation:
+    """A rotation with a deployment, and a connection of its own: other tests share the server."""
+    rotation = world.rotation()
+    rotation = await world.prepare(rotation.model_copy(update={"connection": f"audited-{rotation.name}"}))
+    management_key = SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY)
+    block = blocks.OpenRouterCredentials(management_key=management_key, base_url=world.openrouter_url)
+    await block.asave(rotation.connection)
+    parameters = {"rotation": rotation.model_dump(mode="json")}
+    deployment = await rotate.ato_deployment(
+        name=rotation.name, parameters=parameters, work_pool_name="key-rotation", interval=timedelta(days=30)
+    )
+    await deployment.aapply()
+    return rotation
+
+
+async def rows(rotation: Rotation) -> list[dict[str, str]]:
+    """The rows of the newest artifact."""
+    shown = await Artifact.get(f"audit-{rotation.connection}")
+    assert shown is not None
+    return list(json.loads(str(shown.data)))
+
+
+async def events(rotation: Rotation, *wanted: Event) -> list[dict[str, Any]]:
+    """The stored events of a rotation; they are written a moment after they were sent."""
+    match = {
+        "occurred": {"since": (datetime.now(UTC) - timedelta(hours=1)).isoformat()},
+        "event": {"name": [event.value for event in wanted]},
+        "any_resource": {"id": [resource(rotation.name)[RESOURCE]]},
+    }
+    found: list[dict[str, Any]] = []
+    async with get_client() as client:
+        for _ in range(100):
+            found = (await client.request("POST", "/events/filter", json={"filter": match})).json()["events"]
+            if found:
+                break
+            await asyncio.sleep(0.1)
+    return found
+
+
+def orphan_of(world: World, rotation: Rotation, run_id: UUID) -> StoredKey:
+    """A key that a run has left behind two hours ago."""
+    body = {"name": f"left behind{marker(rotation.name, run_id)}", "limit": 5}
+    key = world.openrouter.add_key(world.openrouter.accounts[0], body)
+    key.created_at -= timedelta(hours=2)
+    return key
+
+
+async def run_of(rotation: Rotation) -> UUID:
+    """The run that has made the current key."""
+    value: Any = await Variable.aget(ledger_variable(rotation.name))
+    return UUID(value["current"]["made_by"])
+
+
+async def test_an_audit_shows_what_it_finds_and_repairs_what_it_may(world: World) -> None:
+    """First it fails and says why, in state, artifact and event; then it deletes the orphan, and nothing else."""
+    rotation = await deployed(world)
+    await rotate(rotation, return_state=True)
+    orphan = orphan_of(world, rotation, await run_of(rotation))
+    ledger = await Variable.aget(ledger_variable(rotation.name))
+
+    found = await audit(rotation.connection, return_state=True)
+    shown = await rows(rotation)
+    still_there = orphan.hash in world.openrouter.keys
+    repaired = await audit(rotation.connection, repair=True, return_state=True)
+
+    assert found.is_failed()
+    assert str(found.message).startswith("1 finding needs a person, first: ")
+    assert [(row["finding"], row["key hash"], row["severity"]) for row in shown] == [
+        (Kind.ORPHAN.value, orphan.hash, "warning")
+    ]
+    assert still_there
+    assert [(row["finding"], row["severity"]) for row in await rows(rotation)] == [(Kind.ORPHAN.value, "repaired")]
+    assert repaired.is_completed()
+    assert list(world.openrouter.deleted) == [orphan.hash]
+    assert await Variable.aget(ledger_variable(rotation.name)) == ledger
+    told = await events(rotation, Event.ORPHAN_FOUND)
+    assert {event["payload"]["key_hash"] for event in told} == {orphan.hash}
+    assert await events(rotation, Event.ORPHAN_REMOVED)
+    said = json.dumps([shown, told, str(found.message)])
+    assert not any(secret in said for secret in world.openrouter.secrets)
+
+
+async def test_a_lost_ledger_is_written_anew(world: World) -> None:
+    """The variable was deleted; one key and its destination agree, so the rotation goes on as if nothing had been."""
+    rotation = await deployed(world)
+    await rotate(rotation, return_state=True)
+    before: Any = await Variable.aget(ledger_variable(rotation.name))
+    (key,) = world.openrouter.live_keys()
+    key.created_at -= timedelta(hours=2)
+    await Variable.aunset(ledger_variable(rotation.name))
+
+    state = await audit(rotation.connection, repair=True, return_state=True)
+
+    assert state.is_completed()
+    after: Any = await Variable.aget(ledger_variable(rotation.name))
+    assert [(row["finding"], row["severity"]) for row in await rows(rotation)] == [(Kind.LEDGER_LOST.value, "repaired")]
+    assert {name: after["current"][name] for name in ("hash", "fingerprint", "made_by", "destinations")} == {
+        name: before["current"][name] for name in ("hash", "fingerprint", "made_by", "destinations")
+    }
+
+
+async def test_an_audit_of_a_connection_that_does_not_exist_is_told_plainly(world: World) -> None:
+    """One sentence names the block."""
+    state = await audit("nowhere", return_state=True)
+
+    assert state.is_failed()
+    assert "the block openrouter-credentials/nowhere does not exist" in str(state.message)
