@@ -107,6 +107,7 @@ class Histories(RuleBasedStateMachine):
         self.numbers = 0
         self.broken = False
         self.last_ledger = Ledger()
+        self.last_alive: dict[str, list[Any]] = {}
         self.restoring = False
         self.out_of_sight: set[str] = set(self.foreign)
 
@@ -148,9 +149,26 @@ class Histories(RuleBasedStateMachine):
         self._watch_destinations(effect)
         stored = json.dumps([self.model.variables, self.model.events[-1:]])
         self.promise(not any(secret in stored for secret in self.made), f"I3: a key was stored or told by: {effect}")
+        self._watch_retirement(effect)
         self._watch_ledger(effect)
         untouched = {h: self.model.keys[h].settings() for h in self.foreign if h in self.model.keys}
         self.promise(untouched == self.foreign, f"I4: a foreign key was changed by: {effect}")
+
+    def _watch_retirement(self, effect: str) -> None:
+        """A superseded key ends as its rotation's policy asks, unless an emergency or a removal is in a hurry."""
+        ended = {key: uses for key, uses in self.last_alive.items() if key not in self.model.alive()}
+        self.last_alive = {key: list(found.uses) for key, found in self.model.alive().items()}
+        policy = self.last_ledger.retirement
+        for key in self.last_ledger.superseded:
+            if key.hash not in ended or key.at_once or self.last_ledger.removed or not effect.endswith("OpenRouter"):
+                continue
+            if policy.revoke == "disable-then-delete":
+                self.promise(key.hash in self.model.keys, f"a key that could be restored was gone after: {effect}")
+            overlap_ended, now = key.overlap_ends or key.revoke_at, self.model.time
+            used = max([overlap_ended, *(at for at, _ in ended[key.hash])])
+            waited = now >= (key.since or overlap_ended) + policy.max_overlap
+            if policy.retire_when == "unused" and not waited:
+                self.promise(now - used >= policy.quiet_time, f"a key was revoked although it is used: {effect}")
 
     def _watch_ledger(self, effect: str) -> None:
         value = self.model.variables.get(ledger_variable("checkout"))
