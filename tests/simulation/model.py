@@ -494,6 +494,7 @@ class ModelWorld:
 
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
         """Tell of an event; it is no effect, because nothing waits for it."""
+        assert set(payload) == set(event.payload), f"{event} tells {sorted(payload)}"
         self._process.model.events.append({"event": event.value, "rotation": rotation, **payload})
         self._process.model.watch(f"tell of {event.value}")
 
