@@ -70,7 +70,7 @@ def picture(page: Page, request: pytest.FixtureRequest) -> Picture:
 
     async def take(name: str) -> None:
         if request.config.getoption("--take-pictures"):
-            await page.wait_for_timeout(2_000)
+            await page.wait_for_timeout(5_000)  # until the drawing of a run has come to rest
             await page.screenshot(path=str(IMAGES / f"{name}.png"))
 
     return take

@@ -36,9 +36,8 @@ from tests.e2e.driver import ended
 expect.set_options(timeout=IN_TIME)
 
 
-async def deploy(world: World, **changes: Any) -> Rotation:
+async def deploy(world: World, name: str, **changes: Any) -> Rotation:
     """Make a rotation to Vault with a key and a deployment, as an earlier day left it."""
-    name = world.rotation().name
     changes = {"name": name, "destinations": [f"vault-secret/{name}"], **changes}
     rotation = await world.prepare(world.rotation(**changes))
     table, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC)
@@ -82,7 +81,7 @@ async def test_a_person_fills_the_form_in_and_a_key_is_there(world: World, page:
 
 async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, page: Page, picture: Picture) -> None:
     """The failed run's page says in one sentence what failed; Retry there finishes it without a second key."""
-    rotation = await deploy(world, destinations=["vault-secret/retried", "secret/retried"])
+    rotation = await deploy(world, "billing", destinations=["vault-secret/billing", "secret/billing"])
     old = await held(rotation)
     world.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
 
@@ -107,7 +106,7 @@ async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, pa
 
 async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Page, picture: Picture) -> None:
     """With its schedule switched off a rotation has no scheduled run any more; a run by hand works."""
-    rotation = await deploy(world)
+    rotation = await deploy(world, "search")
     name = f"rotate/{rotation.name}"
     await until_scheduled(name, some=True)
     await open_deployment(page, name)
@@ -127,7 +126,7 @@ async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Pa
 
 async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: World, page: Page) -> None:
     """Cancelling leaves every destination with a working key, and the next run leaves exactly one key alive."""
-    rotation = await deploy(world)
+    rotation = await deploy(world, "support")
     old = await held(rotation)
     world.vault_app.state.faults.add(Fault(method="POST", path="/data/", delay=60, status=503))
     run_id = await press_run(page, f"rotate/{rotation.name}")
@@ -148,7 +147,7 @@ async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: 
 
 async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, page: Page, picture: Picture) -> None:
     """The old key lives on, and the overview says so."""
-    rotation = await deploy(world, overlap=timedelta(hours=6))
+    rotation = await deploy(world, "mailing", overlap=timedelta(hours=6))
     old = await held(rotation)
     assert (await rotate(rotation, return_state=True)).is_completed()
     await open_run(page, await retirement(rotation))
