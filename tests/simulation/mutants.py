@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from unittest import mock
 
@@ -32,7 +33,8 @@ from blocks.openrouter import ApiKey
 from flows.steps import PLAIN
 from tasks.audit import AuditFinding, Kind
 from tasks.decisions import Finding, Judgement, Verdict, find
-from tasks.ledger import Ledger, OpenLedger, Superseded
+from tasks.ledger import Current, Ledger, OpenLedger, Superseded
+from tasks.rotation import Rotation
 from tasks.run import NewKey, Run, VerifiedKey
 from tests.simulation import model
 from tests.simulation.machine import Histories
@@ -78,6 +80,17 @@ async def _create_then_announce(run: Run, rotation: Any) -> Any:
 
 def _always_an_orphan(key: ApiKey, *_args: Any) -> AuditFinding:
     return AuditFinding(Kind.ORPHAN, "It is an orphan.", "checkout", key.label, key.hash)
+
+
+async def _current_unseen(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> Current:
+    return Current(
+        hash=key.hash,
+        label=key.label,
+        fingerprint="",
+        connection=rotation.connection,
+        since=now,
+        destinations=tuple(rotation.destinations),
+    )
 
 
 def _finding(wrong: Finding, *instead_of: Finding) -> Callable[..., Finding]:
@@ -205,7 +218,7 @@ MUTANTS = [
     Mutant("every marked key is called an orphan", AUDIT, "judge_marked", _always_an_orphan),
     Mutant("an audit does not look twice", AUDIT.Look, "_key", mock.AsyncMock(return_value=None)),
     Mutant("a repair deletes keys in use", tasks.repair, "_why_not_certain", lambda *_: None),
-    Mutant("a lost ledger is written without its destinations", tasks.repair, "label_agrees", lambda *_: True),
+    Mutant("a lost ledger is written without its destinations", tasks.repair, "_current", _current_unseen),
     Mutant("the fingerprint is the key itself", tasks.create, "fingerprint", _leaky_fingerprint),
 ]
 """Every wrong version."""
