@@ -61,8 +61,8 @@ async def make_automations(given: Mapping[str, str], folder: Path = FOLDER) -> d
     async with get_client() as client:
         with plainly("looking up what the automations name"):
             for file, wanted in files.items():
-                if missing := _missing(file, wanted, given):
-                    done[wanted["name"]] = f"left out: it needs --{missing}"
+                if missing := [name for name in _placeholders(wanted) if name not in given]:
+                    done[wanted["name"]] = f"left out: it needs --{missing[0]}"
                 else:
                     ready.append(_automation(file, await _resolve(client, file, wanted, given)))
         for automation in ready:
@@ -99,15 +99,14 @@ def _read(file: Path) -> dict[str, Any]:
     actions = wanted.get("actions")
     if not isinstance(actions, list) or not all(isinstance(action, dict) for action in actions):
         raise ConfigurationError(f"{file.name} is no automation: look at actions. Nothing was made.")
+    if unknown := sorted(set(_placeholders(wanted)) - set(PLACEHOLDERS)):
+        known = ", ".join(f"${name}" for name in PLACEHOLDERS)
+        raise ConfigurationError(f"{file.name}: there is no ${unknown[0]}, only {known}. Nothing was made.")
     return wanted
 
 
-def _missing(file: Path, wanted: Mapping[str, Any], given: Mapping[str, str]) -> str:
-    used = {_placeholder(action.get(field)) for action in wanted["actions"] for field in NAMED} - {""}
-    if unknown := sorted(used - set(PLACEHOLDERS)):
-        known = ", ".join(f"${name}" for name in PLACEHOLDERS)
-        raise ConfigurationError(f"{file.name}: there is no ${unknown[0]}, only {known}. Nothing was made.")
-    return next((name for name in sorted(used) if name not in given), "")
+def _placeholders(wanted: Mapping[str, Any]) -> list[str]:
+    return sorted({_placeholder(action.get(field)) for action in wanted["actions"] for field in NAMED} - {""})
 
 
 def _placeholder(value: object) -> str:
