@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from flows import rotate
+from flows.automations import make_automations
 from sandbox.server import Fault
-from sandbox.setup import make_automations
 from tests.e2e.conftest import World
 from tests.e2e.driver import deploy_to, ended, start
 from tests.e2e.processes import HELD_SECONDS, check_converged, kill_run, until_held
@@ -21,7 +21,7 @@ async def test_after_a_host_has_died_the_next_run_gets_the_slot_and_the_dead_one
     world: World,
 ) -> None:
     """The dead run's lease ends by itself within a minute; the automation marks the run within two."""
-    await make_automations()
+    await make_automations({})
     await deploy_to("dead-host")
     worker = world.stack.start_worker("dead-host", pool="dead-host")
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/host"]))

@@ -17,7 +17,7 @@ from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
 from sandbox.server import Fault, running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import ended, retry, start
 from tests.e2e.processes import (
     HELD_SECONDS,
@@ -29,6 +29,8 @@ from tests.e2e.processes import (
     until_held,
 )
 from tests.e2e.test_worker import everything_stored, spellings, worker  # noqa: F401 - a fixture
+
+pytestmark = with_processes
 
 EFFECTS = [
     ("openrouter", "POST", "/keys$"),

@@ -17,9 +17,11 @@ from flows import rotate
 from sandbox.server import Fault
 from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import Rotation
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import World, with_processes
 from tests.e2e.processes import HELD_SECONDS, check_converged, give_the_slot_back, held_by, process, until_held
 from tests.e2e.proxy import proxy
+
+pytestmark = with_processes
 
 WRITES = [
     pytest.param("POST /api/variables/", 0, False, id="the ledger is made"),

@@ -16,8 +16,10 @@ from flows import rotate
 from sandbox import infisical, openrouter, vault
 from sandbox.server import Fault
 from sandbox.stack import Stack
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import ended, retry, start
+
+pytestmark = with_processes
 
 
 @pytest.fixture(scope="module")

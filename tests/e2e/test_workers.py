@@ -17,7 +17,7 @@ from sandbox.server import Fault
 from sandbox.stack import Stack
 from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import Rotation
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import cancel, deploy_to, ended, start
 from tests.e2e.processes import (
     HELD_SECONDS,
@@ -27,6 +27,8 @@ from tests.e2e.processes import (
     processes_of,
     until_held,
 )
+
+pytestmark = with_processes
 
 POOL = "two-workers"
 STARTS_WITHIN = 60.0
