@@ -128,15 +128,18 @@ class Histories(RuleBasedStateMachine):
             self.model.keys[key.hash] = key
         return {key.hash: key.settings() for key in self.model.keys.values()}
 
-    @initialize(names=destinations, overlap=overlaps)
-    def begin(self, names: list[str], overlap: timedelta) -> None:
+    @initialize(
+        names=destinations, overlap=overlaps, retirement=retirements | st.just(Retirement()), carry=st.booleans()
+    )
+    def begin(self, names: list[str], overlap: timedelta, retirement: Retirement, carry: bool) -> None:
         """A person fills the form in."""
         self.rotation = Rotation(
             name="checkout",
             connection="openrouter",
-            key=KeySettings(name="checkout service", limit_usd=50),
+            key=KeySettings(name="checkout service", limit_usd=50, carry_budget=carry),
             destinations=names,
             overlap=overlap,
+            retirement=retirement,
         )
         self.model.deployments["checkout"] = self.rotation
 
