@@ -194,7 +194,7 @@ def _identity(emergency: bool, world: PrefectWorld) -> Identity:
         attempt=max(flow_run.run_count, 1),
         emergency=emergency,
         # A Retry is a person's.
-        scheduled=flow_run.auto_scheduled and flow_run.run_count <= 1,
+        scheduled_for=flow_run.expected_start_time if flow_run.auto_scheduled and flow_run.run_count <= 1 else None,
     )
 
 

@@ -55,7 +55,10 @@ def rotated(run: Run, finding: Finding) -> str:
     if current is None:
         return "Nothing is published yet."
     if finding is Finding.TOO_YOUNG:
-        return f"Nothing to do: the key {current.label} is younger than its minimum age; {_rest(run.ledger.ledger)}."
+        return (
+            f"Nothing to do: the key {current.label} is younger than its minimum age, or than the time for which this "
+            f"run was scheduled; {_rest(run.ledger.ledger)}."
+        )
     verb = {Finding.ALREADY_ROTATED: "Already rotated", Finding.KEY_PUBLISHED: "Finished an interrupted rotation"}
     places = len(current.destinations)
     return (

@@ -25,7 +25,7 @@ class Finding(Enum):
     NOTHING_PENDING = "nothing is pending"
     ALREADY_ROTATED = "this run has already made the current key"
     ROTATED_SINCE = "a later run has rotated since"
-    TOO_YOUNG = "the current key is younger than its minimum age"
+    TOO_YOUNG = "the current key is younger than its minimum age, or than the time for which this run was scheduled"
     INTENT_WITHOUT_KEY = "a create was announced, and its outcome is not known"
     KEY_UNPUBLISHED = "a key was created, and no destination holds it"
     KEY_PUBLISHED = "a key was created, and at least one destination holds it"
@@ -41,14 +41,14 @@ class Identity:
         first_started: When its first attempt started, UTC.
         attempt: 1 for the first attempt, more for a Retry.
         emergency: Whether every older key is to die at once.
-        scheduled: Whether the schedule started it, and not a person.
+        scheduled_for: When its schedule meant it to run, UTC; `None` for a run that a person started.
     """
 
     id: UUID
     first_started: datetime
     attempt: int = 1
     emergency: bool = False
-    scheduled: bool = False
+    scheduled_for: datetime | None = None
 
 
 def find(
@@ -84,10 +84,11 @@ def find(
 
 
 def _too_young(ledger: Ledger, run: Identity, held: Mapping[str, str | None], old_enough: datetime) -> bool:
-    if not run.scheduled or run.emergency or ledger.current is None:
+    if run.scheduled_for is None or run.emergency or ledger.current is None:
         return False
     published = all(content == ledger.current.fingerprint for content in held.values())
-    return published and ledger.current.since > old_enough
+    # Of several runs that waited for a scheduler or a worker to come back, the first has rotated for all.
+    return published and ledger.current.since > min(old_enough, run.scheduled_for)
 
 
 def _rotated_since(ledger: Ledger, run: Identity) -> bool:

@@ -38,6 +38,6 @@ async def test_a_scheduled_run_that_leaves_a_young_key_alone_tells_nothing(life:
     await life.rotate()
     life.events.clear()
 
-    await life.rotate(scheduled=True)
+    await life.rotate(scheduled_for=life.time)
 
     assert life.events == []

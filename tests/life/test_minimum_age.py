@@ -21,19 +21,19 @@ async def test_a_scheduled_run_leaves_a_young_key_alone_and_says_why(life: Life)
     """No key is made, and the message tells the reason."""
     held = await young(life)
 
-    message = await life.rotate(scheduled=True)
+    message = await life.rotate(scheduled_for=life.time)
 
     assert (await life.held()).hash == held
     assert message.startswith("Nothing to do: the key")
     assert "younger than its minimum age" in message
 
 
-@pytest.mark.parametrize("who", [{}, {"emergency": True, "scheduled": True}], ids=["a person", "an emergency"])
-async def test_a_persons_run_always_rotates(life: Life, who: dict[str, bool]) -> None:
+@pytest.mark.parametrize("emergency", [False, True], ids=["a person", "an emergency"])
+async def test_a_persons_run_always_rotates(life: Life, emergency: bool) -> None:
     """Whoever presses Run gets a new key."""
     held = await young(life)
 
-    await life.rotate(**who)
+    await life.rotate(emergency=emergency)
 
     assert (await life.held()).hash != held
 
@@ -43,7 +43,7 @@ async def test_an_old_enough_key_is_rotated_by_schedule(life: Life) -> None:
     held = await young(life)
     life.later(days=6)
 
-    await life.rotate(scheduled=True)
+    await life.rotate(scheduled_for=life.time)
 
     assert (await life.held()).hash != held
 
@@ -53,7 +53,7 @@ async def test_a_young_key_that_is_dead_is_replaced(life: Life) -> None:
     await young(life)
     life.openrouter.delete_key(await life.held())
 
-    await life.rotate(scheduled=True)
+    await life.rotate(scheduled_for=life.time)
 
     assert life.use(await life.held()) == 200
 
@@ -63,7 +63,7 @@ async def test_a_destination_that_does_not_hold_the_young_key_gets_a_new_one(lif
     await young(life)
     await life.block.write_secret(b"something else")
 
-    await life.rotate(scheduled=True)
+    await life.rotate(scheduled_for=life.time)
 
     assert life.use(await life.held()) == 200
 
@@ -75,6 +75,31 @@ async def test_what_is_due_is_revoked_all_the_same(life: Life) -> None:
     await life.rotate()
     life.later(days=2)
 
-    await life.rotate(scheduled=True)
+    await life.rotate(scheduled_for=life.time)
 
     assert life.ledger.superseded == ()
+
+
+async def test_a_week_of_late_runs_rotates_once(life: Life) -> None:
+    """A scheduler or a worker that was down for a week leaves late runs behind; the first of them rotates for all."""
+    await life.rotate()
+    late = [life.time + timedelta(days=day) for day in range(1, 8)]
+    life.later(days=7, hours=1)
+
+    for scheduled_for in late:
+        await life.rotate(scheduled_for=scheduled_for)
+        life.later(minutes=1)
+
+    assert len(life.openrouter.created) == 2
+
+
+async def test_the_next_run_in_time_rotates_again(life: Life) -> None:
+    """What was late does not make the schedule skip its next turn."""
+    await life.rotate()
+    life.later(days=1)
+    await life.rotate(scheduled_for=life.time - timedelta(hours=3))
+    life.later(days=1)
+
+    await life.rotate(scheduled_for=life.time)
+
+    assert len(life.openrouter.created) == 3

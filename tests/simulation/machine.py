@@ -233,7 +233,8 @@ class Histories(RuleBasedStateMachine):
     def _identity(self, *, emergency: bool = False, scheduled: bool = False) -> Identity:
         self.numbers += 1
         self.model.time += timedelta(seconds=1)
-        identity = Identity(UUID(int=self.numbers), self.model.time, 1, emergency, scheduled)
+        scheduled_for = self.model.time if scheduled else None
+        identity = Identity(UUID(int=self.numbers), self.model.time, 1, emergency, scheduled_for)
         self.runs.append(identity)
         return identity
 
