@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 from prefect import State
@@ -235,10 +235,23 @@ async def _is_held(limit: str) -> bool:
         return False
 
 
-def _slot(limit: str) -> AbstractAsyncContextManager[None]:
-    return concurrency(
-        limit, occupy=1, timeout_seconds=SLOT_WAIT_SECONDS, lease_duration=SLOT_LEASE_SECONDS, strict=True
-    )
+@asynccontextmanager
+async def _slot(limit: str) -> AsyncIterator[None]:
+    task = asyncio.current_task()
+    cancelled_before = task.cancelling() if task else 0
+    try:
+        async with concurrency(
+            limit, occupy=1, timeout_seconds=SLOT_WAIT_SECONDS, lease_duration=SLOT_LEASE_SECONDS, strict=True
+        ):
+            yield
+    except asyncio.CancelledError:
+        # Prefect cancels what is inside when it could not renew the lease, and takes its request to cancel back.
+        # One that is still there came from a person or from the worker.
+        if task is None or task.cancelling() > cancelled_before:
+            raise
+        raise PlaceLostError(
+            f"This run lost its hold on {limit}, because Prefect's server did not renew it in time, so it stopped."
+        ) from None
 
 
 async def _make_limit(limit: str) -> None:

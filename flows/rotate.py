@@ -75,6 +75,9 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         await publish_everywhere(run, rotation, verified, steps)
         run.step = "write the ledger"
         await supersede(run, rotation)
+    if finding is not Finding.TOO_YOUNG and (current := run.ledger.ledger.current):
+        # A Retry tells it again: the process that wrote the ledger may have died before it told anybody.
+        await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.told())
 
     run.step = "revoke-key"
     await revoke_what_is_due(run, rotation.destinations, steps)
@@ -93,8 +96,6 @@ async def supersede(run: Run, rotation: Rotation) -> None:
     destinations = tuple(rotation.destinations)
     published = run.ledger.ledger.published(run.identity.id, destinations, now, now + overlap, rotation.retirement)
     await run.ledger.save(published.hastened(now) if run.identity.emergency else published)
-    if current := run.ledger.ledger.current:
-        await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.told())
 
 
 async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) -> None:

@@ -14,7 +14,7 @@ from blocks.vault import AppRoleAuth
 from tests.destinations.vaults import TestVault, at_once
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "vault-policy.md").read_text()
-ROTATION, CONSUMER = re.findall(r"```hcl\n(.*?)```", PAGE, re.DOTALL)
+ROTATION, CONSUMER = re.findall(r"```hcl[^\n]*\n(.*?)```", PAGE, re.DOTALL)
 RULE = re.compile(r'path "([^"]+)" \{\s*capabilities = \[([^\]]*)\]\s*\}')
 PATH = "apps/checkout"
 LABELS = {"key_rotation": "checkout"}

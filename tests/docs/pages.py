@@ -1,4 +1,7 @@
-"""Reads the commands, programs and files of a page, and runs its commands as a reader would."""
+"""Reads the commands, programs and files of a page, and runs its commands as a reader would.
+
+Blocks marked `sh` are run by a test; commands that no test can run are marked `bash`, and the page says so.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def files(page: str) -> dict[str, str]:
 
 
 def follow(
-    blocks: list[Block], directory: Path, replaced: dict[str, str], env: dict[str, str]
+    blocks: list[Block], directory: Path, replaced: dict[str, str], env: dict[str, str], typed: str = ""
 ) -> list[tuple[str, str]]:
     """Save the files and run the commands, in one shell and in the page's order; the first failure ends it.
 
@@ -57,6 +60,7 @@ def follow(
         directory: Where the reader stands.
         replaced: What is written differently on this machine, such as an address; an empty text leaves a line out.
         env: The environment.
+        typed: What the reader types when a program asks.
 
     Returns:
         For each text block what it promises, and what the commands before it printed.
@@ -75,7 +79,8 @@ def follow(
         capture_output=True,
         text=True,
         check=False,
-        stdin=subprocess.DEVNULL,
+        input=typed,
+        start_new_session=True,  # no terminal, so that a program that asks for a secret reads what was typed
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return _promises(blocks, done.stdout.split(DONE))
@@ -99,6 +104,6 @@ def _replaced(text: str, replaced: dict[str, str]) -> str:
 
 
 def prints(promised: str, printed: str) -> bool:
-    """Whether commands print what the page promises; `...` stands for anything, blanks and line breaks are alike."""
+    """Whether commands print what is promised; `...` stands for anything, and blanks and line breaks are alike."""
     how = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     return doctest.OutputChecker().check_output(promised, printed.strip() + "\n", how)

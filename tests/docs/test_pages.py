@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import Block, follow, prints
+from sandbox.stack import CHECKOUT
+from tests.docs.pages import Block, follow, prints, read
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,11 @@ def test_each_promise_is_held_against_the_commands_before_it(tmp_path: Path) -> 
     promises = follow(blocks, tmp_path, {"one": "1"}, dict(os.environ))
 
     assert [(promised.strip(), printed.strip()) for promised, printed in promises] == [("one", "1"), ("two", "two")]
+
+
+@pytest.mark.parametrize("page", sorted(file.name for file in (CHECKOUT / "docs" / "how-to").glob("*.md")))
+def test_a_command_that_no_test_runs_is_said_to_be_so(page: str) -> None:
+    """A page with commands that are not run here says what was tried and what was not."""
+    untried = [block for block in read(f"how-to/{page}") if block.language == "bash"]
+
+    assert not untried or "tried" in (CHECKOUT / "docs" / "how-to" / page).read_text()

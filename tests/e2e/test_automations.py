@@ -4,134 +4,152 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect import flow, get_client
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
+from prefect.blocks.system import Secret
 from prefect.blocks.webhook import Webhook
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
-from prefect.client.schemas.objects import StateType
-from prefect.events import emit_event
-from prefect.states import State
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.flow_engine import run_flow_async
+from prefect.states import Scheduled, State
 from pydantic import SecretStr
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from flows import rotate
-from flows.automations import make_automations, read_files
-from sandbox.server import running
+from blocks.errors import ConfigurationError
+from flows import audit, retire, rotate
+from flows.automations import FOLDER, make_automations, read_files
 from tasks.events import Event, resource
-from tasks.rotation import Rotation
+from tests.docs import pages
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.receivers import TOLD_WITHIN_SECONDS, Receiver, mailbox, web_receiver
 from tests.e2e.test_worker import everything_stored, spellings
 
-TOLD_WITHIN_SECONDS = 30.0
-
-
-class Receiver:
-    """Somebody who is told."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-        self.app = Starlette(routes=[Route("/{any:path}", self.hear, methods=["POST"])])
-
-    async def hear(self, request: Request) -> Response:
-        """Remember what came."""
-        self.heard.append((await request.body()).decode())
-        return Response()
-
-    async def waits_for(self, *words: str) -> str:
-        """Wait until something with all of these words has come."""
-        deadline = time.monotonic() + TOLD_WITHIN_SECONDS
-        while time.monotonic() < deadline:
-            for text in self.heard:
-                if all(word in text for word in words):
-                    return text
-            await asyncio.sleep(0.1)
-        raise AssertionError(f"nobody said {words}, only {self.heard}")
+CRASHED_RUNS = "key-rotation-crashed-runs"
+FAILED = "key-rotation-failed"
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """A receiver on loopback."""
-    receiver = Receiver()
-    with running(receiver.app) as receiver.url:  # type: ignore[attr-defined]
+async def no_automations(world: World) -> AsyncIterator[None]:
+    """No automation is there before, and none stays."""
+    await delete_automations()
+    yield
+    await delete_automations()
+
+
+async def delete_automations() -> None:
+    """Delete this project's automations."""
+    async with get_client() as client:
+        for automation in await client.read_automations():
+            if automation.name.startswith("key-rotation-"):
+                await client.delete_automation(automation.id)
+
+
+@pytest.fixture
+async def on_call(no_automations: None) -> AsyncIterator[Receiver]:
+    """The person on call, whose notification block was filled in and given to the automations."""
+    with web_receiver() as receiver:
+        block = CustomWebhookNotificationBlock(
+            name="on-call", url=receiver.url, method="POST", json_data={"text": "{{subject}} | {{body}}"}
+        )
+        await block.asave("on-call", overwrite=True)
+        await make_automations({"notify": "custom-webhook/on-call"})
         yield receiver
 
 
-async def on_call(receiver: Receiver) -> dict[str, str]:
-    """A notification block that a person filled in, and the automations that use it."""
-    block = CustomWebhookNotificationBlock(
-        name="on-call",
-        url=receiver.url,  # type: ignore[attr-defined]
-        method="POST",
-        json_data={"text": "{{subject}} | {{body}}"},
-    )
-    await block.asave("on-call", overwrite=True)
-    return await make_automations({"notify": "custom-webhook/on-call"})
+async def scheduled(what: Any, parameters: dict[str, Any], name: str, at: datetime | None = None) -> FlowRun:
+    """A run of a new deployment, without a worker; `parameters` are not checked, as when the API is used."""
+    deployment = await what.ato_deployment(name=name, parameters=parameters, enforce_parameter_schema=False)
+    async with get_client() as client:
+        return await client.create_flow_run_from_deployment(
+            await deployment.aapply(), state=Scheduled(scheduled_time=at)
+        )
 
 
-async def test_a_failed_rotation_tells_the_person_on_call(world: World, receiver: Receiver) -> None:
+async def do(what: Any, parameters: dict[str, Any], name: str) -> None:
+    """Run a new deployment once, in this process."""
+    run = await scheduled(what, parameters, name)
+    await run_flow_async(what, flow_run=run, parameters=run.parameters, return_type="state")
+
+
+async def test_a_failed_rotation_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
     """The notification holds the run's plain sentence and the way to it."""
-    await on_call(receiver)
     rotation = await world.prepare(world.rotation())
     world.openrouter.accounts[0].management_keys.clear()
 
-    await rotate(rotation, return_state=True)
+    await do(rotate, {"rotation": rotation.model_dump(mode="json")}, rotation.name)
 
-    told = await receiver.waits_for(f"Key rotation {rotation.name} failed", "Retry is safe")
+    told = await on_call.waits_for(f"rotate/{rotation.name} failed", "Retry is safe")
     assert "/runs/flow-run/" in told
 
 
-async def test_a_crashed_run_tells_the_person_on_call(world: World, receiver: Receiver) -> None:
+async def test_a_deployment_with_wrong_parameters_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
+    """Even a run that does not know its rotation is told, with the field that is wrong."""
+    await do(rotate, {"rotation": {"name": "checkout"}}, "spoiled")
+
+    await on_call.waits_for("rotate/spoiled failed", "rotation.connection")
+
+
+async def test_a_failed_retirement_says_which_rotation_it_is_about(world: World, on_call: Receiver) -> None:
+    """The one deployment of all retirements does not tell it, so the notification does."""
+    await do(retire, {"rotation": "nobody"}, "retire")
+
+    await on_call.waits_for("retire/retire failed", "nobody: ", "there is no rotation nobody")
+
+
+async def test_a_crashed_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
     """A run whose process died is told as well."""
-    await on_call(receiver)
-    run_id = await a_run_of_ours(world)
+    run = await scheduled(retire, {"rotation": "nobody"}, "dying")
 
     async with get_client() as client:
         crashed: State[Any] = State(type=StateType.CRASHED, message="Its process died.")
-        await client.set_flow_run_state(run_id, crashed, force=True)
+        await client.set_flow_run_state(run.id, crashed, force=True)
 
-    await receiver.waits_for("crashed", "Its process died. Retry is safe")
-
-
-async def test_a_late_run_tells_the_person_on_call(world: World, receiver: Receiver) -> None:
-    """A scheduled run that no worker takes is told as late."""
-    await on_call(receiver)
-    run_id = await a_run_of_ours(world)
-
-    async with get_client() as client:
-        late: State[Any] = State(type=StateType.SCHEDULED, name="Late")
-        await client.set_flow_run_state(run_id, late, force=True)
-
-    await receiver.waits_for("is late", "Is a worker running?")
+    await on_call.waits_for("retire/dying crashed", "Its process died. Retry is safe.")
 
 
-async def a_run_of_ours(world: World) -> Any:
-    """A run of a deployment with this project's tag, which no worker takes."""
-    deployment_id = await deployed(rotate, await world.prepare(world.rotation()))
-    async with get_client() as client:
-        return (await client.create_flow_run_from_deployment(deployment_id)).id
+async def test_a_late_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
+    """A run that no worker takes is found by the server, and told."""
+    await scheduled(retire, {"rotation": "nobody"}, "waiting", at=datetime.now(UTC) - timedelta(minutes=1))
+
+    await on_call.waits_for("retire/waiting is late", "Is a worker running?")
 
 
-async def deployed(what: Any, rotation: Rotation) -> Any:
-    """A deployment without a worker."""
-    parameters = {"rotation": rotation.model_dump(mode="json")} if what is rotate else {}
-    deployment = await what.ato_deployment(name=rotation.name, parameters=parameters, tags=["key-rotation"])
-    return await deployment.aapply()
+async def test_an_audit_that_found_something_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
+    """One notification for the audit says how much was found, and the gravest first."""
+    world.openrouter.accounts[0].management_keys.clear()
+
+    await audit("openrouter", return_state=True)
+
+    await on_call.waits_for("Audit of API keys", "1 finding needs a person")
 
 
-async def test_an_audits_finding_is_told(world: World, receiver: Receiver) -> None:
-    """Whoever is on call hears of an orphan."""
-    await on_call(receiver)
+async def test_an_e_mail_comes_by_smtp(world: World, no_automations: None) -> None:
+    """Prefect's Slack block hands an address of another kind to Apprise, which speaks SMTP."""
+    async with mailbox() as receiver:
+        block = SlackWebhook(
+            url=SecretStr(f"mailto://{receiver.url}?from=prefect@example.com&to=on-call@example.com&mode=insecure")
+        )
+        await block.asave("mail", overwrite=True)
+        await make_automations({"notify": "slack-webhook/mail"})
 
-    emit_event(Event.ORPHAN_FOUND.value, resource("checkout"), payload={"sentence": "The key sk-or-1 is an orphan."})
+        await do(retire, {"rotation": "nobody"}, "retire")
 
-    await receiver.waits_for("Audit of API keys", "The key sk-or-1 is an orphan.")
+        await receiver.waits_for("To: on-call@example.com", "retire/retire failed", "there is no rotation nobody")
+
+
+async def test_a_block_for_slack_is_accepted(world: World, no_automations: None) -> None:
+    """As far as it goes without Slack: the automations are made with a block that holds a hook of Slack's."""
+    block = SlackWebhook(url=SecretStr("https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"))
+    await block.asave("on-call", overwrite=True)
+
+    done = await make_automations({"notify": "slack-webhook/on-call"})
+
+    assert done[FAILED] == "made"
 
 
 @flow(name="restart-consumers")
@@ -139,16 +157,18 @@ async def restart_consumers() -> None:
     """What a user would do when a key has changed."""
 
 
-async def test_a_completed_rotation_starts_a_deployment_and_calls_a_webhook(world: World, receiver: Receiver) -> None:
+async def test_a_completed_rotation_starts_a_deployment_and_calls_a_webhook(world: World, no_automations: None) -> None:
     """Consumers that read their key only at start can be restarted."""
     rotation = await world.prepare(world.rotation())
-    restart = await deployed(restart_consumers, rotation)
-    await Webhook(url=SecretStr(receiver.url)).asave("restart", overwrite=True)  # type: ignore[attr-defined]
-    await make_automations({"restart": f"restart-consumers/{rotation.name}", "webhook": "webhook/restart"})
+    deployment = await restart_consumers.ato_deployment(name=rotation.name)
+    restart = await deployment.aapply()
+    with web_receiver() as receiver:
+        await Webhook(url=SecretStr(receiver.url)).asave("restart", overwrite=True)
+        await make_automations({"restart": f"restart-consumers/{rotation.name}", "webhook": "webhook/restart"})
 
-    await rotate(rotation, return_state=True)
+        await rotate(rotation, return_state=True)
 
-    told = await receiver.waits_for(f'"rotation": "{rotation.name}"')
+        told = await receiver.waits_for(f'"rotation": "{rotation.name}"')
     assert world.openrouter.live_keys()[0].label in told
     assert await runs_of(restart) == 1
 
@@ -163,47 +183,113 @@ async def runs_of(deployment_id: Any) -> int:
     return len(found)
 
 
-async def test_events_hold_no_secret(world: World) -> None:
-    """What the server has stored of a rotation's events does not hold any key."""
+async def test_events_hold_what_is_documented_and_no_secret(world: World) -> None:
+    """Two rotations and a failure tell each step with the fields of the table; the server stores no key of them."""
     rotation = await world.prepare(world.rotation())
     await rotate(rotation, return_state=True)
     await rotate(rotation, return_state=True)
-    await asyncio.sleep(1)  # events are sent and stored in the background
+    world.openrouter.accounts[0].management_keys.clear()
+    await rotate(rotation, return_state=True)
 
+    told = await events_until(rotation.name, Event.ROTATION_FAILED)
+
+    steps = [Event.KEY_CREATED, Event.KEY_VERIFIED, Event.KEY_PUBLISHED, Event.ROTATION_COMPLETED]
+    assert [name for name, _ in told] == [*steps, *steps, Event.KEY_REVOKED, Event.ROTATION_FAILED]
+    assert all(set(payload) == {"rotation", *Event(name).payload} for name, payload in told)
     stored = everything_stored(world.stack.home)
-
-    assert b"key-rotation.rotation.completed" in stored
     assert [s[:16] for s in world.openrouter.secrets for spelling in spellings(s) if spelling in stored] == []
 
 
-async def test_making_them_twice_makes_none_twice(world: World, receiver: Receiver) -> None:
-    """The command may be repeated: automations are found by name and brought up to date."""
-    await on_call(receiver)
-
-    done = await on_call(receiver)
-
-    wanted = {automation["name"] for automation in read_files().values()}
+async def events_until(rotation: str, last: Event) -> list[tuple[str, dict[str, str]]]:
+    """What the server has of a rotation's events, oldest first, once it has the last one."""
+    wanted = {"filter": {"resource": {"id": [resource(rotation)["prefect.resource.id"]]}, "order": "ASC"}}
+    deadline = time.monotonic() + TOLD_WITHIN_SECONDS
+    found: list[tuple[str, dict[str, str]]] = []
     async with get_client() as client:
-        counts = {
-            name: len(await client.read_automations_by_name(name)) for name in done if "left out" not in done[name]
-        }
-    assert set(done) == wanted
-    assert set(counts.values()) == {1}
-    assert done["key-rotation-failed"] == "brought up to date"
+        while last not in [name for name, _ in found] and time.monotonic() < deadline:
+            answer = await client.request("POST", "/events/filter", json=wanted)
+            found = [(event["event"], event["payload"]) for event in answer.json()["events"]]
+            await asyncio.sleep(0.1)
+    return found
 
 
-async def test_what_is_not_given_is_left_out_and_said(world: World) -> None:
+async def test_making_them_twice_makes_none_twice(world: World, on_call: Receiver) -> None:
+    """The command may be repeated: automations are found by name and brought up to date."""
+    done = await make_automations({"notify": "custom-webhook/on-call"})
+
+    assert set(done) == {wanted["name"] for wanted in read_files().values()}
+    async with get_client() as client:
+        there = [automation.name for automation in await client.read_automations()]
+    assert sorted(there) == sorted(name for name, what in done.items() if what == "brought up to date")
+
+
+async def test_a_paused_automation_stays_paused(world: World, on_call: Receiver) -> None:
+    """What a person has switched off in the dashboard is not switched on again."""
+    async with get_client() as client:
+        [automation] = await client.read_automations_by_name(FAILED)
+        await client.pause_automation(automation.id)
+
+        done = await make_automations({"notify": "custom-webhook/on-call"})
+
+        [automation] = await client.read_automations_by_name(FAILED)
+    assert not automation.enabled
+    assert done[FAILED] == "brought up to date, and paused as before"
+
+
+async def test_what_is_not_given_is_left_out_and_said(world: World, no_automations: None) -> None:
     """Without a block to notify, only what needs none is made."""
     done = await make_automations({})
 
-    assert done["key-rotation-failed"] == "left out: it needs --notify"
-    assert done["key-rotation-crashed-runs"] in {"made", "brought up to date"}
+    assert done[FAILED] == "left out: it needs --notify"
+    assert done[CRASHED_RUNS] == "made"
 
 
-def test_the_command_names_a_block_that_does_not_exist(world: World) -> None:
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"notify": "slack-webhook"}, "--notify: write slack-webhook as <block type slug>/<name>."),
+        ({"notify": "slack-webhook/nobody"}, "--notify: there is no block slack-webhook/nobody;"),
+        ({"notify": "secret/key"}, "--notify: secret/key is no block that notifies."),
+        ({"webhook": "secret/key"}, "--webhook: secret/key is no block of the type webhook."),
+        ({"restart": "nobody"}, "--restart: write nobody as <flow>/<deployment>."),
+        ({"restart": "nobody/here"}, "--restart: there is no deployment nobody/here;"),
+    ],
+    ids=lambda value: next(iter(value.items()))[1] if isinstance(value, dict) else "",
+)
+async def test_what_cannot_work_is_refused_before_anything_is_made(
+    world: World, no_automations: None, given: dict[str, str], said: str
+) -> None:
+    """The sentence names the option."""
+    await Secret(value="not-yet-rotated").asave("key", overwrite=True)
+
+    with pytest.raises(ConfigurationError) as refused:
+        await make_automations(given)
+
+    assert str(refused.value).startswith(said)
+    assert str(refused.value).endswith("Nothing was made.")
+    async with get_client() as client:
+        assert await client.read_automations_by_name(CRASHED_RUNS) == []
+
+
+def test_the_command_says_plainly_what_is_wrong(world: World) -> None:
     """One sentence, and no traceback."""
     with pytest.raises(RuntimeError) as failed:
         world.stack.module("flows.automations", "--notify", "slack-webhook/nobody")
 
-    assert "There is no block slack-webhook/nobody: make it in the dashboard first." in str(failed.value)
+    assert "there is no block slack-webhook/nobody; make it in the dashboard first." in str(failed.value)
     assert "Traceback" not in str(failed.value)
+
+
+async def test_the_page_leads_to_somebody_who_is_told(world: World, no_automations: None, tmp_path: Path) -> None:
+    """Its commands print what it promises, and its try-out is heard."""
+    (tmp_path / FOLDER.name).symlink_to(FOLDER)
+    with web_receiver() as receiver:
+        page = pages.read("how-to/notifications.md")
+
+        promises = pages.follow(page, tmp_path, {"https://example.com/on-call": receiver.url}, world.stack.env)
+        await do(retire, {"rotation": "nobody"}, "retire")
+
+        for promised, printed in promises:
+            assert pages.prints(promised, printed), f"promised:\n{promised}\nprinted:\n{printed}"
+        await receiver.waits_for("This is a try-out.")
+        await receiver.waits_for("retire/retire failed", "there is no rotation nobody")

@@ -122,6 +122,7 @@ class Life:
 
     async def emit(self, event: Event, rotation: str, **payload: Any) -> None:
         """Remember the event."""
+        assert set(payload) == set(event.payload), f"{event} tells {sorted(payload)}"
         self.events.append((event, {"rotation": rotation, **payload}))
 
     async def knows_run(self, run_id: UUID) -> bool:

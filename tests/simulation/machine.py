@@ -50,7 +50,23 @@ NOT_PAUSED_AT = ("write the ledger", "delete a key", "write secret", "write infi
 COUNTED: Counter[str] = Counter()
 """What the histories of this process did, for the summary."""
 
-fates = st.lists(st.tuples(st.integers(0, 60), st.sampled_from([f for f in Fate if f is not Fate.WORKS])), max_size=3)
+AIMED_AT = (
+    "create the key",
+    "read the key",
+    "use the key",
+    "delete a key",
+    "write the ledger",
+    "write vault-secret/a",
+    "write vault-secret/b",
+    "write secret",
+    "write infisical",
+    "fence vault-secret",
+)
+"""Effects that faults and pauses are aimed at by name: a number alone hits one of them too seldom."""
+Aim = tuple[str, int]
+"""One effect of a run: how its name begins, and how many such effects come before it."""
+aims = st.one_of(st.tuples(st.just(""), st.integers(0, 60)), st.tuples(st.sampled_from(AIMED_AT), st.integers(0, 2)))
+fates = st.lists(st.tuples(aims, st.sampled_from([f for f in Fate if f is not Fate.WORKS])), max_size=3)
 destinations = st.lists(st.sampled_from(sorted(PLACES)), min_size=1, max_size=3, unique=True)
 retirements = st.builds(
     Retirement,
@@ -63,6 +79,12 @@ retirements = st.builds(
 )
 amounts = st.sampled_from([Decimal("0.5"), Decimal("3.333333"), Decimal(20), Decimal(100)])
 overlaps = st.sampled_from([timedelta(0), timedelta(minutes=5), timedelta(hours=24), timedelta(days=7)])
+
+
+def hits(aim: Aim, effect: str, seen: Counter[str]) -> bool:
+    """Say whether an effect is the one aimed at, after those seen before."""
+    name, before = aim
+    return effect.startswith(name) and sum(n for other, n in seen.items() if other.startswith(name)) == before
 
 
 class Histories(RuleBasedStateMachine):
@@ -85,6 +107,7 @@ class Histories(RuleBasedStateMachine):
         self.numbers = 0
         self.broken = False
         self.last_ledger = Ledger()
+        self.last_alive: dict[str, list[Any]] = {}
         self.restoring = False
         self.deleted: set[str] = set()
         self.out_of_sight: set[str] = set(self.foreign)
@@ -127,9 +150,26 @@ class Histories(RuleBasedStateMachine):
         self._watch_destinations(effect)
         stored = json.dumps([self.model.variables, self.model.events[-1:]])
         self.promise(not any(secret in stored for secret in self.made), f"I3: a key was stored or told by: {effect}")
+        self._watch_retirement(effect)
         self._watch_ledger(effect)
         untouched = {h: self.model.keys[h].settings() for h in self.foreign if h in self.model.keys}
         self.promise(untouched == self.foreign, f"I4: a foreign key was changed by: {effect}")
+
+    def _watch_retirement(self, effect: str) -> None:
+        """A superseded key ends as its rotation's policy asks, unless an emergency or a removal is in a hurry."""
+        ended = {key: uses for key, uses in self.last_alive.items() if key not in self.model.alive()}
+        self.last_alive = {key: list(found.uses) for key, found in self.model.alive().items()}
+        policy = self.last_ledger.retirement
+        for key in self.last_ledger.superseded:
+            if key.hash not in ended or key.at_once or self.last_ledger.removed or not effect.endswith("OpenRouter"):
+                continue
+            if policy.revoke == "disable-then-delete":
+                self.promise(key.hash in self.model.keys, f"a key that could be restored was gone after: {effect}")
+            overlap_ended, now = key.overlap_ends or key.revoke_at, self.model.time
+            used = max([overlap_ended, *(at for at, _ in ended[key.hash])])
+            waited = now >= (key.since or overlap_ended) + policy.max_overlap
+            if policy.retire_when == "unused" and not waited:
+                self.promise(now - used >= policy.quiet_time, f"a key was revoked although it is used: {effect}")
 
     def _watch_ledger(self, effect: str) -> None:
         value = self.model.variables.get(ledger_variable("checkout"))
@@ -174,11 +214,12 @@ class Histories(RuleBasedStateMachine):
 
     # --- runs ---
 
-    def _fate(self, planned: list[tuple[int, Fate]]) -> None:
-        by_number, number = dict(planned), iter(range(10**9))
+    def _fate(self, planned: list[tuple[Aim, Fate]]) -> None:
+        seen: Counter[str] = Counter()
 
-        def fate(_effect: str) -> Fate:
-            chosen = by_number.get(next(number), Fate.WORKS)
+        def fate(effect: str) -> Fate:
+            chosen = next((fate for aim, fate in planned if hits(aim, effect, seen)), Fate.WORKS)
+            seen[effect] += 1
             COUNTED["crashes" if chosen in (Fate.KILLED_BEFORE, Fate.KILLED_AFTER) else "faults"] += (
                 chosen is not Fate.WORKS
             )
@@ -204,7 +245,7 @@ class Histories(RuleBasedStateMachine):
         self.model.fate = lambda _effect: Fate.WORKS
 
     @rule(planned=fates, emergency=st.booleans(), scheduled=st.booleans())
-    def rotate(self, planned: list[tuple[int, Fate]], emergency: bool, scheduled: bool) -> None:
+    def rotate(self, planned: list[tuple[Aim, Fate]], emergency: bool, scheduled: bool) -> None:
         """A new run, by schedule or by hand."""
         identity = self._identity(emergency=emergency, scheduled=scheduled)
         self.model.tell(f"run {self.numbers} starts{' (emergency)' if emergency else ''}")
@@ -246,7 +287,7 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.runs)
     @rule(planned=fates, data=st.data())
-    def retry(self, planned: list[tuple[int, Fate]], data: st.DataObject) -> None:
+    def retry(self, planned: list[tuple[Aim, Fate]], data: st.DataObject) -> None:
         """Somebody presses Retry on any run that there ever was."""
         index = data.draw(st.integers(0, len(self.runs) - 1), label="run")
         run = self.runs[index]
@@ -259,17 +300,25 @@ class Histories(RuleBasedStateMachine):
         self.promise(not done or set(self.model.keys) <= keys, "I6: a Retry of a finished run made another key")
 
     @precondition(lambda self: self.model.ledger("checkout") is not None)
-    @rule(planned=fates)
-    def retire(self, planned: list[tuple[int, Fate]]) -> None:
-        """A scheduled retirement."""
+    @rule(planned=fates, on_time=st.booleans())
+    def retire(self, planned: list[tuple[Aim, Fate]], on_time: bool) -> None:
+        """A retirement, at the moment for which it was scheduled, or started by a person."""
+        if on_time:
+            self._wait_for_a_retirement()
         self.model.tell("a retirement starts")
         self._fate(planned)
         identity = Identity(UUID(int=10**6 + self.numbers), self.model.time)
         self._after(play(run_retire(self.model, "checkout", identity)))
 
+    def _wait_for_a_retirement(self) -> None:
+        coming = sorted(at for _, at in self.model.retirements if at > self.model.time)
+        if coming:
+            self.model.late_effects_happen()
+            self.model.time = coming[0]
+
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates)
-    def restore(self, planned: list[tuple[int, Fate]]) -> None:
+    def restore(self, planned: list[tuple[Aim, Fate]]) -> None:
         """A person wants the superseded key back."""
         self.model.tell("a restore starts")
         self._fate(planned)
@@ -287,7 +336,7 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates)
-    def apply_settings(self, planned: list[tuple[int, Fate]]) -> None:
+    def apply_settings(self, planned: list[tuple[Aim, Fate]]) -> None:
         """A person wants the settings to reach the current key at once."""
         self.model.tell("apply-settings starts")
         self._fate(planned)
@@ -303,9 +352,11 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates, keys=st.sampled_from(["revoke", "keep", "keep-until"]))
-    def remove(self, planned: list[tuple[int, Fate]], keys: str) -> None:
+    def remove(self, planned: list[tuple[Aim, Fate]], keys: str) -> None:
         """A person takes the rotation away, and fills the form in anew."""
         self.model.tell(f"remove-rotation starts, keys: {keys}")
+        # Nothing keeps a write of long ago out of a destination that no rotation has any more.
+        self.model.late_effects_happen()
         for name, place in self.model.places.items():
             # Whoever removes a rotation knows that its keys die.
             self.by_hand[name] = place.content
@@ -324,7 +375,8 @@ class Histories(RuleBasedStateMachine):
 
     def _let_go_of_kept_keys(self) -> None:
         ledger = self.model.ledger("checkout")
-        explained = ledger.hashes() if ledger else set()
+        # What the form still names to be adopted is the rotation's to revoke, once a run has taken it up.
+        explained = (ledger.hashes() if ledger else set()) | {self.rotation.adopt}
         for key in self.model.keys.values():
             if read_marker(key.request.name) is None and key.hash not in explained:
                 self.foreign.setdefault(key.hash, key.settings())
@@ -403,8 +455,8 @@ class Histories(RuleBasedStateMachine):
         self.model.tell(f"a consumer spends {spent} USD with {key.hash}")
         key.uses.append((self.model.time, spent))
 
-    @rule(pause_at=st.integers(0, 30), retry_of_the_same=st.booleans(), emergency=st.booleans(), planned=fates)
-    def paused(self, pause_at: int, retry_of_the_same: bool, emergency: bool, planned: list[tuple[int, Fate]]) -> None:
+    @rule(pause_at=aims, retry_of_the_same=st.booleans(), emergency=st.booleans(), planned=fates)
+    def paused(self, pause_at: Aim, retry_of_the_same: bool, emergency: bool, planned: list[tuple[Aim, Fate]]) -> None:
         """A run is stopped in its tracks, loses its slot to another one, and goes on after that one has ended."""
         first = self._identity()
         other = self._identity(emergency=emergency)
@@ -414,13 +466,17 @@ class Histories(RuleBasedStateMachine):
             self._after(ended)
 
     async def _interleaved(
-        self, first: Identity, second: Identity, pause_at: int, planned: list[tuple[int, Fate]]
+        self, first: Identity, second: Identity, pause_at: Aim, planned: list[tuple[Aim, Fate]]
     ) -> list[Ended]:
-        process, paused, go_on, seen = Process(self.model, "paused run"), asyncio.Event(), asyncio.Event(), [0]
+        process, paused, go_on = Process(self.model, "paused run"), asyncio.Event(), asyncio.Event()
+        seen: Counter[str] = Counter()
+        reached = False
 
         async def gate(effect: str) -> None:
-            seen[0] += 1
-            if seen[0] > pause_at and not go_on.is_set() and not effect.startswith(NOT_PAUSED_AT):
+            nonlocal reached
+            reached = reached or hits(pause_at, effect, seen)
+            seen[effect] += 1
+            if reached and not go_on.is_set() and not effect.startswith(NOT_PAUSED_AT):
                 self.model.tell(f"paused before: {effect}")
                 COUNTED["pauses"] += 1
                 paused.set()
@@ -649,6 +705,8 @@ class Histories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """End in quiet, and tell the story, so that a failing history can be followed."""
-        if not self.broken and hasattr(self, "rotation"):
-            self.quiet()
-        note("\n".join(self.model.story))
+        try:
+            if not self.broken and hasattr(self, "rotation"):
+                self.quiet()
+        finally:
+            note("\n".join(self.model.story))

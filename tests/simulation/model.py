@@ -237,7 +237,7 @@ class Process:
         # Nobody is there any more to hear of a refusal.
         with suppress(KeyRotationError):
             do()
-        self.model.watch(what)
+        self.model.watch(f"late: {what}")
 
     def _take_effect(self, what: str, do: Callable[[], T], fate: Fate) -> T:
         try:
@@ -494,6 +494,7 @@ class ModelWorld:
 
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
         """Tell of an event; it is no effect, because nothing waits for it."""
+        assert set(payload) == set(event.payload), f"{event} tells {sorted(payload)}"
         self._process.model.events.append({"event": event.value, "rotation": rotation, **payload})
         self._process.model.watch(f"tell of {event.value}")
 

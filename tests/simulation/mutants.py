@@ -28,10 +28,11 @@ import tasks.publish
 import tasks.recover
 import tasks.repair
 import tasks.revoke
+import tasks.terms
 from blocks.openrouter import ApiKey
 from flows.steps import PLAIN
 from tasks.audit import AuditFinding, Kind
-from tasks.decisions import Finding, find
+from tasks.decisions import Finding, Judgement, Verdict, find
 from tasks.ledger import Current, Ledger, OpenLedger, Superseded
 from tasks.rotation import Rotation
 from tasks.run import NewKey, Run, VerifiedKey
@@ -40,6 +41,7 @@ from tests.simulation.machine import Histories
 
 MAX_HISTORIES = 6_000
 ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow under the same name
+RESTORE = importlib.import_module("flows.restore_key")
 AUDIT = importlib.import_module("flows.audit")
 STEPS = 30
 
@@ -142,6 +144,15 @@ async def _believe_the_first_look(run: Run, **_how: Any) -> None:
         await run.ledger.save(run.ledger.ledger.dropped())
 
 
+async def _delete_at_once(run: Run, openrouter: Any, key: Superseded) -> None:
+    await openrouter.delete_key(key.hash)
+    await run.ledger.save(run.ledger.ledger.revoked(key.hash))
+
+
+def _still_removed(self: Ledger, pending: Any) -> Ledger:
+    return self.model_copy(update={"pending": pending})
+
+
 MUTANTS = [
     Mutant("the intent is written after the create", tasks.create, "_create_or_settle", _create_then_announce),
     Mutant("the create is retried blindly", tasks.create, "settle_intent", nothing),
@@ -197,6 +208,13 @@ MUTANTS = [
         "steps",
         PLAIN._replace(revoke_key=_delete_without_ledger),
     ),
+    Mutant("a key is published without its guardrail", tasks.create, "_guard", nothing),
+    Mutant("a carried budget starts afresh", tasks.terms, "carried_over", lambda *_: None),
+    Mutant("the former key of a carried budget may go on spending", ROTATE, "settle_budget", nothing),
+    Mutant("a key is revoked although it is used", tasks.revoke, "judge", lambda *_: Judgement(Verdict.REVOKE)),
+    Mutant("a key is deleted that was to be disabled first", tasks.revoke, "_disable", _delete_at_once),
+    Mutant("a restored key is published before it is enabled", RESTORE, "enable", nothing),
+    Mutant("a rotation that is back counts as removed", Ledger, "intended", _still_removed),
     Mutant("every marked key is called an orphan", AUDIT, "judge_marked", _always_an_orphan),
     Mutant("a lost ledger is written without its destinations", tasks.repair, "_current", _current_unseen, rare=True),
     Mutant("the fingerprint is the key itself", tasks.create, "fingerprint", _leaky_fingerprint),

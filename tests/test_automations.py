@@ -1,0 +1,71 @@
+"""The files in `automations/`, read without a server."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from blocks.errors import ConfigurationError
+from flows.automations import read_files
+from sandbox.stack import CHECKOUT
+
+PAGE = CHECKOUT / "docs" / "how-to" / "notifications.md"
+AUTOMATIONS = {file.name: wanted for file, wanted in read_files().items()}
+DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
+FLOWS = {deployment["entrypoint"].partition(":")[2].replace("_", "-") for deployment in DEPLOYMENTS}
+
+
+def flows_told_by(event: str) -> list[str]:
+    """The flows whose event makes somebody told."""
+    triggers = [wanted["trigger"] for wanted in AUTOMATIONS.values() if event in wanted["trigger"]["expect"]]
+    return [name for trigger in triggers for name in trigger["match_related"]["prefect.resource.name"]]
+
+
+@pytest.mark.parametrize("event", ["prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Late"])
+def test_every_flow_is_told_once(event: str) -> None:
+    """No flow of this project ends badly in silence, and none is told twice."""
+    assert sorted(flows_told_by(event)) == sorted(FLOWS)
+
+
+def test_the_page_has_each_file_and_what_it_needs() -> None:
+    """The how-to's table says the same as the files."""
+    rows = re.findall(r"^\| `([a-z-]+\.yaml)` \|.*\| (?:`(--[a-z]+)` )?\|$", PAGE.read_text(), re.MULTILINE)
+
+    assert dict(rows) == {name: needed_by(wanted) for name, wanted in AUTOMATIONS.items()}
+
+
+def needed_by(wanted: dict[str, Any]) -> str:
+    """The option that an automation needs, if any."""
+    return "".join(
+        f"--{value[1:]}" for action in wanted["actions"] for value in action.values() if str(value).startswith("$")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: [", "a.yaml is not YAML."),
+        ("- name: a", "a.yaml is no automation: look at name."),
+        ("name: a", "a.yaml is no automation: look at actions."),
+        ("{name: a, actions: [{block_document: $nobody}]}", "a.yaml: there is no $nobody, only $notify, "),
+    ],
+)
+def test_a_file_that_is_no_automation_is_named(tmp_path: Path, text: str, said: str) -> None:
+    """One sentence, with the place to look at."""
+    (tmp_path / "a.yaml").write_text(text)
+
+    with pytest.raises(ConfigurationError) as refused:
+        read_files(tmp_path)
+
+    assert str(refused.value).startswith(said)
+    assert str(refused.value).endswith("Nothing was made.")
+
+
+def test_an_empty_folder_is_no_success(tmp_path: Path) -> None:
+    """Whoever runs the command elsewhere hears that nothing was found."""
+    with pytest.raises(ConfigurationError, match="--folder: there are no automations in"):
+        read_files(tmp_path)
