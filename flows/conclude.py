@@ -250,7 +250,7 @@ async def _slot(limit: str) -> AsyncIterator[None]:
         if task is None or task.cancelling() > cancelled_before:
             raise
         raise PlaceLostError(
-            f"This run could not renew its hold on {limit}, so another run may have begun and this one stopped."
+            f"This run lost its hold on {limit}, because Prefect's server did not renew it in time, so it stopped."
         ) from None
 
 

@@ -116,7 +116,7 @@ def _findings(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
 
 def _overstays(key: Superseded, facts: Facts, now: datetime) -> str:
     if key.revoke_at in facts.cancelled:
-        return f"{key.label} is kept alive: its retirement was cancelled; the next rotation revokes it."
+        return f"{key.label} is kept alive until the next run of the rotation or of retire/retire."
     if key.revoke_at < now - LATE_AFTER:
         return f"{key.label} should have been revoked at {moment(key.revoke_at)}: is a worker running?"
     return ""

@@ -281,20 +281,23 @@ def change_table(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """
     if not changes:
         return ["Nothing: every field is as it was."]
-    rows = [f"| {name} | {cell(before)} | {cell(after)} |" for name, (before, after) in changes.items()]
+    rows = [f"| {name} | {_spelt(before)} | {_spelt(after)} |" for name, (before, after) in changes.items()]
     return ["| Field | Before | Now |", "| --- | --- | --- |", *rows]
 
 
-def cell(value: Any) -> str:
-    """Spell a value for a cell of a markdown table.
-
-    Args:
-        value: Any value.
-
-    Returns:
-        One line of text.
-    """
+def _spelt(value: Any) -> str:
     if value is None or value in ("", []):
         return "none"
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return cell(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def cell(text: str) -> str:
+    """Make a text fit into a cell of a markdown table.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        One line, whose bars do not end the cell.
+    """
     return " ".join(text.replace("|", "\\|").split())

@@ -181,22 +181,32 @@ class Stack:
     def _wait(self, server: Process) -> None:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while time.monotonic() < deadline and server.popen.poll() is None:
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/api/health", timeout=2).is_success:
+            with suppress(httpx.HTTPError, ValueError):
+                if self._answers():
                     return
             time.sleep(0.1)
         raise RuntimeError(f"The Prefect server did not start:\n{server.log.read_text()[-2000:]}")
 
-    def start_worker(self, name: str = "worker") -> Process:
-        """Start a process worker on the pool.
+    def _answers(self) -> bool:
+        # Another server may have taken the port in the meantime, and would answer in the place of ours.
+        login = self.env.get("PREFECT_SERVER_API_AUTH_STRING")
+        auth = httpx.BasicAuth(*login.split(":", 1)) if login else None
+        answer = httpx.get(f"{self.url}/api/admin/settings", auth=auth, timeout=2)
+        return answer.is_success and Path(answer.json().get("home", "")).resolve() == (self.home / "prefect").resolve()
+
+    def start_worker(self, name: str = "worker", *, pool: str = POOL, limit: int | None = None) -> Process:
+        """Start a process worker on a pool.
 
         Args:
             name: The worker's name.
+            pool: The pool; the project's own by default.
+            limit: How many runs it takes at a time; as many as come by default.
 
         Returns:
             Its process.
         """
-        return self._start(name, "worker", "start", "--pool", POOL, "--type", "process", "--name", name)
+        how = [] if limit is None else ["--limit", str(limit)]
+        return self._start(name, "worker", "start", "--pool", pool, "--type", "process", "--name", name, *how)
 
     def _start(self, name: str, *args: str) -> Process:
         (self.home / "logs").mkdir(parents=True, exist_ok=True)

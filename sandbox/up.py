@@ -45,9 +45,9 @@ def main() -> None:
         stack.start_worker()
         console.print(f"Dashboard: [bold]{stack.url}[/]   (Ctrl-C stops everything)")
         console.print(f"Connection [bold]{CONNECTION}[/]: {'the real OpenRouter' if real else 'a local stand-in'}")
-        console.print(
-            f"Press Run at {stack.url}/deployments, deployment rotate/example; the key is in secret/{SECRET}."
-        )
+        console.print(f"For another terminal: export PREFECT_API_URL={stack.url}/api", soft_wrap=True)
+        console.print(f"Add a rotation: press Run at {stack.url}/deployments, deployment add-rotation.")
+        console.print(f"Or run the example there, rotate/example; the key is in secret/{SECRET}.")
         signal.pause()
 
 

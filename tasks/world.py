@@ -56,7 +56,8 @@ def plainly(doing: str) -> Iterator[None]:
         yield
     except (ObjectNotFound, ObjectAlreadyExists):
         raise
-    except (httpx.HTTPError, PrefectException) as error:
+    # ValueError is what an answer that is no JSON, or not the documented one, becomes.
+    except (httpx.HTTPError, PrefectException, ValueError) as error:
         raise ServiceError(
             f"Prefect's API failed while {doing} ({type(error).__name__}).", outcome_unknown=True, retryable=True
         ) from None

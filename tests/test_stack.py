@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from urllib.parse import urlsplit
 
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from sandbox.server import running
 from sandbox.stack import Stack
 
 
@@ -23,3 +29,16 @@ def test_the_users_own_prefect_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
     assert env["PREFECT_PROFILES_PATH"].startswith(str(stack.home))
     stack.stop()
     assert not stack.home.exists()
+
+
+@pytest.mark.e2e
+def test_another_server_on_the_port_is_not_taken_for_ours() -> None:
+    """A server that came first is not given our blocks; starting fails with what ours has logged."""
+
+    async def settings(_request: object) -> JSONResponse:
+        return JSONResponse({"home": "/home/somebody/.prefect"})
+
+    other = Starlette(routes=[Route("/api/{rest:path}", settings)])
+
+    with running(other) as url, pytest.raises(RuntimeError, match="did not start"), Stack(port=urlsplit(url).port):
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, async_playwright
 from prefect.logging.handlers import APILogWorker
+from pydantic import SecretStr
 
+from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
+from sandbox.setup import prepare
 from sandbox.stack import CHECKOUT, Stack
 from tests.e2e.conftest import world  # noqa: F401 - the stand-ins, around the server of this module
 
@@ -40,8 +44,7 @@ def stack() -> Iterator[Stack]:
     """A Prefect server with the project's deployments, and a worker."""
     with Stack() as stack:
         with stack.as_client():
-            stack.cli("work-pool", "create", "--type", "process", "--overwrite", "key-rotation")
-            stack.cli("block", "register", "-m", "blocks")
+            asyncio.run(prepare(SecretStr(DEFAULT_MANAGEMENT_KEY)))
         stack.cli("deploy", "--all", "--no-prompt")
         stack.start_worker()
         yield stack
@@ -67,7 +70,7 @@ def picture(page: Page, request: pytest.FixtureRequest) -> Picture:
 
     async def take(name: str) -> None:
         if request.config.getoption("--take-pictures"):
-            await page.wait_for_timeout(2_000)
+            await page.wait_for_timeout(5_000)  # until the drawing of a run has come to rest
             await page.screenshot(path=str(IMAGES / f"{name}.png"))
 
     return take

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
 from playwright.async_api import Locator, Page, expect
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
-from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.sorting import FlowRunSort
+
+ATTEMPTS, LOOKS = 3, 50
 
 
 async def deployment(name: str) -> DeploymentResponse:
@@ -19,12 +21,36 @@ async def deployment(name: str) -> DeploymentResponse:
         return await client.read_deployment_by_name(name)
 
 
-async def newest_run(name: str) -> FlowRun:
-    """Read the newest run of a deployment that no schedule has made."""
+async def runs(name: str) -> set[UUID]:
+    """The runs of a deployment that no schedule has made."""
     of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[(await deployment(name)).id]))
     async with get_client() as client:
-        runs = await client.read_flow_runs(flow_run_filter=of_it, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
-    return max((run for run in runs if not run.auto_scheduled), key=lambda run: run.created or run.expected_start_time)
+        return {run.id for run in await client.read_flow_runs(flow_run_filter=of_it) if not run.auto_scheduled}
+
+
+async def until(happened: Callable[[], Awaitable[bool]], act: Callable[[], Awaitable[None]]) -> None:
+    """Act as a person does: look whether it has happened, and do it again if the dashboard says that it failed.
+
+    A server on SQLite answers 503 while it is busy; the dashboard shows that, and does not repeat the call by itself.
+    """
+    for _ in range(ATTEMPTS):
+        await act()
+        for _ in range(LOOKS):
+            if await happened():
+                return
+            await asyncio.sleep(0.2)
+    raise AssertionError("The dashboard did not do it.")
+
+
+async def new_run(name: str, press: Callable[[], Awaitable[None]]) -> UUID:
+    """Press something that starts a run, and find that run."""
+    before = await runs(name)
+
+    async def started() -> bool:
+        return bool(await runs(name) - before)
+
+    await until(started, press)
+    return (await runs(name) - before).pop()
 
 
 async def open_deployment(page: Page, name: str) -> None:
@@ -58,12 +84,27 @@ async def pick(page: Page, within: Locator, block: str) -> None:
 
 async def press_run(page: Page, name: str) -> UUID:
     """Press Run, and Run again in the dialog that shows the parameters."""
-    await open_deployment(page, name)
-    await page.get_by_role("button", name="Run", exact=True).click()
-    await page.get_by_role("menuitem", name="Quick run").click()
-    await page.get_by_role("dialog").get_by_role("button", name="Run", exact=True).click()
-    await page.get_by_role("button", name="View run").wait_for()
-    return (await newest_run(name)).id
+
+    async def press() -> None:
+        await open_deployment(page, name)
+        await page.get_by_role("button", name="Run", exact=True).click()
+        await page.get_by_role("menuitem", name="Quick run").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Run", exact=True).click()
+
+    return await new_run(name, press)
+
+
+async def press_switch(page: Page, name: str, *, switch: str) -> None:
+    """Switch a deployment's schedule off."""
+
+    async def press() -> None:
+        await open_deployment(page, name)
+        await page.get_by_role("switch", name=switch, checked=True).click()
+
+    async def is_off() -> bool:
+        return not any(schedule.active for schedule in (await deployment(name)).schedules)
+
+    await until(is_off, press)
 
 
 async def choose(page: Page, action: str) -> None:

@@ -23,12 +23,12 @@ from tests.browser.dashboard import (
     choose,
     deployment,
     field,
-    newest_run,
-    open_deployment,
+    new_run,
     open_form,
     open_run,
     pick,
     press_run,
+    press_switch,
 )
 from tests.e2e.conftest import World
 from tests.e2e.driver import ended
@@ -36,9 +36,8 @@ from tests.e2e.driver import ended
 expect.set_options(timeout=IN_TIME)
 
 
-async def deploy(world: World, **changes: Any) -> Rotation:
+async def deploy(world: World, name: str, **changes: Any) -> Rotation:
     """Make a rotation to Vault with a key and a deployment, as an earlier day left it."""
-    name = world.rotation().name
     changes = {"name": name, "destinations": [f"vault-secret/{name}"], **changes}
     rotation = await world.prepare(world.rotation(**changes))
     table, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC)
@@ -69,10 +68,7 @@ async def test_a_person_fills_the_form_in_and_a_key_is_there(world: World, page:
     await pick(page, page.locator("body"), "checkout")
     await field(page, "rotation_name").get_by_role("textbox").fill("checkout")
     await picture("add-rotation")
-    await page.get_by_role("button", name="Submit").click()
-    await page.get_by_role("button", name="View run").wait_for()
-
-    run = await ended((await newest_run("add-rotation/add-rotation")).id)
+    run = await ended(await new_run("add-rotation/add-rotation", page.get_by_role("button", name="Submit").click))
     [key] = world.openrouter.live_keys()
     assert run.state_name == "Completed", run.state
     assert await held(rotation) == key.secret
@@ -82,7 +78,7 @@ async def test_a_person_fills_the_form_in_and_a_key_is_there(world: World, page:
 
 async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, page: Page, picture: Picture) -> None:
     """The failed run's page says in one sentence what failed; Retry there finishes it without a second key."""
-    rotation = await deploy(world, destinations=["vault-secret/retried", "secret/retried"])
+    rotation = await deploy(world, "billing", destinations=["vault-secret/billing", "secret/billing"])
     old = await held(rotation)
     world.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
 
@@ -92,13 +88,12 @@ async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, pa
     await page.get_by_role("tab", name="Details").click()
     await expect(page.get_by_text("publish failed: Vault at").first).to_be_visible()
     await expect(page.get_by_text("Retry is safe.").first).to_be_visible()
+    await page.get_by_text("Retry is safe.").last.scroll_into_view_if_needed()
     await picture("failed-run")
     held_after_failure = await held(rotation)
     world.vault_app.state.faults.clear()
     await choose(page, "Retry")
     healed = await ended(run_id, attempt=2)
-    await expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
-    await picture("flow-run")
 
     assert (failed.state_name, healed.state_name) == ("Failed", "Completed")
     assert held_after_failure == old
@@ -106,25 +101,27 @@ async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, pa
     assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation)]
 
 
-async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Page) -> None:
+async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Page, picture: Picture) -> None:
     """With its schedule switched off a rotation has no scheduled run any more; a run by hand works."""
-    rotation = await deploy(world)
+    rotation = await deploy(world, "search")
     name = f"rotate/{rotation.name}"
     await until_scheduled(name, some=True)
-    await open_deployment(page, name)
 
-    await page.get_by_role("switch", name="toggle every 30 days").click()
+    await press_switch(page, name, switch="toggle every 30 days")
 
     await expect(page.get_by_role("switch", name="toggle every 30 days")).not_to_be_checked()
     await until_scheduled(name, some=False)
-    assert [schedule.active for schedule in (await deployment(name)).schedules] == [False]
-    assert (await ended(await press_run(page, name))).state_name == "Completed"
+    run_id = await press_run(page, name)
+    assert (await ended(run_id)).state_name == "Completed"
     assert len(world.openrouter.created) == 2
+    await open_run(page, run_id)
+    await expect(page.get_by_text("Completed", exact=True).first).to_be_visible()
+    await picture("flow-run")
 
 
 async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: World, page: Page) -> None:
     """Cancelling leaves every destination with a working key, and the next run leaves exactly one key alive."""
-    rotation = await deploy(world)
+    rotation = await deploy(world, "support")
     old = await held(rotation)
     world.vault_app.state.faults.add(Fault(method="POST", path="/data/", delay=60, status=503))
     run_id = await press_run(page, f"rotate/{rotation.name}")
@@ -145,7 +142,7 @@ async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: 
 
 async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, page: Page, picture: Picture) -> None:
     """The old key lives on, and the overview says so."""
-    rotation = await deploy(world, overlap=timedelta(hours=6))
+    rotation = await deploy(world, "mailing", overlap=timedelta(hours=6))
     old = await held(rotation)
     assert (await rotate(rotation, return_state=True)).is_completed()
     await open_run(page, await retirement(rotation))

@@ -22,8 +22,9 @@ from sandbox.setup import prepare
 from sandbox.stack import Stack
 from tasks.rotation import KeySettings, Rotation
 
-# Everything here shares one server, so it runs in one process.
+# What shares a server runs in one process; what drives workers and kills processes has a second one, to halve the time.
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+with_processes = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-processes")]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
 numbers = itertools.count(1)
 

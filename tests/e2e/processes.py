@@ -49,9 +49,9 @@ def process(world: World, rotation: Rotation, api: str | None = None) -> Iterato
         log.close()
 
 
-async def until_held(app: Starlette, fault: Fault) -> None:
+async def until_held(app: Starlette, fault: Fault, within: float = 30.0) -> None:
     """Wait until a stand-in holds the request, its effect done or not."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + within
     while fault.times and time.monotonic() < deadline:  # noqa: ASYNC110 - another thread tells
         await asyncio.sleep(0.02)
     assert fault.times == 0, "the effect never came"

@@ -1,4 +1,4 @@
-"""A proxy before Prefect's API: it knows the moment of a request, and holds it or loses it."""
+"""A proxy before Prefect's API: it knows the moment of a request, and holds it or refuses it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 CHUNK = 65536
+REFUSAL = b"HTTP/1.1 410 Gone\r\ncontent-type: application/json\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}"
+When = Literal["before", "after", "refused"]
 REQUEST_LINE = re.compile(rb"^([A-Z]+ \S+) HTTP/1\.1\r\n")
 
 
@@ -19,12 +21,12 @@ class Proxy:
     Args:
         server: The server's address.
         when: Whether a request that matches is held `before` it reaches the server, held `after` the server has
-            answered it, or `lost` together with its connection.
+            answered it, or `refused`, as the server refuses to renew a lease that it has given up.
         request: A regular expression for method and path, such as `PATCH /api/variables/`.
         skip: How many such requests pass first.
     """
 
-    def __init__(self, server: str, when: Literal["before", "after", "lost"], request: str, skip: int = 0) -> None:
+    def __init__(self, server: str, when: When, request: str, skip: int = 0) -> None:
         self._server = urlsplit(server)
         self._when = when
         self._request = re.compile(request.encode())
@@ -38,7 +40,7 @@ class Proxy:
         answers, requests = await asyncio.open_connection(self._server.hostname, self._server.port)
         held = asyncio.Event()
         ways = [
-            asyncio.ensure_future(self._pass_requests(reader, requests, held)),
+            asyncio.ensure_future(self._pass_requests(reader, requests, writer, held)),
             asyncio.ensure_future(self._pass_answers(answers, writer, held)),
             asyncio.ensure_future(self._gone.wait()),
         ]
@@ -50,11 +52,17 @@ class Proxy:
             end.close()
 
     async def _pass_requests(
-        self, reader: asyncio.StreamReader, server: asyncio.StreamWriter, held: asyncio.Event
+        self,
+        reader: asyncio.StreamReader,
+        server: asyncio.StreamWriter,
+        client: asyncio.StreamWriter,
+        held: asyncio.Event,
     ) -> None:
         while chunk := await reader.read(CHUNK):
             if self._strikes(chunk):
-                if self._when == "lost":
+                if self._when == "refused":
+                    client.write(REFUSAL)
+                    await client.drain()
                     return
                 if self._when == "before":
                     self.reached.set()
@@ -80,7 +88,7 @@ class Proxy:
         if self._skip:
             self._skip -= 1
             return False
-        return self._when == "lost" or not self.reached.is_set()
+        return self._when == "refused" or not self.reached.is_set()
 
     def close(self) -> None:
         """Cut every connection."""
@@ -88,9 +96,7 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy(
-    server: str, when: Literal["before", "after", "lost"], request: str, skip: int = 0
-) -> AsyncIterator[Proxy]:
+async def proxy(server: str, when: When, request: str, skip: int = 0) -> AsyncIterator[Proxy]:
     """Run a proxy in this event loop."""
     made = Proxy(server, when, request, skip)
     listening = await asyncio.start_server(made.serve, "127.0.0.1", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed, Failed
 from prefect.variables import Variable
 
 from flows import add_rotation, deployments, rotate
@@ -243,6 +245,37 @@ async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) 
     assert again.is_completed()
     assert run.state_name == "Scheduled"
     assert str(run.id) in await shown(fields["rotation_name"])
+
+
+async def test_a_first_key_that_failed_is_tried_again_by_the_same_form(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure of the first key's run is the form's failure, in its words; submitting again starts one more run."""
+    monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 60.0)
+    fields = await form(world, make_key_now=True)
+    sentence = "publish failed: Vault is sealed. Retry is safe."
+
+    failed, _ = await asyncio.gather(add(fields), conclude_next_run(fields["rotation_name"], Failed(message=sentence)))
+    healed, _ = await asyncio.gather(add(fields), conclude_next_run(fields["rotation_name"], Completed()))
+
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    assert failed.is_failed()
+    assert sentence in str(failed.message)
+    assert str(healed.message).endswith("Its first key is published.")
+    assert len(await runs_of(made)) == 2
+
+
+async def conclude_next_run(name: str, state: State[Any]) -> None:
+    """End the next run of a rotation's deployment, as a worker would."""
+    while True:
+        made = await deployed(name)
+        waiting = [run for run in await runs_of(made) if run.state_name == "Scheduled"] if made else []
+        if waiting:
+            async with get_client() as client:
+                await client.set_flow_run_state(waiting[0].id, state, force=True)
+            return
+        await asyncio.sleep(0.1)
 
 
 async def test_the_form_leaves_no_secret_anywhere(world: World) -> None:

@@ -69,6 +69,8 @@ async def test_openrouter(world: World, tmp_path: Path) -> None:
     async with get_client() as client:
         assert await client.read_automations_by_name("key-rotation-crashed-runs")
         assert await client.read_deployment_by_name("rotate/example")
+        known = [await client.read_block_type_by_slug(block.get_block_type_slug()) for block in blocks.BLOCKS]
+    assert all(kind.logo_url and kind.description and kind.code_example for kind in known)
     assert (await rotate(await world.prepare(world.rotation()), return_state=True)).is_completed()
 
 

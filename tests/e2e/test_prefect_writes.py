@@ -10,14 +10,18 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.variables import Variable
 
 from flows import rotate
+from sandbox.server import Fault
 from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import Rotation
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
-from tests.e2e.processes import check_converged, give_the_slot_back, held_by, process
+from tests.e2e.conftest import World, with_processes
+from tests.e2e.processes import HELD_SECONDS, check_converged, give_the_slot_back, held_by, process, until_held
 from tests.e2e.proxy import proxy
+
+pytestmark = with_processes
 
 WRITES = [
     pytest.param("POST /api/variables/", 0, False, id="the ledger is made"),
@@ -30,11 +34,18 @@ WRITES = [
 """Each write of a rotation, how many like it come before, and whether a key is there already."""
 
 
-async def runs_of(rotation: Rotation) -> list[FlowRun]:
+async def retirements_of(rotation: Rotation) -> list[FlowRun]:
     """The retirements that were scheduled for a rotation."""
     tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
     async with get_client() as client:
         return await client.read_flow_runs(flow_run_filter=tags)
+
+
+async def latest_run_of(rotation: Rotation) -> FlowRun:
+    """The run of a rotation that was started last."""
+    async with get_client() as client:
+        runs = await client.read_flow_runs(limit=50, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
+    return next(run for run in runs if run.parameters.get("rotation", {}).get("name") == rotation.name)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -79,5 +90,49 @@ async def test_a_process_killed_while_it_schedules_the_retirement_leaves_one_sch
     ledger = Ledger.model_validate(await Variable.aget(ledger_variable(rotation.name)))
     assert healed.is_completed()
     assert len(ledger.superseded) == 2
-    assert sorted(run.next_scheduled_start_time for run in await runs_of(rotation)) == ledger.wakes()  # type: ignore[type-var]
+    assert sorted(run.next_scheduled_start_time for run in await retirements_of(rotation)) == ledger.wakes()  # type: ignore[type-var]
     assert {key.hash for key in world.openrouter.live_keys()} == ledger.hashes()
+
+
+async def test_a_run_that_loses_its_hold_on_the_slot_ends_with_a_plain_message(world: World) -> None:
+    """When the slot's lease is not renewed, the run says where it stopped and what is live, and writes no more."""
+    rotation = await world.prepare(world.rotation())
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    live = world.openrouter.live_keys()[0]
+    fault = world.openrouter_app.state.faults.add(Fault("before", "GET", "/keys/", status=0, delay=HELD_SECONDS))
+
+    async with proxy(world.stack.url, "refused", r"POST /api/v2/concurrency_limits/leases/") as between:
+        with process(world, rotation, between.url) as running:
+            await asyncio.to_thread(running.wait, 60)
+    world.openrouter_app.state.faults.rules.remove(fault)
+    state = (await latest_run_of(rotation)).state
+    held = await held_by(rotation)
+    assert (await rotate(rotation, return_state=True)).is_completed()
+
+    assert state is not None
+    assert state.is_failed()
+    assert f" failed: This run lost its hold on key-rotation-{rotation.name}" in str(state.message)
+    assert f"The key {live.label} is live" in str(state.message)
+    assert "Retry is safe" in str(state.message)
+    assert held == {live.secret}
+    await check_converged(world, rotation)
+
+
+async def test_a_run_that_a_person_cancels_is_cancelled_and_not_failed(world: World) -> None:
+    """A cancellation that did not come from the slot goes through, and the next run converges."""
+    rotation = await world.prepare(world.rotation())
+    fault = world.openrouter_app.state.faults.add(
+        Fault("before", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
+    )
+    running = asyncio.create_task(rotate(rotation, return_state=True))
+    await until_held(world.openrouter_app, fault)
+
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    state = (await latest_run_of(rotation)).state
+
+    assert state is not None
+    assert not state.is_failed()
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    await check_converged(world, rotation)

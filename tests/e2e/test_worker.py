@@ -15,9 +15,11 @@ import pytest
 from flows import rotate
 from sandbox import infisical, openrouter, vault
 from sandbox.server import Fault
-from sandbox.stack import CHECKOUT, Stack
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from sandbox.stack import Stack
+from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import ended, retry, start
+
+pytestmark = with_processes
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +121,3 @@ async def test_a_superseded_key_dies_when_its_overlap_ends(world: World, worker:
 
     assert len(world.openrouter.live_keys()) == 1
     assert time.monotonic() - begun > 8
-
-
-def test_the_readmes_commands_work(stack: Stack) -> None:
-    """Registering the blocks, making the pool and deploying work as the README says, as often as one likes."""
-    readme = (CHECKOUT / "README.md").read_text()
-    commands = [line.strip().removeprefix("prefect ") for line in readme.splitlines() if line.strip()[:8] == "prefect "]
-    commands = [command for command in commands if not command.startswith("worker start")]
-
-    for command in commands:
-        stack.cli(*command.split(), *(["--overwrite"] if command.startswith("work-pool") else []))
-
-    assert [command.split()[0] for command in commands] == ["block", "work-pool", "deploy"]

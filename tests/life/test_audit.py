@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Iterator
 from datetime import timedelta
@@ -15,6 +16,7 @@ from flows.audit import Report, as_description, as_sentence, as_table, check_ord
 from sandbox import openrouter
 from sandbox.openrouter import StoredKey
 from sandbox.server import Fault
+from sandbox.stack import CHECKOUT
 from tasks.audit import MOST_KEPT_OF_NOBODY, AuditFinding, KeySieve, Kind, Severity
 from tasks.events import Event
 from tasks.ledger import Ledger, Pending, Unresolved
@@ -657,6 +659,13 @@ async def test_the_table_holds_no_secret_and_says_what_to_do(life: Life) -> None
     assert "By flow run: run-1" in shown
     assert "Keys seen: 2" in shown
     assert not any(secret in shown for secret in life.openrouter.secrets)
+
+
+def test_the_manual_lists_every_kind_of_finding_with_its_severity() -> None:
+    """What the artifact says can be looked up."""
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\w+) \|", (CHECKOUT / "docs/how-to/audit.md").read_text(), re.MULTILINE)
+
+    assert dict(rows) == {kind.value: kind.severity.name.lower() for kind in Kind}
 
 
 def test_an_audit_without_findings_says_so_in_its_table() -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from unittest import mock
 
@@ -27,17 +28,20 @@ import tasks.publish
 import tasks.recover
 import tasks.repair
 import tasks.revoke
+import tasks.terms
 from blocks.openrouter import ApiKey
 from flows.steps import PLAIN
 from tasks.audit import AuditFinding, Kind
-from tasks.decisions import Finding, find
-from tasks.ledger import Ledger, OpenLedger, Superseded
+from tasks.decisions import Finding, Judgement, Verdict, find
+from tasks.ledger import Current, Ledger, OpenLedger, Superseded
+from tasks.rotation import Rotation
 from tasks.run import NewKey, Run, VerifiedKey
 from tests.simulation import model
 from tests.simulation.machine import Histories
 
 MAX_HISTORIES = 6_000
 ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow under the same name
+RESTORE = importlib.import_module("flows.restore_key")
 AUDIT = importlib.import_module("flows.audit")
 STEPS = 30
 
@@ -76,6 +80,17 @@ async def _create_then_announce(run: Run, rotation: Any) -> Any:
 
 def _always_an_orphan(key: ApiKey, *_args: Any) -> AuditFinding:
     return AuditFinding(Kind.ORPHAN, "It is an orphan.", "checkout", key.label, key.hash)
+
+
+async def _current_unseen(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> Current:
+    return Current(
+        hash=key.hash,
+        label=key.label,
+        fingerprint="",
+        connection=rotation.connection,
+        since=now,
+        destinations=tuple(rotation.destinations),
+    )
 
 
 def _finding(wrong: Finding, *instead_of: Finding) -> Callable[..., Finding]:
@@ -127,6 +142,15 @@ def _overwrite(self: model.ModelDestination, value: str | None, _held: Any) -> N
 async def _believe_the_first_look(run: Run, **_how: Any) -> None:
     if run.ledger.ledger.pending and run.ledger.ledger.pending.key is None:
         await run.ledger.save(run.ledger.ledger.dropped())
+
+
+async def _delete_at_once(run: Run, openrouter: Any, key: Superseded) -> None:
+    await openrouter.delete_key(key.hash)
+    await run.ledger.save(run.ledger.ledger.revoked(key.hash))
+
+
+def _still_removed(self: Ledger, pending: Any) -> Ledger:
+    return self.model_copy(update={"pending": pending})
 
 
 MUTANTS = [
@@ -184,10 +208,17 @@ MUTANTS = [
         "steps",
         PLAIN._replace(revoke_key=_delete_without_ledger),
     ),
+    Mutant("a key is published without its guardrail", tasks.create, "_guard", nothing),
+    Mutant("a carried budget starts afresh", tasks.terms, "carried_over", lambda *_: None),
+    Mutant("the former key of a carried budget may go on spending", ROTATE, "settle_budget", nothing),
+    Mutant("a key is revoked although it is used", tasks.revoke, "judge", lambda *_: Judgement(Verdict.REVOKE)),
+    Mutant("a key is deleted that was to be disabled first", tasks.revoke, "_disable", _delete_at_once),
+    Mutant("a restored key is published before it is enabled", RESTORE, "enable", nothing),
+    Mutant("a rotation that is back counts as removed", Ledger, "intended", _still_removed),
     Mutant("every marked key is called an orphan", AUDIT, "judge_marked", _always_an_orphan),
     Mutant("an audit does not look twice", AUDIT.Look, "_key", mock.AsyncMock(return_value=None)),
     Mutant("a repair deletes keys in use", tasks.repair, "_why_not_certain", lambda *_: None),
-    Mutant("a lost ledger is written without its destinations", tasks.repair, "label_agrees", lambda *_: True),
+    Mutant("a lost ledger is written without its destinations", tasks.repair, "_current", _current_unseen),
     Mutant("the fingerprint is the key itself", tasks.create, "fingerprint", _leaky_fingerprint),
 ]
 """Every wrong version."""

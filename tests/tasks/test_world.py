@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from unittest import mock
 
 import httpx
 import pytest
+from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from starlette.responses import Response
 
 from blocks.errors import PlaceLostError, ServiceError
+from sandbox.server import running
 from tasks import world
 
 REQUEST = httpx.Request("PATCH", "http://127.0.0.1/api/variables", content=b"what was sent")
@@ -36,6 +42,36 @@ async def test_an_error_of_prefects_api_is_one_plain_sentence(error: Exception) 
 
     assert "what was sent" not in str(failed.value)
     assert failed.value.outcome_unknown
+
+
+@asynccontextmanager
+async def ledger_behind(answer: Response) -> AsyncIterator[world.VariableStore]:
+    """A ledger's place on a server that gives one answer to everything."""
+    with running(answer) as url, temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        async with PrefectClient(f"{url}/api") as client:
+            with mock.patch.object(world, "get_or_create_client", return_value=(client, False)):
+                yield world.VariableStore("checkout")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500, 502, 503])
+async def test_every_status_of_prefects_api_is_one_plain_sentence(status: int) -> None:
+    """Whatever is answered to a write of the ledger, the run tells it plainly and quotes nothing."""
+    answer = Response("what was sent", status, {"Retry-After": "1"})
+    async with ledger_behind(answer) as ledger:
+        with pytest.raises(ServiceError, match="failed while writing the ledger") as failed:
+            await ledger.update({})
+
+    assert "what was sent" not in str(failed.value)
+
+
+async def test_an_answer_of_prefects_api_that_is_no_json_is_one_plain_sentence() -> None:
+    """A proxy's page in place of the ledger is told plainly and not quoted."""
+    answer = Response("<html>what was sent</html>", media_type="text/html")
+    async with ledger_behind(answer) as ledger:
+        with pytest.raises(ServiceError, match="failed while reading the ledger") as failed:
+            await ledger.read()
+
+    assert "what was sent" not in str(failed.value)
 
 
 async def test_a_ledger_that_appears_in_between_costs_the_run_its_place() -> None:

@@ -1,4 +1,4 @@
-"""Tables that are made from the project's files when the documentation is built, so that they cannot grow old.
+"""Parts of pages that are made from the project's files when the documentation is built, so that they cannot grow old.
 
 A page asks for one by a line such as `{{ commands }}` or `{{ fields tasks.rotation.Rotation }}`.
 """
@@ -27,6 +27,18 @@ def commands() -> str:
     """
     rows = COMMAND.findall((CHECKOUT / "Makefile").read_text())
     return _table(("command", "what it does"), [(f"`make {name}`", what) for name, what in rows])
+
+
+def flows() -> str:
+    """Ask mkdocstrings for every flow that the package exports.
+
+    Returns:
+        A directive for each flow, in the order of their names.
+    """
+    exported = ast.parse((CHECKOUT / "flows" / "__init__.py").read_text())
+    imports = [node for node in exported.body if isinstance(node, ast.ImportFrom)]
+    found = [f"{node.module}.{name.name}" for node in imports for name in node.names]
+    return "\n".join(f"::: {path}\n" for path in found if path.startswith("flows."))
 
 
 def settings() -> str:
@@ -73,7 +85,7 @@ def _field(attribute: griffe.Attribute, module: Any) -> tuple[str, ...] | None:
     if not isinstance(call, griffe.ExprCall) or str(call.function) != "Field":
         return None
     said = {part.name: str(part.value) for part in call.arguments if isinstance(part, griffe.ExprKeyword)}
-    default = said.get("default")
+    default = said.get("default", said.get("default_factory"))
     if default in module.attributes:
         default = str(module[default].value)
     kind = ast.unparse(_Plain(module).visit(ast.parse(str(attribute.annotation), mode="eval")))
@@ -102,20 +114,20 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-TABLES: dict[str, Callable[..., str]] = {"commands": commands, "fields": fields, "settings": settings}
+PARTS: dict[str, Callable[..., str]] = {"commands": commands, "fields": fields, "flows": flows, "settings": settings}
 
 
 def on_page_markdown(markdown: str, **_context: Any) -> str:
-    """Put the tables in, where a page asks for them; called by MkDocs for each page.
+    """Put the parts in, where a page asks for them; called by MkDocs for each page.
 
     Args:
         markdown: The page.
         **_context: What else MkDocs tells.
 
     Returns:
-        The page with its tables.
+        The page with its parts.
 
     Raises:
-        KeyError: The page asks for a table that does not exist.
+        KeyError: The page asks for a part that does not exist.
     """
-    return PLACEHOLDER.sub(lambda found: TABLES[found[1]](*found[2].split()), markdown)
+    return PLACEHOLDER.sub(lambda found: PARTS[found[1]](*found[2].split()), markdown)

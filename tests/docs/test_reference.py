@@ -1,0 +1,76 @@
+"""What the reference is made from is all there."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from typing import Any
+
+import pytest
+
+import blocks
+import flows
+from sandbox.stack import CHECKOUT, read_settings
+from tasks.rotation import KeySettings, Rotation
+
+generated: dict[str, Any] = runpy.run_path(str(CHECKOUT / "docs" / "hooks" / "generated.py"))
+put_in = generated["on_page_markdown"]
+CELLS = re.compile(r" \| (?=(?:[^`]*`[^`]*`)*[^`]*$)")  # a type may hold a bar, too, between backticks
+
+
+@pytest.mark.parametrize("model", [Rotation, KeySettings, *blocks.BLOCKS], ids=lambda model: model.__name__)
+def test_every_field_is_told_with_its_description(model: Any) -> None:
+    """The table has each field of the form, in its order, and says of each whether it is required."""
+    rows = generated["fields"](f"{model.__module__}.{model.__name__}").splitlines()[2:]
+
+    told = [CELLS.split(row.strip("| ")) for row in rows]
+    assert [cells[0].strip("`") for cells in told] == list(model.model_fields)
+    assert [cells[3] for cells in told] == [field.description for field in model.model_fields.values()]
+    assert [cells[2] == "required" for cells in told] == [field.is_required() for field in model.model_fields.values()]
+
+
+def test_every_block_has_a_place_in_the_reference() -> None:
+    """A block that the package exports is on the page of blocks, with its slug."""
+    page = (CHECKOUT / "docs" / "reference" / "blocks.md").read_text()
+
+    missing = [
+        block.__name__
+        for block in blocks.BLOCKS
+        if f"::: {block.__module__}.{block.__name__}" not in page or f"`{block.get_block_type_slug()}`" not in page
+    ]
+    assert missing == []
+
+
+def test_every_flow_is_in_the_reference() -> None:
+    """A flow that the package exports is shown."""
+    shown = put_in("{{ flows }}")
+
+    exported = [name for name in flows.__all__ if hasattr(getattr(flows, name), "to_deployment")]
+    assert [name for name in exported if f".{name}\n" not in shown] == []
+    assert exported
+
+
+def test_every_setting_is_told_with_its_reason() -> None:
+    """The table has each setting of prefect.env, its value, and the comment above it."""
+    told = put_in("{{ settings }}")
+
+    rows = [row for row in told.splitlines() if row.startswith("| `")]
+    assert [tuple(cell.strip("`") for cell in CELLS.split(row.strip("| "))[:2]) for row in rows] == list(
+        read_settings().items()
+    )
+    assert "On SQLite: without these two" in told
+
+
+def test_every_command_is_told() -> None:
+    """The table has the commands that `make` lists."""
+    told = put_in("{{ commands }}")
+
+    assert {f"`make {name}`" for name in ("demo", "up", "test", "docs")} <= {
+        row[2:].split(" | ")[0] for row in told.splitlines()
+    }
+
+
+def test_an_unknown_part_ends_the_build() -> None:
+    """A page that asks for what does not exist is a mistake, and not an empty page."""
+    with pytest.raises(KeyError):
+        put_in("{{ nonsense }}")

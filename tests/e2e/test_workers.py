@@ -1,0 +1,125 @@
+"""Workers that are killed, that work side by side, and that a person stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from uuid import UUID
+
+import pytest
+from prefect.variables import Variable
+
+from flows import rotate
+from sandbox.server import Fault
+from sandbox.stack import Stack
+from tasks.ledger import Ledger, ledger_variable
+from tasks.rotation import Rotation
+from tests.e2e.conftest import World, with_processes
+from tests.e2e.driver import cancel, deploy_to, ended, start
+from tests.e2e.processes import (
+    HELD_SECONDS,
+    check_converged,
+    give_the_slot_back,
+    held_by,
+    processes_of,
+    until_held,
+)
+
+pytestmark = with_processes
+
+POOL = "two-workers"
+STARTS_WITHIN = 60.0
+
+
+@pytest.fixture(scope="module")
+def two_workers(stack: Stack) -> Iterator[str]:
+    """A pool of two workers, each with one run at a time, and a deployment in it."""
+    with stack.as_client():
+        asyncio.run(deploy_to(POOL))
+    workers = [stack.start_worker(f"{POOL}-{number}", pool=POOL, limit=1) for number in range(2)]
+    yield POOL
+    for worker in workers:
+        worker.stop()
+
+
+def signal_run(run_id: UUID, number: signal.Signals) -> None:
+    """Send a signal to every process of a run."""
+    for pid in processes_of(run_id):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+async def owner(rotation: Rotation) -> UUID:
+    """The run that has announced a key and not published it."""
+    pending = Ledger.model_validate(await Variable.aget(ledger_variable(rotation.name))).pending
+    assert pending is not None
+    return pending.run_id
+
+
+@pytest.mark.timeout(300)
+async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_revoking(
+    world: World, two_workers: str
+) -> None:
+    """Two runs start at once; the first is stopped before its publish and goes on after the other has finished."""
+    rotation = await world.prepare(world.rotation(destinations=["vault-secret/two"]))
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    before_publish = Fault("after", "GET", "/keys/", status=0, delay=5, times=1)
+    world.openrouter_app.state.faults.add(before_publish)
+    runs = {await start(rotation, deployment_name=two_workers) for _ in range(2)}
+    await until_held(world.openrouter_app, before_publish, STARTS_WITHIN)
+    late = await owner(rotation)
+    signal_run(late, signal.SIGSTOP)
+    try:
+        await give_the_slot_back(rotation)
+        quick = await ended((runs - {late}).pop())
+        held, deleted = await held_by(rotation), list(world.openrouter.deleted)
+    finally:
+        signal_run(late, signal.SIGCONT)
+    stopped = await ended(late)
+
+    assert quick.state_name == "Completed"
+    assert stopped.state_name == "Failed"
+    assert "Retry is safe" in str(stopped.state.message if stopped.state else "")
+    assert await held_by(rotation) == held
+    assert world.openrouter.deleted == deleted
+    await check_converged(world, rotation)
+
+
+@pytest.mark.timeout(300)
+async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(world: World, two_workers: str) -> None:
+    """Cancel stays a cancellation, whatever the run was doing, and the next run converges."""
+    rotation = await world.prepare(world.rotation(destinations=["vault-secret/cancelled"]))
+    before_publish = Fault("after", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
+    world.openrouter_app.state.faults.add(before_publish)
+    run_id = await start(rotation, deployment_name=two_workers)
+    await until_held(world.openrouter_app, before_publish, STARTS_WITHIN)
+
+    await cancel(run_id)
+    cancelled = await ended(run_id)
+    await give_the_slot_back(rotation)
+
+    assert cancelled.state_name == "Cancelled"
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    await check_converged(world, rotation)
+
+
+@pytest.mark.timeout(300)
+async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) -> None:
+    """SIGKILL of the worker does not reach the run's process: it ends the rotation, and nothing is orphaned."""
+    await deploy_to("killed-worker")
+    worker = world.stack.start_worker("killed-worker", pool="killed-worker")
+    rotation = await world.prepare(world.rotation(destinations=["vault-secret/survivor"]))
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    in_publish = world.vault_app.state.faults.add(Fault("before", "POST", "/data/", status=0, delay=3, times=1))
+    run_id = await start(rotation, deployment_name="killed-worker")
+    await until_held(world.vault_app, in_publish, STARTS_WITHIN)
+
+    os.kill(worker.pid, signal.SIGKILL)
+    finished = await ended(run_id)
+
+    assert finished.state_name == "Completed"
+    assert len(world.openrouter.created) == 2
+    await check_converged(world, rotation)
