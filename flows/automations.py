@@ -68,7 +68,7 @@ async def make_automations(given: Mapping[str, str], folder: Path = FOLDER) -> d
         for automation in ready:
             with plainly(f"making the automation {automation.name}"):
                 done[automation.name] = await _make(client, automation)
-    return done
+    return {wanted["name"]: done[wanted["name"]] for wanted in files.values()}
 
 
 def read_files(folder: Path = FOLDER) -> dict[Path, dict[str, Any]]:
@@ -201,7 +201,7 @@ def main() -> int:
     try:
         done = asyncio.run(make_automations(given, chosen.folder))
     except KeyRotationError as error:
-        Console(stderr=True).print(str(error), markup=False)
+        Console(stderr=True).print(str(error), markup=False, soft_wrap=True)
         return 1
     table = Table("automation", "what was done", title="Automations")
     for name, what in done.items():
