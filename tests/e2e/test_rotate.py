@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.variables import Variable
 
 from flows import retire, rotate
+from sandbox import vault
 from sandbox.server import Fault
 from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import Rotation, read_marker
@@ -220,3 +221,28 @@ async def test_two_runs_started_together_take_turns(world: World) -> None:
     assert [state.name for state in states] == ["Completed", "Completed"]
     assert len(world.openrouter.created) == 2
     assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation)]
+
+
+@pytest.mark.parametrize("how", ["sealed", "token ended"])
+async def test_a_vault_that_cannot_be_used_costs_no_key(world: World, how: str) -> None:
+    """With Vault sealed, or its token at its end, a run makes nothing; once that is put right, the next one works."""
+    rotation = await world.prepare(world.rotation(destinations=["vault-secret/unusable"]))
+    await run(rotation)
+    made = list(world.openrouter.created)
+    token = world.vault.tokens[vault.ROOT_TOKEN]
+    if how == "sealed":
+        world.vault.sealed = True
+    else:
+        del world.vault.tokens[vault.ROOT_TOKEN]
+
+    state = await run(rotation)
+    failed_with = list(world.openrouter.created)
+    world.vault.sealed = False
+    world.vault.tokens[vault.ROOT_TOKEN] = token
+    healed = await run(rotation)
+
+    assert state.is_failed()
+    assert "Retry is safe" in str(state.message)
+    assert failed_with == made
+    assert healed.is_completed()
+    assert len(world.openrouter.live_keys()) == 1
