@@ -19,6 +19,7 @@ from sandbox.server import Fault
 from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import Retirement, Rotation
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.processes import until_held
 
 
 async def ledger(rotation: Rotation) -> Ledger:
@@ -76,7 +77,7 @@ async def test_an_emergency_goes_before_a_run_that_waits(world: World) -> None:
     """While one run is at work and another waits, an emergency comes next, and the waiting one after it."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=7)))
     await rotate(rotation, return_state=True)
-    world.openrouter_app.state.faults.add(Fault("after", "POST", "/keys$", status=0, delay=6, times=1))
+    held = world.openrouter_app.state.faults.add(Fault("after", "POST", "/keys$", status=0, delay=10, times=1))
     order: list[str] = []
 
     async def run(name: str, **how: Any) -> None:
@@ -84,7 +85,7 @@ async def test_an_emergency_goes_before_a_run_that_waits(world: World) -> None:
         order.append(f"{name} {state.name}")
 
     at_work = asyncio.create_task(run("at work"))
-    await asyncio.sleep(1)
+    await until_held(world.openrouter_app, held)
     waiting = asyncio.create_task(run("waiting"))
     await asyncio.sleep(1)
     await run("emergency", emergency=True)
