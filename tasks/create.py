@@ -38,7 +38,8 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
     try:
         created = await _create_or_settle(run, rotation)
     except ServiceError as error:
-        if not (error.outcome_unknown and error.retryable):
+        # A create that could not be settled may still turn up, and a second intent would take its place in the ledger.
+        if run.ledger.ledger.pending is not None or not (error.outcome_unknown and error.retryable):
             raise
         created = await _create_or_settle(run, rotation)
     record = MadeKey(

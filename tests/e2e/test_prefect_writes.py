@@ -60,7 +60,7 @@ async def test_a_process_killed_at_a_write_to_prefect_is_healed_by_the_next_run(
 
     async with proxy(world.stack.url, when, write, skip) as between:
         with process(world, rotation, between.url) as running:
-            await asyncio.wait_for(between.reached.wait(), 30)
+            await asyncio.wait_for(between.reached.wait(), 60)
             running.kill()
     dead = {key for key in await held_by(rotation) - {"placeholder"} if not world.openrouter.is_live(key)}
     await give_the_slot_back(rotation)
@@ -82,7 +82,7 @@ async def test_a_process_killed_while_it_schedules_the_retirement_leaves_one_sch
 
     async with proxy(world.stack.url, when, r"POST /api/deployments/\S+/create_flow_run") as between:
         with process(world, rotation, between.url) as running:
-            await asyncio.wait_for(between.reached.wait(), 30)
+            await asyncio.wait_for(between.reached.wait(), 60)
             running.kill()
     await give_the_slot_back(rotation)
     healed = await rotate(rotation, return_state=True)

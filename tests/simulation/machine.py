@@ -65,7 +65,10 @@ Aim = tuple[str, int]
 by_name = st.tuples(st.sampled_from(AIMED_AT), st.sampled_from([0, 0, 1, 2]))
 by_number = st.tuples(st.just(""), st.integers(0, 60))
 aims = st.one_of(by_name, by_number)
-fates = st.lists(st.tuples(aims, st.sampled_from([f for f in Fate if f is not Fate.WORKS])), max_size=3)
+strikes = st.tuples(aims, st.sampled_from([f for f in Fate if f is not Fate.WORKS]))
+late = st.tuples(st.sampled_from([("create the key", 0), ("write vault-secret", 0)]), st.just(Fate.LATE))
+"""Only these can take effect after the run has ended, so most other aims would waste a late one."""
+fates = st.lists(st.one_of(strikes, late), max_size=3)
 destinations = st.lists(st.sampled_from(sorted(PLACES)), min_size=1, max_size=3, unique=True)
 retirements = st.builds(
     Retirement,
@@ -509,6 +512,22 @@ class Histories(RuleBasedStateMachine):
         if not self.model.works(content):
             self.by_hand[name] = content
 
+    @precondition(lambda self: self._former_keys())
+    @rule(data=st.data())
+    def put_a_former_key_back(self, data: st.DataObject) -> None:
+        """A person lets consumers read a superseded key again."""
+        name = data.draw(st.sampled_from(sorted(self.rotation.destinations)), label="name")
+        content = data.draw(st.sampled_from(self._former_keys()), label="content")
+        self.model.tell(f"by hand: {name} is set to {content}")
+        self.model.places[name].versions.append(content)
+        self.versions[name].append(content)
+        self.by_hand.pop(name, None)
+
+    def _former_keys(self) -> list[str]:
+        ledger = self.model.ledger("checkout")
+        former = [self.model.keys.get(key.hash) for key in (ledger.superseded if ledger else ())]
+        return [key.secret for key in former if key and self.model.works(key.secret)]
+
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(data=st.data())
     def delete_a_key(self, data: st.DataObject) -> None:
@@ -516,6 +535,8 @@ class Histories(RuleBasedStateMachine):
         ours = sorted(set(self.model.keys) - set(self.foreign))
         if not ours:
             return
+        # A write of this key that is still under way would put a key into a destination that a person has just killed.
+        self.model.late_effects_happen()
         chosen = self.model.keys.pop(data.draw(st.sampled_from(ours), label="key"))
         self.deleted.add(chosen.hash)
         self.model.tell(f"by hand: {chosen.hash} is deleted")

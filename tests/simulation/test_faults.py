@@ -178,3 +178,21 @@ def test_a_ledger_without_room_refuses_before_anything_is_made(rotation: Rotatio
     assert len(made) >= 8
     assert emergency.succeeded
     assert len(story.model.keys) == 1
+
+
+def test_a_create_that_could_not_be_settled_is_not_made_again(rotation: Rotation) -> None:
+    """Where the ledger fails right after a lost create, the run ends, and the next one finds the key that turned up."""
+    story = Story(rotation)
+    strikes = [("create the key", Fate.LATE), ("write the ledger", Fate.FAILS)]
+
+    def fate(effect: str) -> Fate:
+        return strikes.pop(0)[1] if strikes and effect.startswith(strikes[0][0]) else Fate.WORKS
+
+    story.model.fate = fate
+    failed = story.rotate()
+    story.calm()
+    healed = story.rotate()
+
+    assert not failed.succeeded
+    assert healed.succeeded
+    check_no_orphan(story.model, story.rotation)
