@@ -172,9 +172,10 @@ async def block_name(value: Any, field: str) -> str:
     if isinstance(reference, Block):
         document_id = reference._block_document_id  # noqa: SLF001 - Prefect offers no other way to it
     try:
+        wanted = UUID(str(document_id))
         with plainly("looking a block up"):
             client, _ = get_or_create_client()
-            document = await client.read_block_document(UUID(str(document_id)), include_secrets=False)
+            document = await client.read_block_document(wanted, include_secrets=False)
     except (ObjectNotFound, ValueError):
         raise ConfigurationError(f"{field}: choose a block that is stored under Blocks. Nothing was created.") from None
     slug = document.block_type.slug if document.block_type else ""

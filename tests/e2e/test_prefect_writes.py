@@ -45,7 +45,9 @@ async def latest_run_of(rotation: Rotation) -> FlowRun:
     """The run of a rotation that was started last."""
     async with get_client() as client:
         runs = await client.read_flow_runs(limit=50, sort=FlowRunSort.EXPECTED_START_TIME_DESC)
-    return next(run for run in runs if run.parameters.get("rotation", {}).get("name") == rotation.name)
+    parameters = {run.id: run.parameters.get("rotation") for run in runs}  # of retire it is a name
+    named = {key for key, value in parameters.items() if isinstance(value, dict) and value["name"] == rotation.name}
+    return next(run for run in runs if run.id in named)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
