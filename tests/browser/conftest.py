@@ -33,6 +33,7 @@ IMAGES = CHECKOUT / "docs" / "images"
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.xdist_group("browser"),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: apt-get install chromium, or set CHROMIUM"),
 ]
 

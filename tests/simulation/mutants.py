@@ -155,7 +155,7 @@ def _still_removed(self: Ledger, pending: Any) -> Ledger:
 
 MUTANTS = [
     Mutant("the intent is written after the create", tasks.create, "_create_or_settle", _create_then_announce),
-    Mutant("the create is retried blindly", tasks.create, "settle_intent", nothing),
+    Mutant("the create is retried blindly", tasks.create, "settle_intent", nothing, rare=True),
     Mutant("a lost create is never looked for", tasks.recover, "settle_intent", _believe_the_first_look),
     Mutant("a create that may still turn up is forgotten", Ledger, "left_unresolved", Ledger.dropped),
     Mutant(
