@@ -280,6 +280,9 @@ class Histories(RuleBasedStateMachine):
         if ledger is None or ledger.current is None or ledger.current.hash not in self.model.alive():
             return None
         current = self.model.keys[ledger.current.hash]
+        if current.account != self.model.connections.get(ledger.current.connection):
+            # What was spent in an account that the connection has left cannot be known.
+            return None
         if current.request.limit != self.rotation.key.limit_usd or ledger.pending or ledger.superseded:
             return None
         if current.request.limit_reset != self.rotation.key.terms(self.model.time).limit_reset:
