@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from uuid import UUID
 
@@ -84,8 +85,20 @@ async def check_converged(world: World, rotation: Rotation) -> None:
 
     assert ledger.pending is None
     assert ledger.superseded == ()
-    assert await held_by(rotation) == live
+    assert await held_by(rotation) == live, await story(world, rotation, ledger)
     assert len(live) == 1
+
+
+async def story(world: World, rotation: Rotation, ledger: Ledger) -> str:
+    """What a person needs to see when the keys that are alive are not those that are held."""
+    async with get_client() as client:
+        runs = await client.read_flow_runs(limit=200)
+    lines = [f"ledger: {ledger.model_dump_json()}"]
+    lines += [f"key: {asdict(key)}" for key in world.openrouter.keys.values()]
+    lines += [f"deleted: {world.openrouter.deleted}", f"held: {await held_by(rotation)}"]
+    mine = [run for run in runs if rotation.name in str(run.parameters)]
+    lines += [f"run: {run.name} {run.run_count} {run.state.message if run.state else None}" for run in mine]
+    return "\n".join(lines)
 
 
 def processes_of(run_id: UUID) -> list[int]:
