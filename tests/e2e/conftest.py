@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -18,13 +18,17 @@ import blocks
 from blocks.vault import TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
-from sandbox.setup import prepare
+from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import Stack
 from tasks.rotation import KeySettings, Rotation
 
 # What shares a server runs in one process; what drives workers and kills processes has a second one, to halve the time.
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
-with_processes = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-processes")]
+with_processes = [
+    pytest.mark.e2e,
+    pytest.mark.xdist_group("e2e-processes"),
+    pytest.mark.usefixtures("connection_of_its_own"),
+]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
 numbers = itertools.count(1)
 
@@ -43,19 +47,24 @@ class World:
     infisical: infisical.InfisicalSandbox
     infisical_app: Starlette
     infisical_url: str
-    names: set[str] = field(default_factory=set)
+    connection: str = CONNECTION
 
     def rotation(self, **changes: Any) -> Rotation:
         """A rotation of a name of its own, to one Prefect secret."""
         name = f"rotation-{next(numbers)}"
         rotation = Rotation(
             name=name,
-            connection="openrouter",
+            connection=self.connection,
             key=KeySettings(name="checkout service", limit_usd=50, limit_reset="monthly"),
             destinations=[f"secret/{name}"],
             overlap=timedelta(0),
         )
         return rotation.model_copy(update=changes)
+
+    async def connect(self, url: str) -> None:
+        """Let the rotations find OpenRouter at an address."""
+        key = SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY)
+        await blocks.OpenRouterCredentials(management_key=key, base_url=url).asave(self.connection, overwrite=True)
 
     async def prepare(self, rotation: Rotation) -> Rotation:
         """Make the blocks that a rotation's destinations name."""
@@ -101,3 +110,12 @@ async def world(stack: Stack) -> AsyncIterator[World]:
     with running(apps[0]) as o_url, running(apps[1]) as v_url, running(apps[2]) as i_url, stack.as_client():
         await prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), f"{o_url}/api/v1")
         yield World(stack, o, apps[0], f"{o_url}/api/v1", v, apps[1], v_url, i, apps[2], i_url)
+
+
+@pytest.fixture
+async def connection_of_its_own(world: World) -> AsyncIterator[None]:
+    """What another test has left running cannot reach this test's OpenRouter, and nothing reaches it afterwards."""
+    world.connection = f"openrouter-{next(numbers)}"
+    await world.connect(world.openrouter_url)
+    yield
+    await blocks.OpenRouterCredentials.adelete(world.connection)

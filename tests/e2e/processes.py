@@ -96,8 +96,12 @@ async def story(world: World, rotation: Rotation, ledger: Ledger) -> str:
     lines = [f"ledger: {ledger.model_dump_json()}"]
     lines += [f"key: {asdict(key)}" for key in world.openrouter.keys.values()]
     lines += [f"deleted: {world.openrouter.deleted}", f"held: {await held_by(rotation)}"]
-    mine = [run for run in runs if rotation.name in str(run.parameters)]
-    lines += [f"run: {run.name} {run.run_count} {run.state.message if run.state else None}" for run in mine]
+    lines += [
+        f"run: {run.id} {run.start_time} {run.run_count} {run.parameters} {run.state}"
+        for run in runs
+        if rotation.name in str(run.parameters)
+        or any(str(run.id) in key.name for key in world.openrouter.keys.values())
+    ]
     return "\n".join(lines)
 
 

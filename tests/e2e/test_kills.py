@@ -9,13 +9,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from prefect import get_client
-from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from flows import rotate
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
 from sandbox.server import Fault, running
-from sandbox.setup import prepare
 from sandbox.stack import Stack
 from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import ended, retry, start
@@ -117,7 +114,7 @@ async def test_a_killed_run_is_crashed_and_its_retry_finishes_the_same_rotation(
 async def point_at(world: World, service: str, url: str) -> None:
     """Let the rotations that are prepared from now on find a service at another address."""
     if service == "openrouter":
-        await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), f"{url}/api/v1")
+        await world.connect(f"{url}/api/v1")
     else:
         world.vault_url = url
 
