@@ -120,7 +120,7 @@ async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) ->
     os.kill(worker.pid, signal.SIGKILL)
     finished = await ended(run_id)
 
-    # A run prints through its worker's pipe and may crash once that is broken; the next run heals it, as after any death.
+    # A run prints through its worker's pipe, and may crash once that is broken; then the next run heals.
     if finished.state_name != "Completed":
         await give_the_slot_back(rotation)
         assert (await rotate(rotation, return_state=True)).is_completed()
