@@ -129,11 +129,8 @@ async def _take_up_keys_without_ledger(run: Run, rotation: Rotation) -> None:
 
 
 async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None:
+    await _fence_pending_off(run)
     await run.ledger.save(run.ledger.ledger.abandoned(run.world.now(), at_once=True))
-    # The attempt that made the key may still be alive and about to publish it.
-    for name, held in run.held.items():
-        await (await run.world.destination(name)).fence(held)
-    run.held.clear()
     try:
         await revoke(run, run.ledger.ledger.superseded[-1], rotation.destinations)
     except (ConfigurationError, OtherAccountError) as error:
@@ -142,9 +139,19 @@ async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None
 
 
 async def _give_pending_up(run: Run, rotation: Rotation) -> None:
+    await _fence_pending_off(run)
     now, emergency = run.world.now(), run.identity.emergency
     revoke_at = now if emergency else now + rotation.overlap
     await run.ledger.save(run.ledger.ledger.abandoned(revoke_at, at_once=emergency))
+
+
+async def _fence_pending_off(run: Run) -> None:
+    # Signing the ledger keeps the attempt that made the key from beginning another write, and the fence keeps out one
+    # that is still under way. Only then may the key die: it can no longer come into a destination.
+    await run.ledger.save(run.ledger.ledger)
+    for name, held in run.held.items():
+        await (await run.world.destination(name)).fence(held)
+    run.held.clear()
 
 
 async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:

@@ -508,12 +508,7 @@ class Histories(RuleBasedStateMachine):
     def edit_a_destination(self, name: str, data: st.DataObject) -> None:
         """A person writes something else into a destination: anything, or a key that was there before."""
         content = data.draw(st.sampled_from(["a foreign secret", *filter(None, self.versions[name])]), label="content")
-        self.model.tell(f"by hand: {name} is set to {content}")
-        self.model.places[name].versions.append(content)
-        self.versions[name].append(content)
-        self.by_hand.pop(name, None)
-        if not self.model.works(content):
-            self.by_hand[name] = content
+        self._put_by_hand(name, content)
 
     @precondition(lambda self: self._former_keys())
     @rule(data=st.data())
@@ -521,10 +516,16 @@ class Histories(RuleBasedStateMachine):
         """A person lets consumers read a superseded key again."""
         name = data.draw(st.sampled_from(sorted(self.rotation.destinations)), label="name")
         content = data.draw(st.sampled_from(self._former_keys()), label="content")
+        self._put_by_hand(name, content)
+
+    def _put_by_hand(self, name: str, content: str) -> None:
         self.model.tell(f"by hand: {name} is set to {content}")
         self.model.places[name].versions.append(content)
         self.versions[name].append(content)
         self.by_hand.pop(name, None)
+        # Who puts in a dead key, or a key of a rotation that was taken away, knows that it does not work for ever.
+        if not self.model.works(content) or self.last_ledger.removed:
+            self.by_hand[name] = content
 
     def _former_keys(self) -> list[str]:
         ledger = self.model.ledger("checkout")

@@ -196,3 +196,47 @@ def test_a_create_that_could_not_be_settled_is_not_made_again(rotation: Rotation
     assert not failed.succeeded
     assert healed.succeeded
     check_no_orphan(story.model, story.rotation)
+
+
+def strike(story: Story, *strikes: tuple[str, Fate]) -> None:
+    """Let effects fail: each strike hits the first effect of its name after the strike before it."""
+    left = list(strikes)
+
+    def fate(effect: str) -> Fate:
+        return left.pop(0)[1] if left and effect.startswith(left[0][0]) else Fate.WORKS
+
+    story.model.fate = fate
+
+
+def test_a_late_write_of_a_key_given_up_in_an_emergency_is_kept_out(story: Story) -> None:
+    """The retirement may delete a half-published key, because no write of it can reach a destination any more."""
+    strike(story, (f"write {VAULT}", Fate.LATE))
+    half_published = story.rotate()
+    strike(story, (f"write {VAULT}", Fate.FAILS))
+    emergency = story.rotate(emergency=True)
+    story.model.fate = lambda _effect: Fate.WORKS
+
+    retire(story)
+    story.model.late_effects_happen()
+
+    assert not half_published.succeeded
+    assert not emergency.succeeded
+    assert story.model.works(story.model.places[VAULT].content)
+
+
+def test_a_key_is_not_discarded_before_its_late_write_is_kept_out(rotation: Rotation) -> None:
+    """Where the fence fails, the unpublished key lives on, so a write of it that is late does no harm."""
+    story = Story(rotation.model_copy(update={"destinations": [VAULT]}))
+    assert story.rotate().succeeded
+    strike(story, (f"write {VAULT}", Fate.LATE))
+    unpublished = story.rotate()
+    strike(story, (f"fence {VAULT}", Fate.FAILS))
+    discarding = story.rotate()
+    story.model.fate = lambda _effect: Fate.WORKS
+
+    retire(story)
+    story.model.late_effects_happen()
+
+    assert not unpublished.succeeded
+    assert not discarding.succeeded
+    assert story.model.works(story.model.places[VAULT].content)
