@@ -10,6 +10,7 @@ from flows.report import restored
 from flows.rotate import revoke_what_is_due
 from flows.steps import AS_TASKS, Steps
 from tasks.restore import enable, find_restorable, make_current_again
+from tasks.revoke import where_keys_are_read
 from tasks.run import Run, side_by_side
 
 
@@ -58,5 +59,5 @@ async def bring_back(run: Run, label: str, steps: Steps) -> str:
     run.step = "write the ledger"
     await make_current_again(run, key.record)
     run.step = "revoke-key"
-    await revoke_what_is_due(run, destinations, steps)
+    await revoke_what_is_due(run, await where_keys_are_read(run), steps)
     return restored(run)

@@ -11,6 +11,7 @@ from flows.rotate import revoke_what_is_due
 from flows.steps import AS_TASKS, Steps
 from tasks.lost import settle_unresolved
 from tasks.remove import forget_when_nothing_is_left
+from tasks.revoke import where_keys_are_read
 from tasks.run import Run
 
 
@@ -54,7 +55,7 @@ async def retire_due(run: Run, steps: Steps) -> str:
     current = run.ledger.ledger.current
     # Without a current key nobody knows where the older ones are still read, unless the rotation was taken away.
     if current is not None or run.ledger.ledger.removed:
-        await revoke_what_is_due(run, list(current.destinations) if current else [], steps)
+        await revoke_what_is_due(run, await where_keys_are_read(run), steps)
     message = retired(run, before)
     await forget_when_nothing_is_left(run)
     return message

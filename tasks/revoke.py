@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from blocks.errors import DestinationError, NotFoundError, OtherAccountError
+from blocks.errors import ConfigurationError, DestinationError, NotFoundError, OtherAccountError
 from tasks.decisions import Judgement, Verdict, judge, needed_by
 from tasks.events import Event
 from tasks.ledger import MadeKey, Superseded
@@ -41,6 +41,27 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
         await make_sure_that_it_is_gone(openrouter, key)
     await run.ledger.save(run.ledger.ledger.revoked(key.hash))
     await run.world.emit(Event.KEY_REVOKED, run.name, **key.told())
+
+
+async def where_keys_are_read(run: Run) -> list[str]:
+    """Collect the destinations at which consumers may read a key of this rotation.
+
+    Args:
+        run: The run, which has loaded the ledger.
+
+    Returns:
+        The destinations that the current key was published to, and those that the deployment names since.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    current = run.ledger.ledger.current
+    try:
+        named = (await run.world.deployed_rotation(run.name)).destinations
+    except ConfigurationError:
+        # There is no deployment, or one that no run would accept.
+        named = []
+    return sorted({*(current.destinations if current else ()), *named})
 
 
 async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[str]) -> None:

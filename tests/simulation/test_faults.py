@@ -139,6 +139,19 @@ def test_a_removed_destination_is_reported_and_a_new_one_is_served(story: Story)
     check_agreement(story.model, story.rotation)
 
 
+def test_a_superseded_key_put_into_a_new_destination_by_hand_is_not_revoked(story: Story) -> None:
+    """The retirement looks at the destinations that the deployment names, though no run has published to them yet."""
+    old = story.model.places[VAULT].versions[0]
+    story.model.places["vault-secret/new"] = type(story.model.places[VAULT])(versions=[old])
+    story.rotation = story.rotation.model_copy(update={"destinations": [VAULT, SECRET, "vault-secret/new"]})
+    story.model.deployments[story.rotation.name] = story.rotation
+    story.model.time += timedelta(days=2)
+
+    retire(story)
+
+    assert story.model.works(old)
+
+
 @pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(days=400)])
 def test_a_clock_that_jumps_does_not_stop_the_rotation(story: Story, jump: timedelta) -> None:
     """A new run rotates whatever the clock says, and every destination holds a working key throughout."""
