@@ -14,7 +14,7 @@ from tasks.ledger import Ledger, Superseded
 from tasks.rotation import parse_rotation
 from tasks.run import Run
 from tasks.schedules import SLUG, read_timetable
-from tasks.states import KeyState
+from tasks.states import KeyState, state_of
 
 
 def moment(at: datetime) -> str:
@@ -231,9 +231,8 @@ def _keys(ledger: Ledger) -> list[str]:
 
 
 def _state(key: Superseded) -> str:
-    if key.disabled:
-        return KeyState.DISABLED
-    return f"{KeyState.SUPERSEDED}, still used" if key.postponed else KeyState.SUPERSEDED
+    state = state_of(key)
+    return f"{state}, still used" if key.postponed and state is KeyState.SUPERSEDED else state
 
 
 def _ends(key: Superseded) -> str:

@@ -470,12 +470,14 @@ def _judge_current(snapshot: Snapshot, entry: Current, key: ApiKey | None, now: 
 def _judge_superseded(
     snapshot: Snapshot, entry: Superseded, key: ApiKey | None, now: datetime
 ) -> Iterator[AuditFinding]:
+    if key is None and entry.revoking:
+        return
     if key is None:
         sentence = f"The superseded key {entry.label} of rotation {snapshot.name} {_why_dead(key)}."
         yield _about(Kind.SUPERSEDED_KEY_DIFFERS, snapshot, entry, sentence)
         return
     expired = key.expires_at is not None and key.expires_at <= now
-    if key.disabled != entry.disabled and not expired:
+    if key.disabled != entry.disabled and not (expired or entry.revoking):
         state = "is disabled" if key.disabled else "is enabled"
         sentence = (
             f"The superseded key {entry.label} of rotation {snapshot.name} {state} at OpenRouter, though its ledger "

@@ -96,13 +96,15 @@ class Superseded(MadeKey):
     """A former key, alive until it is revoked.
 
     `revoke_at` is when that is looked at next: at the end of the overlap, after a postponement, or when the time as a
-    disabled key is over. `capped` says whether it can spend no more, where its budget was carried over.
+    disabled key is over. `revoking` announces the call that disables or deletes it, until its outcome is known.
+    `capped` says whether it can spend no more, where its budget was carried over.
     """
 
     since: datetime | None = None
     overlap_ends: datetime | None = None
     revoke_at: datetime
     at_once: bool = False
+    revoking: bool = False
     disabled: bool = False
     postponed: int = 0
     usage: Decimal | None = None

@@ -36,6 +36,10 @@ async def find_restorable(run: Run, label: str) -> VerifiedKey:
             "Nothing was changed."
         )
     key = chosen[-1]
+    if key.revoking:
+        raise ConfigurationError(
+            f"label: the revocation of the key {key.label} has begun, so it cannot be brought back. Nothing was changed."
+        )
     if not key.fingerprint:
         raise ConfigurationError(
             f"label: what the key {key.label} looked like was lost with an earlier ledger, so no destination can tell "

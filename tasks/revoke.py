@@ -30,13 +30,14 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
     policy = run.ledger.ledger.retirement
     await _refuse_where_held(run, key, destinations)
     openrouter = await run.world.connection(key.connection)
-    asks_for_quiet = policy.retire_when == "unused" and not (key.at_once or key.disabled)
+    asks_for_quiet = policy.retire_when == "unused" and not (key.at_once or key.disabled or key.revoking)
     if asks_for_quiet and await _still_used(run, openrouter, key):
         return
+    # Announced first, so that nobody brings a key back that is about to die. Signing the ledger keeps older runs out.
+    await run.ledger.save(run.ledger.ledger.changed(key.hash, revoking=True))
     if policy.revoke == "disable-then-delete" and not (key.at_once or key.disabled):
         await _disable(run, openrouter, key)
         return
-    await run.ledger.guard()
     if not await openrouter.delete_key(key.hash):
         await make_sure_that_it_is_gone(openrouter, key)
     await run.ledger.save(run.ledger.ledger.revoked(key.hash))
@@ -115,7 +116,6 @@ async def _postpone(run: Run, key: Superseded, usage: Decimal, judgement: Judgem
 
 
 async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
-    await run.ledger.guard()
     try:
         await openrouter.update_key(key.hash, disabled=True)
     except NotFoundError:
@@ -123,7 +123,7 @@ async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
         await run.ledger.save(run.ledger.ledger.revoked(key.hash))
         return
     until = run.world.now() + run.ledger.ledger.retirement.disabled_for
-    await run.ledger.save(run.ledger.ledger.changed(key.hash, disabled=True, revoke_at=until))
+    await run.ledger.save(run.ledger.ledger.changed(key.hash, revoking=False, disabled=True, revoke_at=until))
     await run.world.emit(Event.KEY_DISABLED, run.name, **key.told())
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from tasks.ledger import Ledger
+from tasks.ledger import Ledger, Superseded
 
 
 class KeyState(StrEnum):
@@ -18,6 +18,7 @@ class KeyState(StrEnum):
     CREATED = "created"
     CURRENT = "current"
     SUPERSEDED = "superseded"
+    REVOKING = "revoking"
     DISABLED = "disabled"
     FORGOTTEN = "forgotten"
 
@@ -34,11 +35,12 @@ TRANSITIONS: dict[tuple[KeyState | None, KeyState], str] = {
     (KeyState.CREATED, KeyState.SUPERSEDED): "given up by a later run",
     (KeyState.CURRENT, KeyState.SUPERSEDED): "the next key was published, or the rotation removed",
     (KeyState.CURRENT, KeyState.FORGOTTEN): "the rotation was removed and the key kept",
-    (KeyState.SUPERSEDED, KeyState.DISABLED): "its overlap ended, and it may still be restored",
-    (KeyState.SUPERSEDED, KeyState.FORGOTTEN): "revoked",
+    (KeyState.SUPERSEDED, KeyState.REVOKING): "its overlap ended, or an emergency ended it",
     (KeyState.SUPERSEDED, KeyState.CURRENT): "restored",
+    (KeyState.REVOKING, KeyState.DISABLED): "disabled, and may still be restored",
+    (KeyState.REVOKING, KeyState.FORGOTTEN): "revoked",
+    (KeyState.DISABLED, KeyState.REVOKING): "its time to be restored ended",
     (KeyState.DISABLED, KeyState.SUPERSEDED): "enabled again, to be restored",
-    (KeyState.DISABLED, KeyState.FORGOTTEN): "revoked",
 }
 """How one state follows another, and why; `None` is before the ledger knew the key."""
 
@@ -60,8 +62,22 @@ def states(ledger: Ledger) -> dict[str, KeyState]:
     if ledger.current is not None:
         found[ledger.current.hash] = KeyState.CURRENT
     for former in ledger.superseded:
-        found[former.hash] = KeyState.DISABLED if former.disabled else KeyState.SUPERSEDED
+        found[former.hash] = state_of(former)
     return found
+
+
+def state_of(former: Superseded) -> KeyState:
+    """Say in which state a former key is.
+
+    Args:
+        former: The key, as the ledger holds it.
+
+    Returns:
+        Its state.
+    """
+    if former.revoking:
+        return KeyState.REVOKING
+    return KeyState.DISABLED if former.disabled else KeyState.SUPERSEDED
 
 
 def steps_between(before: Ledger, after: Ledger) -> set[tuple[KeyState | None, KeyState]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from uuid import uuid4
 
@@ -10,7 +11,7 @@ import pytest
 from tasks.decisions import Identity
 from tasks.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan
-from tests.simulation.model import Fate, play, run_retire
+from tests.simulation.model import Ended, Fate, Process, play, run_restore, run_retire
 from tests.simulation.test_crash_matrix import Story
 
 VAULT, SECRET = "vault-secret/checkout", "secret/checkout"
@@ -25,9 +26,14 @@ def story(rotation: Rotation) -> Story:
     return story
 
 
+def identity(story: Story) -> Identity:
+    """A run of its own."""
+    return Identity(uuid4(), story.model.time)
+
+
 def retire(story: Story) -> object:
     """Run the retirement now."""
-    return play(run_retire(story.model, story.rotation.name, Identity(uuid4(), story.model.time)))
+    return play(run_retire(story.model, story.rotation.name, identity(story)))
 
 
 def test_a_destination_changed_by_hand_gets_the_next_key(story: Story) -> None:
@@ -253,3 +259,31 @@ def test_a_key_is_not_discarded_before_its_late_write_is_kept_out(rotation: Rota
     assert not unpublished.succeeded
     assert not discarding.succeeded
     assert story.model.works(story.model.places[VAULT].content)
+
+
+def test_a_key_whose_revocation_has_begun_is_not_brought_back(story: Story) -> None:
+    """A retirement that is stopped right before it deletes a key does no harm later, because nobody restores that key."""
+    paused, go_on = asyncio.Event(), asyncio.Event()
+
+    async def stopped_before_the_delete(effect: str) -> None:
+        if effect.startswith("delete a key") and not go_on.is_set():
+            paused.set()
+            await go_on.wait()
+
+    async def both() -> tuple[Ended, Ended]:
+        process = Process(story.model, "late retirement")
+        process.gate = stopped_before_the_delete
+        late = asyncio.ensure_future(run_retire(story.model, "checkout", identity(story), process))
+        await paused.wait()
+        restored = await run_restore(story.model, "checkout", identity(story))
+        go_on.set()
+        return restored, await late
+
+    story.model.time += timedelta(days=2)
+    story.model.deployments["checkout"] = story.rotation
+
+    restored, late = play(both())
+
+    assert "revocation of the key" in str(restored.error)
+    assert late.succeeded
+    check_agreement(story.model, story.rotation)
