@@ -6,9 +6,10 @@ from prefect import State, flow
 
 from blocks.errors import ConfigurationError
 from flows.conclude import conclude, open_run
-from flows.report import restored
+from flows.report import restored, superseded_since
 from flows.rotate import revoke_what_is_due
 from flows.steps import AS_TASKS, Steps
+from tasks.decisions import rotated_since
 from tasks.restore import enable, find_restorable, make_current_again
 from tasks.revoke import where_keys_are_read
 from tasks.run import Run, side_by_side
@@ -46,18 +47,20 @@ async def bring_back(run: Run, label: str, steps: Steps) -> str:
     Raises:
         KeyRotationError: It could not be brought back; the current key stays as it is.
     """
-    await run.ledger.load()
+    current = (await run.ledger.load()).current
     if not run.ledger.exists:
         raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was changed.")
-    key = await find_restorable(run, label)
-    current = run.ledger.ledger.current
-    destinations = list(current.destinations) if current else []
-    run.step = "enable the key"
-    await enable(run, key)
-    run.step = "publish"
-    await side_by_side([steps.publish(run, key, name) for name in destinations])
-    run.step = "write the ledger"
-    await make_current_again(run, key.record)
+    if current is None or current.rotated_by != run.identity.id:
+        if rotated_since(run.ledger.ledger, run.identity):
+            return superseded_since(run)
+        key = await find_restorable(run, label)
+        destinations = current.destinations if current else ()
+        run.step = "enable the key"
+        enabled = await enable(run, key)
+        run.step = "publish"
+        await side_by_side([steps.publish(run, enabled, name) for name in destinations])
+        run.step = "write the ledger"
+        await make_current_again(run, key.record)
     run.step = "revoke-key"
     await revoke_what_is_due(run, await where_keys_are_read(run), steps)
     return restored(run)

@@ -73,7 +73,7 @@ def find(
         return Finding.FIRST_RUN
     if ledger.current and run.id in (ledger.current.made_by, ledger.current.rotated_by):
         return Finding.ALREADY_ROTATED
-    if run.attempt > 1 and _rotated_since(ledger, run):
+    if rotated_since(ledger, run):
         return Finding.ROTATED_SINCE
     if ledger.pending is None:
         young = old_enough is not None and _too_young(ledger, run, held, old_enough)
@@ -91,8 +91,18 @@ def _too_young(ledger: Ledger, run: Identity, held: Mapping[str, str | None], ol
     return published and ledger.current.since > min(old_enough, run.scheduled_for)
 
 
-def _rotated_since(ledger: Ledger, run: Identity) -> bool:
-    # A first attempt is a new rotation, whatever the clocks say; only a Retry can be out of date.
+def rotated_since(ledger: Ledger, run: Identity) -> bool:
+    """Say whether the current key has changed since a run that is retried was first started.
+
+    Args:
+        ledger: The rotation's ledger.
+        run: Which run asks. A first attempt is never out of date, whatever the clocks say.
+
+    Returns:
+        Whether another run has made another key current since.
+    """
+    if run.attempt == 1:
+        return False
     made_before = any(key.made_by == run.id for key in ledger.superseded)
     return made_before or (ledger.current is not None and ledger.current.since > run.first_started)
 

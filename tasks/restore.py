@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
-from blocks.errors import ConfigurationError, NotFoundError, VerificationError
+from blocks.errors import ConfigurationError, NotFoundError
 from tasks.events import Event
 from tasks.ledger import Current, MadeKey, Superseded, fingerprint
-from tasks.run import Run, VerifiedKey
+from tasks.run import NewKey, Run, VerifiedKey
+from tasks.verify import wait_until_accepted
 
 
-async def find_restorable(run: Run, label: str) -> VerifiedKey:
+async def find_restorable(run: Run, label: str) -> NewKey:
     """Find the key to bring back, and its plaintext in an older version of a destination; nothing is changed.
 
     Args:
@@ -51,7 +52,7 @@ async def find_restorable(run: Run, label: str) -> VerifiedKey:
             f"rotation: none of {', '.join(ledger.current.destinations)} keeps the key {key.label} any more; only a "
             "Vault secret keeps older versions. Nothing was changed."
         )
-    return VerifiedKey(secret, key)
+    return NewKey(secret, key)
 
 
 async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) -> SecretStr | None:
@@ -67,7 +68,7 @@ async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) ->
     return None
 
 
-async def enable(run: Run, key: VerifiedKey) -> None:
+async def enable(run: Run, key: NewKey) -> VerifiedKey:
     """Make a superseded key usable again, and prove that it is.
 
     The ledger first says when it ends, so that a run that is killed here leaves a key with an end.
@@ -76,9 +77,12 @@ async def enable(run: Run, key: VerifiedKey) -> None:
         run: The run.
         key: The key.
 
+    Returns:
+        The same key, now fit to be published.
+
     Raises:
         ConfigurationError: OpenRouter does not have the key any more.
-        VerificationError: OpenRouter does not accept it, although it is enabled.
+        VerificationError: OpenRouter does not accept it in time, although it is enabled.
         ServiceError: OpenRouter failed.
     """
     ledger, now = run.ledger.ledger, run.world.now()
@@ -96,8 +100,8 @@ async def enable(run: Run, key: VerifiedKey) -> None:
             f"label: OpenRouter does not have the key {entry.label} any more, so it cannot be brought back. The "
             "current key stays as it is."
         ) from None
-    if not await openrouter.accepts(key.secret):
-        raise VerificationError(f"OpenRouter does not accept the key {entry.label}, although it was enabled.")
+    await wait_until_accepted(run, key)
+    return VerifiedKey(key.secret, key.record)
 
 
 async def make_current_again(run: Run, key: MadeKey) -> None:

@@ -33,7 +33,7 @@ async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
         VerificationError: OpenRouter did not accept it in time, or its settings differ.
         ServiceError: OpenRouter failed.
     """
-    await _wait_until_accepted(run, key)
+    await wait_until_accepted(run, key)
     openrouter = await run.world.connection(key.record.connection)
     differences = settings_that_differ(await openrouter.get_key(key.record.hash), _wanted(run, rotation))
     if differences:
@@ -44,14 +44,24 @@ async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
     return VerifiedKey(key.secret, key.record)
 
 
-async def _wait_until_accepted(run: Run, key: NewKey) -> None:
+async def wait_until_accepted(run: Run, key: NewKey) -> None:
+    """Use a key until OpenRouter accepts it.
+
+    Args:
+        run: The run.
+        key: The key, new or enabled again.
+
+    Raises:
+        VerificationError: OpenRouter did not accept it in time.
+        ServiceError: OpenRouter failed.
+    """
     openrouter = await run.world.connection(key.record.connection)
     deadline = run.world.now() + ACCEPTED_WITHIN
     wait = FIRST_WAIT_SECONDS
     while not await openrouter.accepts(key.secret):
         if run.world.now() >= deadline:
             raise VerificationError(
-                f"OpenRouter still does not accept the new key {key.record.label} "
+                f"OpenRouter still does not accept the key {key.record.label} "
                 f"after {ACCEPTED_WITHIN.total_seconds():.0f} seconds."
             )
         await run.world.sleep(wait)

@@ -176,7 +176,7 @@ class Life:
 
     def open(self, **who: Any) -> Run:
         """Begin a run."""
-        identity = Identity(who.pop("run_id", None) or uuid4(), self.time, **who)
+        identity = Identity(who.pop("run_id", None) or uuid4(), who.pop("first_started", self.time), **who)
         self.runs.add(identity.id)
         return Run("checkout", identity, OpenLedger("checkout", self.store, identity.id), self)
 
@@ -196,9 +196,9 @@ class Life:
         run = self.open()
         return await self._do(run, retire_due(run, PLAIN))
 
-    async def restore(self, label: str = "") -> str:
+    async def restore(self, label: str = "", **who: Any) -> str:
         """Bring a superseded key back."""
-        run = self.open()
+        run = self.open(**who)
         return await self._do(run, bring_back(run, label, PLAIN))
 
     async def apply(self) -> str:

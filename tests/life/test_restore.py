@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 
@@ -133,6 +134,44 @@ async def test_the_next_rotation_after_a_restore_is_like_any_other(life: Life) -
 
     assert former in [key.hash for key in life.ledger.superseded]
     assert (await life.held()).hash not in {former, *(key.hash for key in life.ledger.superseded)}
+
+
+@pytest.mark.parametrize("by_label", [False, True], ids=["the last one", "by label"])
+async def test_a_retry_of_a_finished_restore_changes_nothing(life: Life, by_label: bool) -> None:
+    """Retry finishes the same restore: the key that it brought back stays."""
+    former = await with_a_disabled_key(life)
+    label, run_id = life.superseded.label if by_label else "", uuid4()
+    await life.restore(label, run_id=run_id)
+
+    life.later(minutes=5)
+    await life.restore(label, run_id=run_id, attempt=2)
+
+    assert (await life.held()).hash == former
+
+
+async def test_a_retry_of_a_restore_is_out_of_date_once_the_rotation_has_gone_on(life: Life) -> None:
+    """Whoever retries an old restore is told so, and consumers keep the key of the later rotation."""
+    await with_a_disabled_key(life)
+    first_started, run_id = life.time, uuid4()
+    life.later(minutes=5)
+    await life.rotate()
+    current = (await life.held()).hash
+
+    said = await life.restore(run_id=run_id, attempt=2, first_started=first_started)
+
+    assert "a later run has rotated since" in said
+    assert (await life.held()).hash == current
+
+
+async def test_an_enabled_key_that_is_late_is_waited_for(life: Life) -> None:
+    """A key may take some seconds to be accepted after it was enabled."""
+    former = await with_a_disabled_key(life)
+    refusal = {"error": {"code": 401, "message": "not yet"}}
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=401, body=refusal, times=2))
+
+    await life.restore()
+
+    assert (await life.held()).hash == former
 
 
 @pytest.mark.parametrize("label", ["", "sk-or-v1-000...0000"])
