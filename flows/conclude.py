@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -22,8 +21,9 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from blocks.errors import ConfigurationError, KeyRotationError, PlaceLostError
+from blocks.errors import ConfigurationError, KeyRotationError, PlaceLostError, ServiceError
 from blocks.redaction import redact_logs
+from flows.artifacts import show_markdown
 from flows.overview import refresh_overview
 from flows.report import artifact_key, as_markdown, failed, plan_as_markdown
 from tasks.decisions import Identity
@@ -32,7 +32,8 @@ from tasks.ledger import OpenLedger
 from tasks.plan import plan
 from tasks.rotation import Rotation, is_slug
 from tasks.run import Run
-from tasks.world import PrefectWorld, VariableStore
+from tasks.task import unexpected
+from tasks.world import PrefectWorld, VariableStore, plainly
 
 SLOT_WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""
@@ -62,12 +63,14 @@ class Conclusion:
         self.message = message
         self.state = Completed(message=message)
 
-    def failed(self, error: KeyRotationError) -> None:
+    def failed(self, error: Exception) -> None:
         """Record that a step failed.
 
         Args:
-            error: What failed, in one sentence without any secret.
+            error: What failed; of an error that is not ours only its class and its place are told.
         """
+        if not isinstance(error, KeyRotationError):
+            error = unexpected(error)
         ledger = self.run.ledger.ledger if self.run and self.run.ledger.loaded else None
         self.message = failed(error, self.run.step if self.run else "", ledger)
         self.state = Failed(message=self.message)
@@ -84,18 +87,11 @@ async def conclude() -> AsyncIterator[Conclusion]:
     conclusion = Conclusion()
     try:
         yield conclusion
-    except KeyRotationError as error:
+    except Exception as error:  # noqa: BLE001 - whatever ends a run, its state says so plainly
         conclusion.failed(error)
-    except Exception as error:  # noqa: BLE001 - the text of an unknown error may quote a secret, so only its place is told
-        get_run_logger().error("Unexpected %s at:\n%s", type(error).__name__, _where(error))
-        conclusion.failed(KeyRotationError(f"An unexpected {type(error).__name__} was raised; the log says where."))
     if conclusion.rotation and conclusion.state.is_failed():
         step = conclusion.run.step if conclusion.run else "begin"
         await PrefectWorld().emit(Event.ROTATION_FAILED, conclusion.rotation, step=step, sentence=conclusion.message)
-
-
-def _where(error: BaseException) -> str:
-    return "".join(traceback.format_tb(error.__traceback__))
 
 
 @asynccontextmanager
@@ -126,13 +122,10 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
         conclusion.run = run
         try:
             yield run
-        except KeyRotationError as error:
+        except Exception as error:  # noqa: BLE001 - whatever ends a run, its artifact shows where it stands
             conclusion.failed(error)
-        await acreate_markdown_artifact(
-            key=artifact_key(name),
-            markdown=as_markdown(run, conclusion.message),
-            description=f"The state of rotation {name}",
-        )
+        page = as_markdown(run, conclusion.message)
+        await show_markdown(artifact_key(name), page, f"The state of rotation {name}")
         await refresh_overview(name, str(identity.id), conclusion.state, world.now())
 
 
@@ -153,12 +146,14 @@ async def show_plan(rotation: Rotation, emergency: bool) -> str:
         identity = _identity(emergency, world)
         run = Run(rotation.name, identity, OpenLedger(rotation.name, VariableStore(rotation.name), identity.id), world)
         checked, steps = await plan(run, rotation)
-    await acreate_markdown_artifact(
-        key=f"{artifact_key(rotation.name)}-plan",
-        markdown=plan_as_markdown(run, checked, steps),
-        description=f"What a run of rotation {rotation.name} would do now",
-    )
-    return f"Nothing was changed; the artifact {artifact_key(rotation.name)}-plan shows what a run would do now."
+    artifact = f"{artifact_key(rotation.name)}-plan"
+    with plainly("showing the plan"):
+        await acreate_markdown_artifact(
+            key=artifact,
+            markdown=plan_as_markdown(run, checked, steps),
+            description=f"What a run of rotation {rotation.name} would do now",
+        )
+    return f"Nothing was changed; the artifact {artifact} shows what a run would do now."
 
 
 def seconds_early(scheduled: datetime | None, now: datetime) -> float:
@@ -216,21 +211,26 @@ async def _take_slot(stack: AsyncExitStack, name: str, *, emergency: bool) -> No
 
 
 async def _enter(stack: AsyncExitStack, limit: str, name: str) -> None:
-    try:
-        await stack.enter_async_context(_slot(limit))
-    except AcquireConcurrencySlotTimeoutError:
-        raise PlaceLostError(
-            f"Another run of rotation {name} was still at work after {SLOT_WAIT_SECONDS:.0f} seconds."
-        ) from None
-    except ConcurrencySlotAcquisitionError:
-        await _make_limit(limit)
-        await stack.enter_async_context(_slot(limit))
+    for was_made in (False, True):
+        try:
+            await stack.enter_async_context(_slot(limit))
+        except AcquireConcurrencySlotTimeoutError:
+            raise PlaceLostError(
+                f"Another run of rotation {name} was still at work after {SLOT_WAIT_SECONDS:.0f} seconds."
+            ) from None
+        except ConcurrencySlotAcquisitionError:
+            if was_made:
+                raise ServiceError(f"Prefect's API failed while taking the slot {limit}.", retryable=True) from None
+            await _make_limit(limit)
+        else:
+            return
 
 
 async def _is_held(limit: str) -> bool:
     client, _ = get_or_create_client()
     try:
-        return (await client.read_global_concurrency_limit_by_name(limit)).active_slots > 0
+        with plainly("looking for an emergency"):
+            return (await client.read_global_concurrency_limit_by_name(limit)).active_slots > 0
     except ObjectNotFound:
         return False
 
@@ -239,11 +239,13 @@ async def _is_held(limit: str) -> bool:
 async def _slot(limit: str) -> AsyncIterator[None]:
     task = asyncio.current_task()
     cancelled_before = task.cancelling() if task else 0
+    ended = False
     try:
         async with concurrency(
             limit, occupy=1, timeout_seconds=SLOT_WAIT_SECONDS, lease_duration=SLOT_LEASE_SECONDS, strict=True
         ):
             yield
+            ended = True
     except asyncio.CancelledError:
         # Prefect cancels what is inside when it could not renew the lease, and takes its request to cancel back.
         # One that is still there came from a person or from the worker.
@@ -252,14 +254,19 @@ async def _slot(limit: str) -> AsyncIterator[None]:
         raise PlaceLostError(
             f"This run lost its hold on {limit}, because Prefect's server did not renew it in time, so it stopped."
         ) from None
+    except Exception as error:
+        if not ended:
+            raise
+        # What was done is done, and the lease ends by itself.
+        get_run_logger().warning(
+            "The slot %s was not given back (%s): it ends in a minute.", limit, type(error).__name__
+        )
 
 
 async def _make_limit(limit: str) -> None:
     client, _ = get_or_create_client()
-    try:
+    with suppress(ObjectAlreadyExists), plainly("making the rotation's slot"):
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
-    except ObjectAlreadyExists:
-        return
 
 
 async def forget_slot(name: str) -> None:
@@ -270,5 +277,5 @@ async def forget_slot(name: str) -> None:
     """
     client, _ = get_or_create_client()
     for limit in (f"key-rotation-{name}", f"key-rotation-{name}-emergency"):
-        with suppress(ObjectNotFound):
+        with suppress(ObjectNotFound), plainly("deleting the rotation's slot"):
             await client.delete_global_concurrency_limit_by_name(limit)

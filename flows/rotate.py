@@ -15,7 +15,7 @@ from tasks.decisions import Finding
 from tasks.events import Event
 from tasks.ledger import Superseded
 from tasks.recover import observe, recover
-from tasks.rotation import Rotation, parse_rotation
+from tasks.rotation import Rotation, check_switch, parse_rotation
 from tasks.run import Run, VerifiedKey, side_by_side
 
 
@@ -34,6 +34,8 @@ async def rotate(rotation: Rotation, emergency: bool = False, plan_only: bool = 
         The final state, whose message says in one sentence what happened.
     """
     async with conclude() as conclusion:
+        check_switch("emergency", emergency)
+        check_switch("plan_only", plan_only)
         checked = parse_rotation(rotation)
         if plan_only:
             conclusion.succeeded(await show_plan(checked, emergency))

@@ -39,7 +39,8 @@ async def find_restorable(run: Run, label: str) -> NewKey:
     key = chosen[-1]
     if key.revoking:
         raise ConfigurationError(
-            f"label: the revocation of the key {key.label} has begun, so it cannot be brought back. Nothing was changed."
+            f"label: the revocation of the key {key.label} has begun, so it cannot be brought back. Nothing was "
+            "changed."
         )
     if not key.fingerprint:
         raise ConfigurationError(

@@ -418,6 +418,20 @@ class Rotation(BaseModel):
         return f"{self.key.name} {today:%Y-%m-%d}{marker(self.name, run_id)}"
 
 
+def check_switch(field: str, value: object) -> None:
+    """Refuse what is neither on nor off; the text "false" would count as on otherwise.
+
+    Args:
+        field: The flow's parameter, for the message.
+        value: What was given.
+
+    Raises:
+        ConfigurationError: One sentence that names the field.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{field}: it must be true or false. Nothing was changed.")
+
+
 def _shown(field: str) -> str:
     """Spell a field's name for a message: a form sends ours, an API caller may send any text, even a key."""
     return "".join(character for character in redacted(field) if character.isprintable())[:MAX_SHOWN_FIELD]

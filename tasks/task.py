@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Coroutine
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from blocks.errors import KeyRotationError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -15,7 +20,10 @@ R = TypeVar("R")
 def secret_task(
     name: str,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Task[P, Coroutine[Any, Any, R]]]:
-    """Make a step a task that persists no result, whatever the server's default is, and caches nothing.
+    """Make a step a task that stores nothing of what it handles, whatever the server's default is.
+
+    It persists no result and caches nothing. Prefect stores the text of whatever a task raises, so an error that is not
+    ours, whose text may quote a key, is told by its class and its place only.
 
     Retries are left out on purpose: the clients retry what is harmless to repeat, and the ledger makes a Retry of the
     whole run safe.
@@ -26,4 +34,32 @@ def secret_task(
     Returns:
         A decorator.
     """
-    return task(name=name, persist_result=False, cache_policy=NO_CACHE, log_prints=False, retries=0)
+
+    def as_task(step: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, Coroutine[Any, Any, R]]:
+        @wraps(step)
+        async def told_plainly(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return await step(*args, **kwargs)
+            except KeyRotationError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a library raises
+                raise unexpected(error) from None
+
+        return task(name=name, persist_result=False, cache_policy=NO_CACHE, log_prints=False, retries=0)(told_plainly)
+
+    return as_task
+
+
+def unexpected(error: Exception) -> KeyRotationError:
+    """Turn an error that nobody foresaw into one whose text is safe to store; the log says where it was raised.
+
+    Args:
+        error: The error. Its own text may quote a secret.
+
+    Returns:
+        The error to raise instead.
+    """
+    get_run_logger().error(
+        "Unexpected %s at:\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
+    )
+    return KeyRotationError(f"An unexpected {type(error).__name__} was raised; the log says where.")

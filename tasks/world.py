@@ -240,18 +240,22 @@ class PrefectWorld:
 
         Returns:
             `False` where there is no such deployment.
+
+        Raises:
+            ServiceError: Prefect's API failed; a Retry schedules it.
         """
         try:
-            await arun_deployment(
-                RETIRE_DEPLOYMENT,
-                parameters={"rotation": rotation},
-                scheduled_time=at,
-                timeout=0,
-                as_subflow=False,
-                idempotency_key=f"retire {rotation} {at.isoformat()}",
-                flow_run_name=f"retire {rotation}",
-                tags=[LEDGER_TAG, rotation],
-            )
+            with plainly("scheduling a retirement"):
+                await arun_deployment(
+                    RETIRE_DEPLOYMENT,
+                    parameters={"rotation": rotation},
+                    scheduled_time=at,
+                    timeout=0,
+                    as_subflow=False,
+                    idempotency_key=f"retire {rotation} {at.isoformat()}",
+                    flow_run_name=f"retire {rotation}",
+                    tags=[LEDGER_TAG, rotation],
+                )
         except ObjectNotFound:
             return False
         return True

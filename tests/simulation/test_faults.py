@@ -262,7 +262,7 @@ def test_a_key_is_not_discarded_before_its_late_write_is_kept_out(rotation: Rota
 
 
 def test_a_key_whose_revocation_has_begun_is_not_brought_back(story: Story) -> None:
-    """A retirement that is stopped right before it deletes a key does no harm later, because nobody restores that key."""
+    """A retirement that is stopped right before its delete does no harm later, because nobody restores that key."""
     paused, go_on = asyncio.Event(), asyncio.Event()
 
     async def stopped_before_the_delete(effect: str) -> None:

@@ -1,0 +1,102 @@
+"""A run ends as what it did, told plainly, whatever Prefect's API or a library does beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+import httpx
+import pytest
+from prefect import State, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+import tasks.publish
+from flows import rotate
+from tasks.run import VerifiedKey
+from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+
+
+def broken(where: str) -> Any:
+    """Let a call to Prefect's API fail."""
+    return mock.patch(where, side_effect=httpx.ReadTimeout("no answer"))
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["flows.artifacts.acreate_markdown_artifact", "prefect.concurrency._asyncio.arelease_concurrency_slots_with_lease"],
+    ids=["its artifact cannot be written", "its slot cannot be given back"],
+)
+async def test_a_finished_rotation_stays_completed(world: World, where: str) -> None:
+    """What was done is done: a failure of what comes after it is a warning in the log."""
+    rotation = await world.prepare(world.rotation())
+
+    with broken(where):
+        state = await rotate(rotation, return_state=True)
+
+    assert state.is_completed(), state.message
+    assert str(state.message).startswith("Rotated: ")
+
+
+async def test_a_failed_run_keeps_its_sentence_when_the_artifact_cannot_be_written(world: World) -> None:
+    """The person on call reads what was wrong, not what went wrong while telling it."""
+    rotation = world.rotation(destinations=["secret/there-is-none"])
+
+    with broken("flows.artifacts.acreate_markdown_artifact"):
+        state = await rotate(rotation, return_state=True)
+
+    assert "rotation.destinations: the block secret/there-is-none does not exist" in str(state.message)
+
+
+async def test_an_error_that_nobody_foresaw_stores_nothing_of_its_text(world: World) -> None:
+    """A library's error may quote the key: neither the task's state nor the run's repeats it."""
+    rotation = await world.prepare(world.rotation())
+
+    async def quotes_the_key(_place: Any, key: VerifiedKey, _failure: Any) -> None:
+        raise ValueError(f"cannot encode {key.secret.get_secret_value()}")
+
+    with mock.patch.object(tasks.publish, "_read_back", quotes_the_key):
+        state = await rotate(rotation, return_state=True)
+
+    assert "publish failed: An unexpected ValueError was raised; the log says where." in str(state.message)
+    told = [str(state.message), await failure_of_the_task(state)]
+    assert "An unexpected ValueError was raised" in told[1]
+    assert not [sentence for sentence in told for secret in world.openrouter.secrets if secret in sentence]
+
+
+async def failure_of_the_task(state: State[Any]) -> str:
+    """What Prefect has stored about the task that failed; it records tasks a moment later."""
+    run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    deadline = time.monotonic() + 30
+    async with get_client() as client:
+        while time.monotonic() < deadline:
+            for task in await client.read_task_runs(flow_run_filter=run):
+                if task.state and task.state.is_failed():
+                    return str(task.state.message)
+            await asyncio.sleep(0.1)
+    raise AssertionError("no task has failed")
+
+
+async def test_a_retirement_that_cannot_be_scheduled_is_told(world: World) -> None:
+    """The run fails in plain words, because otherwise nobody would know that the old key outlives its overlap."""
+    rotation = await world.prepare(world.rotation(overlap=timedelta(hours=1)))
+    assert (await rotate(rotation, return_state=True)).is_completed()
+
+    with broken("tasks.world.arun_deployment"):
+        state = await rotate(rotation, return_state=True)
+
+    assert "Prefect's API failed while scheduling a retirement (ReadTimeout)" in str(state.message)
+    assert "Retry is safe" in str(state.message)
+
+
+@pytest.mark.parametrize("field", ["emergency", "plan_only"])
+async def test_a_switch_that_is_neither_on_nor_off_changes_nothing(world: World, field: str) -> None:
+    """The text "false" is not taken for on, which would end older keys at once."""
+    rotation = await world.prepare(world.rotation())
+
+    state = await rotate(rotation, return_state=True, **{field: "false"})
+
+    assert str(state.message) == f"{field}: it must be true or false. Nothing was changed."
+    assert world.openrouter.created == []
