@@ -38,7 +38,7 @@ async def remove_rotation(
     async with conclude() as conclusion:
         checked = check_removal(str(rotation), confirm_name, keys, keep_until)
         async with open_run(checked, False, conclusion) as run:
-            revoke_at = run.world.now() if keys == "revoke" else as_moment(keep_until)
+            revoke_at = end_of_keys(run, as_moment(keep_until), revoke=keys == "revoke")
             conclusion.succeeded(await take_away(run, revoke_at, AS_TASKS))
         if conclusion.state.is_completed():
             await forget_slot(checked)
@@ -69,6 +69,27 @@ def check_removal(rotation: str, confirm_name: object, keys: object, keep_until:
             "keep_until: a date with a time zone is needed for keep-until, and only there. Nothing was changed."
         )
     return rotation
+
+
+def end_of_keys(run: Run, keep_until: datetime | None, *, revoke: bool) -> datetime | None:
+    """Say when no key of the rotation may be alive any more.
+
+    Args:
+        run: The run. A Retry may well come after the date; only a first attempt can have meant another one.
+        keep_until: Until when the current key is kept, UTC.
+        revoke: Whether it is not kept at all.
+
+    Returns:
+        The moment, UTC; `None` where the current key is kept for good.
+
+    Raises:
+        ConfigurationError: The date had passed when the run was started.
+    """
+    if revoke:
+        return run.world.now()
+    if keep_until is not None and keep_until <= run.identity.first_started:
+        raise ConfigurationError("keep_until: it is past already. Nothing was changed.")
+    return keep_until
 
 
 def as_moment(value: object) -> datetime | None:
@@ -102,8 +123,13 @@ async def take_away(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
     Raises:
         KeyRotationError: It is not done; a Retry goes on.
     """
-    run.step = "delete the deployment"
     ledger = await run.ledger.load()
+    if revoke_at is None and ledger.pending is not None and ledger.pending.key is not None:
+        raise ConfigurationError(
+            f"keys: the last rotation of {run.name} has not ended, so it is not clear which key is to be kept. Retry "
+            "that rotation first. Nothing was changed."
+        )
+    run.step = "delete the deployment"
     had_deployment = await run.world.delete_deployment(run.name)
     if not run.ledger.exists:
         return removed(run, had_deployment=had_deployment, gone=True)

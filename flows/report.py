@@ -149,7 +149,7 @@ def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
 def _rest(ledger: Ledger) -> str:
     if not ledger.superseded:
         return "no older key is alive"
-    ends = ", ".join(f"{key.label} ends {moment(key.revoke_at)}" for key in ledger.superseded)
+    ends = ", ".join(f"{key.label} {_ends(key)} {moment(key.revoke_at)}" for key in ledger.superseded)
     return f"superseded: {ends}"
 
 
@@ -168,6 +168,8 @@ def failed(error: KeyRotationError, step: str, ledger: Ledger | None) -> str:
         return str(error)
     if ledger is None:
         return f"{error} No key was changed; Retry is safe."
+    if ledger.removed:
+        return f"{step} failed: {error} The rotation is removed; {_rest(ledger)}. Retry is safe."
     live = f"The key {ledger.current.label} is live" if ledger.current else "No key of this rotation is live yet"
     if ledger.pending and ledger.pending.key:
         live += f", and the new key {ledger.pending.key.label} was created"
@@ -236,7 +238,7 @@ def _state(key: Superseded) -> str:
 
 
 def _ends(key: Superseded) -> str:
-    return "looked at again" if key.postponed and not key.disabled else "ends"
+    return "is looked at again" if key.postponed and not key.disabled else "ends"
 
 
 def _next_step(ledger: Ledger) -> str:
@@ -244,7 +246,8 @@ def _next_step(ledger: Ledger) -> str:
         return "Retry the failed run, or start a new one: both finish or clean up what is pending."
     if ledger.superseded:
         first = min(ledger.superseded, key=lambda key: key.revoke_at)
-        return f"The superseded key `{first.label}` is revoked at {moment(first.revoke_at)}."
+        what = "looked at again, because it was still used," if first.postponed and not first.disabled else "revoked"
+        return f"The superseded key `{first.label}` is {what} at {moment(first.revoke_at)}."
     return "The next rotation, by its schedule or by hand."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from blocks.errors import ConfigurationError, NotFoundError
+from blocks.errors import NotFoundError
 from tasks.events import Event
 from tasks.lost import settle_intent, settle_unresolved
 from tasks.revoke import make_sure_that_it_is_gone
@@ -20,7 +20,6 @@ async def give_up_keys(run: Run, revoke_at: datetime | None) -> None:
         revoke_at: When no key may be alive any more, UTC; `None` to keep the current one for good.
 
     Raises:
-        ConfigurationError: A rotation has not ended, so it is not clear which key consumers hold.
         PlaceLostError: Another run has taken over.
         ServiceError: OpenRouter failed; a Retry goes on here.
     """
@@ -30,11 +29,6 @@ async def give_up_keys(run: Run, revoke_at: datetime | None) -> None:
     if revoke_at is not None:
         await run.ledger.save(ledger.given_up(run.world.now(), revoke_at))
         return
-    if ledger.pending is not None:
-        raise ConfigurationError(
-            f"keys: the last rotation of {run.name} has not ended, so it is not clear which key is to be kept. Retry "
-            "that rotation first."
-        )
     await _take_marker_off(run)
     await run.ledger.save(run.ledger.ledger.kept())
 

@@ -148,7 +148,8 @@ class Life:
 
     async def delete_deployment(self, name: str) -> bool:
         """Delete the deployment."""
-        return True
+        was_deployed, self.is_deployed = self.is_deployed, False
+        return was_deployed
 
     async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
         """The one ledger, where there is one, and those of other rotations."""

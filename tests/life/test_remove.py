@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from blocks.errors import ConfigurationError
-from flows.remove_rotation import as_moment, check_removal
+from flows.remove_rotation import as_moment, check_removal, end_of_keys
 from sandbox.server import Fault
 from tasks.events import Event
 from tasks.rotation import read_marker
@@ -101,6 +101,36 @@ async def test_an_interrupted_rotation_is_removed_with_its_pending_key(life: Lif
     await life.remove(life.time)
 
     assert life.openrouter.keys == {}
+
+
+async def test_a_key_is_not_kept_while_it_is_not_clear_which_one(life: Life) -> None:
+    """Before anything is changed; so the unfinished rotation can still be retried."""
+    await life.rotate()
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body={"error": {"code": 418}}))
+    await life.failure(life.rotate())
+    life.app.state.faults.clear()
+    before = life.store.value
+
+    sentence = await life.failure(life.remove(None))
+
+    assert "has not ended, so it is not clear which key is to be kept" in sentence
+    assert sentence.endswith("Nothing was changed.")
+    assert (life.store.value, life.is_deployed) == (before, True)
+
+
+def test_a_date_that_is_past_is_refused(life: Life) -> None:
+    """A mistyped year must not end the current key at once."""
+    with pytest.raises(ConfigurationError, match=r"^keep_until: it is past already\. Nothing was changed\.$"):
+        end_of_keys(life.open(), life.time - timedelta(days=365), revoke=False)
+
+
+def test_a_retry_after_the_date_goes_on(life: Life) -> None:
+    """The date was ahead when the removal was started."""
+    until = life.time + timedelta(days=1)
+    run = life.open(first_started=life.time, attempt=2)
+    life.later(days=2)
+
+    assert end_of_keys(run, until, revoke=False) == until
 
 
 async def test_a_rotation_of_the_same_name_can_be_added_again(life: Life) -> None:

@@ -1,0 +1,66 @@
+"""What a run tells the person on call."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
+from flows.report import failed
+from tasks.ledger import Current, Ledger, MadeKey, Pending, Superseded
+
+NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
+ERROR = DestinationError("Vault is sealed.")
+
+
+def made(label: str) -> dict[str, Any]:
+    """A key that a rotation has made."""
+    return MadeKey(
+        hash=label, label=label, fingerprint=label, made_by=uuid4(), connection="openrouter", workspace_id=None
+    ).model_dump()
+
+
+CURRENT = Current(**made("new"), since=NOW, destinations=("secret/checkout",))
+FORMER = Superseded(**made("old"), since=NOW, revoke_at=NOW + timedelta(hours=1))
+PENDING = Pending(
+    run_id=uuid4(),
+    connection="openrouter",
+    destinations=("secret/checkout",),
+    intended_at=NOW,
+    key=MadeKey(**made("next")),
+)
+
+
+def test_a_failed_run_names_step_error_live_key_and_what_to_do() -> None:
+    """The four things that the person on call needs."""
+    said = failed(ERROR, "publish", Ledger(current=CURRENT, pending=PENDING))
+
+    assert said == (
+        "publish failed: Vault is sealed. The key new is live, and the new key next was created; no key that a "
+        "destination holds was revoked. Retry is safe."
+    )
+
+
+def test_a_failed_removal_tells_what_is_left() -> None:
+    """A removed rotation has no live key, and what it has revoked it does not deny."""
+    said = failed(ERROR, "revoke-key", Ledger(superseded=(FORMER,), removed=True))
+
+    assert said == (
+        "revoke-key failed: Vault is sealed. The rotation is removed; superseded: old ends 2026-12-01 04:30 UTC. "
+        "Retry is safe."
+    )
+
+
+def test_a_failure_before_the_ledger_was_read_changed_nothing() -> None:
+    """Then there is no more to say."""
+    said = failed(KeyRotationError("Prefect's API failed."), "", None)
+
+    assert said == "Prefect's API failed. No key was changed; Retry is safe."
+
+
+def test_bad_input_is_the_one_sentence_that_names_the_field() -> None:
+    """Nothing is added to it."""
+    said = failed(ConfigurationError("rotation.name: it is no name. Nothing was created."), "", None)
+
+    assert said == "rotation.name: it is no name. Nothing was created."
