@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from blocks.errors import ConfigurationError, LedgerError, NotFoundError, ServiceError
+from blocks.http import MAX_WAIT_SECONDS
 from blocks.openrouter import CreatedKey
 from tasks.events import Event
 from tasks.ledger import MAX_LEDGER_BYTES, Budget, MadeKey, Pending, fingerprint
@@ -14,8 +15,8 @@ from tasks.run import NewKey, Run
 from tasks.task import secret_task
 from tasks.terms import agree_on_terms, request_of
 
-LEDGER_RESERVE_BYTES = 700
-"""Room kept free in the ledger for what a failure may have to add."""
+LEDGER_RESERVE_BYTES = 300
+"""Room kept free in the ledger for a create that may still turn up."""
 
 
 async def create_key(run: Run, rotation: Rotation) -> NewKey:
@@ -41,6 +42,9 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         # A create that could not be settled may still turn up, and a second intent would take its place in the ledger.
         if run.ledger.ledger.pending is not None or not (error.outcome_unknown and error.retryable):
             raise
+        if (error.retry_after or 0) > MAX_WAIT_SECONDS:
+            raise
+        await run.world.sleep(error.retry_after or 0)
         created = await _create_or_settle(run, rotation)
     record = MadeKey(
         hash=created.key.hash,
@@ -133,7 +137,7 @@ def _fits(run: Run, rotation: Rotation, intent: Pending) -> bool:
     created = run.ledger.ledger.intended(intent).created(key)
     at = intent.intended_at
     published = created.published(intent.run_id, intent.destinations, at, at, rotation.retirement)
-    return max(created.size(), published.size()) + LEDGER_RESERVE_BYTES <= MAX_LEDGER_BYTES
+    return max(created.largest(), published.largest()) + LEDGER_RESERVE_BYTES <= MAX_LEDGER_BYTES
 
 
 create_key_task = secret_task("create-key")(create_key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from typing import Any, Literal, Protocol, Self
@@ -312,6 +312,25 @@ class Ledger(_Entry):
         """
         always = {"format": self.format, "superseded": []}
         return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
+
+    def largest(self) -> int:
+        """Count the bytes that the ledger takes once everything is noted that may be noted about its superseded keys.
+
+        Returns:
+            The length of its compact JSON at the most, in bytes.
+        """
+        noted: dict[str, Any] = {"at_once": True, "revoking": True, "disabled": True, "capped": True}
+        if self.retirement.retire_when == "unused":
+            noted |= {
+                "postponed": 100,
+                "usage": Decimal("1000000.000000"),
+                "usage_since": datetime.max.replace(tzinfo=UTC),
+            }
+        superseded = tuple(
+            key.model_copy(update={**noted, "overlap_ends": key.overlap_ends or key.revoke_at})
+            for key in self.superseded
+        )
+        return self._with(superseded=superseded).size()
 
     def size(self) -> int:
         """Count the bytes that the ledger takes in a Prefect variable.

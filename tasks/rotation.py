@@ -31,6 +31,8 @@ MAX_KEY_NAME = 200
 OpenRouter documents no limit for keys; this is the one that it documents for guardrails.
 """
 MAX_DESTINATION_NAME = 250
+MAX_DESTINATION_NAMES = 1_000
+"""How long the names of all destinations may be together, so that the ledger has room for them and for several keys."""
 MAX_OVERLAP = timedelta(days=3650)
 """The longest overlap; a date that far away can still be computed."""
 EXPIRY_MARGIN = timedelta(days=1)
@@ -360,6 +362,8 @@ class Rotation(BaseModel):
         for name in value:
             if not _DESTINATION.fullmatch(name) or len(name) > MAX_DESTINATION_NAME:
                 raise ValueError("each destination must be <block type slug>/<block name>, such as secret/my-key")
+        if len("".join(value)) > MAX_DESTINATION_NAMES:
+            raise ValueError(f"their names together must not be longer than {MAX_DESTINATION_NAMES} characters")
         if len(set(value)) != len(value):
             raise ValueError("the same destination is named twice")
         return value

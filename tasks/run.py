@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from blocks.errors import DestinationError, KeyRotationError
+from blocks.errors import DestinationError, KeyRotationError, PlaceLostError
 from blocks.openrouter import ApiKey, CreatedKey, CurrentKey, KeyRequest
 from blocks.secrets import Held
 from tasks.decisions import MAYBE, Identity
@@ -152,15 +152,18 @@ async def side_by_side(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
     Raises:
         BaseException: An unexpected error, if there was one.
-        KeyRotationError: The one error, or one that tells them all.
+        KeyRotationError: The one error, or one that tells them all; of its class, if they have one in common.
     """
     results = await asyncio.gather(*calls, return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
     unexpected = [failure for failure in failures if not isinstance(failure, KeyRotationError)]
-    if unexpected or len(failures) == 1:
-        raise (unexpected or failures)[0]
+    lost = [failure for failure in failures if isinstance(failure, PlaceLostError)]
+    if unexpected or lost or len(failures) == 1:
+        raise (unexpected or lost or failures)[0]
     if failures:
-        raise DestinationError(" ".join(str(failure) for failure in failures))
+        kinds = {type(failure) for failure in failures}
+        kind = kinds.pop() if len(kinds) == 1 else DestinationError
+        raise kind(" ".join(dict.fromkeys(map(str, failures))))
     return [result for result in results if not isinstance(result, BaseException)]
 
 

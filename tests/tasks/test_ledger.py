@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from decimal import Decimal
+from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 
 from blocks.errors import LedgerError, PlaceLostError
 from tasks.ledger import MAX_LEDGER_BYTES, Current, Ledger, MadeKey, OpenLedger, Superseded, fingerprint, parse_ledger
+from tasks.rotation import Retirement
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 
@@ -86,6 +88,21 @@ def test_ten_superseded_keys_fit() -> None:
     )
 
     assert Ledger(current=current, superseded=keys).size() < MAX_LEDGER_BYTES
+
+
+@pytest.mark.parametrize("retire_when", ["overlap-ended", "unused"])
+def test_what_is_noted_about_a_superseded_key_was_reckoned_with(
+    retire_when: Literal["overlap-ended", "unused"],
+) -> None:
+    """A key that is postponed, capped, disabled and being revoked takes no more room than was kept for it."""
+    ledger = Ledger(superseded=(superseded(1),), retirement=Retirement(retire_when=retire_when))
+    noted: dict[str, Any] = {"revoking": True, "at_once": True, "disabled": True, "capped": True, "overlap_ends": NOW}
+    if retire_when == "unused":
+        noted |= {"postponed": 12, "usage": Decimal("123.456789"), "usage_since": NOW + timedelta(microseconds=1)}
+
+    full = ledger.changed(ledger.superseded[0].hash, **noted)
+
+    assert ledger.size() < full.size() <= ledger.largest()
 
 
 @pytest.mark.parametrize("value", ["text", [], {"format": 2}, {"current": {"hash": 1}}, {"surprise": 1}])

@@ -176,6 +176,7 @@ def test_the_simplest_rotation_needs_four_answers() -> None:
         ({"retirement": {"retire_when": "unused", "max_overlap": "PT1H"}}, "retirement.max_overlap"),
         ({"retirement": {"disabled_for": "-P1D"}}, "rotation.retirement.disabled_for"),
         ({"minimum_age": "-P1D"}, "rotation.minimum_age"),
+        ({"destinations": [f"secret/{n}-{'a' * 200}" for n in range(5)]}, "rotation.destinations"),
         ({"adopt": "sk-or-v1-" + "0" * 64}, "rotation.adopt"),
         ({"adopt": "../keys"}, "rotation.adopt"),
         ({"key__guardrail_id": "a/b"}, "rotation.key.guardrail_id"),
