@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import hvac
 import pytest
 from openrouter import OpenRouter
 from openrouter.utils import RetryConfig
@@ -63,14 +64,6 @@ class Memory:
         self.value = None
 
 
-class NoVersions(OwnBlock):
-    """A destination that keeps no older versions, as Prefect's Secret and Infisical."""
-
-    async def read_older(self, is_wanted: Any) -> SecretStr | None:
-        """Find nothing."""
-        return None
-
-
 class Life:
     """One rotation's whole world, which is also the `World` of its runs."""
 
@@ -86,7 +79,6 @@ class Life:
         self.retirements: list[datetime] = []
         self.events: list[tuple[Event, dict[str, str]]] = []
         self.notes: list[str] = []
-        self.keeps_versions = True
         self.runs: set[UUID] = set()
         self.rotation = Rotation(
             name="checkout",
@@ -98,7 +90,7 @@ class Life:
         self.app = openrouter.create_app(self.openrouter)
         self.url = ""
         self.client: OpenRouterClient
-        self.block: blocks.VaultSecret
+        self.block: blocks.VaultSecret | blocks.InfisicalSecret
 
     # --- what a run needs of the world ---
 
@@ -118,7 +110,7 @@ class Life:
 
     async def destination(self, name: str) -> Destination:
         """The one destination."""
-        return (OwnBlock if self.keeps_versions else NoVersions)(name, self.block)
+        return OwnBlock(name, self.block)
 
     async def emit(self, event: Event, rotation: str, **payload: Any) -> None:
         """Remember the event."""
@@ -240,6 +232,19 @@ class Life:
         (key,) = self.ledger.superseded
         return key
 
+    def everything(self) -> Any:
+        """All that there is in this world, to compare with later."""
+        keys = self.openrouter.keys, self.openrouter.created, self.openrouter.deleted, self.openrouter.guardrails
+        written = vars(self.vault.namespaces[""]["secret"])["records"]
+        return deepcopy((self.store.value, keys, written, self.retirements, self.events))
+
+    def in_vault(self) -> str:
+        """What Vault holds, as its own client reads it."""
+        block: Any = self.block
+        client = hvac.Client(url=block.credentials.url, token=vault.ROOT_TOKEN)
+        read = client.secrets.kv.v2.read_secret_version(path=block.path, raise_on_deleted_version=True)
+        return str(read["data"]["data"]["value"])
+
     async def held(self) -> openrouter.StoredKey:
         """The key that the destination holds."""
         value = (await self.block.read_held()).value
@@ -249,6 +254,11 @@ class Life:
     def key(self, key_hash: str) -> openrouter.StoredKey:
         """A key at OpenRouter."""
         return self.openrouter.keys[key_hash]
+
+    def other_workspace(self) -> str:
+        """A workspace of the account that is not the default one."""
+        self.openrouter.accounts[0].workspaces.append(str(uuid4()))
+        return self.openrouter.accounts[0].workspaces[-1]
 
     def spend(self, key: openrouter.StoredKey, usd: str) -> None:
         """Let a consumer spend."""

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
-from sandbox.server import Fault
+import blocks
+from sandbox import infisical
+from sandbox.server import Fault, running
 from tasks.events import Event
 from tests.life.conftest import Life
 
 DISABLE = {"revoke": "disable-then-delete", "disabled_for": timedelta(days=3)}
+
+
+@pytest.fixture
+async def infisical_secret() -> AsyncIterator[blocks.InfisicalSecret]:
+    """A secret in Infisical."""
+    with running(infisical.create_app(infisical.InfisicalSandbox())) as url:
+        login = {"client_id": infisical.CLIENT_ID, "client_secret": infisical.CLIENT_SECRET}
+        credentials = blocks.InfisicalCredentials(host=url, **login)
+        secret = blocks.InfisicalSecret(
+            credentials=credentials, project_id=infisical.PROJECT_ID, environment="prod", name="KEY"
+        )
+        yield secret
+        await secret.aclose()
 
 
 async def with_a_disabled_key(life: Life) -> str:
@@ -56,7 +72,7 @@ async def test_a_disabled_key_comes_back_to_every_consumer(life: Life) -> None:
 
     with life.sdk() as sdk:
         shown = sdk.api_keys.get(hash=former).data
-    assert (await life.held()).hash == former
+    assert life.in_vault() == life.key(former).secret
     assert shown.disabled is False
     assert life.use(life.key(former)) == 200
     assert life.ledger.current is not None
@@ -89,16 +105,18 @@ async def test_a_chosen_key_is_brought_back(life: Life) -> None:
     assert (await life.held()).hash == first.hash
 
 
-async def test_a_destination_that_keeps_no_versions_is_told_before_anything_is_touched(life: Life) -> None:
-    """Where only a Prefect Secret or Infisical held the key, restore-key says so and changes nothing."""
+async def test_a_destination_that_keeps_no_versions_is_told_before_anything_is_touched(
+    life: Life, infisical_secret: blocks.InfisicalSecret
+) -> None:
+    """Where only Infisical held the key, restore-key says so and changes nothing."""
+    life.block = infisical_secret
     former = await with_a_disabled_key(life)
-    life.keeps_versions = False
-    before = life.store.value
+    before = life.everything(), await life.held()
 
     sentence = await life.failure(life.restore())
 
     assert "only a Vault secret keeps older versions. Nothing was changed." in sentence
-    assert life.store.value == before
+    assert (life.everything(), await life.held()) == before
     assert life.key(former).disabled
 
 

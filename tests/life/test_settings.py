@@ -32,7 +32,7 @@ async def guardrail_of(life: Life) -> str | None:
 
 async def test_every_new_key_gets_what_the_rotation_names(life: Life) -> None:
     """Workspace, guardrail, limit, reset, BYOK inclusion and creator are those of the rotation, time after time."""
-    workspace = life.openrouter.accounts[0].workspaces[0]
+    workspace = life.other_workspace()
     rail = guardrail(life)
     named = {
         "workspace_id": workspace,
@@ -79,19 +79,24 @@ async def test_a_guardrail_that_does_not_exist_is_named(life: Life) -> None:
 
 
 async def test_inherit_takes_from_the_current_key_what_the_rotation_leaves_open(life: Life) -> None:
-    """Settings that somebody changed on the key at OpenRouter are on the next key, too."""
-    life.change(key={"inherit": True, "limit_usd": None, "limit_reset": "none"})
+    """What the key at OpenRouter has is on the next key, too, whoever gave it: rotation or a person."""
+    workspace = life.other_workspace()
+    life.change(key={"workspace_id": workspace, "creator_user_id": "user_1"})
     await life.rotate()
     rail, held = guardrail(life), await life.held()
     with life.sdk() as sdk:
         sdk.api_keys.update(hash=held.hash, limit=12.5, limit_reset="weekly", include_byok_in_limit=True)
         sdk.guardrails.bulk_assign_keys(id=rail, key_hashes=[held.hash])
+    left_open = {"workspace_id": None, "creator_user_id": None, "limit_usd": None, "limit_reset": "none"}
+    life.change(key={"inherit": True, **left_open})
 
     await life.rotate()
 
     with life.sdk() as sdk:
         shown = sdk.api_keys.get(hash=(await life.held()).hash).data
+    assert (await life.held()).hash != held.hash
     assert (shown.limit, shown.limit_reset, shown.include_byok_in_limit) == (12.5, "weekly", True)
+    assert (shown.workspace_id, shown.creator_user_id) == (workspace, "user_1")
     assert await guardrail_of(life) == rail
 
 
