@@ -12,6 +12,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--take-pictures", action="store_true", help="write docs/images from the tests in tests/browser")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse to run without groups, where each process would start servers and workers for every group of tests."""
+    if getattr(config.option, "loadgroup", False):
+        grouped = [item for item in items if item.get_closest_marker("xdist_group")]
+        if not all("@" in item.nodeid for item in grouped):
+            raise pytest.UsageError("This pytest-xdist does not see xdist_group with this pytest.")
+
+
 @pytest.fixture
 def rotation() -> Rotation:
     """A rotation with two destinations and the default overlap."""
