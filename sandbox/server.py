@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 START_TIMEOUT_SECONDS = 30.0
+PAUSE_SECONDS = 0.02
+"""How often a request that is held looks whether it is to go on."""
 
 
 @dataclass
@@ -33,7 +36,8 @@ class Fault:
         status: The status answered in place of the real one; without it the connection is dropped.
         headers: Headers of that answer.
         body: Body of that answer.
-        delay: Seconds to wait first; with `status` 0 only the delay happens, and the real answer follows.
+        delay: Seconds to wait first; with `status` 0 only the delay happens, and the real answer follows. A request
+            that waits goes on as soon as this is made shorter.
         times: How many requests it strikes; without it, every one.
         probability: How likely it strikes one.
 
@@ -50,6 +54,8 @@ class Fault:
     delay: float = 0.0
     times: int | None = None
     probability: float = 1.0
+    struck: int = field(default=0, init=False)
+    """How many requests it has struck so far; one that is struck `after` its effect counts once that is done."""
 
     def __post_init__(self) -> None:
         if self.when not in ("before", "after"):
@@ -77,6 +83,13 @@ class Fault:
         if self.times is not None:
             self.times -= 1
         return True
+
+    async def hold(self) -> None:
+        """Hold a request that was struck, for as long as `delay` says."""
+        self.struck += 1
+        begun = time.monotonic()
+        while (left := begun + self.delay - time.monotonic()) > 0:  # noqa: ASYNC110 - another thread tells
+            await asyncio.sleep(min(left, PAUSE_SECONDS))
 
 
 class Faults:
@@ -151,7 +164,7 @@ class FaultMiddleware:
             await self._strike(fault, answer, scope, body, send)
 
     async def _strike(self, fault: Fault, app: ASGIApp, scope: Scope, body: _Body, send: Send) -> None:
-        await asyncio.sleep(fault.delay)
+        await fault.hold()
         if fault.status == 0:
             await app(scope, body, send)
             return

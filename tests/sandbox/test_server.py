@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -104,6 +105,21 @@ class TestFaults:
 
         assert answer.json() == {"effects": 1}
         assert time.perf_counter() - begun >= 0.1
+
+    @pytest.mark.parametrize(("when", "effects"), [("before", 0), ("after", 1)])
+    def test_a_held_request_is_let_go(self, counter: Counter, client: httpx.Client, when: str, effects: int) -> None:
+        """A test sees that a request is held, before its effect or after it, and lets it go on when it likes."""
+        fault = counter.app.state.faults.add(Fault(when, status=0, delay=3600))  # type: ignore[arg-type]
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(client.post, "/count", content=b"body")
+            while not fault.struck:
+                time.sleep(0.01)
+            meanwhile = counter.effects
+
+            fault.delay = 0
+
+            assert answer.result().json() == {"effects": 1}
+        assert meanwhile == effects
 
     def test_a_slow_answer_comes_after_the_effect(self, counter: Counter, client: httpx.Client) -> None:
         """A client that gives up on a late answer has changed the service all the same."""
