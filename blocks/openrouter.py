@@ -44,7 +44,7 @@ from blocks.urls import safe_base_url
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
 PAGE_SIZE = 100
-"""How many records one answer of a list holds: always for keys, at most for the others."""
+"""How many records one answer of a list holds at most; for keys it cannot be asked for."""
 MAX_PAGES = 1_000
 """Where a list that never ends is given up: 100,000 records."""
 PAYMENT_REQUIRED = 402
@@ -309,15 +309,18 @@ class OpenRouterClient:
         params: dict[str, str | int] = {"include_disabled": "true", "include_expired": "true"}
         if workspace_id is not None:
             params["workspace_id"] = workspace_id
-        for page in range(MAX_PAGES):
-            answer = await self._manage("GET", "keys", doing, params={**params, "offset": page * PAGE_SIZE})
+        offset = 0
+        for _ in range(MAX_PAGES):
+            answer = await self._manage("GET", "keys", doing, params={**params, "offset": offset})
             keys = answer.get("data")
             if not isinstance(keys, list):
                 raise UnexpectedAnswerError(f"OpenRouter's answer lacks the list data while {doing}.")
             for key in keys:
                 yield _parse(ApiKey, key, doing)
-            if len(keys) < PAGE_SIZE:
+            # A short page need not be the last one: the list does not say how long it or a page of it is.
+            if not keys:
                 return
+            offset += len(keys)
         raise UnexpectedAnswerError(f"OpenRouter's list of keys did not end after {MAX_PAGES} pages.")
 
     async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:

@@ -453,19 +453,21 @@ async def test_a_key_is_made_for_a_member_until_a_moment(account: Account) -> No
     assert [works, await account.client.accepts(created.secret)] == [True, False]
 
 
-async def test_the_list_is_walked_to_its_end() -> None:
-    """Pages are read until one is not full, disabled and expired keys included."""
+@pytest.mark.parametrize(("per_page", "offsets"), [(100, ["0", "100", "120"]), (50, ["0", "50", "100", "120"])])
+async def test_the_list_is_walked_to_its_end(per_page: int, offsets: list[str]) -> None:
+    """Pages are read until one is empty, however long they are, disabled and expired keys included."""
+    keys = [{**KEY, "hash": f"f{number}"} for number in range(120)]
 
     def page(request: httpx.Request) -> httpx.Response:
-        count = 100 if request.url.params["offset"] == "0" else 1
-        return httpx.Response(200, json={"data": [KEY] * count})
+        offset = int(request.url.params["offset"])
+        return httpx.Response(200, json={"data": keys[offset : offset + per_page]})
 
     server = Server(page)
     async with server.client() as client:
-        keys = [key async for key in client.list_keys()]
+        seen = [key.hash async for key in client.list_keys()]
 
-    assert len(keys) == 101
-    assert [request.url.params["offset"] for request in server.seen] == ["0", "100"]
+    assert seen == [key["hash"] for key in keys]
+    assert [request.url.params["offset"] for request in server.seen] == offsets
     assert server.seen[0].url.params["include_disabled"] == "true"
 
 
