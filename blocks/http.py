@@ -19,7 +19,14 @@ from typing import Any, Self, TypeVar
 
 import httpx
 import orjson
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_random,
+    wait_random_exponential,
+)
 
 from blocks.errors import (
     ConfigurationError,
@@ -39,6 +46,8 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_ATTEMPTS = 4
 MAX_WAIT_SECONDS = 10.0
 """The longest wait between two attempts; a service that asks for more is reported instead of waited for."""
+JITTER_SECONDS = 1.0
+"""How much longer at most than a service asks is waited, so that not all callers come back at once."""
 
 T = TypeVar("T")
 Meaning = tuple[type[ServiceError], str]
@@ -67,25 +76,27 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
         return None
 
 
-def _may_retry(error: BaseException) -> bool:
-    wait = getattr(error, "retry_after", None)
-    return isinstance(error, ServiceError) and error.retryable and (wait is None or wait <= MAX_WAIT_SECONDS)
-
-
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = getattr(error, "retry_after", None)
-    return float(asked) if asked is not None else wait_random_exponential(multiplier=0.25, max=MAX_WAIT_SECONDS)(state)
+    if asked is not None:
+        return float(asked) + wait_random(0, JITTER_SECONDS)(state)
+    return wait_random_exponential(multiplier=0.25, max=MAX_WAIT_SECONDS)(state)
 
 
 async def with_retries(
-    call: Callable[[], Awaitable[T]], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    call: Callable[[], Awaitable[T]],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    *,
+    repeatable: bool = True,
 ) -> T:
-    """Repeat a call that is harmless to repeat, a few times, with jitter, as long as its error is worth repeating.
+    """Repeat a call a few times, with jitter, as long as its error is worth repeating and that is harmless.
 
     Args:
         call: What to do; it raises `ServiceError` where it fails.
         sleep: How to wait, in seconds; tests pass their own.
+        repeatable: Whether the call may be made again when it may have taken effect; one that certainly did nothing
+            is always made again.
 
     Returns:
         What the call returned.
@@ -93,10 +104,16 @@ async def with_retries(
     Raises:
         ServiceError: The last error, where no attempt succeeded.
     """
+
+    def may_retry(error: BaseException) -> bool:
+        if not isinstance(error, ServiceError) or not error.retryable:
+            return False
+        return (repeatable or not error.outcome_unknown) and (error.retry_after or 0.0) <= MAX_WAIT_SECONDS
+
     retrying = AsyncRetrying(
         stop=stop_after_attempt(MAX_ATTEMPTS),
         wait=_wait,
-        retry=retry_if_exception(_may_retry),
+        retry=retry_if_exception(may_retry),
         sleep=sleep,
         reraise=True,
     )
@@ -207,7 +224,7 @@ class JsonHttp:
             headers: The headers that carry the credential.
             json_body: The body, if any; a `Decimal` in it is sent as the number that it is, to the last digit.
             params: The query, never with a secret in it.
-            repeatable: Whether the call may be made again after a failure. A create may not.
+            repeatable: Whether the call may be made again when it may have taken effect. A create may not.
 
         Returns:
             The JSON object of a 2xx answer; an empty one for an empty answer. Numbers with a fraction are `Decimal`.
@@ -228,7 +245,7 @@ class JsonHttp:
         async def attempt() -> dict[str, Any]:
             return await self._attempt(request, doing)
 
-        return await (with_retries(attempt, self._sleep) if repeatable else attempt())
+        return await with_retries(attempt, self._sleep, repeatable=repeatable)
 
     async def _attempt(self, request: httpx.Request, doing: str) -> dict[str, Any]:
         status, retry_after, body = await self._exchange(request, doing)

@@ -250,7 +250,7 @@ class OpenRouterClient:
         await self._http.__aexit__(None, None, None)
 
     async def create_key(self, request: KeyRequest) -> CreatedKey:
-        """Create a key; the call is made once and never repeated.
+        """Create a key; the call is made again only where the one before has certainly made none.
 
         Args:
             request: The key's name and settings.

@@ -250,18 +250,10 @@ class VaultConnection:
             ServiceError: The call failed; which subclass says how, and whether it may have taken effect.
         """
 
-        async def attempt() -> dict[str, Any] | ServiceError:
-            try:
-                return await self._attempt(doing, request, examine)
-            except ServiceError as error:
-                if repeatable or not error.outcome_unknown:
-                    raise
-                return error
+        async def attempt() -> dict[str, Any]:
+            return await self._attempt(doing, request, examine)
 
-        outcome = await with_retries(attempt, self._sleep)
-        if isinstance(outcome, ServiceError):
-            raise outcome
-        return outcome
+        return await with_retries(attempt, self._sleep, repeatable=repeatable)
 
     async def _attempt(self, doing: str, request: Request, examine: bool) -> dict[str, Any]:
         try:

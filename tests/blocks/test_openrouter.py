@@ -26,6 +26,7 @@ from blocks.errors import (
     UnauthorizedError,
     UnexpectedAnswerError,
 )
+from blocks.http import JITTER_SECONDS
 from blocks.openrouter import ApiKey, KeyRequest, OpenRouterClient
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
 
@@ -97,9 +98,9 @@ async def test_a_create_without_plaintext_may_have_made_a_key() -> None:
     assert failed.value.outcome_unknown
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-async def test_a_create_is_made_once(status: int) -> None:
-    """No failure makes the client repeat a create."""
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_a_create_that_may_have_made_a_key_is_made_once(status: int) -> None:
+    """A failure that leaves open whether there is a key now does not make the client repeat a create."""
     server = always(status)
 
     async with server.client() as client:
@@ -130,7 +131,19 @@ async def test_reads_wait_as_long_as_they_are_told_to() -> None:
     async with server.client() as client:
         await client.get_key("f01d")
 
-    assert server.waits == [3.0]
+    assert server.waits == [pytest.approx(3, abs=JITTER_SECONDS)]
+
+
+async def test_a_create_that_was_put_off_is_made_again() -> None:
+    """A 429 shows that no key was made, so that one is made after the wait."""
+    created = httpx.Response(201, json={"data": KEY, "key": PLAINTEXT})
+    answers = iter([httpx.Response(429, headers={"Retry-After": "3"}), created])
+    server = Server(lambda _request: next(answers))
+
+    async with server.client() as client:
+        assert (await client.create_key(KeyRequest(name="checkout"))).secret == SecretStr(PLAINTEXT)
+
+    assert len(server.waits) == 1
 
 
 async def test_a_wait_that_is_too_long_is_reported_instead() -> None:
