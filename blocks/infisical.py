@@ -214,7 +214,10 @@ class InfisicalCredentials(CredentialsBlock):
         from blocks import InfisicalCredentials
 
         credentials = InfisicalCredentials.load("BLOCK_NAME")
-        await credentials.check()
+        try:
+            await credentials.check()
+        finally:
+            await credentials.aclose()
         ```
     """
 
@@ -276,7 +279,7 @@ class InfisicalCredentials(CredentialsBlock):
         return copy
 
     async def check(self) -> str:
-        """Prove that the machine identity can log in right now.
+        """Prove that the machine identity can log in right now; `aclose` closes the connection.
 
         Returns:
             One sentence that says what works.
@@ -284,10 +287,7 @@ class InfisicalCredentials(CredentialsBlock):
         Raises:
             KeyRotationError: One sentence that says what is wrong.
         """
-        try:
-            await self.get_client().log_in()
-        finally:
-            await self.aclose()
+        await self.get_client().log_in()
         return f"Infisical at {self.host} accepts the machine identity."
 
 
@@ -439,8 +439,5 @@ class InfisicalSecret(DestinationBlock):
         Raises:
             KeyRotationError: One sentence that says what is wrong.
         """
-        try:
-            held = await self.read_held()
-        finally:
-            await self.aclose()
+        held = await self.read_held()
         return f"{self._place()} can be read" + (", and does not exist yet." if held.value is None else ".")

@@ -61,7 +61,7 @@ class DestinationBlock(SecretBlock, ABC):
 
     @abstractmethod
     async def check(self) -> str:
-        """Prove that the place can be read right now.
+        """Prove that the place can be read right now; `aclose` closes the connection.
 
         Returns:
             One sentence that says what works.

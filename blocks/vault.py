@@ -326,7 +326,7 @@ class VaultCredentials(CredentialsBlock):
         return copy
 
     async def check(self) -> str:
-        """Prove that Vault accepts this login right now.
+        """Prove that Vault accepts this login right now; `aclose` closes the connection.
 
         Returns:
             One sentence that says what works.

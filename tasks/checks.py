@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from prefect.blocks.abstract import SecretBlock
-from prefect.blocks.system import Secret
-
 from blocks.errors import ConfigurationError
 from blocks.openrouter import OpenRouterCredentials
-from blocks.secrets import DestinationBlock
 from blocks.vault import VaultSecret
 from tasks.destinations import load_block, open_destination
 
@@ -48,17 +44,11 @@ async def check_destination(name: str, field: str) -> str:
     Raises:
         KeyRotationError: One sentence that says what is wrong.
     """
-    block = await load_block(name, field)
-    if isinstance(block, DestinationBlock):
-        try:
-            return await block.check()
-        finally:
-            await block.aclose()
-    if not isinstance(block, SecretBlock | Secret):
-        raise ConfigurationError(f"{field}: {name} is not a secret block. Nothing was created.")
-    # Prefect's interface has no check, and a rotation reads such a block before it writes.
-    await (await open_destination(name)).read()
-    return f"{name} can be read."
+    destination = await open_destination(name, field)
+    try:
+        return await destination.check()
+    finally:
+        await destination.aclose()
 
 
 async def login_ends(name: str, field: str) -> datetime | None:

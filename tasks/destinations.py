@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -14,12 +15,15 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.client.utilities import get_or_create_client
 from pydantic import SecretStr
 
-from blocks.errors import ConfigurationError, KeyRotationError, ServiceError
+from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, ServiceError
 from blocks.secrets import DestinationBlock, Held
+
+CALL_TIMEOUT_SECONDS = 120.0
+"""The longest that a block of another package may take; Prefect's client and the clouds' own give up before that."""
 
 
 class Destination(Protocol):
-    """A place where consumers read the current key."""
+    """A place where consumers read the current key; one without versions, unless it says otherwise."""
 
     name: str
     """The block's type slug and name, as in `vault-secret/checkout`."""
@@ -30,20 +34,26 @@ class Destination(Protocol):
     async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
         """Store a key in place of what was read."""
 
-    async def fence(self, held: Held) -> None:
+    async def fence(self, held: Held) -> None:  # noqa: ARG002 - no versions
         """Make sure that a write prepared before this moment fails, where the place can do so."""
+        return
 
-    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:  # noqa: ARG002 - no versions
         """Find an older version of the secret, where the place keeps such."""
+        return None
 
     async def check(self) -> str:
         """Prove without writing that the place works; one sentence says what does."""
+        await self.read()
+        # Only a write would tell whether it can be written.
+        return f"{self.name} can be read."
 
     async def aclose(self) -> None:
-        """Close its connections."""
+        """Close its connections, where it has some of its own."""
+        return
 
 
-class OwnBlock:
+class OwnBlock(Destination):
     """A destination that is one of this project's blocks.
 
     Args:
@@ -80,7 +90,7 @@ class OwnBlock:
         await self._block.aclose()
 
 
-class PrefectSecret:
+class PrefectSecret(Destination):
     """A destination that is Prefect's own `Secret` block.
 
     Prefect keeps one value and no version, so there is no check-and-set: the rotation's concurrency slot and the ledger
@@ -104,7 +114,9 @@ class PrefectSecret:
             block = await _guarded(self.name, "read", lambda: Secret.aload(self._block_name))
         # `get()` would decode JSON: a key of digits would come back as a number.
         value = block.value.get_secret_value()
-        return Held(SecretStr(value if isinstance(value, str) else ""))
+        if not isinstance(value, str):
+            raise DestinationError(f"{self.name} holds a JSON value, which a key would replace: choose another block.")
+        return Held(SecretStr(value))
 
     async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:  # noqa: ARG002 - no such thing here
         """Store a key in the block."""
@@ -115,22 +127,8 @@ class PrefectSecret:
         document_id = self._document_id
         await _guarded(self.name, "written", lambda: client.update_block_document(document_id, update))
 
-    async def fence(self, held: Held) -> None:
-        """Do nothing: the block has no versions."""
 
-    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
-        """Find nothing: the block has no versions."""
-
-    async def check(self) -> str:
-        """Prove that the place can be read; only a write would tell whether it can be written."""
-        await self.read()
-        return f"{self.name} can be read."
-
-    async def aclose(self) -> None:
-        """Do nothing: Prefect's client is shared."""
-
-
-class AnySecretBlock:
+class AnySecretBlock(Destination):
     """A destination that is some other Prefect `SecretBlock`, such as those of prefect-aws and prefect-gcp.
 
     Args:
@@ -156,30 +154,21 @@ class AnySecretBlock:
         call = getattr(self._block, f"a{method}", None) or getattr(self._block, method)
 
         async def run() -> Any:
+            # One that knows only sync code would stop everything else, the slot's renewal included. What Prefect makes
+            # usable in both says so by `aio`.
+            if not inspect.iscoroutinefunction(call) and not hasattr(call, "aio"):
+                return await asyncio.to_thread(call, *args)
             answer = call(*args)
             return await answer if inspect.isawaitable(answer) else answer
 
         return await _guarded(self.name, what, run)
 
-    async def fence(self, held: Held) -> None:
-        """Do nothing: Prefect's interface has no versions."""
-
-    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
-        """Find nothing: Prefect's interface has no versions."""
-
-    async def check(self) -> str:
-        """Prove that the place can be read; only a write would tell whether it can be written."""
-        await self.read()
-        return f"{self.name} can be read."
-
-    async def aclose(self) -> None:
-        """Do nothing: Prefect's interface has no such thing."""
-
 
 async def _guarded(name: str, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
     # A foreign library's text may quote what it was given, so only its class is told.
     try:
-        return await call()
+        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+            return await call()
     except KeyRotationError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a foreign block raises
@@ -188,26 +177,27 @@ async def _guarded(name: str, what: str, call: Callable[[], Awaitable[Any]]) -> 
         ) from None
 
 
-async def open_destination(name: str) -> Destination:
+async def open_destination(name: str, field: str = "rotation.destinations") -> Destination:
     """Load a destination by name.
 
     Args:
         name: The block's type slug and name, as in `vault-secret/checkout`.
+        field: The field that names it, for the message.
 
     Returns:
-        The destination.
+        The destination; whoever opened it closes it.
 
     Raises:
         ConfigurationError: There is no such block, it cannot be loaded here, or it is no secret.
     """
-    block = await load_block(name, "rotation.destinations")
+    block = await load_block(name, field)
     if isinstance(block, DestinationBlock):
         return OwnBlock(name, block)
     if isinstance(block, Secret):
         return PrefectSecret(name, block)
     if isinstance(block, SecretBlock):
         return AnySecretBlock(name, block)
-    raise ConfigurationError(f"rotation.destinations: {name} is not a secret block. Nothing was created.")
+    raise ConfigurationError(f"{field}: {name} is not a secret block. Nothing was created.")
 
 
 async def load_block(name: str, field: str) -> Block:

@@ -472,11 +472,22 @@ class TestCheck:
 
         assert app.state.requests == []
 
-    async def test_it_can_be_repeated(self, secret: InfisicalSecret) -> None:
-        """A check closes its connection, and the block works on with a new one."""
+    async def test_it_leaves_the_session_to_its_caller(
+        self, secret: InfisicalSecret, server: tuple[str, Starlette]
+    ) -> None:
+        """A run that checks a place before it works there logs in once."""
+        await secret.credentials.check()
         await secret.check()
+        await secret.read_held()
 
-        assert await secret.check() == await secret.check()
+        assert server[1].state.requests.count(LOGIN) == 1
+
+    async def test_a_closed_block_works_on(self, secret: InfisicalSecret) -> None:
+        """After `aclose` the next call opens a new session."""
+        sentence = await secret.check()
+        await secret.aclose()
+
+        assert await secret.check() == sentence
 
 
 @pytest.mark.parametrize(

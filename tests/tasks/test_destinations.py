@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from prefect.blocks.abstract import SecretBlock
@@ -10,6 +13,8 @@ from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
 from blocks import VaultCredentials, VaultSecret
+from blocks.errors import DestinationError, ServiceError
+from blocks.secrets import Held
 from blocks.vault import TokenAuth
 from sandbox.server import running
 from sandbox.vault import ROOT_TOKEN, VaultSandbox, create_app
@@ -64,3 +69,72 @@ async def test_a_store_without_versions_finds_nothing_and_cannot_tell(destinatio
     """Where a store has neither versions nor a way to ask, the answers are nothing and unknown."""
     assert await destination.read_older(lambda _value: True) is None
     assert await destination.check() == f"{destination.name} can be read."
+
+
+class SyncSecret(SecretBlock):
+    """A secret block that knows only sync code."""
+
+    _threads: list[threading.Thread] = []  # noqa: RUF012 - Prefect's blocks take no private fields at construction
+
+    def read_secret(self) -> bytes:  # type: ignore[override]
+        """Read it."""
+        self._threads.append(threading.current_thread())
+        return b"current"
+
+    def write_secret(self, secret_data: bytes) -> str:  # type: ignore[override]
+        """Write it."""
+        self._threads.append(threading.current_thread())
+        return "written"
+
+
+async def test_a_block_that_knows_only_sync_code_does_not_stop_the_others() -> None:
+    """It is read and written in a thread of its own, so that the slot is renewed and other destinations go on."""
+    block = SyncSecret()
+    destination = AnySecretBlock("sync-secret/checkout", block)
+
+    held = await destination.read()
+    await destination.write(SecretStr("next"), held, {})
+
+    assert held.value == SecretStr("current")
+    assert threading.main_thread() not in block._threads
+    assert len(block._threads) == 2
+
+
+class HangingSecret(SecretBlock):
+    """A secret block whose service never answers."""
+
+    async def read_secret(self) -> bytes:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        return b""
+
+    async def write_secret(self, secret_data: bytes) -> str:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        return ""
+
+
+@pytest.mark.parametrize("what", ["read", "written"])
+async def test_a_block_that_never_answers_is_given_up(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends in time with one plain sentence, and the outcome counts as unknown."""
+    monkeypatch.setattr("tasks.destinations.CALL_TIMEOUT_SECONDS", 0.02)
+    destination = AnySecretBlock("hanging-secret/checkout", HangingSecret())
+    call = destination.read() if what == "read" else destination.write(SecretStr("next"), Held(None), {})
+
+    with pytest.raises(
+        ServiceError, match=rf"^hanging-secret/checkout could not be {what} \(TimeoutError\)\.$"
+    ) as failed:
+        await call
+
+    assert failed.value.outcome_unknown
+
+
+@pytest.mark.parametrize("value", [{"user": "checkout", "password": "hunter2"}, ["hunter2"], 7, None])
+async def test_a_json_value_is_not_taken_for_an_empty_place(value: Any) -> None:
+    """Somebody keeps more than a key there, so that a rotation must not write over it; the sentence quotes nothing."""
+    destination = PrefectSecret("secret/checkout", Secret(value=value))
+
+    with pytest.raises(DestinationError, match=r"^secret/checkout holds a JSON value") as failed:
+        await destination.check()
+
+    assert "hunter2" not in str(failed.value)
