@@ -418,26 +418,6 @@ class OpenRouterClient:
                 return assignment.guardrail_id
         return None
 
-    async def guardrail_keys(self, guardrail_id: str) -> AsyncIterator[str]:
-        """Walk through the keys that are under a guardrail, page by page.
-
-        Args:
-            guardrail_id: The guardrail.
-
-        Yields:
-            Each key's hash.
-
-        Raises:
-            NotFoundError: There is no such guardrail in this account.
-            ServiceError: A call failed, or the list does not end.
-        """
-        path = f"guardrails/{_segment(guardrail_id, 'guardrail')}/assignments/keys"
-        try:
-            async for assignment in self._walk(_Assignment, path, "listing a guardrail's keys"):
-                yield assignment.key_hash
-        except NotFoundError:
-            raise self._no_guardrail(guardrail_id) from None
-
     async def list_workspaces(self) -> AsyncIterator[str]:
         """Walk through the workspaces of this connection's account, page by page.
 

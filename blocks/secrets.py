@@ -99,17 +99,6 @@ class DestinationBlock(SecretBlock, ABC):
         """
         return None
 
-    async def can_write(self) -> bool | None:
-        """Say whether a write would be allowed right now, without writing.
-
-        Returns:
-            Whether this login may write there; `None` where the store cannot tell.
-
-        Raises:
-            ServiceError: The place cannot be asked.
-        """
-        return None
-
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""
 

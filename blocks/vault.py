@@ -537,22 +537,6 @@ class VaultSecret(DestinationBlock):
                 return value
         return None
 
-    async def can_write(self) -> bool | None:
-        """Ask Vault whether this login may write the secret right now, without writing.
-
-        Returns:
-            Whether it may; `None` where it may not even ask.
-
-        Raises:
-            ServiceError: Vault cannot be asked.
-        """
-        granted = await self._granted()
-        if granted is None:
-            return None
-        if "root" in granted or granted >= {"create", "update"}:
-            return True
-        return "update" in granted and bool((await self.read_held()).version)
-
     async def check(self) -> str:
         """Prove that the field can be read and written right now, without writing.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -608,11 +607,6 @@ def judge_marked(
     if name in deployed and name not in books.values:
         return None
     return AuditFinding(Kind.ORPHAN, f"{made}, and no ledger explains it.", name, key.label, key.hash)
-
-
-def count_by_kind(findings: Iterable[AuditFinding]) -> Counter[str]:
-    """Count findings by what they are."""
-    return Counter(finding.kind.value for finding in findings)
 
 
 def _at(moment: datetime) -> str:

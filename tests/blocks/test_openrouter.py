@@ -332,7 +332,6 @@ async def test_a_guardrail_is_assigned_in_place_of_another_one(account: Account)
         await account.client.assign_guardrail(guardrail, key)
 
     assert await account.client.guardrail_of(key) == new
-    assert [[one async for one in account.client.guardrail_keys(guardrail)] for guardrail in (old, new)] == [[], [key]]
 
 
 @pytest.mark.parametrize("counts_reassigned", [True, False])
@@ -391,13 +390,9 @@ async def test_a_guardrail_that_is_gone_is_named(account: Account) -> None:
     """A 404 of each call about a guardrail says which one does not exist."""
     key, client = account.key(), account.client
 
-    for call in (client.assign_guardrail("gone", key), client.unassign_guardrail("gone", key), _all(client)):
+    for call in (client.assign_guardrail("gone", key), client.unassign_guardrail("gone", key)):
         with pytest.raises(NotFoundError, match="has no guardrail gone in this account"):
             await call
-
-
-async def _all(client: OpenRouterClient) -> list[str]:
-    return [key async for key in client.guardrail_keys("gone")]
 
 
 async def test_the_guardrail_of_a_key_is_looked_for_on_every_page(account: Account) -> None:
@@ -407,7 +402,6 @@ async def test_the_guardrail_of_a_key_is_looked_for_on_every_page(account: Accou
 
     assert await account.client.guardrail_of(keys[-1]) == guardrail
     assert await account.client.guardrail_of(account.key()) is None
-    assert [key async for key in account.client.guardrail_keys(guardrail)] == keys
 
 
 async def test_pages_may_be_smaller_than_asked_for() -> None:

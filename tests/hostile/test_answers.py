@@ -221,7 +221,6 @@ CALLS: dict[str, Call] = {
         "POST", "/remove$", lambda c, liars: c.unassign_guardrail(GUARDRAIL, liars.key.hash)
     ),
     "guardrail_of": _openrouter("GET", "/assignments/keys$", lambda c, liars: c.guardrail_of(liars.key.hash)),
-    "guardrail_keys": _openrouter("GET", "/assignments/keys$", lambda c, _: _walked(c.guardrail_keys(GUARDRAIL))),
     "about_itself": _openrouter("GET", "/key$", lambda c, _: c.about_itself()),
     "current_key": _openrouter("GET", "/key$", lambda c, _: c.current_key(SecretStr(KEY))),
     "accepts": _openrouter(
@@ -250,9 +249,6 @@ CALLS: dict[str, Call] = {
     "Vault read_older, the versions": _vault("GET", "/metadata/", lambda block: block.read_older(lambda _value: True)),
     "Vault read_older, a version": _vault(
         "GET", "/data/", lambda block: block.read_older(lambda _value: True), another_shape_inside=NotFoundError
-    ),
-    "Vault can_write": _vault(
-        "POST", "/capabilities-self", lambda block: block.can_write(), _403=None, **{"403_of_a_proxy": None}
     ),
     "Vault fence": _vault("POST", "/data/", lambda block: _fenced(block)),  # noqa: PLW0108 - it is defined below
     "Vault check": _vault(
