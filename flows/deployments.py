@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterDeploymentId,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, FlowRun
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import RRuleSchedule
 from prefect.client.utilities import get_or_create_client
@@ -115,8 +115,7 @@ async def _create(rotation: Rotation, schedule: RRuleSchedule, active: bool) -> 
         parameter_openapi_schema=parameter_schema(rotate).model_dump(exclude_unset=True),
         enforce_parameter_schema=True,
         schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)],
-        concurrency_limit=1,
-        concurrency_options=ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        # No concurrency_limit: each rotation has a slot of its own, for which an emergency does not queue up.
         # The same workers, image and environment as the run that makes it.
         work_pool_name=own.work_pool_name if own and own.work_pool_name else WORK_POOL,
         work_queue_name=own.work_queue_name if own else None,
@@ -151,6 +150,9 @@ async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRul
         # A schedule whose timetable stays keeps its start, and with it the place of the next run.
         kept = own.schedule if own is not None and same else schedule
         changes["schedules"] = [DeploymentScheduleUpdate(slug=SLUG, schedule=kept, active=active)]
+    if before.global_concurrency_limit is not None:
+        # An earlier version set one, behind which an emergency would queue up.
+        changes |= {"concurrency_limit": None, "concurrency_options": None}
     if changes:
         client, _ = get_or_create_client()
         await client.update_deployment(before.id, DeploymentUpdate(**changes))

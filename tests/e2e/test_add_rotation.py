@@ -11,11 +11,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from prefect import State, get_client
 from prefect.artifacts import Artifact
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Failed, Pending
 from prefect.variables import Variable
 
 from flows import add_rotation, deployments, rotate
@@ -87,7 +88,7 @@ async def shown(name: str) -> str:
 
 
 async def test_the_form_adds_a_deployment_like_the_example(world: World) -> None:
-    """Entrypoint, pool, limit, tags, parameters and schedule are those of the example, named after the rotation."""
+    """Entrypoint, pool, tags, parameters and schedule are those of the example, named after the rotation."""
     fields = await form(world)
     name = fields["rotation_name"]
 
@@ -97,8 +98,6 @@ async def test_the_form_adds_a_deployment_like_the_example(world: World) -> None
     assert state.is_completed(), state.message
     assert made is not None
     assert (made.entrypoint, made.pull_steps, made.work_pool_name) == ("flows.rotate:rotate", [], "key-rotation")
-    assert made.global_concurrency_limit is not None
-    assert made.global_concurrency_limit.limit == 1
     assert set(made.tags) == {"key-rotation", name}
     rotation = parse_rotation(made.parameters["rotation"])
     assert (rotation.connection, rotation.destinations) == ("openrouter", [f"secret/{name}"])
@@ -108,6 +107,44 @@ async def test_the_form_adds_a_deployment_like_the_example(world: World) -> None
     assert (schedule.slug, schedule.active) == ("auto-rotation", True)
     assert str(read_timetable(schedule.schedule)) == "every 30 days at 03:30 Europe/Berlin"
     assert str(made.id) in await shown(name)
+
+
+async def takes_up(run: FlowRun) -> str:
+    """The state that a run gets when a worker takes it up."""
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, Pending())
+        return str((await client.read_flow_run(run.id)).state_name)
+
+
+async def test_an_emergency_does_not_queue_behind_another_run(world: World) -> None:
+    """Of a rotation that the form has made, an emergency begins while another run is at work."""
+    fields = await form(world)
+    await add(fields)
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    async with get_client() as client:
+        ordinary = await client.create_flow_run_from_deployment(made.id)
+        emergency = await client.create_flow_run_from_deployment(made.id, parameters={"emergency": True})
+
+    begun = [await takes_up(ordinary), await takes_up(emergency)]
+
+    assert begun == ["Pending", "Pending"]
+
+
+async def test_the_queue_of_an_older_deployment_is_taken_away(world: World) -> None:
+    """A deployment that an earlier version made with a limit loses it when the form changes the rotation."""
+    fields = await form(world)
+    await add(fields)
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    async with get_client() as client:
+        await client.update_deployment(made.id, DeploymentUpdate(concurrency_limit=1))
+
+    await add(fields)
+
+    changed = await deployed(fields["rotation_name"])
+    assert changed is not None
+    assert changed.global_concurrency_limit is None
 
 
 async def test_auto_rotation_may_be_off(world: World) -> None:
