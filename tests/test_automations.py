@@ -11,7 +11,7 @@ import yaml
 
 from blocks.errors import ConfigurationError
 from flows.automations import read_files
-from sandbox.stack import CHECKOUT
+from sandbox.stack import CHECKOUT, read_settings
 
 PAGE = CHECKOUT / "docs" / "how-to" / "notifications.md"
 AUTOMATIONS = {file.name: wanted for file, wanted in read_files().items()}
@@ -29,6 +29,21 @@ def flows_told_by(event: str) -> list[str]:
 def test_every_flow_is_told_once(event: str) -> None:
     """No flow of this project ends badly in silence, and none is told twice."""
     assert sorted(flows_told_by(event)) == sorted(FLOWS)
+
+
+def test_a_silence_counts_for_every_flow_of_this_project_and_no_other() -> None:
+    """Other flows on the server have heartbeats of their own, and are left alone."""
+    trigger = AUTOMATIONS["crashed-runs.yaml"]["trigger"]
+
+    assert trigger["match_related"]["prefect.resource.role"] == ["flow"]
+    assert sorted(trigger["match_related"]["prefect.resource.name"]) == sorted(FLOWS)
+
+
+def test_a_silence_is_three_heartbeats() -> None:
+    """A run that lives is never taken for a dead one because one heartbeat came late."""
+    heartbeat = int(read_settings()["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+
+    assert AUTOMATIONS["crashed-runs.yaml"]["trigger"]["within"] == 3 * heartbeat
 
 
 def test_the_page_has_each_file_and_what_it_needs() -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect import flow, get_client
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
 from prefect.blocks.system import Secret
 from prefect.blocks.webhook import Webhook
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
 from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled, State
 from pydantic import SecretStr
@@ -23,9 +27,12 @@ from pydantic import SecretStr
 from blocks.errors import ConfigurationError
 from flows import audit, retire, rotate
 from flows.automations import FOLDER, make_automations, read_files
+from sandbox.server import Fault
 from tasks.events import Event, resource
+from tasks.rotation import Rotation
 from tests.docs import pages
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.processes import HELD_SECONDS, process, until_held
 from tests.e2e.receivers import TOLD_WITHIN_SECONDS, Receiver, mailbox, web_receiver
 from tests.e2e.test_worker import everything_stored, spellings
 
@@ -110,6 +117,53 @@ async def test_a_crashed_run_tells_the_person_on_call(world: World, on_call: Rec
         await client.set_flow_run_state(run.id, crashed, force=True)
 
     await on_call.waits_for("retire/dying crashed", "Its process died. Retry is safe.")
+
+
+def quicker(folder: Path) -> Path:
+    """The automation for crashed runs, with the shortest silence that Prefect allows."""
+    name = "crashed-runs.yaml"
+    (folder / name).write_text((FOLDER / name).read_text().replace("within: 90", "within: 10"))
+    return folder
+
+
+async def test_a_run_that_hangs_is_marked_as_crashed_and_nobody_elses_is(
+    world: World, no_automations: None, tmp_path: Path
+) -> None:
+    """A process that gives no sign of life any more loses its run; a run of a foreign flow as silent keeps its own."""
+    await make_automations({}, quicker(tmp_path))
+    rotation, noticed = await world.prepare(world.rotation()), asyncio.Event()
+    creation = Fault(method="POST", path="/keys", delay=HELD_SECONDS, times=1)
+    world.openrouter_app.state.faults.add(creation)
+
+    @flow(name="somebody-elses")
+    async def somebody_elses() -> UUID:
+        await noticed.wait()
+        return FlowRunContext.get().flow_run.id  # type: ignore[union-attr]
+
+    foreign = asyncio.create_task(somebody_elses())
+    with process(world, rotation) as hung:
+        await until_held(world.openrouter_app, creation)
+        hung.send_signal(signal.SIGSTOP)
+        last = await state_after_running(rotation)
+
+    noticed.set()
+    assert last == "Crashed"
+    async with get_client() as client:
+        assert "Crashed" not in [state.name for state in await client.read_flow_run_states(await foreign)]
+
+
+async def state_after_running(rotation: Rotation) -> str:
+    """The state that the run of a rotation gets after Running."""
+    deadline = time.monotonic() + TOLD_WITHIN_SECONDS
+    of_flow = FlowFilter(name=FlowFilterName(any_=["rotate"]))
+    async with get_client() as client:
+        while time.monotonic() < deadline:
+            runs = await client.read_flow_runs(flow_filter=of_flow, sort=FlowRunSort.START_TIME_DESC, limit=20)
+            mine = [run.state_name for run in runs if run.parameters["rotation"]["name"] == rotation.name]
+            if mine and mine[0] != "Running":
+                return str(mine[0])
+            await asyncio.sleep(0.5)
+    return "Running"
 
 
 async def test_a_late_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
