@@ -37,6 +37,7 @@ def follow(page: str, world: World, directory: Path, typed: str = "", **env: str
     here = {
         "https://openrouter.ai/api/v1": world.openrouter_url,
         "https://app.infisical.com": world.infisical_url,
+        "https://vault.example.com:8200": world.vault_url,
         "(management_key=management_key)": f'(management_key=management_key, base_url="{world.openrouter_url}")',
     }
     promises = pages.follow(pages.read(page), directory, here, {**world.stack.env, **env}, typed)
@@ -86,8 +87,8 @@ async def test_rotations(world: World, tmp_path: Path) -> None:
 
 async def test_infisical(world: World, tmp_path: Path) -> None:
     """A rotation publishes to the block that the page has made."""
-    login = {"CLIENT_ID": infisical.CLIENT_ID, "CLIENT_SECRET": infisical.CLIENT_SECRET}
-    follow("how-to/infisical.md", world, tmp_path, PROJECT_ID=infisical.PROJECT_ID, **login)
+    typed = f"{infisical.CLIENT_ID}\n{infisical.CLIENT_SECRET}\n{infisical.PROJECT_ID}\n"
+    follow("how-to/infisical.md", world, tmp_path, typed)
 
     key = await rotate_to(world, "infisical-secret/checkout")
 
@@ -167,7 +168,7 @@ async def test_reading_the_key_from_an_application(
     """The program reads the key, and reads it anew where it was revoked behind its back."""
     login = {"VAULT_ADDR": world.vault_url, "VAULT_ROLE_ID": "consumer", "VAULT_SECRET_ID": "its-secret"}
     await rotated(world, to_vault)
-    follow("how-to/read-the-key.md", world, tmp_path, **login)
+    follow("how-to/read-the-key.md", world, tmp_path, "consumer\nits-secret\n")
     for name, value in login.items():
         monkeypatch.setenv(name, value)
     application = runpy.run_path(str(tmp_path / "application.py"))["openrouter"]
