@@ -59,6 +59,11 @@ def rotated(run: Run, finding: Finding) -> str:
             f"Nothing to do: the key {current.label} is younger than its minimum age, or than the time for which this "
             f"run was scheduled; {_rest(run.ledger.ledger)}."
         )
+    if run.ledger.ledger.pending is not None:
+        return (
+            f"Already rotated, and since then run {run.ledger.ledger.pending.run_id} has begun another rotation, which "
+            f"is not finished: retry that run, or start a new one. The key {current.label} is live."
+        )
     verb = {Finding.ALREADY_ROTATED: "Already rotated", Finding.KEY_PUBLISHED: "Finished an interrupted rotation"}
     places = len(current.destinations)
     return (

@@ -14,6 +14,8 @@ from tasks.rotation import Retirement
 
 MAYBE = "?"
 """Stands for the content of a former destination that can no longer be read."""
+MAX_DOUBLINGS = 16
+"""How often the wait between two looks at a key that is still used doubles at most."""
 LONGEST_POSTPONEMENT = timedelta(days=1)
 """How long a key that is still used is left alone at most, before it is looked at again."""
 
@@ -55,7 +57,8 @@ def find(
     ledger: Ledger | None,
     run: Identity,
     held: Mapping[str, str | None],
-    old_enough: datetime | None = None,
+    now: datetime,
+    minimum_age: timedelta = timedelta(0),
 ) -> Finding:
     """Say what a run finds when it starts.
 
@@ -64,7 +67,8 @@ def find(
         run: Which run asks.
         held: The fingerprint of what each destination holds, those of a pending key included; `None` for nothing,
             `MAYBE` for a former destination that cannot be read.
-        old_enough: A scheduled run leaves a current key alone that was published after this moment.
+        now: The current moment, UTC.
+        minimum_age: A scheduled run leaves a current key alone that is younger.
 
     Returns:
         The finding, which decides what the run does.
@@ -76,19 +80,21 @@ def find(
     if rotated_since(ledger, run):
         return Finding.ROTATED_SINCE
     if ledger.pending is None:
-        young = old_enough is not None and _too_young(ledger, run, held, old_enough)
+        young = _too_young(ledger, run, held, now, minimum_age)
         return Finding.TOO_YOUNG if young else Finding.NOTHING_PENDING
     if ledger.pending.key is None:
         return Finding.INTENT_WITHOUT_KEY
     return _find_key(ledger.pending.key.fingerprint, run, held)
 
 
-def _too_young(ledger: Ledger, run: Identity, held: Mapping[str, str | None], old_enough: datetime) -> bool:
+def _too_young(
+    ledger: Ledger, run: Identity, held: Mapping[str, str | None], now: datetime, minimum_age: timedelta
+) -> bool:
     if run.scheduled_for is None or run.emergency or ledger.current is None:
         return False
     published = all(content == ledger.current.fingerprint for content in held.values())
     # Of several runs that waited for a scheduler or a worker to come back, the first has rotated for all.
-    return published and ledger.current.since > min(old_enough, run.scheduled_for)
+    return published and now >= ledger.current.since > min(now - minimum_age, run.scheduled_for)
 
 
 def rotated_since(ledger: Ledger, run: Identity) -> bool:
@@ -96,15 +102,18 @@ def rotated_since(ledger: Ledger, run: Identity) -> bool:
 
     Args:
         ledger: The rotation's ledger.
-        run: Which run asks. A first attempt is never out of date, whatever the clocks say.
+        run: Which run asks. A first attempt is never out of date, nor is what it has begun, whatever the clocks say.
 
     Returns:
-        Whether another run has made another key current since.
+        Whether another run has made another key current since, so that there is nothing left to do.
     """
-    if run.attempt == 1:
+    unfinished = ledger.pending is not None and ledger.pending.run_id == run.id
+    if run.attempt == 1 or ledger.current is None or unfinished:
         return False
-    made_before = any(key.made_by == run.id for key in ledger.superseded)
-    return made_before or (ledger.current is not None and ledger.current.since > run.first_started)
+    if any(key.made_by == run.id for key in ledger.superseded):
+        return True
+    # What an emergency was to end, a later run has left in its overlap.
+    return ledger.current.since > run.first_started and not run.emergency
 
 
 def _find_key(fingerprint: str, run: Identity, held: Mapping[str, str | None]) -> Finding:
@@ -184,5 +193,5 @@ def judge(
     if now >= last_call:
         verdict = Verdict.KEEP if policy.on_still_used == "keep" else Verdict.REVOKE
         return Judgement(verdict, unused_since=unused_since)
-    wait = max(policy.quiet_time, min(policy.quiet_time * 2**key.postponed, LONGEST_POSTPONEMENT))
+    wait = max(policy.quiet_time, min(policy.quiet_time * 2 ** min(key.postponed, MAX_DOUBLINGS), LONGEST_POSTPONEMENT))
     return Judgement(Verdict.POSTPONE, min(now + wait, last_call), unused_since)

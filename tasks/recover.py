@@ -38,7 +38,7 @@ async def observe(run: Run, rotation: Rotation) -> Finding:
     held = await run.look(rotation.destinations, former)
     _note_what_is_not_ours(run, rotation, held)
     known = ledger if run.ledger.exists else None
-    finding = find(known, run.identity, held, run.world.now() - rotation.minimum_age)
+    finding = find(known, run.identity, held, run.world.now(), rotation.minimum_age)
     if finding is Finding.TOO_YOUNG and not await _current_works(run, rotation):
         return Finding.NOTHING_PENDING
     return finding

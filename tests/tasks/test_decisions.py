@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import uuid4
 
 import pytest
 
-from tasks.decisions import MAYBE, Finding, Identity, find, needed_by
+from tasks.decisions import MAYBE, Finding, Identity, find, judge, needed_by
 from tasks.ledger import Current, Ledger, MadeKey, Pending, Superseded
+from tasks.rotation import Retirement
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
 ME, OTHER, OLDER = uuid4(), uuid4(), uuid4()
@@ -88,6 +91,42 @@ GONE = {PLACES[0]: MAYBE, PLACES[1]: "print-current"}
             NOWHERE,
             Finding.NOTHING_PENDING,
         ),
+        (
+            "a Retry of an emergency that left its work to a later, ordinary run",
+            Ledger(current=current(since=NOW)),
+            replace(RETRY, emergency=True),
+            NOWHERE,
+            Finding.NOTHING_PENDING,
+        ),
+        (
+            "a Retry of an emergency whose key was superseded",
+            Ledger(current=current(since=NOW), superseded=(superseded(ME),)),
+            replace(RETRY, emergency=True),
+            NOWHERE,
+            Finding.ROTATED_SINCE,
+        ),
+        (
+            "a Retry whose own key is half-published, though the clocks say that a later run has rotated",
+            Ledger(current=current(since=NOW), pending=pending().model_copy(update={"run_id": ME})),
+            RETRY,
+            AT_ONE,
+            Finding.KEY_PUBLISHED,
+        ),
+        ("a Retry without a current key", Ledger(), RETRY, NOWHERE, Finding.NOTHING_PENDING),
+        (
+            "a scheduled run, and a current key of its own future, because a clock was wrong",
+            Ledger(current=current(since=NOW + timedelta(days=365))),
+            replace(NEW_RUN, scheduled_for=NOW),
+            dict.fromkeys(PLACES, "print-current"),
+            Finding.NOTHING_PENDING,
+        ),
+        (
+            "a scheduled run that waited while another one rotated",
+            Ledger(current=current(since=NOW - timedelta(minutes=1))),
+            replace(NEW_RUN, scheduled_for=NOW - timedelta(hours=1)),
+            dict.fromkeys(PLACES, "print-current"),
+            Finding.TOO_YOUNG,
+        ),
         ("nothing pending", Ledger(current=current()), NEW_RUN, NOWHERE, Finding.NOTHING_PENDING),
         ("an intent without a hash", Ledger(pending=pending(key=False)), RETRY, NOWHERE, Finding.INTENT_WITHOUT_KEY),
         ("a hash that no destination holds", Ledger(pending=pending()), RETRY, NOWHERE, Finding.KEY_UNPUBLISHED),
@@ -101,7 +140,17 @@ def test_what_a_run_finds(
     given: str, ledger: Ledger | None, run: Identity, held: dict[str, str | None], then: Finding
 ) -> None:
     """Each row of the protocol's table has one finding."""
-    assert find(ledger, run, held) is then, given
+    assert find(ledger, run, held, NOW) is then, given
+
+
+def test_a_key_that_is_used_for_months_is_looked_at_once_a_day() -> None:
+    """However often it was postponed, the next look can be computed."""
+    key = superseded().model_copy(update={"postponed": 1_000})
+    policy = Retirement(retire_when="unused", max_overlap=timedelta(days=3_000), quiet_time=timedelta(hours=1))
+
+    judgement = judge(key, policy, Decimal(1), NOW, NOW)
+
+    assert judgement.look_again == NOW + timedelta(days=1)
 
 
 def test_a_key_that_a_destination_holds_is_needed() -> None:
