@@ -267,15 +267,3 @@ async def _make_limit(limit: str) -> None:
     client, _ = get_or_create_client()
     with suppress(ObjectAlreadyExists), plainly("making the rotation's slot"):
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
-
-
-async def forget_slot(name: str) -> None:
-    """Delete the concurrency limits of a rotation that was removed.
-
-    Args:
-        name: The rotation's name.
-    """
-    client, _ = get_or_create_client()
-    for limit in (f"key-rotation-{name}", f"key-rotation-{name}-emergency"):
-        with suppress(ObjectNotFound), plainly("deleting the rotation's slot"):
-            await client.delete_global_concurrency_limit_by_name(limit)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from prefect import State, flow
 
 from blocks.errors import ConfigurationError
-from flows.conclude import conclude, forget_slot, open_run
+from flows.conclude import conclude, open_run
 from flows.report import removed
 from flows.rotate import revoke_what_is_due
 from flows.steps import AS_TASKS, Steps
@@ -40,8 +40,6 @@ async def remove_rotation(
         async with open_run(checked, False, conclusion) as run:
             revoke_at = end_of_keys(run, as_moment(keep_until), revoke=keys == "revoke")
             conclusion.succeeded(await take_away(run, revoke_at, AS_TASKS))
-        if conclusion.state.is_completed():
-            await forget_slot(checked)
     return conclusion.state
 
 
@@ -133,9 +131,9 @@ async def take_away(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
     had_deployment = await run.world.delete_deployment(run.name)
     if not run.ledger.exists:
         return removed(run, had_deployment=had_deployment, gone=True)
-    await run.world.cancel_retirements(run.name)
     run.step = "give up the keys"
     await give_up_keys(run, revoke_at)
+    await run.world.cancel_retirements(run.name, run.ledger.ledger.wakes())
     run.step = "revoke-key"
     await revoke_what_is_due(run, list(ledger.current.destinations) if ledger.current else [], steps)
     message = removed(run, had_deployment=had_deployment, gone=False)

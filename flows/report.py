@@ -146,7 +146,7 @@ def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
     ledger = run.ledger.ledger
     if gone and not had_deployment:
         return f"Nothing to do: there is no rotation {run.name} any more."
-    kept = f" The key {ledger.current.label} was kept and is yours now." if ledger.current else ""
+    kept = f" The key {ledger.kept.label} was kept and is yours now." if ledger.kept else ""
     later = f" Still to be revoked: {_rest(ledger)}." if ledger.superseded else ""
     return f"The rotation {run.name} was removed.{kept}{later}"
 

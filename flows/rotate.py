@@ -108,8 +108,10 @@ async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) ->
     if not run.identity.emergency:
         await settle_budget(run)
     failures = [await failure_to_revoke(run, key, destinations, steps) for key in run.ledger.ledger.due(now)]
-    for at in [moment for moment in run.ledger.ledger.wakes() if moment > now]:
-        if not await run.world.schedule_retirement(run.name, at):
+    ledger = run.ledger.ledger
+    for at in [moment for moment in ledger.wakes() if moment > now]:
+        # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
+        if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
     if any(failures):
         raise DestinationError(" ".join(str(failure) for failure in failures if failure))

@@ -138,8 +138,8 @@ def needed_by(key: Superseded, ledger: Ledger, held: Mapping[str, str | None]) -
     """
     if key.fingerprint:
         return [name for name, content in held.items() if content == key.fingerprint]
-    current = ledger.current.fingerprint if ledger.current else None
-    return [name for name, content in held.items() if content != current]
+    current = ledger.current or ledger.kept
+    return [name for name, content in held.items() if not current or content != current.fingerprint]
 
 
 class Verdict(Enum):

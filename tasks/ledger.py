@@ -136,7 +136,10 @@ class Unresolved(_Entry):
 
 
 class Ledger(_Entry):
-    """What is known about a rotation's keys; each method returns the ledger after one more step."""
+    """What is known about a rotation's keys; each method returns the ledger after one more step.
+
+    `removed` says that the rotation was taken away, and `kept` is the key that was left to its user then.
+    """
 
     format: Literal[1] = 1
     revision: int = 0
@@ -147,6 +150,7 @@ class Ledger(_Entry):
     unresolved: tuple[Unresolved, ...] = ()
     retirement: Retirement = Retirement()
     removed: bool = False
+    kept: Current | None = None
 
     def hashes(self) -> set[str]:
         """Collect the hashes of every key that the ledger explains.
@@ -182,7 +186,7 @@ class Ledger(_Entry):
 
     def intended(self, pending: Pending) -> Self:
         """Announce that a key is about to be created; a rotation that was taken away is back with that."""
-        return self._with(pending=pending, removed=False)
+        return self._with(pending=pending, removed=False, kept=None)
 
     def created(self, key: MadeKey) -> Self:
         """Record the key that was created for the pending intent."""
@@ -241,7 +245,7 @@ class Ledger(_Entry):
         if self.pending.budget is not None:
             former = tuple(key.model_copy(update={"capped": False}) for key in former)
         superseded = (*self.superseded, *former)
-        return self._with(current=current, pending=None, superseded=superseded, retirement=retirement, removed=False)
+        return self._with(current=current, pending=None, superseded=superseded, retirement=retirement)
 
     def _retiring(self, now: datetime, revoke_at: datetime) -> tuple[Superseded, ...]:
         if self.current is None:
@@ -278,16 +282,22 @@ class Ledger(_Entry):
         return self._with(current=self.current.model_copy(update=changes))
 
     def given_up(self, now: datetime, revoke_at: datetime) -> Self:
-        """Take the rotation away: no key lives longer than until `revoke_at`, the current one until just then."""
+        """Take the rotation away: no key lives longer than until `revoke_at`, the current one until just then.
+
+        Nobody is left to decide about a key that is still used, or to bring one back, so each is deleted at its end.
+        """
         pending = self.pending and self.pending.key
         abandoned = self.abandoned(revoke_at, at_once=True).superseded if pending else self.superseded
-        ends = tuple(key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at)}) for key in abandoned)
+        ends = tuple(
+            key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at), "at_once": True}) for key in abandoned
+        )
         former = tuple(key.model_copy(update={"at_once": True}) for key in self._retiring(now, revoke_at))
         return self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
 
-    def kept(self) -> Self:
-        """Take the rotation away, and leave the current key alive; older ones end as planned."""
-        return self._with(removed=True)
+    def left_to_its_user(self) -> Self:
+        """Take the rotation away, and leave the current key to its user; older ones are deleted at their ends."""
+        ends = tuple(key.model_copy(update={"at_once": True}) for key in self.superseded)
+        return self._with(current=None, kept=self.current, superseded=ends, removed=True)
 
     def found(self, keys: Iterable[Superseded]) -> Self:
         """Take up keys of this rotation that no ledger explained."""

@@ -32,6 +32,8 @@ async def observe(run: Run, rotation: Rotation) -> Finding:
         KeyRotationError: The connection, a destination or the ledger cannot be used; nothing was changed.
     """
     ledger = await run.ledger.load()
+    if not run.ledger.exists or ledger.removed:
+        await run.world.check_deployment()
     await run.world.connection(rotation.connection)
     await _check_expiry(run, rotation)
     former = ledger.pending.destinations if ledger.pending else ()

@@ -30,7 +30,7 @@ async def give_up_keys(run: Run, revoke_at: datetime | None) -> None:
         await run.ledger.save(ledger.given_up(run.world.now(), revoke_at))
         return
     await _take_marker_off(run)
-    await run.ledger.save(run.ledger.ledger.kept())
+    await run.ledger.save(run.ledger.ledger.left_to_its_user())
 
 
 async def _take_marker_off(run: Run) -> None:

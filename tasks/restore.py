@@ -26,6 +26,10 @@ async def find_restorable(run: Run, label: str) -> NewKey:
         ServiceError: A destination failed.
     """
     ledger = run.ledger.ledger
+    if ledger.removed:
+        raise ConfigurationError(
+            f"rotation: {run.name} was removed, so no key can be brought back. Nothing was changed."
+        )
     if ledger.current is None or ledger.pending is not None:
         raise ConfigurationError(
             f"rotation: the last rotation of {run.name} has not ended yet; retry it first. Nothing was changed."

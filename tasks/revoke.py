@@ -56,7 +56,7 @@ async def where_keys_are_read(run: Run) -> list[str]:
     Raises:
         ServiceError: Prefect's API failed.
     """
-    current = run.ledger.ledger.current
+    current = run.ledger.ledger.current or run.ledger.ledger.kept
     try:
         named = (await run.world.deployed_rotation(run.name)).destinations
     except ConfigurationError:
@@ -67,7 +67,7 @@ async def where_keys_are_read(run: Run) -> list[str]:
 
 async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
     # A rotation that was taken away with its current key no longer says what its destinations hold.
-    if run.ledger.ledger.removed and run.ledger.ledger.current is None:
+    if run.ledger.ledger.removed and run.ledger.ledger.kept is None:
         return
     holders = needed_by(key, run.ledger.ledger, await run.look(destinations))
     if holders:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -105,14 +105,17 @@ class World(Protocol):
     async def longest_interval(self) -> timedelta:
         """Tell the longest time between two scheduled runs of this run's deployment; nothing without a schedule."""
 
-    async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
+    async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
         """Schedule a run of `retire/retire`; `False` where there is no such deployment."""
 
-    async def cancel_retirements(self, name: str) -> None:
-        """Cancel the retirements of a rotation that are still to come."""
+    async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
+        """Cancel the retirements of a rotation that are still to come, but for those at certain moments."""
 
     async def deployed_rotation(self, name: str) -> Rotation:
         """Read what a rotation's deployment says."""
+
+    async def check_deployment(self) -> None:
+        """Refuse a run whose deployment was deleted while it waited for its slot."""
 
     async def delete_deployment(self, name: str) -> bool:
         """Delete a rotation's deployment; `False` where there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import StateType, Variable
+from prefect.client.schemas.objects import FlowRun, StateType, Variable
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, IntervalSchedule
 from prefect.client.schemas.sorting import DeploymentSort
@@ -30,6 +30,7 @@ from prefect.context import FlowRunContext
 from prefect.deployments import arun_deployment
 from prefect.events import emit_event
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
+from prefect.runtime import flow_run as flow_run_context
 from prefect.states import Cancelled
 from pydantic import TypeAdapter
 
@@ -84,6 +85,12 @@ def _rotation_of(deployment: DeploymentResponse) -> Rotation | None:
         return parse_rotation(deployment.parameters.get("rotation"))
     except ConfigurationError:
         return None
+
+
+def _is_to_come(flow_run: FlowRun) -> bool:
+    # A run whose worker's clock is behind finds that it is early, and is not the one that comes later.
+    own = flow_run_context.get_id() == str(flow_run.id)
+    return flow_run.state is None or not (flow_run.state.is_final() or own)
 
 
 class VariableStore:
@@ -213,6 +220,29 @@ class PrefectWorld:
             return False
         return True
 
+    async def check_deployment(self) -> None:
+        """Refuse a run whose deployment was deleted while it waited: it would bring a removed rotation back.
+
+        Raises:
+            ConfigurationError: This run's deployment does not exist any more.
+            ServiceError: Prefect's API failed.
+        """
+        try:
+            await self._own_deployment()
+        except ObjectNotFound:
+            raise ConfigurationError(
+                "rotation: it was removed while this run waited for its turn. Nothing was created."
+            ) from None
+
+    async def _own_deployment(self) -> DeploymentResponse | None:
+        context = FlowRunContext.get()
+        deployment_id = context.flow_run.deployment_id if context and context.flow_run else None
+        if deployment_id is None:
+            return None
+        client, _ = get_or_create_client()
+        with plainly("reading the deployment"):
+            return await client.read_deployment(deployment_id)
+
     async def longest_interval(self) -> timedelta:
         """Tell the longest time between two scheduled runs of this run's deployment.
 
@@ -222,21 +252,17 @@ class PrefectWorld:
         Raises:
             ServiceError: Prefect's API failed.
         """
-        context = FlowRunContext.get()
-        deployment_id = context.flow_run.deployment_id if context and context.flow_run else None
-        if deployment_id is None:
-            return timedelta(0)
-        client, _ = get_or_create_client()
-        with plainly("reading the deployment"):
-            deployment = await client.read_deployment(deployment_id)
-        return await _interval(deployment)
+        deployment = await self._own_deployment()
+        return await _interval(deployment) if deployment else timedelta(0)
 
-    async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
-        """Schedule a run of `retire/retire`; the same rotation and moment give the same run.
+    async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
+        """Schedule a run of `retire/retire`; the same rotation and moment give the same run, as long as it is to come.
 
         Args:
             rotation: The rotation's name.
             at: When a superseded key's overlap ends.
+            even_if_cancelled: Whether another run takes the place of one that was cancelled. By cancelling it a person
+                keeps the key alive.
 
         Returns:
             `False` where there is no such deployment.
@@ -245,20 +271,26 @@ class PrefectWorld:
             ServiceError: Prefect's API failed; a Retry schedules it.
         """
         try:
-            with plainly("scheduling a retirement"):
-                await arun_deployment(
-                    RETIRE_DEPLOYMENT,
-                    parameters={"rotation": rotation},
-                    scheduled_time=at,
-                    timeout=0,
-                    as_subflow=False,
-                    idempotency_key=f"retire {rotation} {at.isoformat()}",
-                    flow_run_name=f"retire {rotation}",
-                    tags=[LEDGER_TAG, rotation],
-                )
+            for attempt in count():
+                flow_run = await self._scheduled_retirement(rotation, at, attempt)
+                if _is_to_come(flow_run) or (flow_run.state_name == "Cancelled" and not even_if_cancelled):
+                    return True
         except ObjectNotFound:
-            return False
-        return True
+            pass
+        return False
+
+    async def _scheduled_retirement(self, rotation: str, at: datetime, attempt: int) -> FlowRun:
+        with plainly("scheduling a retirement"):
+            return await arun_deployment(
+                RETIRE_DEPLOYMENT,
+                parameters={"rotation": rotation},
+                scheduled_time=at,
+                timeout=0,
+                as_subflow=False,
+                idempotency_key=f"retire {rotation} {at.isoformat()}" + (f" {attempt}" if attempt else ""),
+                flow_run_name=f"retire {rotation}",
+                tags=[LEDGER_TAG, rotation],
+            )
 
     async def deployed_rotation(self, name: str) -> Rotation:
         """Read what a rotation's deployment says.
@@ -343,11 +375,12 @@ class PrefectWorld:
             if len(found) < PAGE_SIZE:
                 return
 
-    async def cancel_retirements(self, name: str) -> None:
+    async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
         """Cancel the retirements of a rotation that are still to come.
 
         Args:
             name: The rotation's name.
+            but: The moments, UTC, at which one is still wanted.
         """
         client, _ = get_or_create_client()
         with plainly("cancelling scheduled retirements"):
@@ -358,5 +391,5 @@ class PrefectWorld:
                     state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
                 ),
             )
-            for run in runs:
+            for run in [run for run in runs if run.next_scheduled_start_time not in but]:
                 await client.set_flow_run_state(run.id, Cancelled(message=f"The rotation {name} was removed."))

@@ -11,7 +11,10 @@ import pytest
 from prefect import get_client
 from prefect.artifacts import Artifact
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
+from prefect.flow_engine import run_flow
+from prefect.states import Cancelled, Pending
 from prefect.variables import Variable
 
 from flows import apply_settings, remove_rotation, restore_key, rotate
@@ -140,7 +143,7 @@ async def test_settings_without_a_deployment_are_told_plainly(world: World) -> N
 
 
 async def test_a_removed_rotation_leaves_nothing_behind(world: World) -> None:
-    """Deployment, schedule, planned retirements, ledger, slot and keys are gone."""
+    """Deployment, schedule, planned retirements, ledger and keys are gone."""
     world.stack.cli("deploy", "--name", "retire", "--no-prompt")
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
     await deploy(rotation)
@@ -155,10 +158,39 @@ async def test_a_removed_rotation_leaves_nothing_behind(world: World) -> None:
     async with get_client() as client:
         with pytest.raises(ObjectNotFound):
             await client.read_deployment_by_name(f"rotate/{rotation.name}")
-        with pytest.raises(ObjectNotFound):
-            await client.read_global_concurrency_limit_by_name(f"key-rotation-{rotation.name}")
         tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
         assert {run.state_name for run in await client.read_flow_runs(flow_run_filter=tags)} == {"Cancelled"}
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["still to come", "cancelled by a person"])
+async def test_an_older_key_of_a_removed_rotation_has_its_retirement(world: World, cancelled: bool) -> None:
+    """No later run of the rotation would end it."""
+    world.stack.cli("deploy", "--name", "retire", "--no-prompt")
+    rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
+    await rotate(rotation, return_state=True)
+    await rotate(rotation, return_state=True)
+    if cancelled:
+        await cancel_all(await retirements(rotation))
+
+    state = await remove_rotation(rotation.name, rotation.name, "keep", return_state=True)
+
+    to_come = [run for run in await retirements(rotation) if run.state_name == "Scheduled"]
+    assert state.is_completed()
+    assert [run.next_scheduled_start_time for run in to_come] == [(await ledger(rotation)).superseded[0].revoke_at]
+
+
+async def retirements(rotation: Rotation) -> list[FlowRun]:
+    """The retirements of a rotation, whatever their states are."""
+    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
+    async with get_client() as client:
+        return await client.read_flow_runs(flow_run_filter=tags)
+
+
+async def cancel_all(runs: list[FlowRun]) -> None:
+    """Cancel scheduled runs, as a person does in the dashboard."""
+    async with get_client() as client:
+        for run in runs:
+            await client.set_flow_run_state(run.id, Cancelled())
 
 
 async def test_a_kept_key_ends_on_its_date(world: World) -> None:
@@ -173,10 +205,7 @@ async def test_a_kept_key_ends_on_its_date(world: World) -> None:
     assert state.is_completed()
     assert len(world.openrouter.live_keys()) == 1
     assert [key.revoke_at for key in (await ledger(rotation)).superseded] == [until]
-    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
-    async with get_client() as client:
-        planned = await client.read_flow_runs(flow_run_filter=tags)
-    assert [run.next_scheduled_start_time for run in planned] == [until]
+    assert [run.next_scheduled_start_time for run in await retirements(rotation)] == [until]
 
 
 async def test_a_removal_that_is_not_confirmed_changes_nothing(world: World) -> None:
@@ -189,3 +218,19 @@ async def test_a_removal_that_is_not_confirmed_changes_nothing(world: World) -> 
     assert state.is_failed()
     assert str(state.message).startswith("confirm_name: ")
     assert len(world.openrouter.live_keys()) == 1
+
+
+async def test_a_run_that_waited_while_its_rotation_was_removed_does_not_bring_it_back(world: World) -> None:
+    """It finds no ledger, and no deployment either, so it makes no key that nobody would ever rotate."""
+    rotation = await world.prepare(world.rotation())
+    deployment_id = await deploy(rotation)
+    async with get_client() as client:
+        waiting = await client.create_flow_run_from_deployment(deployment_id)
+        await client.set_flow_run_state(waiting.id, Pending())
+        await client.delete_deployment(deployment_id)
+        waiting = await client.read_flow_run(waiting.id)
+
+    state = await run_flow(rotate, waiting, {"rotation": rotation}, return_type="state")
+
+    assert "it was removed while this run waited" in str(state.message)
+    assert world.openrouter.created == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -121,18 +121,21 @@ class Life:
         """Say whether there was such a run."""
         return run_id in self.runs
 
+    async def check_deployment(self) -> None:
+        """Refuse nothing: no run waits here."""
+
     async def longest_interval(self) -> timedelta:
         """Tell the interval of the schedule."""
         return self.interval
 
-    async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
+    async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
         """Remember the retirement."""
         self.retirements.append(at)
         return True
 
-    async def cancel_retirements(self, name: str) -> None:
+    async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
         """Forget the retirements."""
-        self.retirements.clear()
+        self.retirements = [at for at in self.retirements if at in but]
 
     async def deployed_rotation(self, name: str) -> Rotation:
         """Read the deployment."""

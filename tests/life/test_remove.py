@@ -133,6 +133,49 @@ def test_a_retry_after_the_date_goes_on(life: Life) -> None:
     assert end_of_keys(run, until, revoke=False) == until
 
 
+async def test_a_kept_key_stays_its_users_when_the_rotation_comes_back(life: Life) -> None:
+    """The new rotation makes a key of its own, and ends the older ones, but not the one that was given away."""
+    former, kept = await rotated(life)
+    await life.remove(None)
+
+    await life.rotate()
+    life.later(days=9)
+    await life.retire()
+
+    assert former not in life.openrouter.keys
+    assert {key.hash for key in life.openrouter.live_keys()} == {kept, (await life.held()).hash}
+
+
+async def test_nothing_is_brought_back_from_a_removed_rotation(life: Life) -> None:
+    """Otherwise the kept key would be superseded."""
+    await rotated(life)
+    await life.remove(None)
+
+    assert "was removed" in await life.failure(life.restore())
+
+
+@pytest.mark.parametrize("keep_for", [None, timedelta(0), timedelta(days=30)], ids=["keep", "revoke", "keep-until"])
+@pytest.mark.parametrize(
+    "policy",
+    [{"revoke": "disable-then-delete"}, {"retire_when": "unused", "on_still_used": "keep"}],
+    ids=["disable-then-delete", "unused"],
+)
+async def test_older_keys_end_whatever_the_policy_was(
+    life: Life, policy: dict[str, str], keep_for: timedelta | None
+) -> None:
+    """Nobody is left to bring one back, or to decide about one that is still used."""
+    life.change(retirement=policy)
+    former, _ = await rotated(life)
+    await life.remove(None if keep_for is None else life.time + keep_for)
+
+    life.later(hours=24)
+    if former in life.openrouter.keys:
+        life.spend(life.key(former), "1")
+        await life.retire()
+
+    assert former in life.openrouter.deleted
+
+
 async def test_a_rotation_of_the_same_name_can_be_added_again(life: Life) -> None:
     """Even while a key of the removed one is still kept."""
     await rotated(life)

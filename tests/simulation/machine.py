@@ -320,7 +320,7 @@ class Histories(RuleBasedStateMachine):
         self._after(play(run_retire(self.model, "checkout", identity)))
 
     def _wait_for_a_retirement(self) -> None:
-        coming = sorted(at for _, at in self.model.retirements if at > self.model.time)
+        coming = sorted(at for (_, at), live in self.model.retirements.items() if live and at > self.model.time)
         if coming:
             self.model.late_effects_happen()
             self.model.time = coming[0]

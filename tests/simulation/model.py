@@ -8,7 +8,7 @@ After each effect `watch` is called, which checks the invariants.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -159,7 +159,7 @@ class Model:
         self.variables: dict[str, Any] = {}
         self.places: dict[str, Place] = {}
         self.runs: set[UUID] = set()
-        self.retirements: set[tuple[str, datetime]] = set()
+        self.retirements: dict[tuple[str, datetime], bool] = {}
         self.deployments: dict[str, Rotation] = {}
         self.interval = timedelta(0)
         self.events: list[dict[str, str]] = []
@@ -195,6 +195,11 @@ class Model:
         """The ledger as it is stored."""
         value = self.variables.get(ledger_variable(rotation))
         return None if value is None else Ledger.model_validate(value)
+
+    def cancel_retirements(self, rotation: str, but: Collection[datetime]) -> None:
+        """Cancel the retirements that are still to come."""
+        cancelled = [(name, at) for name, at in self.retirements if name == rotation and at not in but]
+        self.retirements.update(dict.fromkeys(cancelled, False))
 
     def late_effects_happen(self) -> None:
         """Let everything that was to take effect late do so."""
@@ -498,6 +503,9 @@ class ModelWorld:
         self._process.model.events.append({"event": event.value, "rotation": rotation, **payload})
         self._process.model.watch(f"tell of {event.value}")
 
+    async def check_deployment(self) -> None:
+        """Refuse nothing: no run waits here."""
+
     async def longest_interval(self) -> timedelta:
         """Tell the longest interval."""
         return self._process.model.interval
@@ -527,14 +535,16 @@ class ModelWorld:
         for name, rotation in found.items():
             yield Deployed(name, rotation, self._process.model.interval)
 
-    async def cancel_retirements(self, name: str) -> None:
+    async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
         """Cancel what is to come."""
-        await self._process.effect("cancel the retirements", self._process.model.retirements.clear)
+        await self._process.effect("cancel the retirements", lambda: self._process.model.cancel_retirements(name, but))
 
-    async def schedule_retirement(self, rotation: str, at: datetime) -> bool:
-        """Schedule a retirement."""
+    async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
+        """Schedule a retirement; one that was cancelled stays so, unless another one is to take its place."""
+        retirements = self._process.model.retirements
         await self._process.effect(
-            "schedule the retirement", lambda: self._process.model.retirements.add((rotation, at))
+            "schedule the retirement",
+            lambda: retirements.update({(rotation, at): even_if_cancelled or retirements.get((rotation, at), True)}),
         )
         return True
 
