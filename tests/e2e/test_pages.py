@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import runpy
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.schedules import RRuleSchedule
+from prefect.variables import Variable
 
 import blocks
+from blocks import OpenRouterCredentials
 from blocks.vault import TokenAuth
-from flows import rotate
+from flows import add_rotation, rotate
+from flows.deployments import read_deployment, save_deployment
 from sandbox import infisical, openrouter, vault
-from sandbox.stack import CHECKOUT
+from sandbox.setup import CONNECTION, SECRET
+from sandbox.stack import CHECKOUT, Stack
+from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import Rotation
 from tests.destinations import vaults
 from tests.docs import pages
+from tests.docs.worker import at_work
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 
+EVERY_MONTH = RRuleSchedule(rrule="DTSTART:20261201T033000\nRRULE:FREQ=DAILY;INTERVAL=30", timezone="Europe/Berlin")
 REGION = "eu-central-1"
 AWS_SECRET = "checkout/openrouter-api-key"
 APP = "apps/checkout"
@@ -45,6 +57,12 @@ def follow(page: str, world: World, directory: Path, typed: str = "", **env: str
         assert pages.prints(promised, printed), f"promised:\n{promised}\nprinted:\n{printed}"
 
 
+async def forget(rotation: str) -> None:
+    """Take away the ledger of a rotation that the pages name, which another test may have left."""
+    with suppress(ValueError):
+        await Variable.aunset(ledger_variable(rotation))
+
+
 async def rotated(world: World, rotation: Rotation) -> str:
     """Run a rotation without overlap, and give the one key that is alive."""
     state = await rotate(rotation, return_state=True)
@@ -61,18 +79,73 @@ async def rotate_to(world: World, destination: str) -> str:
 
 
 async def test_openrouter(world: World, tmp_path: Path) -> None:
-    """The page leads to a connection that works, the automation and the deployments."""
+    """The page leads from an empty server to a first key, with the automation and the deployments."""
     shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
     shutil.copytree(CHECKOUT / "automations", tmp_path / "automations")
+    await OpenRouterCredentials.adelete(CONNECTION)
+    await Secret.adelete(SECRET)
+    await forget("example")
 
-    follow("how-to/openrouter.md", world, tmp_path, typed=openrouter.DEFAULT_MANAGEMENT_KEY + "\n")
+    with at_work(world.stack):
+        follow("how-to/openrouter.md", world, tmp_path, typed=openrouter.DEFAULT_MANAGEMENT_KEY + "\n")
 
+    [live] = world.openrouter.live_keys()
     async with get_client() as client:
         assert await client.read_automations_by_name("key-rotation-crashed-runs")
         assert await client.read_deployment_by_name("rotate/example")
         known = [await client.read_block_type_by_slug(block.get_block_type_slug()) for block in blocks.BLOCKS]
     assert all(kind.logo_url and kind.description and kind.code_example for kind in known)
-    assert (await rotate(await world.prepare(world.rotation()), return_state=True)).is_completed()
+    assert (await Secret.aload(SECRET)).get() == live.secret
+
+
+async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
+    """The page leads to a first rotation that supersedes the key which applications had before."""
+    former = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "made by hand"})
+    [destination] = (await world.prepare(world.rotation())).destinations
+    await Secret(value=former.secret).asave(destination.partition("/")[2], overwrite=True)
+    connection = await OpenRouterCredentials.aload(CONNECTION)
+    page = pages.read("how-to/adopt.md")
+    await forget("checkout")
+    form = {"key_name": "checkout", "other_destinations": [destination], "rotation_name": "checkout"}
+    added = await add_rotation(connection, **form, make_key_now=False, return_state=True)
+
+    with at_work(world.stack):
+        promises = pages.follow(page, tmp_path, {}, world.stack.env, former.hash + "\n")
+
+    ledger = Ledger.model_validate(await Variable.aget(ledger_variable("checkout")))
+    assert added.is_completed(), added.message
+    assert all(pages.prints(promised, printed) for promised, printed in promises)
+    assert [key.hash for key in ledger.superseded] == [former.hash]
+
+
+@functools.cache
+def deploy_all(stack: Stack) -> None:
+    """Make every deployment of `prefect.yaml`, once."""
+    stack.cli("deploy", "--all", "--no-prompt")
+
+
+@pytest.fixture
+async def example(world: World, connection_of_its_own: None) -> Rotation:
+    """The deployments of `prefect.yaml`; its rotation publishes to Vault, and has a current and a superseded key."""
+    await forget("example")
+    deploy_all(world.stack)
+    wanted = world.rotation(name="example", destinations=["vault-secret/example"], overlap=timedelta(days=1))
+    rotation = await world.prepare(wanted)
+    await save_deployment(await read_deployment("example"), rotation, EVERY_MONTH, active=False)
+    for _ in range(2):
+        assert (await rotate(rotation, return_state=True)).is_completed()
+    return rotation
+
+
+@pytest.mark.parametrize("page", ["audit", "change-settings", "emergency", "remove", "restore-key"])
+async def test_what_is_done_with_a_rotation(page: str, world: World, tmp_path: Path, example: Rotation) -> None:
+    """Every command of the page works on a rotation that is deployed: the runs that it starts complete."""
+    here = {"connection=openrouter": f"connection={example.connection}", "rotate/checkout": "rotate/example"}
+
+    with at_work(world.stack):
+        promises = pages.follow(pages.read(f"how-to/{page}.md"), tmp_path, here, world.stack.env)
+
+    assert all(pages.prints(promised, printed) for promised, printed in promises)
 
 
 async def test_rotations(world: World, tmp_path: Path) -> None:
