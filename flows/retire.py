@@ -20,7 +20,7 @@ async def retire(rotation: str) -> State[None]:
     """Revoke the superseded keys of a rotation whose overlap has ended.
 
     A rotation with an overlap schedules a run of this flow for the moment when the overlap ends. Cancelling that run in
-    the dashboard keeps the superseded key alive until the next rotation.
+    the dashboard keeps the superseded key alive until the next rotation or the next run of `retire/retire`.
 
     Args:
         rotation: The name of the rotation.

@@ -6,8 +6,10 @@ A page asks for one by a line such as `{{ commands }}` or `{{ fields tasks.rotat
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import griffe
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = re.compile(r"^([a-z]+):.*## (.*)$", re.MULTILINE)
 SECTION = re.compile(r"^# --- (.*) ---$")
+WORDS = {"str": "text", "SecretStr": "secret", "float": "number", "Decimal": "number", "timedelta": "duration"}
+"""How a type is called where it is written as text, in YAML or in a form."""
 PLACEHOLDER = re.compile(r"^\{\{ (\w+)((?: [\w.]+)*) \}\}$", re.MULTILINE)
 
 
@@ -30,15 +34,60 @@ def commands() -> str:
 
 
 def flows() -> str:
-    """Ask mkdocstrings for every flow that the package exports.
+    """Tell every flow that the package exports, with the parameters that a person fills in.
 
     Returns:
-        A directive for each flow, in the order of their names.
+        A section for each flow, in the order of their names.
     """
     exported = ast.parse((CHECKOUT / "flows" / "__init__.py").read_text())
     imports = [node for node in exported.body if isinstance(node, ast.ImportFrom)]
     found = [f"{node.module}.{name.name}" for node in imports for name in node.names]
-    return "\n".join(f"::: {path}\n" for path in found if path.startswith("flows."))
+    return "\n\n".join(_flow(_code()[path]) for path in found if path.startswith("flows."))
+
+
+def _flow(function: griffe.Function) -> str:
+    name = ast.literal_eval(_said(function.decorators[0].value)["name"])
+    text, *sections = function.docstring.parse("google") if function.docstring else []
+    described = {section.kind: section.value for section in sections}
+    rows = [
+        _row(parameter.name, parameter.annotation, parameter.default, function.module, described=each.description)
+        for parameter, each in zip(
+            function.parameters, described.get(griffe.DocstringSectionKind.parameters, ()), strict=True
+        )
+    ]
+    result = described[griffe.DocstringSectionKind.returns][0].description
+    table = _table(("parameter", "type", "default", "description"), rows) if rows else "It has no parameters."
+    return f"## {name}\n\n`{function.module.path}:{function.name}`\n\n{text.value}\n\n{table}\n\nIt returns: {result}"
+
+
+def states() -> str:
+    """Tell the states of a key, and how it comes to each.
+
+    Returns:
+        A table in Markdown.
+    """
+    module = _code()["tasks.states"]
+    named = {f"KeyState.{name}": ast.literal_eval(str(each.value)) for name, each in _members(module["KeyState"])}
+    ways: Any = ast.parse(str(module["TRANSITIONS"].value), mode="eval").body
+    came: dict[str, list[str]] = {name: [] for name in named.values()}
+    for step, why in zip(ways.keys, ways.values, strict=True):
+        before, after = (named.get(ast.unparse(state)) for state in step.elts)
+        came[after].append((f"from `{before}`: " if before else "") + ast.literal_eval(why))
+    return _table(("state", "how a key comes to it"), [(f"`{name}`", "<br>".join(how)) for name, how in came.items()])
+
+
+def findings() -> str:
+    """Tell what a run can find when it starts.
+
+    Returns:
+        A table in Markdown.
+    """
+    found = [ast.literal_eval(str(each.value)) for _, each in _members(_code()["tasks.decisions.Finding"])]
+    return _table(("it finds",), [(words,) for words in found])
+
+
+def _members(enum: Any) -> list[tuple[str, griffe.Attribute]]:
+    return [(name, each) for name, each in enum.attributes.items() if name.isupper()]
 
 
 def settings() -> str:
@@ -74,39 +123,89 @@ def fields(path: str) -> str:
     Returns:
         A table in Markdown.
     """
-    module, _, name = path.rpartition(".")
-    loaded = griffe.load(module, search_paths=[CHECKOUT], allow_inspection=False)
-    rows = [row for attribute in loaded[name].attributes.values() if (row := _field(attribute, loaded))]
+    rows = [row for attribute in _code()[path].attributes.values() if (row := _field(attribute))]
     return _table(("field", "type", "default", "description"), rows)
 
 
-def _field(attribute: griffe.Attribute, module: Any) -> tuple[str, ...] | None:
+@functools.cache
+def _code() -> Any:
+    loader = griffe.GriffeLoader(search_paths=[CHECKOUT], allow_inspection=False)
+    for package in ("blocks", "tasks", "flows"):
+        loader.load(package)
+    loader.resolve_aliases(external=False)
+    return loader.modules_collection
+
+
+def _said(call: Any) -> dict[str, str]:
+    return {part.name: str(part.value) for part in call.arguments if isinstance(part, griffe.ExprKeyword)}
+
+
+def _field(attribute: griffe.Attribute) -> tuple[str, ...] | None:
     call = attribute.value
     if not isinstance(call, griffe.ExprCall) or str(call.function) != "Field":
         return None
-    said = {part.name: str(part.value) for part in call.arguments if isinstance(part, griffe.ExprKeyword)}
+    said = _said(call)
     default = said.get("default", said.get("default_factory"))
+    described = ast.literal_eval(said["description"])
+    return _row(attribute.name, attribute.annotation, default, attribute.module, described=described)
+
+
+def _row(name: str, annotation: Any, default: Any, module: Any, *, described: str) -> tuple[str, ...]:
+    kind = ast.unparse(_Plain(module).visit(ast.parse(str(annotation), mode="eval")))
+    return (
+        f"`{name}`",
+        f"`{kind}`",
+        "required" if default is None else _shown(str(default), module),
+        " ".join(described.split()),
+    )
+
+
+def _shown(default: str, module: Any) -> str:
+    """Spell a default as a person writes it."""
     if default in module.attributes:
-        default = str(module[default].value)
-    kind = ast.unparse(_Plain(module).visit(ast.parse(str(attribute.annotation), mode="eval")))
-    description = ast.literal_eval(said["description"])
-    return f"`{attribute.name}`", f"`{kind}`", f"`{default}`" if default else "required", description
+        return _shown(str(module[default].value), module)
+    call = ast.parse(default, mode="eval").body
+    if not isinstance(call, ast.Call):
+        return _value(ast.literal_eval(call))
+    if ast.unparse(call.func) != "timedelta":
+        return "all defaults"
+    length = timedelta(*map(ast.literal_eval, call.args), **{a.arg: ast.literal_eval(a.value) for a in call.keywords})
+    return f"`{_iso(length)}`"
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "none"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"`{text}`" if value or isinstance(value, bool | float) else "empty"
+
+
+def _iso(length: timedelta) -> str:
+    for unit, form in ((timedelta(days=1), "P{}D"), (timedelta(hours=1), "PT{}H"), (timedelta(seconds=1), "PT{}S")):
+        if length and not length % unit:
+            return form.format(length // unit)
+    return "PT0S"
 
 
 class _Plain(ast.NodeTransformer):
-    """Takes what only the code needs out of a type: `Annotated[str, ...]`, or a name for it, becomes `str`."""
+    """Spells a type for those who fill it in: `Annotated[timedelta, ...]`, or a name for it, becomes `duration`."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         if ast.unparse(node.value) == "Annotated" and isinstance(node.slice, ast.Tuple):
-            return node.slice.elts[0]
-        return node
+            return self.visit(node.slice.elts[0])
+        if ast.unparse(node.value) == "Literal":
+            return ast.Name(" | ".join(map(str, ast.literal_eval(node.slice))))
+        return self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        meant = self._module.attributes.get(node.id)
-        return self.visit(ast.parse(str(meant.value), mode="eval").body) if meant is not None else node
+        meant = self._module.members.get(node.id)
+        if meant is None or (meant.is_alias and not meant.resolved) or not meant.is_attribute:
+            return ast.Name(WORDS.get(node.id, node.id))
+        meant = meant.final_target if meant.is_alias else meant
+        return _Plain(meant.module).visit(ast.parse(str(meant.value), mode="eval").body)
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -114,7 +213,9 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-PARTS: dict[str, Callable[..., str]] = {"commands": commands, "fields": fields, "flows": flows, "settings": settings}
+PARTS: dict[str, Callable[..., str]] = {
+    part.__name__: part for part in (commands, fields, findings, flows, settings, states)
+}
 
 
 def on_page_markdown(markdown: str, **_context: Any) -> str:

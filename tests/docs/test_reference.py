@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import runpy
 from typing import Any
@@ -11,14 +12,16 @@ import pytest
 import blocks
 import flows
 from sandbox.stack import CHECKOUT, read_settings
-from tasks.rotation import KeySettings, Rotation
+from tasks.decisions import Finding
+from tasks.rotation import KeySettings, Retirement, Rotation
+from tasks.states import TRANSITIONS, KeyState
 
 generated: dict[str, Any] = runpy.run_path(str(CHECKOUT / "docs" / "hooks" / "generated.py"))
 put_in = generated["on_page_markdown"]
 CELLS = re.compile(r" \| (?=(?:[^`]*`[^`]*`)*[^`]*$)")  # a type may hold a bar, too, between backticks
 
 
-@pytest.mark.parametrize("model", [Rotation, KeySettings, *blocks.BLOCKS], ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", [Rotation, KeySettings, Retirement, *blocks.BLOCKS], ids=lambda model: model.__name__)
 def test_every_field_is_told_with_its_description(model: Any) -> None:
     """The table has each field of the form, in its order, and says of each whether it is required."""
     rows = generated["fields"](f"{model.__module__}.{model.__name__}").splitlines()[2:]
@@ -42,12 +45,33 @@ def test_every_block_has_a_place_in_the_reference() -> None:
 
 
 def test_every_flow_is_in_the_reference() -> None:
-    """A flow that the package exports is shown."""
+    """A flow that the package exports is shown by its name, with each parameter of its form and what it means."""
     shown = put_in("{{ flows }}")
 
-    exported = [name for name in flows.__all__ if hasattr(getattr(flows, name), "to_deployment")]
-    assert [name for name in exported if f".{name}\n" not in shown] == []
-    assert exported
+    exported = [each for name in flows.__all__ if hasattr(each := getattr(flows, name), "to_deployment")]
+    parts = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", shown, re.MULTILINE | re.DOTALL))
+    told = {
+        name: re.findall(r"^\| `(\w+)` \| .* \| \S[^|]*\w[^|]* \|$", part, re.MULTILINE) for name, part in parts.items()
+    }
+    assert told == {each.name: list(inspect.signature(each.fn).parameters) for each in exported}
+
+
+def test_defaults_and_types_are_told_as_a_person_writes_them() -> None:
+    """No name of the code and no call stands where a person looks for a value."""
+    told = put_in("{{ flows }}\n{{ fields tasks.rotation.Rotation }}\n{{ fields tasks.rotation.Retirement }}")
+
+    assert "| `older_than_days` | `int` | `90` |" in told
+    assert "| `overlap` | `duration` | `P1D` |" in told
+    assert not re.search(r"timedelta|Decimal|Literal|Annotated|DEFAULT_", told)
+
+
+def test_every_state_and_finding_is_on_the_built_page() -> None:
+    """The page of states names each state with each way to it, and each finding, where a template could stay empty."""
+    page = put_in((CHECKOUT / "docs" / "reference" / "states.md").read_text())
+
+    assert [state for state in KeyState if f"\n| `{state}` | " not in page] == []
+    assert [why for why in TRANSITIONS.values() if why not in page] == []
+    assert [finding for finding in Finding if f"\n| {finding.value} |" not in page] == []
 
 
 def test_every_setting_is_told_with_its_reason() -> None:
