@@ -70,10 +70,11 @@ class World:
         """Make the blocks that a rotation's destinations name."""
         for destination in rotation.destinations:
             slug, _, name = destination.partition("/")
-            await self._make(slug).asave(name, overwrite=True)
+            await self.make(slug).asave(name, overwrite=True)
         return rotation
 
-    def _make(self, slug: str) -> Any:
+    def make(self, slug: str) -> Any:
+        """Make a block of a type, not stored yet, whose place is empty."""
         match slug:
             case "secret":
                 return Secret(value="placeholder")
