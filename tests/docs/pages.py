@@ -1,6 +1,7 @@
 """Reads the commands, programs and files of a page, and runs its commands as a reader would.
 
 Blocks marked `sh` are run by a test; commands that no test can run are marked `bash`, and the page says so.
+`test_every_block.py` holds all pages to that.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from sandbox.stack import CHECKOUT
 
 FENCE = re.compile(
-    r'^(?P<indent> *)```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^(?P=indent)```$',
+    r'^(?P<indent> *)```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^(?P=indent)```$',
     re.MULTILINE | re.DOTALL,
 )
 DONE = "--- end of block ---"

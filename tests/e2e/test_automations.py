@@ -31,6 +31,7 @@ from sandbox.server import Fault
 from tasks.events import Event, resource
 from tasks.rotation import Rotation
 from tests.docs import pages
+from tests.docs.worker import at_work
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.processes import HELD_SECONDS, process, until_held
 from tests.e2e.receivers import TOLD_WITHIN_SECONDS, Receiver, mailbox, web_receiver
@@ -336,11 +337,14 @@ def test_the_command_says_plainly_what_is_wrong(world: World) -> None:
 async def test_the_page_leads_to_somebody_who_is_told(world: World, no_automations: None, tmp_path: Path) -> None:
     """Its commands print what it promises, and its try-out is heard."""
     (tmp_path / FOLDER.name).symlink_to(FOLDER)
-    with web_receiver() as receiver:
+    world.stack.cli("deploy", "--name", "retire", "--no-prompt")
+    async with get_client() as client:
+        await client.create_deployment(await client.create_flow_from_name("restart-consumers"), "checkout")
+    await Webhook(url="https://example.com/restart").asave("restart", overwrite=True)
+    with web_receiver() as receiver, at_work(world.stack):
         page = pages.read("how-to/notifications.md")
 
         promises = pages.follow(page, tmp_path, {"https://example.com/on-call": receiver.url}, world.stack.env)
-        await do(retire, {"rotation": "nobody"}, "retire")
 
         for promised, printed in promises:
             assert pages.prints(promised, printed), f"promised:\n{promised}\nprinted:\n{printed}"

@@ -148,6 +148,12 @@ async def test_what_is_done_with_a_rotation(page: str, world: World, tmp_path: P
     assert all(pages.prints(promised, printed) for promised, printed in promises)
 
 
+@pytest.mark.parametrize("page", ["reference/blocks.md", "reference/settings.md"])
+async def test_the_commands_of_the_reference(page: str, world: World, tmp_path: Path) -> None:
+    """Each command works as it stands."""
+    follow(page, world, tmp_path)
+
+
 async def test_rotations(world: World, tmp_path: Path) -> None:
     """What the page deploys is there."""
     shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
@@ -283,6 +289,22 @@ async def test_vault(world: World, tmp_path: Path, real_vault: tuple[vaults.Test
     stored = running.root.secrets.kv.v2.read_secret_version(APP, raise_on_deleted_version=True)["data"]
     assert stored["data"] == {"value": key}
     assert stored["metadata"]["custom_metadata"]["key_rotation"].startswith("rotation-")
+
+
+@needs_vault
+def test_vaults_kubernetes_login(
+    world: World, tmp_path: Path, real_vault: tuple[vaults.TestVault, dict[str, str]]
+) -> None:
+    """Vault takes the page's role, which gives the worker's service account the policy of the policy page."""
+    running, env = real_vault
+    for name, policy in pages.files("reference/vault-policy.md").items():
+        (tmp_path / name).write_text(policy)
+
+    follow("how-to/kubernetes.md", world, tmp_path, **env)
+
+    role = running.root.read("auth/kubernetes/role/rotation-checkout")["data"]
+    assert role["bound_service_account_names"] == ["key-rotation"]
+    assert role["token_policies"] == ["rotation-checkout"]
 
 
 @needs_vault

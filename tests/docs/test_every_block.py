@@ -1,0 +1,212 @@
+"""Each fenced block of each page is run or checked by a test, or it stands in the one table of those that are not."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+import yaml
+from prefect.client.schemas.schedules import RRuleSchedule
+from prefect.settings import Settings
+
+from sandbox.stack import CHECKOUT, POOL, read_settings
+from tasks.events import Event
+from tasks.rotation import Retirement
+from tasks.schedules import read_timetable
+from tests.docs import pages
+from tests.docs.pages import Block
+
+FOLLOWED = {
+    "how-to/adopt.md": "test_adopting_a_key",
+    "how-to/audit.md": "test_what_is_done_with_a_rotation",
+    "how-to/aws-secrets-manager.md": "test_aws_secrets_manager",
+    "how-to/change-settings.md": "test_what_is_done_with_a_rotation",
+    "how-to/emergency.md": "test_what_is_done_with_a_rotation",
+    "how-to/infisical.md": "test_infisical",
+    "how-to/kubernetes.md": "test_vaults_kubernetes_login",
+    "how-to/notifications.md": "test_the_page_leads_to_somebody_who_is_told",
+    "how-to/openrouter.md": "test_openrouter",
+    "how-to/read-a-secret-in-a-flow.md": "test_reading_a_secret_in_a_flow",
+    "how-to/read-the-key.md": "test_reading_the_key_from_an_application",
+    "how-to/remove.md": "test_what_is_done_with_a_rotation",
+    "how-to/restore-key.md": "test_what_is_done_with_a_rotation",
+    "how-to/rotations.md": "test_rotations",
+    "how-to/vault.md": "test_vault",
+    "reference/blocks.md": "test_the_commands_of_the_reference",
+    "reference/settings.md": "test_the_commands_of_the_reference",
+    "reference/vault-policy.md": "test_vault",
+    "tutorial/first-rotation.md": "test_the_tutorial_works",
+}
+"""The test that follows a page: it saves the files with a name, and runs the commands marked `sh`."""
+
+CHECKED = {"dockerfile", "ini", "json", "mermaid", "yaml"}
+"""The languages of the blocks without a file's name that the tests below check, on every page."""
+
+UNTRIED = {
+    "aws secretsmanager create-secret": "it needs an account at AWS; the test makes the secret by boto3",
+    "python -m pip install": "it would fetch packages in every test run; `make` installs the same files",
+    "vault write auth/kubernetes/config": "it needs a cluster",
+    "read -rs OPENROUTER_MANAGEMENT_KEY": "it needs an account at OpenRouter; the tutorial starts the same without one",
+    "prefect worker start": "it runs until it is stopped; the tutorial's test runs a worker of the same pool",
+    "prefect events stream": "it runs until it is stopped",
+    "vault agent": "it runs until it is stopped; `test_vault_agent` starts it as it stands",
+    "make demo": "it is a demonstration that takes a minute; what it does is tested piece by piece",
+    "server {": "there is no nginx here",
+}
+"""What no test runs, by the beginning of its first line, and why."""
+
+PAGES = [
+    "../README.md",
+    *sorted(str(page.relative_to(CHECKOUT / "docs")) for page in (CHECKOUT / "docs").rglob("*.md")),
+]
+BLOCKS = [(page, block) for page in PAGES for block in pages.read(page)]
+
+
+def blocks(language: str) -> list[Any]:
+    """The blocks of a language that are no file, with their page as the name of the case."""
+    found = [(page, block) for page, block in BLOCKS if block.language == language and not block.title]
+    return [pytest.param(block.text, id=f"{page} {number}") for number, (page, block) in enumerate(found)]
+
+
+def reason(block: Block) -> str | None:
+    """Why a block is not run, if it stands in the table."""
+    return next((why for start, why in UNTRIED.items() if block.text.strip().startswith(start)), None)
+
+
+@pytest.mark.parametrize("page", sorted({page for page, _ in BLOCKS}))
+def test_each_block_is_run_or_checked_or_said_not_to_be(page: str) -> None:
+    """No command and no file of the documentation goes unlooked at."""
+    mine = [block for of, block in BLOCKS if of == page]
+
+    runs = [block for block in mine if block.language in {"sh", "text"} or block.title]
+    other = [block for block in mine if block not in runs and block.language not in CHECKED]
+    assert [block.text for block in runs if page not in FOLLOWED and not reason(block)] == []
+    assert [block.text for block in other if not reason(block)] == []
+
+
+def test_every_fence_is_read_as_a_block() -> None:
+    """A fence that the tests cannot read would hide what stands in it."""
+    fences = {page: len(re.findall(r"^ *```", (CHECKOUT / "docs" / page).read_text(), re.MULTILINE)) for page in PAGES}
+
+    assert fences == {page: 2 * sum(of == page for of, _ in BLOCKS) for page in PAGES}
+
+
+def test_nothing_stands_in_the_tables_without_need() -> None:
+    """What is said not to be run is there, and so is each test that is said to follow a page."""
+    defined = {
+        name: file.read_text()
+        for file in (CHECKOUT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)\(", file.read_text(), re.MULTILINE)
+    }
+
+    starts = [block.text.strip() for _, block in BLOCKS]
+    assert [start for start in UNTRIED if not any(text.startswith(start) for text in starts)] == []
+    stems = {page: page.rpartition("/")[2].removesuffix(".md") for page in FOLLOWED}
+    assert [page for page, test in FOLLOWED.items() if stems[page] not in defined.get(test, "")] == []
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_yaml_can_be_read(text: str) -> None:
+    """Each document is a mapping."""
+    assert all(isinstance(document, dict) for document in yaml.safe_load_all(text))
+
+
+@pytest.mark.parametrize("text", blocks("json"))
+def test_json_can_be_read(text: str) -> None:
+    """It is what a program would send."""
+    assert isinstance(json.loads(text), dict)
+
+
+@pytest.mark.parametrize("text", blocks("ini"))
+def test_each_setting_is_one_of_prefect(text: str) -> None:
+    """A setting that Prefect does not know would be passed over in silence."""
+    named = [line.partition("=")[0] for line in text.split()]
+
+    assert named
+    assert set(named) <= known_settings()
+
+
+def known_settings() -> set[str]:
+    """The names of all of Prefect's settings, in the environment."""
+    schema = Settings.model_json_schema(mode="validation")
+    found = re.findall(r"PREFECT_[A-Z0-9_]+", json.dumps(schema))
+    return set(found)
+
+
+@pytest.mark.parametrize("text", blocks("dockerfile"))
+def test_the_image_has_what_there_is(text: str) -> None:
+    """It begins with the Prefect that is pinned, and copies every package and file that the installation needs."""
+    copied = {name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()}
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    packages = project["tool"]["setuptools"]["packages"]
+
+    assert f"FROM prefecthq/prefect:{version('prefect')}-" in text
+    assert copied == {*packages, "requirements.txt", "pyproject.toml", project["project"]["readme"]}
+
+
+@pytest.mark.parametrize("text", blocks("mermaid"))
+def test_a_drawing_is_well_formed(text: str) -> None:
+    """Each line is one that mermaid knows, and its brackets are closed."""
+    first, *lines = text.strip().splitlines()
+    node = r"\w+(?:\(\[[^\[\]()]+\]\)|\[\([^\[\]()]+\)\]|\[[^\[\]()]+\])?"
+    known = {
+        "flowchart LR": rf"{node}(?: --(?: [\w ,]+ --)?> {node})+",
+        "stateDiagram-v2": r"(?:\[\*\]|\w+) --> \w+: [^:;]+",
+        "sequenceDiagram": r"participant \w+ as \w+|\w+--?>>\w+: [^;]+|Note over \w+(?:,\w+)*: [^;]+",
+    }
+
+    assert [line for line in lines if not re.fullmatch(known[first], line.strip())] == []
+
+
+def block(page: str, language: str) -> str:
+    """The only block of a page in a language that is no file."""
+    [found] = [block.text for of, block in BLOCKS if of == page and block.language == language and not block.title]
+    return found
+
+
+def test_the_schedule_of_the_page_is_one_that_this_project_knows() -> None:
+    """It is read as what the page says in words: every 30 days at 03:30 in Berlin."""
+    [schedule] = yaml.safe_load(block("explanation/schedules.md", "yaml"))["schedules"]
+
+    timetable = read_timetable(RRuleSchedule(rrule=schedule["rrule"], timezone=schedule["timezone"]))
+
+    assert str(timetable) == "every 30 days at 03:30 Europe/Berlin"
+
+
+def test_the_retirement_of_the_page_is_one() -> None:
+    """A rotation takes it as it stands."""
+    assert Retirement(**yaml.safe_load(block("how-to/restore-key.md", "yaml"))["retirement"])
+
+
+def test_the_chart_starts_a_worker_of_this_project() -> None:
+    """The pool is the project's own, and the settings are those of the worker in prefect.env."""
+    worker = yaml.safe_load(block("how-to/kubernetes.md", "yaml"))["worker"]
+
+    told = {each["name"]: each["value"] for each in worker["extraEnvVars"]}
+    assert (worker["config"]["workPool"], worker["config"]["type"]) == (POOL, "process")
+    assert str(worker["config"]["queryInterval"]) == read_settings()["PREFECT_WORKER_QUERY_SECONDS"]
+    assert told.items() <= read_settings().items()
+
+
+def test_external_secrets_reads_what_the_policy_permits() -> None:
+    """Path, field and role are those of the pages about Vault."""
+    store, secret = yaml.safe_load_all(block("how-to/read-the-key.md", "yaml"))
+
+    [data] = secret["spec"]["data"]
+    vault = store["spec"]["provider"]["vault"]
+    consumer = pages.files("reference/vault-policy.md")["consumer.hcl"]
+    assert f'path "{vault["path"]}/data/{data["remoteRef"]["key"]}"' in consumer
+    assert (
+        f"policy write {vault['auth']['kubernetes']['role']} consumer.hcl"
+        in (CHECKOUT / "docs/how-to/vault.md").read_text()
+    )
+    assert data["remoteRef"]["property"] == "value"
+
+
+def test_the_webhook_gets_what_the_page_shows() -> None:
+    """The fields are those of the event that calls it."""
+    assert set(json.loads(block("how-to/notifications.md", "json"))) == {"rotation", *Event.ROTATION_COMPLETED.payload}
