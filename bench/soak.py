@@ -7,14 +7,20 @@ import asyncio
 import gc
 import logging
 import os
+import re
+import statistics
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
+from unittest import mock
 
 import httpx
 from pydantic import SecretStr
@@ -35,7 +41,17 @@ REQUESTS_PER_SECOND = 2
 FAULTS = 0.05
 CALLS = r"/keys|/key$|/v1/secret|/raw/|/login"
 """The calls that faults strike: everything that a rotation does, nothing that a consumer does."""
+PREFECT_CALLS = re.compile(r"/api/.*(variables|block_documents|create_flow_run)")
+"""The calls to Prefect's API that faults strike: ledger, blocks and scheduled retirements, not the engine's own."""
 KINDS = ("secret", "vault-secret", "infisical-secret")
+POINTS = 20
+"""How often memory and sockets are measured."""
+MEMORY_TOLERANCE = 0.10
+"""How much more memory the last quarter of the points may show than the first quarter, by their medians."""
+SOCKETS_TOLERANCE = 10
+"""How many more sockets; readers come and go, so that two points are never quite alike."""
+
+is_consumer: ContextVar[bool] = ContextVar("is_consumer", default=False)
 
 
 @dataclass
@@ -48,6 +64,8 @@ class Soak:
     names: int
     outcomes: Counter[str] = field(default_factory=Counter)
     answers: Counter[int] = field(default_factory=Counter)
+    struck: Counter[str] = field(default_factory=Counter)
+    prefect_fails: bool = False
     rows: list[tuple[int, float, int]] = field(default_factory=list)
 
 
@@ -64,9 +82,36 @@ def own_sockets() -> int:
 
 def switch_faults_on(soak: Soak) -> None:
     """Let one call in twenty fail: half of them before it takes effect, half after."""
+    soak.prefect_fails = True
     for app in soak.apps:
         app.state.faults.add(Fault("before", path=CALLS, status=503, body="{}", probability=FAULTS / 2))
         app.state.faults.add(Fault("after", path=CALLS, probability=FAULTS / 2))
+
+
+@contextmanager
+def prefect_between(soak: Soak) -> Iterator[None]:
+    """Stand between this process and Prefect's API, and let one call in twenty fail while that is switched on.
+
+    A call fails with 500, the one status that Prefect's client does not repeat by itself: half of them before it takes
+    effect, half after.
+    """
+    random = Random(0)  # noqa: S311 - chance that can be repeated
+    send = httpx.AsyncHTTPTransport.handle_async_request
+
+    async def handle(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        chance = random.random()
+        spared = is_consumer.get() or not soak.prefect_fails or not PREFECT_CALLS.search(request.url.path)
+        if spared or chance >= FAULTS:
+            return await send(transport, request)
+        soak.struck[PREFECT_CALLS.search(request.url.path)[1]] += 1  # type: ignore[index] # it has matched above
+        if chance < FAULTS / 2:
+            answer = await send(transport, request)
+            await answer.aread()
+            await answer.aclose()
+        return httpx.Response(500, json={}, request=request)
+
+    with mock.patch.object(httpx.AsyncHTTPTransport, "handle_async_request", handle):
+        yield
 
 
 async def make_destinations(soak: Soak) -> dict[str, Any]:
@@ -112,6 +157,7 @@ async def read_secret(subject: Any) -> str:
 
 async def consume(soak: Soak, subject: Any) -> None:
     """Call the API with the rotation's key for ever, the key cached for a moment."""
+    is_consumer.set(True)
     body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
     read_at, key = float("-inf"), ""
     async with httpx.AsyncClient(timeout=30, verify=False) as client:  # noqa: S501 - plain http on loopback
@@ -130,20 +176,25 @@ async def soak_through(soak: Soak, runs: int, console: Console) -> dict[str, Any
     Returns:
         The rotations by name.
     """
-    from flows import rotate
+    from prefect import get_client
+
+    from flows import retire, rotate
 
     await prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), f"{soak.urls[0]}/api/v1")
+    async with get_client() as client:
+        # Scheduled for each superseded key, and run by nobody: the next rotation revokes it as well.
+        await client.create_deployment(await client.create_flow(retire), "retire")
     rotations = await make_destinations(soak)
     for subject in rotations.values():
         assert (await rotate(subject, return_state=True)).is_completed()
     switch_faults_on(soak)
     consumers = [asyncio.create_task(consume(soak, subject)) for subject in rotations.values()]
-    for number in range(runs):
+    for number in range(1, runs + 1):
         state = await rotate(rotations[f"soak-{number % soak.names}"], return_state=True)
-        soak.outcomes[state.name] += 1
-        if number % 100 == 99 or number == runs - 1:
-            observe(soak, number + 1)
-            console.print(f"{number + 1} runs: {dict(soak.outcomes)}")
+        soak.outcomes[str(state.name)] += 1
+        if number % max(1, runs // POINTS) == 0:
+            observe(soak, number)
+            console.print(f"{number} runs: {dict(soak.outcomes)}; {soak.rows[-1]}")
     for consumer in consumers:
         consumer.cancel()
     ends = await asyncio.gather(*consumers, return_exceptions=True)
@@ -170,6 +221,7 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
     from flows import rotate
     from tasks.ledger import Ledger, fingerprint, ledger_variable
 
+    soak.prefect_fails = False
     for app in soak.apps:
         app.state.faults.clear()
     wrong, explained = [], set()
@@ -187,34 +239,53 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
     return [*wrong, *(f"orphan {key}" for key in orphans)]
 
 
+def growth(soak: Soak) -> tuple[float, float]:
+    """Compare the first quarter of the measuring points with the last quarter, by their medians.
+
+    Returns:
+        How much memory has grown, as a part of what it was, and how many sockets have been added.
+    """
+    quarter = max(1, len(soak.rows) // 4)
+    first, last = soak.rows[:quarter], soak.rows[-quarter:]
+    memory, sockets = ([statistics.median(row[column] for row in part) for part in (first, last)] for column in (1, 2))
+    return memory[1] / memory[0] - 1, sockets[1] - sockets[0]
+
+
 def show(soak: Soak, wrong: list[str], seconds: float, console: Console) -> bool:
     """Print the table.
 
     Returns:
-        Whether nothing failed.
+        Whether nothing failed, nothing is left over, and memory and sockets have stayed flat.
     """
     failed = sum(count for status, count in soak.answers.items() if status != httpx.codes.OK)
-    table = Table("what", "number", title="Soak")
-    table.add_row("rotation runs", str(soak.outcomes["Completed"] + soak.outcomes["Failed"]))
-    table.add_row("of them failed, and healed by a later one", str(soak.outcomes["Failed"]))
-    table.add_row("keys made", str(len(soak.sandbox.created)))
-    table.add_row("requests by consumers", str(sum(soak.answers.values())))
-    table.add_row("failed requests", str(failed))
-    table.add_row("orphans and disagreements", str(len(wrong)))
-    for number, memory, sockets in (soak.rows[0], soak.rows[-1]):
-        table.add_row(f"after {number} runs", f"{memory:.0f} MB, {sockets} sockets")
-    table.add_row("seconds", f"{seconds:.0f}")
+    memory, sockets = growth(soak)
+    table = Table("what", "number", "aim", title="Soak")
+    table.add_row("rotation runs", str(soak.outcomes["Completed"] + soak.outcomes["Failed"]), "")
+    table.add_row("of them failed, and healed by a later one", str(soak.outcomes["Failed"]), "")
+    table.add_row("calls to Prefect's API that failed", str(soak.struck.total()), "more than 0")
+    table.add_row("keys made", str(len(soak.sandbox.created)), "")
+    table.add_row("requests by consumers", str(sum(soak.answers.values())), "more than 0")
+    table.add_row("failed requests", str(failed), "0")
+    table.add_row("consumers that died", str(soak.outcomes["consumer died"]), "0")
+    table.add_row("orphans and disagreements", str(len(wrong)), "0")
+    for number, held, opened in (soak.rows[0], soak.rows[len(soak.rows) // 2], soak.rows[-1]):
+        table.add_row(f"after {number} runs", f"{held:.0f} MB, {opened} sockets", "")
+    table.add_row("memory, last quarter / first quarter", f"{memory:+.1%}", f"at most {MEMORY_TOLERANCE:+.0%}")
+    table.add_row("sockets, last quarter - first quarter", f"{sockets:+.0f}", f"at most {SOCKETS_TOLERANCE:+d}")
+    table.add_row("seconds", f"{seconds:.0f}", "")
     console.print(table)
     for line in wrong:
         console.print(f"[red]{line}[/]")
-    return failed == 0 and not wrong and not soak.outcomes["consumer died"] and sum(soak.answers.values()) > 0
+    is_flat = memory <= MEMORY_TOLERANCE and sockets <= SOCKETS_TOLERANCE
+    all_worked = failed == 0 and not wrong and not soak.outcomes["consumer died"]
+    return is_flat and all_worked and bool(soak.answers) and bool(soak.struck)
 
 
 def main() -> int:
     """Soak and show.
 
     Returns:
-        0 if no request failed and nothing is left over.
+        0 if no request failed, nothing is left over, and memory and sockets have stayed flat.
     """
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--runs", type=int, default=2_000)
@@ -227,7 +298,8 @@ def main() -> int:
         soak = Soak(sandbox, apps, [open_.enter_context(running(app)) for app in apps], chosen.names)
 
         async def whole() -> list[str]:
-            return await settle(soak, await soak_through(soak, chosen.runs, console))
+            with prefect_between(soak):
+                return await settle(soak, await soak_through(soak, chosen.runs, console))
 
         wrong = asyncio.run(whole())
     return 0 if show(soak, wrong, time.monotonic() - begun, console) else 1
