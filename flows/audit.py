@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
-from uuid import UUID
 
 from prefect import State, flow
 from prefect.artifacts import acreate_table_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
+from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError, ForbiddenError, KeyRotationError, NotFoundError, UnauthorizedError
 from blocks.openrouter import ApiKey
-from blocks.secrets import Held
 from flows.conclude import Conclusion, conclude, open_run
-from flows.report import moment
 from tasks.adopt import label_agrees
 from tasks.audit import (
     AuditFinding,
-    Books,
+    Capped,
     Counts,
-    KeySieve,
+    KeyFilter,
     Kind,
+    LedgerSet,
     Lost,
     Snapshot,
     connection_of,
@@ -35,20 +34,27 @@ from tasks.audit import (
     in_change,
     judge_lost,
     judge_management_key,
-    judge_marked,
+    judge_orphan,
     judge_rotation,
     read_destinations_of,
     unreadable_ledgers,
 )
 from tasks.events import Event
 from tasks.ledger import Ledger, fingerprint
-from tasks.repair import remove_orphan, restore_ledger
-from tasks.rotation import is_slug, read_marker
+from tasks.repair import remove_orphans, restore_ledger
+from tasks.rotation import is_slug
 from tasks.run import Deployed, OpenRouter, Run, World, side_by_side
+from tasks.times import moment
 from tasks.world import PrefectWorld
 
 AT_ONCE = 8
-"""How many destinations, keys or runs are looked at side by side."""
+"""How many destinations or keys are looked at side by side."""
+OPEN_AT_ONCE = 32
+"""How many destinations are open at the same time."""
+RUNS_AT_ONCE = 200
+"""For how many keys Prefect is asked at once whether it knows the runs that have made them."""
+MAX_ROWS = 500
+"""How many findings the artifact shows."""
 DEFAULT_OLDER_THAN_DAYS = 90
 MAX_OLDER_THAN_DAYS = 36_500
 
@@ -153,18 +159,18 @@ async def follow_audit(
     Raises:
         KeyRotationError: Something could not be looked at, so that the audit would have gaps.
     """
-    look = Look(world, connection, await world.connection(connection))
+    account = AccountAudit(world, connection, await world.connection(connection))
     at = world.now()
     try:
-        counts, found = await look.at_everything(older_than)
+        counts, found = await account.compare(older_than)
     except (UnauthorizedError, ForbiddenError) as error:
-        refused = AuditFinding(Kind.MANAGEMENT_KEY_REFUSED, await _why_refused(look.openrouter, error))
+        refused = AuditFinding(Kind.MANAGEMENT_KEY_REFUSED, await _why_refused(account.openrouter, error))
         counts, found = None, [refused]
     if open_rotation is not None:
-        found = [await _repair(look, finding, open_rotation) for finding in found]
+        found = await _repair(account, found, open_rotation)
     findings = tuple(sorted(found, key=lambda finding: (finding.severity.value, finding.kind, finding.rotation)))
     for finding in findings:
-        await _tell(world, connection, finding)
+        await _emit(world, connection, finding)
     return Report(connection, at, counts, findings)
 
 
@@ -176,9 +182,9 @@ async def _why_refused(openrouter: OpenRouter, error: KeyRotationError) -> str:
     return str(error)
 
 
-async def _tell(world: World, connection: str, finding: AuditFinding) -> None:
+async def _emit(world: World, connection: str, finding: AuditFinding) -> None:
     event = Event.ORPHAN_FOUND if finding.kind is Kind.ORPHAN else Event.AUDIT_FINDING
-    told = {
+    payload = {
         "connection": connection,
         "kind": finding.kind.value,
         "severity": finding.severity.name.lower(),
@@ -187,11 +193,11 @@ async def _tell(world: World, connection: str, finding: AuditFinding) -> None:
         "key_hash": finding.key_hash,
     }
     # What is about no rotation is about the connection; a rotation's name holds no colon.
-    await world.emit(event, finding.rotation or f"connection:{connection}", **told)
+    await world.emit(event, finding.rotation or f"connection:{connection}", **payload)
 
 
-class Look:
-    """One look at everything that belongs to a connection.
+class AccountAudit:
+    """Compares everything that belongs to a connection.
 
     Args:
         world: The way to everything outside of the process.
@@ -206,12 +212,12 @@ class Look:
         self.deployed: dict[str, Deployed] = {}
         self.lost: dict[str, Lost] = {}
         self._workspaces: list[str] = []
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, SecretStr | None] = {}
         self._unreadable: dict[str, str] = {}
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(AT_ONCE)
 
-    async def at_everything(self, older_than: timedelta) -> tuple[Counts, list[AuditFinding]]:
-        """Look at the account, the ledgers, the destinations and the deployments.
+    async def compare(self, older_than: timedelta) -> tuple[Counts, list[AuditFinding]]:
+        """Compare the account, the ledgers, the destinations and the deployments.
 
         Args:
             older_than: From which age on a key of no rotation is told of.
@@ -224,51 +230,56 @@ class Look:
         """
         now = self.world.now()
         management_key = await self.openrouter.about_itself()
-        before = await self._books()
+        before = await self._ledgers()
         self.deployed = {deployed.name: deployed async for deployed in self.world.deployments()}
-        sieve = KeySieve(before.hashes(), older_than, now)
         self._workspaces = [workspace async for workspace in self.openrouter.list_workspaces()]
-        for workspace in self._workspaces:
-            async for key in self.openrouter.list_keys(workspace):
-                sieve.take(key)
-        after = await self._books()
-        known_hashes = before.hashes() | after.hashes()
-        marked = [key for key in sieve.marked.values() if key.hash not in known_hashes]
-        return sieve.counts, [
+        keys = await self._keys(KeyFilter(before, older_than, now))
+        after = await self._ledgers()
+        explained = before.hashes() | after.hashes()
+        return keys.counts, [
             *judge_management_key(self.connection, management_key.expires_at, now),
             *unreadable_ledgers(after),
-            *await self._at_rotations(after, sieve.explained),
-            *await self._at_marked(marked, after, now),
-            *sieve.findings(),
+            *await self._at_rotations(after, keys.explained),
+            *self._at_ours([key for key in keys.ours.values() if key.hash not in explained], after, now),
+            *keys.findings(),
         ]
 
-    async def _books(self) -> Books:
-        return Books({name: value async for name, value in self.world.ledgers()})
+    async def _ledgers(self) -> LedgerSet:
+        return LedgerSet({name: value async for name, value in self.world.ledgers()})
 
-    async def _at_rotations(self, books: Books, listed: dict[str, ApiKey]) -> list[AuditFinding]:
-        suspicious = [name for name, found in (await self._judge(books, books.ledgers, listed)).items() if found]
+    async def _keys(self, keys: KeyFilter) -> KeyFilter:
+        for workspace in self._workspaces:
+            async for key in self.openrouter.list_keys(workspace):
+                keys.take(key)
+                if len(keys.undecided) >= RUNS_AT_ONCE:
+                    keys.decide(await self.world.known_runs(keys.runs()))
+        if keys.undecided:
+            keys.decide(await self.world.known_runs(keys.runs()))
+        return keys
+
+    async def _at_rotations(self, all_ledgers: LedgerSet, listed: dict[str, ApiKey]) -> list[AuditFinding]:
+        first = await self._judge(all_ledgers.ledgers, listed)
+        suspicious = [name for name, found in first.items() if found]
         if not suspicious:
             return []
         # The list and the ledgers were not read in one moment, and a list by pages can miss a key. So whatever seems
         # wrong is looked at once more, key by key, between two readings of its ledger that must be the same.
-        books = await self._books()
-        verdicts = await self._judge(books, [name for name in suspicious if name in books.ledgers], {})
-        after = await self._books()
+        before = await self._ledgers()
+        ledgers = {name: before.ledgers[name] for name in suspicious if name in before.ledgers}
+        verdicts = await self._judge(ledgers, {})
+        after = await self._ledgers()
         judged: list[AuditFinding] = []
         for name, found in verdicts.items():
-            judged += found if after.values.get(name) == books.values[name] else [in_change(name)]
+            judged += found if after.values.get(name) == before.values[name] else [in_change(name)]
         return judged
 
-    async def _judge(
-        self, books: Books, names: Iterable[str], listed: dict[str, ApiKey]
-    ) -> dict[str, list[AuditFinding]]:
-        ledgers = {name: books.ledgers[name] for name in names}
+    async def _judge(self, ledgers: dict[str, Ledger], listed: dict[str, ApiKey]) -> dict[str, list[AuditFinding]]:
         wanted = [e.hash for ledger in ledgers.values() for e in entries_of(ledger, self.connection)]
         missing = [key_hash for key_hash in wanted if key_hash not in listed]
         found = await self._bounded([self._key(key_hash) for key_hash in missing])
         keys: dict[str, ApiKey | None] = {**listed, **dict(zip(missing, found, strict=True))}
         await self._at_destinations(ledgers)
-        held = {name: fingerprint(held.value) for name, held in self._held.items()}
+        held = {name: fingerprint(value) for name, value in self._held.items()}
         now = self.world.now()
         return {
             name: list(
@@ -295,32 +306,28 @@ class Look:
             if connection_of(ledger, self.deployed.get(name)) == self.connection
         ]
         places = sorted({place for _, ledger in ours for place in read_destinations_of(ledger)})
-        await self._bounded([self._at_destination(place) for place in places])
+        for first in range(0, len(places), OPEN_AT_ONCE):
+            async with self.world.apart() as world:
+                await self._bounded([self._at_destination(world, one) for one in places[first : first + OPEN_AT_ONCE]])
 
-    async def _at_destination(self, name: str) -> None:
+    async def _at_destination(self, world: World, name: str) -> None:
         self._held.pop(name, None)
         self._unreadable.pop(name, None)
         try:
-            self._held[name] = await (await self.world.destination(name)).read()
+            self._held[name] = (await (await world.destination(name)).read()).value
         except KeyRotationError as error:
             self._unreadable[name] = str(error)
 
-    async def _at_marked(self, marked: Sequence[ApiKey], books: Books, now: datetime) -> list[AuditFinding]:
-        runs = {mark[1] for key in marked if (mark := read_marker(key.name))}
-        known = await self._known(runs)
-        self.lost = {lost.name: lost for lost in find_lost_ledgers(marked, books, self.deployed, known)}
-        lost = [finding for lost in self.lost.values() for finding in judge_lost(lost, now)]
-        judged = [judge_marked(key, books, self.deployed, known, now) for key in marked]
-        return [*lost, *filter(None, judged)]
-
-    async def _known(self, runs: Collection[UUID]) -> set[UUID]:
-        asked = sorted(runs)
-        answers = await self._bounded([self.world.knows_run(run_id) for run_id in asked])
-        return {run_id for run_id, known in zip(asked, answers, strict=True) if known}
+    def _at_ours(self, ours: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[AuditFinding]:
+        self.lost = {lost.name: lost for lost in find_lost_ledgers(ours, ledgers, self.deployed)}
+        orphans = Capped(Kind.ORPHAN, "keys are orphans, which an audit with repair leaves to the next one")
+        for key in ours:
+            orphans.add(judge_orphan(key, ledgers, self.deployed, now))
+        return [*(finding for lost in self.lost.values() for finding in judge_lost(lost, now)), *orphans.findings()]
 
     async def _bounded(self, calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         async def one(call: Coroutine[Any, Any, T]) -> T:
-            async with self._places:
+            async with self._slots:
                 return await call
 
         return await side_by_side([one(call) for call in calls])
@@ -334,33 +341,49 @@ class Look:
         Returns:
             Their names.
         """
-        return [name for name, held in self._held.items() if label_agrees(label, held.value)]
+        return [name for name, value in self._held.items() if label_agrees(label, value)]
 
 
-async def _repair(look: Look, finding: AuditFinding, open_rotation: OpenRotation) -> AuditFinding:
-    if finding.kind not in (Kind.ORPHAN, Kind.LEDGER_LOST):
-        return finding
+async def _repair(
+    account: AccountAudit, findings: Sequence[AuditFinding], open_rotation: OpenRotation
+) -> list[AuditFinding]:
+    wanted: dict[str, list[AuditFinding]] = {}
+    for finding in findings:
+        if finding.rotation and finding.kind in (Kind.ORPHAN, Kind.LEDGER_LOST):
+            wanted.setdefault(finding.rotation, []).append(finding)
+    outcomes: dict[AuditFinding, AuditFinding] = {}
+    for name, found in wanted.items():
+        try:
+            async with open_rotation(name) as run:
+                outcomes |= await _repair_rotation(account, found, run)
+        except KeyRotationError as error:
+            # The slot was not free.
+            outcomes |= {finding: _not_repaired(finding, str(error)) for finding in found}
+    return [outcomes.get(finding, finding) for finding in findings]
+
+
+async def _repair_rotation(
+    account: AccountAudit, findings: Sequence[AuditFinding], run: Run
+) -> dict[AuditFinding, AuditFinding]:
+    deployed = account.deployed.get(run.name)
+    orphans = [finding.key_hash for finding in findings if finding.kind is Kind.ORPHAN]
+    outcomes = {}
     try:
-        async with open_rotation(finding.rotation) as run:
-            return await _repair_in(look, finding, run)
+        removed = await remove_orphans(run, account.connection, orphans, deployed, account.holders) if orphans else {}
+        for finding in findings:
+            if finding.kind is Kind.ORPHAN:
+                outcomes[finding] = _repaired(finding, "It was deleted.", removed[finding.key_hash])
+            elif deployed is not None:
+                why = await restore_ledger(run, account.connection, account.lost[run.name].keys, deployed)
+                outcomes[finding] = _repaired(finding, "The ledger was written anew.", why)
     except KeyRotationError as error:
-        # The slot was not free.
-        return _not_repaired(finding, str(error))
+        outcomes = {finding: outcomes.get(finding) or _not_repaired(finding, str(error)) for finding in findings}
+    return outcomes
 
 
-async def _repair_in(look: Look, finding: AuditFinding, run: Run) -> AuditFinding:
-    deployed = look.deployed.get(finding.rotation)
-    try:
-        if finding.kind is Kind.ORPHAN:
-            why = await remove_orphan(run, look.connection, finding.key_hash, deployed, look.holders)
-            done = "It was deleted."
-        elif deployed is not None:
-            why = await restore_ledger(run, look.connection, look.lost[finding.rotation].keys, deployed)
-            done = "The ledger was written anew."
-    except KeyRotationError as error:
-        return _not_repaired(finding, str(error))
-    if why is not None:
-        return _not_repaired(finding, f"{why}.")
+def _repaired(finding: AuditFinding, done: str, why_not: str | None) -> AuditFinding:
+    if why_not is not None:
+        return _not_repaired(finding, why_not)
     return replace(finding, sentence=f"{finding.sentence} {done}", repaired=True)
 
 
@@ -375,7 +398,8 @@ def as_table(report: Report) -> list[dict[str, str]]:
         report: What was found.
 
     Returns:
-        One row for each finding, the gravest first; one row that says so where there is none.
+        One row for each finding, the gravest first; one row that says so where there is none, or how many more there
+        are.
     """
     rows = [
         {
@@ -387,10 +411,15 @@ def as_table(report: Report) -> list[dict[str, str]]:
             "what": finding.sentence,
             "what to do": "Nothing." if finding.repaired else finding.kind.advice,
         }
-        for finding in report.findings
+        for finding in report.findings[:MAX_ROWS]
     ]
-    nothing = {"severity": "none", "finding": "", "rotation": "", "key": "", "key hash": ""}
-    return rows or [{**nothing, "what": "Everything agrees.", "what to do": "Nothing."}]
+    nothing = {"severity": "none", "finding": "", "rotation": "", "key": "", "key hash": "", "what to do": "Nothing."}
+    if not rows:
+        return [{**nothing, "what": "Everything agrees."}]
+    if left_out := len(report.findings) - len(rows):
+        advice = "Look after those above, then audit again; each finding is an event, too."
+        rows.append({**nothing, "what": f"{left_out} more findings are not shown.", "what to do": advice})
+    return rows
 
 
 def as_description(report: Report, run_id: object) -> str:

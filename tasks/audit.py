@@ -14,6 +14,7 @@ from blocks.openrouter import ApiKey
 from tasks.ledger import Current, Ledger, MadeKey, Superseded, parse_ledger
 from tasks.rotation import read_marker
 from tasks.run import Deployed
+from tasks.times import moment
 
 SETTLED_AFTER = timedelta(hours=1)
 """How long a run may be at work, or late; until then nothing counts as left behind."""
@@ -23,8 +24,8 @@ MANAGEMENT_KEY_EXPIRES_WITHIN = timedelta(days=14)
 """How far ahead of its end a management key is told of: only a person can make a new one."""
 LONGEST_MARGIN = timedelta(days=1)
 """How late a rotation may be at most before it is overdue; one with a shorter interval may be late by one interval."""
-MOST_KEPT_OF_NOBODY = 100
-"""How many findings about keys of no rotation are kept; the others are counted, so that memory does not grow."""
+MOST_KEPT = 100
+"""How many findings of a kind of which there may be one for each key are kept; the others are counted."""
 
 
 class Severity(Enum):
@@ -176,7 +177,7 @@ class Counts:
     of_nobody: int = 0
 
 
-class Books:
+class LedgerSet:
     """All ledgers at one moment.
 
     Args:
@@ -198,24 +199,65 @@ class Books:
         return {key_hash for ledger in self.ledgers.values() for key_hash in ledger.hashes()}
 
 
-class KeySieve:
+class Capped:
+    """Findings of one kind: the first ones, and how many more there are, so that memory does not grow.
+
+    Args:
+        kind: The kind.
+        more: What the others are, as it reads after their number.
+    """
+
+    def __init__(self, kind: Kind, more: str) -> None:
+        self._kind = kind
+        self._more = more
+        self._kept: list[AuditFinding] = []
+        self._left_out = 0
+
+    def add(self, finding: AuditFinding | None) -> None:
+        """Keep a finding, where there is one and room for it, or else count it.
+
+        Args:
+            finding: The finding; `None` for nothing.
+        """
+        if finding is None:
+            return
+        if len(self._kept) < MOST_KEPT:
+            self._kept.append(finding)
+        else:
+            self._left_out += 1
+
+    def findings(self) -> list[AuditFinding]:
+        """List what was kept.
+
+        Returns:
+            The findings, and one that counts those for which there was no room.
+        """
+        if not self._left_out:
+            return self._kept
+        return [*self._kept, AuditFinding(self._kind, f"{self._left_out} more {self._more}; they are not listed.")]
+
+
+class KeyFilter:
     """Takes the keys of an account one at a time, and keeps only those that matter to the audit.
 
     Args:
-        explained: The hashes that ledgers explain.
+        ledgers: All ledgers.
         older_than: How old a key of no rotation may become.
         now: The current moment, UTC.
     """
 
-    def __init__(self, explained: Collection[str], older_than: timedelta, now: datetime) -> None:
-        self._explained = explained
+    def __init__(self, ledgers: LedgerSet, older_than: timedelta, now: datetime) -> None:
+        self._hashes = ledgers.hashes()
+        self._damaged = ledgers.damaged
         self._older_than = older_than
         self._now = now
-        self._left_out = 0
-        self._of_nobody: list[AuditFinding] = []
+        self._of_nobody = Capped(Kind.OF_NOBODY, "keys of no rotation are like those above")
+        self._not_ours = Capped(Kind.MARKED_NOT_OURS, "keys were made by runs that this Prefect server does not know")
         self.counts = Counts()
         self.explained: dict[str, ApiKey] = {}
-        self.marked: dict[str, ApiKey] = {}
+        self.undecided: list[ApiKey] = []
+        """Keys with a marker that no ledger explains, until `decide` is told which runs this Prefect server knows."""
+        self.ours: dict[str, ApiKey] = {}
 
     def take(self, key: ApiKey) -> None:
         """Look at one key.
@@ -224,34 +266,41 @@ class KeySieve:
             key: The key, as a list shows it.
         """
         self.counts.seen += 1
-        if key.hash in self._explained:
+        if key.hash in self._hashes:
             self.counts.of_rotations += 1
             self.explained[key.hash] = key
         elif read_marker(key.name):
             self.counts.unexplained += 1
-            self.marked[key.hash] = key
+            self.undecided.append(key)
         else:
             self.counts.of_nobody += 1
-            self._keep(judge_key_of_nobody(key, self._older_than, self._now))
+            self._of_nobody.add(judge_key_of_nobody(key, self._older_than, self._now))
 
-    def _keep(self, finding: AuditFinding | None) -> None:
-        if finding is None:
-            return
-        if len(self._of_nobody) < MOST_KEPT_OF_NOBODY:
-            self._of_nobody.append(finding)
-        else:
-            self._left_out += 1
+    def runs(self) -> set[UUID]:
+        """Say which runs have made the undecided keys."""
+        return {mark[1] for key in self.undecided if (mark := read_marker(key.name))}
+
+    def decide(self, known: Collection[UUID]) -> None:
+        """Keep the undecided keys that runs of this Prefect server have made, and tell of the others.
+
+        Args:
+            known: The runs that this server knows.
+        """
+        for key in self.undecided:
+            mark = read_marker(key.name)
+            if mark and mark[1] in known:
+                self.ours[key.hash] = key
+            else:
+                self._not_ours.add(judge_key_not_ours(key, self._damaged, self._now))
+        self.undecided.clear()
 
     def findings(self) -> list[AuditFinding]:
-        """Tell what was found about keys of no rotation.
+        """Tell what was found about keys of no rotation and of other Prefect servers.
 
         Returns:
-            One finding for each such key, and one that counts those for which there was no room.
+            The findings, some of each kind.
         """
-        if not self._left_out:
-            return self._of_nobody
-        rest = f"{self._left_out} more keys of no rotation are like those above; they are not listed."
-        return [*self._of_nobody, AuditFinding(Kind.OF_NOBODY, rest)]
+        return [*self._not_ours.findings(), *self._of_nobody.findings()]
 
 
 def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> AuditFinding | None:
@@ -273,7 +322,7 @@ def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Au
     if key.limit is None:
         faults.append("has no spending limit")
     if key.expires_at and key.expires_at - now <= EXPIRES_WITHIN:
-        faults.append(f"expires at {_at(key.expires_at)}")
+        faults.append(f"expires at {moment(key.expires_at)}")
     if not faults:
         return None
     sentence = f"The key {key.label} belongs to no rotation and {' and '.join(faults)}."
@@ -306,7 +355,7 @@ def judge_management_key(connection: str, expires_at: datetime | None, now: date
     """
     if expires_at is None or expires_at - now > MANAGEMENT_KEY_EXPIRES_WITHIN:
         return []
-    sentence = f"The management key of the connection {connection} expires at {_at(expires_at)}."
+    sentence = f"The management key of the connection {connection} expires at {moment(expires_at)}."
     return [AuditFinding(Kind.MANAGEMENT_KEY_EXPIRING, sentence)]
 
 
@@ -413,14 +462,14 @@ def _judge_ledger(snapshot: Snapshot, now: datetime) -> Iterator[AuditFinding]:
     if ledger.pending and now - ledger.pending.intended_at > SETTLED_AFTER:
         sentence = (
             f"Run {ledger.pending.run_id} has left the rotation {name} unfinished since "
-            f"{_at(ledger.pending.intended_at)}."
+            f"{moment(ledger.pending.intended_at)}."
         )
         yield AuditFinding(Kind.PENDING, sentence, name)
     for entry in ledger.unresolved:
         grave = None if now - entry.since > SETTLED_AFTER else Severity.NOTICE
         sentence = (
-            f"Run {entry.run_id} of rotation {name} may have created a key at {_at(entry.since)} that has not turned "
-            "up yet."
+            f"Run {entry.run_id} of rotation {name} may have created a key at {moment(entry.since)} that has not "
+            "turned up yet."
         )
         yield AuditFinding(Kind.UNRESOLVED, sentence, name, graded=grave)
     yield from _judge_age(snapshot, now)
@@ -433,8 +482,8 @@ def _judge_age(snapshot: Snapshot, now: datetime) -> Iterator[AuditFinding]:
     minimum_age = deployed.rotation.minimum_age if deployed.rotation else timedelta(0)
     if now - current.since > deployed.interval + minimum_age + min(deployed.interval, LONGEST_MARGIN):
         sentence = (
-            f"The current key {current.label} of rotation {snapshot.name} has been in use since {_at(current.since)}, "
-            f"longer than its schedule allows ({deployed.interval})."
+            f"The current key {current.label} of rotation {snapshot.name} has been in use since "
+            f"{moment(current.since)}, longer than its schedule allows ({deployed.interval})."
         )
         yield _about(Kind.ROTATION_OVERDUE, snapshot, current, sentence)
 
@@ -462,7 +511,7 @@ def _judge_current(snapshot: Snapshot, entry: Current, key: ApiKey | None, now: 
     elif key.expires_at and key.expires_at - now <= EXPIRES_WITHIN:
         interval = snapshot.deployed.interval if snapshot.deployed else None
         in_time = bool(interval) and entry.since + (interval or timedelta(0)) < key.expires_at
-        sentence = f"The current key {entry.label} of rotation {snapshot.name} expires at {_at(key.expires_at)}."
+        sentence = f"The current key {entry.label} of rotation {snapshot.name} expires at {moment(key.expires_at)}."
         yield _about(Kind.KEY_EXPIRING, snapshot, entry, sentence, Severity.NOTICE if in_time else None)
 
 
@@ -489,7 +538,7 @@ def _judge_superseded(
     if now - entry.revoke_at > SETTLED_AFTER:
         sentence = (
             f"The superseded key {entry.label} of rotation {snapshot.name} was to be revoked at "
-            f"{_at(entry.revoke_at)} and still exists."
+            f"{moment(entry.revoke_at)} and still exists."
         )
         yield _about(Kind.SUPERSEDED_KEY_OVERDUE, snapshot, entry, sentence)
 
@@ -506,16 +555,16 @@ def _about(
     return AuditFinding(kind, sentence, snapshot.name, entry.label, entry.hash, graded)
 
 
-def unreadable_ledgers(books: Books) -> Iterator[AuditFinding]:
+def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[AuditFinding]:
     """Tell of ledgers that cannot be read.
 
     Args:
-        books: All ledgers.
+        ledgers: All ledgers.
 
     Yields:
         A finding for each; nothing else is said about its rotation.
     """
-    for name, sentence in books.damaged.items():
+    for name, sentence in ledgers.damaged.items():
         yield AuditFinding(Kind.LEDGER_UNREADABLE, sentence, name)
 
 
@@ -538,24 +587,21 @@ class Lost:
     keys: tuple[ApiKey, ...]
 
 
-def find_lost_ledgers(
-    marked: Iterable[ApiKey], books: Books, deployed: Mapping[str, Deployed], known: Collection[UUID]
-) -> list[Lost]:
+def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Collection[str]) -> list[Lost]:
     """Find rotations that are deployed and have keys, but no ledger.
 
     Args:
-        marked: The keys with a marker that no ledger explains.
-        books: All ledgers.
-        deployed: The deployments by rotation.
-        known: The runs that this Prefect server knows.
+        ours: The keys that runs of this Prefect server have made and no ledger explains.
+        ledgers: All ledgers.
+        deployed: The rotations that have a deployment.
 
     Returns:
-        The rotations, each with its keys whose run is known.
+        The rotations, each with its keys.
     """
     keys: dict[str, list[ApiKey]] = {}
-    for key in marked:
-        name, run_id = read_marker(key.name) or ("", UUID(int=0))
-        if run_id in known and name in deployed and name not in books.values:
+    for key in ours:
+        name, _ = read_marker(key.name) or ("", None)
+        if name in deployed and name not in ledgers.values:
             keys.setdefault(name, []).append(key)
     return [Lost(name, tuple(found)) for name, found in keys.items()]
 
@@ -572,7 +618,7 @@ def judge_lost(lost: Lost, now: datetime) -> list[AuditFinding]:
     """
     if all(is_new(key, now) for key in lost.keys):
         return []
-    labels = ", ".join(key.label for key in lost.keys)
+    labels = ", ".join(key.label for key in lost.keys[:MOST_KEPT])
     sentence = f"The ledger of rotation {lost.name} is gone; its keys at OpenRouter are {labels}."
     return [AuditFinding(Kind.LEDGER_LOST, sentence, lost.name)]
 
@@ -582,32 +628,42 @@ def is_new(key: ApiKey, now: datetime) -> bool:
     return now - key.created_at <= SETTLED_AFTER
 
 
-def judge_marked(
-    key: ApiKey, books: Books, deployed: Collection[str], known: Collection[UUID], now: datetime
-) -> AuditFinding | None:
-    """Say what a key is whose marker no ledger explains.
+def judge_key_not_ours(key: ApiKey, damaged: Collection[str], now: datetime) -> AuditFinding | None:
+    """Tell of a key that a run made which this Prefect server does not know.
 
     Args:
         key: The key.
-        books: All ledgers.
+        damaged: The rotations whose ledgers cannot be read.
+        now: The current moment, UTC.
+
+    Returns:
+        The finding; `None` for a key that was just made, or whose ledger cannot be read.
+    """
+    name, run_id = read_marker(key.name) or ("", None)
+    if is_new(key, now) or name in damaged:
+        return None
+    sentence = f"{_made(key, name, run_id)}, which this Prefect server does not know."
+    return AuditFinding(Kind.MARKED_NOT_OURS, sentence, name, key.label, key.hash)
+
+
+def judge_orphan(key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], now: datetime) -> AuditFinding | None:
+    """Tell of a key that a run of this Prefect server made, and that no ledger explains.
+
+    Args:
+        key: The key.
+        ledgers: All ledgers.
         deployed: The rotations that have a deployment.
-        known: The runs that this Prefect server knows.
         now: The current moment, UTC.
 
     Returns:
         The finding; `None` for a key that was just made, whose ledger cannot be read, or whose ledger is lost.
     """
-    name, run_id = read_marker(key.name) or ("", UUID(int=0))
-    if is_new(key, now) or name in books.damaged:
+    name, run_id = read_marker(key.name) or ("", None)
+    if is_new(key, now) or name in ledgers.damaged or (name in deployed and name not in ledgers.values):
         return None
-    made = f"The key {key.label} was made at {_at(key.created_at)} by run {run_id} of rotation {name}"
-    if run_id not in known:
-        sentence = f"{made}, which this Prefect server does not know."
-        return AuditFinding(Kind.MARKED_NOT_OURS, sentence, name, key.label, key.hash)
-    if name in deployed and name not in books.values:
-        return None
-    return AuditFinding(Kind.ORPHAN, f"{made}, and no ledger explains it.", name, key.label, key.hash)
+    sentence = f"{_made(key, name, run_id)}, and no ledger explains it."
+    return AuditFinding(Kind.ORPHAN, sentence, name, key.label, key.hash)
 
 
-def _at(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+def _made(key: ApiKey, rotation: str, run_id: UUID | None) -> str:
+    return f"The key {key.label} was made at {moment(key.created_at)} by run {run_id} of rotation {rotation}"

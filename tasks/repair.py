@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from blocks.errors import NotFoundError
+from blocks.errors import KeyRotationError, NotFoundError
 from blocks.openrouter import ApiKey
 from tasks.adopt import label_agrees
 from tasks.audit import is_live, is_new
@@ -19,41 +19,56 @@ Holders = Callable[[str], list[str]]
 """Says which of the destinations that the audit has read hold a key of a label."""
 
 
-async def remove_orphan(
-    run: Run, connection: str, key_hash: str, deployed: Deployed | None, holders: Holders
-) -> str | None:
-    """Delete a key that no ledger explains, after everything that speaks for it was looked at once more.
+async def remove_orphans(
+    run: Run, connection: str, hashes: Sequence[str], deployed: Deployed | None, holders: Holders
+) -> dict[str, str | None]:
+    """Delete keys that no ledger explains, after everything that speaks for them was looked at once more.
 
     Args:
-        run: A run that holds the slot of the rotation in the key's marker.
+        run: A run that holds the slot of the rotation in the keys' markers.
         connection: The connection that is audited.
-        key_hash: The key's hash.
+        hashes: The keys' hashes.
         deployed: The rotation's deployment, if it has one.
-        holders: Says which destinations of other rotations hold it.
+        holders: Says which destinations of other rotations hold a key.
 
     Returns:
-        Why it was kept; `None` where it is gone.
+        For each hash, why the key was kept; `None` where it is gone.
 
     Raises:
         KeyRotationError: Something could not be looked at, so nothing was deleted.
     """
     ledger = await run.ledger.load()
-    openrouter = await run.world.connection(connection)
-    try:
-        key = await openrouter.get_key(key_hash)
-    except NotFoundError:
-        return None
+    # As text, so that even a ledger that cannot be read speaks for its keys.
+    explaining = [json.dumps(value) async for _, value in run.world.ledgers()]
     destinations = _destinations(ledger, deployed)
-    if why := await _why_kept(run, key) or _why_not_certain(run, key, destinations):
-        return why
-    await run.look(destinations)
-    held = [name for name in destinations if label_agrees(key.label, run.held[name].value)]
-    if holding := sorted({*held, *holders(key.label)}):
-        return f"{', '.join(holding)} holds it"
-    await run.ledger.guard()
-    await openrouter.delete_key(key.hash)
-    told = {"key_label": key.label, "key_hash": key.hash, "connection": connection}
-    await run.world.emit(Event.ORPHAN_REMOVED, run.name, **told)
+    kept: dict[str, str | None] = {}
+    doomed: list[ApiKey] = []
+    for key_hash in hashes:
+        try:
+            key = await (await run.world.connection(connection)).get_key(key_hash)
+            kept[key_hash] = await _why_kept(run, key, explaining) or _why_not_certain(run, key, destinations)
+            doomed += [key] if kept[key_hash] is None else []
+        except NotFoundError:
+            kept[key_hash] = None
+        except KeyRotationError as error:
+            kept[key_hash] = str(error)
+    if doomed:
+        await run.look(destinations)
+    for key in doomed:
+        held = [name for name in destinations if label_agrees(key.label, run.held[name].value)]
+        holding = sorted({*held, *holders(key.label)})
+        kept[key.hash] = f"{', '.join(holding)} holds it." if holding else await _remove(run, connection, key)
+    return kept
+
+
+async def _remove(run: Run, connection: str, key: ApiKey) -> str | None:
+    try:
+        await run.ledger.guard()
+        await (await run.world.connection(connection)).delete_key(key.hash)
+    except KeyRotationError as error:
+        return str(error)
+    payload = {"key_label": key.label, "key_hash": key.hash, "connection": connection}
+    await run.world.emit(Event.ORPHAN_REMOVED, run.name, **payload)
     return None
 
 
@@ -65,28 +80,27 @@ def _destinations(ledger: Ledger, deployed: Deployed | None) -> list[str]:
     return sorted({*recorded, *named})
 
 
-async def _why_kept(run: Run, key: ApiKey) -> str | None:
+async def _why_kept(run: Run, key: ApiKey, explaining: Sequence[str]) -> str | None:
     mark = read_marker(key.name)
     if mark is None or mark[0] != run.name or not await run.world.knows_run(mark[1]):
-        return "it does not carry the marker of a run that is known here"
+        return "it does not carry the marker of a run that is known here."
     if is_new(key, run.world.now()):
-        return "it was made less than an hour ago"
+        return "it was made less than an hour ago."
     ledger = run.ledger.ledger
     waiting = {entry.run_id for entry in (ledger.pending, *ledger.unresolved) if entry}
     if mark[1] in waiting:
-        return "the ledger still waits for it, and the next run of the rotation deletes it"
-    # As text, so that even a ledger that cannot be read speaks for its keys.
-    if key.hash in ledger.hashes() or any([key.hash in json.dumps(value) async for _, value in run.world.ledgers()]):
-        return "a ledger explains it now"
+        return "the ledger still waits for it, and the next run of the rotation deletes it."
+    if key.hash in ledger.hashes() or any(key.hash in text for text in explaining):
+        return "a ledger explains it now."
     return None
 
 
 def _why_not_certain(run: Run, key: ApiKey, destinations: list[str]) -> str | None:
     if not run.ledger.exists or not destinations:
-        return "without its rotation's ledger and destinations nobody knows who holds it"
+        return "without its rotation's ledger and destinations nobody knows who holds it."
     used = key.last_used_at is not None or key.usage + key.byok_usage > 0
     if used and is_live(key, run.world.now()):
-        return "it has been used, so somebody holds it"
+        return "it has been used, so somebody holds it."
     return None
 
 
@@ -110,16 +124,16 @@ async def restore_ledger(run: Run, connection: str, keys: tuple[ApiKey, ...], de
         return None
     rotation = deployed.rotation
     if rotation is None or rotation.name != run.name or rotation.connection != connection:
-        return "its deployment is not valid, or uses another connection"
+        return "its deployment is not valid, or uses another connection."
     if len(keys) != 1:
-        return "more than one of its keys exists"
+        return "more than one of its keys exists."
     try:
         key = await (await run.world.connection(connection)).get_key(keys[0].hash)
     except NotFoundError:
-        return "its key does not exist any more"
+        return "its key does not exist any more."
     current = await _current(run, rotation, key, run.world.now())
     if current is None:
-        return "its destinations do not all hold its one key, or that key is not usable"
+        return "its destinations do not all hold its one key, or that key is not usable."
     ledger = Ledger(retirement=rotation.retirement)
     await run.ledger.save(ledger.adopted(current))
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -99,8 +100,14 @@ class World(Protocol):
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
         """Tell of an event."""
 
+    def apart(self) -> AbstractAsyncContextManager[World]:
+        """Open another world, which closes what was opened in it at the end of the block."""
+
     async def knows_run(self, run_id: UUID) -> bool:
         """Say whether this Prefect server knows a flow run."""
+
+    async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
+        """Say which of some flow runs this Prefect server knows."""
 
     async def longest_interval(self) -> timedelta:
         """Tell the longest time between two scheduled runs of this run's deployment; nothing without a schedule."""

@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
+    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
@@ -148,6 +149,14 @@ class PrefectWorld:
     ) -> None:
         await self._open.aclose()
 
+    def apart(self) -> PrefectWorld:
+        """Open another world, which closes what was opened in it at the end of the block.
+
+        Returns:
+            The world, for `async with`.
+        """
+        return PrefectWorld()
+
     def now(self) -> datetime:
         """Tell the time, UTC."""
         return datetime.now(UTC)
@@ -242,6 +251,26 @@ class PrefectWorld:
         client, _ = get_or_create_client()
         with plainly("reading the deployment"):
             return await client.read_deployment(deployment_id)
+
+    async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
+        """Say which of some flow runs this Prefect server knows.
+
+        Args:
+            run_ids: The flow runs' ids.
+
+        Returns:
+            Those that it knows.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        client, _ = get_or_create_client()
+        asked, known = sorted(run_ids), set[UUID]()
+        for first in range(0, len(asked), PAGE_SIZE):
+            wanted = FlowRunFilter(id=FlowRunFilterId(any_=asked[first : first + PAGE_SIZE]))
+            with plainly("looking flow runs up"):
+                known |= {run.id for run in await client.read_flow_runs(flow_run_filter=wanted, limit=PAGE_SIZE)}
+        return known
 
     async def longest_interval(self) -> timedelta:
         """Tell the longest time between two scheduled runs of this run's deployment.

@@ -80,6 +80,7 @@ class Life:
         self.events: list[tuple[Event, dict[str, str]]] = []
         self.notes: list[str] = []
         self.runs: set[UUID] = set()
+        self.runs_asked_for: list[int] = []
         self.rotation = Rotation(
             name="checkout",
             connection="openrouter",
@@ -123,6 +124,16 @@ class Life:
 
     async def check_deployment(self) -> None:
         """Refuse nothing: no run waits here."""
+
+    async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
+        """Say which runs there were."""
+        self.runs_asked_for.append(len(run_ids))
+        return self.runs & set(run_ids)
+
+    @asynccontextmanager
+    async def apart(self) -> AsyncIterator[Life]:
+        """The same world; its places are closed by the test."""
+        yield self
 
     async def longest_interval(self) -> timedelta:
         """Tell the interval of the schedule."""

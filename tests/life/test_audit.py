@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import re
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import SecretStr
 
-from blocks.openrouter import ApiKey
-from flows.audit import Report, as_description, as_sentence, as_table, check_order
+from blocks.errors import NotFoundError
+from blocks.openrouter import ApiKey, CurrentKey
+from blocks.secrets import Held
+from flows.audit import MAX_ROWS, OPEN_AT_ONCE, RUNS_AT_ONCE, Report, as_description, as_sentence, as_table, check_order
 from sandbox import openrouter
 from sandbox.openrouter import StoredKey
 from sandbox.server import Fault
 from sandbox.stack import CHECKOUT
-from tasks.audit import MOST_KEPT_OF_NOBODY, AuditFinding, KeySieve, Kind, Severity
+from tasks.audit import MOST_KEPT, AuditFinding, Kind, Severity
 from tasks.events import Event
-from tasks.ledger import Ledger, Pending, Unresolved
+from tasks.ledger import Current, Ledger, Pending, Unresolved, fingerprint
 from tasks.rotation import Retirement, marker
 from tests.life.conftest import Life, Memory
 
@@ -710,35 +714,177 @@ async def test_ten_thousand_keys_cost_one_pass_of_the_list(life: Life) -> None:
     assert sum(path.endswith("/keys") for path in paths) <= 101
     assert sum(path.endswith("/workspaces") for path in paths) == 1
     assert len(paths) <= 103
-    assert len(report.findings) == MOST_KEPT_OF_NOBODY + 1
+    assert len(report.findings) == MOST_KEPT + 1
     assert "9899 more keys" in report.findings[-1].sentence
 
 
+async def test_keys_of_another_server_are_listed_up_to_a_number(life: Life) -> None:
+    """A thousand keys of another Prefect server cost some findings, some events and a few questions to Prefect."""
+    await life.rotate()
+    for _ in range(1_000):
+        marked(life, uuid4())
+    life.later(hours=2)
+    events_before = len(life.events)
+
+    report = await life.audit()
+
+    assert found(report) == {Kind.MARKED_NOT_OURS}
+    assert len(report.findings) == MOST_KEPT + 1
+    assert "900 more keys" in " ".join(finding.sentence for finding in report.findings)
+    assert len(life.events) - events_before == MOST_KEPT + 1
+    assert life.runs_asked_for == [RUNS_AT_ONCE] * 5
+
+
+async def test_the_table_says_how_many_findings_it_does_not_show() -> None:
+    """An artifact stays readable, and nobody takes a part of it for the whole."""
+    findings = tuple(AuditFinding(Kind.ORPHAN, f"Number {number}.") for number in range(MAX_ROWS + 7))
+
+    rows = as_table(Report("openrouter", Life().time, None, findings))
+
+    assert len(rows) == MAX_ROWS + 1
+    assert rows[-1]["what"] == "7 more findings are not shown."
+
+
+async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slot is taken once, and the ledgers are read once for all of them."""
+    await life.rotate()
+    orphans = [marked(life) for _ in range(5)]
+    used = marked(life)
+    life.later(hours=2)
+    life.spend(used, "0.01")
+    opened, slots, reads = life.opened, [], []
+
+    def counted(name: str) -> Any:
+        slots.append(name)
+        reads.clear()
+        return opened(name)
+
+    ledgers = life.ledgers
+    monkeypatch.setattr(life, "opened", counted)
+    monkeypatch.setattr(life, "ledgers", lambda: reads.append(1) or ledgers())
+
+    report = await life.audit(repair=True)
+
+    assert slots == ["checkout"]
+    assert len(reads) == 1
+    assert {finding.key_hash for finding in report.findings if finding.repaired} == {key.hash for key in orphans}
+    assert "somebody holds it" in only_unrepaired(report).sentence
+
+
+def only_unrepaired(report: Report) -> AuditFinding:
+    """The one finding that is left to a person."""
+    (finding,) = report.needing_person()
+    return finding
+
+
+class Place:
+    """A destination that counts how many are open."""
+
+    def __init__(self, world: ManyPlaces) -> None:
+        self.world = world
+
+    async def read(self) -> Held:
+        """Read it."""
+        return Held(SecretStr("a key"))
+
+
+class ManyPlaces(Life):
+    """A world with many rotations, each with a destination of its own."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.is_open = 0
+        self.most_open = 0
+        self.is_deployed = False
+        for number in range(count):
+            store = self.other_stores.setdefault(f"rotation-{number}", Memory())
+            entry = Current(
+                hash=f"{number:064d}",
+                label="sk-or-v1-the...key",
+                fingerprint=fingerprint(SecretStr("a key")) or "",
+                connection="openrouter",
+                since=self.time,
+                destinations=(f"secret/number-{number}",),
+            )
+            store.value = Ledger(current=entry).to_json()
+
+    async def destination(self, name: str) -> Any:
+        """Open one."""
+        self.is_open += 1
+        self.most_open = max(self.most_open, self.is_open)
+        return Place(self)
+
+    @asynccontextmanager
+    async def apart(self) -> AsyncIterator[ManyPlaces]:
+        """Close what was opened."""
+        yield self
+        self.is_open = 0
+
+
+async def test_only_some_destinations_are_open_at_once() -> None:
+    """An audit of hundreds of rotations needs no more sockets and logins than one of a few."""
+    life = ManyPlaces(100)
+    life.client = Account([])
+
+    await life.audit()
+
+    assert life.most_open == OPEN_AT_ONCE
+    assert life.is_open == 0
+
+
+class Account:
+    """A connection to an account with keys that are made when they are asked for, and held by nobody here."""
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self.keys = keys
+
+    async def about_itself(self) -> CurrentKey:
+        """The management key."""
+        return CurrentKey(label="management key")
+
+    async def list_workspaces(self) -> AsyncIterator[str]:
+        """The one workspace."""
+        yield "default"
+
+    async def list_keys(self, _workspace_id: str) -> AsyncIterator[ApiKey]:
+        """The keys."""
+        for key in self.keys:
+            yield key
+
+    async def get_key(self, _key_hash: str) -> ApiKey:
+        """No key is there."""
+        raise NotFoundError("There is no such key.")
+
+
 def keys_of_an_account(count: int) -> Iterator[ApiKey]:
-    """Many keys of nobody, one at a time."""
+    """Many keys, one at a time: of nobody, and every second one of another Prefect server."""
     shown = openrouter.OpenRouterSandbox()
     shown.seed_keys(1)
     key = shown.show(next(iter(shown.keys.values())))
     for number in range(count):
-        yield ApiKey.model_validate({**key, "hash": f"{number:064d}"})
+        name = f"elsewhere{marker('checkout', uuid4())}" if number % 2 else "by hand"
+        yield ApiKey.model_validate({**key, "hash": f"{number:064d}", "name": name})
 
 
-def peak(count: int) -> int:
-    """The most memory that looking at so many keys takes, in bytes."""
+async def peak(count: int) -> int:
+    """The most memory that an audit of so many keys takes, in bytes."""
+    life = Life()
+    life.client = Account(keys_of_an_account(count))
+    life.later(days=365)
     tracemalloc.start()
-    sieve = KeySieve(set(), timedelta(days=90), Life().time)
-    for key in keys_of_an_account(count):
-        sieve.take(key)
-    assert sieve.counts.seen == count
+    report = await life.audit()
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    assert report.counts is not None
+    assert report.counts.seen == count
+    assert len(report.findings) == 2 * (MOST_KEPT + 1)
     return most
 
 
-def test_memory_does_not_grow_with_the_account() -> None:
-    """Ten times as many keys take about as much memory."""
-    peak(10)  # what is made once and kept
+async def test_memory_does_not_grow_with_the_account() -> None:
+    """Ten times as many keys, half of them with markers of another server, take about as much memory."""
+    await peak(1_000)  # what is made once and kept
 
-    few, many = peak(1_000), peak(10_000)
+    few, many = await peak(1_000), await peak(10_000)
 
     assert many < 1.5 * few

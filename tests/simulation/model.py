@@ -497,6 +497,15 @@ class ModelWorld:
         """Say whether Prefect knows a run."""
         return await self._process.effect("look a run up", lambda: run_id in self._process.model.runs)
 
+    async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
+        """Say which runs Prefect knows."""
+        return await self._process.effect("look runs up", lambda: self._process.model.runs & set(run_ids))
+
+    @asynccontextmanager
+    async def apart(self) -> AsyncIterator[ModelWorld]:
+        """Open another world."""
+        yield ModelWorld(self._process)
+
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
         """Tell of an event; it is no effect, because nothing waits for it."""
         assert set(payload) == set(event.payload), f"{event} tells {sorted(payload)}"

@@ -10,12 +10,13 @@ import importlib
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from unittest import mock
+from uuid import UUID
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -32,7 +33,7 @@ import tasks.terms
 from blocks.errors import ServiceError
 from blocks.openrouter import ApiKey
 from flows.steps import PLAIN
-from tasks.audit import AuditFinding, Kind
+from tasks.audit import KeyFilter
 from tasks.decisions import Finding, Judgement, Verdict, find
 from tasks.ledger import Current, Ledger, OpenLedger, Superseded
 from tasks.rotation import Rotation
@@ -44,7 +45,6 @@ from tests.simulation.machine import COUNTED, Histories, histories_of
 MAX_HISTORIES = 3_000
 ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow under the same name
 RESTORE = importlib.import_module("flows.restore_key")
-AUDIT = importlib.import_module("flows.audit")
 STEPS = 30
 
 
@@ -96,8 +96,9 @@ async def _create_again(run: Run, rotation: Any) -> Any:
         return await openrouter.create_key(request)
 
 
-def _always_an_orphan(key: ApiKey, *_args: Any) -> AuditFinding:
-    return AuditFinding(Kind.ORPHAN, "It is an orphan.", "checkout", key.label, key.hash)
+def _all_are_ours(keys: KeyFilter, _known: Collection[UUID]) -> None:
+    keys.ours |= {key.hash: key for key in keys.undecided}
+    keys.undecided.clear()
 
 
 async def _current_unseen(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> Current:
@@ -267,7 +268,7 @@ MUTANTS = [
         ("rotate", "remove", "retire"),
         seed=3,
     ),
-    Mutant("every marked key is called an orphan", AUDIT, "judge_marked", _always_an_orphan),
+    Mutant("every marked key is called an orphan", KeyFilter, "decide", _all_are_ours),
     Mutant(
         "a lost ledger is written without its destinations",
         tasks.repair,
