@@ -44,6 +44,7 @@ from tasks.events import Event
 from tasks.ledger import Ledger, OpenLedger, ledger_variable
 from tasks.rotation import Rotation
 from tasks.run import Deployed, Run
+from tests.simulation.promises import promise
 
 T = TypeVar("T")
 
@@ -225,7 +226,7 @@ class Process:
             raise Crash
         fate = self.model.fate(what)
         if fate is not Fate.WORKS:
-            self.model.tell(f"{self.name}: {what}: {fate.value}")
+            self.model.tell(f"    {self.name}: {what}: {fate.value}")
         if fate is Fate.KILLED_BEFORE:
             self.dead = True
             raise Crash
@@ -238,7 +239,7 @@ class Process:
         return self._take_effect(what, do, fate)
 
     def _later(self, what: str, do: Callable[[], T]) -> None:
-        self.model.tell(f"{self.name}: {what}: takes effect now")
+        self.model.tell(f"    {self.name}: {what}: takes effect now")
         # Nobody is there any more to hear of a refusal.
         with suppress(KeyRotationError):
             do()
@@ -249,8 +250,6 @@ class Process:
             result = do()
         finally:
             self.model.watch(what)
-        if fate is Fate.WORKS:
-            self.model.tell(f"{self.name}: {what}")
         if fate is Fate.KILLED_AFTER:
             self.dead = True
             raise Crash
@@ -508,7 +507,7 @@ class ModelWorld:
 
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
         """Tell of an event; it is no effect, because nothing waits for it."""
-        assert set(payload) == set(event.payload), f"{event} tells {sorted(payload)}"
+        promise(set(payload) == set(event.payload), f"{event} tells {sorted(payload)}")
         self._process.model.events.append({"event": event.value, "rotation": rotation, **payload})
         self._process.model.watch(f"tell of {event.value}")
 
@@ -576,6 +575,9 @@ class Ended:
     def succeeded(self) -> bool:
         """Whether the run completed."""
         return self.message is not None
+
+    def __str__(self) -> str:
+        return "it was killed" if self.killed else self.message or f"it failed: {self.error}"
 
 
 async def run_protocol(

@@ -1,0 +1,71 @@
+"""What may happen in a history: aims of faults and pauses, and what a person may fill in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tasks.rotation import Retirement
+from tests.simulation.model import Fate
+
+PLACES = {"vault-secret/a": True, "vault-secret/b": True, "secret/c": False, "infisical-secret/d": False}
+"""The destinations, and whether they check and set."""
+NOT_PAUSED_AT = ("write the ledger", "delete a key", "write secret", "write infisical")
+"""Where a store without check-and-set is written: guard and write belong together there, and only the slot protects."""
+
+AIMED_AT = (
+    "create the key",
+    "use the key",
+    "delete a key",
+    "write the ledger",
+    "write vault-secret",
+    "write secret",
+    "write infisical",
+)
+"""Effects that faults and pauses are aimed at by name: a number alone hits one of them too seldom."""
+Aim = tuple[str, int]
+"""One effect of a run: how its name begins, and how many such effects come before it."""
+by_name = st.tuples(st.sampled_from(AIMED_AT), st.sampled_from([0, 0, 1, 2]))
+by_number = st.tuples(st.just(""), st.integers(0, 60))
+aims = st.one_of(by_name, by_number)
+strikes = st.tuples(aims, st.sampled_from([f for f in Fate if f is not Fate.WORKS]))
+late = st.tuples(st.sampled_from([("create the key", 0), ("write vault-secret", 0)]), st.just(Fate.LATE))
+"""Only these can take effect after the run has ended, so most other aims would waste a late one."""
+fates = st.lists(st.one_of(strikes, late), max_size=3)
+destinations = st.lists(st.sampled_from(sorted(PLACES)), min_size=1, max_size=3, unique=True)
+retirements = st.builds(
+    Retirement,
+    retire_when=st.sampled_from(["overlap-ended", "unused"]),
+    quiet_time=st.sampled_from([timedelta(minutes=5), timedelta(hours=2)]),
+    max_overlap=st.just(timedelta(days=8)),
+    on_still_used=st.sampled_from(["revoke", "keep"]),
+    revoke=st.sampled_from(["delete", "disable-then-delete"]),
+    disabled_for=st.sampled_from([timedelta(hours=1), timedelta(days=3)]),
+)
+amounts = st.sampled_from([Decimal("0.5"), Decimal("3.333333"), Decimal(20), Decimal(100)])
+overlaps = st.sampled_from([timedelta(0), timedelta(minutes=5), timedelta(hours=24), timedelta(days=7)])
+
+BEGINNINGS: dict[str, st.SearchStrategy[Any]] = {
+    "names": destinations,
+    "overlap": overlaps,
+    "retirement": retirements | st.just(Retirement()),
+    "carry": st.booleans(),
+}
+"""What a person may have filled in when a history begins."""
+
+
+nth = st.integers(0, 99)
+"""Which one of several, whose number is known only when it happens: counted round and round.
+
+A plain number, so that a history that failed can be pasted as a test.
+"""
+
+
+def hits(aim: Aim, effect: str, seen: Counter[str]) -> bool:
+    """Say whether an effect is the one aimed at, after those seen before."""
+    name, before = aim
+    return effect.startswith(name) and sum(n for other, n in seen.items() if other.startswith(name)) == before
