@@ -11,7 +11,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from rich.console import Console
 from rich.table import Table
 
-from tests.simulation.machine import COUNTED, Histories
+from tests.simulation.machine import Histories
+from tests.simulation.watching import COUNTED
 
 STEPS_PER_HISTORY = 50
 

@@ -10,12 +10,19 @@ from tests.simulation.model import Model
 from tests.simulation.promises import promise
 
 
-def check_no_outage(model: Model, rotation: Rotation, made: set[str], lost: set[str]) -> None:
-    """I1: a destination that holds one of our keys holds one that works, unless a person deleted that key."""
-    for name in rotation.destinations:
-        content = model.places[name].content
-        if content in made and content not in lost:
-            promise(model.works(content), f"I1: {name} holds a key that does not work")
+def check_serving(model: Model, rotation: Rotation, serving: Collection[str], effect: str) -> None:
+    """I1: a destination that was given a working key of ours, and was not changed by hand since, holds one that works.
+
+    Args:
+        model: The world.
+        rotation: The rotation, whose destinations are looked at.
+        serving: The destinations for which this was promised.
+        effect: What has just happened.
+    """
+    for name in serving:
+        if name in rotation.destinations:
+            works = model.serves(model.places[name].content)
+            promise(works, f"I1: {name} holds no working key any more after: {effect}")
 
 
 def check_no_orphan(model: Model, rotation: Rotation, out_of_sight: Collection[str] = ()) -> None:

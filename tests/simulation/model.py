@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
-from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,13 +19,17 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
+import tasks.plan
 from blocks.errors import (
     ConfigurationError,
     ConflictError,
+    ForbiddenError,
     KeyRotationError,
     NotFoundError,
     PlaceLostError,
+    RateLimitedError,
     RejectedError,
+    ServiceError,
     UnauthorizedError,
     UnavailableError,
 )
@@ -60,8 +63,17 @@ class Fate(Enum):
     FAILS = "fails before it takes effect"
     ANSWER_LOST = "takes effect, its answer is lost"
     LATE = "its answer is lost, and it takes effect later"
+    FORBIDDEN = "is refused (403)"
+    CONFLICT = "is refused (409)"
+    TOO_MANY = "is refused (429)"
     KILLED_BEFORE = "the process is killed before it"
     KILLED_AFTER = "the process is killed after it"
+
+
+REFUSALS = {Fate.FORBIDDEN: ForbiddenError, Fate.CONFLICT: ConflictError, Fate.TOO_MANY: RateLimitedError}
+"""What OpenRouter or a destination says where it refuses a call."""
+PREFECTS = ("ledger", "deployment", "retirement", "look a run up")
+"""What is asked of Prefect's API, of which no answer but a good one says whether a call took effect."""
 
 
 @dataclass
@@ -87,6 +99,10 @@ class ModelKey:
     def expired(self, now: datetime) -> bool:
         """Whether its end has come."""
         return self.request.expires_at is not None and self.request.expires_at <= now
+
+    def works(self, now: datetime) -> bool:
+        """Whether a consumer can use it."""
+        return not self.disabled and not self.expired(now) and self.valid_from <= now
 
     def usage(self, reset: str | None, now: datetime) -> Decimal:
         """What it has spent since the limit was reset last."""
@@ -137,12 +153,24 @@ class Place:
     checks_and_sets: bool = True
     exists: bool = True
     versions: list[str | None] = field(default_factory=list)
-    other_fields: dict[str, str] = field(default_factory=lambda: {"username": "someone"})
+    other_fields: dict[str, str] = field(default_factory=dict)
 
     @property
     def content(self) -> str | None:
         """What consumers read."""
         return self.versions[-1] if self.versions else None
+
+    def put(self, content: str | None, other_fields: Mapping[str, str]) -> None:
+        """Store a version, which holds the fields that it is given and no others."""
+        self.versions.append(content)
+        self.other_fields = dict(other_fields)
+
+
+@dataclass(frozen=True)
+class ModelHeld(Held):
+    """What a destination holds, with the fields beside the key, as Vault has them."""
+
+    other_fields: Mapping[str, str] = field(default_factory=dict)
 
 
 class Model:
@@ -158,6 +186,7 @@ class Model:
         self.connections: dict[str, str] = {"openrouter": "account-1"}
         self.revoked_accounts: set[str] = set()
         self.variables: dict[str, Any] = {}
+        self.signatures = 0
         self.places: dict[str, Place] = {}
         self.runs: set[UUID] = set()
         self.retirements: dict[tuple[str, datetime], bool] = {}
@@ -187,10 +216,25 @@ class Model:
 
     def works(self, secret: str | None) -> bool:
         """Whether a consumer can use a secret as a key now."""
-        return any(
-            key.secret == secret and not key.disabled and not key.expired(self.time) and key.valid_from <= self.time
-            for key in self.keys.values()
+        return any(key.secret == secret and key.works(self.time) for key in self.keys.values())
+
+    def serves(self, secret: str | None) -> bool:
+        """Whether a secret works as a key, or has come to its own end, which nobody can help who has not rotated."""
+        return self.works(secret) or any(k.secret == secret and k.expired(self.time) for k in self.keys.values())
+
+    def add_key(self, name: str, request: KeyRequest, account: str) -> ModelKey:
+        """Let somebody else make a key."""
+        key = ModelKey(
+            hash=name,
+            secret=f"sk-or-v1-{self.fresh()}",
+            request=request,
+            account=account,
+            workspace=f"default-of-{account}",
+            created_at=self.time,
+            valid_from=self.time,
         )
+        self.keys[key.hash] = key
+        return key
 
     def ledger(self, rotation: str) -> Ledger | None:
         """The ledger as it is stored."""
@@ -217,9 +261,22 @@ class Process:
         self.name = name
         self.dead = False
         self.gate: Callable[[str], Awaitable[None]] | None = None
+        self.seen_signatures: int | None = None
+        self.begun_changes: list[str] = []
 
-    async def effect(self, what: str, do: Callable[[], T], *, late: bool = False) -> T:
-        """Do something outside of the process, as the model's fate has it."""
+    async def effect(self, what: str, do: Callable[[], T], *, late: bool = False, changes: bool = False) -> T:
+        """Do something outside of the process, as the model's fate has it.
+
+        Args:
+            what: What is done, in words by which a fate is aimed at it.
+            do: Does it.
+            late: Whether it can take effect after the process has given it up.
+            changes: Whether it changes what the rotation is responsible for.
+        """
+        if changes:
+            # What was begun in time may take effect later; nothing may be begun any more.
+            promise(self.seen_signatures == self.model.signatures, f"I5: a run that lost its place began to {what}")
+            self.begun_changes.append(what)
         if self.gate is not None:
             await self.gate(what)
         if self.dead:
@@ -233,6 +290,8 @@ class Process:
         if fate is Fate.FAILS:
             # A refused create is certain; of most other failures nobody can tell whether they took effect.
             raise UnavailableError(f"{what} failed.", outcome_unknown=not what.startswith("create"))
+        if fate in REFUSALS:
+            raise _refusal(what, fate)
         if fate is Fate.LATE and late:
             self.model.late.append(lambda: self._later(what, do))
             raise UnavailableError(f"{what} was not answered.")
@@ -258,6 +317,12 @@ class Process:
         return result
 
 
+def _refusal(what: str, fate: Fate) -> ServiceError:
+    if any(word in what for word in PREFECTS):
+        return ServiceError(f"Prefect refused: {what}.", outcome_unknown=True, retryable=True)
+    return REFUSALS[fate](f"Refused: {what}.")
+
+
 class ModelOpenRouter:
     """OpenRouter's key management, as one connection sees it."""
 
@@ -280,7 +345,9 @@ class ModelOpenRouter:
 
     async def create_key(self, request: KeyRequest) -> CreatedKey:
         """Create a key."""
-        return await self._process.effect("create the key at OpenRouter", lambda: self._create(request), late=True)
+        return await self._process.effect(
+            "create the key at OpenRouter", lambda: self._create(request), late=True, changes=True
+        )
 
     def _create(self, request: KeyRequest) -> CreatedKey:
         model, account, mark = self._model, self._account(), self._model.fresh()
@@ -307,7 +374,9 @@ class ModelOpenRouter:
 
     async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
         """Change a key."""
-        return await self._process.effect("change a key at OpenRouter", lambda: self._update(key_hash, changes))
+        return await self._process.effect(
+            "change a key at OpenRouter", lambda: self._update(key_hash, changes), changes=True
+        )
 
     def _update(self, key_hash: str, changes: dict[str, Any]) -> ApiKey:
         key = self._own(key_hash)
@@ -318,11 +387,11 @@ class ModelOpenRouter:
 
     async def assign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
         """Give a key its guardrail."""
-        await self._process.effect("assign the guardrail", lambda: self._guard(key_hash, guardrail_id))
+        await self._process.effect("assign the guardrail", lambda: self._guard(key_hash, guardrail_id), changes=True)
 
     async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
         """Take a guardrail away."""
-        await self._process.effect("unassign the guardrail", lambda: self._guard(key_hash, None))
+        await self._process.effect("unassign the guardrail", lambda: self._guard(key_hash, None), changes=True)
 
     def _guard(self, key_hash: str, guardrail_id: str | None) -> None:
         self._own(key_hash).guardrail = guardrail_id
@@ -358,7 +427,7 @@ class ModelOpenRouter:
     async def delete_key(self, key_hash: str) -> bool:
         """Delete a key."""
         try:
-            await self._process.effect("delete a key at OpenRouter", lambda: self._delete(key_hash))
+            await self._process.effect("delete a key at OpenRouter", lambda: self._delete(key_hash), changes=True)
         except NotFoundError:
             return False
         return True
@@ -394,7 +463,7 @@ class ModelDestination:
     def _held(self) -> Held:
         content = self._place.content
         version = len(self._place.versions) if self._place.checks_and_sets else None
-        return Held(None if content is None else SecretStr(content), version)
+        return ModelHeld(None if content is None else SecretStr(content), version, dict(self._place.other_fields))
 
     async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
         """Look an older version up."""
@@ -413,57 +482,78 @@ class ModelDestination:
         """Write it."""
         # A late write to a store without check-and-set cannot be told from a person's; the slot is what protects there.
         late = self._place.checks_and_sets
-        await self._process.effect(f"write {self.name}", lambda: self._write(value.get_secret_value(), held), late=late)
+        await self._process.effect(
+            f"write {self.name}", lambda: self._write(value.get_secret_value(), held), late=late, changes=True
+        )
 
     def _write(self, value: str | None, held: Held) -> None:
         if self._place.checks_and_sets and held.version != len(self._place.versions):
             raise ConflictError(f"{self.name} was changed by somebody else.")
-        self._place.versions.append(value)
+        # As the block does: what was read is written back, and what was not read is read now.
+        self._place.put(value, held.other_fields if isinstance(held, ModelHeld) else self._place.other_fields)
 
     async def fence(self, held: Held) -> None:
         """Make older writes fail."""
         if self._place.checks_and_sets:
             content = held.value.get_secret_value() if held.value is not None else None
-            await self._process.effect(f"fence {self.name}", lambda: self._write(content, held))
+            await self._process.effect(f"fence {self.name}", lambda: self._write(content, held), changes=True)
 
     async def aclose(self) -> None:
         """Nothing to close."""
 
 
 class ModelStore:
-    """The Prefect variable of a ledger."""
+    """The Prefect variable of a ledger, as one run sees it."""
 
     def __init__(self, process: Process, rotation: str) -> None:
         self._process = process
+        self._model = process.model
         self._name = ledger_variable(rotation)
+        self._looked = False
+        self._expected: Any | None = None
+        process.seen_signatures = None
 
     async def read(self) -> Any | None:
         """Read it."""
-        return await self._process.effect(
-            "read the ledger", lambda: deepcopy(self._process.model.variables.get(self._name))
-        )
+        return await self._process.effect("read the ledger", self._read)
+
+    def _read(self) -> Any | None:
+        value = self._model.variables.get(self._name)
+        if not self._looked or value == self._expected:
+            self._process.seen_signatures = self._model.signatures
+            self._looked, self._expected = True, value
+        return value
+
+    def _sign(self, value: dict[str, Any] | None) -> None:
+        self._model.signatures += 1
+        self._process.seen_signatures = self._model.signatures
+        self._expected = value
+        if value is None:
+            self._model.variables.pop(self._name, None)
+        else:
+            self._model.variables[self._name] = value
 
     async def create(self, value: dict[str, Any]) -> None:
         """Make it."""
-        await self._process.effect("write the ledger", lambda: self._create(value))
+        await self._process.effect("write the ledger", lambda: self._create(value), changes=True)
 
     def _create(self, value: dict[str, Any]) -> None:
-        if self._name in self._process.model.variables:
+        if self._name in self._model.variables:
             raise PlaceLostError("Another run has just written the ledger.")
-        self._process.model.variables[self._name] = deepcopy(value)
+        self._sign(value)
 
     async def update(self, value: dict[str, Any]) -> None:
         """Change it."""
-        await self._process.effect("write the ledger", lambda: self._update(value))
+        await self._process.effect("write the ledger", lambda: self._update(value), changes=True)
 
     def _update(self, value: dict[str, Any]) -> None:
-        if self._name not in self._process.model.variables:
+        if self._name not in self._model.variables:
             raise UnavailableError("The variable does not exist.", outcome_unknown=False)
-        self._process.model.variables[self._name] = deepcopy(value)
+        self._sign(value)
 
     async def delete(self) -> None:
         """Delete it."""
-        await self._process.effect("delete the ledger", lambda: self._process.model.variables.pop(self._name, None))
+        await self._process.effect("delete the ledger", lambda: self._sign(None), changes=True)
 
 
 class ModelWorld:
@@ -533,7 +623,7 @@ class ModelWorld:
 
     async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
         """Walk through the ledgers."""
-        found = await self._process.effect("read the ledgers", lambda: deepcopy(self._process.model.variables))
+        found = await self._process.effect("read the ledgers", lambda: dict(self._process.model.variables))
         for name, value in found.items():
             yield name.removeprefix(ledger_variable("")), value
 
@@ -613,6 +703,26 @@ async def run_remove(
     """Take the rotation away, in a process of its own."""
     process = process or Process(model, "remove")
     return await _until_it_ends(take_away(open_run(model, rotation, identity, process), revoke_at, PLAIN))
+
+
+@dataclass(frozen=True)
+class Planned:
+    """How a look ahead ended, and the steps that it names."""
+
+    ended: Ended
+    steps: tuple[str, ...] = ()
+
+
+async def run_plan(model: Model, rotation: Rotation, identity: Identity, process: Process | None = None) -> Planned:
+    """Say what a run would do now, in a process of its own."""
+    run = open_run(model, rotation.name, identity, process or Process(model, "plan"))
+    steps: list[str] = []
+
+    async def work() -> str:
+        steps.extend((await tasks.plan.plan(run, rotation))[1])
+        return "Nothing was changed."
+
+    return Planned(await _until_it_ends(work()), tuple(steps))
 
 
 @dataclass(frozen=True)

@@ -13,35 +13,44 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from unittest import mock
 from uuid import UUID
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
+from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+import tasks.budget
 import tasks.create
+import tasks.decisions
 import tasks.lost
+import tasks.plan
 import tasks.publish
 import tasks.recover
 import tasks.repair
 import tasks.revoke
+import tasks.settings
 import tasks.terms
 from blocks.errors import ServiceError
 from blocks.openrouter import ApiKey
 from flows.steps import PLAIN
 from tasks.audit import KeyFilter
-from tasks.decisions import Finding, Judgement, Verdict, find
+from tasks.decisions import Finding, Identity, Judgement, Verdict, find, judge
+from tasks.events import Event
 from tasks.ledger import Current, Ledger, OpenLedger, Superseded
-from tasks.rotation import Rotation
+from tasks.plan import steps_ahead
+from tasks.recover import observe
+from tasks.rotation import KeySettings, Retirement, Rotation, Terms
 from tasks.run import NewKey, Run, VerifiedKey
 from tasks.terms import request_of
 from tests.simulation import model
-from tests.simulation.machine import COUNTED, Histories, histories_of
+from tests.simulation.machine import Histories, histories_of
 from tests.simulation.promises import BrokenPromiseError
+from tests.simulation.watching import COUNTED
 
 MAX_HISTORIES = 3_000
 ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow under the same name
@@ -129,7 +138,8 @@ def _forget_earlier(self: Ledger, *args: Any) -> Ledger:
 _published = Ledger.published
 
 
-async def _believe_anything(_run: Run, _rotation: Any, key: NewKey) -> VerifiedKey:
+async def _believe_anything(run: Run, _rotation: Any, key: NewKey) -> VerifiedKey:
+    await run.world.emit(Event.KEY_VERIFIED, run.name, **key.record.told())
     return VerifiedKey(key.secret, key.record)
 
 
@@ -155,8 +165,8 @@ def _leaky_fingerprint(secret: Any) -> str | None:
     return None if secret is None else str(secret.get_secret_value())
 
 
-def _overwrite(self: model.ModelDestination, value: str | None, _held: Any) -> None:
-    self._place.versions.append(value)
+def _overwrite(self: model.ModelDestination, value: str | None, held: Any) -> None:
+    self._place.put(value, held.other_fields)
 
 
 async def _believe_the_first_look(run: Run, **_how: Any) -> None:
@@ -173,109 +183,420 @@ def _still_removed(self: Ledger, pending: Any) -> Ledger:
     return self.model_copy(update={"pending": pending})
 
 
+async def _publish_garbage_first(run: Run, key: VerifiedKey, name: str) -> None:
+    place = await run.world.destination(name)
+    await run.ledger.guard()
+    await place.write(SecretStr("garbage"), await place.read(), {})
+    run.held.pop(name, None)
+    await PLAIN.publish(run, key, name)
+
+
+async def _guard_but_for_revocations(self: OpenLedger) -> None:
+    saving = sys._getframe(1)
+    if saving.f_back is None or saving.f_back.f_code.co_filename != tasks.revoke.__file__:
+        await _guard(self)
+
+
+_guard = OpenLedger.guard
+
+
+async def _revoke_unannounced(run: Run, key: Superseded, destinations: Any) -> None:
+    with mock.patch.object(Ledger, "changed", lambda self, key_hash, **changes: _unannounced(self, key_hash, changes)):
+        await PLAIN.revoke_key(run, key, destinations)
+
+
+def _unannounced(ledger: Ledger, key_hash: str, changes: dict[str, Any]) -> Ledger:
+    return _changed(ledger, key_hash, **{name: value for name, value in changes.items() if name != "revoking"})
+
+
+_changed = Ledger.changed
+
+
+async def _enable_nothing(_run: Run, key: NewKey) -> VerifiedKey:
+    return VerifiedKey(key.secret, key.record)
+
+
+def _obeyed_by_all(ledger: Ledger, run: Identity, held: Any, old_enough: datetime) -> bool:
+    return _too_young(ledger, replace(run, scheduled_for=run.first_started), held, old_enough)
+
+
+_too_young = tasks.decisions._too_young
+
+
+def _adopted_is_due(self: Ledger, run_id: Any, destinations: Any, now: datetime, at: datetime, policy: Any) -> Ledger:
+    return _published(self, run_id, destinations, now, at if self.current and self.current.made_by else now, policy)
+
+
+def _terms_without(*names: str) -> Callable[..., Terms]:
+    def terms(self: KeySettings, now: datetime) -> Terms:
+        return _terms(self, now).model_copy(update=dict.fromkeys(names))
+
+    return terms
+
+
+_terms = KeySettings.terms
+
+
+def _judge_as_if(**changes: Any) -> Callable[..., Judgement]:
+    def judged(key: Superseded, policy: Retirement, *rest: Any) -> Judgement:
+        return judge(key, policy.model_copy(update=changes), *rest)
+
+    return judged
+
+
+def _disabled_is_due(self: Ledger, key_hash: str, **changes: Any) -> Ledger:
+    soon = {"revoke_at": changes["revoke_at"] - DAY} if changes.get("disabled") else {}
+    return _changed(self, key_hash, **{**changes, **soon})
+
+
+def _apply_only_the_limit(*args: Any) -> dict[str, Any]:
+    return {name: value for name, value in _changes(*args).items() if name == "limit"}
+
+
+_changes = tasks.settings._changes
+
+
+def _kept_all(self: Ledger, _now: datetime, _revoke_at: datetime) -> Ledger:
+    return self.kept()
+
+
+async def _plan_and_sign(run: Run, rotation: Rotation) -> Finding:
+    finding = await observe(run, rotation)
+    await run.ledger.save(run.ledger.ledger)
+    return finding
+
+
+def _plan_without_emergency(finding: Any, ledger: Any, rotation: Any, run: Identity, now: datetime) -> list[str]:
+    return steps_ahead(finding, ledger, rotation, replace(run, emergency=False), now)
+
+
+UNUSED = Retirement(
+    retire_when="unused",
+    quiet_time=timedelta(hours=2),
+    max_overlap=timedelta(days=8),
+    on_still_used="revoke",
+)
+KEEP = UNUSED.model_copy(update={"on_still_used": "keep"})
+DISABLE = Retirement(revoke="disable-then-delete", disabled_for=timedelta(days=3))
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+VAULT = ["vault-secret/a"]
+SIMPLE = {
+    "names": VAULT,
+    "overlap": DAY,
+    "retirement": Retirement(),
+    "key": {},
+    "minimum_age": timedelta(0),
+    "adopts": False,
+}
+"""The form as it is filled in for a wrong version that needs nothing special."""
+AT_ONCE = {**SIMPLE, "overlap": timedelta(0)}
+CARRIED = {**SIMPLE, "key": {"carry_budget": True, "limit_reset": "monthly"}}
+
 MUTANTS = [
-    Mutant("the intent is written after the create", tasks.create, "_create_or_settle", _create_then_announce),
-    Mutant("the create is retried blindly", tasks.create, "_create_or_settle", _create_again),
-    Mutant("a lost create is never looked for", tasks.recover, "settle_intent", _believe_the_first_look),
-    Mutant("a create that may still turn up is forgotten", Ledger, "left_unresolved", Ledger.dropped),
+    # --- the protocol's order ---
     Mutant(
-        "the new key is published before it works", Histories, "steps", PLAIN._replace(verify_key=_believe_anything)
+        "the intent is written after the create", tasks.create, "_create_or_settle", _create_then_announce, ("rotate",)
     ),
-    Mutant("the write to a destination is not read back", tasks.publish, "_read_back", nothing, ("rotate", "retry")),
+    Mutant("the create is retried blindly", tasks.create, "_create_or_settle", _create_again, ("rotate",)),
+    Mutant("a lost create is never looked for", tasks.recover, "settle_intent", _believe_the_first_look, ("rotate",)),
+    Mutant("a create that may still turn up is forgotten", Ledger, "left_unresolved", Ledger.dropped, ("rotate",)),
+    Mutant(
+        "the new key is published before it works",
+        Histories,
+        "steps",
+        PLAIN._replace(verify_key=_believe_anything),
+        ("rotate", "new_keys_are_late"),
+    ),
+    Mutant(
+        "garbage is written into a destination before the key",
+        Histories,
+        "steps",
+        PLAIN._replace(publish=_publish_garbage_first),
+        ("rotate",),
+    ),
+    Mutant("the write to a destination is not read back", tasks.publish, "_read_back", nothing, ("rotate",), AT_ONCE),
     Mutant(
         "the old key is revoked before the new one is published",
         ROTATE,
         "publish_everywhere",
         _revoke_before_publishing,
+        ("rotate",),
     ),
-    Mutant("one destination is enough", ROTATE, "publish_everywhere", _publish_to_the_first),
-    Mutant("the ledger is not read again before a write", OpenLedger, "guard", nothing),
-    Mutant("check-and-set is dropped", model.ModelDestination, "_write", _overwrite),
+    Mutant(
+        "one destination is enough",
+        ROTATE,
+        "publish_everywhere",
+        _publish_to_the_first,
+        ("rotate",),
+        {"names": ["secret/c", "vault-secret/a"]},
+    ),
+    Mutant("the superseded key's hash is overwritten", Ledger, "published", _forget_earlier, ("rotate",), SIMPLE),
+    Mutant("a revoked key stays in the ledger", Ledger, "revoked", lambda self, _hash: self, ("rotate",), AT_ONCE),
+    Mutant(
+        "a revocation leaves no trace in the ledger",
+        Histories,
+        "steps",
+        PLAIN._replace(revoke_key=_delete_without_ledger),
+        ("rotate",),
+        AT_ONCE,
+    ),
+    Mutant("the fingerprint is the key itself", tasks.create, "fingerprint", _leaky_fingerprint, ("rotate",)),
+    # --- two runs at once ---
+    Mutant("the ledger is not read again before a write", OpenLedger, "guard", nothing, ("rotate", "paused"), SIMPLE),
+    Mutant(
+        "the ledger is not read again before a revocation",
+        OpenLedger,
+        "guard",
+        _guard_but_for_revocations,
+        ("rotate", "overtaken"),
+        AT_ONCE,
+    ),
+    Mutant(
+        "a revocation is not announced",
+        Histories,
+        "steps",
+        PLAIN._replace(revoke_key=_revoke_unannounced),
+        ("rotate", "paused"),
+        AT_ONCE,
+    ),
+    Mutant("check-and-set is dropped", model.ModelDestination, "_write", _overwrite, ("rotate", "paused"), SIMPLE),
     Mutant(
         "an abandoned key is deleted without a fence",
         model.ModelDestination,
         "fence",
         nothing,
-        ("rotate", "retry", "late_effects_happen"),
+        ("rotate", "late_effects_happen"),
+        AT_ONCE,
     ),
-    Mutant("the superseded key's hash is overwritten", Ledger, "published", _forget_earlier),
+    # --- what a run finds ---
     Mutant(
-        "a Retry makes a second key", tasks.recover, "find", _finding(Finding.NOTHING_PENDING, Finding.ALREADY_ROTATED)
+        "a Retry makes a second key",
+        tasks.recover,
+        "find",
+        _finding(Finding.NOTHING_PENDING, Finding.ALREADY_ROTATED),
+        ("rotate", "retry"),
+        SIMPLE,
     ),
     Mutant(
         "a half-published key is thrown away",
         tasks.recover,
         "find",
         _finding(Finding.NOTHING_PENDING, Finding.KEY_PUBLISHED),
+        ("rotate",),
     ),
     Mutant(
         "an unpublished key is left behind",
         tasks.recover,
         "find",
         _finding(Finding.NOTHING_PENDING, Finding.KEY_UNPUBLISHED),
+        ("rotate",),
     ),
-    Mutant(
-        "a key that a destination holds is revoked",
-        tasks.revoke,
-        "needed_by",
-        lambda *_: [],
-        ("rotate", "put_a_former_key_back", "the_clock_jumps", "retire"),
-    ),
-    Mutant("a revoked key stays in the ledger", Ledger, "revoked", lambda self, _hash: self),
-    Mutant('"no such key" is always believed', tasks.revoke, "make_sure_that_it_is_gone", nothing),
     Mutant(
         "keys are not found again after the ledger is lost",
         tasks.recover,
         "keys_without_ledger",
         mock.AsyncMock(return_value=[]),
+        ("rotate", "delete_the_ledger"),
+        SIMPLE,
     ),
     Mutant(
         "keys of another Prefect server are taken up", model.ModelWorld, "knows_run", mock.AsyncMock(return_value=True)
     ),
-    Mutant("an emergency leaves older keys alive", Ledger, "hastened", lambda self, _now: self),
-    Mutant("the overlap is ignored", Ledger, "due", lambda self, _now: list(self.superseded)),
     Mutant(
-        "a revocation leaves no trace in the ledger",
-        Histories,
-        "steps",
-        PLAIN._replace(revoke_key=_delete_without_ledger),
+        '"no such key" is always believed',
+        tasks.revoke,
+        "make_sure_that_it_is_gone",
+        nothing,
+        ("rotate", "exchange_the_management_key"),
+        SIMPLE,
     ),
-    Mutant("a key is published without its guardrail", tasks.create, "_guard", nothing),
-    Mutant("a carried budget starts afresh", tasks.terms, "carried_over", lambda *_: None, ("rotate", "spend")),
+    # --- how superseded keys end ---
     Mutant(
-        "the former key of a carried budget may go on spending", ROTATE, "settle_budget", nothing, ("rotate", "spend")
+        "a key that a destination holds is revoked",
+        tasks.revoke,
+        "needed_by",
+        lambda *_: [],
+        ("rotate", "put_a_former_key_back", "retire"),
+        SIMPLE,
     ),
-    Mutant("a key is revoked although it is used", tasks.revoke, "judge", lambda *_: Judgement(Verdict.REVOKE)),
+    Mutant("the overlap is ignored", Ledger, "due", lambda self, _now: list(self.superseded), ("rotate",), SIMPLE),
+    Mutant("an emergency leaves older keys alive", Ledger, "hastened", lambda self, _now: self, ("rotate",), SIMPLE),
+    Mutant("retirements are never scheduled", Ledger, "wakes", lambda _self: [], ("rotate",), SIMPLE),
+    Mutant(
+        "a key is revoked although it is used",
+        tasks.revoke,
+        "judge",
+        lambda *_: Judgement(Verdict.REVOKE),
+        ("rotate", "spend", "retire"),
+        {**SIMPLE, "retirement": UNUSED},
+    ),
+    Mutant(
+        "the longest overlap is ignored",
+        tasks.revoke,
+        "judge",
+        _judge_as_if(max_overlap=timedelta(days=365)),
+        ("rotate", "spend", "retire", "the_clock_jumps"),
+        {**SIMPLE, "retirement": UNUSED, "overlap": timedelta(days=7)},
+    ),
+    Mutant(
+        "a key that is still used is not kept",
+        tasks.revoke,
+        "judge",
+        _judge_as_if(on_still_used="revoke"),
+        ("rotate", "go_on_using_a_former_key"),
+        {**SIMPLE, "retirement": KEEP},
+    ),
     Mutant(
         "a key is deleted that was to be disabled first",
         tasks.revoke,
         "_disable",
         _delete_at_once,
         ("rotate", "retire"),
+        {**AT_ONCE, "retirement": DISABLE},
+    ),
+    Mutant(
+        "a disabled key cannot be restored for long",
+        Ledger,
+        "changed",
+        _disabled_is_due,
+        ("rotate", "retire"),
+        {**AT_ONCE, "retirement": DISABLE},
     ),
     Mutant(
         "a restored key is published before it is enabled",
         RESTORE,
         "enable",
-        nothing,
+        _enable_nothing,
         ("rotate", "restore"),
+        {**AT_ONCE, "retirement": DISABLE},
     ),
+    # --- the key's settings ---
+    Mutant(
+        "a key is published without its guardrail",
+        tasks.create,
+        "_guard",
+        nothing,
+        ("rotate",),
+        {**SIMPLE, "key": {"guardrail_id": "guardrail-1"}},
+    ),
+    Mutant(
+        "a key's end is ignored",
+        KeySettings,
+        "terms",
+        _terms_without("expires_after", "expires_at"),
+        ("rotate",),
+        {**SIMPLE, "key": {"expires_after": timedelta(days=40)}},
+    ),
+    Mutant(
+        "nothing is inherited",
+        Terms,
+        "or_else",
+        lambda self, _former: self,
+        ("rotate", "change_the_key"),
+        {**SIMPLE, "key": {"guardrail_id": "guardrail-1", "inherit": True}},
+    ),
+    Mutant(
+        "the settings' guardrail is not applied",
+        tasks.settings,
+        "_change_guardrail",
+        nothing,
+        ("rotate", "change_the_key", "apply_settings"),
+        SIMPLE,
+    ),
+    Mutant(
+        "only the limit is applied",
+        tasks.settings,
+        "_changes",
+        _apply_only_the_limit,
+        ("rotate", "change_the_key", "apply_settings"),
+        SIMPLE,
+    ),
+    Mutant(
+        "a carried budget starts afresh", tasks.terms, "carried_over", lambda *_: None, ("rotate", "spend"), CARRIED
+    ),
+    Mutant(
+        "the former key of a carried budget may go on spending",
+        ROTATE,
+        "settle_budget",
+        nothing,
+        ("rotate", "spend"),
+        CARRIED,
+    ),
+    Mutant(
+        "the full limit never comes back",
+        tasks.budget,
+        "restore_budget",
+        nothing,
+        ("rotate", "spend", "retire", "the_clock_jumps"),
+        {**CARRIED, "key": {"carry_budget": True, "limit_reset": "daily"}},
+    ),
+    # --- whose turn it is ---
+    Mutant(
+        "the minimum age is ignored",
+        tasks.decisions,
+        "_too_young",
+        lambda *_: False,
+        ("rotate",),
+        {**SIMPLE, "minimum_age": HOUR},
+    ),
+    Mutant(
+        "a person's run obeys the minimum age",
+        tasks.decisions,
+        "_too_young",
+        _obeyed_by_all,
+        ("rotate",),
+        {**SIMPLE, "minimum_age": HOUR},
+    ),
+    Mutant("no key is adopted", tasks.recover, "adopt", nothing, ("rotate",), {**SIMPLE, "adopts": True}),
+    Mutant(
+        "an adopted key gets no overlap", Ledger, "published", _adopted_is_due, ("rotate",), {**SIMPLE, "adopts": True}
+    ),
+    # --- removal, plan, audit, events ---
     Mutant(
         "a rotation that is back counts as removed",
         Ledger,
         "intended",
         _still_removed,
         ("rotate", "remove", "retire"),
+        SIMPLE,
     ),
+    Mutant("a removed rotation's keys live on", Ledger, "given_up", _kept_all, ("rotate", "remove"), SIMPLE),
+    Mutant("a plan signs the ledger", tasks.plan, "observe", _plan_and_sign, ("plan",), SIMPLE),
+    Mutant("a plan knows no emergency", tasks.plan, "steps_ahead", _plan_without_emergency, ("plan",), SIMPLE),
     Mutant("every marked key is called an orphan", KeyFilter, "decide", _all_are_ours),
+    Mutant(
+        "an audit finds no orphans",
+        KeyFilter,
+        "decide",
+        lambda keys, _known: keys.undecided.clear(),
+        ("rotate", "rename_a_key", "delete_the_ledger", "audit", "the_clock_jumps"),
+        SIMPLE,
+    ),
+    Mutant(
+        "an audit does not look at rotations",
+        AUDIT,
+        "judge_rotation",
+        lambda *_: iter(()),
+        ("rotate", "disable_a_key", "audit"),
+        SIMPLE,
+    ),
+    Mutant(
+        "an audit never writes a lost ledger anew",
+        AUDIT,
+        "restore_ledger",
+        mock.AsyncMock(return_value="it was not"),
+        ("rotate", "audit_after_the_ledger_was_lost"),
+        SIMPLE,
+    ),
     Mutant(
         "a lost ledger is written without its destinations",
         tasks.repair,
         "_current",
         _current_unseen,
         ("rotate", "audit_after_the_ledger_was_lost", "change_the_rotation", "retire"),
+        SIMPLE,
     ),
-    Mutant("the fingerprint is the key itself", tasks.create, "fingerprint", _leaky_fingerprint),
+    Mutant("nobody is told of anything", model.ModelWorld, "emit", nothing, ("rotate",), SIMPLE),
 ]
 """Every wrong version."""
 

@@ -3,39 +3,49 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
 from tasks.rotation import Retirement
 from tests.simulation.model import Fate
 
+T = TypeVar("T")
+
 PLACES = {"vault-secret/a": True, "vault-secret/b": True, "secret/c": False, "infisical-secret/d": False}
 """The destinations, and whether they check and set."""
-NOT_PAUSED_AT = ("write the ledger", "delete a key", "write secret", "write infisical")
+NOT_PAUSED_AT = ("write the ledger", "delete the ledger", "write secret", "write infisical")
 """Where a store without check-and-set is written: guard and write belong together there, and only the slot protects."""
 
 AIMED_AT = (
     "create the key",
     "use the key",
     "delete a key",
+    "change a key",
     "write the ledger",
     "write vault-secret",
     "write secret",
     "write infisical",
+    "fence",
+    "read vault-secret",
 )
 """Effects that faults and pauses are aimed at by name: a number alone hits one of them too seldom."""
 Aim = tuple[str, int]
 """One effect of a run: how its name begins, and how many such effects come before it."""
-by_name = st.tuples(st.sampled_from(AIMED_AT), st.sampled_from([0, 0, 1, 2]))
+by_name = st.tuples(st.sampled_from(AIMED_AT), st.sampled_from([0, 0, 1, 2, 3]))
 by_number = st.tuples(st.just(""), st.integers(0, 60))
 aims = st.one_of(by_name, by_number)
 strikes = st.tuples(aims, st.sampled_from([f for f in Fate if f is not Fate.WORKS]))
 late = st.tuples(st.sampled_from([("create the key", 0), ("write vault-secret", 0)]), st.just(Fate.LATE))
 """Only these can take effect after the run has ended, so most other aims would waste a late one."""
 fates = st.lists(st.one_of(strikes, late), max_size=3)
+runs = st.sampled_from(["rotate", "emergency", "retire", "restore", "apply", "remove", "audit"])
+"""What may be at work when another run takes its place."""
+others = runs | st.sampled_from(["retry", "person"])
+"""What may happen to a run that is paused: another run, a Retry of itself, or a person who edits a destination."""
 destinations = st.lists(st.sampled_from(sorted(PLACES)), min_size=1, max_size=3, unique=True)
 retirements = st.builds(
     Retirement,
@@ -48,21 +58,38 @@ retirements = st.builds(
 )
 amounts = st.sampled_from([Decimal("0.5"), Decimal("3.333333"), Decimal(20), Decimal(100)])
 overlaps = st.sampled_from([timedelta(0), timedelta(minutes=5), timedelta(hours=24), timedelta(days=7)])
-
-BEGINNINGS: dict[str, st.SearchStrategy[Any]] = {
-    "names": destinations,
-    "overlap": overlaps,
-    "retirement": retirements | st.just(Retirement()),
-    "carry": st.booleans(),
-}
-"""What a person may have filled in when a history begins."""
-
-
+minimum_ages = st.sampled_from([timedelta(0), timedelta(hours=12)])
+key_settings = st.fixed_dictionaries(
+    {
+        "limit_reset": st.sampled_from(["none", "daily", "monthly"]),
+        "include_byok_in_limit": st.booleans(),
+        "guardrail_id": st.sampled_from([None, "guardrail-1", "guardrail-2"]),
+        "inherit": st.booleans(),
+        "carry_budget": st.booleans(),
+        "expires_after": st.sampled_from([None, timedelta(days=40)]),
+    }
+)
+"""What a person may ask of every new key."""
 nth = st.integers(0, 99)
 """Which one of several, whose number is known only when it happens: counted round and round.
 
 A plain number, so that a history that failed can be pasted as a test.
 """
+
+BEGINNINGS: dict[str, st.SearchStrategy[Any]] = {
+    "names": destinations,
+    "overlap": overlaps,
+    "retirement": retirements | st.just(Retirement()),
+    "key": st.just({}) | key_settings,
+    "minimum_age": st.just(timedelta(0)) | minimum_ages,
+    "adopts": st.booleans(),
+}
+"""What a person may have filled in when a history begins."""
+
+
+def nth_of(things: Sequence[T], which: int) -> T:
+    """Choose one of several."""
+    return things[which % len(things)]
 
 
 def hits(aim: Aim, effect: str, seen: Counter[str]) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.decisions import Identity
 from tasks.rotation import Rotation
-from tests.simulation.invariants import check_agreement, check_no_orphan, check_no_outage
+from tests.simulation.invariants import check_agreement, check_no_orphan, check_serving
 from tests.simulation.model import Ended, Fate, Model, Place, Process, play, run_protocol
 
 FATES = [fate for fate in Fate if fate is not Fate.WORKS]
@@ -26,12 +26,19 @@ class Story:
             "secret/checkout": Place(checks_and_sets=False, versions=["placeholder"]),
         }
         self.made: set[str] = set()
+        self.serving: set[str] = set()
         self.effects = 0
         self.model.watch = self._watch
 
-    def _watch(self, _effect: str) -> None:
+    def _watch(self, effect: str) -> None:
         self.made |= {key.secret for key in self.model.keys.values()}
-        check_no_outage(self.model, self.rotation, self.made, set())
+        self.serving |= {name for name, place in self.model.places.items() if place.content in self.made}
+        check_serving(self.model, self.rotation, self.serving, effect)
+
+    def put_by_hand(self, name: str, content: str | None) -> None:
+        """Let a person write into a destination, for which nothing is promised until a run has written to it again."""
+        self.serving.discard(name)
+        self.model.places[name].versions.append(content)
 
     def rotate(self, run_id: UUID | None = None, *, attempt: int = 1, emergency: bool = False) -> Ended:
         """Run the protocol once."""

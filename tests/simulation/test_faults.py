@@ -38,7 +38,7 @@ def retire(story: Story) -> object:
 
 def test_a_destination_changed_by_hand_gets_the_next_key(story: Story) -> None:
     """What a person wrote into a destination is reported and replaced by the next rotation."""
-    story.model.places[SECRET].versions.append("by hand")
+    story.put_by_hand(SECRET, "by hand")
 
     assert story.rotate().succeeded
 
@@ -48,7 +48,7 @@ def test_a_destination_changed_by_hand_gets_the_next_key(story: Story) -> None:
 def test_a_superseded_key_put_back_by_hand_is_not_revoked(story: Story) -> None:
     """A key that somebody put back into a destination outlives its overlap until it is replaced there."""
     old = story.model.places[VAULT].versions[0]
-    story.model.places[VAULT].versions.append(old)
+    story.put_by_hand(VAULT, old)
     story.model.time += timedelta(days=2)
 
     retire(story)

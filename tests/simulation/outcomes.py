@@ -1,0 +1,233 @@
+"""What a run that ended well has promised: each capability's own check, on the world before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from copy import copy
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from tasks.audit import SETTLED_AFTER, AuditFinding, Kind
+from tasks.decisions import Identity
+from tasks.events import Event
+from tasks.ledger import TURNS_UP_WITHIN, Current, Ledger
+from tasks.rotation import Rotation, read_marker
+from tests.simulation.model import Model, ModelKey
+from tests.simulation.promises import promise
+
+NAME = "checkout"
+
+
+@dataclass(frozen=True)
+class Before:
+    """The world before a run."""
+
+    time: datetime
+    ledger: Ledger
+    keys: dict[str, ModelKey]
+    held: dict[str, str | None]
+    told: int
+
+    @classmethod
+    def of(cls, model: Model) -> Before:
+        """Remember the world as it is."""
+        keys = {key.hash: copy(key) for key in model.keys.values()}
+        held = {name: place.content for name, place in model.places.items()}
+        return cls(model.time, model.ledger(NAME) or Ledger(), keys, held, len(model.events))
+
+    def told_since(self, model: Model, event: Event, key_hash: str | None = None) -> bool:
+        """Whether the run has told of an event, about that key if one is named."""
+        return any(
+            told["event"] == event.value and key_hash in (None, told.get("key_hash"))
+            for told in model.events[self.told :]
+        )
+
+    def is_young(self, rotation: Rotation, run: Identity, model: Model) -> bool:
+        """Whether a scheduled run has nothing to do, because the current key is young, published and working."""
+        current = self.ledger.current
+        if run.scheduled_for is None or run.emergency or current is None or self.ledger.pending is not None:
+            return False
+        key = self.keys.get(current.hash)
+        published = key is not None and {self.held[name] for name in rotation.destinations} == {key.secret}
+        works = key is not None and key.works(self.time)
+        return published and works and current.since > min(model.time - rotation.minimum_age, run.scheduled_for)
+
+
+def _current(model: Model) -> Current | None:
+    ledger = model.ledger(NAME)
+    return ledger.current if ledger else None
+
+
+def check_turn(model: Model, rotation: Rotation, run: Identity, before: Before) -> None:
+    """A new run is a new rotation, but for a scheduled one that finds a young key in order."""
+    current = _current(model)
+    if before.is_young(rotation, run, model):
+        promise(current == before.ledger.current, "a scheduled run replaced a key younger than the minimum age")
+    else:
+        promise(current is not None and current.rotated_by == run.id, "a run succeeded that was no rotation")
+
+
+def check_new_key(model: Model, rotation: Rotation, before: Before) -> None:
+    """A new key has the settings that the rotation names, and those that it inherits."""
+    current = _current(model)
+    if current is None or current.hash in before.keys:
+        return
+    key, asked = model.keys[current.hash], rotation.key
+    former = before.keys.get(before.ledger.current.hash) if before.ledger.current and asked.inherit else None
+    if current.budget is None:
+        promise(key.request.limit == asked.limit_usd, "a new key has another limit")
+    promise(key.request.limit_reset == asked.terms(model.time).limit_reset, "a new key's limit is reset otherwise")
+    byok = asked.include_byok_in_limit or bool(former and former.request.include_byok_in_limit)
+    if former is None or former.account == key.account:
+        promise(key.request.include_byok_in_limit == byok, "a new key counts other spending")
+        guardrail = asked.guardrail_id or (former.guardrail if former else None)
+        promise(key.guardrail == guardrail, "a new key has another guardrail")
+    _check_end(model, rotation, before, key)
+
+
+def _check_end(model: Model, rotation: Rotation, before: Before, key: ModelKey) -> None:
+    lives, end = rotation.key.expires_after, key.request.expires_at
+    if lives is None or end is None:
+        promise(lives is None and end is None, "a new key ends otherwise than it should")
+        return
+    second = timedelta(seconds=1)
+    promise(before.time + lives - second <= end <= model.time + lives, "a new key ends at another time")
+
+
+def check_adopted(model: Model, rotation: Rotation, before: Before, *, at_once: bool) -> None:
+    """A key to adopt is superseded by the first rotation, with the overlap of any other."""
+    key = before.keys.get(rotation.adopt or "")
+    if key is None or before.ledger.current is not None or before.ledger.pending is not None:
+        return
+    if key.account != model.connections[rotation.connection]:
+        return
+    ledger = model.ledger(NAME) or Ledger()
+    entry = next((former for former in ledger.superseded if former.hash == key.hash), None)
+    if at_once or not rotation.overlap:
+        promise(key.hash not in model.keys or entry is not None, "a key was not adopted")
+        return
+    promise(entry is not None, "a key was not adopted, or got no overlap")
+    ends = entry.since + rotation.overlap if entry and entry.since else None
+    promise(entry is None or entry.overlap_ends == ends, "an adopted key got another overlap")
+
+
+def check_told(model: Model, before: Before, rotation: Rotation) -> None:
+    """A rotation tells of the new key in each state of its life, and that it is done."""
+    current = _current(model)
+    if current is None or current == before.ledger.current:
+        return
+    promise(before.told_since(model, Event.ROTATION_COMPLETED, current.hash), "a rotation told nobody that it is done")
+    if current.hash in before.keys:
+        return
+    for event in (Event.KEY_CREATED, Event.KEY_VERIFIED, Event.KEY_PUBLISHED):
+        promise(before.told_since(model, event, current.hash), f"nobody was told: {event.meaning}")
+    published = [e for e in model.events[before.told :] if e["event"] == Event.KEY_PUBLISHED.value]
+    promise({e["destination"] for e in published} == {*rotation.destinations}, "a publish was not told")
+
+
+def check_ends_told(model: Model, before: Before) -> None:
+    """Whoever ends a superseded key tells of it."""
+    after = {key.hash: key for key in (model.ledger(NAME) or Ledger()).superseded}
+    for key in before.ledger.superseded:
+        if key.hash in before.keys and key.hash not in model.keys:
+            promise(before.told_since(model, Event.KEY_REVOKED, key.hash), "nobody was told of a revocation")
+        elif not key.disabled and key.hash in after and after[key.hash].disabled:
+            promise(before.told_since(model, Event.KEY_DISABLED, key.hash), "nobody was told of a disabled key")
+
+
+def check_scheduled(model: Model) -> None:
+    """Whatever is to be done about older keys later is scheduled, and no wait outlasts the longest overlap."""
+    ledger = model.ledger(NAME) or Ledger()
+    wakes = [key.revoke_at for key in ledger.superseded] + [e.since + TURNS_UP_WITHIN for e in ledger.unresolved]
+    if ledger.current and ledger.current.budget and ledger.current.budget.ends_at:
+        wakes.append(ledger.current.budget.ends_at)
+    missing = {(NAME, at) for at in wakes if at > model.time} - model.retirements
+    promise(not missing, f"nobody will come for what ends at {missing}")
+    policy = ledger.retirement
+    for key in ledger.superseded:
+        overlap_ends = key.overlap_ends or key.revoke_at
+        last_call = max((key.since or overlap_ends) + policy.max_overlap, overlap_ends)
+        if policy.retire_when == "unused" and key.postponed and not key.disabled:
+            promise(key.revoke_at <= last_call, "a revocation waits longer than the longest overlap")
+
+
+def check_budget(model: Model, before: Before) -> None:
+    """When the period of a carried budget has ended, the full limit is back."""
+    current = _current(model)
+    if current is None:
+        return
+    promise(current.budget is None or current.budget.runs(model.time), "an ended budget is still counted")
+    former = before.ledger.current
+    if former and former.hash == current.hash and former.budget and current.budget is None and current.terms:
+        key = model.keys.get(current.hash)
+        promise(key is None or key.request.limit == current.terms.limit, "the full limit did not come back")
+
+
+def check_applied(model: Model, rotation: Rotation, before: Before) -> None:
+    """After apply-settings the current key has what the rotation names; what it leaves open may be inherited."""
+    current = _current(model)
+    key = model.keys.get(current.hash) if current else None
+    former = before.keys.get(current.hash) if current else None
+    if current is None or key is None or former is None:
+        return
+    asked, inherits = rotation.key, rotation.key.inherit
+    if current.budget is None:
+        promise(key.request.limit == asked.limit_usd, "apply-settings did not apply the limit")
+    reset = asked.terms(model.time).limit_reset
+    promise(key.request.limit_reset == reset, "apply-settings did not apply the reset")
+    byok = asked.include_byok_in_limit or (inherits and former.request.include_byok_in_limit)
+    promise(key.request.include_byok_in_limit == byok, "apply-settings did not apply which spending counts")
+    guardrail = asked.guardrail_id or (former.guardrail if inherits else None)
+    promise(key.guardrail == guardrail, "apply-settings did not apply the guardrail")
+    promise(before.told_since(model, Event.SETTINGS_APPLIED, current.hash), "nobody was told of applied settings")
+
+
+def check_removed(model: Model, before: Before, keys: str, until: datetime | None) -> None:
+    """A removed rotation has no deployment, and its keys end as chosen."""
+    promise(NAME not in model.deployments, "the deployment of a removed rotation is there")
+    ledger, current = model.ledger(NAME), before.ledger.current
+    alive = current is not None and current.hash in before.keys
+    if keys == "revoke":
+        promise(not before.ledger.hashes() & set(model.keys), "a key of a removed rotation is alive")
+        promise(ledger is None or bool(ledger.unresolved), "the ledger of a removed rotation is there")
+    elif current and alive:
+        key = model.keys.get(current.hash)
+        promise(key is not None, "a kept key died")
+        if keys == "keep" and key:
+            promise(read_marker(key.request.name) is None, "a key that is kept for good carries a marker")
+        ends = {former.hash: former.revoke_at for former in ledger.superseded} if ledger else {}
+        if keys == "keep-until":
+            promise(ends.get(current.hash) == until, "a key that was kept for a while has no such end")
+    if ledger is None:
+        promise(before.told_since(model, Event.ROTATION_REMOVED), "nobody was told that a rotation was removed")
+
+
+def check_findings(model: Model, connection: str, findings: Sequence[AuditFinding], told: int) -> None:
+    """An audit that nothing kept from looking finds every orphan, and what is wrong with the current key."""
+    found = {(finding.kind, finding.key_hash) for finding in findings}
+    ledger, account = model.ledger(NAME), model.connections[connection]
+    if ledger is not None:
+        for key in orphans(model, ledger, account):
+            promise((Kind.ORPHAN, key) in found, f"an audit did not find the orphan {key}")
+    current = ledger.current if ledger and not ledger.removed else None
+    if ledger and current and current.connection == connection and current.workspace_id == f"default-of-{account}":
+        key = model.keys.get(current.hash)
+        dead = key is None or key.disabled or key.expired(model.time)
+        promise(not dead or (Kind.CURRENT_KEY_UNUSABLE, current.hash) in found, "an audit did not find a dead key")
+        places = [model.places[name] for name in current.destinations]
+        strange = key and not ledger.pending and any(place.exists and place.content != key.secret for place in places)
+        promise(not strange or (Kind.DESTINATION_DIFFERS, current.hash) in found, "an audit did not see a destination")
+    about = (Event.ORPHAN_FOUND.value, Event.AUDIT_FINDING.value)
+    promise(sum(e["event"] in about for e in model.events[told:]) == len(findings), "findings were not told")
+
+
+def orphans(model: Model, ledger: Ledger, account: str) -> Collection[str]:
+    """The keys in an account that an audit must call orphans."""
+    marks = {
+        key.hash: read_marker(key.request.name) or ("", UUID(int=0))
+        for key in model.keys.values()
+        if key.account == account and model.time - key.created_at > SETTLED_AFTER
+    }
+    ours = {key for key, (name, run) in marks.items() if name == NAME and run in model.runs}
+    return ours - ledger.hashes()

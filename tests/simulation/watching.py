@@ -1,0 +1,153 @@
+"""What is watched after every effect, whatever the history: I1, I3, I4, I7, and how keys and ledgers may change."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from hypothesis.stateful import RuleBasedStateMachine
+
+from blocks.openrouter import KeyRequest
+from tasks.ledger import Ledger, Superseded, ledger_variable
+from tasks.rotation import Retirement, Rotation
+from tasks.states import TRANSITIONS, steps_between
+from tests.simulation.invariants import check_serving
+from tests.simulation.model import Model, ModelKey, Place
+from tests.simulation.promises import promise
+from tests.simulation.strategies import PLACES
+
+COUNTED: Counter[str] = Counter()
+"""What the histories of this process did, for the summary."""
+
+
+class Watched(RuleBasedStateMachine):
+    """A world with one rotation in it, and the promises that hold after every effect."""
+
+    rotation: Rotation
+
+    def __init__(self) -> None:
+        super().__init__()
+        COUNTED["histories"] += 1
+        self.model = Model()
+        self.model.connections = {"openrouter": "account-1", "other": "account-2"}
+        self.fields = {name: {"username": "someone"} if versioned else {} for name, versioned in PLACES.items()}
+        self.model.places = {
+            name: Place(checks_and_sets=versioned, other_fields=dict(self.fields[name]))
+            for name, versioned in PLACES.items()
+        }
+        self.model.watch = self.watch
+        self.made: dict[str, str] = {}
+        self.serving: set[str] = set()
+        self.versions: dict[str, list[str | None]] = {name: [] for name in PLACES}
+        self.foreign = self._foreign_keys()
+        self.last_ledger = Ledger()
+        self.ledgers: list[dict[str, Any]] = []
+        self.last_alive: dict[str, list[tuple[datetime, Decimal]]] = {}
+        self.announced: dict[str, tuple[datetime, Retirement]] = {}
+        self.disabled: dict[str, tuple[datetime, timedelta]] = {}
+        self.restoring = False
+        self.taken_away = False
+        self.out_of_sight: set[str] = set(self.foreign)
+
+    def _foreign_keys(self) -> dict[str, Any]:
+        # One of another Prefect server with a rotation of the same name, one of another rotation.
+        for number, (account, rotation) in enumerate((("account-1", "checkout"), ("account-2", "other"))):
+            name = f"not ours [rotation {rotation} run 00000000-0000-4000-8000-00000000000{number}]"
+            self.model.add_key(f"foreign-{number}", KeyRequest(name=name), account)
+        return {key.hash: key.settings() for key in self.model.keys.values()}
+
+    def watch(self, effect: str) -> None:
+        """Check what holds after every effect."""
+        COUNTED["effects"] += 1
+        for key in self.model.keys.values():
+            self.made.setdefault(key.secret, key.hash)
+        self._watch_destinations(effect)
+        self._watch_secrets(effect)
+        self._watch_retirement(effect)
+        if "ledger" in effect:
+            self._watch_ledger()
+        untouched = {h: self.model.keys[h].settings() for h in self.foreign if h in self.model.keys}
+        promise(untouched == self.foreign, f"I4: a foreign key was changed by: {effect}")
+
+    def _watch_secrets(self, effect: str) -> None:
+        if "ledger" in effect or effect.startswith("tell"):
+            stored = json.dumps([self.model.variables, self.model.events[-1:]])
+            promise(not any(secret in stored for secret in self.made), f"I3: a key was stored or told by: {effect}")
+
+    def _watch_destinations(self, effect: str) -> None:
+        for name, place in self.model.places.items():
+            seen = self.versions[name]
+            promise(place.versions[: len(seen)] == seen, f"I7: {name} lost a version")
+            promise(place.other_fields == self.fields[name], f"I7: {name} lost a field by: {effect}")
+            if len(place.versions) > len(seen):
+                if place.content != (seen[-1] if seen else None):
+                    self._watch_new_content(name, place, effect)
+                self.versions[name] = list(place.versions)
+        check_serving(self.model, self.rotation, self.serving, effect)
+
+    def _watch_new_content(self, name: str, place: Place, effect: str) -> None:
+        if self.taken_away or name not in self.rotation.destinations:
+            # Nothing keeps a write of long ago out of a destination that no rotation has any more.
+            return
+        promise(self.model.serves(place.content), f"I1: {name} was given what is no working key by: {effect}")
+        self.serving.add(name)
+        wanted = self.rotation.key.guardrail_id
+        if wanted and effect == f"write {name}" and not self.restoring:
+            promise(self._key(place.content).guardrail == wanted, f"{name} was given a key without its guardrail")
+
+    def _key(self, secret: str | None) -> ModelKey:
+        return next(key for key in self.model.keys.values() if key.secret == secret)
+
+    def _watch_ledger(self) -> None:
+        value = self.model.variables.get(ledger_variable("checkout"))
+        now = Ledger.model_validate(value) if value else Ledger()
+        strange = steps_between(self.last_ledger, now) - set(TRANSITIONS)
+        promise(not strange, f"a key went from one state to another that it may not: {strange}")
+        before = {key.hash: key.revoking for key in self.last_ledger.superseded}
+        for key in now.superseded:
+            if key.revoking and not before.get(key.hash):
+                self.announced[key.hash] = (self.model.time, now.retirement)
+        if value is not None and (not self.ledgers or self.ledgers[-1] != value):
+            self.ledgers.append(value)
+        self.last_ledger = now
+
+    def _watch_retirement(self, effect: str) -> None:
+        """A superseded key ends as its rotation's policy asks, unless an emergency or a removal is in a hurry."""
+        alive = self.model.alive()
+        ended = {key: uses for key, uses in self.last_alive.items() if key not in alive}
+        self.last_alive = {key: list(found.uses) for key, found in alive.items()}
+        if not effect.endswith("OpenRouter") or self.last_ledger.removed:
+            return
+        for key in self.last_ledger.superseded:
+            if not key.at_once:
+                self._watch_disabled(key)
+            if not key.at_once and key.hash in ended:
+                self._watch_ended(key, ended[key.hash], effect)
+
+    def _watch_disabled(self, key: Superseded) -> None:
+        found = self.model.keys.get(key.hash)
+        since, long_enough = self.disabled.get(key.hash, (self.model.time, timedelta(0)))
+        if found is None:
+            waited = self.model.time - since
+            promise(waited >= long_enough, f"a disabled key could be restored for {waited} only")
+            self.disabled.pop(key.hash, None)
+        elif not found.disabled:
+            self.disabled.pop(key.hash, None)
+
+    def _watch_ended(self, key: Superseded, uses: list[tuple[datetime, Decimal]], effect: str) -> None:
+        policy = self.last_ledger.retirement
+        if policy.revoke == "disable-then-delete":
+            promise(key.hash in self.model.keys, f"a key that could be restored was gone after: {effect}")
+            self.disabled[key.hash] = (self.model.time, policy.disabled_for)
+        # What was announced cannot be taken back: a use after that changes nothing.
+        decided, policy = self.announced.get(key.hash, (self.model.time, policy))
+        if policy.retire_when != "unused":
+            return
+        overlap_ended = key.overlap_ends or key.revoke_at
+        last_use = max([overlap_ended, *(at for at, _ in uses if at <= decided)])
+        waited = decided >= (key.since or overlap_ended) + policy.max_overlap
+        if policy.on_still_used == "keep" or not waited:
+            promise(decided - last_use >= policy.quiet_time, f"a key was revoked although it is used: {effect}")
