@@ -34,7 +34,7 @@ from flows.steps import PLAIN, Steps
 from tasks.audit import SETTLED_AFTER, AuditFinding, Kind
 from tasks.decisions import Identity
 from tasks.events import Event
-from tasks.ledger import Ledger
+from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import KeySettings, Retirement, Rotation, read_marker, without_marker
 from tests.simulation import outcomes
 from tests.simulation.invariants import check_agreement, check_no_older_key, check_no_orphan
@@ -624,9 +624,36 @@ class Histories(Watched):
         self.model.tell("by hand: the ledger is deleted")
         self.model.late_effects_happen()
         self.model.variables.clear()
-        self.last_ledger = Ledger()
+        self._begin_to_watch(Ledger())
         self._lose_sight()
         self._let_go_of_kept_keys()
+
+    @precondition(lambda self: self._settled_ledgers())
+    @rule(which=nth)
+    def put_an_old_ledger_back(self, which: int) -> None:
+        """A person puts back a value that the ledger's variable had before."""
+        self.model.late_effects_happen()
+        value = nth_of(self._settled_ledgers(), which)
+        self.model.variables[ledger_variable("checkout")] = value
+        self._begin_to_watch(Ledger.model_validate(value))
+        self.model.tell(f"by hand: the ledger is what it was at revision {self.last_ledger.revision}")
+        explained = self.last_ledger.hashes()
+        # A marker names its run only: whoever goes back to before a create does not retry that run.
+        self.runs.clear()
+        # What was made since then only an audit can find; what was let go since then is the rotation's again.
+        self.out_of_sight |= set(self.model.keys) - explained
+        self.foreign = {key: settings for key, settings in self.foreign.items() if key not in explained}
+        self._let_go_of_kept_keys()
+
+    def _begin_to_watch(self, ledger: Ledger) -> None:
+        """What a ledger has forgotten, no run can keep to."""
+        self.last_ledger = ledger
+        self.disabled.clear()
+        self.announced.clear()
+
+    def _settled_ledgers(self) -> list[dict[str, Any]]:
+        """The earlier values in which no create is open."""
+        return [value for value in self.ledgers if not value.get("pending") and not value.get("unresolved")]
 
     def _lose_sight(self) -> None:
         # Without a ledger nothing can know of keys in an account that the rotation does not use; an audit of it does.

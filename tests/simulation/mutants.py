@@ -569,7 +569,7 @@ MUTANTS = [
         KeyFilter,
         "decide",
         lambda keys, _known: keys.undecided.clear(),
-        ("rotate", "rename_a_key", "delete_the_ledger", "audit", "the_clock_jumps"),
+        ("rotate", "put_an_old_ledger_back", "audit", "the_clock_jumps"),
         SIMPLE,
     ),
     Mutant(

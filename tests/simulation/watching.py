@@ -119,6 +119,7 @@ class Watched(RuleBasedStateMachine):
         alive = self.model.alive()
         ended = {key: uses for key, uses in self.last_alive.items() if key not in alive}
         self.last_alive = {key: list(found.uses) for key, found in alive.items()}
+        self.disabled = {key: since for key, since in self.disabled.items() if key not in alive}
         if not effect.endswith("OpenRouter") or self.last_ledger.removed:
             return
         for key in self.last_ledger.superseded:
@@ -128,14 +129,10 @@ class Watched(RuleBasedStateMachine):
                 self._watch_ended(key, ended[key.hash], effect)
 
     def _watch_disabled(self, key: Superseded) -> None:
-        found = self.model.keys.get(key.hash)
-        since, long_enough = self.disabled.get(key.hash, (self.model.time, timedelta(0)))
-        if found is None:
+        if key.hash in self.disabled and key.hash not in self.model.keys:
+            since, long_enough = self.disabled.pop(key.hash)
             waited = self.model.time - since
             promise(waited >= long_enough, f"a disabled key could be restored for {waited} only")
-            self.disabled.pop(key.hash, None)
-        elif not found.disabled:
-            self.disabled.pop(key.hash, None)
 
     def _watch_ended(self, key: Superseded, uses: list[tuple[datetime, Decimal]], effect: str) -> None:
         policy = self.last_ledger.retirement

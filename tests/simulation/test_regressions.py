@@ -1,0 +1,49 @@
+"""Histories that once broke a promise, as Hypothesis printed them.
+
+To add one, paste the steps of a failure from `state = Histories()` to `state.teardown()`.
+"""
+
+from __future__ import annotations
+
+import datetime  # noqa: ICN001 - as Hypothesis spells it
+
+from tasks.rotation import Retirement
+from tests.simulation.machine import Histories
+from tests.simulation.model import Fate
+
+
+def test_a_late_write_of_a_key_that_was_given_up_stays_out() -> None:
+    """A write that takes effect after its key was given up in an emergency brings no dead key into a destination."""
+    state = Histories()
+    state.begin(
+        names=["vault-secret/a"],
+        overlap=datetime.timedelta(0),
+        retirement=Retirement(),
+        key={},
+        minimum_age=datetime.timedelta(0),
+        adopts=False,
+    )
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.rotate(emergency=False, planned=[(("write vault-secret", 0), Fate.LATE)], scheduled=False)
+    state.rotate(emergency=True, planned=[(("write vault-secret", 0), Fate.FAILS)], scheduled=False)
+    state.retire(on_time=False, planned=[])
+    state.late_effects_happen()
+    state.teardown()
+
+
+def test_a_key_is_not_brought_back_while_a_paused_retirement_is_about_to_delete_it() -> None:
+    """A retirement that is paused right before its delete has announced it, so a restore leaves that key alone."""
+    state = Histories()
+    state.begin(
+        names=["vault-secret/a"],
+        overlap=datetime.timedelta(hours=24),
+        retirement=Retirement(),
+        key={},
+        minimum_age=datetime.timedelta(0),
+        adopts=False,
+    )
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.the_clock_jumps(hours=25)
+    state.paused(kind="retire", other="restore", pause_at=("delete a key", 0), planned=[])
+    state.teardown()
