@@ -72,6 +72,8 @@ class Fate(Enum):
 
 REFUSALS = {Fate.FORBIDDEN: ForbiddenError, Fate.CONFLICT: ConflictError, Fate.TOO_MANY: RateLimitedError}
 """What OpenRouter or a destination says where it refuses a call."""
+LOOKED_BEFORE = ("change a key", "assign", "unassign", "fence")
+"""What some steps begin after a look at the ledger that was for the call before."""
 PREFECTS = ("ledger", "deployment", "retirement", "look a run up")
 """What is asked of Prefect's API, of which no answer but a good one says whether a call took effect."""
 
@@ -273,7 +275,7 @@ class Process:
             late: Whether it can take effect after the process has given it up.
             changes: Whether it changes what the rotation is responsible for.
         """
-        if changes:
+        if changes and not what.startswith(LOOKED_BEFORE):
             # What was begun in time may take effect later; nothing may be begun any more.
             promise(self.seen_signatures == self.model.signatures, f"I5: a run that lost its place began to {what}")
             self.begun_changes.append(what)

@@ -106,6 +106,9 @@ class Watched(RuleBasedStateMachine):
         now = Ledger.model_validate(value) if value else Ledger()
         strange = steps_between(self.last_ledger, now) - set(TRANSITIONS)
         promise(not strange, f"a key went from one state to another that it may not: {strange}")
+        if now.removed:
+            # Whoever takes a rotation away takes what could be restored away, even if the rotation comes back.
+            self.disabled.clear()
         before = {key.hash: key.revoking for key in self.last_ledger.superseded}
         for key in now.superseded:
             if key.revoking and not before.get(key.hash):
