@@ -169,6 +169,10 @@ def _overwrite(self: model.ModelDestination, value: str | None, held: Any) -> No
     self._place.put(value, held.other_fields)
 
 
+def _without_other_fields(self: model.ModelDestination, value: str | None, _held: Any) -> None:
+    self._place.put(value, {})
+
+
 async def _believe_the_first_look(run: Run, **_how: Any) -> None:
     if run.ledger.ledger.pending and run.ledger.ledger.pending.key is None:
         await run.ledger.save(run.ledger.ledger.dropped())
@@ -360,6 +364,7 @@ MUTANTS = [
         AT_ONCE,
     ),
     Mutant("check-and-set is dropped", model.ModelDestination, "_write", _overwrite, ("rotate", "paused"), SIMPLE),
+    Mutant("a write drops other fields", model.ModelDestination, "_write", _without_other_fields, ("rotate",), SIMPLE),
     Mutant(
         "an abandoned key is deleted without a fence",
         model.ModelDestination,
