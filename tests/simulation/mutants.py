@@ -220,8 +220,8 @@ async def _enable_nothing(_run: Run, key: NewKey) -> VerifiedKey:
     return VerifiedKey(key.secret, key.record)
 
 
-def _obeyed_by_all(ledger: Ledger, run: Identity, held: Any, old_enough: datetime) -> bool:
-    return _too_young(ledger, replace(run, scheduled_for=run.first_started), held, old_enough)
+def _obeyed_by_all(ledger: Ledger, run: Identity, *rest: Any) -> bool:
+    return _too_young(ledger, replace(run, scheduled_for=run.first_started), *rest)
 
 
 _too_young = tasks.decisions._too_young

@@ -43,7 +43,7 @@ class Before:
             for told in model.events[self.told :]
         )
 
-    def is_young(self, rotation: Rotation, run: Identity, model: Model) -> bool:
+    def is_young(self, rotation: Rotation, run: Identity) -> bool:
         """Whether a scheduled run has nothing to do, because the current key is young, published and working."""
         current = self.ledger.current
         if run.scheduled_for is None or run.emergency or current is None or self.ledger.pending is not None:
@@ -51,7 +51,8 @@ class Before:
         key = self.keys.get(current.hash)
         published = key is not None and {self.held[name] for name in rotation.destinations} == {key.secret}
         works = key is not None and key.works(self.time)
-        return published and works and current.since > min(model.time - rotation.minimum_age, run.scheduled_for)
+        youngest = min(self.time - rotation.minimum_age, run.scheduled_for)
+        return published and works and self.time >= current.since > youngest
 
 
 def _current(model: Model) -> Current | None:
@@ -62,7 +63,7 @@ def _current(model: Model) -> Current | None:
 def check_turn(model: Model, rotation: Rotation, run: Identity, before: Before) -> None:
     """A new run is a new rotation, but for a scheduled one that finds a young key in order."""
     current = _current(model)
-    if before.is_young(rotation, run, model):
+    if before.is_young(rotation, run):
         promise(current == before.ledger.current, "a scheduled run replaced a key younger than the minimum age")
     else:
         promise(current is not None and current.rotated_by == run.id, "a run succeeded that was no rotation")
