@@ -55,6 +55,7 @@ from tests.simulation.watching import COUNTED
 MAX_HISTORIES = 3_000
 ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow under the same name
 RESTORE = importlib.import_module("flows.restore_key")
+AUDIT = importlib.import_module("flows.audit")
 STEPS = 30
 
 
