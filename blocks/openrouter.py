@@ -222,6 +222,7 @@ class OpenRouterClient:
     Args:
         management_key: The key that may manage keys.
         base_url: Where the API is.
+        connection: The name of the connection, for messages; empty where there is only one.
         transport: A transport for tests; real sockets without it.
         sleep: How to wait between attempts, in seconds.
     """
@@ -231,11 +232,13 @@ class OpenRouterClient:
         management_key: SecretStr,
         base_url: str,
         *,
+        connection: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._management_key = management_key
-        self._http = JsonHttp("OpenRouter", base_url, transport=transport, sleep=sleep, explain=_meaning)
+        service = f"OpenRouter (connection {connection})" if connection else "OpenRouter"
+        self._http = JsonHttp(service, base_url, transport=transport, sleep=sleep, explain=_meaning)
 
     async def __aenter__(self) -> Self:
         return self
@@ -643,7 +646,7 @@ class OpenRouterCredentials(CredentialsBlock):
         """Open a connection with this management key; use it in `async with`, or call its `aclose`.
 
         Args:
-            **how: `transport` and `sleep` of `OpenRouterClient`, for tests.
+            **how: `connection`, and for tests `transport` and `sleep`, of `OpenRouterClient`.
 
         Returns:
             The client.

@@ -122,6 +122,7 @@ async def take_away(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
         KeyRotationError: It is not done; a Retry goes on.
     """
     ledger = await run.ledger.load()
+    run.connection = ledger.current.connection if ledger.current else ""
     if revoke_at is None and ledger.pending is not None and ledger.pending.key is not None:
         raise ConfigurationError(
             f"keys: the last rotation of {run.name} has not ended, so it is not clear which key is to be kept. Retry "

@@ -49,10 +49,11 @@ async def retire_due(run: Run, steps: Steps) -> str:
     before = (await run.ledger.load()).superseded
     if not run.ledger.exists:
         raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was revoked.")
+    current = run.ledger.ledger.current
+    run.connection = current.connection if current else ""
     run.step = "recover"
     await settle_unresolved(run)
     run.step = "revoke-key"
-    current = run.ledger.ledger.current
     # Without a current key nobody knows where the older ones are still read, unless the rotation was taken away.
     if current is not None or run.ledger.ledger.removed:
         await revoke_what_is_due(run, await where_keys_are_read(run), steps)

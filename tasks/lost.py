@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from uuid import UUID
 
-from blocks.errors import ConfigurationError
+from blocks.errors import ConfigurationError, ServiceError
 from blocks.openrouter import ApiKey
-from tasks.ledger import TURNS_UP_WITHIN, Pending, Superseded
+from tasks.ledger import TURNS_UP_WITHIN, Pending, Superseded, Unresolved
 from tasks.rotation import read_marker
-from tasks.run import Run
+from tasks.run import OpenRouter, Run
 
 LOOK_AGAIN_AFTER_SECONDS = 2.0
 """How long to wait before concluding that a marker is not there: one pass of an offset-based list can miss a key."""
@@ -31,19 +31,10 @@ async def settle_intent(run: Run, *, certain: bool = False) -> None:
         return
     # Signing the ledger keeps out an older attempt that may still be alive.
     await run.ledger.save(run.ledger.ledger)
-    if certain or await _delete_intended(run, intent):
+    if certain or await _delete_left_behind(run, intent, look_again=True):
         await run.ledger.save(run.ledger.ledger.dropped())
     else:
         await run.ledger.save(run.ledger.ledger.left_unresolved())
-
-
-async def _delete_intended(run: Run, intent: Pending) -> bool:
-    try:
-        return await _delete_marked(run, intent.connection, intent.workspace_id, {intent.run_id}, look_again=True)
-    except ConfigurationError as error:
-        # A connection that was taken away must not keep the rotation from going on with another one.
-        run.note(f"Run {intent.run_id} may have left a key behind, and its connection cannot be used: {error}")
-        return False
 
 
 async def settle_unresolved(run: Run) -> None:
@@ -56,29 +47,39 @@ async def settle_unresolved(run: Run) -> None:
         ServiceError: OpenRouter failed.
     """
     for entry in run.ledger.ledger.unresolved:
-        try:
-            found = await _delete_marked(run, entry.connection, entry.workspace_id, {entry.run_id})
-        except ConfigurationError as error:
-            run.note(f"Run {entry.run_id} may have left a key behind, and its connection cannot be used: {error}")
-            continue
-        if found or run.world.now() - entry.since >= TURNS_UP_WITHIN:
+        found = await _delete_left_behind(run, entry)
+        if found or (found is not None and run.world.now() - entry.since >= TURNS_UP_WITHIN):
             await run.ledger.save(run.ledger.ledger.resolved([entry]))
 
 
+async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, look_again: bool = False) -> bool | None:
+    """Delete the key that a run may have left behind; `None` where nobody can look for it any more."""
+    try:
+        return await _delete_marked(run, made.connection, made.workspace_id, made.run_id, look_again=look_again)
+    except (ConfigurationError, ServiceError) as error:
+        if not run.has_left(made.connection, error):
+            raise
+        gone = error
+    # The connection may only have got another name.
+    if run.connection and await _delete_marked(run, run.connection, made.workspace_id, made.run_id):
+        return True
+    run.note(f"Run {made.run_id} may have left a key behind, and its connection cannot be used: {gone}")
+    return None
+
+
 async def _delete_marked(
-    run: Run, connection: str, workspace_id: str | None, run_ids: set[UUID], *, look_again: bool = False
+    run: Run, connection: str, workspace_id: str | None, run_id: UUID, *, look_again: bool = False
 ) -> bool:
     explained = run.ledger.ledger.hashes()
 
     def ours(key: ApiKey) -> bool:
-        mark = read_marker(key.name)
-        return mark is not None and mark[0] == run.name and mark[1] in run_ids and key.hash not in explained
+        return read_marker(key.name) == (run.name, run_id) and key.hash not in explained
 
     openrouter = await run.world.connection(connection)
-    found = await _search(run, connection, workspace_id, ours)
+    found = await _search(openrouter, workspace_id, ours)
     if not found and look_again:
         await run.world.sleep(LOOK_AGAIN_AFTER_SECONDS)
-        found = await _search(run, connection, workspace_id, ours)
+        found = await _search(openrouter, workspace_id, ours)
     for key in found:
         await run.ledger.guard()
         await openrouter.delete_key(key.hash)
@@ -86,16 +87,13 @@ async def _delete_marked(
 
 
 async def _search(
-    run: Run, connection: str, workspace_id: str | None, wanted: Callable[[ApiKey], bool]
-) -> Iterable[ApiKey]:
-    openrouter = await run.world.connection(connection)
+    openrouter: OpenRouter, workspace_id: str | None, wanted: Callable[[ApiKey], bool]
+) -> Collection[ApiKey]:
     return {key.hash: key async for key in openrouter.list_keys(workspace_id) if wanted(key)}.values()
 
 
-async def keys_without_ledger(
-    run: Run, connection: str, workspace_id: str | None, revoke_at: datetime
-) -> list[Superseded]:
-    """Find the keys that this rotation made before its ledger was lost.
+async def keys_without_ledger(run: Run, connection: str, revoke_at: datetime) -> list[Superseded]:
+    """Find the keys that this rotation made before its ledger was lost, in every workspace of the account.
 
     Another Prefect server may run a rotation of the same name in the same account, so only keys whose marker names a
     flow run that this server knows are taken up.
@@ -103,7 +101,6 @@ async def keys_without_ledger(
     Args:
         run: The run.
         connection: The rotation's connection.
-        workspace_id: The rotation's workspace.
         revoke_at: When they are to be revoked.
 
     Returns:
@@ -112,23 +109,26 @@ async def keys_without_ledger(
     Raises:
         ServiceError: OpenRouter or Prefect failed.
     """
-    taken: list[Superseded] = []
-    for key in await _search(
-        run, connection, workspace_id, lambda key: (read_marker(key.name) or ("",))[0] == run.name
-    ):
-        mark = read_marker(key.name)
-        if mark is None or not await run.world.knows_run(mark[1]):
+    openrouter = await run.world.connection(connection)
+    marked: dict[str, tuple[ApiKey, UUID]] = {}
+    async for workspace in openrouter.list_workspaces():
+        async for key in openrouter.list_keys(workspace):
+            if (mark := read_marker(key.name)) and mark[0] == run.name:
+                marked[key.hash] = key, mark[1]
+    known = await run.world.known_runs({run_id for _, run_id in marked.values()})
+    for key, run_id in marked.values():
+        if run_id not in known:
             run.note(f"The key {key.label} carries this rotation's name but a run that is not known here: left alone.")
-            continue
-        taken.append(
-            Superseded(
-                hash=key.hash,
-                label=key.label,
-                fingerprint="",
-                made_by=mark[1],
-                connection=connection,
-                workspace_id=key.workspace_id,
-                revoke_at=revoke_at,
-            )
-        )
-    return taken
+    return [_superseded(key, run_id, connection, revoke_at) for key, run_id in marked.values() if run_id in known]
+
+
+def _superseded(key: ApiKey, made_by: UUID, connection: str, revoke_at: datetime) -> Superseded:
+    return Superseded(
+        hash=key.hash,
+        label=key.label,
+        fingerprint="",
+        made_by=made_by,
+        connection=connection,
+        workspace_id=key.workspace_id,
+        revoke_at=revoke_at,
+    )

@@ -31,6 +31,7 @@ async def observe(run: Run, rotation: Rotation) -> Finding:
     Raises:
         KeyRotationError: The connection, a destination or the ledger cannot be used; nothing was changed.
     """
+    run.connection = rotation.connection
     ledger = await run.ledger.load()
     if not run.ledger.exists or ledger.removed:
         await run.world.check_deployment()
@@ -124,7 +125,7 @@ async def _make_room(run: Run, rotation: Rotation, revoke: Revoke) -> None:
 
 async def _take_up_keys_without_ledger(run: Run, rotation: Rotation) -> None:
     until = run.world.now() + rotation.overlap
-    keys = await keys_without_ledger(run, rotation.connection, rotation.key.workspace_id, until)
+    keys = await keys_without_ledger(run, rotation.connection, until)
     if keys:
         run.note("The ledger was gone; the keys that this rotation had made were found again and will be revoked.")
         await run.ledger.save(run.ledger.ledger.found(keys))
@@ -135,8 +136,11 @@ async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None
     await run.ledger.save(run.ledger.ledger.abandoned(run.world.now(), at_once=True))
     try:
         await revoke(run, run.ledger.ledger.superseded[-1], rotation.destinations)
-    except (ConfigurationError, OtherAccountError) as error:
-        # A connection that a person has changed must not keep the rotation from going on with what it is now.
+    except (ConfigurationError, ServiceError) as error:
+        if not (
+            run.has_left(run.ledger.ledger.superseded[-1].connection, error) or isinstance(error, OtherAccountError)
+        ):
+            raise
         run.note(f"An unpublished key of an earlier run is still alive: {error}")
 
 
@@ -164,7 +168,9 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
     key = NewKey(secret, pending.key) if secret else None
     try:
         fit = key is not None and await is_fit(run, rotation, key)
-    except ConfigurationError as error:
+    except (ConfigurationError, ServiceError) as error:
+        if not run.has_left(pending.connection, error):
+            raise
         run.note(f"A half-published key was given up: {error}")
         fit = False
     if not fit:

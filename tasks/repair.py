@@ -82,7 +82,7 @@ def _destinations(ledger: Ledger, deployed: Deployed | None) -> list[str]:
 
 async def _why_kept(run: Run, key: ApiKey, explaining: Sequence[str]) -> str | None:
     mark = read_marker(key.name)
-    if mark is None or mark[0] != run.name or not await run.world.knows_run(mark[1]):
+    if mark is None or mark[0] != run.name or mark[1] not in await run.world.known_runs({mark[1]}):
         return "it does not carry the marker of a run that is known here."
     if is_new(key, run.world.now()):
         return "it was made less than an hour ago."

@@ -12,7 +12,15 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from blocks.errors import DestinationError, KeyRotationError, PlaceLostError
+from blocks.errors import (
+    ConfigurationError,
+    DestinationError,
+    ForbiddenError,
+    KeyRotationError,
+    OtherAccountError,
+    PlaceLostError,
+    UnauthorizedError,
+)
 from blocks.openrouter import ApiKey, CreatedKey, CurrentKey, KeyRequest
 from blocks.secrets import Held
 from tasks.decisions import MAYBE, Identity
@@ -103,9 +111,6 @@ class World(Protocol):
     def apart(self) -> AbstractAsyncContextManager[World]:
         """Open another world, which closes what was opened in it at the end of the block."""
 
-    async def knows_run(self, run_id: UUID) -> bool:
-        """Say whether this Prefect server knows a flow run."""
-
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Say which of some flow runs this Prefect server knows."""
 
@@ -192,9 +197,27 @@ class Run:
         self.identity = identity
         self.ledger = ledger
         self.world = world
+        self.connection = ""
         self.step = "look at ledger and destinations"
         self.held: dict[str, Held] = {}
         self.notes: list[str] = []
+
+    def has_left(self, connection: str, error: KeyRotationError) -> bool:
+        """Say whether a failure only tells that a connection is gone which the rotation does not use any more.
+
+        Such a connection must not keep the rotation from going on with the one that it uses now.
+
+        Args:
+            connection: The connection that was used.
+            error: How that failed.
+
+        Returns:
+            Whether it may be noted instead of raised.
+        """
+        if not self.connection:
+            return isinstance(error, ConfigurationError)
+        left = isinstance(error, ConfigurationError | UnauthorizedError | ForbiddenError | OtherAccountError)
+        return left and connection != self.connection
 
     def note(self, sentence: str) -> None:
         """Remember something for the report that a person should know.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from blocks.errors import ConfigurationError, NotFoundError
+from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter import ApiKey, KeyRequest
 from tasks.budget import carried_over
 from tasks.ledger import Budget, Current, Pending
@@ -29,7 +29,7 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
     terms, current = rotation.key.terms(now), run.ledger.ledger.current
     if current is None or not (rotation.key.inherit or rotation.key.carry_budget):
         return terms, None
-    former = await _former_key(run, rotation, current)
+    former = await _former_key(run, current)
     if rotation.key.inherit:
         terms = terms.or_else(await _inherited(run, rotation, current, former))
     if former is None or not rotation.key.carry_budget:
@@ -37,14 +37,13 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
     return terms, carried_over(former, current.budget, terms, now)
 
 
-async def _former_key(run: Run, rotation: Rotation, current: Current) -> ApiKey | None:
+async def _former_key(run: Run, current: Current) -> ApiKey | None:
     try:
         return await (await run.world.connection(current.connection)).get_key(current.hash)
     except NotFoundError:
         pass
-    except ConfigurationError:
-        # A connection that was taken away must not keep the rotation from going on with another one.
-        if current.connection == rotation.connection:
+    except (ConfigurationError, ServiceError) as error:
+        if not run.has_left(current.connection, error):
             raise
     run.note(f"The key {current.label} cannot be read any more: its settings are those that the ledger remembers.")
     return None

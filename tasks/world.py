@@ -181,7 +181,7 @@ class PrefectWorld:
             block = await load_block(f"openrouter-credentials/{name}", "rotation.connection")
             if not isinstance(block, OpenRouterCredentials):
                 raise ConfigurationError(f"rotation.connection: {name} is not an OpenRouter connection.")
-            self._connections[name] = await self._open.enter_async_context(block.get_client())
+            self._connections[name] = await self._open.enter_async_context(block.get_client(connection=name))
         return self._connections[name]
 
     async def destination(self, name: str) -> Destination:
@@ -211,23 +211,6 @@ class PrefectWorld:
             **payload: What else is to be known; never a secret.
         """
         emit_event(event.value, resource(rotation), payload={"rotation": rotation, **payload})
-
-    async def knows_run(self, run_id: UUID) -> bool:
-        """Say whether this Prefect server knows a flow run.
-
-        Args:
-            run_id: The flow run's id.
-
-        Returns:
-            Whether it does.
-        """
-        client, _ = get_or_create_client()
-        try:
-            with plainly("looking a flow run up"):
-                await client.read_flow_run(run_id)
-        except ObjectNotFound:
-            return False
-        return True
 
     async def check_deployment(self) -> None:
         """Refuse a run whose deployment was deleted while it waited: it would bring a removed rotation back.

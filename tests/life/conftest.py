@@ -118,10 +118,6 @@ class Life:
         assert set(payload) == set(event.payload), f"{event} tells {sorted(payload)}"
         self.events.append((event, {"rotation": rotation, **payload}))
 
-    async def knows_run(self, run_id: UUID) -> bool:
-        """Say whether there was such a run."""
-        return run_id in self.runs
-
     async def check_deployment(self) -> None:
         """Refuse nothing: no run waits here."""
 

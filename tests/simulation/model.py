@@ -404,7 +404,13 @@ class ModelOpenRouter:
 
     async def list_workspaces(self) -> AsyncIterator[str]:
         """List the workspaces."""
-        yield await self._process.effect("list the workspaces at OpenRouter", lambda: f"default-of-{self._account()}")
+        for workspace in await self._process.effect("list the workspaces at OpenRouter", self._workspaces):
+            yield workspace
+
+    def _workspaces(self) -> list[str]:
+        account = self._account()
+        others = {key.workspace for key in self._model.keys.values() if key.account == account}
+        return sorted({f"default-of-{account}", *others})
 
     async def about_itself(self) -> CurrentKey:
         """Look at the management key."""
@@ -583,10 +589,6 @@ class ModelWorld:
         if name not in self._process.model.places or not self._process.model.places[name].exists:
             raise ConfigurationError(f"rotation.destinations: the block {name} does not exist.")
         return ModelDestination(self._process, name)
-
-    async def knows_run(self, run_id: UUID) -> bool:
-        """Say whether Prefect knows a run."""
-        return await self._process.effect("look a run up", lambda: run_id in self._process.model.runs)
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Say which runs Prefect knows."""

@@ -406,7 +406,7 @@ MUTANTS = [
         SIMPLE,
     ),
     Mutant(
-        "keys of another Prefect server are taken up", model.ModelWorld, "knows_run", mock.AsyncMock(return_value=True)
+        "keys of another Prefect server are taken up", model.ModelWorld, "known_runs", mock.AsyncMock(side_effect=set)
     ),
     Mutant(
         '"no such key" is always believed',
