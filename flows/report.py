@@ -96,10 +96,11 @@ def retired(run: Run, before: Sequence[Superseded]) -> str:
     Returns:
         One sentence.
     """
-    left = {key.hash for key in run.ledger.ledger.superseded}
+    left = {key.hash: key for key in run.ledger.ledger.superseded}
     gone = [key.label for key in before if key.hash not in left]
-    what = f"Revoked {', '.join(gone)}" if gone else "Nothing was due"
-    return f"{what}; {_rest(run.ledger.ledger)}."
+    disabled = [key.label for key in before if not key.disabled and key.hash in left and left[key.hash].disabled]
+    what = [f"Revoked {', '.join(gone)}"] * bool(gone) + [f"Disabled {', '.join(disabled)}"] * bool(disabled)
+    return f"{'. '.join(what) or 'Nothing was due'}; {_rest(run.ledger.ledger)}."
 
 
 def restored(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from datetime import timedelta
 
 from prefect import State, flow
@@ -13,7 +14,6 @@ from flows.steps import AS_TASKS, Steps
 from tasks.budget import settle_budget
 from tasks.decisions import Finding
 from tasks.events import Event
-from tasks.ledger import Superseded
 from tasks.recover import observe, recover
 from tasks.rotation import Rotation, check_switch, parse_rotation
 from tasks.run import Run, VerifiedKey, side_by_side
@@ -105,24 +105,21 @@ async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) ->
     now = run.world.now()
     if run.identity.emergency and not all(key.at_once for key in run.ledger.ledger.superseded):
         await run.ledger.save(run.ledger.ledger.hastened(now))
-    if not run.identity.emergency:
-        await settle_budget(run)
-    failures = [await failure_to_revoke(run, key, destinations, steps) for key in run.ledger.ledger.due(now)]
+    failures = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
+    failures += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.ledger.due(now)]
     ledger = run.ledger.ledger
     for at in [moment for moment in ledger.wakes() if moment > now]:
         # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
         if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
     if any(failures):
-        raise DestinationError(" ".join(str(failure) for failure in failures if failure))
+        raise DestinationError(" ".join(dict.fromkeys(str(failure) for failure in failures if failure)))
 
 
-async def failure_to_revoke(
-    run: Run, key: Superseded, destinations: list[str], steps: Steps
-) -> KeyRotationError | None:
-    """Revoke one key; a failure does not keep the others alive, but for a run that has lost its place."""
+async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:
+    """Do one thing of several; its failure does not keep the others undone, but for a run that has lost its place."""
     try:
-        await steps.revoke_key(run, key, destinations)
+        await work
     except PlaceLostError:
         raise
     except KeyRotationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from pydantic import SecretStr
@@ -9,7 +10,7 @@ from pydantic import SecretStr
 from blocks.errors import ConfigurationError, NotFoundError
 from blocks.openrouter import ApiKey
 from tasks.ledger import Current, fingerprint
-from tasks.rotation import Rotation, read_marker
+from tasks.rotation import Rotation, Terms, read_marker
 from tasks.run import Run
 
 CUT = "..."
@@ -64,9 +65,10 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
         raise ConfigurationError(
             "rotation.adopt: the connection's account has no key with this hash. Nothing was created."
         ) from None
-    if mark := read_marker(key.name):
+    mark = read_marker(key.name)
+    if owner := mark[0] if mark else await rotation_that_explains(run, key.hash):
         raise ConfigurationError(
-            f"rotation.adopt: the key {key.label} belongs to the rotation {mark[0]} already. Nothing was created."
+            f"rotation.adopt: the key {key.label} belongs to the rotation {owner} already. Nothing was created."
         )
     if not set(rotation.destinations) <= set(run.held):
         # Recovery has written to them since.
@@ -80,7 +82,28 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
         workspace_id=key.workspace_id,
         since=key.created_at,
         destinations=tuple(holders),
+        terms=Terms.of(key, await openrouter.guardrail_of(key.hash) if rotation.key.inherit else None),
     )
+
+
+async def rotation_that_explains(run: Run, key_hash: str) -> str | None:
+    """Find the rotation in whose ledger a key stands.
+
+    Args:
+        run: A run of another rotation.
+        key_hash: The key's hash.
+
+    Returns:
+        The rotation's name; `None` where there is none.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    # As text, so that even a ledger that cannot be read speaks for its keys.
+    async for name, value in run.world.ledgers():
+        if name != run.name and key_hash in json.dumps(value):
+            return name
+    return None
 
 
 async def adopt(run: Run, rotation: Rotation) -> None:
@@ -101,7 +124,7 @@ async def adopt(run: Run, rotation: Rotation) -> None:
 
 def _holders(run: Run, destinations: Sequence[str], key: ApiKey) -> list[str]:
     agreement = {name: label_agrees(key.label, run.held[name].value) for name in destinations}
-    others = [name for name, agrees in agreement.items() if agrees is False]
+    others = [name for name, agrees in agreement.items() if agrees is False and not _holds_a_successor(run, name)]
     if others:
         raise ConfigurationError(
             f"rotation.adopt: {', '.join(others)} holds another key than {key.label}. Nothing was created."
@@ -110,3 +133,9 @@ def _holders(run: Run, destinations: Sequence[str], key: ApiKey) -> list[str]:
     if len({fingerprint(run.held[name].value) for name in holders}) > 1:
         raise ConfigurationError("rotation.adopt: the destinations hold different keys. Nothing was created.")
     return holders
+
+
+def _holds_a_successor(run: Run, name: str) -> bool:
+    # The adopted key was replaced before the ledger was lost, and the keys that were found again replaced it.
+    secret = run.held[name].value
+    return any(label_agrees(key.label, secret) for key in run.ledger.ledger.superseded)

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from blocks.errors import NotFoundError
+from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter import ApiKey, LimitReset
 from tasks.events import Event
 from tasks.ledger import Budget, Current, Ledger, Superseded
+from tasks.revoke import make_sure_that_it_is_gone
 from tasks.rotation import Terms
 from tasks.run import Run
 
@@ -71,7 +72,12 @@ async def settle_budget(run: Run) -> None:
     """
     for former in run.ledger.ledger.superseded:
         if former.capped is False:
-            await _settle(run, former)
+            try:
+                await _settle(run, former)
+            except (ConfigurationError, ServiceError) as error:
+                if not run.has_left(former.connection, error):
+                    raise
+                run.note(f"The key {former.label} is not capped, and its connection cannot be used: {error}")
     await restore_budget(run)
 
 
@@ -82,6 +88,7 @@ async def _settle(run: Run, former: Superseded) -> None:
     try:
         capped = await openrouter.update_key(former.hash, **_cap(await openrouter.get_key(former.hash)))
     except NotFoundError:
+        await make_sure_that_it_is_gone(openrouter, former)
         run.note(f"The key {former.label} is gone already, so what it spent last is not known exactly.")
     ledger = run.ledger.ledger.changed(former.hash, capped=True)
     if capped is not None:

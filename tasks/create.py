@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from blocks.errors import ConfigurationError, LedgerError, NotFoundError, ServiceError
+from blocks.errors import ConfigurationError, LedgerError, NotFoundError, PlaceLostError, ServiceError
 from blocks.http import MAX_WAIT_SECONDS
 from blocks.openrouter import CreatedKey
 from tasks.events import Event
@@ -34,6 +34,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
 
     Raises:
         LedgerError: The ledger has no room for another key; nothing was created.
+        PlaceLostError: Another run has taken over; the key was deleted again.
         ServiceError: OpenRouter failed.
     """
     try:
@@ -54,7 +55,12 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         connection=rotation.connection,
         workspace_id=created.key.workspace_id,
     )
-    await run.ledger.save(run.ledger.ledger.created(record))
+    try:
+        await run.ledger.save(run.ledger.ledger.created(record))
+    except PlaceLostError:
+        # Whoever has taken over looked for it before it was made, and nobody else will ever know of it.
+        await (await run.world.connection(rotation.connection)).delete_key(record.hash)
+        raise
     await run.world.emit(Event.KEY_CREATED, run.name, **record.told())
     await _guard(run, record)
     return NewKey(created.secret, record)

@@ -82,7 +82,7 @@ class Budget(_Entry):
 class Current(MadeKey):
     """The key that every destination holds.
 
-    `terms` are those without a budget that was carried over; an adopted key's are not known.
+    `terms` are those without a budget that was carried over.
     """
 
     since: datetime
@@ -256,10 +256,14 @@ class Ledger(_Entry):
         )
 
     def hastened(self, now: datetime) -> Self:
-        """Make every superseded key due at once, whatever its policy says."""
+        """Make every superseded key due at once, whatever its policy says.
+
+        What was noted about its use is dropped, so that even a full ledger has room for this.
+        """
+        forgotten = {name: Superseded.model_fields[name].default for name in ("postponed", "usage", "usage_since")}
         return self._with(
             superseded=tuple(
-                key.model_copy(update={"revoke_at": min(key.revoke_at, now), "at_once": True})
+                key.model_copy(update={**forgotten, "revoke_at": min(key.revoke_at, now), "at_once": True})
                 for key in self.superseded
             )
         )

@@ -42,7 +42,9 @@ async def _take_marker_off(run: Run) -> None:
     await run.ledger.guard()
     try:
         name = without_marker((await openrouter.get_key(current.hash)).name)
-        await openrouter.update_key(current.hash, name=name)
+        # Nobody would give it the rest of its limit back later.
+        limit = {"limit": current.terms.limit} if current.budget and current.terms else {}
+        await openrouter.update_key(current.hash, name=name, **limit)
     except NotFoundError:
         await make_sure_that_it_is_gone(openrouter, current)
         run.note(f"The key {current.label} does not exist at OpenRouter any more.")

@@ -10,9 +10,10 @@ from blocks.errors import KeyRotationError, NotFoundError
 from blocks.openrouter import ApiKey
 from tasks.adopt import label_agrees
 from tasks.audit import is_live, is_new
+from tasks.budget import period_end
 from tasks.events import Event
-from tasks.ledger import Current, Ledger, fingerprint
-from tasks.rotation import Rotation, read_marker
+from tasks.ledger import Budget, Current, Ledger, fingerprint
+from tasks.rotation import Rotation, Terms, read_marker
 from tasks.run import Deployed, Run
 
 Holders = Callable[[str], list[str]]
@@ -125,8 +126,8 @@ async def restore_ledger(run: Run, connection: str, keys: tuple[ApiKey, ...], de
     rotation = deployed.rotation
     if rotation is None or rotation.name != run.name or rotation.connection != connection:
         return "its deployment is not valid, or uses another connection."
-    if len(keys) != 1:
-        return "more than one of its keys exists."
+    if why := _why_in_doubt(rotation, keys):
+        return why
     try:
         key = await (await run.world.connection(connection)).get_key(keys[0].hash)
     except NotFoundError:
@@ -139,6 +140,14 @@ async def restore_ledger(run: Run, connection: str, keys: tuple[ApiKey, ...], de
     return None
 
 
+def _why_in_doubt(rotation: Rotation, keys: tuple[ApiKey, ...]) -> str | None:
+    if len(keys) != 1:
+        return "more than one of its keys exists."
+    if rotation.key.carry_budget and rotation.key.limit_usd is None:
+        return "its budget was carried over, and nobody knows its full limit."
+    return None
+
+
 async def _current(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> Current | None:
     held = await run.look(rotation.destinations)
     secrets = [run.held[name].value for name in rotation.destinations]
@@ -146,6 +155,7 @@ async def _current(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> 
     agree = all(label_agrees(key.label, secret) for secret in secrets) and len(set(held.values())) == 1
     if mark is None or mark[0] != run.name or not agree or not is_live(key, now):
         return None
+    terms, budget = _terms_and_budget(rotation, key, now)
     return Current(
         hash=key.hash,
         label=key.label,
@@ -155,4 +165,14 @@ async def _current(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> 
         workspace_id=key.workspace_id,
         since=key.created_at,
         destinations=tuple(rotation.destinations),
+        terms=terms,
+        budget=budget,
     )
+
+
+def _terms_and_budget(rotation: Rotation, key: ApiKey, now: datetime) -> tuple[Terms, Budget | None]:
+    terms, whole = Terms.of(key), rotation.key.limit_usd
+    if not rotation.key.carry_budget or whole is None or key.limit is None or key.limit >= whole:
+        return terms, None
+    budget = Budget(carried=whole - key.limit, ends_at=period_end(rotation.key.terms(now).limit_reset, now))
+    return terms.model_copy(update={"limit": whole}), budget

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError, NotFoundError
 from tasks.events import Event
 from tasks.ledger import Current, MadeKey, Superseded, fingerprint
+from tasks.rotation import Rotation, Terms
 from tasks.run import NewKey, Run, VerifiedKey
+from tasks.times import moment
 from tasks.verify import wait_until_accepted
+
+UNFINISHED_FOR = timedelta(days=1)
+"""How long a key lives that was enabled again, if nobody ever finishes to bring it back."""
+CHANGEABLE = {"limit", "limit_reset", "include_byok_in_limit"}
+"""The settings that OpenRouter changes at a key; the guardrail is assigned by a call of its own."""
 
 
 async def find_restorable(run: Run, label: str) -> NewKey:
@@ -92,19 +101,25 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
     """
     ledger, now = run.ledger.ledger, run.world.now()
     entry = next(entry for entry in ledger.superseded if entry.hash == key.record.hash)
-    end = max(entry.revoke_at, now + ledger.retirement.disabled_for)
+    end = max(entry.revoke_at, now + UNFINISHED_FOR)
     changes = {"disabled": False, "at_once": False, "revoke_at": end, "overlap_ends": end, "capped": None}
     await run.ledger.save(ledger.changed(entry.hash, **changes))
     openrouter = await run.world.connection(entry.connection)
-    terms = ledger.current.terms if ledger.current else None
-    limit = {} if terms is None or entry.capped is None else {"limit": terms.limit, "limit_reset": terms.limit_reset}
+    replaced = ledger.current
+    terms = replaced.terms if replaced and replaced.terms else Terms()
+    settings = terms.model_dump(include=CHANGEABLE) if replaced and replaced.terms else {}
     try:
-        await openrouter.update_key(entry.hash, disabled=False, **limit)
+        # A guardrail is one of the account in which the key was made.
+        if terms.guardrail_id and replaced and replaced.connection == entry.connection:
+            await openrouter.assign_guardrail(terms.guardrail_id, entry.hash)
+        found = await openrouter.update_key(entry.hash, disabled=False, **settings)
     except NotFoundError:
         raise ConfigurationError(
-            f"label: OpenRouter does not have the key {entry.label} any more, so it cannot be brought back. The "
-            "current key stays as it is."
+            f"label: OpenRouter does not have the key {entry.label}, or its guardrail, any more, so it cannot be "
+            "brought back. The current key stays as it is."
         ) from None
+    if found.expires_at is not None:
+        run.note(f"The key {entry.label} ends at {moment(found.expires_at)}: rotate before that.")
     await wait_until_accepted(run, key)
     return VerifiedKey(key.secret, key.record)
 
@@ -118,7 +133,9 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
 
     Raises:
         PlaceLostError: Another run has taken over.
+        ServiceError: Prefect's API failed.
     """
+    overlap = await _overlap(run)
     ledger, now = run.ledger.ledger, run.world.now()
     former = ledger.current
     if former is None:
@@ -131,5 +148,13 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
         destinations=former.destinations,
         terms=former.terms,
     )
-    await run.ledger.save(ledger.restored(entry, current, now + ledger.retirement.disabled_for))
+    await run.ledger.save(ledger.restored(entry, current, now + overlap))
     await run.world.emit(Event.KEY_RESTORED, run.name, **key.told())
+
+
+async def _overlap(run: Run) -> timedelta:
+    try:
+        return (await run.world.deployed_rotation(run.name)).overlap
+    except ConfigurationError:
+        # There is no deployment, or one that no run would accept.
+        return Rotation.model_fields["overlap"].get_default()  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from blocks.errors import ConfigurationError
-from blocks.openrouter import KeyRequest, LimitReset
+from blocks.openrouter import ApiKey, KeyRequest, LimitReset
 from blocks.redaction import redacted
 
 MAX_ROTATION_NAME = 60
@@ -132,6 +132,26 @@ class Terms(BaseModel):
     guardrail_id: str | None = None
     creator_user_id: str | None = None
     expires_at: datetime | None = None
+
+    @classmethod
+    def of(cls, key: ApiKey, guardrail_id: str | None = None) -> Self:
+        """Say on which terms a key was made.
+
+        Args:
+            key: The key, as OpenRouter shows it.
+            guardrail_id: Its guardrail, which OpenRouter does not show with the key.
+
+        Returns:
+            Its terms, without its end.
+        """
+        return cls(
+            limit=key.limit,
+            limit_reset=key.limit_reset,
+            include_byok_in_limit=key.include_byok_in_limit,
+            workspace_id=key.workspace_id,
+            guardrail_id=guardrail_id,
+            creator_user_id=key.creator_user_id,
+        )
 
     def request(self, name: str, carried: Decimal = Decimal(0)) -> KeyRequest:
         """Say which key to ask OpenRouter for.

@@ -61,14 +61,7 @@ async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
 def _terms_now(run: Run, rotation: Rotation, current: Current, found: ApiKey, guardrail: str | None) -> Terms:
     asked = rotation.key.terms(run.world.now())
     limit = current.terms.limit if current.budget and current.terms else found.limit
-    actual = Terms(
-        limit=limit,
-        limit_reset=found.limit_reset,
-        include_byok_in_limit=found.include_byok_in_limit,
-        workspace_id=found.workspace_id,
-        guardrail_id=guardrail,
-        creator_user_id=found.creator_user_id,
-    )
+    actual = Terms.of(found, guardrail).model_copy(update={"limit": limit})
     wanted = asked.or_else(actual) if rotation.key.inherit else asked
     fixed: dict[str, Any] = {"expires_at": found.expires_at}
     for name, title in ONLY_NEW_KEYS.items():

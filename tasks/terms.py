@@ -6,8 +6,9 @@ from datetime import datetime
 
 from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter import ApiKey, KeyRequest
-from tasks.budget import carried_over
-from tasks.ledger import Budget, Current, Pending
+from tasks.adopt import label_agrees
+from tasks.budget import carried_over, settle_budget
+from tasks.ledger import Budget, Current, MadeKey, Pending
 from tasks.rotation import Rotation, Terms
 from tasks.run import Run
 
@@ -24,9 +25,14 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
         The terms, and the budget that is carried over, if one is.
 
     Raises:
+        ConfigurationError: There is no telling what to inherit; nothing was created.
         ServiceError: OpenRouter failed; nothing was created.
     """
+    if rotation.key.carry_budget and not run.identity.emergency:
+        await settle_budget(run)
     terms, current = rotation.key.terms(now), run.ledger.ledger.current
+    if current is None and rotation.key.inherit:
+        current = _found_again(run, now)
     if current is None or not (rotation.key.inherit or rotation.key.carry_budget):
         return terms, None
     former = await _former_key(run, current)
@@ -35,6 +41,21 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
     if former is None or not rotation.key.carry_budget:
         return terms, None
     return terms, carried_over(former, current.budget, terms, now)
+
+
+def _found_again(run: Run, now: datetime) -> Current | None:
+    """Say which of the keys that were found again after the ledger was lost is the one that consumers hold."""
+    found = [key for key in run.ledger.ledger.superseded if not key.fingerprint]
+    held = [key for key in found if any(label_agrees(key.label, place.value) for place in run.held.values())]
+    if found and not held:
+        raise ConfigurationError(
+            "rotation.key.inherit: the ledger was lost, and no destination holds one of the keys that were found "
+            "again, so nobody knows what to inherit. Name the settings on the rotation, and switch inherit off. "
+            "Nothing was created."
+        )
+    if not held:
+        return None
+    return Current(**held[-1].model_dump(include=set(MadeKey.model_fields)), since=now, destinations=())
 
 
 async def _former_key(run: Run, current: Current) -> ApiKey | None:
@@ -62,14 +83,8 @@ async def _terms_of(run: Run, rotation: Rotation, current: Current, key: ApiKey)
     openrouter = await run.world.connection(current.connection)
     # While a budget is carried over, the limit at OpenRouter is not the one that a person chose.
     whole = current.terms if current.budget and current.terms else key
-    return Terms(
-        limit=whole.limit,
-        limit_reset=key.limit_reset,
-        include_byok_in_limit=key.include_byok_in_limit,
-        workspace_id=key.workspace_id,
-        guardrail_id=rotation.key.guardrail_id or await openrouter.guardrail_of(current.hash),
-        creator_user_id=key.creator_user_id,
-    )
+    guardrail_id = rotation.key.guardrail_id or await openrouter.guardrail_of(current.hash)
+    return Terms.of(key, guardrail_id).model_copy(update={"limit": whole.limit})
 
 
 async def _in_this_account(run: Run, rotation: Rotation, workspace_id: str | None) -> bool:

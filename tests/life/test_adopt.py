@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from sandbox.openrouter import StoredKey
 from tasks.adopt import label_agrees
 from tasks.rotation import marker
-from tests.life.conftest import Life
+from tests.life.conftest import Life, Memory
 
 
 def existing(life: Life, **fields: object) -> StoredKey:
@@ -65,6 +65,33 @@ async def test_a_key_can_be_adopted_before_any_destination_holds_it(life: Life) 
     await life.rotate()
 
     assert life.superseded.hash == former.hash
+
+
+async def test_a_key_that_another_rotation_has_adopted_is_left_to_it(life: Life) -> None:
+    """Otherwise one rotation would end the key that the other one's consumers use."""
+    former = existing(life)
+    life.other_stores["other"] = Memory()
+    life.other_stores["other"].value = {"format": 1, "current": {"hash": former.hash}}
+    life.change(adopt=former.hash)
+
+    sentence = await life.failure(life.rotate())
+
+    assert "belongs to the rotation other already. Nothing was created." in sentence
+
+
+async def test_an_adopted_key_ends_after_its_ledger_was_lost(life: Life) -> None:
+    """The key that replaced it is at the destination: that is no reason to stop."""
+    former = existing(life)
+    await publish(life, former.secret)
+    life.change(adopt=former.hash)
+    await life.rotate()
+    life.store.value = None
+
+    await life.rotate()
+    life.later(days=2)
+    await life.rotate()
+
+    assert former.hash in life.openrouter.deleted
 
 
 async def test_the_hash_may_stay_on_the_rotation(life: Life) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandbox.openrouter import Account
 from sandbox.server import Fault
 from tasks.budget import period_end
 from tasks.events import Event
@@ -185,3 +186,83 @@ def test_a_period_always_ends_later_and_within_its_length(reset: str, now: datet
 
     assert end is not None
     assert timedelta(0) < end - now <= timedelta({"daily": 1, "weekly": 7, "monthly": 31}[reset])
+
+
+def refuse_to_cap(life: Life) -> None:
+    """Let OpenRouter refuse every change of a key."""
+    life.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=403))
+
+
+async def test_a_key_that_could_not_be_capped_is_capped_before_the_next_is_made(life: Life) -> None:
+    """What it went on spending counts, too."""
+    life.change(key=CARRY)
+    await life.rotate()
+    former = await life.held()
+    refuse_to_cap(life)
+    await life.failure(life.rotate())
+    life.app.state.faults.clear()
+    life.spend(former, "50")
+
+    await life.rotate()
+
+    assert await spendable(life) == 0
+
+
+async def test_a_key_that_cannot_be_capped_does_not_keep_others_alive(life: Life) -> None:
+    """What is due is revoked, and what is to come is scheduled, though the budget could not be settled."""
+    await life.rotate()
+    await life.rotate()
+    due = life.superseded.hash
+    life.change(key=CARRY)
+    refuse_to_cap(life)
+    await life.failure(life.rotate())
+    life.later(days=1)
+
+    await life.failure(life.retire())
+
+    assert due in life.openrouter.deleted
+
+
+async def test_a_kept_key_has_its_full_limit_back(life: Life) -> None:
+    """After a removal nobody would give it the rest when the period ends."""
+    life.change(key=CARRY)
+    await life.rotate()
+    life.spend(await life.held(), "30")
+    await life.rotate()
+
+    await life.remove(None)
+
+    assert (await life.held()).limit == 50
+
+
+async def test_a_key_of_another_account_does_not_count_as_capped(life: Life) -> None:
+    """No such key is also what another account answers, after the management key was exchanged."""
+    life.change(key=CARRY)
+    await life.rotate()
+    refuse_to_cap(life)
+    await life.failure(life.rotate())
+    life.app.state.faults.clear()
+    account = life.openrouter.accounts[0]
+    life.openrouter.accounts.append(Account("user_other", ["elsewhere"], account.management_keys))
+    account.management_keys = set()
+
+    await life.failure(life.retire())
+
+    assert life.superseded.capped is False
+
+
+async def test_a_ledger_that_an_audit_writes_anew_knows_of_the_budget(life: Life) -> None:
+    """The key's limit is smaller than the rotation's, because former keys had spent the rest."""
+    life.change(key=CARRY, overlap=timedelta(0))
+    await life.rotate()
+    life.spend(await life.held(), "30")
+    await life.rotate()
+    life.store.value = None
+    life.later(hours=2)
+
+    await life.audit(repair=True)
+
+    current = life.ledger.current
+    assert current is not None
+    assert current.budget is not None
+    assert (current.budget.carried, current.budget.ends_at) == (30, datetime(2027, 1, 1, tzinfo=UTC))

@@ -37,7 +37,8 @@ async def with_a_disabled_key(life: Life) -> str:
     await life.rotate()
     former = life.superseded.hash
     life.later(hours=24)
-    await life.retire()
+    said = await life.retire()
+    assert said.startswith(f"Disabled {life.superseded.label}")
     return former
 
 
@@ -152,6 +153,46 @@ async def test_the_next_rotation_after_a_restore_is_like_any_other(life: Life) -
 
     assert former in [key.hash for key in life.ledger.superseded]
     assert (await life.held()).hash not in {former, *(key.hash for key in life.ledger.superseded)}
+
+
+async def test_the_replaced_key_keeps_its_overlap(life: Life) -> None:
+    """Whoever has cached it needs the time, however long disabled keys are kept."""
+    life.change(retirement={**DISABLE, "disabled_for": timedelta(0)})
+    await life.rotate()
+    await life.rotate()
+
+    await life.restore()
+
+    assert life.superseded.revoke_at == life.time + life.rotation.overlap
+
+
+async def test_a_restored_key_gets_the_settings_of_the_one_that_it_replaces(life: Life) -> None:
+    """Guardrail and limit were changed since; no unguarded key reaches a consumer."""
+    life.change(retirement=DISABLE)
+    await life.rotate()
+    with life.sdk() as sdk:
+        rail = str(sdk.guardrails.create(name="guardrail").data.id)
+    life.change(key={"guardrail_id": rail, "limit_usd": 75})
+    await life.rotate()
+
+    await life.restore()
+
+    held = await life.held()
+    assert held.limit == 75
+    assert await life.client.guardrail_of(held.hash) == rail
+
+
+async def test_a_restored_key_that_has_an_end_says_so(life: Life) -> None:
+    """It would otherwise end unnoticed."""
+    life.change(key={"expires_after": timedelta(days=10)})
+    await life.rotate()
+    end = life.time + timedelta(days=10)
+    life.change(key={"expires_after": None})
+    await life.rotate()
+
+    await life.restore()
+
+    assert f"ends at {end:%Y-%m-%d %H:%M} UTC: rotate before that." in " ".join(life.notes)
 
 
 @pytest.mark.parametrize("by_label", [False, True], ids=["the last one", "by label"])

@@ -216,3 +216,42 @@ async def test_an_end_before_the_next_rotation_is_refused(life: Life) -> None:
     assert sentence.startswith("rotation.key.expires_after must not be shorter than interval, overlap and 1 day")
     assert "32 days" in sentence
     assert life.openrouter.created == []
+
+
+async def test_settings_are_inherited_though_the_ledger_was_lost(life: Life) -> None:
+    """The key that the destination holds is found again: the next one has its limit and its guardrail."""
+    rail = guardrail(life)
+    life.change(key={"limit_usd": 20, "limit_reset": "none", "guardrail_id": rail})
+    await life.rotate()
+    life.store.value = None
+    life.change(key={"limit_usd": None, "guardrail_id": None, "inherit": True})
+
+    await life.rotate()
+
+    assert (await life.held()).limit == 20
+    assert await guardrail_of(life) == rail
+
+
+async def test_nothing_is_inherited_from_a_key_that_nobody_holds(life: Life) -> None:
+    """Rather than with a key without any limit the run ends with a sentence that says what to do."""
+    life.change(key={"limit_usd": None, "limit_reset": "none", "inherit": True})
+    await life.rotate()
+    life.store.value = None
+    await life.block.write_secret(b"by hand")
+
+    sentence = await life.failure(life.rotate())
+
+    assert sentence.startswith("rotation.key.inherit: the ledger was lost")
+
+
+async def test_an_adopted_key_that_was_deleted_by_hand_still_gives_its_limit(life: Life) -> None:
+    """The ledger remembers what the adopted key had."""
+    former = life.openrouter.add_key(life.openrouter.accounts[0], {"name": "by hand", "limit": 20})
+    life.change(adopt=former.hash, key={"limit_usd": None, "limit_reset": "none", "inherit": True})
+    life.app.state.faults.add(Fault("before", "POST", "/keys$", status=403, times=1))
+    await life.failure(life.rotate())
+    life.openrouter.delete_key(former)
+
+    await life.rotate()
+
+    assert (await life.held()).limit == 20

@@ -8,6 +8,7 @@ After each effect `watch` is called, which checks the invariants.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -265,6 +266,7 @@ class Process:
         self.gate: Callable[[str], Awaitable[None]] | None = None
         self.seen_signatures: int | None = None
         self.begun_changes: list[str] = []
+        self.made: set[str] = set()
 
     async def effect(self, what: str, do: Callable[[], T], *, late: bool = False, changes: bool = False) -> T:
         """Do something outside of the process, as the model's fate has it.
@@ -347,9 +349,11 @@ class ModelOpenRouter:
 
     async def create_key(self, request: KeyRequest) -> CreatedKey:
         """Create a key."""
-        return await self._process.effect(
+        created = await self._process.effect(
             "create the key at OpenRouter", lambda: self._create(request), late=True, changes=True
         )
+        self._process.made.add(created.key.hash)
+        return created
 
     def _create(self, request: KeyRequest) -> CreatedKey:
         model, account, mark = self._model, self._account(), self._model.fresh()
@@ -434,8 +438,11 @@ class ModelOpenRouter:
 
     async def delete_key(self, key_hash: str) -> bool:
         """Delete a key."""
+        # What a process has just made, and no ledger was ever told of, is its own to delete.
+        explained = any(key_hash in json.dumps(value) for value in self._model.variables.values())
+        changes = explained or key_hash not in self._process.made
         try:
-            await self._process.effect("delete a key at OpenRouter", lambda: self._delete(key_hash), changes=True)
+            await self._process.effect("delete a key at OpenRouter", lambda: self._delete(key_hash), changes=changes)
         except NotFoundError:
             return False
         return True

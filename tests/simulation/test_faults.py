@@ -8,10 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from blocks.errors import PlaceLostError
 from tasks.decisions import Identity
 from tasks.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan
-from tests.simulation.model import Ended, Fate, Process, play, run_restore, run_retire
+from tests.simulation.model import Ended, Fate, Process, play, run_protocol, run_restore, run_retire
 from tests.simulation.test_crash_matrix import Story
 
 VAULT, SECRET = "vault-secret/checkout", "secret/checkout"
@@ -287,3 +288,31 @@ def test_a_key_whose_revocation_has_begun_is_not_brought_back(story: Story) -> N
     assert "revocation of the key" in str(restored.error)
     assert late.succeeded
     check_agreement(story.model, story.rotation)
+
+
+def test_a_key_that_was_made_after_another_run_has_taken_over_is_deleted_again(story: Story) -> None:
+    """A run that was stopped for half an hour right before its create goes on: nobody else would ever find that key."""
+    paused, go_on = asyncio.Event(), asyncio.Event()
+
+    async def stopped_before_the_create(effect: str) -> None:
+        if effect.startswith("create the key") and not go_on.is_set():
+            paused.set()
+            await go_on.wait()
+
+    async def both() -> Ended:
+        process = Process(story.model, "late run")
+        process.gate = stopped_before_the_create
+        late = asyncio.ensure_future(run_protocol(story.model, story.rotation, identity(story), process))
+        await paused.wait()
+        await run_protocol(story.model, story.rotation, identity(story))
+        story.model.time += timedelta(minutes=30)
+        await run_retire(story.model, "checkout", identity(story))
+        go_on.set()
+        return await late
+
+    ended = play(both())
+    story.model.time += timedelta(days=2)
+    assert story.rotate().succeeded
+
+    assert isinstance(ended.error, PlaceLostError)
+    check_no_orphan(story.model, story.rotation)
