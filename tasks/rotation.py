@@ -189,7 +189,7 @@ def _identifier(value: str | None) -> str | None:
     if value is None or not value.strip():
         return None
     if not _WORKSPACE.fullmatch(value):
-        raise ValueError("must be an id or slug as OpenRouter shows it: letters, digits and dashes")
+        raise ValueError("must be an id as OpenRouter shows it: letters, digits and dashes")
     return value
 
 
