@@ -200,6 +200,9 @@ class _Plain(ast.NodeTransformer):
             return ast.Name(" | ".join(map(str, ast.literal_eval(node.slice))))
         return self.generic_visit(node)
 
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Name("none") if node.value is None else node
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
         meant = self._module.members.get(node.id)
         if meant is None or (meant.is_alias and not meant.resolved) or not meant.is_attribute:
