@@ -176,8 +176,9 @@ def _shown(default: str, module: Any) -> str:
 def _value(value: object) -> str:
     if value is None:
         return "none"
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return f"`{text}`" if value or isinstance(value, bool | float) else "empty"
+    if value in ("", []):
+        return "empty"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _iso(length: timedelta) -> str:
