@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -192,6 +193,8 @@ class VaultConnection:
         parts = urlsplit(url)
         self.host = f"{parts.scheme}://{parts.netloc}"
         self._login = login
+        # Calls are made in threads, and several destinations may share this session.
+        self._logging_in = threading.Lock()
         self._sleep = sleep
         # One attempt may have to log in before it makes its call.
         self._deadline_seconds = 2 * (connect_timeout + read_timeout)
@@ -219,8 +222,9 @@ class VaultConnection:
         Raises:
             KeyRotationError: Vault cannot be reached, or does not accept the login.
         """
-        if not self._client.token:
-            self._log_in()
+        with self._logging_in:
+            if not self._client.token:
+                self._log_in()
         return self._client
 
     def close(self) -> None:
@@ -265,23 +269,30 @@ class VaultConnection:
     def _perform(self, doing: str, request: Request, examine: bool) -> dict[str, Any]:
         # Visible in this call's thread only.
         _deadline.set(time.monotonic() + self._deadline_seconds)
-        self.logged_in()
+        token = self.logged_in().token
         try:
             return self._answer(doing, request)
         except ForbiddenError as error:
-            if not examine:
-                raise
-            if self._token_is_valid():
-                raise ForbiddenError(
-                    f"Vault at {self.host} accepts the token but does not permit {doing}.", status=error.status
-                ) from None
+            # Where another call has logged in meanwhile, this one may have used the token that had ended.
+            if self._client.token == token:
+                if not examine:
+                    raise
+                self._require_end_of_token(error, doing)
+        with self._logging_in:
+            if self._client.token == token:
+                self._log_in()
+        return self._answer(doing, request)
+
+    def _require_end_of_token(self, refusal: ForbiddenError, doing: str) -> None:
+        if self._token_is_valid():
+            raise ForbiddenError(
+                f"Vault at {self.host} accepts the token but does not permit {doing}.", status=refusal.status
+            ) from None
         if self._login.where is None:
             raise UnauthorizedError(
                 f"Vault at {self.host} does not accept the token: it is wrong, has expired or was revoked, or it lacks "
                 "Vault's default policy and the permission for this."
             )
-        self._log_in()
-        return self._answer(doing, request)
 
     def _token_is_valid(self) -> bool:
         # Vault answers 403 both to a token that has ended and to one that lacks a permission.

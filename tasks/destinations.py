@@ -177,12 +177,16 @@ async def _guarded(name: str, what: str, call: Callable[[], Awaitable[Any]]) -> 
         ) from None
 
 
-async def open_destination(name: str, field: str = "rotation.destinations") -> Destination:
+async def open_destination(
+    name: str, field: str = "rotation.destinations", logins: dict[UUID, Block] | None = None
+) -> Destination:
     """Load a destination by name.
 
     Args:
         name: The block's type slug and name, as in `vault-secret/checkout`.
         field: The field that names it, for the message.
+        logins: The credentials blocks that are in use by document id, so that destinations with the same one share its
+            connection; what is opened is added.
 
     Returns:
         The destination; whoever opened it closes it.
@@ -192,12 +196,20 @@ async def open_destination(name: str, field: str = "rotation.destinations") -> D
     """
     block = await load_block(name, field)
     if isinstance(block, DestinationBlock):
+        _share_login(block, {} if logins is None else logins)
         return OwnBlock(name, block)
     if isinstance(block, Secret):
         return PrefectSecret(name, block)
     if isinstance(block, SecretBlock):
         return AnySecretBlock(name, block)
     raise ConfigurationError(f"{field}: {name} is not a secret block. Nothing was created.")
+
+
+def _share_login(block: DestinationBlock, logins: dict[UUID, Block]) -> None:
+    credentials = getattr(block, "credentials", None)
+    document_id = getattr(credentials, "_block_document_id", None)
+    if isinstance(credentials, Block) and document_id is not None:
+        block.credentials = logins.setdefault(document_id, credentials)  # type: ignore[attr-defined] # it is there
 
 
 async def load_block(name: str, field: str) -> Block:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from uuid import UUID
 
 import httpx
+from prefect.blocks.core import Block
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -140,6 +141,7 @@ class PrefectWorld:
         self._open = AsyncExitStack()
         self._connections: dict[str, OpenRouterClient] = {}
         self._destinations: dict[str, Destination] = {}
+        self._logins: dict[UUID, Block] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -185,7 +187,7 @@ class PrefectWorld:
         return self._connections[name]
 
     async def destination(self, name: str) -> Destination:
-        """Open a destination, once per run.
+        """Open a destination, once per run; those with the same credentials block share its login.
 
         Args:
             name: The block's type slug and name.
@@ -197,7 +199,7 @@ class PrefectWorld:
             ConfigurationError: There is no such block, or it is no secret.
         """
         if name not in self._destinations:
-            destination = await open_destination(name)
+            destination = await open_destination(name, logins=self._logins)
             self._open.push_async_callback(destination.aclose)
             self._destinations[name] = destination
         return self._destinations[name]

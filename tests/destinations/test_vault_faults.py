@@ -301,6 +301,24 @@ async def test_every_login_is_repeated_when_its_token_has_ended(stand_in: StandI
     await secret.aclose()
 
 
+async def test_calls_that_share_a_login_log_in_once(stand_in: StandIn) -> None:
+    """Destinations with one credentials block are read at once: one login, and one more when its token has ended."""
+    stand_in.sandbox.allow_login("approle", "role", "proof", {"secret/data/app": READ_WRITE})
+    secret = stand_in.secret(AppRoleAuth(role_id="role", secret_id="proof"))
+    others = [VaultSecret(credentials=secret.credentials, path="app") for _ in range(5)]
+    for other in others:
+        other.credentials = secret.credentials
+    login = ("POST", "/v1/auth/approle/login")
+
+    await asyncio.gather(*(other.read_held() for other in others))
+    logins_at_first = stand_in.requests.count(login)
+    stand_in.time += timedelta(hours=2)
+    await asyncio.gather(*(other.read_held() for other in others))
+
+    assert (logins_at_first, stand_in.requests.count(login)) == (1, 2)
+    await secret.aclose()
+
+
 async def test_a_token_that_ended_is_told_from_a_missing_permission(stand_in: StandIn) -> None:
     """A static token whose time is over is called so; one that may not do it is called accepted."""
     token = stand_in.sandbox.add_token({"secret/data/else": {"read"}}, timedelta(hours=1))

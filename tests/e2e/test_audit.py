@@ -15,12 +15,13 @@ from pydantic import SecretStr
 
 import blocks
 from flows import audit, rotate
-from sandbox import openrouter
+from sandbox import infisical, openrouter
 from sandbox.openrouter import StoredKey
 from tasks.audit import Kind
 from tasks.events import Event, resource
 from tasks.ledger import ledger_variable
 from tasks.rotation import Rotation, marker
+from tasks.world import PrefectWorld
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 
 RESOURCE = "prefect.resource.id"
@@ -125,6 +126,28 @@ async def test_a_lost_ledger_is_written_anew(world: World) -> None:
     assert {name: after["current"][name] for name in ("hash", "fingerprint", "made_by", "destinations")} == {
         name: before["current"][name] for name in ("hash", "fingerprint", "made_by", "destinations")
     }
+
+
+async def test_destinations_with_one_credentials_block_share_a_login(world: World) -> None:
+    """A look at many places of one Infisical logs in once, and nothing of it stays open."""
+    identity = blocks.InfisicalCredentials(
+        host=world.infisical_url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET
+    )
+    await identity.asave("shared", overwrite=True)
+    names = ["shared-one", "shared-two", "shared-three"]
+    for name in names:
+        credentials = await blocks.InfisicalCredentials.aload("shared")
+        place = {"project_id": infisical.PROJECT_ID, "environment": "prod", "name": name.upper()}
+        await blocks.InfisicalSecret(credentials=credentials, **place).asave(name, overwrite=True)
+    world.infisical_app.state.requests.clear()
+
+    async with PrefectWorld() as prefect:
+        places = [await prefect.destination(f"infisical-secret/{name}") for name in names]
+        await asyncio.gather(*(place.read() for place in places))
+
+    paths = [path for _, path in world.infisical_app.state.requests]
+    assert len(paths) == 4
+    assert sum("login" in path for path in paths) == 1
 
 
 async def test_an_audit_of_a_connection_that_does_not_exist_is_told_plainly(world: World) -> None:
