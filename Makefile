@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+UV := 0.13.9
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -56,8 +57,8 @@ soak: $(VENV)/dev ## Rotate 2,000 times under faults, with a consumer per rotati
 bench: $(VENV)/run ## Measure speed and calls, side by side in one run
 	$(BIN)/python -m bench
 
-lock: ## Pin every dependency again, with hashes and without naming an index
-	$(BIN)/python -m pip install --quiet uv
+lock: $(VENV)/run ## Pin every dependency again, with hashes and without naming an index
+	$(BIN)/python -m pip install --quiet uv==$(UV)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" pyproject.toml --group build -o requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \

@@ -8,6 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
 
+# Internal, but it is what Prefect's own blocks answer by context with. Look again with each new prefect, and take the
+# public name when there is one.
 from prefect._internal.compatibility.async_dispatch import async_dispatch
 from prefect.blocks.abstract import SecretBlock
 from prefect.utilities.asyncutils import run_coro_as_sync
