@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -43,10 +44,13 @@ class Bench:
     vault_app: Starlette
     infisical_app: Starlette
     table: Table
+    missed: list[str] = field(default_factory=list)
 
     def row(self, what: str, found: str, aim: str, *, met: bool) -> None:
         """Add a line to the table."""
         self.table.add_row(what, found, aim, "[green]yes[/]" if met else "[red]no[/]")
+        if not met:
+            self.missed.append(what)
 
 
 def rotation(name: str, *destinations: str, overlap: timedelta = timedelta(hours=1)) -> Any:
@@ -281,8 +285,12 @@ async def measure(bench: Bench) -> None:
     await emergency(bench)
 
 
-def main() -> None:
-    """Run the bench and print its table."""
+def main() -> int:
+    """Run the bench and print its table.
+
+    Returns:
+        0 if every aim was met.
+    """
     console = Console()
     table = Table("what", "measured", "aim", "met", title="Rotations, measured")
     sandbox = openrouter.OpenRouterSandbox()
@@ -292,9 +300,11 @@ def main() -> None:
         for app, url in zip(apps, urls, strict=True):
             app.state.url = url
         console.print("Measuring; this takes about two minutes …")
-        asyncio.run(measure(Bench(stack, sandbox, apps[0], f"{urls[0]}/api/v1", apps[1], apps[2], table)))
+        bench = Bench(stack, sandbox, apps[0], f"{urls[0]}/api/v1", apps[1], apps[2], table)
+        asyncio.run(measure(bench))
     console.print(table)
+    return 1 if bench.missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
