@@ -20,12 +20,14 @@ from blocks import InfisicalSecret, OpenRouterCredentials, VaultSecret
 from blocks.errors import ConfigurationError
 from flows.conclude import conclude
 from flows.deployments import link, make_first_key, read_deployment, save_deployment
-from flows.report import as_settings, change_table, moment
-from tasks.checks import CONNECTION_TYPE, check_connection, check_destination
+from flows.report import as_settings, change_table
+from tasks.checks import check_connection, check_destination
+from tasks.destinations import CONNECTION_TYPE
 from tasks.ledger import parse_ledger
 from tasks.rotation import Rotation, Usd, parse_rotation
 from tasks.run import side_by_side
 from tasks.schedules import Timetable, differences, merged, parse_timetable
+from tasks.times import moment
 from tasks.world import VariableStore, plainly
 
 FIELDS = {

@@ -14,10 +14,11 @@ from prefect.artifacts import acreate_table_artifact
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
 from flows.conclude import conclude
 from flows.overview import read_rows, show
-from flows.report import moment
-from tasks.checks import CONNECTION_TYPE, check_connection, check_destination, login_ends
+from tasks.checks import check_connection, check_destination, login_ends
+from tasks.destinations import CONNECTION_TYPE
 from tasks.inventory import read_deployments
 from tasks.rotation import parse_rotation
+from tasks.times import moment
 
 ARTIFACT = "connections"
 TIMEOUT_SECONDS = 60.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from prefect.client.schemas.responses import DeploymentResponse
@@ -15,18 +14,7 @@ from tasks.rotation import parse_rotation
 from tasks.run import Run
 from tasks.schedules import SLUG, read_timetable
 from tasks.states import KeyState, state_of
-
-
-def moment(at: datetime) -> str:
-    """Spell a moment for people.
-
-    Args:
-        at: The moment, UTC.
-
-    Returns:
-        Date and time to the minute, with the zone.
-    """
-    return f"{at:%Y-%m-%d %H:%M} UTC"
+from tasks.times import moment
 
 
 def artifact_key(rotation: str) -> str:

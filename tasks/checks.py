@@ -7,9 +7,7 @@ from datetime import datetime
 from blocks.errors import ConfigurationError
 from blocks.openrouter import OpenRouterCredentials
 from blocks.vault import VaultSecret
-from tasks.destinations import load_block, open_destination
-
-CONNECTION_TYPE = "openrouter-credentials"
+from tasks.destinations import CONNECTION_TYPE, load_block, open_destination
 
 
 async def check_connection(name: str, field: str) -> str:

@@ -18,6 +18,8 @@ from pydantic import SecretStr
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, ServiceError
 from blocks.secrets import DestinationBlock, Held
 
+CONNECTION_TYPE = "openrouter-credentials"
+"""The block type slug of a connection."""
 CALL_TIMEOUT_SECONDS = 120.0
 """The longest that a block of another package may take; Prefect's client and the clouds' own give up before that."""
 

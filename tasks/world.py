@@ -38,7 +38,7 @@ from pydantic import TypeAdapter
 
 from blocks.errors import ConfigurationError, PlaceLostError, ServiceError
 from blocks.openrouter import OpenRouterClient, OpenRouterCredentials
-from tasks.destinations import Destination, load_block, open_destination
+from tasks.destinations import CONNECTION_TYPE, Destination, load_block, open_destination
 from tasks.events import Event, resource
 from tasks.ledger import ledger_variable
 from tasks.rotation import Rotation, parse_rotation
@@ -180,7 +180,7 @@ class PrefectWorld:
             ConfigurationError: There is no such block, or it is not valid.
         """
         if name not in self._connections:
-            block = await load_block(f"openrouter-credentials/{name}", "rotation.connection")
+            block = await load_block(f"{CONNECTION_TYPE}/{name}", "rotation.connection")
             if not isinstance(block, OpenRouterCredentials):
                 raise ConfigurationError(f"rotation.connection: {name} is not an OpenRouter connection.")
             self._connections[name] = await self._open.enter_async_context(block.get_client(connection=name))
