@@ -27,6 +27,8 @@ FORMS = (*SECRETS, *(base64.b64encode(secret.encode()).decode().rstrip("=") for 
 """Every secret, plain and in base64."""
 LEAK = " ".join(FORMS)
 MEGABYTE = b"x" * 1_000_000
+SOON = "in three seconds"
+"""Stands for a date that lies ahead when it is told."""
 Service = Literal["OpenRouter", "Vault", "Infisical"]
 Manner = Literal["whole", "huge", "trickle", "dropped"]
 
@@ -61,7 +63,8 @@ class Answer:
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
         """Headers full of secrets."""
         leaky = dict.fromkeys(("x-echo", "set-cookie", "www-authenticate", "location"), LEAK)
-        return [(name.encode(), value.encode()) for name, value in {**leaky, **self.headers}.items()]
+        said = {**leaky, **self.headers}
+        return [(name.encode(), (_soon() if value == SOON else value).encode()) for name, value in said.items()]
 
 
 class Liar:
@@ -121,7 +124,7 @@ def _html(status: int) -> Answer:
 ANSWERS: dict[str, Answer] = {
     **{str(status): Answer(status) for status in (401, 402, 403, 404, 409, 422, 429, 500, 502, 503, 504)},
     "429 in seconds": Answer(429, headers={"retry-after": "2"}),
-    "429 at a date": Answer(429, headers={"retry-after": _soon()}),
+    "429 at a date": Answer(429, headers={"retry-after": SOON}),
     "429 much later": Answer(429, headers={"retry-after": "9" * 400}),
     "redirect": Answer(307),
     **{f"{status} of a proxy": _html(status) for status in (200, 401, 402, 403, 404, 503)},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -12,15 +13,15 @@ import httpx
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from blocks import InfisicalCredentials, InfisicalSecret, OpenRouterCredentials, VaultCredentials, VaultSecret
-from blocks.errors import ConfigurationError, NotFoundError
+from blocks.errors import ConfigurationError, NotFoundError, RejectedError
 from blocks.openrouter import OpenRouterClient
 from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
-from tasks.rotation import MAX_KEY_NAME, Rotation, parse_rotation, read_marker
+from tasks.rotation import MAX_KEY_NAME, KeySettings, Retirement, Rotation, parse_rotation, read_marker
 from tests.hostile.liar import KEY, listening
 
 RUN = UUID(int=7)
@@ -97,23 +98,16 @@ def filled_in(field: str, value: Any) -> dict[str, Any]:
         "destinations": ["secret/checkout"],
     }
     *path, last = field.split(".")
-    place = rotation[path[0]] if path else rotation
+    place = rotation.setdefault(path[0], {}) if path else rotation
     place[last] = [value] if last == "destinations" else value
     return rotation
 
 
-FIELDS = [
-    "name",
-    "description",
-    "connection",
-    "destinations",
-    "overlap",
-    "key.name",
-    "key.workspace_id",
-    "key.limit_usd",
-    "key.limit_reset",
-    "key.include_byok_in_limit",
+GROUPS: dict[str, type[BaseModel]] = {"key": KeySettings, "retirement": Retirement}
+FIELDS = [name for name in Rotation.model_fields if name not in GROUPS] + [
+    f"{group}.{name}" for group, model in GROUPS.items() for name in model.model_fields
 ]
+"""Every field that a person fills in."""
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -207,24 +201,70 @@ def connected(sandbox: openrouter.OpenRouterSandbox, seen: list[httpx.Request] |
     return credentials.get_client(transport=Seen(openrouter.create_app(sandbox)))
 
 
-@pytest.mark.parametrize("call", ["get_key", "delete_key", "has_workspace"])
+GUARDED = "/api/v1/guardrails/{}/assignments/keys"
+IN_PATHS: dict[str, tuple[str, Callable[[OpenRouterClient, str], Awaitable[Any]]]] = {
+    "get_key": ("/api/v1/keys/{}", lambda client, value: client.get_key(value)),
+    "update_key": ("/api/v1/keys/{}", lambda client, value: client.update_key(value, disabled=True)),
+    "delete_key": ("/api/v1/keys/{}", lambda client, value: client.delete_key(value)),
+    "has_workspace": ("/api/v1/workspaces/{}", lambda client, value: client.has_workspace(value)),
+    "assign_guardrail": (GUARDED, lambda client, value: client.assign_guardrail(value, "f01d")),
+    "unassign_guardrail": (f"{GUARDED}/remove", lambda client, value: client.unassign_guardrail(value, "f01d")),
+}
+"""What a value becomes part of, and the calls that do it."""
+
+
+@pytest.mark.parametrize("call", IN_PATHS)
 @given(value=typed)
 @settings(deadline=None)
 async def test_what_becomes_part_of_a_path_stays_one_segment(call: str, value: str) -> None:
-    """A hash or a workspace asks for itself or for nothing; it never leads to another path or into a query."""
+    """A hash, a workspace or a guardrail asks for itself or for nothing; it leads to no other path, and no query."""
     seen: list[httpx.Request] = []
+    path, ask = IN_PATHS[call]
+    before, after = path.encode().split(b"{}")
 
     async with connected(openrouter.OpenRouterSandbox(), seen) as client:
         with suppress(NotFoundError, ConfigurationError):
-            assert await getattr(client, call)(value) is False
+            assert await ask(client, value) is False
 
-    below = b"/api/v1/workspaces/" if call == "has_workspace" else b"/api/v1/keys/"
     for request in seen:
         raw = request.url.raw_path
-        assert raw.startswith(below)
-        assert not set(raw.removeprefix(below)) & set(b"/?#\\\r\n\x00 ")
-        assert raw.removeprefix(below) not in {b"", b".", b".."}
-        assert request.url.path.encode() == below + value.encode()
+        assert raw.startswith(before)
+        assert raw.endswith(after)
+        segment = raw.removeprefix(before).removesuffix(after)
+        assert not set(segment) & set(b"/?#\\\r\n\x00 ")
+        assert segment not in {b"", b".", b".."}
+        assert request.url.path == path.format(value)
+
+
+async def _hashes(client: OpenRouterClient, workspace: str) -> list[str]:
+    return [key.hash async for key in client.list_keys(workspace)]
+
+
+@given(value=typed)
+@settings(deadline=None)
+async def test_what_is_asked_for_in_a_query_or_a_body_stays_one_value(value: str) -> None:
+    """A workspace whose keys are listed, or a key whose guardrail is changed, changes nothing else of its request."""
+    seen: list[httpx.Request] = []
+
+    async with connected(openrouter.OpenRouterSandbox(), seen) as client:
+        for call in (
+            _hashes(client, value),
+            client.assign_guardrail("guardrail", value),
+            client.unassign_guardrail("guardrail", value),
+            client.guardrail_of(value),
+        ):
+            with suppress(NotFoundError, RejectedError, ConfigurationError):
+                assert not await call
+
+    paths = {"/api/v1/keys", GUARDED.format("guardrail"), f"{GUARDED.format('guardrail')}/remove"}
+    assert {request.url.path for request in seen} <= paths | {"/api/v1/guardrails/assignments/keys"}
+    for request in seen:
+        if request.url.path == "/api/v1/keys":
+            assert dict(request.url.params) == {
+                "include_disabled": "true", "include_expired": "true", "workspace_id": value, "offset": "0"
+            }  # fmt: skip
+        elif request.method == "POST":
+            assert json.loads(request.content) == {"key_hashes": [value]}
 
 
 @given(value=typed)
