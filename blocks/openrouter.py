@@ -7,7 +7,7 @@ Source of every path, field and status: OpenRouter's API reference, "API Keys", 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -87,6 +87,10 @@ class _Answer(BaseModel):
     """Part of an answer: unknown fields are tolerated, missing ones are an error."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        # Whoever names a key may have pasted a key there.
+        return ()
 
 
 class ApiKey(_Answer):
