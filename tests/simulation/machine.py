@@ -246,7 +246,9 @@ class Histories(Watched):
     def _everything(self) -> str:
         model = self.model
         keys = [(key.settings(), key.uses) for key in model.keys.values()]
-        return repr((keys, model.variables, model.places, model.deployments, sorted(model.retirements), model.events))
+        return repr(
+            (keys, model.variables, model.places, model.deployments, sorted(model.retirements.items()), model.events)
+        )
 
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates, on_time=st.booleans())

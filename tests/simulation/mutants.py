@@ -262,7 +262,7 @@ _changes = tasks.settings._changes
 
 
 def _kept_all(self: Ledger, _now: datetime, _revoke_at: datetime) -> Ledger:
-    return self.kept()
+    return self.model_copy(update={"removed": True})
 
 
 async def _plan_and_sign(run: Run, rotation: Rotation) -> Finding:

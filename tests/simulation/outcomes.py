@@ -191,9 +191,8 @@ def check_removed(model: Model, before: Before, keys: str, until: datetime | Non
     ledger, current = model.ledger(NAME), before.ledger.current
     alive = current is not None and current.hash in before.keys
     if keys == "revoke":
-        promise(current is None or current.hash not in model.keys, "the current key of a removed rotation is alive")
-        waits = ledger is not None and bool(ledger.unresolved or ledger.superseded)
-        promise(ledger is None or waits, "the ledger of a removed rotation is there")
+        promise(not before.ledger.hashes() & set(model.keys), "a key of a removed rotation is alive")
+        promise(ledger is None or bool(ledger.unresolved), "the ledger of a removed rotation is there")
     elif current and alive:
         key = model.keys.get(current.hash)
         promise(key is not None, "a kept key died")
