@@ -8,7 +8,7 @@ from typing import Any
 from blocks.errors import ConfigurationError, NotFoundError
 from blocks.openrouter import ApiKey
 from tasks.events import Event
-from tasks.ledger import Budget, Current
+from tasks.ledger import MAX_LEDGER_BYTES, Budget, Current
 from tasks.rotation import Rotation, Terms
 from tasks.run import Run
 
@@ -27,13 +27,14 @@ async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
         The names of the settings that were changed at OpenRouter.
 
     Raises:
-        ConfigurationError: There is no current key; nothing was changed.
+        ConfigurationError: There is no current key, or no room for what is to be noted; nothing was changed.
         PlaceLostError: Another run has taken over.
         ServiceError: OpenRouter failed; a Retry goes on here.
     """
     current = run.ledger.ledger.current
     if current is None:
         raise ConfigurationError(f"rotation: {run.name} has no current key yet; start a rotation. Nothing was changed.")
+    _check_room(run, rotation)
     openrouter = await run.world.connection(current.connection)
     try:
         found = await openrouter.get_key(current.hash)
@@ -56,6 +57,15 @@ async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
     await run.ledger.save(ledger.model_copy(update={"retirement": rotation.retirement}))
     await run.world.emit(Event.SETTINGS_APPLIED, run.name, **current.told())
     return sorted(changes)
+
+
+def _check_room(run: Run, rotation: Rotation) -> None:
+    ledger = run.ledger.ledger.model_copy(update={"retirement": rotation.retirement})
+    if ledger.largest() > MAX_LEDGER_BYTES:
+        raise ConfigurationError(
+            "rotation.retirement.retire_when: the ledger has no room to follow the use of its "
+            f"{len(ledger.superseded)} superseded keys. Let some of them end first. Nothing was changed."
+        )
 
 
 def _terms_now(run: Run, rotation: Rotation, current: Current, found: ApiKey, guardrail: str | None) -> Terms:

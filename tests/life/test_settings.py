@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
+from blocks.errors import LedgerError
 from sandbox.server import Fault
 from tests.life.conftest import Life
 
@@ -255,3 +257,18 @@ async def test_an_adopted_key_that_was_deleted_by_hand_still_gives_its_limit(lif
     await life.rotate()
 
     assert (await life.held()).limit == 20
+
+
+async def test_a_policy_that_the_ledger_has_no_room_for_is_refused(life: Life) -> None:
+    """Following the use of many superseded keys takes room; what would not fit is refused, and nothing is changed."""
+    life.change(overlap=timedelta(days=365))
+    with suppress(LedgerError):
+        while True:
+            await life.rotate()
+    before = life.store.value
+    life.change(overlap=timedelta(0), retirement={"retire_when": "unused"})
+
+    sentence = await life.failure(life.apply())
+
+    assert sentence.startswith("rotation.retirement.retire_when: the ledger has no room")
+    assert life.store.value == before

@@ -105,6 +105,14 @@ def test_what_is_noted_about_a_superseded_key_was_reckoned_with(
     assert ledger.size() < full.size() <= ledger.largest()
 
 
+def test_an_emergency_fits_into_a_full_ledger() -> None:
+    """What was noted about a key's use is dropped when the key is to end at once."""
+    noted = {"postponed": 12, "usage": Decimal("123.456789"), "usage_since": NOW}
+    ledger = Ledger(superseded=(superseded(1),)).changed(superseded(1).hash, **noted)
+
+    assert ledger.hastened(NOW).size() < ledger.size()
+
+
 @pytest.mark.parametrize("value", ["text", [], {"format": 2}, {"current": {"hash": 1}}, {"surprise": 1}])
 def test_a_damaged_ledger_is_told_plainly(value: Any) -> None:
     """A ledger edited by hand gives one sentence that says where it is damaged and what to do."""
