@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 
 from prefect import State
-from prefect.artifacts import Artifact, acreate_markdown_artifact
+from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import Artifact as StoredArtifact
 from prefect.client.utilities import get_or_create_client
 from prefect.logging import get_run_logger
@@ -29,9 +29,11 @@ ALWAYS_FRESH = 50
 """Up to how many rotations every run refreshes the overview; it takes about a quarter of a second for as many."""
 SELDOM = timedelta(minutes=1)
 """How old the overview gets before a run refreshes it, where there are more rotations than that."""
+A_WHILE = timedelta(days=180)
+"""How far away a moment may be and still be told without its year."""
 MAX_MESSAGE = 300
 """How much of a run's message is shown."""
-HEADER = ("Rotation", "Health", "Current key", "Age", "Next run", "Last result", "Superseded keys", "Needs a person")
+HEADER = ("Rotation", "Health", "Current key", "Next run (UTC)", "Last result (UTC)", "Superseded keys")
 
 
 class Health(IntEnum):
@@ -49,8 +51,7 @@ class Row:
     Args:
         name: The rotation's name.
         health: How it is.
-        current: The label of the current key.
-        age: How old that key is.
+        current: The label of the current key, and how old it is.
         next_run: When it rotates next.
         last: How its last run ended.
         superseded: The superseded keys, and when each ends.
@@ -60,16 +61,14 @@ class Row:
     name: str
     health: Health
     current: str
-    age: str
     next_run: str
     last: str
     superseded: str
     needs: str
 
     def cells(self) -> tuple[str, ...]:
-        """Spell the row, in the order of the header."""
-        health = self.health.name.lower()
-        return self.name, health, self.current, self.age, self.next_run, self.last, self.superseded, self.needs
+        """Spell the row, in the order of the header; what needs a person is too long for a cell."""
+        return self.name, self.health.name.lower(), self.current, self.next_run, self.last, self.superseded
 
 
 def row(facts: Facts, now: datetime) -> Row:
@@ -88,11 +87,10 @@ def row(facts: Facts, now: datetime) -> Row:
     return Row(
         name=facts.name,
         health=max((health for health, _ in findings), default=Health.HEALTHY),
-        current=current.label if current else "none",
-        age=_age(now - current.since) if current else "",
-        next_run=_next_run(facts),
-        last=_last(facts.last_run),
-        superseded=", ".join(_superseded(key, facts) for key in ledger.superseded) or "none",
+        current=f"{current.label}, {_age(now - current.since)}" if current else "none",
+        next_run=_next_run(facts, now),
+        last=_last(facts.last_run, now),
+        superseded=", ".join(_superseded(key, facts, now) for key in ledger.superseded) or "none",
         needs=" ".join(sentence for _, sentence in findings),
     )
 
@@ -103,7 +101,8 @@ def _findings(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
     if facts.damage:
         found.append((Health.FAILED, facts.damage))
     if last is not None and last.state in {"FAILED", "CRASHED"}:
-        found.append((Health.FAILED, f"Look at its last run, which {last.state.lower()}; Retry there is safe."))
+        said = f" It says: {last.message[:MAX_MESSAGE]}" if last.message else ""
+        found.append((Health.FAILED, f"Look at its last run, which {last.state.lower()}; Retry there is safe.{said}"))
     elif ledger.pending and (last is None or last.state != "RUNNING"):
         found.append((Health.DEGRADED, "An interrupted rotation is pending: retry that run, or start a new one."))
     if ledger.current is None and not facts.damage:
@@ -123,15 +122,15 @@ def _overstays(key: Superseded, facts: Facts, now: datetime) -> str:
     return ""
 
 
-def _superseded(key: Superseded, facts: Facts) -> str:
+def _superseded(key: Superseded, facts: Facts, now: datetime) -> str:
     if key.revoke_at in facts.cancelled:
         return f"{key.label} kept alive: its retirement was cancelled"
-    return f"{key.label} ends {moment(key.revoke_at)}"
+    return f"{key.label} ends {_short(key.revoke_at, now)}"
 
 
-def _next_run(facts: Facts) -> str:
+def _next_run(facts: Facts, now: datetime) -> str:
     if facts.next_run is not None:
-        return moment(facts.next_run.at)
+        return _short(facts.next_run.at, now)
     if facts.deployment is None:
         return "none"
     own = next((each for each in facts.deployment["schedules"] if each["slug"] == SLUG), None)
@@ -140,11 +139,15 @@ def _next_run(facts: Facts) -> str:
     return "being scheduled"
 
 
-def _last(run: SeenRun | None) -> str:
+def _last(run: SeenRun | None, now: datetime) -> str:
     if run is None:
         return "none yet"
-    said = f": {run.message[:MAX_MESSAGE]}" if run.state in {"FAILED", "CRASHED"} and run.message else ""
-    return f"{run.state.lower()} {moment(run.at)}{said}"
+    return f"{run.state.lower()} {_short(run.at, now)}"
+
+
+def _short(at: datetime, now: datetime) -> str:
+    # The header says the zone.
+    return f"{at:%-d %b %H:%M}" if abs(at - now) < A_WHILE else f"{at:%-d %b %Y}"
 
 
 def _age(age: timedelta) -> str:
@@ -162,11 +165,26 @@ def as_page(rows: Sequence[Row], now: datetime) -> str:
     Returns:
         Markdown for an artifact, without any secret.
     """
+    rows = worst_first(rows)
+    needs = [f"- **{each.name}** ({each.health.name.lower()}): {cell(each.needs)}" for each in rows if each.needs]
     table = [f"| {' | '.join(HEADER)} |", f"|{' --- |' * len(HEADER)}"]
-    worst_first = sorted(rows, key=lambda each: (-each.health, each.name))
-    table += [f"| {' | '.join(cell(text) for text in each.cells())} |" for each in worst_first]
+    table += [f"| {' | '.join(cell(text) for text in each.cells())} |" for each in rows]
     note = f"Each rotation's own artifact is `{artifact_key('<rotation>')}`."
-    return "\n".join(["# Key rotations", "", f"{summary(rows)} As of {moment(now)}.", "", *table, "", note])
+    lines = ["# Key rotations", "", f"{summary(rows)} As of {moment(now)}."]
+    lines += ["", "## Needs a person", "", *(needs or ["Nothing."]), "", "## All rotations", "", *table, "", note]
+    return "\n".join(lines)
+
+
+def worst_first(rows: Sequence[Row]) -> list[Row]:
+    """Put the rotations in trouble before the others.
+
+    Args:
+        rows: The rotations.
+
+    Returns:
+        The same rotations, by health and name.
+    """
+    return sorted(rows, key=lambda each: (-each.health, each.name))
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -240,23 +258,26 @@ async def _artifact() -> StoredArtifact | None:
         return await Artifact.aget(OVERVIEW)
 
 
-async def show(rows: Sequence[Row], now: datetime) -> None:
+async def show(rows: Sequence[Row], now: datetime) -> str:
     """Write the artifact: always the same one, because each version would be kept for ever, and every run writes it.
 
     Args:
         rows: The rotations.
         now: When the facts were read, UTC.
 
+    Returns:
+        The artifact's id.
+
     Raises:
         ServiceError: Prefect's API failed.
     """
     page, last = as_page(rows, now), await _artifact()
+    client, _ = get_or_create_client()
+    # Not the client's own methods, which put the whole page into an event, too.
     with plainly("writing the overview"):
         if last is None:
-            await acreate_markdown_artifact(
-                key=OVERVIEW, markdown=page, description="All rotations, and what needs a person"
-            )
-        else:
-            client, _ = get_or_create_client()
-            # Not the client's own method, which puts the whole page into an event, too.
-            await client.request("PATCH", "/artifacts/{id}", path_params={"id": last.id}, json={"data": page})
+            body = {"key": OVERVIEW, "type": "markdown", "description": "All rotations, and what needs a person"}
+            answer = await client.request("POST", "/artifacts/", json={**body, "data": page})
+            return str(answer.json()["id"])
+        await client.request("PATCH", "/artifacts/{id}", path_params={"id": last.id}, json={"data": page})
+    return str(last.id)

@@ -8,11 +8,14 @@ from datetime import UTC, datetime
 
 from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_API_URL
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from blocks.errors import KeyRotationError
-from flows.overview import HEADER, Health, Row, read_rows, summary
+from flows.overview import HEADER, Health, Row, read_rows, summary, worst_first
 
 COLOURS = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.FAILED: "red"}
 
@@ -44,11 +47,27 @@ def main() -> int:
     except RuntimeError:
         # What Prefect's client makes of a server that it cannot reach.
         return _unknown(f"The Prefect server at {url} cannot be reached.")
-    table = Table(*HEADER, title=summary(rows))
-    for row in sorted(rows, key=lambda each: (-each.health, each.name)):
-        table.add_row(*row.cells(), style=COLOURS[row.health])
-    Console().print(table)
+    show(rows, Console())
     return int(any(row.health is not Health.HEALTHY for row in rows))
+
+
+def show(rows: list[Row], console: Console) -> None:
+    """Print the rotations, and below them what needs a person.
+
+    Args:
+        rows: The rotations.
+        console: Where to print.
+    """
+    table = Table(title=summary(rows), box=box.SIMPLE, pad_edge=False)
+    for name in HEADER:
+        # What is broken up cannot be copied.
+        table.add_column(name, overflow="fold", no_wrap=name in {"Rotation", "Health", "Current key"})
+    for row in worst_first(rows):
+        table.add_row(*map(escape, row.cells()), style=COLOURS[row.health])
+    console.print(table)
+    for row in worst_first(rows):
+        if row.needs:
+            console.print(Text(f"{row.name}: {row.needs}", style=COLOURS[row.health]))
 
 
 def _unknown(sentence: str) -> int:

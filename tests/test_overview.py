@@ -8,8 +8,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from rich.console import Console
 
 from flows.overview import HEADER, Health, as_page, row, summary
+from flows.status import show
 from tasks.inventory import Facts, SeenRun
 from tasks.ledger import Current, Ledger, Pending, Superseded
 
@@ -51,19 +53,19 @@ def test_a_healthy_rotation_needs_nobody() -> None:
     assert found.cells() == (
         "checkout",
         "healthy",
-        "new-key",
-        "3 d",
-        "2027-03-28 12:00 UTC",
-        "completed 2027-03-01 12:00 UTC",
+        "new-key, 3 d",
+        "28 Mar 12:00",
+        "completed 1 Mar 12:00",
         "none",
-        "",
     )
+    assert found.needs == ""
 
 
 @pytest.mark.parametrize(
     ("changes", "health", "says"),
     [
         ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "Retry there is safe"),
+        ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "It says: publish failed"),
         ({"last_run": seen("CRASHED")}, Health.FAILED, "which crashed"),
         ({"last_run": seen("CANCELLED"), "ledger": Ledger(pending=PENDING)}, Health.DEGRADED, "is pending"),
         ({"last_run": seen("RUNNING"), "ledger": Ledger(current=CURRENT, pending=PENDING)}, Health.HEALTHY, ""),
@@ -85,6 +87,7 @@ def test_a_healthy_rotation_needs_nobody() -> None:
     ],
     ids=[
         "failed",
+        "failed with a sentence",
         "crashed",
         "cancelled in mid-rotation",
         "at work",
@@ -122,6 +125,14 @@ def test_a_cancelled_retirement_of_a_key_that_is_gone_is_not_shown() -> None:
     assert row(replace(WELL, cancelled=frozenset({NOW})), NOW).health is Health.HEALTHY
 
 
+@pytest.mark.parametrize(("days", "told"), [(27, "28 Mar 12:00"), (3650, "26 Feb 2037")], ids=["near", "far"])
+def test_a_moment_far_away_has_its_year(days: int, told: str) -> None:
+    """What is near is told to the minute, what is far by its date."""
+    facts = replace(WELL, next_run=seen("SCHEDULED", at=NOW + timedelta(days=days)))
+
+    assert row(facts, NOW).next_run == told
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -140,7 +151,7 @@ def test_without_a_scheduled_run_it_says_why(changes: dict[str, Any], says: str)
 
 
 def test_the_page_shows_the_worst_first_and_stays_a_table() -> None:
-    """A message with line breaks and bars cannot break the table."""
+    """A message with line breaks and bars cannot break the page."""
     broken = replace(WELL, name="billing", last_run=seen("FAILED", "publish | failed\nat Vault"))
 
     page = as_page([row(WELL, NOW), row(broken, NOW)], NOW)
@@ -148,7 +159,34 @@ def test_the_page_shows_the_worst_first_and_stays_a_table() -> None:
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert len(lines) == 4
     assert lines[2].startswith("| billing |")
-    assert {line.replace("\\|", "").count("|") for line in lines} == {len(HEADER) + 1}
+    assert {line.count("|") for line in lines} == {len(HEADER) + 1}
+
+
+def test_what_needs_a_person_stands_above_the_table() -> None:
+    """One line for each rotation in trouble, whose sentences are too long for a cell."""
+    broken = replace(WELL, name="billing", last_run=seen("FAILED", "publish failed\nat Vault"))
+
+    page = as_page([row(WELL, NOW), row(broken, NOW)], NOW)
+
+    before, _, table = page.partition("| Rotation |")
+    [told] = [line for line in before.splitlines() if line.startswith("- ")]
+    assert told.startswith("- **billing** (failed): Look at its last run, which failed;")
+    assert told.endswith("It says: publish failed at Vault")
+    assert "publish failed" not in table
+
+
+def test_the_terminal_breaks_no_key_and_no_name_up_in_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a person may want to copy stands on one line, and what needs a person follows the table."""
+    label = "sk-or-v1-0e6...1c96"
+    current = CURRENT.model_copy(update={"label": label})
+    broken = replace(WELL, ledger=Ledger(current=current), last_run=seen("FAILED", "publish failed"))
+
+    show([row(broken, NOW)], Console(width=100))
+
+    printed = capsys.readouterr().out
+    [line] = [line for line in printed.splitlines() if label in line]
+    assert all(word in line for word in ("checkout", "failed", "3 d", "28 Mar 12:00"))
+    assert "checkout: Look at its last run, which failed;" in printed.partition(line)[2]
 
 
 def test_the_summary_counts() -> None:
