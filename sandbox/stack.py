@@ -118,6 +118,11 @@ class Stack:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def ui_url(self) -> str:
+        """What the addresses of the dashboard's pages begin with."""
+        return f"{self.url}/v2"
+
+    @property
     def env(self) -> dict[str, str]:
         """The environment of everything that belongs to this server."""
         foreign = ("PREFECT_", "OPENROUTER_", "VAULT_", "INFISICAL_")
@@ -129,6 +134,7 @@ class Stack:
             "PREFECT_HOME": str(self.home / "prefect"),
             "PREFECT_PROFILES_PATH": str(self.home / "prefect" / "profiles.toml"),
             "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_UI_URL": self.ui_url,
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_SERVER_ENCRYPTION_KEY": self._encryption_key(),
@@ -274,7 +280,8 @@ class Stack:
         from prefect.context import use_profile  # importing Prefect takes a second
         from prefect.settings import Profile
 
-        own = {name: self.env[name] for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILES_PATH")}
+        names = ("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_HOME", "PREFECT_PROFILES_PATH")
+        own = {name: self.env[name] for name in names}
         with use_profile(
             Profile(name="stack", settings=own), include_current_context=False, override_environment_variables=True
         ):

@@ -10,11 +10,14 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
+from datetime import UTC, datetime
 
+from prefect import get_client
 from pydantic import SecretStr
 from rich.console import Console
 
 from flows.automations import make_automations
+from flows.overview import read_rows, show
 from sandbox.demo import interruptible
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
 from sandbox.server import running
@@ -31,6 +34,26 @@ async def wire(management_key: SecretStr, base_url: str | None) -> None:
     await make_automations({})
 
 
+async def first_pages(ui_url: str) -> dict[str, str]:
+    """Write the overview, and say where the pages are that the menu does not lead to.
+
+    Args:
+        ui_url: What the addresses of the dashboard's pages begin with.
+
+    Returns:
+        The addresses, by what is done there.
+    """
+    now = datetime.now(UTC)
+    overview = await show(await read_rows(now), now)
+    async with get_client() as client:
+        form = await client.read_deployment_by_name("add-rotation/add-rotation")
+    return {
+        "Add a rotation": f"{ui_url}/deployments/deployment/{form.id}/run",
+        "See all rotations": f"{ui_url}/artifacts/artifact/{overview}",
+        "See everything shown": f"{ui_url}/artifacts",
+    }
+
+
 def main() -> None:
     """Start everything, print where the dashboard is, and wait."""
     console = Console()
@@ -43,11 +66,14 @@ def main() -> None:
             asyncio.run(wire(SecretStr(real or DEFAULT_MANAGEMENT_KEY), base_url))
         stack.cli("deploy", "--all", "--no-prompt")
         stack.start_worker()
+        with stack.as_client():
+            pages = asyncio.run(first_pages(stack.ui_url))
         console.print(f"Dashboard: [bold]{stack.url}[/]   (Ctrl-C stops everything)")
         console.print(f"Connection [bold]{CONNECTION}[/]: {'the real OpenRouter' if real else 'a local stand-in'}")
         console.print(f"For another terminal: export PREFECT_API_URL={stack.url}/api", soft_wrap=True)
-        console.print(f"Add a rotation: press Run at {stack.url}/deployments, deployment add-rotation.")
-        console.print(f"Or run the example there, rotate/example; the key is in secret/{SECRET}.")
+        for what, address in pages.items():
+            console.print(f"{what}: {address}", soft_wrap=True)
+        console.print(f"Or run the example, rotate/example; the key is in secret/{SECRET}.", soft_wrap=True)
         signal.pause()
 
 

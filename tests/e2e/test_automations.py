@@ -85,14 +85,14 @@ async def do(what: Any, parameters: dict[str, Any], name: str) -> None:
 
 
 async def test_a_failed_rotation_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
-    """The notification holds the run's plain sentence and the way to it."""
+    """The notification holds the run's plain sentence and the way to it in the dashboard of today."""
     rotation = await world.prepare(world.rotation())
     world.openrouter.accounts[0].management_keys.clear()
 
     await do(rotate, {"rotation": rotation.model_dump(mode="json")}, rotation.name)
 
     told = await on_call.waits_for(f"rotate/{rotation.name} failed", "Retry is safe")
-    assert "/runs/flow-run/" in told
+    assert f"{world.stack.url}/v2/runs/flow-run/" in told
 
 
 async def test_a_deployment_with_wrong_parameters_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
