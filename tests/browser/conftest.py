@@ -14,7 +14,7 @@ from prefect.logging.handlers import APILogWorker
 from pydantic import SecretStr
 
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
-from sandbox.setup import prepare
+from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import CHECKOUT, Stack
 from tests.e2e.conftest import world  # noqa: F401 - the stand-ins, around the server of this module
 
@@ -52,6 +52,12 @@ def stack() -> Iterator[Stack]:
         with stack.as_client():
             # What is left would be sent at exit, again and again, to a server that is gone.
             APILogWorker.drain_all(timeout=5)
+
+
+@pytest.fixture
+def connection() -> str:
+    """The connection that a person sees in the pictures; no other test shares this server."""
+    return CONNECTION
 
 
 @pytest.fixture

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.blocks.system import Secret
@@ -18,17 +20,16 @@ import blocks
 from blocks.vault import TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
-from sandbox.setup import CONNECTION, prepare
+from sandbox.setup import prepare
 from sandbox.stack import Stack
 from tasks.rotation import KeySettings, Rotation
+from tests.e2e.driver import end_all_runs
 
-# What shares a server runs in one process; what drives workers and kills processes has a second one, to halve the time.
+# What shares a server runs in one process; what drives workers and kills processes has a second one, to halve the time,
+# and what waits long or starts a server of its own a third one.
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
-with_processes = [
-    pytest.mark.e2e,
-    pytest.mark.xdist_group("e2e-processes"),
-    pytest.mark.usefixtures("connection_of_its_own"),
-]
+with_processes = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-processes")]
+apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart"), pytest.mark.timeout(400)]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
 numbers = itertools.count(1)
 
@@ -47,7 +48,7 @@ class World:
     infisical: infisical.InfisicalSandbox
     infisical_app: Starlette
     infisical_url: str
-    connection: str = CONNECTION
+    connection: str
 
     def rotation(self, **changes: Any) -> Rotation:
         """A rotation of a name of its own, to one Prefect secret."""
@@ -65,6 +66,12 @@ class World:
         """Let the rotations find OpenRouter at an address."""
         key = SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY)
         await blocks.OpenRouterCredentials(management_key=key, base_url=url).asave(self.connection, overwrite=True)
+
+    def guardrail(self) -> str:
+        """A guardrail of the account."""
+        workspace, made = self.openrouter.accounts[0].workspaces[0], str(uuid4())
+        self.openrouter.guardrails[made] = {"id": made, "workspace_id": workspace}
+        return made
 
     async def prepare(self, rotation: Rotation) -> Rotation:
         """Make the blocks that a rotation's destinations name."""
@@ -97,6 +104,8 @@ class World:
 def stack() -> Iterator[Stack]:
     """A Prefect server that persists results and logs at DEBUG, as the least careful one would."""
     with Stack(PERSISTENT) as stack:
+        with stack.as_client():
+            asyncio.run(prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY)))
         yield stack
         with stack.as_client():
             # What is left would be sent at exit, again and again, to a server that is gone.
@@ -104,19 +113,18 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.fixture
-async def world(stack: Stack) -> AsyncIterator[World]:
-    """The stand-ins with fresh state, and the connection block that points at them."""
-    o, v, i = openrouter.OpenRouterSandbox(), vault.VaultSandbox(), infisical.InfisicalSandbox()
-    apps = openrouter.create_app(o), vault.create_app(v), infisical.create_app(i)
-    with running(apps[0]) as o_url, running(apps[1]) as v_url, running(apps[2]) as i_url, stack.as_client():
-        await prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), f"{o_url}/api/v1")
-        yield World(stack, o, apps[0], f"{o_url}/api/v1", v, apps[1], v_url, i, apps[2], i_url)
+def connection() -> str:
+    """The name of a connection that only this test has."""
+    return f"openrouter-{next(numbers)}"
 
 
 @pytest.fixture
-async def connection_of_its_own(world: World) -> AsyncIterator[None]:
-    """What another test has left running cannot reach this test's OpenRouter, and nothing reaches it afterwards."""
-    world.connection = f"openrouter-{next(numbers)}"
-    await world.connect(world.openrouter_url)
-    yield
-    await blocks.OpenRouterCredentials.adelete(world.connection)
+async def world(stack: Stack, connection: str) -> AsyncIterator[World]:
+    """The stand-ins with fresh state, and a connection to them; nothing of the test goes on after it."""
+    o, v, i = openrouter.OpenRouterSandbox(), vault.VaultSandbox(), infisical.InfisicalSandbox()
+    apps = openrouter.create_app(o), vault.create_app(v), infisical.create_app(i)
+    with running(apps[0]) as o_url, running(apps[1]) as v_url, running(apps[2]) as i_url, stack.as_client():
+        world = World(stack, o, apps[0], f"{o_url}/api/v1", v, apps[1], v_url, i, apps[2], i_url, connection)
+        await world.connect(world.openrouter_url)
+        yield world
+        await end_all_runs()

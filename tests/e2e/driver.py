@@ -1,20 +1,36 @@
-"""How tests drive a worker: start runs of a deployment, wait for them, retry them as the dashboard does."""
+"""How tests drive runs: start them, with a worker or without, wait for them, retry them as the dashboard does."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import State, get_client
+from prefect import Flow, State, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType
+from prefect.flow_engine import run_flow_async
+from prefect.flows import load_flow_from_flow_run
 
-from flows import rotate
+from flows import retire, rotate
+from sandbox.stack import POOL
+from tasks.events import Event, resource
 from tasks.rotation import Rotation
 
 WAIT_SECONDS = 90.0
+UNFINISHED = [kind for kind in StateType if kind not in TERMINAL_STATES]
 
 
 async def deploy_to(pool: str) -> None:
@@ -34,6 +50,54 @@ async def start(rotation: Rotation, *, emergency: bool = False, deployment_name:
         parameters = {"rotation": rotation.model_dump(mode="json"), "emergency": emergency}
         run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
     return run.id
+
+
+async def begin(what: Flow[Any, Any], parameters: dict[str, Any]) -> UUID:
+    """Make a run of a flow that no worker takes: a test runs it, here or in a process of its own."""
+    async with get_client() as client:
+        entrypoint = f"{what.fn.__module__}:{what.fn.__name__}"
+        deployment_id = await client.create_deployment(
+            await client.create_flow(what), "by-hand", entrypoint=entrypoint, pull_steps=[]
+        )
+        run = await client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
+    return run.id
+
+
+async def deploy(rotation: Rotation) -> UUID:
+    """A deployment of the rotation with a schedule, as a person makes it."""
+    deployment = await rotate.ato_deployment(
+        name=rotation.name,
+        parameters={"rotation": rotation.model_dump(mode="json")},
+        work_pool_name=POOL,
+        interval=timedelta(days=30),
+    )
+    return await deployment.aapply()
+
+
+async def deploy_retirements() -> None:
+    """Make the deployment of which a rotation schedules runs."""
+    deployment = await retire.ato_deployment(name="retire", work_pool_name=POOL)
+    await deployment.aapply()
+
+
+async def retirements_of(rotation: Rotation) -> list[FlowRun]:
+    """The retirements that were scheduled for a rotation."""
+    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
+    async with get_client() as client:
+        return await client.read_flow_runs(flow_run_filter=tags)
+
+
+async def begin_rotation(rotation: Rotation) -> UUID:
+    """Make a run of a rotation that no worker takes."""
+    return await begin(rotate, {"rotation": rotation.model_dump(mode="json")})
+
+
+async def attempt(run_id: UUID) -> State[Any]:
+    """Run a flow run that exists already in this process, as a worker does in one of its own; the state it ends in."""
+    async with get_client() as client:
+        run = await client.read_flow_run(run_id)
+    flow = await load_flow_from_flow_run(run, use_placeholder_flow=False)
+    return await run_flow_async(flow, flow_run=run, parameters=run.parameters, return_type="state")
 
 
 async def retry(run_id: UUID) -> None:
@@ -59,3 +123,51 @@ async def ended(run_id: UUID, *, attempt: int = 1, within: float = WAIT_SECONDS)
                 return run
             assert time.monotonic() < deadline, f"the run is still {run.state_name}"
             await asyncio.sleep(0.1)
+
+
+async def events(rotation: Rotation, *wanted: Event) -> list[dict[str, Any]]:
+    """The stored events of a rotation; they are written a moment after they were sent."""
+    match = {
+        "occurred": {"since": (datetime.now(UTC) - timedelta(hours=1)).isoformat()},
+        "event": {"name": [event.value for event in wanted]},
+        "any_resource": {"id": [resource(rotation.name)["prefect.resource.id"]]},
+    }
+    found: list[dict[str, Any]] = []
+    async with get_client() as client:
+        for _ in range(100):
+            found = (await client.request("POST", "/events/filter", json={"filter": match})).json()["events"]
+            if found:
+                break
+            await asyncio.sleep(0.1)
+    return found
+
+
+async def end_all_runs() -> None:
+    """Let nothing go on that a test has started or scheduled."""
+    unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)))
+    over = {"type": "CANCELLED", "name": "Cancelled", "message": "The test is over."}
+    wanted = {"flow_runs": unfinished.model_dump(mode="json"), "state": over, "force": True}
+    async with get_client() as client:
+        while runs := await client.read_flow_runs(flow_run_filter=unfinished):
+            for run in runs:
+                if run.start_time:
+                    signal_run(run.id, signal.SIGKILL)
+            await client.request("POST", "/flow_runs/bulk_set_state", json=wanted)
+
+
+def processes_of(run_id: UUID) -> list[int]:
+    """The processes that a worker has started for a flow run, found by what their environment says."""
+    wanted = f"PREFECT__FLOW_RUN_ID={run_id}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and wanted in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def signal_run(run_id: UUID, number: signal.Signals) -> None:
+    """Send a signal to every process of a flow run."""
+    for pid in processes_of(run_id):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -3,94 +3,189 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from prefect import get_client
+from prefect import State, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.states import Crashed
 from prefect.variables import Variable
 from starlette.applications import Starlette
 
+from sandbox.openrouter import StoredKey
 from sandbox.server import Fault
-from sandbox.stack import CHECKOUT
 from tasks.destinations import open_destination
 from tasks.ledger import Ledger, ledger_variable
-from tasks.rotation import Rotation
+from tasks.rotation import Rotation, read_marker
+from tests.e2e import child
 from tests.e2e.conftest import World
+from tests.e2e.driver import attempt, retry
+from tests.e2e.leaks import leaks
+from tests.e2e.proxy import proxy
 
-SCRIPT = str(CHECKOUT / "tests" / "e2e" / "run_rotation.py")
-HELD_SECONDS = 60.0
-"""How long a stand-in holds a request whose process is about to be killed."""
+HELD_SECONDS = 600.0
+"""How long a request is held whose process is about to be killed, or which a test lets go."""
+REACHED_WITHIN = 60.0
+"""How long a process may take until it makes the request that a test waits for, in seconds."""
+# The interpreter starts and imports everything once, and each process is forked from that.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.e2e.child"])
+
+
+class Effect(NamedTuple):
+    """A request by which a run changes something, or whose answer decides what it changes next.
+
+    Args:
+        service: To whom it goes.
+        request: A regular expression for method and path, such as `POST /keys$`.
+        skip: How many such requests to Prefect come before.
+    """
+
+    service: str
+    request: str
+    skip: int = 0
+
+
+def app_of(world: World, service: str) -> Starlette:
+    """The stand-in of a service."""
+    return {"openrouter": world.openrouter_app, "vault": world.vault_app, "infisical": world.infisical_app}[service]
 
 
 @contextmanager
-def process(world: World, rotation: Rotation, api: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that runs the rotation once, and finds Prefect's server at `api`, or at its usual place."""
-    env = {**world.stack.env, "PYTHONPATH": str(CHECKOUT)}
-    if api is not None:
-        env["PREFECT_API_URL"] = f"{api}/api"
-    command = [sys.executable, SCRIPT, rotation.model_dump_json()]
-    log = (world.stack.home / "logs" / "kills.log").open("ab")
-    started = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+def process(world: World, run_id: UUID, api: str | None = None) -> Iterator[BaseProcess]:
+    """A process that runs a flow run, and finds Prefect's server at `api`, or at its usual place."""
+    env = world.stack.env if api is None else {**world.stack.env, "PREFECT_API_URL": f"{api}/api"}
+    log = world.stack.home / "logs" / "processes.log"
+    started = FORKS.Process(target=child.run, args=(run_id, env, str(log)), daemon=True)
+    started.start()
     try:
         yield started
     finally:
-        with suppress(ProcessLookupError):
-            started.send_signal(signal.SIGCONT)
-            started.kill()
-        started.wait()
-        log.close()
+        started.kill()
+        started.join()
 
 
-async def until_held(app: Starlette, fault: Fault, within: float = 30.0) -> None:
+async def ended_by_itself(started: BaseProcess) -> None:
+    """Wait until a process has ended."""
+    await asyncio.to_thread(started.join, REACHED_WITHIN)
+    assert started.exitcode is not None, "the process goes on and on"
+
+
+async def until_held(fault: Fault, within: float = REACHED_WITHIN) -> None:
     """Wait until a stand-in holds the request, its effect done or not."""
     deadline = time.monotonic() + within
-    while fault.times and time.monotonic() < deadline:  # noqa: ASYNC110 - another thread tells
+    while not fault.struck:
+        assert time.monotonic() < deadline, "the effect never came"
         await asyncio.sleep(0.02)
-    assert fault.times == 0, "the effect never came"
-    await asyncio.sleep(0.3)  # the handler of a request that is held after its effect has run by now
+
+
+async def kill_at(world: World, run_id: UUID, effect: Effect, when: Literal["before", "after"]) -> None:
+    """Run a flow run in a process of its own, and kill that before the effect, or after it and before its answer."""
+    if effect.service == "prefect":
+        async with proxy(world.stack.url, when, effect.request, effect.skip) as between:
+            with process(world, run_id, between.url) as started:
+                await asyncio.wait_for(between.reached.wait(), REACHED_WITHIN)
+                started.kill()
+        return
+    app, (method, _, path) = app_of(world, effect.service), effect.request.partition(" ")
+    fault = app.state.faults.add(Fault(when, method, path, status=0, delay=HELD_SECONDS, times=1))
+    with process(world, run_id) as started:
+        await until_held(fault)
+        started.kill()
     app.state.faults.clear()
 
 
-async def give_the_slot_back(rotation: Rotation) -> None:
+async def retry_after_death(run_id: UUID, rotation: str) -> State[Any]:
+    """Mark a run whose process died as a worker does, press Retry and run it again; the state in which it ends."""
+    async with get_client() as client:
+        if not (state := (await client.read_flow_run(run_id)).state) or not state.is_final():
+            await client.set_flow_run_state(run_id, Crashed(message="Its process died."))
+    await give_the_slot_back(rotation)
+    await retry(run_id)
+    return await attempt(run_id)
+
+
+async def give_the_slot_back(rotation: str) -> None:
     """Do at once what the end of the dead process's lease does within a minute."""
     async with get_client() as client:
         await client.update_global_concurrency_limit(
-            f"key-rotation-{rotation.name}", GlobalConcurrencyLimitUpdate(active_slots=0)
+            f"key-rotation-{rotation}", GlobalConcurrencyLimitUpdate(active_slots=0)
         )
 
 
-async def held_by(rotation: Rotation) -> set[str]:
-    """What the rotation's destination holds now."""
-    destination = await open_destination(rotation.destinations[0])
+async def ledger_of(rotation: Rotation) -> Ledger:
+    """The rotation's ledger."""
+    return Ledger.model_validate(await Variable.aget(ledger_variable(rotation.name)))
+
+
+async def held_at(destination: str) -> set[str]:
+    """What a destination holds now: one secret, or none."""
+    opened = await open_destination(destination)
     try:
-        held = await destination.read()
+        held = (await opened.read()).value
     finally:
-        await destination.aclose()
-    return set() if held.value is None else {held.value.get_secret_value()}
+        await opened.aclose()
+    return set() if held is None else {held.get_secret_value()}
+
+
+async def held_by(rotation: Rotation) -> set[str]:
+    """What the rotation's destinations hold now."""
+    return set().union(*[await held_at(name) for name in rotation.destinations])
+
+
+def keys_of(world: World, rotation: Rotation) -> list[StoredKey]:
+    """The keys at OpenRouter that carry the rotation's marker, whether they can be used or not."""
+    marked = [(key, read_marker(key.name)) for key in world.openrouter.keys.values()]
+    return [key for key, mark in marked if mark and mark[0] == rotation.name]
+
+
+async def traces(world: World, rotation: Rotation) -> Any:
+    """All that a run could have changed: ledger, keys, and every version at every destination."""
+    records = vars(world.vault.namespaces[""]["secret"])["records"]
+    versions = {path: record.current for path, record in records.items()}
+    keys = sorted(world.openrouter.keys), list(world.openrouter.deleted)
+    return await Variable.aget(ledger_variable(rotation.name)), keys, versions, await held_by(rotation)
+
+
+async def check_no_outage(world: World, rotation: Rotation, during: object = "") -> None:
+    """Every destination holds a key, and that works."""
+    for name in rotation.destinations:
+        held = await held_at(name)
+        assert held, (during, name)
+        assert all(world.openrouter.is_live(secret) for secret in held), (during, name)
+
+
+async def check_one_key(world: World, rotation: Rotation, during: object = "") -> None:
+    """There is one key, which works and which every destination holds; nothing is pending."""
+    ledger = await ledger_of(rotation)
+    there = keys_of(world, rotation)
+
+    assert ledger.pending is None, during
+    assert ledger.superseded == (), during
+    assert len(there) == 1, (during, await story(world, rotation, ledger))
+    assert await held_by(rotation) == {there[0].secret}, (during, await story(world, rotation, ledger))
+    await check_no_outage(world, rotation, during)
+
+
+def check_nothing_leaked(world: World) -> None:
+    """No file and no row of the database holds a key, a token or a password."""
+    assert leaks(world) == []
 
 
 async def check_converged(world: World, rotation: Rotation) -> None:
-    """One live key, held by the destination, and nothing pending."""
-    ledger = Ledger.model_validate(await Variable.aget(ledger_variable(rotation.name)))
-    live = {key.secret for key in world.openrouter.live_keys()}
-
-    assert ledger.pending is None
-    assert ledger.superseded == ()
-    assert await held_by(rotation) == live, await story(world, rotation, ledger)
-    assert len(live) == 1
+    """The end of every test: one key that works everywhere, nothing pending, and no secret where none belongs."""
+    await check_one_key(world, rotation)
+    check_nothing_leaked(world)
 
 
 async def story(world: World, rotation: Rotation, ledger: Ledger) -> str:
-    """What a person needs to see when the keys that are alive are not those that are held."""
+    """What a person needs to see when the keys that are there are not those that are held."""
     async with get_client() as client:
         runs = await client.read_flow_runs(limit=200)
     lines = [f"ledger: {ledger.model_dump_json()}"]
@@ -103,21 +198,3 @@ async def story(world: World, rotation: Rotation, ledger: Ledger) -> str:
         or any(str(run.id) in key.name for key in world.openrouter.keys.values())
     ]
     return "\n".join(lines)
-
-
-def processes_of(run_id: UUID) -> list[int]:
-    """The processes of a flow run, found by what their environment says."""
-    wanted = f"PREFECT__FLOW_RUN_ID={run_id}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if entry.name.isdigit() and wanted in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-    return found
-
-
-def kill_run(run_id: UUID) -> None:
-    """Kill every process of a flow run."""
-    for pid in processes_of(run_id):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -21,6 +21,7 @@ from prefect.variables import Variable
 
 from flows import add_rotation, deployments, rotate
 from sandbox.server import Fault
+from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import parse_rotation
 from tasks.schedules import read_timetable
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
@@ -44,7 +45,7 @@ async def form(world: World, **changes: Any) -> dict[str, Any]:
     """The form as a person fills it in, for a rotation of a name of its own to a Prefect secret."""
     rotation = await world.prepare(world.rotation())
     return {
-        "connection": await reference("openrouter-credentials", "openrouter"),
+        "connection": await reference("openrouter-credentials", world.connection),
         "rotate_at": "03:30",
         "time_zone": "Europe/Berlin",
         "interval_days": 30,
@@ -100,7 +101,7 @@ async def test_the_form_adds_a_deployment_like_the_example(world: World) -> None
     assert (made.entrypoint, made.pull_steps, made.work_pool_name) == ("flows.rotate:rotate", [], "key-rotation")
     assert set(made.tags) == {"key-rotation", name}
     rotation = parse_rotation(made.parameters["rotation"])
-    assert (rotation.connection, rotation.destinations) == ("openrouter", [f"secret/{name}"])
+    assert (rotation.connection, rotation.destinations) == (world.connection, [f"secret/{name}"])
     assert (rotation.key.limit_usd, rotation.key.limit_reset) == (50, "monthly")
     assert (rotation.overlap, rotation.description) == (timedelta(hours=24), "The key of the checkout.")
     [schedule] = made.schedules
@@ -263,8 +264,9 @@ async def test_a_change_never_rotates_at_once(world: World) -> None:
     assert changed is not None
     assert await runs_of(changed) == []
     assert len(world.openrouter.created) == 1
-    berlin = ZoneInfo("Europe/Berlin")
-    due = datetime.now(UTC).astimezone(berlin).date() + timedelta(days=10)
+    ledger = Ledger.model_validate(await Variable.aget(ledger_variable(fields["rotation_name"])))
+    assert ledger.current is not None
+    due = ledger.current.since.astimezone(ZoneInfo("Europe/Berlin")).date() + timedelta(days=10)
     assert f"DTSTART:{due:%Y%m%d}T033000" in changed.schedules[0].schedule.rrule
 
 

@@ -4,41 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from prefect import get_client
 from prefect.artifacts import Artifact
 from prefect.variables import Variable
-from pydantic import SecretStr
 
 import blocks
 from flows import audit, rotate
-from sandbox import infisical, openrouter
+from sandbox import infisical
 from sandbox.openrouter import StoredKey
 from tasks.audit import Kind
-from tasks.events import Event, resource
+from tasks.events import Event
 from tasks.ledger import ledger_variable
 from tasks.rotation import Rotation, marker
 from tasks.world import PrefectWorld
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.driver import deploy, events
 
 RESOURCE = "prefect.resource.id"
 
 
 async def deployed(world: World) -> Rotation:
-    """A rotation with a deployment, and a connection of its own: other tests share the server."""
-    rotation = world.rotation()
-    rotation = await world.prepare(rotation.model_copy(update={"connection": f"audited-{rotation.name}"}))
-    management_key = SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY)
-    block = blocks.OpenRouterCredentials(management_key=management_key, base_url=world.openrouter_url)
-    await block.asave(rotation.connection)
-    parameters = {"rotation": rotation.model_dump(mode="json")}
-    deployment = await rotate.ato_deployment(
-        name=rotation.name, parameters=parameters, work_pool_name="key-rotation", interval=timedelta(days=30)
-    )
-    await deployment.aapply()
+    """A rotation with a deployment."""
+    rotation = await world.prepare(world.rotation())
+    await deploy(rotation)
     return rotation
 
 
@@ -47,23 +38,6 @@ async def rows(rotation: Rotation) -> list[dict[str, str]]:
     shown = await Artifact.get(f"audit-{rotation.connection}")
     assert shown is not None
     return list(json.loads(str(shown.data)))
-
-
-async def events(rotation: Rotation, *wanted: Event) -> list[dict[str, Any]]:
-    """The stored events of a rotation; they are written a moment after they were sent."""
-    match = {
-        "occurred": {"since": (datetime.now(UTC) - timedelta(hours=1)).isoformat()},
-        "event": {"name": [event.value for event in wanted]},
-        "any_resource": {"id": [resource(rotation.name)[RESOURCE]]},
-    }
-    found: list[dict[str, Any]] = []
-    async with get_client() as client:
-        for _ in range(100):
-            found = (await client.request("POST", "/events/filter", json={"filter": match})).json()["events"]
-            if found:
-                break
-            await asyncio.sleep(0.1)
-    return found
 
 
 def orphan_of(world: World, rotation: Rotation, run_id: UUID) -> StoredKey:

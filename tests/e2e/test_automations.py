@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -16,9 +17,8 @@ from prefect import flow, get_client
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
 from prefect.blocks.system import Secret
 from prefect.blocks.webhook import Webhook
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled, State
@@ -29,13 +29,13 @@ from flows import audit, retire, rotate
 from flows.automations import FOLDER, make_automations, read_files
 from sandbox.server import Fault
 from tasks.events import Event, resource
-from tasks.rotation import Rotation
 from tests.docs import pages
 from tests.docs.worker import at_work
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.driver import begin_rotation, deploy_retirements, ended
+from tests.e2e.leaks import leaks
 from tests.e2e.processes import HELD_SECONDS, process, until_held
 from tests.e2e.receivers import TOLD_WITHIN_SECONDS, Receiver, mailbox, web_receiver
-from tests.e2e.test_worker import everything_stored, spellings
 
 CRASHED_RUNS = "key-rotation-crashed-runs"
 FAILED = "key-rotation-failed"
@@ -142,29 +142,16 @@ async def test_a_run_that_hangs_is_marked_as_crashed_and_nobody_elses_is(
         return FlowRunContext.get().flow_run.id  # type: ignore[union-attr]
 
     foreign = asyncio.create_task(somebody_elses())
-    with process(world, rotation) as hung:
-        await until_held(world.openrouter_app, creation)
-        hung.send_signal(signal.SIGSTOP)
-        last = await state_after_running(rotation)
+    run_id = await begin_rotation(rotation)
+    with process(world, run_id) as hung:
+        await until_held(creation)
+        os.kill(hung.pid or 0, signal.SIGSTOP)
+        lost = await ended(run_id)
 
     noticed.set()
-    assert last == "Crashed"
+    assert lost.state_name == "Crashed"
     async with get_client() as client:
         assert "Crashed" not in [state.name for state in await client.read_flow_run_states(await foreign)]
-
-
-async def state_after_running(rotation: Rotation) -> str:
-    """The state that the run of a rotation gets after Running."""
-    deadline = time.monotonic() + TOLD_WITHIN_SECONDS
-    of_flow = FlowFilter(name=FlowFilterName(any_=["rotate"]))
-    async with get_client() as client:
-        while time.monotonic() < deadline:
-            runs = await client.read_flow_runs(flow_filter=of_flow, sort=FlowRunSort.START_TIME_DESC, limit=20)
-            mine = [run.state_name for run in runs if run.parameters["rotation"]["name"] == rotation.name]
-            if mine and mine[0] != "Running":
-                return str(mine[0])
-            await asyncio.sleep(0.5)
-    return "Running"
 
 
 async def test_a_late_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
@@ -178,7 +165,7 @@ async def test_an_audit_that_found_something_tells_the_person_on_call(world: Wor
     """One notification for the audit says how much was found, and the gravest first."""
     world.openrouter.accounts[0].management_keys.clear()
 
-    await audit("openrouter", return_state=True)
+    await audit(world.connection, return_state=True)
 
     await on_call.waits_for("Audit of API keys", "1 finding needs a person")
 
@@ -251,8 +238,7 @@ async def test_events_hold_what_is_documented_and_no_secret(world: World) -> Non
     steps = [Event.KEY_CREATED, Event.KEY_VERIFIED, Event.KEY_PUBLISHED, Event.ROTATION_COMPLETED]
     assert [name for name, _ in told] == [*steps, *steps, Event.KEY_REVOKED, Event.ROTATION_FAILED]
     assert all(set(payload) == {"rotation", *Event(name).payload} for name, payload in told)
-    stored = everything_stored(world.stack.home)
-    assert [s[:16] for s in world.openrouter.secrets for spelling in spellings(s) if spelling in stored] == []
+    assert leaks(world) == []
 
 
 async def events_until(rotation: str, last: Event) -> list[tuple[str, dict[str, str]]]:
@@ -337,7 +323,7 @@ def test_the_command_says_plainly_what_is_wrong(world: World) -> None:
 async def test_the_page_leads_to_somebody_who_is_told(world: World, no_automations: None, tmp_path: Path) -> None:
     """Its commands print what it promises, and its try-out is heard."""
     (tmp_path / FOLDER.name).symlink_to(FOLDER)
-    world.stack.cli("deploy", "--name", "retire", "--no-prompt")
+    await deploy_retirements()
     async with get_client() as client:
         await client.create_deployment(await client.create_flow_from_name("restart-consumers"), "checkout")
     await Webhook(url="https://example.com/restart").asave("restart", overwrite=True)

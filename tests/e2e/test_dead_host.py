@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import signal
 
-import pytest
-
 from flows import rotate
 from flows.automations import make_automations
 from sandbox.server import Fault
-from tests.e2e.conftest import World
-from tests.e2e.driver import deploy_to, ended, start
-from tests.e2e.processes import HELD_SECONDS, check_converged, kill_run, until_held
+from tests.e2e.conftest import World, apart
+from tests.e2e.driver import deploy_to, ended, signal_run, start
+from tests.e2e.processes import HELD_SECONDS, check_converged, until_held
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("dead-host"), pytest.mark.timeout(400)]
+pytestmark = apart
 
 
 async def test_after_a_host_has_died_the_next_run_gets_the_slot_and_the_dead_one_is_marked_crashed(
@@ -25,14 +23,13 @@ async def test_after_a_host_has_died_the_next_run_gets_the_slot_and_the_dead_one
     await deploy_to("dead-host")
     worker = world.stack.start_worker("dead-host", pool="dead-host")
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/host"]))
-    in_publish = world.vault_app.state.faults.add(
-        Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)
-    )
+    in_publish = Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)
+    world.vault_app.state.faults.add(in_publish)
     run_id = await start(rotation, deployment_name="dead-host")
-    await until_held(world.vault_app, in_publish, 60)
+    await until_held(in_publish)
 
     os.killpg(worker.pid, signal.SIGKILL)
-    kill_run(run_id)
+    signal_run(run_id, signal.SIGKILL)
     healed = await rotate(rotation, return_state=True)
     dead = await ended(run_id, within=180)
 

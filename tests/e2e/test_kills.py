@@ -1,113 +1,258 @@
-"""Real processes die: SIGKILL at every effect, SIGSTOP while another run takes over, a server that restarts."""
+"""Real processes die: SIGKILL at every effect, SIGSTOP while another run takes over, services that restart."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
 from prefect import get_client
-from starlette.applications import Starlette
+from prefect.blocks.system import Secret
+from prefect.exceptions import ObjectNotFound
+from prefect.variables import Variable
 
-from flows import rotate
+from flows import remove_rotation, restore_key, retire, rotate
 from sandbox.server import Fault, running
-from sandbox.stack import Stack
+from tasks.ledger import ledger_variable
+from tasks.rotation import Retirement, Rotation
 from tests.e2e.conftest import World, with_processes
-from tests.e2e.driver import ended, retry, start
+from tests.e2e.driver import attempt, begin, begin_rotation, deploy, ended, retry
 from tests.e2e.processes import (
     HELD_SECONDS,
+    Effect,
+    app_of,
     check_converged,
+    check_no_outage,
+    check_nothing_leaked,
+    check_one_key,
+    ended_by_itself,
     give_the_slot_back,
     held_by,
-    kill_run,
+    keys_of,
+    kill_at,
+    ledger_of,
     process,
+    retry_after_death,
+    traces,
     until_held,
 )
-from tests.e2e.test_worker import everything_stored, spellings, worker  # noqa: F401 - a fixture
 
-pytestmark = with_processes
+pytestmark = [*with_processes, pytest.mark.timeout(300)]
+When = Literal["before", "after"]
+BOTH = pytest.mark.parametrize("when", ["before", "after"])
 
-EFFECTS = [
-    ("openrouter", "POST", "/keys$"),
-    ("openrouter", "GET", "/key$"),
-    ("openrouter", "GET", "/keys/"),
-    ("openrouter", "DELETE", "/keys/"),
-    ("vault", "GET", "/data/"),
-    ("vault", "POST", "/data/"),
-    ("vault", "PATCH", "/metadata/"),
+ROTATION = {
+    "openrouter": [
+        Effect("openrouter", "POST /keys$"),
+        Effect("openrouter", "POST /assignments/keys"),
+        Effect("openrouter", "GET /key$"),
+        Effect("openrouter", "GET /keys/"),
+        Effect("openrouter", "PATCH /keys/"),
+        Effect("openrouter", "DELETE /keys/"),
+    ],
+    "vault": [
+        Effect("vault", "GET /data/"),
+        Effect("vault", "POST /data/"),
+        Effect("vault", "PATCH /metadata/"),
+    ],
+    "infisical": [
+        Effect("infisical", "GET /raw/"),
+        Effect("infisical", "PATCH /raw/"),
+    ],
+    "prefect": [
+        *(Effect("prefect", "PATCH /api/variables/", number) for number in range(6)),
+        Effect("prefect", "PATCH /api/block_documents/"),
+        Effect("prefect", "POST /api/artifacts/"),
+    ],
+}
+"""What a rotation does to each service, in turn.
+
+In the ledger it writes the intent, the key's hash, the current key, that the former one can spend no more, that this is
+about to be revoked, and that it was.
+"""
+RETIREMENT = [
+    Effect("prefect", "PATCH /api/variables/"),
+    Effect("openrouter", "{} /keys/"),
+    Effect("prefect", "PATCH /api/variables/", 1),
 ]
+"""What a retirement does: it announces, disables or deletes, and writes down that it has."""
+RESTORE = [
+    Effect("prefect", "PATCH /api/variables/"),
+    Effect("openrouter", "PATCH /keys/"),
+    Effect("vault", "POST /data/"),
+    Effect("prefect", "PATCH /api/variables/", 1),
+]
+"""What bringing a key back does: it says until when, enables the key, publishes it, and writes it down as current."""
+REMOVAL = [
+    Effect("prefect", "DELETE /api/deployments/"),
+    Effect("prefect", "PATCH /api/variables/"),
+    Effect("openrouter", "DELETE /keys/"),
+    Effect("prefect", "DELETE /api/variables/"),
+]
+"""What a removal does: away with the deployment, the keys are given up, revoked, and away with the ledger."""
+DISABLE = Retirement(revoke="disable-then-delete")
 
 
-def app_of(world: World, service: str) -> Starlette:
-    """The stand-in of a service."""
-    return {"openrouter": world.openrouter_app, "vault": world.vault_app}[service]
-
-
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_process_killed_at_any_effect_leaves_nothing_that_the_next_run_does_not_heal(
-    world: World, when: str
-) -> None:
-    """SIGKILL before, or after, each effect in turn: the published key works on, and the next run converges."""
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/kills"]))
+async def with_a_key(world: World, rotation: Rotation) -> Rotation:
+    """A rotation that has rotated once."""
+    await world.prepare(rotation)
     assert (await rotate(rotation, return_state=True)).is_completed()
-    for service, method, path in EFFECTS:
-        app = app_of(world, service)
-        fault = app.state.faults.add(Fault(when, method, path, status=0, delay=HELD_SECONDS, times=1))
-        with process(world, rotation) as started:
-            await until_held(app, fault)
-            started.kill()
-        assert all(world.openrouter.is_live(held) for held in await held_by(rotation)), (service, method, path)
+    return rotation
 
-        await give_the_slot_back(rotation)
-        assert (await rotate(rotation, return_state=True)).is_completed(), (service, method, path)
 
-        await check_converged(world, rotation)
-    stored = everything_stored(world.stack.home)
-    assert [s[:16] for s in world.openrouter.secrets for spelling in spellings(s) if spelling in stored] == []
+async def make_due(rotation: Rotation) -> None:
+    """Let the time of every superseded key be over."""
+    value = await Variable.aget(ledger_variable(rotation.name))
+    for key in value["superseded"]:
+        key["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    await Variable.aset(ledger_variable(rotation.name), value, overwrite=True)
+
+
+@BOTH
+@pytest.mark.parametrize("service", ROTATION)
+async def test_a_rotation_killed_at_any_effect_is_finished_by_its_retry(world: World, service: str, when: When) -> None:
+    """SIGKILL before, or after, each effect in turn: consumers notice nothing, and Retry ends the same rotation."""
+    base = world.rotation()
+    rotation = base.model_copy(
+        update={
+            "key": base.key.model_copy(update={"carry_budget": True, "guardrail_id": world.guardrail()}),
+            "destinations": [f"{slug}/{base.name}" for slug in ("vault-secret", "infisical-secret", "secret")],
+        }
+    )
+    await with_a_key(world, rotation)
+    for effect in ROTATION[service]:
+        run_id = await begin_rotation(rotation)
+
+        await kill_at(world, run_id, effect, when)
+        await check_no_outage(world, rotation, effect)
+        healed = await retry_after_death(run_id, rotation.name)
+
+        assert healed.is_completed(), (effect, healed)
+        await check_one_key(world, rotation, effect)
+        current = (await ledger_of(rotation)).current
+        assert current is not None, effect
+        assert run_id in (current.made_by, current.rotated_by), effect
+    check_nothing_leaked(world)
+
+
+@BOTH
+async def test_a_first_rotation_killed_as_it_makes_the_ledger_is_finished_by_its_retry(
+    world: World, when: When
+) -> None:
+    """The key that somebody has put there by hand works on, until the rotation's own key takes its place."""
+    rotation = await world.prepare(world.rotation())
+    by_hand = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "by hand"})
+    await Secret(value=by_hand.secret).asave(rotation.name, overwrite=True)
+    run_id = await begin_rotation(rotation)
+
+    await kill_at(world, run_id, Effect("prefect", "POST /api/variables/"), when)
+    await check_no_outage(world, rotation)
+    healed = await retry_after_death(run_id, rotation.name)
+
+    assert healed.is_completed(), healed
+    assert world.openrouter.is_live(by_hand.secret)
+    await check_converged(world, rotation)
+
+
+@BOTH
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"], ids=["that disables", "that deletes"])
+async def test_a_retirement_killed_at_any_effect_is_finished_by_its_retry(
+    world: World, method: str, when: When
+) -> None:
+    """SIGKILL before, or after, each effect of it in turn: the superseded key ends, and the current one works on."""
+    retirement = DISABLE if method == "PATCH" else Retirement()
+    rotation = await with_a_key(world, world.rotation(retirement=retirement, overlap=timedelta(hours=1)))
+    for effect in RETIREMENT:
+        assert (await rotate(rotation, return_state=True)).is_completed()
+        former = world.openrouter.keys[(await ledger_of(rotation)).superseded[-1].hash]
+        await make_due(rotation)
+        run_id = await begin(retire, {"rotation": rotation.name})
+
+        await kill_at(world, run_id, effect._replace(request=effect.request.format(method)), when)
+        await check_no_outage(world, rotation, effect)
+        healed = await retry_after_death(run_id, rotation.name)
+
+        assert healed.is_completed(), (effect, healed)
+        assert not world.openrouter.is_live(former.secret), effect
+        assert {key.hash for key in keys_of(world, rotation)} == (await ledger_of(rotation)).hashes(), effect
+        await check_no_outage(world, rotation, effect)
+    await make_due(rotation)
+    assert (await retire(rotation.name, return_state=True)).is_completed()
+    await check_converged(world, rotation)
+
+
+@BOTH
+async def test_a_restore_killed_at_any_effect_is_finished_by_its_retry(world: World, when: When) -> None:
+    """SIGKILL before, or after, each effect of it in turn: consumers always have a key, and at last the former one."""
+    rotation = await with_a_key(world, world.rotation(destinations=["vault-secret/restored"], retirement=DISABLE))
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    for effect in RESTORE:
+        ledger = await ledger_of(rotation)
+        former, between = ledger.superseded[-1], ledger.current
+        run_id = await begin(restore_key, {"rotation": rotation.name})
+
+        await kill_at(world, run_id, effect, when)
+        await check_no_outage(world, rotation, effect)
+        healed = await retry_after_death(run_id, rotation.name)
+
+        assert healed.is_completed(), (effect, healed)
+        assert await held_by(rotation) == {world.openrouter.keys[former.hash].secret}, effect
+        ledger = await ledger_of(rotation)
+        assert between is not None, effect
+        assert ledger.current is not None, effect
+        assert (ledger.current.hash, [key.hash for key in ledger.superseded]) == (former.hash, [between.hash]), effect
+        await check_no_outage(world, rotation, effect)
+    check_nothing_leaked(world)
+
+
+@BOTH
+@pytest.mark.parametrize("effect", REMOVAL, ids=lambda effect: effect.request)
+async def test_a_removal_killed_at_any_effect_is_finished_by_its_retry(
+    world: World, effect: Effect, when: When
+) -> None:
+    """SIGKILL before, or after, each effect of it: after Retry no key, no ledger and no deployment is left."""
+    rotation = await with_a_key(world, world.rotation(overlap=timedelta(hours=1)))
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    await deploy(rotation)
+    run_id = await begin(remove_rotation, {"rotation": rotation.name, "confirm_name": rotation.name})
+
+    await kill_at(world, run_id, effect, when)
+    healed = await retry_after_death(run_id, rotation.name)
+
+    assert healed.is_completed(), healed
+    assert keys_of(world, rotation) == []
+    assert await Variable.aget(ledger_variable(rotation.name)) is None
+    async with get_client() as client:
+        with pytest.raises(ObjectNotFound):
+            await client.read_deployment_by_name(f"rotate/{rotation.name}")
+    check_nothing_leaked(world)
 
 
 async def test_a_run_that_lost_its_place_stops_before_its_next_write(world: World) -> None:
     """A run stopped before its publish, and continued after another has finished, writes and revokes nothing."""
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/stopped"]))
-    assert (await rotate(rotation, return_state=True)).is_completed()
-    fault = world.openrouter_app.state.faults.add(Fault("after", "GET", "/keys/", status=0, delay=3, times=1))
-    with process(world, rotation) as late:
-        await until_held(world.openrouter_app, fault)
-        late.send_signal(signal.SIGSTOP)
-        await give_the_slot_back(rotation)
+    rotation = await with_a_key(world, world.rotation(destinations=["vault-secret/stopped"]))
+    fault = Fault("after", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
+    world.openrouter_app.state.faults.add(fault)
+    run_id = await begin_rotation(rotation)
+    with process(world, run_id) as late:
+        await until_held(fault)
+        os.kill(late.pid or 0, signal.SIGSTOP)
+        await give_the_slot_back(rotation.name)
         assert (await rotate(rotation, return_state=True)).is_completed()
-        held, deleted = await held_by(rotation), list(world.openrouter.deleted)
-        late.send_signal(signal.SIGCONT)
-        await asyncio.to_thread(late.wait, 60)
+        before = await traces(world, rotation)
 
-    assert await held_by(rotation) == held
-    assert world.openrouter.deleted == deleted
-    async with get_client() as client:
-        states = [run.state.message or "" for run in await client.read_flow_runs(limit=200) if run.state]
-    assert any("has taken over" in message for message in states)
-    await check_converged(world, rotation)
+        fault.delay = 0
+        os.kill(late.pid or 0, signal.SIGCONT)
+        await ended_by_itself(late)
 
-
-@pytest.mark.timeout(300)
-async def test_a_killed_run_is_crashed_and_its_retry_finishes_the_same_rotation(world: World, worker: Stack) -> None:  # noqa: F811
-    """The worker marks a killed run Crashed at once; Retry waits for the dead run's slot and converges."""
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/crashed"]))
-    fault = world.vault_app.state.faults.add(Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1))
-    run_id = await start(rotation)
-    await until_held(world.vault_app, fault)
-    kill_run(run_id)
-    crashed = await ended(run_id)
-
-    await retry(run_id)
-    await give_the_slot_back(rotation)
-    healed = await ended(run_id, attempt=2)
-
-    assert crashed.state_name == "Crashed"
-    assert healed.state_name == "Completed"
-    assert len(world.openrouter.created) == 1
+    assert await traces(world, rotation) == before
+    stopped = await ended(run_id)
+    assert stopped.state_name == "Failed"
+    assert "has taken over" in str(stopped.state.message if stopped.state else "")
     await check_converged(world, rotation)
 
 
@@ -119,46 +264,43 @@ async def point_at(world: World, service: str, url: str) -> None:
         world.vault_url = url
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("service", "path"), [("openrouter", "/keys$"), ("vault", "/data/")])
 async def test_after_a_service_has_stopped_in_mid_run_and_come_back_retry_finishes_the_rotation(
-    world: World,
-    worker: Stack,  # noqa: F811
-    service: str,
-    path: str,
+    world: World, service: str, path: str
 ) -> None:
     """The service goes down with a call at work, whose answer is lost; once it is up again, Retry converges."""
     app = app_of(world, service)
     with running(app) as url:
         await point_at(world, service, url)
-        rotation = await world.prepare(world.rotation(destinations=[f"vault-secret/{service}-stopped"]))
-        assert (await rotate(rotation, return_state=True)).is_completed()
+        rotation = await with_a_key(world, world.rotation(destinations=[f"vault-secret/{service}-stopped"]))
         at_work = app.state.faults.add(Fault("after", "POST", path, status=0, delay=HELD_SECONDS, times=1))
-        run_id = await start(rotation)
-        await until_held(app, at_work, 60)
-    failed = await ended(run_id)
+        run_id = await begin_rotation(rotation)
+        first_attempt = asyncio.create_task(attempt(run_id))
+        await until_held(at_work)
+    failed = await first_attempt
     with running(app, urlsplit(url).port or 0):
         await retry(run_id)
-        healed = await ended(run_id, attempt=2)
+        healed = await attempt(run_id)
 
-        assert failed.state_name == "Failed"
-        assert "Retry is safe" in str(failed.state.message if failed.state else "")
-        assert healed.state_name == "Completed"
+        assert failed.is_failed()
+        assert "Retry is safe" in str(failed.message)
+        assert healed.is_completed(), healed
         await check_converged(world, rotation)
 
 
-@pytest.mark.timeout(300)
 async def test_a_server_that_restarts_in_mid_run_does_no_harm(world: World) -> None:
-    """The Prefect server goes away while a run is at work and comes back: that run or the next one converges."""
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/restart"], overlap=timedelta(0)))
-    assert (await rotate(rotation, return_state=True)).is_completed()
-    fault = world.openrouter_app.state.faults.add(Fault("after", "POST", "/keys$", status=0, delay=3, times=1))
-    with process(world, rotation) as started:
-        await until_held(world.openrouter_app, fault)
+    """The Prefect server goes away while a run is at work and comes back: that run, or its Retry, converges."""
+    rotation = await with_a_key(world, world.rotation(destinations=["vault-secret/restart"]))
+    fault = Fault("after", "POST", "/keys$", status=0, delay=HELD_SECONDS, times=1)
+    world.openrouter_app.state.faults.add(fault)
+    run_id = await begin_rotation(rotation)
+    with process(world, run_id) as started:
+        await until_held(fault)
         await asyncio.to_thread(world.stack.restart_server)
-        await asyncio.to_thread(started.wait, 120)
+        fault.delay = 0
+        await ended_by_itself(started)
 
-    await give_the_slot_back(rotation)
-    assert (await rotate(rotation, return_state=True)).is_completed()
+    healed = await retry_after_death(run_id, rotation.name)
 
+    assert healed.is_completed(), healed
     await check_converged(world, rotation)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 import pytest
+from httpx import HTTPStatusError
 from prefect import get_client
 from prefect.artifacts import Artifact
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
@@ -19,26 +21,17 @@ from prefect.variables import Variable
 
 from flows import apply_settings, remove_rotation, restore_key, rotate
 from sandbox.server import Fault
+from tasks.events import Event
 from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import Retirement, Rotation
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
-from tests.e2e.processes import until_held
+from tests.e2e.driver import WAIT_SECONDS, deploy, deploy_retirements, events, retirements_of
+from tests.e2e.processes import HELD_SECONDS, traces, until_held
 
 
 async def ledger(rotation: Rotation) -> Ledger:
     """The rotation's ledger."""
     return Ledger.model_validate(await Variable.aget(ledger_variable(rotation.name)))
-
-
-async def deploy(rotation: Rotation) -> UUID:
-    """A deployment of the rotation with a schedule, as a person makes it."""
-    deployment = await rotate.ato_deployment(
-        name=rotation.name,
-        parameters={"rotation": rotation.model_dump(mode="json")},
-        work_pool_name="key-rotation",
-        interval=timedelta(days=30),
-    )
-    return await deployment.aapply()
 
 
 async def artifact(key: str) -> str:
@@ -75,28 +68,60 @@ async def test_a_plan_of_what_cannot_work_fails_with_one_sentence(world: World) 
     assert "does not accept the management key" in str(state.message)
 
 
-@pytest.mark.timeout(200)
-async def test_an_emergency_goes_before_a_run_that_waits(world: World) -> None:
+@pytest.fixture
+def slots(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Which slots runs have asked for so far, and whether Prefect has granted them."""
+    answers: list[tuple[str, bool]] = []
+    ask = PrefectClient.increment_concurrency_slots_with_lease
+
+    async def asking(self: PrefectClient, names: list[str], *args: Any, **how: Any) -> Any:
+        try:
+            granted = await ask(self, names, *args, **how)
+        except HTTPStatusError:
+            answers.append((names[0], False))
+            raise
+        answers.append((names[0], True))
+        return granted
+
+    monkeypatch.setattr(PrefectClient, "increment_concurrency_slots_with_lease", asking)
+    return answers
+
+
+async def until_answered(slots: list[tuple[str, bool]], answer: tuple[str, bool]) -> None:
+    """Wait until a run has got an answer."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while answer not in slots:
+        assert time.monotonic() < deadline, f"only {slots}"
+        await asyncio.sleep(0.02)
+
+
+async def test_an_emergency_goes_before_a_run_that_waits(world: World, slots: list[tuple[str, bool]]) -> None:
     """While one run is at work and another waits, an emergency comes next, and the waiting one after it."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=7)))
     await rotate(rotation, return_state=True)
-    held = world.openrouter_app.state.faults.add(Fault("after", "POST", "/keys$", status=0, delay=10, times=1))
+    slot = f"key-rotation-{rotation.name}"
+    held = Fault("after", "POST", "/keys$", status=0, delay=HELD_SECONDS, times=1)
+    world.openrouter_app.state.faults.add(held)
     order: list[str] = []
+    left_by_emergency: list[int] = []
 
     async def run(name: str, **how: Any) -> None:
         state = await rotate(rotation, return_state=True, **how)
         order.append(f"{name} {state.name}")
+        if how:
+            left_by_emergency.append(len(world.openrouter.live_keys()))
 
-    at_work = asyncio.create_task(run("at work"))
-    await until_held(world.openrouter_app, held)
-    waiting = asyncio.create_task(run("waiting"))
-    await asyncio.sleep(1)
-    await run("emergency", emergency=True)
-    after_emergency = len(world.openrouter.live_keys())
-    await asyncio.gather(at_work, waiting)
+    runs = [asyncio.create_task(run("at work"))]
+    await until_held(held)
+    runs.append(asyncio.create_task(run("waiting")))
+    await until_answered(slots, (slot, False))
+    runs.append(asyncio.create_task(run("emergency", emergency=True)))
+    await until_answered(slots, (f"{slot}-emergency", True))
+    held.delay = 0
+    await asyncio.gather(*runs)
 
     assert order == ["at work Completed", "emergency Completed", "waiting Completed"]
-    assert after_emergency == 1
+    assert left_by_emergency == [1]
 
 
 async def test_a_disabled_key_is_brought_back_from_vault(world: World) -> None:
@@ -119,6 +144,47 @@ async def test_a_disabled_key_is_brought_back_from_vault(world: World) -> None:
     assert now is not None
     assert now.hash == former.hash
     assert not world.openrouter.keys[former.hash].disabled
+
+
+async def test_a_key_that_only_a_prefect_secret_held_cannot_be_brought_back(world: World) -> None:
+    """Prefect keeps one value and no older one: restore-key says so, and changes nothing."""
+    rotation = await world.prepare(
+        world.rotation(retirement=Retirement(revoke="disable-then-delete"), overlap=timedelta(0))
+    )
+    await rotate(rotation, return_state=True)
+    await rotate(rotation, return_state=True)
+    before = await traces(world, rotation)
+
+    state = await restore_key(rotation.name, return_state=True)
+
+    assert state.is_failed()
+    assert "only a Vault secret keeps older versions. Nothing was changed." in str(state.message)
+    assert await traces(world, rotation) == before
+
+
+async def test_a_postponed_retirement_is_shown_told_and_planned_anew(world: World) -> None:
+    """Of a key that is still used people learn label and usage, and a run of retire is there for the next look."""
+    await deploy_retirements()
+    unused = Retirement(retire_when="unused", quiet_time=timedelta(hours=2), max_overlap=timedelta(days=7))
+    rotation = await world.prepare(world.rotation(retirement=unused, overlap=timedelta(0)))
+    await rotate(rotation, return_state=True)
+    [former] = world.openrouter.live_keys()
+    former.spent.append((datetime.now(UTC), Decimal("0.25")))
+    former.last_used_at = datetime.now(UTC)
+
+    state = await rotate(rotation, return_state=True)
+
+    [postponed] = (await ledger(rotation)).superseded
+    shown = await artifact(f"rotation-{rotation.name}")
+    [told] = await events(rotation, Event.KEY_REVOCATION_POSTPONED)
+    planned = [run.next_scheduled_start_time for run in await retirements_of(rotation) if run.state_name == "Scheduled"]
+    assert state.is_completed()
+    assert world.openrouter.is_live(former.secret)
+    assert f"The superseded key {former.label} may still be used (spent 0.25 USD so far" in shown
+    assert told["payload"]["key_label"] == former.label
+    assert "0.25 USD" in told["payload"]["sentence"]
+    assert planned == [postponed.revoke_at]
+    assert postponed.revoke_at > datetime.now(UTC)
 
 
 async def test_settings_of_the_deployment_reach_the_current_key(world: World) -> None:
@@ -144,7 +210,7 @@ async def test_settings_without_a_deployment_are_told_plainly(world: World) -> N
 
 async def test_a_removed_rotation_leaves_nothing_behind(world: World) -> None:
     """Deployment, schedule, planned retirements, ledger and keys are gone."""
-    world.stack.cli("deploy", "--name", "retire", "--no-prompt")
+    await deploy_retirements()
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
     await deploy(rotation)
     await rotate(rotation, return_state=True)
@@ -158,32 +224,24 @@ async def test_a_removed_rotation_leaves_nothing_behind(world: World) -> None:
     async with get_client() as client:
         with pytest.raises(ObjectNotFound):
             await client.read_deployment_by_name(f"rotate/{rotation.name}")
-        tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
-        assert {run.state_name for run in await client.read_flow_runs(flow_run_filter=tags)} == {"Cancelled"}
+    assert {run.state_name for run in await retirements_of(rotation)} == {"Cancelled"}
 
 
 @pytest.mark.parametrize("cancelled", [False, True], ids=["still to come", "cancelled by a person"])
 async def test_an_older_key_of_a_removed_rotation_has_its_retirement(world: World, cancelled: bool) -> None:
     """No later run of the rotation would end it."""
-    world.stack.cli("deploy", "--name", "retire", "--no-prompt")
+    await deploy_retirements()
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
     await rotate(rotation, return_state=True)
     await rotate(rotation, return_state=True)
     if cancelled:
-        await cancel_all(await retirements(rotation))
+        await cancel_all(await retirements_of(rotation))
 
     state = await remove_rotation(rotation.name, rotation.name, "keep", return_state=True)
 
-    to_come = [run for run in await retirements(rotation) if run.state_name == "Scheduled"]
+    to_come = [run for run in await retirements_of(rotation) if run.state_name == "Scheduled"]
     assert state.is_completed()
     assert [run.next_scheduled_start_time for run in to_come] == [(await ledger(rotation)).superseded[0].revoke_at]
-
-
-async def retirements(rotation: Rotation) -> list[FlowRun]:
-    """The retirements of a rotation, whatever their states are."""
-    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
-    async with get_client() as client:
-        return await client.read_flow_runs(flow_run_filter=tags)
 
 
 async def cancel_all(runs: list[FlowRun]) -> None:
@@ -195,7 +253,7 @@ async def cancel_all(runs: list[FlowRun]) -> None:
 
 async def test_a_kept_key_ends_on_its_date(world: World) -> None:
     """keep-until takes the date as the form sends it, and plans the revocation."""
-    world.stack.cli("deploy", "--name", "retire", "--no-prompt")
+    await deploy_retirements()
     rotation = await world.prepare(world.rotation())
     await rotate(rotation, return_state=True)
     until = (datetime.now(UTC) + timedelta(days=10)).replace(microsecond=0)
@@ -205,7 +263,7 @@ async def test_a_kept_key_ends_on_its_date(world: World) -> None:
     assert state.is_completed()
     assert len(world.openrouter.live_keys()) == 1
     assert [key.revoke_at for key in (await ledger(rotation)).superseded] == [until]
-    assert [run.next_scheduled_start_time for run in await retirements(rotation)] == [until]
+    assert [run.next_scheduled_start_time for run in await retirements_of(rotation)] == [until]
 
 
 async def test_a_removal_that_is_not_confirmed_changes_nothing(world: World) -> None:

@@ -10,7 +10,6 @@ from uuid import UUID
 import pytest
 from prefect import get_client
 from prefect.artifacts import Artifact
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.states import Cancelled
 from prefect.variables import Variable
 
@@ -22,6 +21,7 @@ from tasks.ledger import ledger_variable
 from tasks.rotation import Rotation
 from tasks.schedules import parse_timetable
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.driver import deploy_retirements, retirements_of
 
 
 @pytest.fixture(autouse=True)
@@ -68,13 +68,12 @@ async def test_every_run_brings_the_overview_up_to_date(world: World) -> None:
 
 async def test_a_cancelled_retirement_is_shown(world: World) -> None:
     """Cancelling a scheduled retirement keeps the old key alive, and the overview says so."""
-    world.stack.cli("deploy", "--all", "--no-prompt")
+    await deploy_retirements()
     rotation = await deploy(await world.prepare(world.rotation(overlap=timedelta(hours=6))))
     for _ in range(2):
         await rotate(rotation, return_state=True)
-    of_it = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
+    [retirement] = await retirements_of(rotation)
     async with get_client() as client:
-        [retirement] = await client.read_flow_runs(flow_run_filter=of_it)
         await client.set_flow_run_state(retirement.id, Cancelled(), force=True)
 
     rows = await status.read()
@@ -155,7 +154,7 @@ async def test_the_check_tells_what_does_not_work_and_for_whom(world: World) -> 
     assert f"vault-secret/check (used by {rotation.name}): Vault at" in str(state.message)
     assert "sealed" in str(state.message)
     assert (table["vault-secret/check"]["works"], table["secret/check"]["works"]) == ("no", "yes")
-    assert table["openrouter-credentials/openrouter"]["works"] == "yes"
+    assert table[f"openrouter-credentials/{world.connection}"]["works"] == "yes"
 
 
 async def test_the_check_tells_when_a_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,13 +34,19 @@ from tasks.rotation import Rotation
 from tests.destinations import vaults
 from tests.docs import pages
 from tests.docs.worker import at_work
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import World, numbers, pytestmark  # noqa: F401 - the mark applies to this module
 
 EVERY_MONTH = RRuleSchedule(rrule="DTSTART:20261201T033000\nRRULE:FREQ=DAILY;INTERVAL=30", timezone="Europe/Berlin")
 REGION = "eu-central-1"
 AWS_SECRET = "checkout/openrouter-api-key"
 APP = "apps/checkout"
 needs_vault = pytest.mark.skipif(vaults.BINARY is None, reason="neither vault nor bao is on PATH")
+
+
+@pytest.fixture
+def connection() -> str:
+    """The connection that the pages name."""
+    return CONNECTION
 
 
 def follow(page: str, world: World, directory: Path, typed: str = "", **env: str) -> None:
@@ -118,9 +124,10 @@ async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.usefixtures("connection_of_its_own")
 async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> None:
     """Every command of the pages about a rotation that is deployed works on one: the runs that it starts complete."""
+    world.connection = f"openrouter-of-example-{next(numbers)}"  # an audit finds nothing of other pages
+    await world.connect(world.openrouter_url)
     await forget("example")
     deployed = ("apply-settings", "audit", "remove-rotation", "restore-key", "retire")
     world.stack.cli("deploy", "--no-prompt", *(word for name in deployed for word in ("--name", name)))

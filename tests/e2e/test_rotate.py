@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect import State, get_client
 from prefect.artifacts import Artifact
 from prefect.blocks.system import Secret
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.variables import Variable
 
 from flows import retire, rotate
@@ -19,6 +21,8 @@ from sandbox.server import Fault
 from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import Rotation, read_marker
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.driver import attempt, begin_rotation, deploy, deploy_retirements, retirements_of, retry
+from tests.e2e.processes import check_converged
 
 
 async def run(rotation: Rotation | dict[str, Any], **how: Any) -> State[Any]:
@@ -65,15 +69,12 @@ async def test_the_keys_name_leads_to_the_flow_run(world: World) -> None:
 
 async def test_an_overlap_ends_with_a_scheduled_run(world: World) -> None:
     """With an overlap both keys work, and a run of retire is scheduled for its end, visible and cancellable."""
-    world.stack.cli("deploy", "--all", "--no-prompt")
+    await deploy_retirements()
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
     await run(rotation)
     await run(rotation)
 
-    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
-    async with get_client() as client:
-        scheduled = await client.read_flow_runs(flow_run_filter=tags)
-
+    scheduled = await retirements_of(rotation)
     due = (await ledger(rotation)).superseded[0].revoke_at
     assert [(r.state_name, r.next_scheduled_start_time) for r in scheduled] == [("Scheduled", due)]
     assert len(world.openrouter.live_keys()) == 2
@@ -246,3 +247,60 @@ async def test_a_vault_that_cannot_be_used_costs_no_key(world: World, how: str) 
     assert failed_with == made
     assert healed.is_completed()
     assert len(world.openrouter.live_keys()) == 1
+
+
+async def test_three_destinations_one_of_them_broken(world: World) -> None:
+    """With one destination failing nothing is revoked and the run says so; Retry finishes the same rotation."""
+    destinations = ["secret/three", "vault-secret/three", "infisical-secret/three"]
+    rotation = await world.prepare(world.rotation(destinations=destinations))
+    await run(rotation)
+    old = world.openrouter.live_keys()[0]
+    world.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
+    run_id = await begin_rotation(rotation)
+
+    failed = await attempt(run_id)
+    alive_after_failure = world.openrouter.is_live(old.secret)
+    world.vault_app.state.faults.clear()
+    await retry(run_id)
+    healed = await attempt(run_id)
+
+    assert failed.is_failed()
+    assert "publish failed: Vault at" in str(failed.message)
+    assert "Retry is safe" in str(failed.message)
+    assert alive_after_failure
+    assert healed.is_completed()
+    assert len(world.openrouter.created) == 2
+    assert world.openrouter.deleted == [old.hash]
+    await check_converged(world, rotation)
+
+
+async def test_a_scheduled_run_leaves_a_young_key_alone_and_its_retry_does_not(world: World) -> None:
+    """The run that Prefect's scheduler makes ends Completed and says why; whoever presses Retry wants a new key."""
+    rotation = await world.prepare(world.rotation(minimum_age=timedelta(days=7)))
+    await run(rotation)
+    young = await held(rotation)
+    run_id = await scheduled_run(await deploy(rotation))
+
+    state = await attempt(run_id)
+    after_schedule = await held(rotation)
+    await retry(run_id)
+    retried = await attempt(run_id)
+
+    assert state.is_completed()
+    assert str(state.message).startswith("Nothing to do: the key")
+    assert "younger than its minimum age" in str(state.message)
+    assert after_schedule == young
+    assert retried.is_completed()
+    assert await held(rotation) != young
+    await check_converged(world, rotation)
+
+
+async def scheduled_run(deployment_id: UUID) -> UUID:
+    """The run that Prefect's scheduler has made for a deployment, of which the time has come."""
+    now = datetime.now(UTC)
+    past = {"start_time": (now - timedelta(days=31)).isoformat(), "end_time": now.isoformat(), "max_runs": 1}
+    of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment_id]))
+    async with get_client() as client:
+        await client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment_id}, json=past)
+        runs = await client.read_flow_runs(flow_run_filter=of_it, sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+    return runs[0].id

@@ -6,32 +6,29 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from uuid import UUID
 
 import pytest
-from prefect.variables import Variable
 
 from flows import rotate
 from sandbox.server import Fault
 from sandbox.stack import Stack
-from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import Rotation
 from tests.e2e.conftest import World, with_processes
-from tests.e2e.driver import cancel, deploy_to, ended, start
+from tests.e2e.driver import cancel, deploy_to, ended, signal_run, start
 from tests.e2e.processes import (
     HELD_SECONDS,
     check_converged,
     give_the_slot_back,
-    held_by,
-    processes_of,
+    ledger_of,
+    retry_after_death,
+    traces,
     until_held,
 )
 
 pytestmark = with_processes
 
 POOL = "two-workers"
-STARTS_WITHIN = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +42,9 @@ def two_workers(stack: Stack) -> Iterator[str]:
         worker.stop()
 
 
-def signal_run(run_id: UUID, number: signal.Signals) -> None:
-    """Send a signal to every process of a run."""
-    for pid in processes_of(run_id):
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
 async def owner(rotation: Rotation) -> UUID:
     """The run that has announced a key and not published it."""
-    pending = Ledger.model_validate(await Variable.aget(ledger_variable(rotation.name))).pending
+    pending = (await ledger_of(rotation)).pending
     assert pending is not None
     return pending.run_id
 
@@ -66,16 +56,17 @@ async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_
     """Two runs start at once; the first is stopped before its publish and goes on after the other has finished."""
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/two"]))
     assert (await rotate(rotation, return_state=True)).is_completed()
-    before_publish = Fault("after", "GET", "/keys/", status=0, delay=5, times=1)
+    before_publish = Fault("after", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
     world.openrouter_app.state.faults.add(before_publish)
     runs = {await start(rotation, deployment_name=two_workers) for _ in range(2)}
-    await until_held(world.openrouter_app, before_publish, STARTS_WITHIN)
+    await until_held(before_publish)
     late = await owner(rotation)
     signal_run(late, signal.SIGSTOP)
     try:
-        await give_the_slot_back(rotation)
+        await give_the_slot_back(rotation.name)
         quick = await ended((runs - {late}).pop())
-        held, deleted = await held_by(rotation), list(world.openrouter.deleted)
+        before = await traces(world, rotation)
+        before_publish.delay = 0
     finally:
         signal_run(late, signal.SIGCONT)
     stopped = await ended(late)
@@ -83,8 +74,7 @@ async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_
     assert quick.state_name == "Completed"
     assert stopped.state_name == "Failed"
     assert "Retry is safe" in str(stopped.state.message if stopped.state else "")
-    assert await held_by(rotation) == held
-    assert world.openrouter.deleted == deleted
+    assert await traces(world, rotation) == before
     await check_converged(world, rotation)
 
 
@@ -95,33 +85,35 @@ async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(world: Wo
     before_publish = Fault("after", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
     world.openrouter_app.state.faults.add(before_publish)
     run_id = await start(rotation, deployment_name=two_workers)
-    await until_held(world.openrouter_app, before_publish, STARTS_WITHIN)
+    await until_held(before_publish)
 
     await cancel(run_id)
     cancelled = await ended(run_id)
-    await give_the_slot_back(rotation)
+    await give_the_slot_back(rotation.name)
+    healed = await rotate(rotation, return_state=True)
 
     assert cancelled.state_name == "Cancelled"
-    assert (await rotate(rotation, return_state=True)).is_completed()
+    assert healed.is_completed()
     await check_converged(world, rotation)
 
 
 @pytest.mark.timeout(300)
 async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) -> None:
-    """SIGKILL of the worker does not reach the run's process: it ends the rotation, or the next run does; no orphan."""
+    """SIGKILL of the worker does not reach the run's process: it ends the rotation, or its Retry does; no orphan."""
     await deploy_to("killed-worker")
     worker = world.stack.start_worker("killed-worker", pool="killed-worker")
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/survivor"]))
     assert (await rotate(rotation, return_state=True)).is_completed()
-    in_publish = world.vault_app.state.faults.add(Fault("before", "POST", "/data/", status=0, delay=3, times=1))
+    in_publish = Fault("before", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)
+    world.vault_app.state.faults.add(in_publish)
     run_id = await start(rotation, deployment_name="killed-worker")
-    await until_held(world.vault_app, in_publish, STARTS_WITHIN)
+    await until_held(in_publish)
 
     os.kill(worker.pid, signal.SIGKILL)
+    in_publish.delay = 0
     finished = await ended(run_id)
 
-    # A run prints through its worker's pipe, and may crash once that is broken; then the next run heals.
+    # A run prints through its worker's pipe, and may crash once that is broken; then Retry heals.
     if finished.state_name != "Completed":
-        await give_the_slot_back(rotation)
-        assert (await rotate(rotation, return_state=True)).is_completed()
+        assert (await retry_after_death(run_id, rotation.name)).is_completed()
     await check_converged(world, rotation)

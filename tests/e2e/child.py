@@ -1,0 +1,31 @@
+"""What happens in the processes that tests kill: a flow run, as in the process that a worker starts for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from uuid import UUID
+
+from prefect.context import refresh_global_settings_context
+from prefect.flow_engine import load_flow_and_flow_run, run_flow
+from prefect.plugins import load_prefect_collections
+
+# What a run would import on its way is imported once, before the processes are forked.
+load_prefect_collections()
+
+
+def run(run_id: UUID, env: dict[str, str], log: str) -> None:
+    """Run a flow run that exists already, for the first time or once more.
+
+    Args:
+        run_id: Its id.
+        env: The environment in which Prefect finds its server.
+        log: The file that takes what is printed.
+    """
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(env)
+    refresh_global_settings_context()
+    flow_run, flow = load_flow_and_flow_run(run_id)
+    asyncio.run(run_flow(flow, flow_run=flow_run, return_type="state"))

@@ -1,0 +1,40 @@
+"""The search for secrets in everything that Prefect stores."""
+
+from __future__ import annotations
+
+import base64
+import sqlite3
+from pathlib import Path
+
+from sandbox import infisical, openrouter, vault
+from tests.e2e.conftest import World
+
+
+def everything_stored(home: Path) -> bytes:
+    """Every file of the server, the workers and the runs, and every row of the database."""
+    files = b"\n".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
+    with sqlite3.connect(f"file:{home / 'prefect' / 'prefect.db'}?mode=ro", uri=True) as database:
+        rows = "\n".join(database.iterdump()).encode()
+    return files + rows
+
+
+def spellings(secret: str) -> list[bytes]:
+    """The ways in which a secret may be written down: as it is, and in base64 at each of the three alignments."""
+    found = [secret.encode()]
+    for shift in range(3):
+        encoded = base64.b64encode(b"x" * shift + secret.encode())
+        found.append(encoded[4:-4])
+    return found
+
+
+def leaks(world: World) -> list[str]:
+    """The beginning of each secret of this world that is stored outside of the blocks."""
+    secrets = {
+        *world.openrouter.secrets,
+        openrouter.DEFAULT_MANAGEMENT_KEY,
+        vault.ROOT_TOKEN,
+        infisical.CLIENT_SECRET,
+        *world.infisical.tokens,
+    }
+    stored = everything_stored(world.stack.home)
+    return [secret[:16] for secret in secrets for spelling in spellings(secret) if spelling in stored]
