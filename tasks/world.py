@@ -59,8 +59,10 @@ def plainly(doing: str) -> Iterator[None]:
         yield
     except (ObjectNotFound, ObjectAlreadyExists):
         raise
-    # ValueError is what an answer that is no JSON, or not the documented one, becomes.
-    except (httpx.HTTPError, PrefectException, ValueError) as error:
+    # The others are what an answer that is no JSON, or not the documented one, becomes.
+    except (
+        httpx.HTTPError, PrefectException, ValueError, TypeError, AttributeError, LookupError, RecursionError
+    ) as error:  # fmt: skip
         raise ServiceError(
             f"Prefect's API failed while {doing} ({type(error).__name__}).", outcome_unknown=True, retryable=True
         ) from None
@@ -359,7 +361,7 @@ class PrefectWorld:
         for offset in count(0, PAGE_SIZE):
             with plainly("reading the ledgers"):
                 answer = await client.request("POST", "/variables/filter", json={**body, "offset": offset})
-            found = Variable.model_validate_list(answer.json())
+                found = Variable.model_validate_list(answer.json())
             for variable in found:
                 # Prefect matches the name anywhere. The tag is not asked for: a value put back by hand has lost it.
                 if variable.name.startswith(prefix):

@@ -29,7 +29,7 @@ LEAK = " ".join(FORMS)
 MEGABYTE = b"x" * 1_000_000
 SOON = "in three seconds"
 """Stands for a date that lies ahead when it is told."""
-Service = Literal["OpenRouter", "Vault", "Infisical"]
+Service = Literal["OpenRouter", "Vault", "Infisical", "Prefect"]
 Manner = Literal["whole", "huge", "trickle", "dropped"]
 
 
@@ -57,6 +57,7 @@ class Answer:
             "OpenRouter": {"error": {"code": self.status, "message": LEAK}},
             "Vault": {"errors": [LEAK, LEAK]},
             "Infisical": {"statusCode": self.status, "message": LEAK, "error": LEAK},
+            "Prefect": {"detail": LEAK, "exception_message": LEAK},
         }
         return json.dumps(documented[service]).encode()
 

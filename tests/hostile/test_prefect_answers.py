@@ -1,0 +1,104 @@
+"""Whatever Prefect's own API answers, a call ends with a documented result or with one sentence and no secret."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import prefect as prefect_package
+import pytest
+from prefect.blocks.system import Secret
+from prefect.context import AsyncClientContext
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from blocks.errors import KeyRotationError
+from blocks.secrets import Held
+from sandbox.server import running
+from tasks.destinations import PrefectSecret
+from tasks.world import PrefectWorld, VariableStore
+from tests.hostile.liar import ANSWERS, KEY, Liar
+from tests.hostile.test_answers import LONGEST_SECONDS, is_plain, leaks, shown
+
+RUN = UUID(int=7)
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+async def _walked(walk: AsyncIterator[Any]) -> list[Any]:
+    return [one async for one in walk]
+
+
+def _secret() -> PrefectSecret:
+    secret = PrefectSecret("secret/checkout", Secret(value="old"))
+    secret._just_loaded, secret._document_id = None, RUN
+    return secret
+
+
+CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
+    "the ledger is read": lambda: VariableStore("checkout").read(),
+    "the ledger is made": lambda: VariableStore("checkout").create({}),
+    "the ledger is written": lambda: VariableStore("checkout").update({}),
+    "the ledger is deleted": lambda: VariableStore("checkout").delete(),
+    "ledgers": lambda: _walked(PrefectWorld().ledgers()),
+    "connection": lambda: PrefectWorld().connection("openrouter"),
+    "destination": lambda: PrefectWorld().destination("secret/checkout"),
+    "known_runs": lambda: PrefectWorld().known_runs({RUN}),
+    "schedule_retirement": lambda: PrefectWorld().schedule_retirement("checkout", NOW, even_if_cancelled=False),
+    "cancel_retirements": lambda: PrefectWorld().cancel_retirements("checkout", None),
+    "deployed_rotation": lambda: PrefectWorld().deployed_rotation("checkout"),
+    "delete_deployment": lambda: PrefectWorld().delete_deployment("checkout"),
+    "deployments": lambda: _walked(PrefectWorld().deployments()),
+    "a secret is read": lambda: _secret().read(),
+    "a secret is written": lambda: _secret().write(SecretStr(KEY), Held(None), {}),
+}
+"""Every call to Prefect's API that a run makes by itself."""
+
+
+async def _version(_request: Request) -> JSONResponse:
+    return JSONResponse(prefect_package.__version__)
+
+
+@pytest.fixture(scope="module")
+def prefect() -> Iterator[Liar]:
+    """A server in place of Prefect's API, which tells the truth about its version only."""
+    liar = Liar(Starlette(routes=[Route("/api/admin/version", _version)]), "Prefect")
+    with running(liar) as url, temporary_settings({PREFECT_API_URL: f"{url}/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
+        yield liar
+
+
+def _is_documented(result: Any) -> bool:
+    """Say whether a call ended with an error of ours in plain words, or as if nothing were there."""
+    return is_plain(result) if isinstance(result, KeyRotationError) else result in (None, False, [], set())
+
+
+@pytest.mark.parametrize("name", CALLS)
+async def test_a_lie_of_prefects_api_ends_with_one_sentence_and_no_secret(
+    prefect: Liar, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the answer, a call ends with an error of ours, or as if nothing were there, and shows no secret."""
+    # Prefect's client waits even where it does not try again.
+    for wait in ("clamped_poisson_interval", "bounded_poisson_interval"):
+        monkeypatch.setattr(f"prefect.client.base.{wait}", lambda *_: 0.0)
+    wrong, told = {}, {}
+
+    async with AsyncClientContext.get_or_create():
+        for answer, lie in ANSWERS.items():
+            prefect.lies, prefect.told = (".*", "/api/(?!admin/version)", lie), 0
+            try:
+                async with asyncio.timeout(LONGEST_SECONDS):
+                    result: Any = await CALLS[name]()
+            except Exception as error:  # noqa: BLE001 - an error of any other class is what the test is looking for
+                result = error
+            told[answer] = prefect.told
+            if not _is_documented(result) or leaks(shown(result)):
+                wrong[answer] = repr(result)[:300]
+
+    assert wrong == {}
+    assert min(told.values()) > 0
