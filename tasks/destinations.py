@@ -145,7 +145,13 @@ class AnySecretBlock(Destination):
     async def read(self) -> Held:
         """Read what the place holds now."""
         data = await self._call("read_secret", "read")
-        return Held(SecretStr(data.decode(errors="replace") if isinstance(data, bytes) else str(data)))
+        try:
+            text = data.decode() if isinstance(data, bytes) else data
+        except UnicodeDecodeError:
+            text = data
+        if not isinstance(text, str | None):
+            raise DestinationError(f"{self.name} holds no text, which a key would replace: choose another block.")
+        return Held(None if text is None else SecretStr(text))
 
     async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:  # noqa: ARG002 - no such thing here
         """Store a key."""

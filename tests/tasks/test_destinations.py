@@ -138,3 +138,29 @@ async def test_a_json_value_is_not_taken_for_an_empty_place(value: Any) -> None:
         await destination.check()
 
     assert "hunter2" not in str(failed.value)
+
+
+class OddSecret(ForeignSecret):
+    """A secret block that answers with something else than a text's bytes."""
+
+    answer: Any = None
+
+    async def read_secret(self) -> bytes:
+        """Read it."""
+        return self.answer  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("answer", [b"\xff\xfe", {"user": "checkout"}, 7])
+async def test_what_is_no_text_is_not_replaced_by_a_key(answer: Any) -> None:
+    """A certificate, say, is somebody else's, and the sentence quotes nothing of it."""
+    destination = AnySecretBlock("odd-secret/checkout", OddSecret(answer=answer))
+
+    with pytest.raises(DestinationError, match=r"^odd-secret/checkout holds no text, .* choose another block\.$"):
+        await destination.read()
+
+
+async def test_a_place_that_holds_nothing_yet_is_empty() -> None:
+    """Nothing is not the text "None"."""
+    destination = AnySecretBlock("odd-secret/checkout", OddSecret(answer=None))
+
+    assert (await destination.read()).value is None
