@@ -143,8 +143,8 @@ def check_scheduled(model: Model) -> None:
     wakes = [key.revoke_at for key in ledger.superseded] + [e.since + TURNS_UP_WITHIN for e in ledger.unresolved]
     if ledger.current and ledger.current.budget and ledger.current.budget.ends_at:
         wakes.append(ledger.current.budget.ends_at)
-    to_come = {retirement for retirement, live in model.retirements.items() if live}
-    missing = {(NAME, at) for at in wakes if at > model.time} - to_come
+    # A moment at which a retirement was cancelled once is not given another one.
+    missing = {(NAME, at) for at in wakes if at > model.time} - set(model.retirements)
     promise(not missing, f"nobody will come for what ends at {missing}")
     policy = ledger.retirement
     for key in ledger.superseded:
