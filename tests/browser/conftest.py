@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import FloatRect, Page, Route, ViewportSize, async_playwright
 from prefect.logging.handlers import APILogWorker
 from pydantic import SecretStr
 
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
 from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import CHECKOUT, Stack
-from tests.e2e.conftest import world  # noqa: F401 - the stand-ins, around the server of this module
+from tests.e2e.conftest import world  # noqa: F401 - the stand-ins, around the server of this package
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 QUIET = [
@@ -27,17 +27,27 @@ QUIET = [
     "--disable-sync",
     "--no-first-run",
 ]
+SCREEN: ViewportSize = {"width": 1280, "height": 1000}
+MENU, WIDTH = 256, 760
+"""How wide the dashboard's menu is, which is left out of pictures, and what is shown beside it: a column of a page."""
 IN_TIME = 30_000
 """How long the dashboard may take to show something, in milliseconds."""
 IMAGES = CHECKOUT / "docs" / "images"
+LOGO = """<svg xmlns="http://www.w3.org/2000/svg" width="80" height="80"><rect width="80" height="80" fill="{colour}"/>
+<text x="40" y="56" font-family="sans-serif" font-size="44" font-weight="bold" fill="#fff" text-anchor="middle">{letter}
+</text></svg>"""
+COLOURS = ["#15181e", "#4b5bd6", "#b8860b", "#2f6f5e"]
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.xdist_group("browser"),
     pytest.mark.timeout(300),
-    pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: apt-get install chromium, or set CHROMIUM"),
+    pytest.mark.skipif(
+        not (CHROMIUM or os.environ.get("REQUIRE_BROWSER")),
+        reason="Chromium is not installed: apt-get install chromium, or set CHROMIUM",
+    ),
 ]
 
-Picture = Callable[[str], Coroutine[Any, Any, None]]
+Picture = Callable[..., Coroutine[Any, Any, None]]
 
 
 @pytest.fixture(scope="session")
@@ -61,23 +71,39 @@ def connection() -> str:
 
 
 @pytest.fixture
-async def page(stack: Stack) -> AsyncIterator[Page]:
-    """A page of the dashboard."""
+async def page(stack: Stack, request: pytest.FixtureRequest) -> AsyncIterator[Page]:
+    """A page of the dashboard, which reaches nothing outside of this machine."""
+    assert CHROMIUM, "REQUIRE_BROWSER is set, and there is no Chromium: apt-get install chromium, or set CHROMIUM."
+    scale = 1.5 if request.config.getoption("--take-pictures") else 1
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = await browser.new_page(viewport={"width": 1280, "height": 800}, base_url=f"{stack.url}/v2/")
+        page = await browser.new_page(viewport=SCREEN, device_scale_factor=scale, base_url=f"{stack.url}/v2/")
         page.set_default_timeout(IN_TIME)
+        await page.route(lambda url: not url.startswith(stack.url), draw_logo)
         yield page
         await browser.close()
+
+
+async def draw_logo(route: Route) -> None:
+    """Stand in for every picture from elsewhere: a tile with the first letter of the organization whose logo it is."""
+    if route.request.resource_type != "image":
+        await route.abort()
+        return
+    name = route.request.url.rpartition("/")[2].upper()
+    logo = LOGO.format(letter=name[:1], colour=COLOURS[len(name) % len(COLOURS)])
+    await route.fulfill(content_type="image/svg+xml", body=logo)
 
 
 @pytest.fixture
 def picture(page: Page, request: pytest.FixtureRequest) -> Picture:
     """Takes a picture for the documentation, where `--take-pictures` asks for it."""
 
-    async def take(name: str) -> None:
+    async def take(name: str, height: int = 900) -> None:
         if request.config.getoption("--take-pictures"):
+            await page.set_viewport_size({"width": MENU + WIDTH, "height": height})
             await page.wait_for_timeout(5_000)  # until the drawing of a run has come to rest
-            await page.screenshot(path=str(IMAGES / f"{name}.png"))
+            shown: FloatRect = {"x": MENU, "y": 0, "width": WIDTH, "height": height}
+            await page.screenshot(path=str(IMAGES / f"{name}.png"), clip=shown)
+            await page.set_viewport_size(SCREEN)
 
     return take

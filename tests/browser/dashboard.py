@@ -9,8 +9,14 @@ from uuid import UUID
 
 from playwright.async_api import Locator, Page, expect
 from prefect import get_client
+from prefect.artifacts import Artifact
+from prefect.blocks.core import Block
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
+
+from sandbox.setup import CONNECTION
+from tests.e2e.driver import ended
 
 ATTEMPTS, LOOKS = 3, 50
 
@@ -66,7 +72,29 @@ async def open_run(page: Page, run_id: UUID) -> None:
 async def open_form(page: Page, name: str) -> None:
     """Open the form of a custom run."""
     await page.goto(f"deployments/deployment/{(await deployment(name)).id}/run")
-    await page.get_by_text("Select a block").first.wait_for()
+    await page.get_by_text("Enforce Parameter Schema").wait_for()
+
+
+async def fill_in(
+    page: Page, rotation: str, *, time_zone: str = "Europe/Berlin", days: int = 30, usd: int = 50
+) -> None:
+    """Fill the form of add-rotation in, for a rotation that publishes to the Vault secret of the same name."""
+    await open_form(page, "add-rotation/add-rotation")
+    await pick(page, field(page, "connection"), CONNECTION)
+    await field(page, "time_zone").get_by_role("textbox").fill(time_zone)
+    await field(page, "interval_days").get_by_role("spinbutton").fill(str(days))
+    await field(page, "key_name").get_by_role("textbox").fill(f"{rotation} service")
+    await field(page, "limit_usd").get_by_role("tab", name="float").click()
+    await field(page, "limit_usd").get_by_role("spinbutton").fill(str(usd))
+    await field(page, "destinations").get_by_role("button", name="Add item").click()
+    await page.get_by_role("tab", name="VaultSecret").click()
+    await pick(page, page.locator("body"), rotation)
+    await field(page, "rotation_name").get_by_role("textbox").fill(rotation)
+
+
+async def submit(page: Page, name: str) -> FlowRun:
+    """Submit the form of a deployment, and wait for the end of its run."""
+    return await ended(await new_run(name, page.get_by_role("button", name="Submit").click))
 
 
 def field(page: Page, name: str) -> Locator:
@@ -115,3 +143,26 @@ async def choose(page: Page, action: str) -> None:
     # The button that dismisses the dialog comes first, and is called Cancel too.
     await dialog.get_by_role("button", name=action).last.click()
     await expect(dialog).to_be_hidden()
+
+
+async def open_artifact(page: Page, key: str) -> None:
+    """Go to the newest artifact of a key."""
+    artifact: Any = await Artifact.aget(key)
+    await page.goto(f"artifacts/artifact/{artifact.id}")
+
+
+async def open_new_block(page: Page, block: type[Block]) -> None:
+    """Open the form of a new block."""
+    await page.goto(f"blocks/catalog/{block.get_block_type_slug()}/create")
+    await page.get_by_label("Name", exact=True).wait_for()
+
+
+async def save(page: Page, block: str) -> None:
+    """Save a new block, by its type slug and name."""
+    slug, _, name = block.partition("/")
+
+    async def is_there() -> bool:
+        async with get_client() as client:
+            return name in {each.name for each in await client.read_block_documents_by_type(slug)}
+
+    await until(is_there, page.get_by_role("button", name="Save", exact=True).click)

@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import pytest
 from playwright.async_api import Page, expect
 from prefect import get_client
-from prefect.artifacts import Artifact
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.exceptions import ObjectNotFound
 
 import blocks
+from blocks.vault import TokenAuth
 from flows import check_connections, rotate
 from flows.deployments import save_deployment
-from sandbox.server import Fault
-from tasks.rotation import Rotation
+from sandbox.server import Fault, running
+from sandbox.stack import free_port
+from sandbox.vault import ROOT_TOKEN
+from tasks.inventory import read_deployments
+from tasks.ledger import parse_ledger
+from tasks.rotation import KeySettings, Retirement, Rotation
 from tasks.schedules import parse_timetable
+from tasks.world import VariableStore
 from tests.browser.conftest import IN_TIME, Picture, pytestmark  # noqa: F401 - the marks apply to this module
 from tests.browser.dashboard import (
     choose,
     deployment,
     field,
-    new_run,
+    fill_in,
+    open_artifact,
     open_form,
+    open_new_block,
     open_run,
     pick,
     press_run,
     press_switch,
+    save,
+    submit,
 )
 from tests.e2e.conftest import World
 from tests.e2e.driver import ended
@@ -36,50 +49,138 @@ from tests.e2e.driver import ended
 expect.set_options(timeout=IN_TIME)
 
 
-async def deploy(world: World, name: str, **changes: Any) -> Rotation:
+@pytest.fixture
+async def world(world: World) -> AsyncIterator[World]:
+    """The stand-ins, with Vault at the port where people know it from, if it is free."""
+    with running(world.vault_app, port := free_port(8200)):
+        world.vault_url = f"http://localhost:{port}"
+        yield world
+
+
+async def place(world: World, name: str) -> None:
+    """Make a Vault block for a place that is empty."""
+    credentials = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
+    await blocks.VaultSecret(credentials=credentials, path=f"apps/{name}").asave(name, overwrite=True)
+
+
+async def deploy(world: World, name: str, *, days: int = 0, **changes: Any) -> Rotation:
     """Make a rotation to Vault with a key and a deployment, as an earlier day left it."""
-    changes = {"name": name, "destinations": [f"vault-secret/{name}"], **changes}
-    rotation = await world.prepare(world.rotation(**changes))
-    table, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC)
+    await place(world, name)
+    rotation = world.rotation(**{"name": name, "destinations": [f"vault-secret/{name}"], **changes})
+    table, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC) - timedelta(days=days)
     await save_deployment(None, rotation, table.schedule(table.next_rotation(now, now)), active=True)
     assert (await rotate(rotation, return_state=True)).is_completed()
+    store = VariableStore(name)
+    ledger = parse_ledger(name, await store.read())
+    assert ledger.current is not None
+    aged = ledger.model_copy(update={"current": ledger.current.model_copy(update={"since": now})})
+    await store.update(aged.model_dump(mode="json"))
     return rotation
 
 
-async def held(rotation: Rotation) -> str:
-    """The key that the rotation's Vault secret holds."""
-    secret: Any = await blocks.VaultSecret.aload(rotation.destinations[0].partition("/")[2])
+async def held(name: str) -> str:
+    """The key that a Vault secret holds."""
+    secret: Any = await blocks.VaultSecret.aload(name)
     return str((await secret.read_secret()).decode())
+
+
+async def test_a_new_block_is_made_in_its_form(world: World, page: Page, picture: Picture) -> None:
+    """The forms of a login and of a secret show what they are, logo and all, and what they save works."""
+    await open_new_block(page, blocks.VaultCredentials)
+    await expect(page.get_by_text("A login at HashiCorp Vault")).to_be_visible()
+    await page.get_by_label("Name", exact=True).fill("vault")
+    await page.get_by_label("URL", exact=True).fill(world.vault_url)
+    await page.get_by_label("Token", exact=True).last.fill(ROOT_TOKEN)
+    await save(page, "vault-credentials/vault")
+
+    await open_new_block(page, blocks.VaultSecret)
+    await page.get_by_label("Name", exact=True).fill("invoices")
+    await pick(page, page.locator("body"), "vault")
+    await page.get_by_label("Path", exact=True).fill("apps/invoices")
+    logo = page.locator("img.size-14")
+    await expect(page.get_by_text("One field of a secret in HashiCorp Vault's KV version 2 engine.")).to_be_visible()
+    await expect(logo).to_have_attribute("src", str(blocks.VaultSecret._logo_url))
+    await expect(logo).to_have_js_property("complete", value=True)
+    assert await logo.evaluate("image => image.naturalWidth") > 0
+    await picture("new-block", 700)
+    await save(page, "vault-secret/invoices")
+
+    made: Any = await blocks.VaultSecret.aload("invoices")
+    assert (made.mount, made.path, made.field) == ("secret", "apps/invoices", "value")
+    assert "invoices" in await made.check()
 
 
 async def test_a_person_fills_the_form_in_and_a_key_is_there(world: World, page: Page, picture: Picture) -> None:
     """From the form to a working key at the destination, without a line of YAML."""
-    rotation = await world.prepare(world.rotation(name="checkout", destinations=["vault-secret/checkout"]))
-    await page.set_viewport_size({"width": 1280, "height": 2300})
-    await open_form(page, "add-rotation/add-rotation")
+    await place(world, "checkout")
+    await fill_in(page, "checkout")
+    await picture("add-rotation", 2200)
 
-    await pick(page, field(page, "connection"), "openrouter")
-    await field(page, "time_zone").get_by_role("textbox").fill("Europe/Berlin")
-    await field(page, "key_name").get_by_role("textbox").fill("checkout service")
-    await field(page, "limit_usd").get_by_role("tab", name="float").click()
-    await field(page, "limit_usd").get_by_role("spinbutton").fill("50")
-    await field(page, "destinations").get_by_role("button", name="Add item").click()
-    await page.get_by_role("tab", name="VaultSecret").click()
-    await pick(page, page.locator("body"), "checkout")
-    await field(page, "rotation_name").get_by_role("textbox").fill("checkout")
-    await picture("add-rotation")
-    run = await ended(await new_run("add-rotation/add-rotation", page.get_by_role("button", name="Submit").click))
+    run = await submit(page, "add-rotation/add-rotation")
+
     [key] = world.openrouter.live_keys()
     assert run.state_name == "Completed", run.state
-    assert await held(rotation) == key.secret
+    assert await held("checkout") == key.secret
     assert key.limit == 50
-    assert (await deployment("rotate/checkout")).parameters["rotation"]["destinations"] == rotation.destinations
+    assert (await deployment("rotate/checkout")).parameters["rotation"]["destinations"] == ["vault-secret/checkout"]
+
+
+async def test_the_form_changes_a_rotation_and_shows_the_difference(world: World, page: Page, picture: Picture) -> None:
+    """The name of a rotation that exists changes that one; the artifact shows what was and what is, and no more."""
+    key = KeySettings(name="newsletter service", limit_usd=Decimal(50))
+    rotation = await deploy(world, "newsletter", days=4, key=key, overlap=timedelta(hours=24))
+    await fill_in(page, rotation.name, days=7, usd=80)
+
+    run = await submit(page, "add-rotation/add-rotation")
+
+    assert run.state_name == "Completed", run.state
+    await open_artifact(page, f"add-rotation-{rotation.name}")
+    await expect(page.get_by_role("heading", name="What changed")).to_be_visible()
+    await expect(page.get_by_role("row").filter(has_text="key.limit_usd")).to_have_text("key.limit_usd50.080.0")
+    await expect(page.get_by_role("row").filter(has_text="schedule")).to_contain_text("every 7 days at 03:30")
+    await expect(page.get_by_text("connection")).to_be_hidden()
+    await picture("changed-rotation", 620)
+    assert len(world.openrouter.created) == 1
+
+
+async def test_a_field_that_is_wrong_is_told_in_one_sentence(world: World, page: Page, picture: Picture) -> None:
+    """The run's page names the field and what it must be; nothing was made."""
+    await place(world, "reports")
+    await fill_in(page, "reports", time_zone="Berlin")
+
+    run = await submit(page, "add-rotation/add-rotation")
+
+    await open_run(page, run.id)
+    await page.get_by_role("tab", name="Details").click()
+    told = "time_zone: must be the name of a zone of the IANA database, such as Europe/Berlin. Nothing was created."
+    await expect(page.get_by_text(told, exact=True).first).to_be_visible()
+    assert world.openrouter.created == []
+    with pytest.raises(ObjectNotFound):
+        await deployment("rotate/reports")
+
+
+async def test_the_form_of_a_rotation_runs_it_once_with_other_settings(world: World, page: Page) -> None:
+    """A custom run shows every setting in its group, by the name a person knows it by, and does what was filled in."""
+    rotation = await deploy(world, "inventory", overlap=timedelta(hours=6))
+    name = f"rotate/{rotation.name}"
+    await open_form(page, name)
+    for group, title in [("Key", "Spending limit (USD)"), ("Retirement", "Revoke by")]:
+        await expect(field(page, group).get_by_text(f"{title} (Optional)", exact=True)).to_be_visible()
+    await expect(page.get_by_text("The most that the key may spend; empty for no limit.")).to_be_visible()
+    await field(page, "Overlap").get_by_role("textbox").fill("PT0S")
+
+    run = await submit(page, name)
+
+    assert run.state_name == "Completed", run.state
+    assert len(world.openrouter.created) == 2
+    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation.name)]
 
 
 async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, page: Page, picture: Picture) -> None:
     """The failed run's page says in one sentence what failed; Retry there finishes it without a second key."""
+    await world.prepare(world.rotation(destinations=["secret/billing"]))
     rotation = await deploy(world, "billing", destinations=["vault-secret/billing", "secret/billing"])
-    old = await held(rotation)
+    old = await held(rotation.name)
     world.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
 
     run_id = await press_run(page, f"rotate/{rotation.name}")
@@ -88,9 +189,11 @@ async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, pa
     await page.get_by_role("tab", name="Details").click()
     await expect(page.get_by_text("publish failed: Vault at").first).to_be_visible()
     await expect(page.get_by_text("Retry is safe.").first).to_be_visible()
-    await page.get_by_text("Retry is safe.").last.scroll_into_view_if_needed()
-    await picture("failed-run")
-    held_after_failure = await held(rotation)
+    await page.get_by_role("button", name="Open menu").first.click()
+    await expect(page.get_by_role("menuitem", name="Retry")).to_be_visible()
+    await picture("failed-run", 1180)
+    await open_run(page, run_id)
+    held_after_failure = await held(rotation.name)
     world.vault_app.state.faults.clear()
     await choose(page, "Retry")
     healed = await ended(run_id, attempt=2)
@@ -98,7 +201,7 @@ async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, pa
     assert (failed.state_name, healed.state_name) == ("Failed", "Completed")
     assert held_after_failure == old
     assert len(world.openrouter.created) == 2
-    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation)]
+    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation.name)]
 
 
 async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Page, picture: Picture) -> None:
@@ -122,7 +225,7 @@ async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Pa
 async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: World, page: Page) -> None:
     """Cancelling leaves every destination with a working key, and the next run leaves exactly one key alive."""
     rotation = await deploy(world, "support")
-    old = await held(rotation)
+    old = await held(rotation.name)
     world.vault_app.state.faults.add(Fault(method="POST", path="/data/", delay=60, status=503))
     run_id = await press_run(page, f"rotate/{rotation.name}")
     while len(world.openrouter.created) < 2:  # noqa: ASYNC110 - the new key is made, and its publication hangs
@@ -135,31 +238,57 @@ async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: 
     assert cancelled.state_name == "Cancelled"
     assert world.openrouter.is_live(old)
     world.vault_app.state.faults.clear()
-    assert await held(rotation) == old
+    assert await held(rotation.name) == old
     assert (await rotate(rotation, return_state=True)).is_completed()
-    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation)]
+    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation.name)]
 
 
 async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, page: Page, picture: Picture) -> None:
-    """The old key lives on, and the overview says so."""
-    rotation = await deploy(world, "mailing", overlap=timedelta(hours=6))
-    old = await held(rotation)
+    """The old key lives on, and the overview says so, among the other rotations."""
+    await forget_all_rotations()
+    broken = await deploy(world, "billing", days=30)
+    for name, days in [("checkout", 12), ("search", 3)]:
+        await deploy(world, name, days=days)
+    rotation = await deploy(world, "mailing", days=30, overlap=timedelta(hours=6))
+    old = await held(rotation.name)
     assert (await rotate(rotation, return_state=True)).is_completed()
+    await open_artifact(page, f"rotation-{rotation.name}")
+    await expect(page.get_by_text("superseded").first).to_be_visible()
+    await picture("rotation-artifact")
     await open_run(page, await retirement(rotation))
 
     await choose(page, "Cancel")
 
     await expect(page.get_by_text("Cancelled").first).to_be_visible()
-    await check_connections(return_state=True)
-    overview: Any = await Artifact.get("key-rotations")
-    await page.goto(f"artifacts/artifact/{overview.id}")
+    world.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
+    assert (await rotate(broken, return_state=True)).is_failed()
+    await open_artifact(page, "key-rotations")
     await expect(page.get_by_text("kept alive: its retirement was cancelled").first).to_be_visible()
-    await picture("key-rotations")
-    own: Any = await Artifact.get(f"rotation-{rotation.name}")
-    await page.goto(f"artifacts/artifact/{own.id}")
-    await expect(page.get_by_text("superseded").first).to_be_visible()
-    await picture("rotation-artifact")
+    await picture("key-rotations", 1100)
     assert world.openrouter.is_live(old)
+
+
+async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World, page: Page) -> None:
+    """A key that is still used is said to be, its next look is a scheduled run, and cancelling that keeps it alive."""
+    unused = Retirement(retire_when="unused", quiet_time=timedelta(hours=2), max_overlap=timedelta(days=7))
+    rotation = await deploy(world, "partners", retirement=unused)
+    [used] = world.openrouter.live_keys()
+    used.spent.append((datetime.now(UTC), Decimal("0.25")))
+    used.last_used_at = datetime.now(UTC)
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    await open_artifact(page, f"rotation-{rotation.name}")
+    await expect(page.get_by_text(f"The superseded key {used.label} may still be used").first).to_be_visible()
+    run_id = await retirement(rotation)
+    await open_run(page, run_id)
+    await expect(page.get_by_text("Scheduled", exact=True).first).to_be_visible()
+
+    await choose(page, "Cancel")
+
+    assert (await ended(run_id, attempt=0)).state_name == "Cancelled"
+    await check_connections(return_state=True)
+    await open_artifact(page, "key-rotations")
+    await expect(page.get_by_text(f"{used.label} kept alive: its retirement was cancelled").first).to_be_visible()
+    assert world.openrouter.is_live(used.secret)
 
 
 async def retirement(rotation: Rotation) -> UUID:
@@ -180,3 +309,12 @@ async def until_scheduled(name: str, *, some: bool) -> None:
                 return
             await asyncio.sleep(0.1)
     raise AssertionError(f"{name} has {'no' if some else 'still'} scheduled runs")
+
+
+async def forget_all_rotations() -> None:
+    """Take away what other tests have left, so that the overview shows this test's rotations alone."""
+    async with get_client() as client:
+        for each in await read_deployments():
+            await client.delete_deployment(UUID(each["id"]))
+        for variable in await client.read_variables():
+            await client.delete_variable_by_name(variable.name)
