@@ -89,7 +89,7 @@ def row(facts: Facts, now: datetime) -> Row:
         health=max((health for health, _ in findings), default=Health.HEALTHY),
         current=f"{current.label}, {_age(now - current.since)}" if current else "none",
         next_run=_next_run(facts, now),
-        last=_last(facts.last_run, now),
+        last="not known" if _is_unknown(facts, ledger) else _last(facts.last_run, now),
         superseded=", ".join(_superseded(key, facts, now) for key in ledger.superseded) or "none",
         needs=" ".join(sentence for _, sentence in findings),
     )
@@ -105,6 +105,8 @@ def _findings(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
         found.append((Health.FAILED, f"Look at its last run, which {last.state.lower()}; Retry there is safe.{said}"))
     elif ledger.pending and (last is None or last.state != "RUNNING"):
         found.append((Health.DEGRADED, "An interrupted rotation is pending: retry that run, or start a new one."))
+    if _is_unknown(facts, ledger):
+        found.append((Health.DEGRADED, "Its last result is not known: Prefect has no run of it any more."))
     if ledger.current is None and not facts.damage:
         found.append((Health.DEGRADED, "It has no key yet: run it."))
     if facts.deployment is None:
@@ -112,6 +114,11 @@ def _findings(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
     if facts.next_run is not None and facts.next_run.at < now - LATE_AFTER:
         found.append((Health.DEGRADED, f"Its run of {moment(facts.next_run.at)} is late: is a worker running?"))
     return found + [(Health.DEGRADED, said) for key in ledger.superseded if (said := _overstays(key, facts, now))]
+
+
+def _is_unknown(facts: Facts, ledger: Ledger) -> bool:
+    # A key was made by a run.
+    return facts.last_run is None and ledger.current is not None
 
 
 def _overstays(key: Superseded, facts: Facts, now: datetime) -> str:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from prefect.client.utilities import get_or_create_client
 
 from blocks.errors import LedgerError
-from tasks.ledger import Ledger, ledger_variable, parse_ledger
-from tasks.world import LEDGER_TAG, plainly
+from tasks.ledger import Ledger, parse_ledger
+from tasks.world import Json, all_deployments, all_ledgers, pages, plainly
 
-PAGE = 200
-"""How many entries Prefect's API gives at once; it allows no more."""
-MAX_PAGES_OF_ENDED_RUNS = 5
-"""How far back the last result of a rotation is looked for: the newest 1,000 runs of all rotations."""
+MAX_PAGES_OF_RUNS = 5
+"""How far back last results are looked for among the runs of all rotations: the newest 1,000, and as many failed."""
+MAX_PAGES_OF_OLDER_RUNS = 2
+"""How far back they are looked for among the runs of the deployments that have none there."""
 MAX_PAGES = 100
-
-Json = dict[str, Any]
-Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter", "/deployments/count"]
+DOING = "reading about the rotations"
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Facts:
         damage: Why the ledger cannot be read.
         deployment: Its deployment as the API shows it.
         next_run: The next scheduled run, which may be late.
-        last_run: The newest run that has started.
+        last_run: The newest run that has started; `None` where none was found.
         cancelled: The moments of the retirements that somebody cancelled, UTC.
     """
 
@@ -64,42 +62,23 @@ class Facts:
     cancelled: frozenset[datetime] = frozenset()
 
 
-async def _pages(route: Route, body: Json, most: int = MAX_PAGES) -> AsyncIterator[list[Json]]:
+async def count_deployments() -> int:
+    """Count the deployments of rotations.
+
+    Returns:
+        How many there are, those of foreign flows named `rotate` among them.
+    """
     client, _ = get_or_create_client()
-    for number in range(most):
-        with plainly("reading about the rotations"):
-            answer = await client.request("POST", route, json={**body, "limit": PAGE, "offset": number * PAGE})
-        page = answer.json()
-        yield page
-        if len(page) < PAGE:
-            return
-
-
-async def _all(route: Route, body: Json) -> list[Json]:
-    return [entry async for page in _pages(route, body) for entry in page]
+    with plainly("counting the rotations"):
+        return int((await client.request("POST", "/deployments/count", json=_of_flow("rotate"))).json())
 
 
 def _of_flow(name: str, **runs: Any) -> Json:
     return {"flows": {"name": {"any_": [name]}}, **({"flow_runs": runs} if runs else {})}
 
 
-async def count_deployments() -> int:
-    """Count the deployments of rotations.
-
-    Returns:
-        How many there are.
-    """
-    client, _ = get_or_create_client()
-    with plainly("counting the rotations"):
-        return int((await client.request("POST", "/deployments/count", json=_rotations())).json())
-
-
-def _rotations() -> Json:
-    return {**_of_flow("rotate"), "deployments": {"tags": {"all_": [LEDGER_TAG]}}}
-
-
 async def read_deployments() -> list[Json]:
-    """Read the deployments of all rotations: those of the flow `rotate` with the tag `key-rotation`.
+    """Read the deployments of all rotations.
 
     Returns:
         The deployments as the API shows them, by name.
@@ -107,7 +86,26 @@ async def read_deployments() -> list[Json]:
     Raises:
         ServiceError: Prefect's API failed.
     """
-    return await _all("/deployments/filter", {**_rotations(), "sort": "NAME_ASC"})
+    return [deployment async for deployment in all_deployments()]
+
+
+async def destinations_in_use() -> dict[str, set[str]]:
+    """Say which rotations publish where.
+
+    Returns:
+        The names of the rotations, by destination.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    found: dict[str, set[str]] = {}
+    async for deployment in all_deployments():
+        rotation = deployment["parameters"].get("rotation")
+        named = rotation.get("destinations") if isinstance(rotation, Mapping) else None
+        for destination in named if isinstance(named, list) else []:
+            name = rotation_name(deployment["parameters"], deployment["name"])
+            found.setdefault(str(destination), set()).add(name)
+    return found
 
 
 def rotation_name(parameters: Any, otherwise: str) -> str:
@@ -134,10 +132,18 @@ async def read_facts() -> list[Facts]:
     Raises:
         ServiceError: Prefect's API failed.
     """
-    deployments, ledgers, coming, ended, cancelled = await asyncio.gather(
-        read_deployments(), _ledgers(), _coming(), _newest(), _cancelled_retirements()
+    # Whatever is not as documented in what Prefect answers is told in one sentence, too.
+    with plainly(DOING):
+        return await _read_facts()
+
+
+async def _read_facts() -> list[Facts]:
+    deployments, ledgers, coming, newest, failed, cancelled = await asyncio.gather(
+        read_deployments(), _ledgers(), _coming(), _newest(), _newest_failed(), _cancelled_retirements()
     )
     by_name = {rotation_name(entry["parameters"], entry["name"]): entry for entry in deployments}
+    older = await _newest_of([entry["id"] for name, entry in by_name.items() if name not in newest])
+    ended = _latest([newest, failed, older])
     names = sorted({*by_name, *ledgers})
     return [
         _facts(
@@ -168,10 +174,7 @@ def _facts(
 
 
 async def _ledgers() -> Json:
-    prefix = ledger_variable("")
-    body = {"variables": {"tags": {"all_": [LEDGER_TAG]}}, "sort": "NAME_ASC"}
-    found = await _all("/variables/filter", body)
-    return {each["name"].removeprefix(prefix): each["value"] for each in found if each["name"].startswith(prefix)}
+    return {name: value async for name, value in all_ledgers()}
 
 
 def _seen(run: Json) -> SeenRun:
@@ -194,33 +197,56 @@ def moment_of(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-async def _coming() -> dict[str, SeenRun]:
-    body = {
-        **_of_flow("rotate", state={"type": {"any_": ["SCHEDULED"]}}),
-        "sort": "NEXT_SCHEDULED_START_TIME_ASC",
-    }
-    found: dict[str, SeenRun] = {}
-    for run in await _all("/flow_runs/filter", body):
-        found.setdefault(rotation_name(run["parameters"], ""), _seen(run))
-    return found
-
-
-async def _newest() -> dict[str, SeenRun]:
-    body = {
-        **_of_flow("rotate", state={"type": {"not_any_": ["SCHEDULED", "PENDING"]}}, start_time={"is_null_": False}),
-        "sort": "START_TIME_DESC",
-    }
-    found: dict[str, SeenRun] = {}
-    async for page in _pages("/flow_runs/filter", body, MAX_PAGES_OF_ENDED_RUNS):
+async def _first_of_each(body: Json, most: int) -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    async for page in pages("/flow_runs/filter", body, DOING, most):
         for run in page:
-            found.setdefault(rotation_name(run["parameters"], ""), _seen(run))
+            found.setdefault(rotation_name(run["parameters"], ""), run)
     return found
+
+
+async def _coming() -> dict[str, SeenRun]:
+    scheduled = _of_flow("rotate", state={"type": {"any_": ["SCHEDULED"]}})
+    found = await _first_of_each({**scheduled, "sort": "NEXT_SCHEDULED_START_TIME_ASC"}, MAX_PAGES)
+    return {name: _seen(run) for name, run in found.items()}
+
+
+def _started() -> Json:
+    started = {"state": {"type": {"not_any_": ["SCHEDULED", "PENDING"]}}, "start_time": {"is_null_": False}}
+    return {**_of_flow("rotate", **started), "sort": "START_TIME_DESC"}
+
+
+async def _newest() -> dict[str, Json]:
+    return await _first_of_each(_started(), MAX_PAGES_OF_RUNS)
+
+
+async def _newest_failed() -> dict[str, Json]:
+    # Looked for by themselves, so that none is lost behind the runs of others, nor one that crashed before it started.
+    failed = _of_flow("rotate", state={"type": {"any_": ["FAILED", "CRASHED"]}})
+    return await _first_of_each({**failed, "sort": "START_TIME_DESC"}, MAX_PAGES_OF_RUNS)
+
+
+async def _newest_of(deployments: Collection[str]) -> dict[str, Json]:
+    if not deployments:
+        return {}
+    return await _first_of_each(
+        {**_started(), "deployments": {"id": {"any_": list(deployments)}}}, MAX_PAGES_OF_OLDER_RUNS
+    )
+
+
+def _latest(found: Collection[Mapping[str, Json]]) -> dict[str, SeenRun]:
+    runs = sorted((item for each in found for item in each.items()), key=lambda item: _begun(item[1]))
+    return {name: _seen(run) for name, run in runs}
+
+
+def _begun(run: Json) -> datetime:
+    return moment_of(run["start_time"] or run["expected_start_time"])
 
 
 async def _cancelled_retirements() -> dict[str, list[datetime]]:
-    body = {**_of_flow("retire", state={"type": {"any_": ["CANCELLED"]}}), "sort": "EXPECTED_START_TIME_DESC"}
+    cancelled = _of_flow("retire", state={"type": {"any_": ["CANCELLED"]}})
     found: dict[str, list[datetime]] = {}
-    async for page in _pages("/flow_runs/filter", body, 1):
+    async for page in pages("/flow_runs/filter", {**cancelled, "sort": "EXPECTED_START_TIME_DESC"}, DOING, 1):
         for run in page:
             found.setdefault(rotation_name(run["parameters"], ""), []).append(moment_of(run["expected_start_time"]))
     return found

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count, pairwise
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from uuid import UUID
 
 import httpx
@@ -26,7 +26,6 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType, Variable
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, IntervalSchedule
-from prefect.client.schemas.sorting import DeploymentSort
 from prefect.client.utilities import get_or_create_client
 from prefect.context import FlowRunContext
 from prefect.deployments import arun_deployment
@@ -48,6 +47,9 @@ RETIRE_DEPLOYMENT = "retire/retire"
 LEDGER_TAG = "key-rotation"
 PAGE_SIZE = 200
 """How many records are asked of Prefect's API at once; it answers no more."""
+Json = dict[str, Any]
+ENTRIES = TypeAdapter(list[Json])
+Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter"]
 DATES_LOOKED_AT = 100
 """How many of a schedule's next dates are looked at for its longest interval: a cron line may have uneven ones."""
 
@@ -66,6 +68,69 @@ def plainly(doing: str) -> Iterator[None]:
         raise ServiceError(
             f"Prefect's API failed while {doing} ({type(error).__name__}).", outcome_unknown=True, retryable=True
         ) from None
+
+
+async def pages(route: Route, body: Json, doing: str, most: int | None = None) -> AsyncIterator[list[Json]]:
+    """Walk through what Prefect's API lists, page by page.
+
+    Args:
+        route: What is listed.
+        body: The filter and the order.
+        doing: What it is read for, for the message.
+        most: How many pages to read; all by default.
+
+    Yields:
+        Each page's entries, as the API shows them.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    client, _ = get_or_create_client()
+    for number in count() if most is None else range(most):
+        with plainly(doing):
+            wanted = {**body, "limit": PAGE_SIZE, "offset": number * PAGE_SIZE}
+            page = ENTRIES.validate_python((await client.request("POST", route, json=wanted)).json())
+        yield page
+        if len(page) < PAGE_SIZE:
+            return
+
+
+async def all_ledgers() -> AsyncIterator[tuple[str, Any]]:
+    """Walk through the ledgers of all rotations.
+
+    Yields:
+        Each rotation's name, and the value of its variable.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    prefix = ledger_variable("")
+    body = {"variables": {"name": {"like_": f"{prefix}%"}}, "sort": "NAME_ASC"}
+    async for page in pages("/variables/filter", body, doing := "reading the ledgers"):
+        with plainly(doing):
+            found = Variable.model_validate_list(page)
+        for variable in found:
+            # Prefect matches the name anywhere. The tag is not asked for: a value put back by hand has lost it.
+            if variable.name.startswith(prefix):
+                yield variable.name.removeprefix(prefix), variable.value
+
+
+async def all_deployments() -> AsyncIterator[Json]:
+    """Walk through the deployments of all rotations.
+
+    Yields:
+        Each deployment of a flow `rotate` that has our tag or names a rotation, as the API shows it, by name. One that
+        somebody made by hand may lack the tag; one of a foreign flow of the same name names no rotation.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    body = {"flows": {"name": {"any_": ["rotate"]}}, "sort": "NAME_ASC"}
+    async for page in pages("/deployments/filter", body, doing := "reading the deployments"):
+        with plainly(doing):
+            ours = [each for each in page if LEDGER_TAG in each["tags"] or "rotation" in each["parameters"]]
+        for deployment in ours:
+            yield deployment
 
 
 async def _longest_gap(schedule: SCHEDULE_TYPES) -> timedelta:
@@ -355,22 +420,11 @@ class PrefectWorld:
         Raises:
             ServiceError: Prefect's API failed.
         """
-        client, _ = get_or_create_client()
-        prefix = ledger_variable("")
-        body = {"variables": {"name": {"like_": f"{prefix}%"}}, "sort": "NAME_ASC", "limit": PAGE_SIZE}
-        for offset in count(0, PAGE_SIZE):
-            with plainly("reading the ledgers"):
-                answer = await client.request("POST", "/variables/filter", json={**body, "offset": offset})
-                found = Variable.model_validate_list(answer.json())
-            for variable in found:
-                # Prefect matches the name anywhere. The tag is not asked for: a value put back by hand has lost it.
-                if variable.name.startswith(prefix):
-                    yield variable.name.removeprefix(prefix), variable.value
-            if len(found) < PAGE_SIZE:
-                return
+        async for name, value in all_ledgers():
+            yield name, value
 
     async def deployments(self) -> AsyncIterator[Deployed]:
-        """Walk through the deployments of the flow `rotate`, page by page.
+        """Walk through the deployments of all rotations, page by page.
 
         Yields:
             What each one says.
@@ -378,18 +432,11 @@ class PrefectWorld:
         Raises:
             ServiceError: Prefect's API failed.
         """
-        client, _ = get_or_create_client()
-        flow_filter = FlowFilter(name=FlowFilterName(any_=["rotate"]))
-        for offset in count(0, PAGE_SIZE):
+        async for entry in all_deployments():
             with plainly("reading the deployments"):
-                found = await client.read_deployments(
-                    flow_filter=flow_filter, sort=DeploymentSort.NAME_ASC, limit=PAGE_SIZE, offset=offset
-                )
-            for deployment in found:
-                interval = timedelta(0) if deployment.paused else await _interval(deployment)
-                yield Deployed(deployment.name, _rotation_of(deployment), interval)
-            if len(found) < PAGE_SIZE:
-                return
+                deployment = DeploymentResponse.model_validate(entry)
+            interval = timedelta(0) if deployment.paused else await _interval(deployment)
+            yield Deployed(deployment.name, _rotation_of(deployment), interval)
 
     async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
         """Cancel the retirements of a rotation that are still to come.

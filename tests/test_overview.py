@@ -71,6 +71,7 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         ({"last_run": seen("RUNNING"), "ledger": Ledger(current=CURRENT, pending=PENDING)}, Health.HEALTHY, ""),
         ({"ledger": None, "damage": "The ledger is damaged."}, Health.FAILED, "The ledger is damaged."),
         ({"ledger": Ledger(), "last_run": None}, Health.DEGRADED, "It has no key yet"),
+        ({"last_run": None}, Health.DEGRADED, "Its last result is not known"),
         ({"deployment": None, "next_run": None}, Health.DEGRADED, "nothing rotates it"),
         (
             {"next_run": seen("SCHEDULED", at=NOW - timedelta(hours=1))},
@@ -93,6 +94,7 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         "at work",
         "damaged ledger",
         "no key yet",
+        "no run found",
         "no deployment",
         "late run",
         "run about to start",

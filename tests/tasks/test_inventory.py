@@ -1,0 +1,132 @@
+"""What is known about all rotations: found whatever else Prefect has, in few calls."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tasks import inventory, world
+from tasks.inventory import read_facts
+
+NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
+MANY = 500
+Json = dict[str, Any]
+
+
+class Prefect:
+    """Prefect's API as far as the overview asks it, with rotations that each have a ledger and three scheduled runs.
+
+    Args:
+        rotations: How many there are.
+    """
+
+    def __init__(self, rotations: int) -> None:
+        self.asked: Counter[str] = Counter()
+        self.deployments: list[Json] = [
+            {"id": f"d{n}", "name": f"r{n}", "tags": [], "parameters": {"rotation": {"name": f"r{n}"}}}
+            for n in range(rotations)
+        ]
+        self.runs: list[Json] = []
+        for n in range(rotations):
+            for day in (1, 2, 3):
+                self.run(n, "SCHEDULED", NOW + timedelta(days=day))
+
+    def run(self, number: int, state: str, start: datetime, *, started: bool = True) -> None:
+        """Add a run of a rotation."""
+        begun = start.isoformat() if started and state != "SCHEDULED" else None
+        self.runs.append(
+            {
+                "id": str(len(self.runs)),
+                "flow": "rotate",
+                "deployment_id": f"d{number}",
+                "parameters": {"rotation": {"name": f"r{number}"}},
+                "state_type": state,
+                "state": {"message": f"It is {state}."},
+                "start_time": begun,
+                "end_time": begun,
+                "expected_start_time": start.isoformat(),
+            }
+        )
+
+    async def request(self, _method: str, route: str, *, json: Json) -> Any:
+        """Answer as the server does."""
+        self.asked[route] += 1
+        match route:
+            case "/variables/filter":
+                found = [{"name": f"key-rotation-{each['name']}", "value": {"format": 1}} for each in self.deployments]
+            case "/deployments/filter":
+                found = self.deployments
+            case _:
+                found = [run for run in self.runs if self._is_wanted(run, json)]
+                ascending = json["sort"] == "NEXT_SCHEDULED_START_TIME_ASC"
+                found.sort(key=lambda run: str(run["expected_start_time"]), reverse=not ascending)
+        page = found[json["offset"] : json["offset"] + json["limit"]]
+        return SimpleNamespace(json=lambda: page)
+
+    def _is_wanted(self, run: Json, asked: Json) -> bool:
+        only, states = asked["flow_runs"], asked["flow_runs"]["state"]["type"]
+        among = asked.get("deployments", {}).get("id", {}).get("any_", [run["deployment_id"]])
+        return (
+            run["flow"] in asked["flows"]["name"]["any_"]
+            and run["state_type"] in states.get("any_", [run["state_type"]])
+            and run["state_type"] not in states.get("not_any_", [])
+            and (run["start_time"] is not None or "start_time" not in only)
+            and run["deployment_id"] in among
+        )
+
+
+@pytest.fixture
+def prefect(monkeypatch: pytest.MonkeyPatch) -> Prefect:
+    """A server with many rotations."""
+    prefect = Prefect(MANY)
+    for module in (inventory, world):
+        monkeypatch.setattr(module, "get_or_create_client", lambda: (prefect, None))
+    return prefect
+
+
+async def last(rotation: str) -> tuple[str, str] | None:
+    """How the last run of a rotation ended."""
+    [found] = [facts for facts in await read_facts() if facts.name == rotation]
+    return (found.last_run.state, found.last_run.message) if found.last_run else None
+
+
+async def test_a_page_holds_many_rotations(prefect: Prefect) -> None:
+    """Five hundred rotations, of which each has run and has three runs to come, are read in a fixed number of calls."""
+    for n in range(MANY):
+        prefect.run(n, "COMPLETED", NOW - timedelta(minutes=n))
+
+    found = await read_facts()
+
+    assert len(found) == MANY
+    assert prefect.asked == {"/variables/filter": 3, "/deployments/filter": 3, "/flow_runs/filter": 8 + 3 + 1 + 1}
+
+
+async def test_a_failure_is_not_lost_behind_the_runs_of_others(prefect: Prefect) -> None:
+    """A rotation that failed a month ago is told, however often the others have run since."""
+    prefect.run(0, "FAILED", NOW - timedelta(days=30))
+    for minute in range(2_000):
+        prefect.run(1 + minute % (MANY - 1), "COMPLETED", NOW - timedelta(minutes=minute))
+
+    assert await last("r0") == ("FAILED", "It is FAILED.")
+
+
+async def test_a_failure_that_was_put_right_is_not_told(prefect: Prefect) -> None:
+    """Nor is one told that a later run has mended, though that run is as far back."""
+    prefect.run(0, "FAILED", NOW - timedelta(days=30))
+    prefect.run(0, "COMPLETED", NOW - timedelta(days=29))
+    for minute in range(2_000):
+        prefect.run(1 + minute % (MANY - 1), "COMPLETED", NOW - timedelta(minutes=minute))
+
+    assert await last("r0") == ("COMPLETED", "It is COMPLETED.")
+
+
+async def test_a_run_that_crashed_before_it_started_is_told(prefect: Prefect) -> None:
+    """A run whose process could not be started is the last one, though it has no start."""
+    prefect.run(0, "COMPLETED", NOW - timedelta(days=1))
+    prefect.run(0, "CRASHED", NOW, started=False)
+
+    assert await last("r0") == ("CRASHED", "It is CRASHED.")
