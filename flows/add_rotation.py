@@ -8,7 +8,6 @@ from typing import Any, Literal
 from uuid import UUID
 
 from prefect import State, flow
-from prefect.artifacts import acreate_markdown_artifact
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.client.schemas.objects import FlowRun
@@ -18,13 +17,16 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks import InfisicalSecret, OpenRouterCredentials, VaultSecret
 from blocks.errors import ConfigurationError
+from flows.artifacts import show_markdown
 from flows.conclude import conclude
 from flows.deployments import link, make_first_key, read_deployment, save_deployment
+from flows.overview import bring_up_to_date
 from flows.report import as_settings, change_table
 from tasks.checks import check_connection, check_destination
 from tasks.destinations import CONNECTION_TYPE
+from tasks.inventory import destinations_in_use
 from tasks.ledger import parse_ledger
-from tasks.rotation import Rotation, Usd, parse_rotation
+from tasks.rotation import Rotation, Usd, check_switch, parse_rotation
 from tasks.run import side_by_side
 from tasks.schedules import Timetable, differences, merged, parse_timetable
 from tasks.times import moment
@@ -113,15 +115,27 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
             "limit_reset": limit_reset,
             "include_byok_in_limit": include_byok_in_limit,
         },
-        "destinations": [*destinations, *other_destinations],
         "overlap": overlap,
     }
     async with conclude() as conclusion:
+        check_switch("auto_rotation", auto_rotation)
+        check_switch("make_key_now", make_key_now)
         timetable = parse_timetable(interval_days, rotate_at, time_zone)
-        before, wanted = await _understand(asked, timetable, bool(auto_rotation))
+        places = _listed("destinations", destinations) + _listed("other_destinations", other_destinations)
+        before, wanted = await _understand({**asked, "destinations": places}, timetable, auto_rotation)
         await _check(wanted.rotation)
-        conclusion.succeeded(await _carry_out(before, wanted, bool(make_key_now)))
+        now = datetime.now(UTC)
+        try:
+            conclusion.succeeded(await _carry_out(before, wanted, make_key_now, now))
+        finally:
+            await bring_up_to_date(now)
     return conclusion.state
+
+
+def _listed(field: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ConfigurationError(f"{field}: must be a list of blocks. Nothing was created.")
+    return value
 
 
 async def _understand(
@@ -185,7 +199,14 @@ async def block_name(value: Any, field: str) -> str:
 
 
 async def _check(rotation: Rotation) -> None:
-    """Prove side by side that the connection and each destination work."""
+    """Prove that no other rotation publishes there, and side by side that the connection and each destination work."""
+    in_use = await destinations_in_use()
+    for name in rotation.destinations:
+        # The two would overwrite each other's key.
+        if others := in_use.get(name, set()) - {rotation.name}:
+            raise ConfigurationError(
+                f"destinations: {name} is a destination of the rotation {min(others)} already. Nothing was created."
+            )
     await side_by_side(
         [
             check_connection(rotation.connection, "connection"),
@@ -194,9 +215,9 @@ async def _check(rotation: Rotation) -> None:
     )
 
 
-async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key_now: bool) -> str:
+async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key_now: bool, now: datetime) -> str:
     """Make or change the deployment, make the first key, and show what was done."""
-    name, now = wanted.rotation.name, datetime.now(UTC)
+    name = wanted.rotation.name
     ledger = parse_ledger(name, await VariableStore(name).read() or {})
     starts = make_key_now and ledger.current is None
     last = now if starts else ledger.current.since if ledger.current else None
@@ -205,11 +226,8 @@ async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key
     changes = differences(as_settings(before), as_settings(after)) if before else {}
     run = await make_first_key(after) if starts else None
     message = _sentence(before, wanted, changes, first, run)
-    await acreate_markdown_artifact(
-        key=f"add-rotation-{name}",
-        markdown=_markdown(after, wanted, changes if before else None, run, message),
-        description=f"What was made for rotation {name}",
-    )
+    page = _markdown(after, wanted, changes if before else None, run, message, now)
+    await show_markdown(f"add-rotation-{name}", page, f"What was made for rotation {name}")
     if run is not None and run.state is not None and run.state.is_final() and not run.state.is_completed():
         raise ConfigurationError(
             f"The rotation {name} was saved, but its first key was not made: {run.state.message} "
@@ -244,6 +262,7 @@ def _markdown(
     changes: dict[str, tuple[Any, Any]] | None,
     run: FlowRun | None,
     message: str,
+    now: datetime,
 ) -> str:
     lines = [f"# Rotation {wanted.rotation.name}", "", message, ""]
     lines += [f"- Deployment: {link('deployment', deployment.id, f'rotate/{deployment.name}')}"]
@@ -251,7 +270,7 @@ def _markdown(
         state = run.state.name if run.state else "not known"
         lines += [f"- Run that makes the first key: {link('flow-run', run.id, run.name)} ({state})"]
     lines += [f"- Destinations: {', '.join(f'`{name}`' for name in wanted.rotation.destinations)}"]
-    skipped = wanted.timetable.skipped(datetime.now(UTC)) if wanted.active else None
+    skipped = wanted.timetable.skipped(now) if wanted.active else None
     if skipped:
         lines += [f"- On {skipped} the clocks skip {wanted.timetable.at:%H:%M}; a rotation of that day is an hour off."]
     if changes is not None:

@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from prefect import State, flow
-from prefect.artifacts import acreate_table_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError, ForbiddenError, KeyRotationError, NotFoundError, UnauthorizedError
 from blocks.openrouter import ApiKey
+from flows.artifacts import show_table
 from flows.conclude import Conclusion, conclude, open_run
 from tasks.adopt import label_agrees
 from tasks.audit import (
@@ -79,9 +79,7 @@ async def audit(connection: str, older_than_days: int = DEFAULT_OLDER_THAN_DAYS,
         older_than = check_order(connection, older_than_days, repair)
         async with PrefectWorld() as world:
             report = await follow_audit(world, connection, older_than, _open_rotation if repair else None)
-        await acreate_table_artifact(
-            key=f"audit-{connection}", table=as_table(report), description=as_description(report, flow_run.get_id())
-        )
+        await show_table(f"audit-{connection}", as_table(report), as_description(report, flow_run.get_id()))
         conclusion.message = as_sentence(report)
         ending = Failed if report.needing_person() else Completed
         conclusion.state = ending(message=conclusion.message)

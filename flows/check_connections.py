@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect import State, flow
-from prefect.artifacts import acreate_table_artifact
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
+from flows.artifacts import show_table
 from flows.conclude import conclude
-from flows.overview import read_rows, show
-from tasks.checks import check_connection, check_destination, login_ends
+from flows.overview import bring_up_to_date
+from tasks.checks import Outcome, check_connection, check_destination
 from tasks.destinations import CONNECTION_TYPE
 from tasks.inventory import read_deployments
 from tasks.rotation import parse_rotation
@@ -74,13 +74,10 @@ async def check_connections() -> State[None]:
         used, unreadable = in_use(await read_deployments())
         at_once = asyncio.Semaphore(AT_ONCE)
         checked = [*unreadable, *await asyncio.gather(*(_checked(name, by, at_once) for name, by in used.items()))]
-        await acreate_table_artifact(
-            key=ARTIFACT,
-            table=[each.cells() for each in sorted(checked, key=lambda each: (each.works, each.name))],
-            description="Connections and destinations in use, and whether they work",
-        )
+        table = [each.cells() for each in sorted(checked, key=lambda each: (each.works, each.name))]
+        await show_table(ARTIFACT, table, "Connections and destinations in use, and whether they work")
         now = datetime.now(UTC)
-        await show(await read_rows(now), now)
+        await bring_up_to_date(now)
         conclusion.succeeded(verdict(checked, now))
     return conclusion.state
 
@@ -123,11 +120,11 @@ async def _checked(name: str, used_by: tuple[str, ...], at_once: asyncio.Semapho
         return Checked(name, used_by, works, why, time.monotonic() - begun, ends)
 
 
-async def _check(name: str) -> tuple[str, datetime | None]:
+async def _check(name: str) -> Outcome:
     kind, _, block = name.partition("/")
     if kind == CONNECTION_TYPE:
-        return await check_connection(block, "connection"), None
-    return await check_destination(name, "destination"), await login_ends(name, "destination")
+        return await check_connection(block, "connection")
+    return await check_destination(name, "destination")
 
 
 def verdict(checked: list[Checked], now: datetime) -> str:

@@ -234,7 +234,7 @@ def _concluded(facts: Facts, ended: SeenRun) -> Facts:
 
 
 async def refresh_overview(rotation: str, run_id: str, state: State[None], now: datetime) -> None:
-    """Bring the artifact `key-rotations` up to date at the end of a run; a failure is a warning in its log and no more.
+    """Bring the artifact `key-rotations` up to date at the end of a rotation's run, unless it is young already.
 
     Args:
         rotation: The rotation that the run was about.
@@ -242,14 +242,28 @@ async def refresh_overview(rotation: str, run_id: str, state: State[None], now: 
         state: The state in which it is about to end.
         now: The current moment, UTC.
     """
+    ended = SeenRun(run_id, state.type.value, state.message or "", now)
+    await _refresh(now, ended, rotation, unless_fresh=True)
+
+
+async def bring_up_to_date(now: datetime) -> None:
+    """Bring the artifact `key-rotations` up to date, however young it is.
+
+    Args:
+        now: The current moment, UTC.
+    """
+    await _refresh(now, None, "", unless_fresh=False)
+
+
+async def _refresh(now: datetime, ended: SeenRun | None, rotation: str, *, unless_fresh: bool) -> None:
+    # Nothing in an overview may fail a run: a failure is a warning in its log and no more.
     try:
-        if await _is_fresh_enough(now):
+        if unless_fresh and await _is_fresh_enough(now):
             return
-        rows = await read_rows(now, SeenRun(run_id, state.type.value, state.message or "", now), rotation)
-        await show(rows, now)
+        await show(await read_rows(now, ended, rotation), now)
     except KeyRotationError as error:
         get_run_logger().warning("The overview of all rotations was not refreshed: %s", error)
-    except Exception as error:  # noqa: BLE001 - nothing in an overview may fail a rotation, and its text may quote anything
+    except Exception as error:  # noqa: BLE001 - its text may quote anything
         get_run_logger().warning("The overview of all rotations was not refreshed (%s).", type(error).__name__)
 
 

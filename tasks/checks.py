@@ -1,16 +1,20 @@
-"""Whether a connection or a destination works right now, without changing anything."""
+"""Whether a connection or a destination works right now, and when its login ends, without changing anything."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from datetime import datetime
 
-from blocks.errors import ConfigurationError
-from blocks.openrouter import OpenRouterCredentials
+from blocks.errors import ConfigurationError, KeyRotationError
+from blocks.openrouter import OpenRouterClient, OpenRouterCredentials
 from blocks.vault import VaultSecret
-from tasks.destinations import CONNECTION_TYPE, load_block, open_destination
+from tasks.destinations import CONNECTION_TYPE, as_destination, load_block
+
+Outcome = tuple[str, datetime | None]
+"""One sentence that says what works, and when its login ends, UTC; `None` where it does not, or that is not known."""
 
 
-async def check_connection(name: str, field: str) -> str:
+async def check_connection(name: str, field: str) -> Outcome:
     """Prove that a connection works right now.
 
     Args:
@@ -18,7 +22,7 @@ async def check_connection(name: str, field: str) -> str:
         field: The field that names it, for the message.
 
     Returns:
-        One sentence that says what works.
+        What works, and when the management key ends.
 
     Raises:
         KeyRotationError: One sentence that says what is wrong.
@@ -26,10 +30,11 @@ async def check_connection(name: str, field: str) -> str:
     block = await load_block(f"{CONNECTION_TYPE}/{name}", field)
     if not isinstance(block, OpenRouterCredentials):
         raise ConfigurationError(f"{field}: {name} is not an OpenRouter connection. Nothing was created.")
-    return await block.check()
+    async with block.get_client(connection=name) as client:
+        return await client.check(), await _if_told(_management_key_ends(client))
 
 
-async def check_destination(name: str, field: str) -> str:
+async def check_destination(name: str, field: str) -> Outcome:
     """Prove that a destination works right now.
 
     Args:
@@ -37,35 +42,28 @@ async def check_destination(name: str, field: str) -> str:
         field: The field that names it, for the message.
 
     Returns:
-        One sentence that says what works.
-
-    Raises:
-        KeyRotationError: One sentence that says what is wrong.
-    """
-    destination = await open_destination(name, field)
-    try:
-        return await destination.check()
-    finally:
-        await destination.aclose()
-
-
-async def login_ends(name: str, field: str) -> datetime | None:
-    """Say when the login behind a destination ends.
-
-    Args:
-        name: The block's type slug and name.
-        field: The field that names it, for the message.
-
-    Returns:
-        The moment, UTC; `None` where it does not end, is made anew by each run, or cannot be known.
+        What works, and when the Vault token ends that somebody made; every other login is made anew by each run.
 
     Raises:
         KeyRotationError: One sentence that says what is wrong.
     """
     block = await load_block(name, field)
-    if not isinstance(block, VaultSecret):
-        return None
+    destination = as_destination(name, block, field)
     try:
-        return await block.credentials.token_ends()
+        sentence = await destination.check()
+        ends = await _if_told(block.credentials.token_ends()) if isinstance(block, VaultSecret) else None
     finally:
-        await block.aclose()
+        await destination.aclose()
+    return sentence, ends
+
+
+async def _management_key_ends(client: OpenRouterClient) -> datetime | None:
+    return (await client.about_itself()).expires_at
+
+
+async def _if_told(look_up: Awaitable[datetime | None]) -> datetime | None:
+    try:
+        return await look_up
+    except KeyRotationError:
+        # A login that may not look at itself works all the same.
+        return None

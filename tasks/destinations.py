@@ -205,6 +205,24 @@ async def open_destination(
     block = await load_block(name, field)
     if isinstance(block, DestinationBlock):
         _share_login(block, {} if logins is None else logins)
+    return as_destination(name, block, field)
+
+
+def as_destination(name: str, block: Block, field: str) -> Destination:
+    """Use a loaded block as a destination.
+
+    Args:
+        name: The block's type slug and name.
+        block: The block.
+        field: The field that names it, for the message.
+
+    Returns:
+        The destination; closing it closes what the block has opened.
+
+    Raises:
+        ConfigurationError: The block is no secret.
+    """
+    if isinstance(block, DestinationBlock):
         return OwnBlock(name, block)
     if isinstance(block, Secret):
         return PrefectSecret(name, block)

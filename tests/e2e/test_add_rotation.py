@@ -17,9 +17,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Pending
+from prefect.utilities.callables import parameter_schema
 from prefect.variables import Variable
 
-from flows import add_rotation, deployments, rotate
+from flows import add_rotation, artifacts, deployments, rotate
 from sandbox.server import Fault
 from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import parse_rotation
@@ -178,11 +179,15 @@ async def test_auto_rotation_may_be_off(world: World) -> None:
         ({"other_destinations": ["openrouter-credentials/openrouter"]}, "destinations: "),
         ({"connection": "secret/unknown"}, "connection: "),
         ({"connection": "openrouter-credentials/unknown"}, "connection: "),
+        ({"destinations": None}, "destinations: "),
+        ({"other_destinations": 5}, "other_destinations: "),
+        ({"auto_rotation": "false"}, "auto_rotation: "),
+        ({"make_key_now": "no"}, "make_key_now: "),
     ],
 )
 async def test_a_wrong_field_makes_nothing(world: World, changes: dict[str, Any], sentence: str) -> None:
     """One plain sentence that begins with the field's name in the form; no deployment and no key."""
-    fields = await form(world, make_key_now=True, **changes)
+    fields = await form(world, **{"make_key_now": True, **changes})
 
     state = await add(fields)
 
@@ -205,6 +210,83 @@ async def test_a_destination_that_is_down_makes_nothing(world: World) -> None:
     assert "Vault at" in str(state.message)
     assert await deployed(fields["rotation_name"]) is None
     assert world.openrouter.created == []
+
+
+async def test_a_refused_management_key_makes_nothing(world: World) -> None:
+    """A connection that OpenRouter refuses is told before anything is made."""
+    fields = await form(world, make_key_now=True)
+    world.openrouter.accounts[0].management_keys.clear()
+
+    state = await add(fields)
+
+    assert state.is_failed()
+    assert "does not accept the management key" in str(state.message)
+    assert await deployed(fields["rotation_name"]) is None
+    assert world.openrouter.created == []
+
+
+async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
+    """Two rotations would overwrite each other's key; the one that publishes there may itself be changed."""
+    fields = await form(world)
+    name, taken = fields["rotation_name"], f"{fields['rotation_name']}-too"
+    await add(fields)
+
+    refused = await add({**fields, "rotation_name": taken})
+    changed = await add({**fields, "interval_days": 7})
+
+    assert refused.message == (
+        f"destinations: secret/{name} is a destination of the rotation {name} already. Nothing was created."
+    )
+    assert await deployed(taken) is None
+    assert changed.is_completed(), changed.message
+
+
+async def test_the_overview_shows_a_rotation_as_soon_as_it_is_added(world: World) -> None:
+    """Nobody has to wait for its first run, however young the overview is."""
+    fields = await form(world)
+
+    await add(fields)
+
+    overview: Any = await Artifact.get("key-rotations")
+    assert f"| {fields['rotation_name']} | degraded | none |" in overview.data
+
+
+async def test_what_cannot_be_shown_was_done_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artifact that Prefect did not take does not make a failure of what was added."""
+    fields = await form(world)
+
+    async def fail(**_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(artifacts, "acreate_markdown_artifact", fail)
+
+    state = await add(fields)
+
+    assert state.is_completed(), state.message
+    assert await deployed(fields["rotation_name"]) is not None
+
+
+def test_the_form_asks_in_the_order_in_which_a_person_thinks() -> None:
+    """First who makes the key and when, then the key, then where it goes; what may be left alone stands last."""
+    fields = parameter_schema(add_rotation).properties
+
+    assert sorted(fields, key=lambda name: fields[name]["position"]) == [
+        "connection",
+        "auto_rotation",
+        "rotate_at",
+        "time_zone",
+        "interval_days",
+        "key_name",
+        "limit_usd",
+        "limit_reset",
+        "include_byok_in_limit",
+        "destinations",
+        "other_destinations",
+        "overlap",
+        "rotation_name",
+        "description",
+        "make_key_now",
+    ]
 
 
 async def test_an_existing_name_changes_that_rotation(world: World) -> None:

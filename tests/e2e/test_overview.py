@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from prefect.variables import Variable
 
 from flows import check_connections, overview, rotate, status
 from flows.deployments import save_deployment
+from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
 from sandbox.server import Fault
 from tasks.inventory import read_deployments
 from tasks.ledger import ledger_variable
@@ -128,11 +129,11 @@ async def test_the_overview_is_one_artifact_and_not_one_per_run(world: World) ->
 
 
 async def test_a_damaged_ledger_is_shown_and_hides_no_other_rotation(world: World) -> None:
-    """One variable that somebody has edited is told, and the others are still there."""
+    """One variable that somebody has edited, which takes its tag away, is told, and the others are still there."""
     rotation = await deploy(await world.prepare(world.rotation()))
     other = await deploy(await world.prepare(world.rotation()))
     await rotate(other, return_state=True)
-    await Variable.aset(ledger_variable(rotation.name), {"format": 99}, tags=["key-rotation"])
+    await Variable.aset(ledger_variable(rotation.name), {"format": 99})
 
     rows = {row.name: row for row in await status.read()}
 
@@ -148,13 +149,44 @@ async def test_the_check_tells_what_does_not_work_and_for_whom(world: World) -> 
 
     state = await check_connections(return_state=True)
 
-    artifact: Any = await Artifact.get("connections")
-    table = {entry["block"]: entry for entry in json.loads(artifact.data)}
+    table = await connections()
     assert state.is_failed()
     assert f"vault-secret/check (used by {rotation.name}): Vault at" in str(state.message)
     assert "sealed" in str(state.message)
     assert (table["vault-secret/check"]["works"], table["secret/check"]["works"]) == ("no", "yes")
     assert table[f"openrouter-credentials/{world.connection}"]["works"] == "yes"
+
+
+async def test_the_check_tells_when_a_management_key_ends(world: World) -> None:
+    """A management key that ends soon is told before it does."""
+    await deploy(await world.prepare(world.rotation()))
+    ends = world.openrouter.accounts[0].management_keys_expire
+    ends[DEFAULT_MANAGEMENT_KEY] = datetime.now(UTC) + timedelta(days=3)
+
+    state = await check_connections(return_state=True)
+
+    assert state.is_completed(), state.message
+    assert f"The login of openrouter-credentials/{world.connection} ends at" in str(state.message)
+
+
+async def test_a_login_that_may_not_look_at_itself_works_all_the_same(world: World) -> None:
+    """Where a service does not say when a login ends, that is not known, and nothing is broken."""
+    rotation = await deploy(await world.prepare(world.rotation(destinations=["vault-secret/shy"])))
+    world.vault_app.state.faults.add(Fault(path="/lookup-self", status=403, body='{"errors":["permission denied"]}'))
+    world.openrouter_app.state.faults.add(Fault(method="GET", path="/key$", status=403, body='{"error":{"code":403}}'))
+
+    state = await check_connections(return_state=True)
+
+    table = await connections()
+    assert state.is_completed(), state.message
+    assert {entry["login ends"] for entry in table.values()} == {"not known"}
+    assert rotation.name in table["vault-secret/shy"]["used by"]
+
+
+async def connections() -> dict[str, Any]:
+    """What the check shows, by block."""
+    artifact: Any = await Artifact.get("connections")
+    return {entry["block"]: entry for entry in json.loads(artifact.data)}
 
 
 async def test_the_check_tells_when_a_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
