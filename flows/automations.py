@@ -7,7 +7,6 @@ and `deployment: <flow>/<name>` stand for ids, and `$notify`, `$restart` and `$w
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,10 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from blocks.errors import ConfigurationError, KeyRotationError
+from flows.command import ask_prefect
 from tasks.world import plainly
 
 FOLDER = Path(__file__).resolve().parent.parent / "automations"
-"""Where the checkout keeps its automations."""
+"""Where this project's automations are: in the checkout, or beside the installed packages."""
 PLACEHOLDERS = {
     "notify": "the notification block, such as slack-webhook/on-call or custom-webhook/on-call",
     "restart": "your own deployment to start after each rotation, as flow/name",
@@ -189,17 +189,18 @@ def main() -> int:
     """Read the command line, make the automations, and print what was done.
 
     Returns:
-        0 where everything that was asked for is there.
+        0 where everything that was asked for is there, 1 where it is not.
     """
     parser = argparse.ArgumentParser(prog="python -m flows.automations", description=(__doc__ or "").split("\n")[0])
     for name, meaning in PLACEHOLDERS.items():
         parser.add_argument(f"--{name}", metavar="NAME", help=meaning)
-    here = Path(FOLDER.name)
-    parser.add_argument("--folder", type=Path, default=here, help=f"where the files are; {here} by default")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="where the files are; those of this project by default"
+    )
     chosen = parser.parse_args()
     given = {name: getattr(chosen, name) for name in PLACEHOLDERS if getattr(chosen, name)}
     try:
-        done = asyncio.run(make_automations(given, chosen.folder))
+        done = ask_prefect(lambda: make_automations(given, chosen.folder))
     except KeyRotationError as error:
         Console(stderr=True).print(str(error), markup=False, soft_wrap=True)
         return 1

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from datetime import UTC, datetime
 
 from prefect.context import AsyncClientContext
-from prefect.settings import PREFECT_API_URL
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from blocks.errors import KeyRotationError
+from flows.command import ask_prefect
 from flows.overview import HEADER, Health, Row, read_rows, summary, worst_first
 
 COLOURS = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.FAILED: "red"}
@@ -36,17 +35,11 @@ def main() -> int:
     Returns:
         0 where every rotation is healthy, 1 where one is not, 2 where Prefect cannot be asked.
     """
-    url = PREFECT_API_URL.value()
-    if not url:
-        # Without an address Prefect would start a server of its own, which knows no rotation.
-        return _unknown("Set PREFECT_API_URL to the Prefect server whose rotations you want to see.")
     try:
-        rows = asyncio.run(read())
+        rows = ask_prefect(read)
     except KeyRotationError as error:
-        return _unknown(str(error))
-    except RuntimeError:
-        # What Prefect's client makes of a server that it cannot reach.
-        return _unknown(f"The Prefect server at {url} cannot be reached.")
+        Console(stderr=True, soft_wrap=True).print(str(error), markup=False)
+        return 2
     show(rows, Console())
     return int(any(row.health is not Health.HEALTHY for row in rows))
 
@@ -68,11 +61,6 @@ def show(rows: list[Row], console: Console) -> None:
     for row in worst_first(rows):
         if row.needs:
             console.print(Text(f"{row.name}: {row.needs}", style=COLOURS[row.health]))
-
-
-def _unknown(sentence: str) -> int:
-    Console(stderr=True, soft_wrap=True).print(sentence, markup=False)
-    return 2
 
 
 if __name__ == "__main__":

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +82,20 @@ def test_a_file_that_is_no_automation_is_named(tmp_path: Path, text: str, said: 
 
     assert str(refused.value).startswith(said)
     assert str(refused.value).endswith("Nothing was made.")
+
+
+def test_an_installed_package_brings_them_along(tmp_path: Path) -> None:
+    """Whoever installs the project without keeping the checkout has the same files beside the packages."""
+    for name in ["blocks", "tasks", "flows", "automations"]:
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ["pyproject.toml", "README.md"]:
+        shutil.copy(CHECKOUT / name, tmp_path)
+    build = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(tmp_path)]
+
+    subprocess.run([sys.executable, "-m", "pip", *build], check=True, cwd=tmp_path)
+
+    [wheel] = tmp_path.glob("*.whl")
+    assert {f"automations/{name}" for name in AUTOMATIONS} <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_an_empty_folder_is_no_success(tmp_path: Path) -> None:

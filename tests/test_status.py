@@ -1,11 +1,11 @@
-"""The overview in the terminal, where there is no server to ask."""
+"""The commands of the terminal, where there is no server to ask."""
 
 from __future__ import annotations
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import status
+from flows import automations, status
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,16 @@ def test_a_server_that_cannot_be_asked_is_told(
 
     assert code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_no_automation_is_made_at_a_server_that_nobody_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect would start a server of its own for it, and everything would seem to be made."""
+    monkeypatch.setattr("sys.argv", ["automations"])
+
+    with temporary_settings({PREFECT_API_URL: None}):
+        code = automations.main()
+
+    assert code == 1
+    assert "Set PREFECT_API_URL" in capsys.readouterr().err

@@ -322,7 +322,6 @@ def test_the_command_says_plainly_what_is_wrong(world: World) -> None:
 
 async def test_the_page_leads_to_somebody_who_is_told(world: World, no_automations: None, tmp_path: Path) -> None:
     """Its commands print what it promises, and its try-out is heard."""
-    (tmp_path / FOLDER.name).symlink_to(FOLDER)
     await deploy_retirements()
     async with get_client() as client:
         await client.create_deployment(await client.create_flow_from_name("restart-consumers"), "checkout")
