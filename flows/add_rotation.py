@@ -251,8 +251,10 @@ def _sentence(
         when = f"it rotates {wanted.timetable}, as before"
     if run is None:
         return f"{what}; {when}."
-    if run.state is None or not run.state.is_final():
+    if run.state is None or run.state.is_scheduled():
         return f"{what}; {when}. The run that makes its first key starts as soon as a worker is free."
+    if not run.state.is_final():
+        return f"{what}; {when}. The run that makes its first key is still at work."
     return f"{what}; {when}. Its first key is published."
 
 

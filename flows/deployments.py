@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +34,8 @@ WORK_POOL = "key-rotation"
 FIRST_KEY_TAG = "first-key"
 STARTS_WITHIN_SECONDS = 45.0
 """How long to wait for a worker to start a run; a worker with one slot starts it when the waiting run has ended."""
+ENDS_WITHIN_SECONDS = 300.0
+"""How long to wait for the end of a run in all, whatever it is doing."""
 POLL_SECONDS = 0.5
 
 
@@ -171,7 +174,7 @@ async def make_first_key(deployment: DeploymentResponse) -> FlowRun:
         deployment: The rotation's deployment.
 
     Returns:
-        The run: ended, or still waiting for a worker after a while.
+        The run: ended, or still waiting for a worker or at work after a while.
     """
     with plainly("starting the first rotation"):
         runs = await _first_runs(deployment.id)
@@ -198,11 +201,11 @@ async def _first_runs(deployment_id: UUID) -> list[FlowRun]:
 
 async def _watch(run: FlowRun) -> FlowRun:
     client, _ = get_or_create_client()
-    waited = 0.0
+    begun = time.monotonic()
     while run.state is None or not run.state.is_final():
-        if waited >= STARTS_WITHIN_SECONDS and (run.state is None or run.state.is_scheduled()):
+        waits = run.state is None or run.state.is_scheduled()
+        if time.monotonic() - begun >= (STARTS_WITHIN_SECONDS if waits else ENDS_WITHIN_SECONDS):
             break
         await asyncio.sleep(POLL_SECONDS)
-        waited += POLL_SECONDS
         run = await client.read_flow_run(run.id)
     return run

@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Completed, Failed, Pending
+from prefect.states import Completed, Failed, Pending, Running
 from prefect.utilities.callables import parameter_schema
 from prefect.variables import Variable
 
@@ -387,8 +387,22 @@ async def test_a_first_key_that_failed_is_tried_again_by_the_same_form(
     assert len(await runs_of(made)) == 2
 
 
+async def test_a_first_key_that_takes_long_is_not_waited_for_without_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that hangs does not hold the form's run, which says that it is still at work."""
+    monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 60.0)
+    monkeypatch.setattr(deployments, "ENDS_WITHIN_SECONDS", 0.0)
+    fields = await form(world, make_key_now=True)
+
+    state, _ = await asyncio.gather(add(fields), conclude_next_run(fields["rotation_name"], Running()))
+
+    assert state.is_completed(), state.message
+    assert str(state.message).endswith("The run that makes its first key is still at work.")
+
+
 async def conclude_next_run(name: str, state: State[Any]) -> None:
-    """End the next run of a rotation's deployment, as a worker would."""
+    """Bring the next run of a rotation's deployment into a state, as a worker would."""
     while True:
         made = await deployed(name)
         waiting = [run for run in await runs_of(made) if run.state_name == "Scheduled"] if made else []
