@@ -200,18 +200,22 @@ class Stack:
         answer = httpx.get(f"{self.url}/api/admin/settings", auth=auth, timeout=2)
         return answer.is_success and Path(answer.json().get("home", "")).resolve() == (self.home / "prefect").resolve()
 
-    def start_worker(self, name: str = "worker", *, pool: str = POOL, limit: int | None = None) -> Process:
+    def start_worker(
+        self, name: str = "worker", *, pool: str = POOL, limit: int | None = None, queue: str | None = None
+    ) -> Process:
         """Start a process worker on a pool.
 
         Args:
             name: The worker's name.
             pool: The pool; the project's own by default.
             limit: How many runs it takes at a time; as many as come by default.
+            queue: The one work queue that it serves; all of the pool by default.
 
         Returns:
             Its process.
         """
         how = [] if limit is None else ["--limit", str(limit)]
+        how += [] if queue is None else ["--work-queue", queue]
         return self._start(name, "worker", "start", "--pool", pool, "--type", "process", "--name", name, *how)
 
     def _start(self, name: str, *args: str) -> Process:

@@ -43,12 +43,14 @@ async def deploy_to(pool: str) -> None:
         )
 
 
-async def start(rotation: Rotation, *, emergency: bool = False, deployment_name: str = "example") -> UUID:
+async def start(
+    rotation: Rotation, *, emergency: bool = False, deployment_name: str = "example", queue: str | None = None
+) -> UUID:
     """Start a run of a rotation through the example deployment, or another one."""
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(f"rotate/{deployment_name}")
         parameters = {"rotation": rotation.model_dump(mode="json"), "emergency": emergency}
-        run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+        run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters, work_queue_name=queue)
     return run.id
 
 

@@ -117,3 +117,31 @@ async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) ->
     if finished.state_name != "Completed":
         assert (await retry_after_death(run_id, rotation.name)).is_completed()
     await check_converged(world, rotation)
+
+
+@pytest.mark.timeout(300)
+async def test_an_emergency_has_a_worker_of_its_own_queue_where_the_others_are_full(world: World) -> None:
+    """A worker with a limit is at work, and an emergency in a queue with a worker of its own does not wait for it."""
+    pool, queue = "limited", "emergency"
+    await deploy_to(pool)
+    world.stack.cli("work-queue", "create", queue, "--pool", pool, "--priority", "1")
+    full = world.stack.start_worker(f"{pool}-full", pool=pool, limit=1, queue="default")
+    ordinary, stolen = [await world.prepare(world.rotation()) for _ in range(2)]
+    assert (await rotate(stolen, return_state=True)).is_completed()
+    before_publish = Fault("after", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
+    world.openrouter_app.state.faults.add(before_publish)
+    at_work = await start(ordinary, deployment_name=pool)
+    await until_held(before_publish)
+    free = world.stack.start_worker(f"{pool}-free", pool=pool, queue=queue)
+
+    emergency = await ended(await start(stolen, emergency=True, deployment_name=pool, queue=queue))
+
+    before_publish.delay = 0
+    held_up = await ended(at_work)
+    assert (emergency.state_name, held_up.state_name) == ("Completed", "Completed")
+    assert emergency.end_time is not None
+    assert held_up.end_time is not None
+    assert emergency.end_time < held_up.end_time
+    await check_converged(world, stolen)
+    for worker in (full, free):
+        worker.stop()
