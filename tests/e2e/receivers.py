@@ -29,6 +29,7 @@ class Receiver:
     def __init__(self, url: str) -> None:
         self.url = url
         self.heard: list[str] = []
+        self.paths: list[str] = []
 
     async def waits_for(self, *words: str) -> str:
         """Wait until something with all of these words has come."""
@@ -42,13 +43,14 @@ class Receiver:
 
 
 @contextmanager
-def web_receiver() -> Iterator[Receiver]:
-    """Somebody who is told by HTTP."""
+def web_receiver(answer: str = "") -> Iterator[Receiver]:
+    """Somebody who is told by HTTP, and says something to it."""
     receiver = Receiver("")
 
     async def hear(request: Request) -> Response:
         receiver.heard.append((await request.body()).decode())
-        return Response()
+        receiver.paths.append(request.url.path)
+        return Response(answer)
 
     with running(Starlette(routes=[Route("/{any:path}", hear, methods=["POST"])])) as receiver.url:
         yield receiver

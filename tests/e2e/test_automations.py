@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from apprise.plugins.slack import NotifySlack
 from prefect import flow, get_client
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
 from prefect.blocks.system import Secret
@@ -192,6 +194,21 @@ async def test_a_block_for_slack_is_accepted(world: World, no_automations: None)
     done = await make_automations({"notify": "slack-webhook/on-call"})
 
     assert done[FAILED] == "made"
+
+
+async def test_slack_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes to Slack's hook carries subject and body; only its address is that of somebody on this machine."""
+    hook = "T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"
+    with web_receiver(answer="ok") as receiver:
+        monkeypatch.setattr(NotifySlack, "webhook_url", receiver.url)
+        block = SlackWebhook(url=SecretStr(f"https://hooks.slack.com/services/{hook}"))
+
+        await block.notify("publish failed. Retry is safe.", "Key rotation: rotate/checkout failed")
+
+        told = json.loads(await receiver.waits_for("rotate/checkout failed"))
+    assert receiver.paths == [f"/{hook}"]
+    assert told["attachments"][0]["title"] == "Key rotation: rotate/checkout failed"
+    assert told["attachments"][0]["text"] == "publish failed. Retry is safe."
 
 
 @flow(name="restart-consumers")
