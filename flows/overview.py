@@ -132,7 +132,8 @@ def _overstays(key: Superseded, facts: Facts, now: datetime) -> str:
 def _superseded(key: Superseded, facts: Facts, now: datetime) -> str:
     if key.revoke_at in facts.cancelled:
         return f"{key.label} kept alive: its retirement was cancelled"
-    return f"{key.label} ends {_short(key.revoke_at, now)}"
+    what = "is looked at again" if key.postponed and not key.disabled else "ends"
+    return f"{key.label} {what} {_short(key.revoke_at, now)}"
 
 
 def _next_run(facts: Facts, now: datetime) -> str:

@@ -122,6 +122,21 @@ def test_a_key_whose_retirement_was_cancelled_is_shown_as_kept_alive(ends: datet
     assert found.health is Health.DEGRADED
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "old-key ends 2 Mar 12:00"),
+        ({"postponed": 1}, "old-key is looked at again 2 Mar 12:00"),
+        ({"postponed": 1, "disabled": True}, "old-key ends 2 Mar 12:00"),
+    ],
+)
+def test_a_key_that_may_outlive_its_next_look_is_not_said_to_end_then(changes: dict[str, Any], told: str) -> None:
+    """A retirement that was postponed because the key was still used may be postponed again."""
+    key = superseded(NOW + timedelta(days=1)).model_copy(update=changes)
+
+    assert row(replace(WELL, ledger=Ledger(current=CURRENT, superseded=(key,))), NOW).superseded == told
+
+
 def test_a_cancelled_retirement_of_a_key_that_is_gone_is_not_shown() -> None:
     """Once the key is revoked nothing is left to tell."""
     assert row(replace(WELL, cancelled=frozenset({NOW})), NOW).health is Health.HEALTHY

@@ -278,6 +278,8 @@ async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World,
     assert (await rotate(rotation, return_state=True)).is_completed()
     await open_artifact(page, f"rotation-{rotation.name}")
     await expect(page.get_by_text(f"The superseded key {used.label} may still be used").first).to_be_visible()
+    await open_artifact(page, "key-rotations")
+    await expect(page.get_by_text(f"{used.label} is looked at again").first).to_be_visible()
     run_id = await retirement(rotation)
     await open_run(page, run_id)
     await expect(page.get_by_text("Scheduled", exact=True).first).to_be_visible()
