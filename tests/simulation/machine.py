@@ -772,8 +772,8 @@ class Histories(Watched):
         self.model.revoked_accounts.clear()
         for place in self.model.places.values():
             place.exists = True
-        # The person on call decides about what is still used, about a key to adopt that is gone, and about settings that
-        # nobody knows any more after a ledger was lost.
+        # The person on call decides about what is still used, about a key to adopt that is gone, and about settings
+        # that nobody knows any more after a ledger was lost.
         key = self.rotation.key.model_copy(update={"inherit": False})
         self._change(retirement=Retirement(), minimum_age=timedelta(0), adopt=None, key=key)
         self._clean_up_every_account()
