@@ -51,7 +51,8 @@ expect.set_options(timeout=IN_TIME)
 
 @pytest.fixture
 async def world(world: World) -> AsyncIterator[World]:
-    """The stand-ins, with Vault at the port where people know it from, if it is free."""
+    """The stand-ins, with Vault at the port where people know it from, if it is free, and no rotation yet."""
+    await forget_all_rotations()
     with running(world.vault_app, port := free_port(8200)):
         world.vault_url = f"http://localhost:{port}"
         yield world
@@ -245,7 +246,6 @@ async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: 
 
 async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, page: Page, picture: Picture) -> None:
     """The old key lives on, and the overview says so, among the other rotations."""
-    await forget_all_rotations()
     broken = await deploy(world, "billing", days=30)
     for name, days in [("checkout", 12), ("search", 3)]:
         await deploy(world, name, days=days)
@@ -314,7 +314,7 @@ async def until_scheduled(name: str, *, some: bool) -> None:
 
 
 async def forget_all_rotations() -> None:
-    """Take away what other tests have left, so that the overview shows this test's rotations alone."""
+    """Take away what other tests have left: they use the same names, each with an account of its own."""
     async with get_client() as client:
         for each in await read_deployments():
             await client.delete_deployment(UUID(each["id"]))
