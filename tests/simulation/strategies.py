@@ -36,12 +36,14 @@ AIMED_AT = (
 Aim = tuple[str, int]
 """One effect of a run: how its name begins, and how many such effects come before it."""
 by_name = st.tuples(st.sampled_from(AIMED_AT), st.sampled_from([0, 0, 1, 2, 3]))
-by_number = st.tuples(st.just(""), st.integers(0, 60))
+by_number = st.tuples(st.just(""), st.integers(0, 25))
 aims = st.one_of(by_name, by_number)
-strikes = st.tuples(aims, st.sampled_from([f for f in Fate if f is not Fate.WORKS]))
+KILLED = [Fate.KILLED_BEFORE, Fate.KILLED_AFTER]
+crashes = st.tuples(aims, st.sampled_from(KILLED))
+faults = st.tuples(aims, st.sampled_from([f for f in Fate if f not in {Fate.WORKS, *KILLED}]))
 late = st.tuples(st.sampled_from([("create the key", 0), ("write vault-secret", 0)]), st.just(Fate.LATE))
 """Only these can take effect after the run has ended, so most other aims would waste a late one."""
-fates = st.lists(st.one_of(strikes, late), max_size=3)
+fates = st.lists(st.one_of(crashes, faults, late), max_size=3)
 runs = st.sampled_from(["rotate", "emergency", "retire", "restore", "apply", "remove", "audit"])
 """What may be at work when another run takes its place."""
 others = runs | st.sampled_from(["retry", "person"])
