@@ -43,7 +43,7 @@ docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: lint docs ## Run all tests
-	$(BIN)/python -m pytest -n 4 --dist loadgroup
+	$(BIN)/python -m pytest -n 5 --dist loadgroup
 
 mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each one is caught
 	$(BIN)/python -m tests.simulation.mutants

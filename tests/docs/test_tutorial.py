@@ -15,8 +15,9 @@ import pytest
 
 from sandbox.stack import CHECKOUT
 from tests.docs import pages
+from tests.e2e.conftest import apart
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = apart
 START, *COMMANDS = pages.read("tutorial/first-rotation.md")
 START_SECONDS = 120
 DASHBOARD = re.compile(r"Dashboard: (http://\S+)")

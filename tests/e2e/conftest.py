@@ -25,10 +25,11 @@ from sandbox.stack import Stack
 from tasks.rotation import KeySettings, Rotation
 from tests.e2e.driver import end_all_runs
 
-# What shares a server runs in one process; what drives workers and kills processes has a second one, to halve the time,
-# and what waits long or starts a server of its own a third one.
+# What shares a server runs in one process. To share the time, what drives workers has one of its own, and so has what
+# kills processes, and what waits long or starts everything by itself.
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 with_processes = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-processes")]
+with_kills = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-kills")]
 apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart"), pytest.mark.timeout(400)]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
 numbers = itertools.count(1)

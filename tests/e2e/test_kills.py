@@ -19,7 +19,7 @@ from flows import remove_rotation, restore_key, retire, rotate
 from sandbox.server import Fault, running
 from tasks.ledger import ledger_variable
 from tasks.rotation import Retirement, Rotation
-from tests.e2e.conftest import World, with_processes
+from tests.e2e.conftest import World, with_kills
 from tests.e2e.driver import attempt, begin, begin_rotation, deploy, ended, retry
 from tests.e2e.processes import (
     HELD_SECONDS,
@@ -41,7 +41,7 @@ from tests.e2e.processes import (
     until_held,
 )
 
-pytestmark = [*with_processes, pytest.mark.timeout(300)]
+pytestmark = [*with_kills, pytest.mark.timeout(300)]
 When = Literal["before", "after"]
 BOTH = pytest.mark.parametrize("when", ["before", "after"])
 
