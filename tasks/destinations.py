@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, ServiceError
 from blocks.secrets import DestinationBlock, Held
+from tasks.ledger import fingerprint
 
 CONNECTION_TYPE = "openrouter-credentials"
 """The block type slug of a connection."""
@@ -53,6 +54,19 @@ class Destination(Protocol):
     async def aclose(self) -> None:
         """Close its connections, where it has some of its own."""
         return
+
+
+def changed_only_beside(before: Held, after: Held) -> bool:
+    """Say whether a place, which has changed, still holds the same key: another field beside it was written.
+
+    Args:
+        before: What was read first.
+        after: What was read later.
+
+    Returns:
+        Whether the key is the same in both, or absent in both.
+    """
+    return fingerprint(before.value) == fingerprint(after.value)
 
 
 class OwnBlock(Destination):

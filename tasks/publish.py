@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from blocks.errors import ConflictError, DestinationError, ServiceError
-from tasks.destinations import Destination
+from blocks.secrets import Held
+from tasks.destinations import Destination, changed_only_beside
 from tasks.events import Event
 from tasks.ledger import fingerprint
 from tasks.run import Run, VerifiedKey
 from tasks.task import secret_task
+
+WRITES = 5
+"""How often a key is written whose write loses, each time, to a change of what stands beside it."""
 
 
 async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
@@ -20,6 +24,7 @@ async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
 
     Raises:
         PlaceLostError: Another run has taken over; nothing was written.
+        ConflictError: Somebody else has written there in the meantime.
         DestinationError: The destination does not hold the key after it was written.
         ServiceError: The destination failed.
     """
@@ -27,6 +32,21 @@ async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
     held = run.held.get(destination) or await place.read()
     if fingerprint(held.value) == key.record.fingerprint:
         return
+    for _ in range(WRITES):
+        failure = await _write(run, place, key, held)
+        before, held = held, await place.read()
+        if _has_arrived(key, held):
+            await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.told(), destination=destination)
+            return
+        if not (isinstance(failure, ConflictError) and changed_only_beside(before, held)):
+            break
+    raise failure or DestinationError(
+        f"{place.name} does not hold the new key {key.record.label} after it was written there."
+    )
+
+
+async def _write(run: Run, place: Destination, key: VerifiedKey, held: Held) -> ServiceError | None:
+    # Asked before every write, after what it replaces was read: a run that was overtaken since writes no more.
     await run.ledger.guard()
     written_by = {
         "key_rotation": run.name,
@@ -34,25 +54,18 @@ async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
         "flow_run": str(run.identity.id),
         "written_at": run.world.now().isoformat(timespec="seconds"),
     }
-    failure: ServiceError | None = None
     try:
         await place.write(key.secret, held, written_by)
     except ServiceError as error:
         # A write whose answer was lost shows itself in the read-back; so does one that was made twice.
         if not (error.outcome_unknown or isinstance(error, ConflictError)):
             raise
-        failure = error
-    await _read_back(place, key, failure)
-    await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.told(), destination=destination)
+        return error
+    return None
 
 
-async def _read_back(place: Destination, key: VerifiedKey, failure: ServiceError | None) -> None:
-    held = await place.read()
-    if fingerprint(held.value) == key.record.fingerprint:
-        return
-    if failure is not None:
-        raise failure
-    raise DestinationError(f"{place.name} does not hold the new key {key.record.label} after it was written there.")
+def _has_arrived(key: VerifiedKey, held: Held) -> bool:
+    return fingerprint(held.value) == key.record.fingerprint
 
 
 publish_task = secret_task("publish")(publish)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from blocks.errors import ConfigurationError, DestinationError, OtherAccountError, ServiceError
+from blocks.errors import ConfigurationError, ConflictError, DestinationError, OtherAccountError, ServiceError
 from blocks.secrets import Held
 from tasks.adopt import adopt
 from tasks.create import has_room
 from tasks.decisions import MAYBE, Finding, find
+from tasks.destinations import Destination, changed_only_beside
 from tasks.ledger import Superseded, fingerprint
 from tasks.lost import keys_without_ledger, settle_intent, settle_unresolved
+from tasks.publish import WRITES
 from tasks.rotation import Rotation
 from tasks.run import NewKey, Run
 from tasks.verify import is_fit
@@ -156,8 +158,21 @@ async def _fence_pending_off(run: Run) -> None:
     # that is still under way. Only then may the key die: it can no longer come into a destination.
     await run.ledger.save(run.ledger.ledger)
     for name, held in run.held.items():
-        await (await run.world.destination(name)).fence(held)
+        await _fence(await run.world.destination(name), held)
     run.held.clear()
+
+
+async def _fence(place: Destination, held: Held) -> None:
+    for _ in range(WRITES):
+        try:
+            await place.fence(held)
+        except ConflictError as error:
+            lost, before, held = error, held, await place.read()
+            if not changed_only_beside(before, held):
+                break
+        else:
+            return
+    raise lost
 
 
 async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:

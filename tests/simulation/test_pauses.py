@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
@@ -90,4 +91,28 @@ def test_a_run_that_is_overtaken_before_any_of_its_calls_does_no_harm(
 
         if not any("paused before" in line for line in state.model.story[told:]):
             return
+    pytest.fail("the run never came to an end")
+
+
+@pytest.mark.parametrize(
+    ("begin", "kind"),
+    [
+        *itertools.product([due, disabled, unpublished, half_published], ["rotate", "emergency"]),
+        *itertools.product([due, disabled], ["restore"]),
+    ],
+)
+def test_a_run_beside_which_another_field_is_written_before_any_of_its_calls_succeeds(
+    begin: Callable[[], Histories], kind: str
+) -> None:
+    """Another rotation may publish to a field of the same Vault secret at any moment; both fields are kept."""
+    for at in range(MOST_CALLS):
+        state = begin()
+        told = len(state.model.story)
+
+        state.paused(pause_at=("", at), kind=kind, other="person", planned=[])
+
+        story = state.model.story[told:]
+        if not any("paused before" in line for line in story):
+            return
+        assert not any("failed" in line for line in story), story
     pytest.fail("the run never came to an end")

@@ -1,0 +1,88 @@
+"""Other rotations publish to other fields of the same Vault secret."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from blocks.secrets import Held
+from tasks.destinations import Destination, OwnBlock
+from tasks.publish import WRITES
+from tests.life.conftest import Life
+
+
+class Crowded(OwnBlock):
+    """A destination where somebody writes a field right before our writes."""
+
+    def __init__(self, name: str, block: Any, writes: list[tuple[str, str]]) -> None:
+        super().__init__(name, block)
+        self._block_beside = block
+        self._writes = writes
+
+    async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
+        """Let the next one of them write, then write."""
+        if self._writes:
+            field, content = self._writes.pop(0)
+            beside = self._block_beside.model_copy(update={"field": field})
+            await beside.write_held(SecretStr(content), await beside.read_held(), {})
+        await super().write(value, held, written_by)
+
+
+@pytest.fixture
+def crowd(life: Life, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Who writes what before each of our writes."""
+    writes: list[tuple[str, str]] = []
+
+    async def destination(name: str) -> Destination:
+        return Crowded(name, life.block, writes)
+
+    monkeypatch.setattr(life, "destination", destination)
+    return writes
+
+
+@pytest.mark.parametrize("times", [1, WRITES - 1])
+async def test_a_write_to_a_field_beside_the_key_does_not_fail_the_run(
+    life: Life, crowd: list[tuple[str, str]], times: int
+) -> None:
+    """Check-and-set refuses our write for the sake of the neighbour's: both fields are there in the end."""
+    await life.rotate()
+    crowd += [("neighbour", f"key {number}") for number in range(times)]
+
+    await life.rotate()
+
+    current = life.ledger.current
+    beside = (await life.block.model_copy(update={"field": "neighbour"}).read_held()).value
+    assert current is not None
+    assert (await life.held()).hash == current.hash
+    assert beside is not None
+    assert beside.get_secret_value() == f"key {times - 1}"
+
+
+async def test_neighbours_who_never_stop_end_the_run_with_a_plain_sentence(
+    life: Life, crowd: list[tuple[str, str]]
+) -> None:
+    """After some tries the run gives up; consumers keep the former key, and a Retry finishes."""
+    await life.rotate()
+    former = await life.held()
+    crowd += [("neighbour", f"key {number}") for number in range(WRITES)]
+
+    failure = await life.failure(life.rotate())
+
+    assert "somebody else has written there" in failure
+    assert crowd == []
+    assert life.openrouter.is_live((await life.held()).secret)
+    assert (await life.held()).hash == former.hash
+
+
+async def test_a_change_of_the_key_itself_is_not_overwritten(life: Life, crowd: list[tuple[str, str]]) -> None:
+    """Who writes our own field between our look and our write is not a neighbour: the run stops."""
+    await life.rotate()
+    crowd += [("value", "written by somebody")]
+
+    failure = await life.failure(life.rotate())
+
+    assert "somebody else has written there" in failure
+    assert life.in_vault() == "written by somebody"
