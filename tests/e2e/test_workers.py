@@ -126,17 +126,18 @@ async def test_an_emergency_has_a_worker_of_its_own_queue_where_the_others_are_f
     await deploy_to(pool)
     world.stack.cli("work-queue", "create", queue, "--pool", pool, "--priority", "1")
     full = world.stack.start_worker(f"{pool}-full", pool=pool, limit=1, queue="default")
-    ordinary, stolen = [await world.prepare(world.rotation()) for _ in range(2)]
+    ordinary = await world.prepare(world.rotation(destinations=["vault-secret/full"]))
+    stolen = await world.prepare(world.rotation())
     assert (await rotate(stolen, return_state=True)).is_completed()
-    before_publish = Fault("after", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
-    world.openrouter_app.state.faults.add(before_publish)
+    # Every attempt is held: a worker may take longer to begin than the client waits for an answer.
+    at_vault = world.vault_app.state.faults.add(Fault("before", "GET", "/data/", status=0, delay=HELD_SECONDS))
     at_work = await start(ordinary, deployment_name=pool)
-    await until_held(before_publish)
+    await until_held(at_vault)
     free = world.stack.start_worker(f"{pool}-free", pool=pool, queue=queue)
 
     emergency = await ended(await start(stolen, emergency=True, deployment_name=pool, queue=queue))
 
-    before_publish.delay = 0
+    at_vault.delay = 0
     held_up = await ended(at_work)
     assert (emergency.state_name, held_up.state_name) == ("Completed", "Completed")
     assert emergency.end_time is not None
