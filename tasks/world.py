@@ -328,12 +328,15 @@ class PrefectWorld:
         """Tell the longest time between two scheduled runs of this run's deployment.
 
         Returns:
-            The longest gap that its active schedules leave; nothing without one.
+            The longest gap that its active schedules leave; nothing without one, or where the deployment was deleted.
 
         Raises:
             ServiceError: Prefect's API failed.
         """
-        deployment = await self._own_deployment()
+        try:
+            deployment = await self._own_deployment()
+        except ObjectNotFound:
+            return timedelta(0)
         return await _interval(deployment) if deployment else timedelta(0)
 
     async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import time
 import traceback
+import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from blocks.errors import (
 from blocks.infisical import InfisicalClient
 from blocks.openrouter import KeyRequest, OpenRouterClient
 from blocks.secrets import Held
-from blocks.vault import AppRoleAuth, TokenAuth
+from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
 from tests.certificates import self_signed
@@ -43,6 +45,8 @@ DEADLINE_SECONDS = 0.3
 """How long an attempt may take where the answer trickles."""
 LONGEST_SECONDS = 10.0
 LABELS = {"key_rotation": "checkout"}
+LOGINS = ("approle", "kubernetes", "jwt")
+"""The ways to log in at Vault that ask Vault: a token is used as it is."""
 GUARDRAIL = "0b0e3c5e-1f3a-4d0b-9b59-2f8f3f3f5c11"
 
 
@@ -54,6 +58,7 @@ class Liars:
     urls: dict[Service, str]
     key: openrouter.StoredKey
     workspace: str
+    jwt_file: str = ""
     slow: bool = False
 
     def openrouter(self) -> OpenRouterClient:
@@ -61,13 +66,22 @@ class Liars:
         credentials = OpenRouterCredentials(management_key=MANAGEMENT_KEY, base_url=f"{self.urls['OpenRouter']}/api/v1")
         return credentials.get_client(sleep=at_once)
 
-    def vault(self, path: str = "app", *, approle: bool = False) -> VaultSecret:
+    def vault(self, path: str = "app", login: str = "token") -> VaultSecret:
         """A secret in Vault."""
-        auth = AppRoleAuth(role_id="role", secret_id=SECRET_ID) if approle else TokenAuth(token=vault.ROOT_TOKEN)
+        auth = self.logins()[login]
         half = {"connect_timeout_seconds": 0.1, "read_timeout_seconds": 0.1} if self.slow else {}
         credentials = VaultCredentials(url=self.urls["Vault"], auth=auth, **half)
         credentials._sleep = at_once
         return VaultSecret(credentials=credentials, path=path)
+
+    def logins(self) -> dict[str, Any]:
+        """Each way to log in at Vault."""
+        return {
+            "token": TokenAuth(token=SecretStr(vault.ROOT_TOKEN)),
+            "approle": AppRoleAuth(role_id="role", secret_id=SecretStr(SECRET_ID)),
+            "kubernetes": KubernetesAuth(kubernetes_role="role", token_path=self.jwt_file),
+            "jwt": JwtAuth(jwt_role="role", jwt=SecretStr(SECRET_ID)),
+        }
 
     def infisical(self, name: str = "PRESENT") -> InfisicalSecret:
         """A secret in Infisical."""
@@ -85,7 +99,8 @@ def _apps() -> tuple[dict[Service, Liar], openrouter.StoredKey, str]:
     assert isinstance(engine, vault.KvVersion2)
     for value in ("older", "old"):
         engine.write("app", {"value": value}, {})
-    v.allow_login("approle", "role", SECRET_ID)
+    for login in LOGINS:
+        v.allow_login(login, "role", SECRET_ID)
     i.put("PRESENT", "old")
     liars: dict[Service, Liar] = {
         "OpenRouter": Liar(openrouter.create_app(o), "OpenRouter"),
@@ -95,17 +110,18 @@ def _apps() -> tuple[dict[Service, Liar], openrouter.StoredKey, str]:
     return liars, key, o.accounts[0].workspaces[0]
 
 
-def _running(**tls: str) -> Iterator[Liars]:
+def _running(home: Path, **tls: str) -> Iterator[Liars]:
     liars, key, workspace = _apps()
+    (home / "jwt").write_text(SECRET_ID)
     with ExitStack() as stack:
         urls = {name: stack.enter_context(running(liar, **tls)) for name, liar in liars.items()}
-        yield Liars(liars, urls, key, workspace)
+        yield Liars(liars, urls, key, workspace, str(home / "jwt"))
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Liars]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liars]:
     """The liars, once for all tests."""
-    yield from _running()
+    yield from _running(tmp_path_factory.mktemp("login"))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +129,7 @@ def untrusted_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liar
     """The same, with a certificate that nobody vouches for."""
     home: Path = tmp_path_factory.mktemp("certificate")
     certfile, keyfile = self_signed(home)
-    yield from _running(certfile=certfile, keyfile=keyfile)
+    yield from _running(home, certfile=certfile, keyfile=keyfile)
 
 
 @pytest.fixture(autouse=True)
@@ -158,11 +174,11 @@ def _vault(
     call: Callable[[VaultSecret], Awaitable[Any]],
     *,
     secret: str = "app",
-    approle: bool = False,
+    login: str = "token",
     **otherwise: Any,
 ) -> Call:
     async def make(liars: Liars, stack: AsyncExitStack) -> Any:
-        block = liars.vault(secret, approle=approle)
+        block = liars.vault(secret, login)
         stack.push_async_callback(block.aclose)
         return await call(block)
 
@@ -232,7 +248,7 @@ CALLS: dict[str, Call] = {
         _403=True,
         **{"401_of_a_proxy": False},
     ),
-    "OpenRouter check": _openrouter("GET", "/keys?$", lambda c, _: c.check(), lists=str),
+    "check": _openrouter("GET", "/keys?$", lambda c, _: c.check(), lists=str),
     "Vault read_held": _vault("GET", "/data/", lambda block: block.read_held(), another_shape_inside=NotFoundError),
     "Vault read_held, the engine": _vault(
         "GET",
@@ -262,7 +278,20 @@ CALLS: dict[str, Call] = {
         another_shape_inside=str,
         **{"403_of_a_proxy": UnauthorizedError},
     ),
-    "Vault login": _vault("POST", "/approle/login", lambda block: block.read_held(), approle=True, **REFUSED_LOGIN),
+    "Vault credentials token_ends": _vault(
+        "GET",
+        "/lookup-self",
+        lambda block: block.credentials.token_ends(),
+        _403=UnauthorizedError,
+        another_shape_inside=None,
+        **{"403_of_a_proxy": UnauthorizedError},
+    ),
+    **{
+        f"Vault login, {login}": _vault(
+            "POST", f"/{login}/login", lambda block: block.read_held(), login=login, **REFUSED_LOGIN
+        )
+        for login in LOGINS
+    },
     "Infisical read_held": _infisical("GET", "/raw/", lambda block: block.read_held()),
     "Infisical write_held, a change": _infisical(
         "PATCH", "/raw/", _written, another_shape_inside=None, other_types=None, lists=None
@@ -356,6 +385,36 @@ async def test_a_lie_ends_in_time_with_one_sentence_and_no_secret(
     assert leaks(shown(result)) == []
     assert leaks(ear.text) == []
     assert time.monotonic() - started < LONGEST_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("prefix", "client"),
+    [
+        ("", OpenRouterClient),
+        ("Vault ", VaultSecret),
+        ("Vault credentials ", VaultCredentials),
+        ("Infisical ", InfisicalSecret),
+        ("Infisical credentials ", InfisicalCredentials),
+    ],
+)
+def test_no_call_of_a_client_is_left_out(prefix: str, client: type) -> None:
+    """Whoever adds a call adds it above: the matrix has every public method that waits for an answer."""
+    waits = {
+        name
+        for name, member in vars(client).items()
+        if not name.startswith("_") and (inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member))
+    }
+    lied_to = {name.partition(",")[0] for name in CALLS}
+
+    assert {f"{prefix}{name}" for name in waits - {"aclose"}} <= lied_to
+
+
+def test_no_login_at_vault_is_left_out(servers: Liars) -> None:
+    """Each kind of login that the form offers is lied to, but for the token, which asks nobody."""
+    offered = set(typing.get_args(typing.get_type_hints(VaultCredentials)["auth"]))
+
+    assert {type(login) for login in servers.logins().values()} == offered
+    assert set(servers.logins()) - {"token"} == set(LOGINS)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import prefect as prefect_package
 import pytest
 from prefect.blocks.system import Secret
-from prefect.context import AsyncClientContext
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import RRuleSchedule
+from prefect.context import AsyncClientContext, FlowRunContext
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from pydantic import SecretStr
 from starlette.applications import Starlette
@@ -21,13 +24,24 @@ from starlette.routing import Route
 
 from blocks.errors import KeyRotationError
 from blocks.secrets import Held
+from flows.deployments import make_first_key, read_deployment, save_deployment
+from flows.overview import show
 from sandbox.server import running
 from tasks.destinations import PrefectSecret
+from tasks.inventory import count_deployments, destinations_in_use, read_facts
+from tasks.rotation import KeySettings, Rotation
 from tasks.world import PrefectWorld, VariableStore
 from tests.hostile.liar import ANSWERS, KEY, Liar
 from tests.hostile.test_answers import LONGEST_SECONDS, is_plain, leaks, shown
 
 RUN = UUID(int=7)
+ROTATION = Rotation(
+    name="checkout",
+    connection="openrouter",
+    key=KeySettings(name="checkout service"),
+    destinations=["secret/checkout"],
+)
+SCHEDULE = RRuleSchedule(rrule="DTSTART:20261201T033000\nRRULE:FREQ=DAILY;INTERVAL=30", timezone="UTC")
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 
 
@@ -39,6 +53,17 @@ def _secret() -> PrefectSecret:
     secret = PrefectSecret("secret/checkout", Secret(value="old"))
     secret._just_loaded, secret._document_id = None, RUN
     return secret
+
+
+async def _in_a_run(call: Callable[[PrefectWorld], Awaitable[Any]]) -> Any:
+    """Call as a run of a deployment does."""
+    run = FlowRun(id=RUN, flow_id=RUN, deployment_id=RUN)
+    with FlowRunContext.model_construct(flow_run=run):
+        return await call(PrefectWorld())
+
+
+def _deployment() -> DeploymentResponse:
+    return DeploymentResponse(id=RUN, flow_id=RUN, name="checkout")
 
 
 CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -55,10 +80,22 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "deployed_rotation": lambda: PrefectWorld().deployed_rotation("checkout"),
     "delete_deployment": lambda: PrefectWorld().delete_deployment("checkout"),
     "deployments": lambda: _walked(PrefectWorld().deployments()),
+    "check_deployment": lambda: _in_a_run(PrefectWorld.check_deployment),
+    "longest_interval": lambda: _in_a_run(PrefectWorld.longest_interval),
+    "a deployment is read": lambda: read_deployment("checkout"),
+    "a deployment is made": lambda: save_deployment(None, ROTATION, SCHEDULE, active=True),
+    "a deployment is changed": lambda: save_deployment(_deployment(), ROTATION, SCHEDULE, active=True),
+    "the first key is made": lambda: make_first_key(_deployment()),
+    "rotations are counted": count_deployments,
+    "destinations are listed": destinations_in_use,
+    "all facts are read": read_facts,
+    "the overview is shown": lambda: show([], NOW),
     "a secret is read": lambda: _secret().read(),
     "a secret is written": lambda: _secret().write(SecretStr(KEY), Held(None), {}),
 }
 """Every call to Prefect's API that a run makes by itself."""
+WITHOUT_ANSWER = {"now", "sleep", "apart", "emit"}
+"""What of the world asks nobody, or does not wait for an answer."""
 
 
 async def _version(_request: Request) -> JSONResponse:
@@ -75,7 +112,18 @@ def prefect() -> Iterator[Liar]:
 
 def _is_documented(result: Any) -> bool:
     """Say whether a call ended with an error of ours in plain words, or as if nothing were there."""
-    return is_plain(result) if isinstance(result, KeyRotationError) else result in (None, False, [], set())
+    return (
+        is_plain(result)
+        if isinstance(result, KeyRotationError)
+        else result in (None, False, [], set(), {}, timedelta(0))
+    )
+
+
+def test_no_call_of_the_world_is_left_out() -> None:
+    """Whoever lets a run ask Prefect for something else adds it above."""
+    asked = {name for name in vars(PrefectWorld) if not name.startswith("_")} - WITHOUT_ANSWER
+
+    assert asked <= set(CALLS)
 
 
 @pytest.mark.parametrize("name", CALLS)
