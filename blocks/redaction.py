@@ -35,8 +35,12 @@ def redacted(text: str) -> str:
     return _LOOKS_SECRET.sub(lambda found: f"{found[found.lastgroup or 0]}{STRUCK_OUT}", text)
 
 
+_QUOTE_REQUESTS = "botocore."
+"""Whose records below INFO quote whole requests, with the secret in base64, which looks like nothing in particular."""
+
+
 class RedactionFilter(logging.Filter):
-    """Lets every record pass, without what looks like a secret in its message, its traceback and its stack."""
+    """Lets records pass without what looks like a secret in message, traceback and stack; drops AWS's DEBUG records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact one record; one that holds no secret is left exactly as it is.
@@ -45,8 +49,10 @@ class RedactionFilter(logging.Filter):
             record: The record, changed in place.
 
         Returns:
-            `True`, always.
+            `False` for a record that quotes a request to AWS; `True` for every other one.
         """
+        if record.name.startswith(_QUOTE_REQUESTS) and record.levelno < logging.INFO:
+            return False
         try:
             message = record.getMessage()
         except (TypeError, ValueError, KeyError):

@@ -79,8 +79,13 @@ def _header_safe(value: SecretStr, name: str) -> SecretStr:
 Mount = Annotated[str, AfterValidator(lambda value: _segments(value, "mount"))]
 
 
+def _one_line(schema: dict[str, Any]) -> None:
+    # The form shows the description as it is, and would show the whole docstring.
+    schema["description"] = schema["description"].partition("\n")[0]
+
+
 class _Auth(BaseModel):
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, json_schema_extra=_one_line)
 
     @property
     def where(self) -> str | None:

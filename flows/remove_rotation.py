@@ -13,6 +13,7 @@ from flows.report import removed
 from flows.rotate import revoke_what_is_due
 from flows.steps import AS_TASKS, Steps
 from tasks.remove import forget_when_nothing_is_left, give_up_keys
+from tasks.rotation import MAX_OVERLAP
 from tasks.run import Run
 
 Keys = Literal["revoke", "keep", "keep-until"]
@@ -28,8 +29,7 @@ async def remove_rotation(
     Args:
         rotation: The name of the rotation.
         confirm_name: The name once more, typed by hand, because a removal cannot be undone.
-        keys: What becomes of its current key: revoke it at once, keep it for good as your own, or keep it until a
-            date. Older keys end as planned, and never later than that.
+        keys: What becomes of its current key; older keys end as planned, and never later than that.
         keep_until: For keep-until: when the current key is revoked, with its time zone.
 
     Returns:
@@ -81,12 +81,17 @@ def end_of_keys(run: Run, keep_until: datetime | None, *, revoke: bool) -> datet
         The moment, UTC; `None` where the current key is kept for good.
 
     Raises:
-        ConfigurationError: The date had passed when the run was started.
+        ConfigurationError: The date had passed when the run was started, or lies too far ahead.
     """
     if revoke:
         return run.world.now()
     if keep_until is not None and keep_until <= run.identity.first_started:
         raise ConfigurationError("keep_until: it is past already. Nothing was changed.")
+    if keep_until is not None and keep_until - run.identity.first_started > MAX_OVERLAP:
+        raise ConfigurationError(
+            f"keep_until: it is more than {MAX_OVERLAP.days} days ahead; to keep the key for good, choose keep. "
+            "Nothing was changed."
+        )
     return keep_until
 
 
@@ -97,14 +102,17 @@ def as_moment(value: object) -> datetime | None:
         value: A date and time, or its ISO 8601 text.
 
     Returns:
-        The moment, UTC; `None` for nothing, and for a time without a zone.
+        The moment, UTC; `None` for nothing, for a time without a zone, and for one that UTC cannot tell.
     """
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
             return None
-    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else None
+    try:
+        return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo else None
+    except OverflowError:
+        return None
 
 
 async def take_away(run: Run, revoke_at: datetime | None, steps: Steps) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Iterator
 
+import boto3
 import pytest
+from botocore.config import Config
+from botocore.exceptions import EndpointConnectionError
 
 from blocks.redaction import RedactionFilter, redact_logs, redacted
 from tests.hostile.liar import KEY, Ear
@@ -100,6 +104,34 @@ def test_a_record_without_a_secret_is_not_touched() -> None:
     RedactionFilter().filter(record)
 
     assert (record.msg, record.args) == ("at %s", ("once",))
+
+
+def test_a_request_to_aws_is_in_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At DEBUG botocore quotes the request, in which the key is in base64; errors and warnings of it stay."""
+    monkeypatch.setattr(logging.getLogger("botocore"), "level", logging.DEBUG)
+    before, after = Ear(), Ear()
+    after.addFilter(RedactionFilter())
+    for ear in (before, after):
+        logging.getLogger("botocore").addHandler(ear)
+    client = boto3.client(
+        "secretsmanager",
+        region_name="eu-central-1",
+        endpoint_url="http://127.0.0.1:9",
+        aws_access_key_id="none",
+        aws_secret_access_key="none",
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+
+    with pytest.raises(EndpointConnectionError):
+        client.put_secret_value(SecretId="checkout", SecretBinary=KEY.encode())
+    logging.getLogger("botocore.endpoint").warning("something else")
+
+    for ear in (before, after):
+        logging.getLogger("botocore").removeHandler(ear)
+    in_base64 = base64.b64encode(KEY.encode()).decode()
+    assert in_base64 in before.text
+    assert in_base64 not in after.text
+    assert "something else" in after.text
 
 
 def test_it_is_installed_once_per_handler() -> None:

@@ -124,6 +124,12 @@ def test_a_date_that_is_past_is_refused(life: Life) -> None:
         end_of_keys(life.open(), life.time - timedelta(days=365), revoke=False)
 
 
+def test_a_date_too_far_ahead_is_refused(life: Life) -> None:
+    """No scheduler keeps a run for thousands of years: who means for ever says keep."""
+    with pytest.raises(ConfigurationError, match=r"^keep_until: it is more than 3650 days ahead; .* choose keep\."):
+        end_of_keys(life.open(), life.time + timedelta(days=3651), revoke=False)
+
+
 def test_a_retry_after_the_date_goes_on(life: Life) -> None:
     """The date was ahead when the removal was started."""
     until = life.time + timedelta(days=1)
@@ -201,6 +207,8 @@ async def test_removing_what_is_not_there_is_no_error(life: Life) -> None:
         ("checkout", "burn", None, "keys"),
         ("checkout", "keep-until", None, "keep_until"),
         ("checkout", "keep-until", "2027-01-01T00:00:00", "keep_until"),
+        ("checkout", "keep-until", "0001-01-01T00:00:00+14:00", "keep_until"),
+        ("checkout", "keep-until", "9999-12-31T23:59:59-14:00", "keep_until"),
         ("checkout", "revoke", "2027-01-01T00:00:00Z", "keep_until"),
     ],
 )

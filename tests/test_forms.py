@@ -1,0 +1,76 @@
+"""Every field of every form in the dashboard says what it is, in one line."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prefect import Flow
+from prefect.utilities.callables import parameter_schema
+
+import blocks
+import flows
+
+Schema = dict[str, Any]
+
+BLOCKS = blocks.BLOCKS
+FLOWS = [flow for flow in vars(flows).values() if isinstance(flow, Flow) and inspect.signature(flow.fn).parameters]
+FORMS: dict[str, Schema] = {
+    **{block.__name__: block.model_json_schema() for block in BLOCKS},
+    **{flow.name: parameter_schema(flow).model_dump() for flow in FLOWS},
+}
+GROUPS = {"rotate.rotation.key", "rotate.rotation.retirement"}
+"""Groups of fields, which have their title and description where they are defined."""
+
+
+def definitions(form: Schema) -> dict[str, Schema]:
+    """What the fields of a form refer to."""
+    return {**form.get("$defs", {}), **form.get("definitions", {})}
+
+
+def fields(schema: Schema, path: str, defined: dict[str, Schema]) -> Iterator[tuple[str, Schema]]:
+    """Walk through all fields, also those of groups, lists and choices."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        # A block's own reference to another one is chosen from a list, and not filled in here.
+        yield from fields(defined.get(name, {}), path, {other: defined[other] for other in defined if other != name})
+    for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
+        yield from fields(part, path, defined)
+    if "items" in schema:
+        yield from fields(schema["items"], path, defined)
+    for name, field in schema.get("properties", {}).items():
+        yield f"{path}.{name}", field
+        yield from fields(field, f"{path}.{name}", defined)
+
+
+def is_one_line(text: object) -> bool:
+    """Say whether a text is there, and a form can show it in one line."""
+    return isinstance(text, str) and bool(text) and "\n" not in text
+
+
+def test_every_form_is_looked_at() -> None:
+    """The blocks and the flows that people fill in are all here."""
+    assert {"VaultCredentials", "OpenRouterCredentials", "InfisicalSecret", "rotate", "add-rotation"} <= set(FORMS)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_field_has_a_title_and_a_description_of_one_line(name: str) -> None:
+    """A newcomer fills it in without help."""
+    found = list(fields(FORMS[name], name, definitions(FORMS[name])))
+
+    silent = {path for path, field in found if not (field.get("title") and is_one_line(field.get("description")))}
+
+    assert found
+    assert silent - GROUPS == set()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_group_of_fields_says_in_one_line_what_it_is(name: str) -> None:
+    """A docstring with its list of attributes is for those who read code."""
+    groups = {group: schema for group, schema in definitions(FORMS[name]).items() if "properties" in schema}
+
+    wordy = {group for group, schema in groups.items() if not is_one_line(schema.get("description"))}
+
+    assert wordy == set()
