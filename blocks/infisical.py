@@ -357,7 +357,12 @@ class InfisicalSecret(DestinationBlock):
     def _apart(self) -> Self:
         return self.model_copy(update={"credentials": self.credentials.apart()})
 
-    def _place(self) -> str:
+    def place(self) -> str:
+        """Name the place for messages.
+
+        Returns:
+            The secret's name, path and environment, and the project.
+        """
         return f"{self.name} at {self.path} in {self.environment} of the Infisical project {self.project_id}"
 
     async def read_held(self) -> Held:
@@ -372,7 +377,7 @@ class InfisicalSecret(DestinationBlock):
             NotFoundError: The project, the environment or the folder is unknown.
             ServiceError: Infisical cannot be read.
         """
-        doing = f"reading {self._place()}"
+        doing = f"reading {self.place()}"
         params: dict[str, str | int] = {
             **self._where(),
             "viewSecretValue": "true",
@@ -406,7 +411,7 @@ class InfisicalSecret(DestinationBlock):
                 change of the value may be, because it ends in the same state.
         """
         body = {**self._where(), "type": "shared", "secretValue": value.get_secret_value()}
-        doing = f"writing {self._place()}"
+        doing = f"writing {self.place()}"
         if held.value is None:
             answer = await self._request("POST", doing, json_body=body, repeatable=False)
         else:
@@ -440,4 +445,4 @@ class InfisicalSecret(DestinationBlock):
             KeyRotationError: One sentence that says what is wrong.
         """
         held = await self.read_held()
-        return f"{self._place()} can be read" + (", and does not exist yet." if held.value is None else ".")
+        return f"{self.place()} can be read" + (", and does not exist yet." if held.value is None else ".")

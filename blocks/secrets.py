@@ -119,7 +119,7 @@ class DestinationBlock(SecretBlock, ABC):
         async with aclosing(self._apart()) as block:
             held = await block.read_held()
         if held.value is None:
-            raise NotFoundError(f"{self._place()} holds no secret yet.")
+            raise NotFoundError(f"{self.place()} holds no secret yet.")
         return held.value.get_secret_value().encode()
 
     # The base class declares a coroutine function; Prefect's own blocks answer by context as this one does.
@@ -151,7 +151,7 @@ class DestinationBlock(SecretBlock, ABC):
         async with aclosing(self._apart()) as block:
             held = await block.read_held()
             await block.write_held(SecretStr(secret_data.decode()), held, {})
-        return self._place()
+        return self.place()
 
     @async_dispatch(awrite_secret)
     def write_secret(self, secret_data: bytes) -> str:  # type: ignore[override]
@@ -169,9 +169,13 @@ class DestinationBlock(SecretBlock, ABC):
         return run_coro_as_sync(self.awrite_secret(secret_data))
 
     @abstractmethod
-    def _apart(self) -> Self:
-        """Copy the block, without the connections that it has opened."""
+    def place(self) -> str:
+        """Name the place for messages, without any secret.
+
+        Returns:
+            The place in words, the same ones for every block that means it.
+        """
 
     @abstractmethod
-    def _place(self) -> str:
-        """Name the place for messages, without any secret."""
+    def _apart(self) -> Self:
+        """Copy the block, without the connections that it has opened."""

@@ -554,14 +554,23 @@ class VaultSecret(DestinationBlock):
         held = await self.read_held()
         granted = await self._granted()
         if granted is None:
-            return f"{self._place()} can be read; this token may not ask whether it may write there."
+            return f"{self.place()} can be read; this token may not ask whether it may write there."
         missing = [name for name in (["update"] if held.version else ["create", "update"]) if name not in granted]
         if missing and "root" not in granted:
             host = self.credentials.connection().host
             raise ForbiddenError(
                 f"Vault at {host} does not grant {', '.join(missing)} on {self._data_path()} to this login."
             )
-        return f"{self._place()} can be read and written."
+        return f"{self.place()} can be read and written."
+
+    def place(self) -> str:
+        """Name the place for messages.
+
+        Returns:
+            Mount, path and field, the host, and the namespace if there is one.
+        """
+        within = f" in the namespace {self.credentials.namespace}" if self.credentials.namespace else ""
+        return f"{self.mount}/{self.path}#{self.field}{within} in Vault at {self.credentials.connection().host}"
 
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""
@@ -569,9 +578,6 @@ class VaultSecret(DestinationBlock):
 
     def _apart(self) -> Self:
         return self.model_copy(update={"credentials": self.credentials.apart()})
-
-    def _place(self) -> str:
-        return f"{self.mount}/{self.path}#{self.field} in Vault at {self.credentials.connection().host}"
 
     def _data_path(self) -> str:
         return f"{self.mount}/data/{self.path}"
@@ -602,7 +608,7 @@ class VaultSecret(DestinationBlock):
         if answer.get("errors") == []:
             return None
         if not isinstance(answer.get("data"), dict):
-            raise UnexpectedAnswerError(f"Vault's answer is not as documented while reading {self._place()}.")
+            raise UnexpectedAnswerError(f"Vault's answer is not as documented while reading {self.place()}.")
         try:
             return _Content.model_validate(answer["data"])
         except ValidationError:
@@ -621,7 +627,7 @@ class VaultSecret(DestinationBlock):
         try:
             found = _Versions.model_validate(answer.get("data"))
         except ValidationError:
-            raise UnexpectedAnswerError(f"Vault's answer is not as documented while {doing} {self._place()}.") from None
+            raise UnexpectedAnswerError(f"Vault's answer is not as documented while {doing} {self.place()}.") from None
         # Reading tells of a deleted version: its time may lie ahead, and the clocks may differ.
         existing = (number for number, version in found.versions.items() if not version.destroyed)
         return sorted((number for number in existing if number < found.current_version), reverse=True)
@@ -637,7 +643,7 @@ class VaultSecret(DestinationBlock):
             return held
         current = await self.read_held()
         if held.version not in (None, current.version):
-            raise ConflictError(f"Somebody else has written to {self._place()}.")
+            raise ConflictError(f"Somebody else has written to {self.place()}.")
         return current
 
     async def _put(self, fields: dict[str, Any], held: VaultHeld) -> _Written:
@@ -652,7 +658,7 @@ class VaultSecret(DestinationBlock):
             return _Written.model_validate(answer.get("data"))
         except ValidationError:
             raise UnexpectedAnswerError(
-                f"Vault's answer is not as documented for KV version 2 after writing {self._place()}."
+                f"Vault's answer is not as documented for KV version 2 after writing {self.place()}."
             ) from None
 
     async def _label(self, written: _Written, labels: dict[str, str]) -> None:

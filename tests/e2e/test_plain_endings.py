@@ -54,10 +54,10 @@ async def test_an_error_that_nobody_foresaw_stores_nothing_of_its_text(world: Wo
     """A library's error may quote the key: neither the task's state nor the run's repeats it."""
     rotation = await world.prepare(world.rotation())
 
-    async def quotes_the_key(_place: Any, key: VerifiedKey, _failure: Any) -> None:
+    def quotes_the_key(key: VerifiedKey, _held: Any) -> None:
         raise ValueError(f"cannot encode {key.secret.get_secret_value()}")
 
-    with mock.patch.object(tasks.publish, "_read_back", quotes_the_key):
+    with mock.patch.object(tasks.publish, "_has_arrived", quotes_the_key):
         state = await rotate(rotation, return_state=True)
 
     assert "publish failed: An unexpected ValueError was raised; the log says where." in str(state.message)
