@@ -207,12 +207,18 @@ async def _check(rotation: Rotation) -> None:
             raise ConfigurationError(
                 f"destinations: {name} is a destination of the rotation {min(others)} already. Nothing was created."
             )
-    await side_by_side(
+    _, *checked = await side_by_side(
         [
             check_connection(rotation.connection, "connection"),
             *(check_destination(name, "destinations") for name in rotation.destinations),
         ]
     )
+    meant: dict[str | None, str] = {}
+    for name, outcome in zip(rotation.destinations, checked, strict=True):
+        if (other := meant.setdefault(outcome.place, name)) != name:
+            raise ConfigurationError(
+                f"destinations: {other} and {name} are the same place, {outcome.place}. Nothing was created."
+            )
 
 
 async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key_now: bool, now: datetime) -> str:

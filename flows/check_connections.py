@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,6 +40,7 @@ class Checked:
         why: One sentence that says what works, or what is wrong.
         seconds: How long the check took.
         ends: When its login ends, UTC; `None` where that is not known.
+        place: The place that a destination means; `None` where that is not known.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Checked:
     why: str
     seconds: float = 0.0
     ends: datetime | None = None
+    place: str | None = None
 
     def cells(self) -> dict[str, Any]:
         """Spell the outcome for a table."""
@@ -73,7 +75,8 @@ async def check_connections() -> State[None]:
     async with conclude() as conclusion:
         used, unreadable = in_use(await read_deployments())
         at_once = asyncio.Semaphore(AT_ONCE)
-        checked = [*unreadable, *await asyncio.gather(*(_checked(name, by, at_once) for name, by in used.items()))]
+        checked = apart(await asyncio.gather(*(_checked(name, by, at_once) for name, by in used.items())))
+        checked += unreadable
         table = [each.cells() for each in sorted(checked, key=lambda each: (each.works, each.name))]
         await show_table(ARTIFACT, table, "Connections and destinations in use, and whether they work")
         now = datetime.now(UTC)
@@ -108,16 +111,18 @@ def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]
 async def _checked(name: str, used_by: tuple[str, ...], at_once: asyncio.Semaphore) -> Checked:
     async with at_once:
         begun = time.monotonic()
-        works, ends = False, None
+        outcome = None
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                why, ends = await _check(name)
-                works = True
+                outcome = await _check(name)
         except KeyRotationError as error:
             why = str(error)
         except TimeoutError:
             why = f"There was no answer within {TIMEOUT_SECONDS:.0f} seconds."
-        return Checked(name, used_by, works, why, time.monotonic() - begun, ends)
+        seconds = time.monotonic() - begun
+        if outcome is None:
+            return Checked(name, used_by, works=False, why=why, seconds=seconds)
+        return Checked(name, used_by, True, outcome.sentence, seconds, outcome.ends, outcome.place)
 
 
 async def _check(name: str) -> Outcome:
@@ -125,6 +130,33 @@ async def _check(name: str) -> Outcome:
     if kind == CONNECTION_TYPE:
         return await check_connection(block, "connection")
     return await check_destination(name, "destination")
+
+
+def apart(checked: list[Checked]) -> list[Checked]:
+    """Find the destinations that are one and the same place.
+
+    Args:
+        checked: The outcomes.
+
+    Returns:
+        The outcomes; what means a place that another rotation, or another block, publishes to as well does not work.
+    """
+    sharing: dict[str | None, list[Checked]] = {}
+    for each in checked:
+        sharing.setdefault(each.place, []).append(each)
+    return [
+        each if each.place is None else _judged(each, [other for other in sharing[each.place] if other is not each])
+        for each in checked
+    ]
+
+
+def _judged(each: Checked, others: list[Checked]) -> Checked:
+    if not others and len(each.used_by) == 1:
+        return each
+    rotations = sorted({name for one in (each, *others) for name in one.used_by})
+    why = f"The rotations {' and '.join(rotations)} overwrite each other's key there." if len(rotations) > 1 else ""
+    same = f"It is the same place as {' and '.join(other.name for other in others)}: {each.place}." if others else ""
+    return replace(each, works=False, why=f"{same} {why}".strip())
 
 
 def verdict(checked: list[Checked], now: datetime) -> str:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from datetime import datetime
+from typing import NamedTuple
 
 from blocks.errors import ConfigurationError, KeyRotationError
 from blocks.openrouter import OpenRouterClient, OpenRouterCredentials
 from blocks.vault import VaultSecret
 from tasks.destinations import CONNECTION_TYPE, as_destination, load_block
 
-Outcome = tuple[str, datetime | None]
-"""One sentence that says what works, and when its login ends, UTC; `None` where it does not, or that is not known."""
+
+class Outcome(NamedTuple):
+    """What a check has found out about a block that works.
+
+    Args:
+        sentence: What works.
+        ends: When its login ends, UTC; `None` where it does not, or that is not known.
+        place: The place that a destination means; two blocks of different names may mean the same one.
+    """
+
+    sentence: str
+    ends: datetime | None
+    place: str | None = None
 
 
 async def check_connection(name: str, field: str) -> Outcome:
@@ -31,7 +43,7 @@ async def check_connection(name: str, field: str) -> Outcome:
     if not isinstance(block, OpenRouterCredentials):
         raise ConfigurationError(f"{field}: {name} is not an OpenRouter connection. Nothing was created.")
     async with block.get_client(connection=name) as client:
-        return await client.check(), await _if_told(_management_key_ends(client))
+        return Outcome(await client.check(), await _if_told(_management_key_ends(client)))
 
 
 async def check_destination(name: str, field: str) -> Outcome:
@@ -42,7 +54,8 @@ async def check_destination(name: str, field: str) -> Outcome:
         field: The field that names it, for the message.
 
     Returns:
-        What works, and when the Vault token ends that somebody made; every other login is made anew by each run.
+        What works, the place, and when the Vault token ends that somebody made; every other login is made anew by each
+        run.
 
     Raises:
         KeyRotationError: One sentence that says what is wrong.
@@ -54,7 +67,7 @@ async def check_destination(name: str, field: str) -> Outcome:
         ends = await _if_told(block.credentials.token_ends()) if isinstance(block, VaultSecret) else None
     finally:
         await destination.aclose()
-    return sentence, ends
+    return Outcome(sentence, ends, destination.place())
 
 
 async def _management_key_ends(client: OpenRouterClient) -> datetime | None:

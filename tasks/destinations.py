@@ -51,6 +51,10 @@ class Destination(Protocol):
         # Only a write would tell whether it can be written.
         return f"{self.name} can be read."
 
+    def place(self) -> str:
+        """Name the place itself; two blocks may mean the same one, where they can say so."""
+        return self.name
+
     async def aclose(self) -> None:
         """Close its connections, where it has some of its own."""
         return
@@ -100,6 +104,10 @@ class OwnBlock(Destination):
     async def check(self) -> str:
         """Prove without writing that the place works; one sentence says what does."""
         return await self._block.check()
+
+    def place(self) -> str:
+        """Name the place itself; two blocks may mean the same one."""
+        return self._block.place()
 
     async def aclose(self) -> None:
         """Close its connections."""

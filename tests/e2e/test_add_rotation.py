@@ -241,6 +241,22 @@ async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
     assert changed.is_completed(), changed.message
 
 
+async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
+    """A destination that is named twice, by blocks of different names, is one sentence, and nothing is made."""
+    block = world.make("vault-secret")
+    await block.asave("one", overwrite=True)
+    await block.model_copy().asave("another", overwrite=True)
+    fields = await form(world)
+
+    refused = await add({**fields, "destinations": ["vault-secret/one", "vault-secret/another"]})
+
+    assert refused.message == (
+        f"destinations: vault-secret/one and vault-secret/another are the same place, {block.place()}. "
+        "Nothing was created."
+    )
+    assert await deployed(fields["rotation_name"]) is None
+
+
 async def test_the_overview_shows_a_rotation_as_soon_as_it_is_added(world: World) -> None:
     """Nobody has to wait for its first run, however young the overview is."""
     fields = await form(world)

@@ -157,6 +157,23 @@ async def test_the_check_tells_what_does_not_work_and_for_whom(world: World) -> 
     assert table[f"openrouter-credentials/{world.connection}"]["works"] == "yes"
 
 
+async def test_the_check_tells_of_rotations_that_publish_to_one_place(world: World) -> None:
+    """Two blocks of different names mean the same secret, so that two rotations overwrite each other's key."""
+    one, other = world.rotation(destinations=["vault-secret/first"]), world.rotation(destinations=["vault-secret/same"])
+    block = world.make("vault-secret")
+    for rotation in (one, other):
+        await block.model_copy().asave(rotation.destinations[0].partition("/")[2], overwrite=True)
+        await deploy(rotation)
+
+    state = await check_connections(return_state=True)
+
+    assert state.is_failed()
+    assert (
+        f"vault-secret/first (used by {one.name}): It is the same place as vault-secret/same: {block.place()}. "
+        f"The rotations {one.name} and {other.name} overwrite each other's key there."
+    ) in str(state.message)
+
+
 async def test_the_check_tells_when_a_management_key_ends(world: World) -> None:
     """A management key that ends soon is told before it does."""
     await deploy(await world.prepare(world.rotation()))
