@@ -109,10 +109,14 @@ class Watched(RuleBasedStateMachine):
         if now.removed:
             # Whoever takes a rotation away takes what could be restored away, even if the rotation comes back.
             self.disabled.clear()
-        before = {key.hash: key.revoking for key in self.last_ledger.superseded}
+        before = {key.hash: key for key in self.last_ledger.superseded}
         for key in now.superseded:
-            if key.revoking and not before.get(key.hash):
+            former = before.get(key.hash)
+            if key.revoking and not (former and former.revoking):
                 self.announced[key.hash] = (self.model.time, now.retirement)
+            # A run that dies before this has promised nothing yet: the next one obeys the policy of its own time.
+            if key.disabled and not (former and former.disabled):
+                self.disabled[key.hash] = (self.model.time, now.retirement.disabled_for)
         if value is not None and (not self.ledgers or self.ledgers[-1] != value):
             self.ledgers.append(value)
         self.last_ledger = now
@@ -141,7 +145,6 @@ class Watched(RuleBasedStateMachine):
         policy = self.last_ledger.retirement
         if policy.revoke == "disable-then-delete":
             promise(key.hash in self.model.keys, f"a key that could be restored was gone after: {effect}")
-            self.disabled[key.hash] = (self.model.time, policy.disabled_for)
         # What was announced cannot be taken back: a use after that changes nothing.
         decided, policy = self.announced.get(key.hash, (self.model.time, policy))
         if policy.retire_when != "unused":
