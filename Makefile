@@ -6,7 +6,7 @@ UV := 0.13.9
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up status automations test lint mutants simulate soak bench docs lock clean
+.PHONY: help demo up status automations test lint kills mutants simulate soak bench docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -43,7 +43,10 @@ docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: lint docs ## Run all tests
-	$(BIN)/python -m pytest -n 5 --dist loadgroup
+	$(BIN)/python -m pytest -n 6 --dist loadgroup -m "not exhaustive"
+
+kills: $(VENV)/dev ## Kill real runs before and after each of their effects, and stop services and servers in mid-run
+	$(BIN)/python -m pytest tests/e2e/test_kills.py -n 0 -v
 
 mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each one is caught
 	$(BIN)/python -m tests.simulation.mutants

@@ -123,6 +123,11 @@ class Stack:
         return f"{self.url}/v2"
 
     @property
+    def database(self) -> Path:
+        """The file of the embedded database."""
+        return self.home / "prefect" / "prefect.db"
+
+    @property
     def env(self) -> dict[str, str]:
         """The environment of everything that belongs to this server."""
         foreign = ("PREFECT_", "OPENROUTER_", "VAULT_", "INFISICAL_")
@@ -186,18 +191,19 @@ class Stack:
 
     def _wait(self, server: Process) -> None:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while time.monotonic() < deadline and server.popen.poll() is None:
-            with suppress(httpx.HTTPError, ValueError):
-                if self._answers():
-                    return
-            time.sleep(0.1)
-        raise RuntimeError(f"The Prefect server did not start:\n{server.log.read_text()[-2000:]}")
-
-    def _answers(self) -> bool:
-        # Another server may have taken the port in the meantime, and would answer in the place of ours.
         login = self.env.get("PREFECT_SERVER_API_AUTH_STRING")
         auth = httpx.BasicAuth(*login.split(":", 1)) if login else None
-        answer = httpx.get(f"{self.url}/api/admin/settings", auth=auth, timeout=2)
+        with httpx.Client(auth=auth, timeout=2) as client:
+            while time.monotonic() < deadline and server.popen.poll() is None:
+                with suppress(httpx.HTTPError, ValueError):
+                    if self._answers(client):
+                        return
+                time.sleep(0.1)
+        raise RuntimeError(f"The Prefect server did not start:\n{server.log.read_text()[-2000:]}")
+
+    def _answers(self, client: httpx.Client) -> bool:
+        # Another server may have taken the port in the meantime, and would answer in the place of ours.
+        answer = client.get(f"{self.url}/api/admin/settings")
         return answer.is_success and Path(answer.json().get("home", "")).resolve() == (self.home / "prefect").resolve()
 
     def start_worker(

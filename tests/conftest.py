@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
+from sandbox.stack import Stack
 from tasks.rotation import KeySettings, Rotation
 
 
@@ -30,3 +39,36 @@ def rotation() -> Rotation:
         key=KeySettings(name="checkout service", limit_usd=50, limit_reset="monthly"),
         destinations=["vault-secret/checkout", "secret/checkout"],
     )
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Stack], Stack]:
+    """Gives a server that has not started yet a database with all of Prefect's migrations done.
+
+    They take longer than the rest of a start, so the first process that needs them does them for all of this run.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    template = shared / "migrated.db"
+    with (shared / "migrated.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not template.exists():
+            migrate_once(template)
+
+    def begun(stack: Stack) -> Stack:
+        stack.database.parent.mkdir()
+        shutil.copyfile(template, stack.database)
+        return stack
+
+    return begun
+
+
+def migrate_once(template: Path) -> None:
+    """Do the migrations in a database of its own, and copy it in one piece."""
+    stack = Stack()
+    try:
+        stack.cli("server", "database", "upgrade", "--yes")
+        with closing(sqlite3.connect(stack.database)) as database:
+            database.execute("VACUUM INTO ?", (str(template),))
+    finally:
+        stack.stop()

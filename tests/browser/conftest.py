@@ -51,9 +51,9 @@ Picture = Callable[..., Coroutine[Any, Any, None]]
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(migrated: Callable[[Stack], Stack]) -> Iterator[Stack]:
     """A Prefect server with the project's deployments, and a worker."""
-    with Stack() as stack:
+    with migrated(Stack()) as stack:
         with stack.as_client():
             asyncio.run(prepare(SecretStr(DEFAULT_MANAGEMENT_KEY)))
         stack.cli("deploy", "--all", "--no-prompt")

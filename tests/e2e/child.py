@@ -10,6 +10,8 @@ from prefect.context import refresh_global_settings_context
 from prefect.flow_engine import load_flow_and_flow_run, run_flow
 from prefect.plugins import load_prefect_collections
 
+import flows  # noqa: F401 - imported before the processes are forked, for all of them
+
 # What a run would import on its way is imported once, before the processes are forked.
 load_prefect_collections()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -26,9 +26,10 @@ from tasks.rotation import KeySettings, Rotation
 from tests.e2e.driver import end_all_runs
 
 # What shares a server runs in one process. To share the time, what drives workers has one of its own, and so has what
-# kills processes, and what waits long or starts everything by itself.
+# kills processes, what follows the pages and the life of keys, and what waits long or starts everything by itself.
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 with_processes = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-processes")]
+with_pages = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-pages")]
 with_kills = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-kills")]
 apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart"), pytest.mark.timeout(400)]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
@@ -102,9 +103,9 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(migrated: Callable[[Stack], Stack]) -> Iterator[Stack]:
     """A Prefect server that persists results and logs at DEBUG, as the least careful one would."""
-    with Stack(PERSISTENT) as stack:
+    with migrated(Stack(PERSISTENT)) as stack:
         with stack.as_client():
             asyncio.run(prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY)))
         yield stack

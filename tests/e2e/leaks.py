@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import sqlite3
-from pathlib import Path
 
 from sandbox import infisical, openrouter, vault
+from sandbox.stack import Stack
 from tests.e2e.conftest import World
 
 
-def everything_stored(home: Path) -> bytes:
+def everything_stored(stack: Stack) -> bytes:
     """Every file of the server, the workers and the runs, and every row of the database."""
-    files = b"\n".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
-    with sqlite3.connect(f"file:{home / 'prefect' / 'prefect.db'}?mode=ro", uri=True) as database:
+    files = b"\n".join(file.read_bytes() for file in stack.home.rglob("*") if file.is_file())
+    with sqlite3.connect(f"file:{stack.database}?mode=ro", uri=True) as database:
         rows = "\n".join(database.iterdump()).encode()
     return files + rows
 
@@ -36,5 +36,5 @@ def leaks(world: World) -> list[str]:
         infisical.CLIENT_SECRET,
         *world.infisical.tokens,
     }
-    stored = everything_stored(world.stack.home)
+    stored = everything_stored(world.stack)
     return [secret[:16] for secret in secrets for spelling in spellings(secret) if spelling in stored]

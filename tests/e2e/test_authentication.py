@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -20,9 +20,9 @@ OPERATOR = tuple(AUTHENTICATION["PREFECT_API_AUTH_STRING"].split(":"))
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Stack]:
+def server(migrated: Callable[[Stack], Stack]) -> Iterator[Stack]:
     """A server with the settings of the page."""
-    with Stack(AUTHENTICATION) as stack:
+    with migrated(Stack(AUTHENTICATION)) as stack:
         yield stack
 
 

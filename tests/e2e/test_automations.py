@@ -33,12 +33,13 @@ from sandbox.server import Fault
 from tasks.events import Event, resource
 from tests.docs import pages
 from tests.docs.worker import at_work
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import World, with_pages
 from tests.e2e.driver import begin_rotation, deploy_retirements, ended
 from tests.e2e.leaks import leaks
 from tests.e2e.processes import HELD_SECONDS, process, until_held
 from tests.e2e.receivers import TOLD_WITHIN_SECONDS, Receiver, mailbox, web_receiver
 
+pytestmark = with_pages
 CRASHED_RUNS = "key-rotation-crashed-runs"
 FAILED = "key-rotation-failed"
 

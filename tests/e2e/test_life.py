@@ -24,9 +24,11 @@ from sandbox.server import Fault
 from tasks.events import Event
 from tasks.ledger import Ledger, ledger_variable
 from tasks.rotation import Retirement, Rotation
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import World, with_pages
 from tests.e2e.driver import WAIT_SECONDS, deploy, deploy_retirements, events, retirements_of
 from tests.e2e.processes import HELD_SECONDS, traces, until_held
+
+pytestmark = with_pages
 
 
 async def ledger(rotation: Rotation) -> Ledger:

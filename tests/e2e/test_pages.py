@@ -34,12 +34,13 @@ from tasks.rotation import Rotation
 from tests.destinations import vaults
 from tests.docs import pages
 from tests.docs.worker import at_work
-from tests.e2e.conftest import World, numbers, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import World, numbers, with_pages
 
 EVERY_MONTH = RRuleSchedule(rrule="DTSTART:20261201T033000\nRRULE:FREQ=DAILY;INTERVAL=30", timezone="Europe/Berlin")
 REGION = "eu-central-1"
 AWS_SECRET = "checkout/openrouter-api-key"
 APP = "apps/checkout"
+pytestmark = with_pages
 needs_vault = pytest.mark.skipif(vaults.BINARY is None, reason="neither vault nor bao is on PATH")
 
 

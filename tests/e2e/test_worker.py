@@ -69,7 +69,7 @@ async def test_no_secret_is_stored_anywhere(world: World, worker: Stack) -> None
     assert (await ended(await start(rotation))).state_name == "Failed"
 
     check_nothing_leaked(world)
-    assert rotation.name.encode() in everything_stored(worker.home)
+    assert rotation.name.encode() in everything_stored(worker)
 
 
 def test_the_search_for_secrets_finds_what_is_there() -> None:
