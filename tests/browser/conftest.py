@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,14 +71,27 @@ def connection() -> str:
     return CONNECTION
 
 
+@pytest.fixture(scope="session")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the browser keeps from one test to the next: the dashboard's code, which takes a second to compile."""
+    return tmp_path_factory.mktemp("chromium")
+
+
 @pytest.fixture
-async def page(stack: Stack, request: pytest.FixtureRequest) -> AsyncIterator[Page]:
+async def page(stack: Stack, profile: Path, request: pytest.FixtureRequest) -> AsyncIterator[Page]:
     """A page of the dashboard, which reaches nothing outside of this machine."""
     assert CHROMIUM, "REQUIRE_BROWSER is set, and there is no Chromium: apt-get install chromium, or set CHROMIUM."
     scale = 1.5 if request.config.getoption("--take-pictures") else 1
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = await browser.new_page(viewport=SCREEN, device_scale_factor=scale, base_url=f"{stack.url}/v2/")
+        browser = await playwright.chromium.launch_persistent_context(
+            profile,
+            executable_path=CHROMIUM,
+            args=QUIET,
+            viewport=SCREEN,
+            device_scale_factor=scale,
+            base_url=f"{stack.url}/v2/",
+        )
+        page = browser.pages[0]
         page.set_default_timeout(IN_TIME)
         await page.route(lambda url: not url.startswith(stack.url), draw_logo)
         yield page

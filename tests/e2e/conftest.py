@@ -33,6 +33,8 @@ with_pages = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-pages")]
 with_kills = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-kills")]
 apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart"), pytest.mark.timeout(400)]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
+# Many servers and workers share two cores here: a worker that has nothing to do should not keep them busy.
+UNHURRIED = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
 numbers = itertools.count(1)
 
 
@@ -105,7 +107,7 @@ class World:
 @pytest.fixture(scope="session")
 def stack(migrated: Callable[[Stack], Stack]) -> Iterator[Stack]:
     """A Prefect server that persists results and logs at DEBUG, as the least careful one would."""
-    with migrated(Stack(PERSISTENT)) as stack:
+    with migrated(Stack(PERSISTENT | UNHURRIED)) as stack:
         with stack.as_client():
             asyncio.run(prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY)))
         yield stack

@@ -124,7 +124,7 @@ async def ended(run_id: UUID, *, attempt: int = 1, within: float = WAIT_SECONDS)
             if run.state is not None and run.state.is_final() and run.run_count >= attempt:
                 return run
             assert time.monotonic() < deadline, f"the run is still {run.state_name}"
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
 
 
 async def events(rotation: Rotation, *wanted: Event) -> list[dict[str, Any]]:
