@@ -80,6 +80,7 @@ async def _still_used(run: Run, openrouter: OpenRouter, key: Superseded) -> bool
     try:
         found = await openrouter.get_key(key.hash)
     except NotFoundError:
+        await make_sure_that_it_is_gone(openrouter, key)
         return False
     now = run.world.now()
     judgement = judge(key, run.ledger.ledger.retirement, found.usage + found.byok_usage, found.last_used_at, now)

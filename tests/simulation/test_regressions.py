@@ -47,3 +47,22 @@ def test_a_key_is_not_brought_back_while_a_paused_retirement_is_about_to_delete_
     state.the_clock_jumps(hours=25)
     state.paused(kind="retire", other="restore", pause_at=("delete a key", 0), planned=[])
     state.teardown()
+
+
+def test_a_key_that_the_account_in_use_does_not_know_is_not_taken_for_unused() -> None:
+    """A key of the former account is not announced as revoked unseen: once that account is back, its use is looked at."""
+    state = Histories()
+    state.begin(
+        names=["vault-secret/a"],
+        overlap=datetime.timedelta(0),
+        retirement=Retirement(retire_when="unused"),
+        key={},
+        minimum_age=datetime.timedelta(0),
+        adopts=False,
+    )
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.exchange_the_management_key(account="account-2")
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.exchange_the_management_key(account="account-1")
+    state.retire(on_time=False, planned=[])
+    state.teardown()
