@@ -588,6 +588,7 @@ class Histories(Watched):
         self.model.late_effects_happen()
         chosen = self.model.keys.pop(nth_of(self._ours(), which))
         self.touched.add(chosen.hash)
+        self.disabled.pop(chosen.hash, None)
         self.model.tell(f"by hand: {chosen.hash} is deleted")
         self._stop_promising(chosen.secret)
 

@@ -12,7 +12,7 @@ from tasks.audit import SETTLED_AFTER, AuditFinding, Kind
 from tasks.decisions import Identity
 from tasks.events import Event
 from tasks.ledger import TURNS_UP_WITHIN, Current, Ledger
-from tasks.rotation import Rotation, read_marker
+from tasks.rotation import Rotation, Terms, read_marker
 from tests.simulation.model import Model, ModelKey
 from tests.simulation.promises import promise
 
@@ -42,6 +42,24 @@ class Before:
             told["event"] == event.value and key_hash in (None, told.get("key_hash"))
             for told in model.events[self.told :]
         )
+
+    def inheritable(self, rotation: Rotation, account: str) -> tuple[set[bool], set[str | None]]:
+        """Whether spending on other keys may count for a new key, and the guardrails that it may inherit."""
+        current = self.ledger.current
+        if not rotation.key.inherit:
+            return {False}, {None}
+        if current is None:
+            # The ledger was lost: the run goes by what the destinations hold, where it finds that key again.
+            held = {self.held[name] for name in rotation.destinations}
+            formers = [key for key in self.keys.values() if key.secret in held]
+            counted = {key.request.include_byok_in_limit for key in formers}
+            return {False, *counted}, {None, *(key.guardrail for key in formers)}
+        terms, former = current.terms or Terms(), self.keys.get(current.hash)
+        if former is None or former.account != account:
+            # The ledger remembers the settings of a key that is gone or out of reach.
+            counted = {former.request.include_byok_in_limit} if former else set()
+            return {terms.include_byok_in_limit, *counted}, {None, terms.guardrail_id}
+        return {former.request.include_byok_in_limit}, {former.guardrail}
 
     def is_young(self, rotation: Rotation, run: Identity) -> bool:
         """Whether a scheduled run has nothing to do, because the current key is young, published and working."""
@@ -75,15 +93,14 @@ def check_new_key(model: Model, rotation: Rotation, before: Before) -> None:
     if current is None or current.hash in before.keys:
         return
     key, asked = model.keys[current.hash], rotation.key
-    former = before.keys.get(before.ledger.current.hash) if before.ledger.current and asked.inherit else None
     if current.budget is None:
         promise(key.request.limit == asked.limit_usd, "a new key has another limit")
     promise(key.request.limit_reset == asked.terms(model.time).limit_reset, "a new key's limit is reset otherwise")
-    byok = asked.include_byok_in_limit or bool(former and former.request.include_byok_in_limit)
-    if former is None or former.account == key.account:
-        promise(key.request.include_byok_in_limit == byok, "a new key counts other spending")
-        guardrail = asked.guardrail_id or (former.guardrail if former else None)
-        promise(key.guardrail == guardrail, "a new key has another guardrail")
+    for_all, guardrails = before.inheritable(rotation, key.account)
+    counted = {True} if asked.include_byok_in_limit else for_all
+    promise(key.request.include_byok_in_limit in counted, "a new key counts other spending")
+    guarded = {asked.guardrail_id} if asked.guardrail_id else guardrails
+    promise(key.guardrail in guarded, "a new key has another guardrail")
     _check_end(model, rotation, before, key)
 
 

@@ -125,7 +125,7 @@ class Watched(RuleBasedStateMachine):
         """A superseded key ends as its rotation's policy asks, unless an emergency or a removal is in a hurry."""
         alive = self.model.alive()
         ended = {key: uses for key, uses in self.last_alive.items() if key not in alive}
-        self.last_alive = {key: list(found.uses) for key, found in alive.items()}
+        self.last_alive = {key: found.seen_uses() for key, found in alive.items()}
         self.disabled = {key: since for key, since in self.disabled.items() if key not in alive}
         if not effect.endswith("OpenRouter") or self.last_ledger.removed:
             return
