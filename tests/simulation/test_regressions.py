@@ -50,7 +50,7 @@ def test_a_key_is_not_brought_back_while_a_paused_retirement_is_about_to_delete_
 
 
 def test_a_key_that_the_account_in_use_does_not_know_is_not_taken_for_unused() -> None:
-    """A key of the former account is not announced as revoked unseen: once that account is back, its use is looked at."""
+    """A key of the former account is not announced as revoked unseen: with that account back, its use is looked at."""
     state = Histories()
     state.begin(
         names=["vault-secret/a"],
