@@ -814,12 +814,17 @@ class Histories(Watched):
         self.model.connections["openrouter"] = "account-1"
         self._lose_sight()
         self._rotate(self._identity())
-        ledger = self.model.ledger("checkout")
-        ends = [key.revoke_at for key in ledger.superseded] if ledger else []
-        self.model.time = max([self.model.time + timedelta(days=8), *ends])
-        for account in ("account-2", "account-1"):
-            self.model.connections["openrouter"] = account
-            self._after(play(run_retire(self.model, "checkout", self._other_identity())))
+        # What the first round only disables, the second one deletes.
+        for _ in range(2):
+            ledger = self.model.ledger("checkout")
+            ends = [key.revoke_at for key in ledger.superseded] if ledger else []
+            self.model.time = max([self.model.time + timedelta(days=8), *ends])
+            for account in ("account-2", "account-1"):
+                self.model.connections["openrouter"] = account
+                if ends:
+                    # A ledger that is full takes no new key, and so learns of a new policy only in this way.
+                    self._after(play(run_apply(self.model, "checkout", self._other_identity())))
+                self._after(play(run_retire(self.model, "checkout", self._other_identity())))
 
     def check_invariants(self, *args: Any, **kwargs: Any) -> None:
         """Count the steps: an invariant would do so too, and be printed as a step of its own each time."""
