@@ -43,7 +43,7 @@ from tests.e2e.processes import (
 
 pytestmark = [*with_kills, pytest.mark.timeout(300)]
 When = Literal["before", "after"]
-# The world before an effect is the one after the effect that came before it, so `make test` leaves most of these out.
+# The world before a call is the one after the call that came before it, so `make test` leaves most of these out.
 before = pytest.param("before", marks=pytest.mark.exhaustive)
 BOTH = pytest.mark.parametrize("when", [before, "after"])
 
