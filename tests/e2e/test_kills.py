@@ -43,7 +43,7 @@ from tests.e2e.processes import (
 
 pytestmark = [*with_kills, pytest.mark.timeout(300)]
 When = Literal["before", "after"]
-# The world before a call is the one after the call that came before it, so `make test` leaves most of these out.
+# `make test` kills rotations only, and after each call: the world before a call is the one after the call before it.
 before = pytest.param("before", marks=pytest.mark.exhaustive)
 BOTH = pytest.mark.parametrize("when", [before, "after"])
 
@@ -167,6 +167,7 @@ async def test_a_first_rotation_killed_as_it_makes_the_ledger_is_finished_by_its
     await check_converged(world, rotation)
 
 
+@pytest.mark.exhaustive
 @BOTH
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"], ids=["that disables", "that deletes"])
 async def test_a_retirement_killed_at_any_effect_is_finished_by_its_retry(
@@ -194,6 +195,7 @@ async def test_a_retirement_killed_at_any_effect_is_finished_by_its_retry(
     await check_converged(world, rotation)
 
 
+@pytest.mark.exhaustive
 @BOTH
 async def test_a_restore_killed_at_any_effect_is_finished_by_its_retry(world: World, when: When) -> None:
     """SIGKILL before, or after, each effect of it in turn: consumers always have a key, and at last the former one."""
@@ -218,6 +220,7 @@ async def test_a_restore_killed_at_any_effect_is_finished_by_its_retry(world: Wo
     check_nothing_leaked(world)
 
 
+@pytest.mark.exhaustive
 @BOTH
 @pytest.mark.parametrize("effect", REMOVAL, ids=lambda effect: effect.request)
 async def test_a_removal_killed_at_any_effect_is_finished_by_its_retry(
