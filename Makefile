@@ -42,7 +42,7 @@ lint: $(VENV)/dev ## Check style and types
 docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-test: $(VENV)/dev ## Run all tests
+test: $(VENV)/dev ## Run the tests, all but those that take long: make kills has them
 	$(BIN)/python -m pytest -n 6 --dist loadgroup -m "not exhaustive"
 
 kills: $(VENV)/dev ## Kill real runs before and after each of their effects, and stop services and servers in mid-run
