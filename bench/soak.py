@@ -149,7 +149,7 @@ async def read_secret(subject: Any) -> str:
 
     destination = await open_destination(subject.destinations[0])
     try:
-        held = await destination.read()
+        held = await destination.read_content()
     finally:
         await destination.aclose()
     return "" if held.value is None else held.value.get_secret_value()
@@ -219,7 +219,8 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
     from prefect.variables import Variable
 
     from flows import rotate
-    from tasks.ledger import Ledger, fingerprint, ledger_variable
+    from tasks.keys import fingerprint
+    from tasks.ledger import Ledger, ledger_variable
 
     soak.prefect_fails = False
     for app in soak.apps:

@@ -20,6 +20,7 @@ import httpx
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, ValidationInfo, field_validator
 
+from blocks.destination import Content, DestinationBlock
 from blocks.errors import (
     ConflictError,
     ForbiddenError,
@@ -30,7 +31,6 @@ from blocks.errors import (
     UnexpectedAnswerError,
 )
 from blocks.http import JsonHttp, Meaning
-from blocks.secrets import DestinationBlock, Held
 from blocks.urls import safe_base_url
 
 INFISICAL_URL = "https://app.infisical.com"
@@ -365,13 +365,13 @@ class InfisicalSecret(DestinationBlock):
         """
         return f"{self.name} at {self.path} in {self.environment} of the Infisical project {self.project_id}"
 
-    async def read_held(self) -> Held:
+    async def read_content(self) -> Content:
         """Read the secret itself, neither expanded nor imported from elsewhere.
 
         Returns:
-            What is held, with the secret's version, which Infisical counts but does not check; a `Held` without a value
-            only where Infisical says that the folder is there and the secret is not. Any other 404 is an error, so
-            that a proxy's answer is never taken for an empty place.
+            The secret with its version, which Infisical counts but does not check; a `Content` without a value only
+            where Infisical answers that the folder is there and the secret is not. Any other 404 is an error, so that
+            a proxy's answer is never taken for an empty place.
 
         Raises:
             NotFoundError: The project, the environment or the folder is unknown.
@@ -387,32 +387,32 @@ class InfisicalSecret(DestinationBlock):
         try:
             secret = (await self._request("GET", doing, params=params)).get("secret")
         except _NoSuchSecretError:
-            return Held(None)
+            return Content(None)
         secret = secret if isinstance(secret, dict) else {}
         value, version = secret.get("secretValue"), secret.get("version")
         if secret.get("secretValueHidden") is True:
             raise ForbiddenError(f"Infisical hides the value from this machine identity while {doing}.")
         if not isinstance(value, str):
             raise UnexpectedAnswerError(f"Infisical's answer lacks the field secret.secretValue while {doing}.")
-        return Held(SecretStr(value), version if isinstance(version, int) else None)
+        return Content(SecretStr(value), version if isinstance(version, int) else None)
 
-    async def write_held(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:  # noqa: ARG002 - see below
+    async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:  # noqa: ARG002 - see below
         """Create the secret, or change its value and nothing else.
 
         Args:
             value: The secret to store.
-            held: What `read_held` returned.
+            content: What `read_content` returned.
             written_by: Not stored: Infisical's metadata and comments belong to the users, and a change replaces them.
 
         Raises:
-            ConflictError: Somebody else has made the secret since `held` was read.
+            ConflictError: Somebody else has made the secret since `content` was read.
             RejectedError: The project's change policy keeps the change back until a person approves it.
             ServiceError: Infisical cannot be written. A create whose outcome is unknown is not made again here; a
                 change of the value may be, because it ends in the same state.
         """
         body = {**self._where(), "type": "shared", "secretValue": value.get_secret_value()}
         doing = f"writing {self.place()}"
-        if held.value is None:
+        if content.value is None:
             answer = await self._request("POST", doing, json_body=body, repeatable=False)
         else:
             answer = await self._request("PATCH", doing, json_body=body)
@@ -444,5 +444,5 @@ class InfisicalSecret(DestinationBlock):
         Raises:
             KeyRotationError: One sentence that says what is wrong.
         """
-        held = await self.read_held()
-        return f"{self.place()} can be read" + (", and does not exist yet." if held.value is None else ".")
+        content = await self.read_content()
+        return f"{self.place()} can be read" + (", and does not exist yet." if content.value is None else ".")

@@ -486,6 +486,17 @@ class OpenRouterClient:
         """
         return await self.current_key(self._management_key)
 
+    async def login_ends(self) -> datetime | None:
+        """Look up when the management key expires.
+
+        Returns:
+            The end, UTC; `None` for never, or where OpenRouter does not tell.
+
+        Raises:
+            ServiceError: OpenRouter failed.
+        """
+        return (await self.about_itself()).expires_at
+
     async def accepts(self, secret: SecretStr) -> bool:
         """Say whether a key works, however empty its budget is.
 

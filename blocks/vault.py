@@ -34,6 +34,7 @@ from pydantic import (
     field_validator,
 )
 
+from blocks.destination import Content, DestinationBlock
 from blocks.errors import (
     ConfigurationError,
     ConflictError,
@@ -44,7 +45,6 @@ from blocks.errors import (
     UnexpectedAnswerError,
 )
 from blocks.http import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
-from blocks.secrets import DestinationBlock, Held
 from blocks.urls import safe_base_url
 from blocks.vault_connection import VaultConnection
 
@@ -403,7 +403,7 @@ class _Written(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class VaultHeld(Held):
+class VaultContent(Content):
     """What a secret's field holds, and the fields beside it, which a write keeps.
 
     Args:
@@ -465,7 +465,7 @@ class VaultSecret(DestinationBlock):
             )
         return text
 
-    async def read_held(self) -> VaultHeld:
+    async def read_content(self) -> VaultContent:
         """Read the field, the fields beside it and the secret's version.
 
         Returns:
@@ -478,23 +478,23 @@ class VaultSecret(DestinationBlock):
         content = await self._read_version(None)
         if content is None:
             await self._require_version_2()
-            return VaultHeld(None, 0)
+            return VaultContent(None, 0)
         fields = content.data or {}
-        return VaultHeld(self._value(fields), content.metadata.version, Secret[dict[str, Any]](fields))
+        return VaultContent(self._value(fields), content.metadata.version, Secret[dict[str, Any]](fields))
 
-    async def write_held(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
+    async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
         """Store a secret in the field, keep the other fields, and label the path with who wrote it.
 
         Args:
             value: The secret to store.
-            held: What `read_held` returned; the write is refused if the secret has changed since.
+            content: What `read_content` returned; the write is refused if the secret has changed since.
             written_by: Labels for the path's custom metadata, which keeps what others put there.
 
         Raises:
-            ConflictError: Somebody else has written since `held` was read.
+            ConflictError: Somebody else has written since `content` was read.
             ServiceError: The secret cannot be written.
         """
-        current = await self._with_fields(held)
+        current = await self._with_fields(content)
         fields = current.fields.get_secret_value() | {self.field: value.get_secret_value()}
         written = await self._put(fields, current)
         if not written_by:
@@ -505,22 +505,22 @@ class VaultSecret(DestinationBlock):
             # The secret is stored: whatever happens to its labels must not look like a failed write.
             self.logger.warning("The secret was written, but not who wrote it: %s", error)
 
-    async def fence(self, held: Held) -> Held:
+    async def fence(self, content: Content) -> Content:
         """Write the very same fields once more, so that a write prepared before this moment fails.
 
         Args:
-            held: What `read_held` returned.
+            content: What `read_content` returned.
 
         Returns:
             What is held now: the same, one version later.
 
         Raises:
-            ConflictError: Somebody else has written since `held` was read.
+            ConflictError: Somebody else has written since `content` was read.
             ServiceError: The secret cannot be written.
         """
-        current = await self._with_fields(held)
+        current = await self._with_fields(content)
         written = await self._put(current.fields.get_secret_value(), current)
-        return VaultHeld(current.value, written.version, current.fields)
+        return VaultContent(current.value, written.version, current.fields)
 
     async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
         """Look for a secret among the field's older versions, from the newest to the oldest.
@@ -551,11 +551,11 @@ class VaultSecret(DestinationBlock):
         Raises:
             KeyRotationError: One sentence that says what is wrong.
         """
-        held = await self.read_held()
+        content = await self.read_content()
         granted = await self._granted()
         if granted is None:
             return f"{self.place()} can be read; this token may not ask whether it may write there."
-        missing = [name for name in (["update"] if held.version else ["create", "update"]) if name not in granted]
+        missing = [name for name in (["update"] if content.version else ["create", "update"]) if name not in granted]
         if missing and "root" not in granted:
             host = self.credentials.connection().host
             raise ForbiddenError(
@@ -571,6 +571,17 @@ class VaultSecret(DestinationBlock):
         """
         within = f" in the namespace {self.credentials.namespace}" if self.credentials.namespace else ""
         return f"{self.mount}/{self.path}#{self.field}{within} in Vault at {self.credentials.connection().host}"
+
+    async def login_ends(self) -> datetime | None:
+        """Look up when a Vault token ends that a person made; every other login is made anew by each run.
+
+        Returns:
+            The end, UTC; `None` where there is none.
+
+        Raises:
+            KeyRotationError: The token may not look itself up, or Vault failed.
+        """
+        return await self.credentials.token_ends()
 
     async def aclose(self) -> None:
         """Close the connections that this block has opened."""
@@ -638,19 +649,19 @@ class VaultSecret(DestinationBlock):
             return None
         return SecretStr(value if isinstance(value, str) else json.dumps(value))
 
-    async def _with_fields(self, held: Held) -> VaultHeld:
-        if isinstance(held, VaultHeld):
-            return held
-        current = await self.read_held()
-        if held.version not in (None, current.version):
+    async def _with_fields(self, content: Content) -> VaultContent:
+        if isinstance(content, VaultContent):
+            return content
+        current = await self.read_content()
+        if content.version not in (None, current.version):
             raise ConflictError(f"Somebody else has written to {self.place()}.")
         return current
 
-    async def _put(self, fields: dict[str, Any], held: VaultHeld) -> _Written:
+    async def _put(self, fields: dict[str, Any], content: VaultContent) -> _Written:
         answer = await self._call(
             "writing",
             lambda client: client.secrets.kv.v2.create_or_update_secret(
-                self.path, fields, cas=held.version, mount_point=self.mount
+                self.path, fields, cas=content.version, mount_point=self.mount
             ),
             repeatable=False,
         )

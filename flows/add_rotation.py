@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from prefect import State, flow
+from prefect import State
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.client.schemas.objects import FlowRun
@@ -22,14 +22,17 @@ from flows.conclude import conclude
 from flows.deployments import link, make_first_key, read_deployment, save_deployment
 from flows.overview import bring_up_to_date
 from flows.report import as_settings, change_table
+from tasks.changes import differences, merged
 from tasks.checks import check_connection, check_destination
-from tasks.destinations import CONNECTION_TYPE
+from tasks.connections import CONNECTION_TYPE
 from tasks.inventory import destinations_in_use
+from tasks.key_terms import Usd
+from tasks.keys import moment
 from tasks.ledger import parse_ledger
-from tasks.rotation import Rotation, Usd, check_switch, parse_rotation
+from tasks.rotation import Rotation, check_switch, parse_rotation
 from tasks.run import side_by_side
-from tasks.schedules import Timetable, differences, merged, parse_timetable
-from tasks.times import moment
+from tasks.schedules import Timetable, parse_timetable
+from tasks.secrecy import secret_flow
 from tasks.world import VariableStore, plainly
 
 FIELDS = {
@@ -61,7 +64,7 @@ class Wanted:
     active: bool
 
 
-@flow(name="add-rotation", persist_result=False, validate_parameters=False, log_prints=False)
+@secret_flow("add-rotation")
 async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
     connection: OpenRouterCredentials,
     *,

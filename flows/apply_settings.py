@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from prefect import State, flow
+from prefect import State
 
 from flows.conclude import conclude, open_run
 from flows.report import applied
 from tasks.run import Run
+from tasks.secrecy import secret_flow
 from tasks.settings import apply_settings as apply_to_current_key
 
 
-@flow(name="apply-settings", persist_result=False, validate_parameters=False, log_prints=False)
+@secret_flow("apply-settings")
 async def apply_settings(rotation: str) -> State[None]:
     """Let the current key have the settings that the deployment of its rotation names now.
 
@@ -39,6 +40,6 @@ async def apply_deployed_settings(run: Run) -> str:
     """
     run.step = "read the settings"
     rotation = await run.world.deployed_rotation(run.name)
-    await run.ledger.load()
+    await run.load()
     run.step = "change the key"
     return applied(run, await apply_to_current_key(run, rotation))

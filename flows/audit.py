@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from prefect import State, flow
+from prefect import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import SecretStr
@@ -18,7 +18,6 @@ from blocks.errors import ConfigurationError, ForbiddenError, KeyRotationError, 
 from blocks.openrouter import ApiKey
 from flows.artifacts import show_table
 from flows.conclude import Conclusion, conclude, open_run
-from tasks.adopt import label_agrees
 from tasks.audit import (
     AuditFinding,
     Capped,
@@ -40,11 +39,12 @@ from tasks.audit import (
     unreadable_ledgers,
 )
 from tasks.events import Event
-from tasks.ledger import Ledger, fingerprint
+from tasks.keys import fingerprint, label_agrees, moment
+from tasks.ledger import Ledger
 from tasks.repair import remove_orphans, restore_ledger
 from tasks.rotation import is_slug
-from tasks.run import Deployed, OpenRouter, Run, World, side_by_side
-from tasks.times import moment
+from tasks.run import Deployed, KeyReader, Run, World, side_by_side
+from tasks.secrecy import secret_flow
 from tasks.world import PrefectWorld
 
 AT_ONCE = 8
@@ -63,7 +63,7 @@ OpenRotation = Callable[[str], AbstractAsyncContextManager[Run]]
 """Takes the slot of a rotation and opens its ledger."""
 
 
-@flow(name="audit", persist_result=False, validate_parameters=False, log_prints=False)
+@secret_flow("audit")
 async def audit(connection: str, older_than_days: int = DEFAULT_OLDER_THAN_DAYS, repair: bool = False) -> State[None]:
     """Compare every key of an account with all ledgers, destinations and deployments, and tell what does not agree.
 
@@ -157,22 +157,24 @@ async def follow_audit(
     Raises:
         KeyRotationError: Something could not be looked at, so that the audit would have gaps.
     """
-    account = AccountAudit(world, connection, await world.connection(connection))
+    openrouter: KeyReader = await world.connection(connection)
     at = world.now()
     try:
-        counts, found = await account.compare(older_than)
+        comparison = await compare(world, connection, openrouter, older_than)
     except (UnauthorizedError, ForbiddenError) as error:
-        refused = AuditFinding(Kind.MANAGEMENT_KEY_REFUSED, await _why_refused(account.openrouter, error))
+        refused = AuditFinding(Kind.MANAGEMENT_KEY_REFUSED, await _why_refused(openrouter, error))
         counts, found = None, [refused]
-    if open_rotation is not None:
-        found = await _repair(account, found, open_rotation)
+    else:
+        counts, found = comparison.counts, comparison.findings
+        if open_rotation is not None:
+            found = await _repair(comparison, connection, open_rotation)
     findings = tuple(sorted(found, key=lambda finding: (finding.severity.value, finding.kind, finding.rotation)))
     for finding in findings:
         await _emit(world, connection, finding)
     return Report(connection, at, counts, findings)
 
 
-async def _why_refused(openrouter: OpenRouter, error: KeyRotationError) -> str:
+async def _why_refused(openrouter: KeyReader, error: KeyRotationError) -> str:
     try:
         await openrouter.check()
     except KeyRotationError as refusal:
@@ -194,53 +196,78 @@ async def _emit(world: World, connection: str, finding: AuditFinding) -> None:
     await world.emit(event, finding.rotation or f"connection:{connection}", **payload)
 
 
-class AccountAudit:
-    """Compares everything that belongs to a connection.
+@dataclass(frozen=True)
+class Comparison:
+    """What an account, the ledgers, the destinations and the deployments say, side by side.
+
+    Args:
+        counts: How many keys there are.
+        findings: What does not agree.
+        deployed: The deployments, by the rotation's name.
+        lost: The rotations whose ledger is gone, by name.
+        secrets: What each destination holds that was read.
+    """
+
+    counts: Counts
+    findings: list[AuditFinding]
+    deployed: Mapping[str, Deployed]
+    lost: Mapping[str, Lost]
+    secrets: Mapping[str, SecretStr | None] = field(repr=False)
+
+    def holders(self, label: str) -> list[str]:
+        """Return which of the destinations that were read hold a key of this label."""
+        return [name for name, value in self.secrets.items() if label_agrees(label, value)]
+
+
+async def compare(world: World, connection: str, openrouter: KeyReader, older_than: timedelta) -> Comparison:
+    """Compare the account, the ledgers, the destinations and the deployments.
 
     Args:
         world: The way to everything outside of the process.
         connection: The connection's name.
         openrouter: Its client.
-    """
+        older_than: From which age on a key of no rotation is a finding.
 
-    def __init__(self, world: World, connection: str, openrouter: OpenRouter) -> None:
+    Returns:
+        What they say, and what does not agree.
+
+    Raises:
+        KeyRotationError: OpenRouter or Prefect failed.
+    """
+    return await _Reading(world, connection, openrouter).compare(older_than)
+
+
+class _Reading:
+    def __init__(self, world: World, connection: str, openrouter: KeyReader) -> None:
         self.world = world
         self.connection = connection
         self.openrouter = openrouter
-        self.deployed: dict[str, Deployed] = {}
-        self.lost: dict[str, Lost] = {}
+        self._deployed: dict[str, Deployed] = {}
         self._workspaces: list[str] = []
-        self._held: dict[str, SecretStr | None] = {}
+        self._secrets: dict[str, SecretStr | None] = {}
         self._unreadable: dict[str, str] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
 
-    async def compare(self, older_than: timedelta) -> tuple[Counts, list[AuditFinding]]:
-        """Compare the account, the ledgers, the destinations and the deployments.
-
-        Args:
-            older_than: From which age on a key of no rotation is told of.
-
-        Returns:
-            How many keys there are, and what does not agree.
-
-        Raises:
-            KeyRotationError: OpenRouter or Prefect failed.
-        """
+    async def compare(self, older_than: timedelta) -> Comparison:
         now = self.world.now()
         management_key = await self.openrouter.about_itself()
         before = await self._ledgers()
-        self.deployed = {deployed.name: deployed async for deployed in self.world.deployments()}
+        self._deployed = {deployed.name: deployed async for deployed in self.world.deployments()}
         self._workspaces = [workspace async for workspace in self.openrouter.list_workspaces()]
         keys = await self._keys(KeyFilter(before, older_than, now))
         after = await self._ledgers()
         explained = before.hashes() | after.hashes()
-        return keys.counts, [
+        unexplained = [key for key in keys.ours.values() if key.hash not in explained]
+        lost = {each.name: each for each in find_lost_ledgers(unexplained, after, self._deployed)}
+        findings = [
             *judge_management_key(self.connection, management_key.expires_at, now),
             *unreadable_ledgers(after),
             *await self._at_rotations(after, keys.explained),
-            *self._at_ours([key for key in keys.ours.values() if key.hash not in explained], after, now),
+            *(finding for each in lost.values() for finding in judge_lost(each, now)),
+            *self._orphans(unexplained, after, now),
             *keys.findings(),
         ]
+        return Comparison(keys.counts, findings, self._deployed, lost, self._secrets)
 
     async def _ledgers(self) -> LedgerSet:
         return LedgerSet({name: value async for name, value in self.world.ledgers()})
@@ -277,12 +304,12 @@ class AccountAudit:
         found = await self._bounded([self._key(key_hash) for key_hash in missing])
         keys: dict[str, ApiKey | None] = {**listed, **dict(zip(missing, found, strict=True))}
         await self._at_destinations(ledgers)
-        held = {name: fingerprint(value) for name, value in self._held.items()}
+        fingerprints = {name: fingerprint(value) for name, value in self._secrets.items()}
         now = self.world.now()
         return {
             name: list(
                 judge_rotation(
-                    Snapshot(name, ledger, self.deployed.get(name), keys, held, self._unreadable),
+                    Snapshot(name, ledger, self._deployed.get(name), keys, fingerprints, self._unreadable),
                     self.connection,
                     self._workspaces,
                     now,
@@ -301,7 +328,7 @@ class AccountAudit:
         ours = [
             (name, ledger)
             for name, ledger in ledgers.items()
-            if connection_of(ledger, self.deployed.get(name)) == self.connection
+            if connection_of(ledger, self._deployed.get(name)) == self.connection
         ]
         places = sorted({place for _, ledger in ours for place in read_destinations_of(ledger)})
         for first in range(0, len(places), OPEN_AT_ONCE):
@@ -309,19 +336,18 @@ class AccountAudit:
                 await self._bounded([self._at_destination(world, one) for one in places[first : first + OPEN_AT_ONCE]])
 
     async def _at_destination(self, world: World, name: str) -> None:
-        self._held.pop(name, None)
+        self._secrets.pop(name, None)
         self._unreadable.pop(name, None)
         try:
-            self._held[name] = (await (await world.destination(name)).read()).value
+            self._secrets[name] = (await (await world.destination(name)).read_content()).value
         except KeyRotationError as error:
             self._unreadable[name] = str(error)
 
-    def _at_ours(self, ours: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[AuditFinding]:
-        self.lost = {lost.name: lost for lost in find_lost_ledgers(ours, ledgers, self.deployed)}
+    def _orphans(self, unexplained: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[AuditFinding]:
         orphans = Capped(Kind.ORPHAN, "keys are orphans, which an audit with repair leaves to the next one")
-        for key in ours:
-            orphans.add(judge_orphan(key, ledgers, self.deployed, now))
-        return [*(finding for lost in self.lost.values() for finding in judge_lost(lost, now)), *orphans.findings()]
+        for key in unexplained:
+            orphans.add(judge_orphan(key, ledgers, self._deployed, now))
+        return orphans.findings()
 
     async def _bounded(self, calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         async def one(call: Coroutine[Any, Any, T]) -> T:
@@ -330,49 +356,36 @@ class AccountAudit:
 
         return await side_by_side([one(call) for call in calls])
 
-    def holders(self, label: str) -> list[str]:
-        """Say which of the destinations that were read hold a key.
 
-        Args:
-            label: The key's label.
-
-        Returns:
-            Their names.
-        """
-        return [name for name, value in self._held.items() if label_agrees(label, value)]
-
-
-async def _repair(
-    account: AccountAudit, findings: Sequence[AuditFinding], open_rotation: OpenRotation
-) -> list[AuditFinding]:
+async def _repair(comparison: Comparison, connection: str, open_rotation: OpenRotation) -> list[AuditFinding]:
     wanted: dict[str, list[AuditFinding]] = {}
-    for finding in findings:
+    for finding in comparison.findings:
         if finding.rotation and finding.kind in (Kind.ORPHAN, Kind.LEDGER_LOST):
             wanted.setdefault(finding.rotation, []).append(finding)
     outcomes: dict[AuditFinding, AuditFinding] = {}
     for name, found in wanted.items():
         try:
             async with open_rotation(name) as run:
-                outcomes |= await _repair_rotation(account, found, run)
+                outcomes |= await _repair_rotation(comparison, connection, found, run)
         except KeyRotationError as error:
             # The slot was not free.
             outcomes |= {finding: _not_repaired(finding, str(error)) for finding in found}
-    return [outcomes.get(finding, finding) for finding in findings]
+    return [outcomes.get(finding, finding) for finding in comparison.findings]
 
 
 async def _repair_rotation(
-    account: AccountAudit, findings: Sequence[AuditFinding], run: Run
+    comparison: Comparison, connection: str, findings: Sequence[AuditFinding], run: Run
 ) -> dict[AuditFinding, AuditFinding]:
-    deployed = account.deployed.get(run.name)
+    deployed = comparison.deployed.get(run.name)
     orphans = [finding.key_hash for finding in findings if finding.kind is Kind.ORPHAN]
     outcomes = {}
     try:
-        removed = await remove_orphans(run, account.connection, orphans, deployed, account.holders) if orphans else {}
+        removed = await remove_orphans(run, connection, orphans, deployed, comparison.holders) if orphans else {}
         for finding in findings:
             if finding.kind is Kind.ORPHAN:
                 outcomes[finding] = _repaired(finding, "It was deleted.", removed[finding.key_hash])
             elif deployed is not None:
-                why = await restore_ledger(run, account.connection, account.lost[run.name].keys, deployed)
+                why = await restore_ledger(run, connection, comparison.lost[run.name].keys, deployed)
                 outcomes[finding] = _repaired(finding, "The ledger was written anew.", why)
     except KeyRotationError as error:
         outcomes = {finding: outcomes.get(finding) or _not_repaired(finding, str(error)) for finding in findings}

@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from prefect import State, flow
+from prefect import State
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
 from flows.artifacts import show_table
 from flows.conclude import conclude
 from flows.overview import bring_up_to_date
 from tasks.checks import Outcome, check_connection, check_destination
-from tasks.destinations import CONNECTION_TYPE
+from tasks.connections import CONNECTION_TYPE
 from tasks.inventory import read_deployments
+from tasks.keys import moment
 from tasks.rotation import parse_rotation
-from tasks.times import moment
+from tasks.secrecy import secret_flow
 
 ARTIFACT = "connections"
 TIMEOUT_SECONDS = 60.0
@@ -63,7 +64,7 @@ class Checked:
         }
 
 
-@flow(name="check-connections", persist_result=False, validate_parameters=False, log_prints=False)
+@secret_flow("check-connections")
 async def check_connections() -> State[None]:
     """Check every connection and destination that a rotation uses, and show which ones do not work.
 

@@ -28,11 +28,11 @@ from flows.overview import refresh_overview
 from flows.report import artifact_key, as_markdown, failed, plan_as_markdown
 from tasks.decisions import Identity
 from tasks.events import Event
-from tasks.ledger import OpenLedger
+from tasks.open_ledger import OpenLedger
 from tasks.plan import plan
 from tasks.rotation import Rotation, is_slug
 from tasks.run import Run
-from tasks.task import unexpected
+from tasks.secrecy import unexpected
 from tasks.world import PrefectWorld, VariableStore, plainly
 
 SLOT_WAIT_SECONDS = 300.0
@@ -71,7 +71,7 @@ class Conclusion:
         """
         if not isinstance(error, KeyRotationError):
             error = unexpected(error)
-        ledger = self.run.ledger.ledger if self.run and self.run.ledger.loaded else None
+        ledger = self.run.ledger if self.run and self.run.has_looked else None
         self.message = failed(error, self.run.step if self.run else "", ledger)
         self.state = Failed(message=self.message)
 
@@ -203,7 +203,7 @@ async def _take_slot(stack: AsyncExitStack, name: str, *, emergency: bool) -> No
     for _ in range(round(SLOT_WAIT_SECONDS / STEP_BACK_SECONDS)):
         async with AsyncExitStack() as attempt:
             await _enter(attempt, limit, name)
-            if not await _is_held(emergencies):
+            if not await _is_taken(emergencies):
                 stack.push_async_exit(attempt.pop_all())
                 return
         await asyncio.sleep(STEP_BACK_SECONDS)
@@ -226,7 +226,7 @@ async def _enter(stack: AsyncExitStack, limit: str, name: str) -> None:
             return
 
 
-async def _is_held(limit: str) -> bool:
+async def _is_taken(limit: str) -> bool:
     client, _ = get_or_create_client()
     try:
         with plainly("looking for an emergency"):

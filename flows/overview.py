@@ -16,9 +16,9 @@ from prefect.logging import get_run_logger
 from blocks.errors import KeyRotationError
 from flows.report import artifact_key, cell
 from tasks.inventory import Facts, SeenRun, count_deployments, read_facts
+from tasks.keys import moment
 from tasks.ledger import Ledger, Superseded
 from tasks.schedules import SLUG
-from tasks.times import moment
 from tasks.world import plainly
 
 OVERVIEW = "key-rotations"

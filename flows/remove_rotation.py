@@ -5,22 +5,23 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
-from prefect import State, flow
+from prefect import State
 
 from blocks.errors import ConfigurationError
 from flows.conclude import conclude, open_run
 from flows.report import removed
-from flows.rotate import revoke_what_is_due
-from flows.steps import AS_TASKS, Steps
+from tasks.due import revoke_what_is_due
 from tasks.remove import forget_when_nothing_is_left, give_up_keys
 from tasks.rotation import MAX_OVERLAP
 from tasks.run import Run
+from tasks.secrecy import secret_flow
+from tasks.steps import AS_TASKS, Steps
 
 Keys = Literal["revoke", "keep", "keep-until"]
 """What becomes of a removed rotation's current key."""
 
 
-@flow(name="remove-rotation", persist_result=False, validate_parameters=False, log_prints=False)
+@secret_flow("remove-rotation")
 async def remove_rotation(
     rotation: str, confirm_name: str, keys: Keys = "revoke", keep_until: datetime | None = None
 ) -> State[None]:
@@ -129,7 +130,7 @@ async def take_away(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
     Raises:
         KeyRotationError: It is not done; a Retry goes on.
     """
-    ledger = await run.ledger.load()
+    ledger = await run.load()
     run.connection = ledger.current.connection if ledger.current else ""
     if revoke_at is None and ledger.pending is not None and ledger.pending.key is not None:
         raise ConfigurationError(
@@ -138,11 +139,11 @@ async def take_away(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
         )
     run.step = "delete the deployment"
     had_deployment = await run.world.delete_deployment(run.name)
-    if not run.ledger.exists:
+    if not run.has_ledger:
         return removed(run, had_deployment=had_deployment, gone=True)
     run.step = "give up the keys"
     await give_up_keys(run, revoke_at)
-    await run.world.cancel_retirements(run.name, run.ledger.ledger.wakes())
+    await run.world.cancel_retirements(run.name, run.ledger.wakes())
     run.step = "revoke-key"
     await revoke_what_is_due(run, list(ledger.current.destinations) if ledger.current else [], steps)
     message = removed(run, had_deployment=had_deployment, gone=False)

@@ -9,12 +9,12 @@ from prefect.client.schemas.responses import DeploymentResponse
 
 from blocks.errors import ConfigurationError, KeyRotationError
 from tasks.decisions import Finding
+from tasks.keys import moment
 from tasks.ledger import Ledger, Superseded
 from tasks.rotation import parse_rotation
 from tasks.run import Run
 from tasks.schedules import SLUG, read_timetable
 from tasks.states import KeyState, state_of
-from tasks.times import moment
 
 
 def artifact_key(rotation: str) -> str:
@@ -39,24 +39,24 @@ def rotated(run: Run, finding: Finding) -> str:
     Returns:
         One sentence.
     """
-    current = run.ledger.ledger.current
+    current = run.ledger.current
     if current is None:
         return "Nothing is published yet."
     if finding is Finding.TOO_YOUNG:
         return (
             f"Nothing to do: the key {current.label} is younger than its minimum age, or than the time for which this "
-            f"run was scheduled; {_rest(run.ledger.ledger)}."
+            f"run was scheduled; {_rest(run.ledger)}."
         )
-    if run.ledger.ledger.pending is not None:
+    if run.ledger.pending is not None:
         return (
-            f"Already rotated, and since then run {run.ledger.ledger.pending.run_id} has begun another rotation, which "
+            f"Already rotated, and since then run {run.ledger.pending.run_id} has begun another rotation, which "
             f"is not finished: retry that run, or start a new one. The key {current.label} is live."
         )
     verb = {Finding.ALREADY_ROTATED: "Already rotated", Finding.KEY_PUBLISHED: "Finished an interrupted rotation"}
     places = len(current.destinations)
     return (
         f"{verb.get(finding, 'Rotated')}: the key {current.label} is live at {places} "
-        f"destination{'s' if places > 1 else ''}; {_rest(run.ledger.ledger)}."
+        f"destination{'s' if places > 1 else ''}; {_rest(run.ledger)}."
     )
 
 
@@ -69,7 +69,7 @@ def superseded_since(run: Run) -> str:
     Returns:
         One sentence.
     """
-    current = run.ledger.ledger.current
+    current = run.ledger.current
     label = current.label if current else "none"
     return f"Nothing to do: a later run has rotated since, and the key {label} is live."
 
@@ -84,11 +84,11 @@ def retired(run: Run, before: Sequence[Superseded]) -> str:
     Returns:
         One sentence.
     """
-    left = {key.hash: key for key in run.ledger.ledger.superseded}
+    left = {key.hash: key for key in run.ledger.superseded}
     gone = [key.label for key in before if key.hash not in left]
     disabled = [key.label for key in before if not key.disabled and key.hash in left and left[key.hash].disabled]
     what = [f"Revoked {', '.join(gone)}"] * bool(gone) + [f"Disabled {', '.join(disabled)}"] * bool(disabled)
-    return f"{'. '.join(what) or 'Nothing was due'}; {_rest(run.ledger.ledger)}."
+    return f"{'. '.join(what) or 'Nothing was due'}; {_rest(run.ledger)}."
 
 
 def restored(run: Run) -> str:
@@ -100,9 +100,9 @@ def restored(run: Run) -> str:
     Returns:
         One sentence.
     """
-    current = run.ledger.ledger.current
+    current = run.ledger.current
     label = current.label if current else "none"
-    return f"Brought back: the key {label} is live again; {_rest(run.ledger.ledger)}."
+    return f"Brought back: the key {label} is live again; {_rest(run.ledger)}."
 
 
 def applied(run: Run, changed: Sequence[str]) -> str:
@@ -115,7 +115,7 @@ def applied(run: Run, changed: Sequence[str]) -> str:
     Returns:
         One sentence.
     """
-    current = run.ledger.ledger.current
+    current = run.ledger.current
     label = current.label if current else "none"
     what = f"Changed {', '.join(changed)}" if changed else "Nothing to change"
     return f"{what} at the key {label}."
@@ -132,7 +132,7 @@ def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
     Returns:
         One or two sentences.
     """
-    ledger = run.ledger.ledger
+    ledger = run.ledger
     if gone and not had_deployment:
         return f"Nothing to do: there is no rotation {run.name} any more."
     kept = f" The key {ledger.kept.label} was kept and is yours now." if ledger.kept else ""
@@ -180,7 +180,7 @@ def as_markdown(run: Run, message: str) -> str:
     Returns:
         Markdown for an artifact, without any secret.
     """
-    ledger = run.ledger.ledger
+    ledger = run.ledger
     lines = [f"# Rotation {run.name}", "", message, "", *_keys(ledger), "", "## Destinations", ""]
     lines += [f"- `{name}`" for name in (ledger.current.destinations if ledger.current else ())] or ["- none yet"]
     lines += ["", "## Next step", "", _next_step(ledger)]
@@ -203,7 +203,7 @@ def plan_as_markdown(run: Run, checked: Sequence[str], steps: Sequence[str]) -> 
     lines = [f"# Plan of rotation {run.name}", "", "Nothing was changed. A run now would do this:", ""]
     lines += [f"{number}. {step}" for number, step in enumerate(steps, 1)]
     lines += ["", "## Checked", "", *(f"- {sentence}" for sentence in checked)]
-    lines += ["", "## Keys now", "", *_keys(run.ledger.ledger)]
+    lines += ["", "## Keys now", "", *_keys(run.ledger)]
     if run.notes:
         lines += ["", "## To know", "", *(f"- {note}" for note in run.notes)]
     return "\n".join(lines)

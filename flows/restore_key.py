@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from prefect import State, flow
+from prefect import State
 
 from blocks.errors import ConfigurationError
 from flows.conclude import conclude, open_run
 from flows.report import restored, superseded_since
-from flows.rotate import revoke_what_is_due
-from flows.steps import AS_TASKS, Steps
 from tasks.decisions import rotated_since
+from tasks.due import revoke_what_is_due, where_keys_are_read
 from tasks.restore import enable, find_restorable, make_current_again
-from tasks.revoke import where_keys_are_read
 from tasks.run import Run, side_by_side
+from tasks.secrecy import secret_flow
+from tasks.steps import AS_TASKS, Steps
 
 
-@flow(name="restore-key", persist_result=False, validate_parameters=False, log_prints=False)
+@secret_flow("restore-key")
 async def restore_key(rotation: str, label: str = "") -> State[None]:
     """Let consumers have a superseded key again: enable it, publish it everywhere, supersede the one that it replaces.
 
@@ -47,11 +47,11 @@ async def bring_back(run: Run, label: str, steps: Steps) -> str:
     Raises:
         KeyRotationError: It could not be brought back; the current key stays as it is.
     """
-    current = (await run.ledger.load()).current
-    if not run.ledger.exists:
+    current = (await run.load()).current
+    if not run.has_ledger:
         raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was changed.")
     if current is None or current.rotated_by != run.identity.id:
-        if rotated_since(run.ledger.ledger, run.identity):
+        if rotated_since(run.ledger, run.identity):
             return superseded_since(run)
         key = await find_restorable(run, label)
         destinations = current.destinations if current else ()

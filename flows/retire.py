@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from prefect import State, flow
+from prefect import State
 
 from blocks.errors import ConfigurationError
 from flows.conclude import conclude, open_run
 from flows.report import retired
-from flows.rotate import revoke_what_is_due
-from flows.steps import AS_TASKS, Steps
-from tasks.lost import settle_unresolved
+from tasks.due import revoke_what_is_due, where_keys_are_read
 from tasks.remove import forget_when_nothing_is_left
-from tasks.revoke import where_keys_are_read
 from tasks.run import Run
+from tasks.secrecy import secret_flow
+from tasks.steps import AS_TASKS, Steps
+from tasks.unrecorded import settle_unresolved
 
 
-@flow(name="retire", persist_result=False, validate_parameters=False, log_prints=False)
+@secret_flow("retire")
 async def retire(rotation: str) -> State[None]:
     """Revoke the superseded keys of a rotation whose overlap has ended.
 
@@ -46,16 +46,16 @@ async def retire_due(run: Run, steps: Steps) -> str:
     Raises:
         KeyRotationError: A key could not be revoked; it stays in the ledger.
     """
-    before = (await run.ledger.load()).superseded
-    if not run.ledger.exists:
+    before = (await run.load()).superseded
+    if not run.has_ledger:
         raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was revoked.")
-    current = run.ledger.ledger.current
+    current = run.ledger.current
     run.connection = current.connection if current else ""
     run.step = "recover"
     await settle_unresolved(run)
     run.step = "revoke-key"
     # Without a current key nobody knows where the older ones are still read, unless the rotation was taken away.
-    if current is not None or run.ledger.ledger.removed:
+    if current is not None or run.ledger.removed:
         await revoke_what_is_due(run, await where_keys_are_read(run), steps)
     message = retired(run, before)
     await forget_when_nothing_is_left(run)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from datetime import timedelta
 
-from prefect import State, flow
+from prefect import State
 
-from blocks.errors import DestinationError, KeyRotationError, PlaceLostError
 from flows.conclude import conclude, open_run, show_plan
 from flows.report import rotated, superseded_since
-from flows.steps import AS_TASKS, Steps
-from tasks.budget import settle_budget
 from tasks.decisions import Finding
+from tasks.due import revoke_what_is_due
 from tasks.events import Event
 from tasks.recover import observe, recover
 from tasks.rotation import Rotation, check_switch, parse_rotation
 from tasks.run import Run, VerifiedKey, side_by_side
+from tasks.secrecy import secret_flow
+from tasks.steps import AS_TASKS, Steps
 
 
-@flow(name="rotate", persist_result=False, validate_parameters=False, log_prints=False)
+@secret_flow("rotate")
 async def rotate(rotation: Rotation, emergency: bool = False, plan_only: bool = False) -> State[None]:
     """Rotate an API key: create a new one, verify it, publish it everywhere, then revoke the old one.
 
@@ -77,7 +76,7 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         await publish_everywhere(run, rotation, verified, steps)
         run.step = "write the ledger"
         await supersede(run, rotation)
-    if finding is not Finding.TOO_YOUNG and (current := run.ledger.ledger.current):
+    if finding is not Finding.TOO_YOUNG and (current := run.ledger.current):
         # A Retry tells it again: the process that wrote the ledger may have died before it told anybody.
         await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.told())
 
@@ -96,32 +95,5 @@ async def supersede(run: Run, rotation: Rotation) -> None:
     now = run.world.now()
     overlap = timedelta(0) if run.identity.emergency else rotation.overlap
     destinations = tuple(rotation.destinations)
-    published = run.ledger.ledger.published(run.identity.id, destinations, now, now + overlap, rotation.retirement)
-    await run.ledger.save(published.hastened(now) if run.identity.emergency else published)
-
-
-async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) -> None:
-    """Revoke the superseded keys that are due, schedule the others, and keep a carried budget exact."""
-    now = run.world.now()
-    if run.identity.emergency and not all(key.at_once for key in run.ledger.ledger.superseded):
-        await run.ledger.save(run.ledger.ledger.hastened(now))
-    failures = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
-    failures += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.ledger.due(now)]
-    ledger = run.ledger.ledger
-    for at in [moment for moment in ledger.wakes() if moment > now]:
-        # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
-        if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
-            run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
-    if any(failures):
-        raise DestinationError(" ".join(dict.fromkeys(str(failure) for failure in failures if failure)))
-
-
-async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:
-    """Do one thing of several; its failure does not keep the others undone, but for a run that has lost its place."""
-    try:
-        await work
-    except PlaceLostError:
-        raise
-    except KeyRotationError as error:
-        return error
-    return None
+    published = run.ledger.published(run.identity.id, destinations, now, now + overlap, rotation.retirement)
+    await run.write(published.hastened(now) if run.identity.emergency else published)

@@ -5,35 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from pydantic import SecretStr
-
 from blocks.errors import ConfigurationError, NotFoundError
 from blocks.openrouter import ApiKey
-from tasks.ledger import Current, fingerprint
-from tasks.rotation import Rotation, Terms, read_marker
-from tasks.run import Run
-
-CUT = "..."
-"""What stands in a label for the middle of the key."""
-KEY_PREFIX = "sk-or-"
-"""How every key of OpenRouter begins."""
-
-
-def label_agrees(label: str, secret: SecretStr | None) -> bool | None:
-    """Say whether a key's label can be that of a secret.
-
-    Args:
-        label: The label as OpenRouter shows it, such as `sk-or-v1-0e6...1c96`.
-        secret: What a destination holds.
-
-    Returns:
-        Whether its beginning and end agree; `None` where the destination holds no key of OpenRouter.
-    """
-    text = secret.get_secret_value() if secret else ""
-    if not text.startswith(KEY_PREFIX):
-        return None
-    beginning, _, end = label.partition(CUT)
-    return text.startswith(beginning) and text.endswith(end)
+from tasks.key_terms import Terms
+from tasks.keys import fingerprint, label_agrees, read_marker
+from tasks.ledger import Current
+from tasks.rotation import Rotation
+from tasks.run import KeyReader, Run
 
 
 async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
@@ -51,10 +29,10 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
             that a destination holds; nothing was created.
         ServiceError: OpenRouter failed.
     """
-    ledger = run.ledger.ledger
+    ledger = run.ledger
     if rotation.adopt is None or ledger.current is not None or rotation.adopt in ledger.hashes():
         return None
-    openrouter = await run.world.connection(rotation.connection)
+    openrouter: KeyReader = await run.world.connection(rotation.connection)
     try:
         key = await openrouter.get_key(rotation.adopt)
     except NotFoundError:
@@ -70,14 +48,14 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
         raise ConfigurationError(
             f"rotation.adopt: the key {key.label} belongs to the rotation {owner} already. Nothing was created."
         )
-    if not set(rotation.destinations) <= set(run.held):
+    if not set(rotation.destinations) <= set(run.contents):
         # Recovery has written to them since.
         await run.look(rotation.destinations)
     holders = _holders(run, rotation.destinations, key)
     return Current(
         hash=key.hash,
         label=key.label,
-        fingerprint=fingerprint(run.held[holders[0]].value) or "" if holders else "",
+        fingerprint=fingerprint(run.contents[holders[0]].value) or "" if holders else "",
         connection=rotation.connection,
         workspace_id=key.workspace_id,
         since=key.created_at,
@@ -118,24 +96,24 @@ async def adopt(run: Run, rotation: Rotation) -> None:
         ServiceError: OpenRouter failed.
     """
     if key := await find_adoptable(run, rotation):
-        await run.ledger.save(run.ledger.ledger.adopted(key))
+        await run.write(run.ledger.adopted(key))
         run.note(f"The key {key.label} was adopted: it is superseded by this rotation's first key.")
 
 
 def _holders(run: Run, destinations: Sequence[str], key: ApiKey) -> list[str]:
-    agreement = {name: label_agrees(key.label, run.held[name].value) for name in destinations}
+    agreement = {name: label_agrees(key.label, run.contents[name].value) for name in destinations}
     others = [name for name, agrees in agreement.items() if agrees is False and not _holds_a_successor(run, name)]
     if others:
         raise ConfigurationError(
             f"rotation.adopt: {', '.join(others)} holds another key than {key.label}. Nothing was created."
         )
     holders = [name for name, agrees in agreement.items() if agrees]
-    if len({fingerprint(run.held[name].value) for name in holders}) > 1:
+    if len({fingerprint(run.contents[name].value) for name in holders}) > 1:
         raise ConfigurationError("rotation.adopt: the destinations hold different keys. Nothing was created.")
     return holders
 
 
 def _holds_a_successor(run: Run, name: str) -> bool:
     # The adopted key was replaced before the ledger was lost, and the keys that were found again replaced it.
-    secret = run.held[name].value
-    return any(label_agrees(key.label, secret) for key in run.ledger.ledger.superseded)
+    secret = run.contents[name].value
+    return any(label_agrees(key.label, secret) for key in run.ledger.superseded)

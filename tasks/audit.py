@@ -11,10 +11,9 @@ from uuid import UUID
 
 from blocks.errors import LedgerError
 from blocks.openrouter import ApiKey
+from tasks.keys import moment, read_marker
 from tasks.ledger import Current, Ledger, MadeKey, Superseded, parse_ledger
-from tasks.rotation import read_marker
 from tasks.run import Deployed
-from tasks.times import moment
 
 SETTLED_AFTER = timedelta(hours=1)
 """How long a run may be at work, or late; until then nothing counts as left behind."""
@@ -376,7 +375,7 @@ class Snapshot:
     ledger: Ledger
     deployed: Deployed | None
     keys: Mapping[str, ApiKey | None] = field(default_factory=dict)
-    held: Mapping[str, str | None] = field(default_factory=dict)
+    fingerprints: Mapping[str, str | None] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -498,8 +497,8 @@ def _judge_destinations(snapshot: Snapshot, now: datetime) -> Iterator[AuditFind
         if name in snapshot.unreadable:
             sentence = f"The destination {name} cannot be read: {snapshot.unreadable[name]}"
             yield AuditFinding(Kind.DESTINATION_UNREADABLE, sentence, snapshot.name)
-        elif snapshot.held.get(name) not in expected:
-            what = "holds nothing" if snapshot.held.get(name) is None else "holds something else"
+        elif snapshot.fingerprints.get(name) not in expected:
+            what = "holds nothing" if snapshot.fingerprints.get(name) is None else "holds something else"
             sentence = f"The destination {name} {what}, not the current key {current.label} of {snapshot.name}."
             yield _about(Kind.DESTINATION_DIFFERS, snapshot, current, sentence)
 

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from blocks.errors import ConfigurationError, NotFoundError, ServiceError
-from blocks.openrouter import ApiKey, LimitReset
+from blocks.openrouter import ApiKey
+from tasks.account import confirm_gone
 from tasks.events import Event
+from tasks.key_terms import Terms
+from tasks.keys import period_end
 from tasks.ledger import Budget, Current, Ledger, Superseded
-from tasks.revoke import make_sure_that_it_is_gone
-from tasks.rotation import Terms
 from tasks.run import Run
-
-
-def period_end(reset: LimitReset | None, now: datetime) -> datetime | None:
-    """Say when a limit is reset next.
-
-    Args:
-        reset: How often OpenRouter resets it; `None` for never.
-        now: The current moment, UTC.
-
-    Returns:
-        The next midnight, Monday's midnight or first of a month, UTC, as OpenRouter's API reference says for
-        `limit_reset`; `None` for never.
-    """
-    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    match reset:
-        case "daily":
-            return midnight + timedelta(days=1)
-        case "weekly":
-            return midnight + timedelta(days=7 - midnight.weekday())
-        case "monthly":
-            return (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
-        case _:
-            return None
 
 
 def carried_over(former: ApiKey, earlier: Budget | None, terms: Terms, now: datetime) -> Budget | None:
@@ -70,7 +48,7 @@ async def settle_budget(run: Run) -> None:
         PlaceLostError: Another run has taken over.
         ServiceError: OpenRouter failed; the next run goes on here.
     """
-    for former in run.ledger.ledger.superseded:
+    for former in run.ledger.superseded:
         if former.capped is False:
             try:
                 await _settle(run, former)
@@ -83,17 +61,17 @@ async def settle_budget(run: Run) -> None:
 
 async def _settle(run: Run, former: Superseded) -> None:
     openrouter = await run.world.connection(former.connection)
-    await run.ledger.guard()
+    await run.guard()
     capped = None
     try:
         capped = await openrouter.update_key(former.hash, **_cap(await openrouter.get_key(former.hash)))
     except NotFoundError:
-        await make_sure_that_it_is_gone(openrouter, former)
+        await confirm_gone(openrouter, former)
         run.note(f"The key {former.label} is gone already, so what it spent last is not known exactly.")
-    ledger = run.ledger.ledger.changed(former.hash, capped=True)
+    ledger = run.ledger.changed(former.hash, capped=True)
     if capped is not None:
         ledger = await _give_the_rest(run, ledger, former, capped)
-    await run.ledger.save(ledger)
+    await run.write(ledger)
 
 
 async def _give_the_rest(run: Run, ledger: Ledger, former: Superseded, capped: ApiKey) -> Ledger:
@@ -117,7 +95,7 @@ async def _set_limit(run: Run, current: Current, carried: Decimal) -> None:
     if current.terms is None or current.terms.limit is None:
         return
     openrouter = await run.world.connection(current.connection)
-    await run.ledger.guard()
+    await run.guard()
     try:
         await openrouter.update_key(current.hash, limit=current.terms.request("-", carried).limit)
     except NotFoundError:
@@ -134,9 +112,9 @@ async def restore_budget(run: Run) -> None:
         PlaceLostError: Another run has taken over.
         ServiceError: OpenRouter failed; the next run goes on here.
     """
-    current = run.ledger.ledger.current
+    current = run.ledger.current
     if current is None or current.budget is None or current.budget.runs(run.world.now()):
         return
     await _set_limit(run, current, Decimal(0))
-    await run.ledger.save(run.ledger.ledger.current_changed(budget=None))
+    await run.write(run.ledger.current_changed(budget=None))
     await run.world.emit(Event.BUDGET_RESTORED, run.name, **current.told())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import aclosing
 from datetime import datetime
 from typing import NamedTuple
 
-from blocks.errors import ConfigurationError, KeyRotationError
-from blocks.openrouter import OpenRouterClient, OpenRouterCredentials
-from blocks.vault import VaultSecret
-from tasks.destinations import CONNECTION_TYPE, as_destination, load_block
+from blocks.errors import KeyRotationError
+from tasks.connections import open_connection
+from tasks.destinations import open_destination
 
 
 class Outcome(NamedTuple):
@@ -39,11 +39,8 @@ async def check_connection(name: str, field: str) -> Outcome:
     Raises:
         KeyRotationError: One sentence that says what is wrong.
     """
-    block = await load_block(f"{CONNECTION_TYPE}/{name}", field)
-    if not isinstance(block, OpenRouterCredentials):
-        raise ConfigurationError(f"{field}: {name} is not an OpenRouter connection. Nothing was created.")
-    async with block.get_client(connection=name) as client:
-        return Outcome(await client.check(), await _if_told(_management_key_ends(client)))
+    async with await open_connection(name, field) as client:
+        return Outcome(await client.check(), await _if_told(client.login_ends()))
 
 
 async def check_destination(name: str, field: str) -> Outcome:
@@ -54,24 +51,13 @@ async def check_destination(name: str, field: str) -> Outcome:
         field: The field that names it, for the message.
 
     Returns:
-        What works, the place, and when the Vault token ends that somebody made; every other login is made anew by each
-        run.
+        What works, the place, and when the login ends.
 
     Raises:
         KeyRotationError: One sentence that says what is wrong.
     """
-    block = await load_block(name, field)
-    destination = as_destination(name, block, field)
-    try:
-        sentence = await destination.check()
-        ends = await _if_told(block.credentials.token_ends()) if isinstance(block, VaultSecret) else None
-    finally:
-        await destination.aclose()
-    return Outcome(sentence, ends, destination.place())
-
-
-async def _management_key_ends(client: OpenRouterClient) -> datetime | None:
-    return (await client.about_itself()).expires_at
+    async with aclosing(await open_destination(name, field)) as destination:
+        return Outcome(await destination.check(), await _if_told(destination.login_ends()), destination.place())
 
 
 async def _if_told(look_up: Awaitable[datetime | None]) -> datetime | None:

@@ -8,15 +8,14 @@ from blocks.errors import ConfigurationError, LedgerError, NotFoundError, PlaceL
 from blocks.http import MAX_WAIT_SECONDS
 from blocks.openrouter import CreatedKey
 from tasks.events import Event
-from tasks.ledger import MAX_LEDGER_BYTES, Budget, MadeKey, Pending, fingerprint
-from tasks.lost import settle_intent
-from tasks.rotation import Rotation, Terms
-from tasks.run import NewKey, Run
-from tasks.task import secret_task
+from tasks.key_terms import Terms
+from tasks.keys import fingerprint
+from tasks.ledger import Budget, MadeKey, Pending
+from tasks.room import has_room_for
+from tasks.rotation import Rotation
+from tasks.run import KeyChanger, KeyMinter, NewKey, Run
 from tasks.terms import agree_on_terms, request_of
-
-LEDGER_RESERVE_BYTES = 300
-"""Room kept free in the ledger for a create that may still turn up."""
+from tasks.unrecorded import settle_intent
 
 
 async def create_key(run: Run, rotation: Rotation) -> NewKey:
@@ -41,7 +40,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         created = await _create_or_settle(run, rotation)
     except ServiceError as error:
         # A create that could not be settled may still turn up, and a second intent would take its place in the ledger.
-        if run.ledger.ledger.pending is not None or not (error.outcome_unknown and error.retryable):
+        if run.ledger.pending is not None or not (error.outcome_unknown and error.retryable):
             raise
         if (error.retry_after or 0) > MAX_WAIT_SECONDS:
             raise
@@ -56,7 +55,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         workspace_id=created.key.workspace_id,
     )
     try:
-        await run.ledger.save(run.ledger.ledger.created(record))
+        await run.write(run.ledger.created(record))
     except PlaceLostError:
         # Whoever has taken over looked for it before it was made, and nobody else will ever know of it.
         await (await run.world.connection(rotation.connection)).delete_key(record.hash)
@@ -68,11 +67,11 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
 
 async def _guard(run: Run, key: MadeKey) -> None:
     # Before the key is published, so that no consumer ever gets one without its guardrail.
-    pending = run.ledger.ledger.pending
+    pending = run.ledger.pending
     if pending is None or pending.terms is None or pending.terms.guardrail_id is None:
         return
-    openrouter = await run.world.connection(key.connection)
-    await run.ledger.guard()
+    openrouter: KeyChanger = await run.world.connection(key.connection)
+    await run.guard()
     try:
         await openrouter.assign_guardrail(pending.terms.guardrail_id, key.hash)
     except NotFoundError:
@@ -84,7 +83,7 @@ async def _guard(run: Run, key: MadeKey) -> None:
 
 async def _create_or_settle(run: Run, rotation: Rotation) -> CreatedKey:
     now = run.world.now()
-    openrouter = await run.world.connection(rotation.connection)
+    openrouter: KeyMinter = await run.world.connection(rotation.connection)
     intent = await _announce(run, rotation, now)
     try:
         return await openrouter.create_key(request_of(intent, rotation.key_name(run.identity.id, now)))
@@ -95,17 +94,18 @@ async def _create_or_settle(run: Run, rotation: Rotation) -> CreatedKey:
 
 async def _announce(run: Run, rotation: Rotation, now: datetime) -> Pending:
     terms, budget = await agree_on_terms(run, rotation, now)
-    intent = _intent(run, rotation, now, terms, budget)
-    if not _fits(run, rotation, intent):
+    intent = intent_of(run, rotation, now, terms, budget)
+    if not has_room_for(intent, run.ledger, rotation.retirement):
         raise LedgerError(
-            f"The ledger has no room for another key, because it holds {len(run.ledger.ledger.superseded)} superseded "
+            f"The ledger has no room for another key, because it holds {len(run.ledger.superseded)} superseded "
             "ones; nothing was created. Shorten the overlap or rotate less often."
         )
-    await run.ledger.save(run.ledger.ledger.intended(intent))
+    await run.write(run.ledger.intended(intent))
     return intent
 
 
-def _intent(run: Run, rotation: Rotation, now: datetime, terms: Terms, budget: Budget | None) -> Pending:
+def intent_of(run: Run, rotation: Rotation, now: datetime, terms: Terms, budget: Budget | None) -> Pending:
+    """Return what the ledger says before a key is created."""
     return Pending(
         run_id=run.identity.id,
         connection=rotation.connection,
@@ -115,35 +115,3 @@ def _intent(run: Run, rotation: Rotation, now: datetime, terms: Terms, budget: B
         terms=terms,
         budget=budget,
     )
-
-
-def has_room(run: Run, rotation: Rotation) -> bool:
-    """Say whether the ledger can hold one more key through all of its states.
-
-    Args:
-        run: The run.
-        rotation: The rotation.
-
-    Returns:
-        Whether it can, with some room left for what a failure may add.
-    """
-    now = run.world.now()
-    return _fits(run, rotation, _intent(run, rotation, now, rotation.key.terms(now), None))
-
-
-def _fits(run: Run, rotation: Rotation, intent: Pending) -> bool:
-    key = MadeKey(
-        hash="0" * 64,
-        label="0" * 24,
-        fingerprint="0" * 16,
-        made_by=intent.run_id,
-        connection=intent.connection,
-        workspace_id="0" * 36,
-    )
-    created = run.ledger.ledger.intended(intent).created(key)
-    at = intent.intended_at
-    published = created.published(intent.run_id, intent.destinations, at, at, rotation.retirement)
-    return max(created.largest(), published.largest()) + LEDGER_RESERVE_BYTES <= MAX_LEDGER_BYTES
-
-
-create_key_task = secret_task("create-key")(create_key)

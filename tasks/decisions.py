@@ -56,7 +56,7 @@ class Identity:
 def find(
     ledger: Ledger | None,
     run: Identity,
-    held: Mapping[str, str | None],
+    fingerprints: Mapping[str, str | None],
     now: datetime,
     minimum_age: timedelta = timedelta(0),
 ) -> Finding:
@@ -65,8 +65,8 @@ def find(
     Args:
         ledger: The rotation's ledger; `None` where there is none.
         run: Which run asks.
-        held: The fingerprint of what each destination holds, those of a pending key included; `None` for nothing,
-            `MAYBE` for a former destination that cannot be read.
+        fingerprints: The fingerprint of what each destination holds, those of a pending key included; `None` for
+            nothing, `MAYBE` for a former destination that cannot be read.
         now: The current moment, UTC.
         minimum_age: A scheduled run leaves a current key alone that is younger.
 
@@ -80,19 +80,19 @@ def find(
     if rotated_since(ledger, run):
         return Finding.ROTATED_SINCE
     if ledger.pending is None:
-        young = _too_young(ledger, run, held, now, minimum_age)
+        young = _too_young(ledger, run, fingerprints, now, minimum_age)
         return Finding.TOO_YOUNG if young else Finding.NOTHING_PENDING
     if ledger.pending.key is None:
         return Finding.INTENT_WITHOUT_KEY
-    return _find_key(ledger.pending.key.fingerprint, run, held)
+    return _find_key(ledger.pending.key.fingerprint, run, fingerprints)
 
 
 def _too_young(
-    ledger: Ledger, run: Identity, held: Mapping[str, str | None], now: datetime, minimum_age: timedelta
+    ledger: Ledger, run: Identity, fingerprints: Mapping[str, str | None], now: datetime, minimum_age: timedelta
 ) -> bool:
     if run.scheduled_for is None or run.emergency or ledger.current is None:
         return False
-    published = all(content == ledger.current.fingerprint for content in held.values())
+    published = all(content == ledger.current.fingerprint for content in fingerprints.values())
     # Of several runs that waited for a scheduler or a worker to come back, the first has rotated for all.
     return published and now >= ledger.current.since > min(now - minimum_age, run.scheduled_for)
 
@@ -116,30 +116,30 @@ def rotated_since(ledger: Ledger, run: Identity) -> bool:
     return ledger.current.since > run.first_started and not run.emergency
 
 
-def _find_key(fingerprint: str, run: Identity, held: Mapping[str, str | None]) -> Finding:
-    published = [name for name, content in held.items() if content == fingerprint]
-    if not published and MAYBE not in held.values():
+def _find_key(fingerprint: str, run: Identity, fingerprints: Mapping[str, str | None]) -> Finding:
+    published = [name for name, content in fingerprints.items() if content == fingerprint]
+    if not published and MAYBE not in fingerprints.values():
         return Finding.KEY_UNPUBLISHED
     # In an emergency even a half-published key counts as an older one.
     return Finding.KEY_PUBLISHED if published and not run.emergency else Finding.KEY_GIVEN_UP
 
 
-def needed_by(key: Superseded, ledger: Ledger, held: Mapping[str, str | None]) -> list[str]:
+def needed_by(key: Superseded, ledger: Ledger, fingerprints: Mapping[str, str | None]) -> list[str]:
     """Say which destinations stand in the way of revoking a key.
 
     Args:
         key: The superseded key.
         ledger: The rotation's ledger.
-        held: The fingerprint of what each destination holds.
+        fingerprints: The fingerprint of what each destination holds.
 
     Returns:
         The destinations that hold the key. Where its fingerprint is not known, those that hold anything but the
         current key.
     """
     if key.fingerprint:
-        return [name for name, content in held.items() if content == key.fingerprint]
+        return [name for name, content in fingerprints.items() if content == key.fingerprint]
     current = ledger.current or ledger.kept
-    return [name for name, content in held.items() if not current or content != current.fingerprint]
+    return [name for name, content in fingerprints.items() if not current or content != current.fingerprint]
 
 
 class Verdict(Enum):

@@ -7,39 +7,20 @@ so that whatever is killed, the next run knows what may exist. Each method that 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
-from hashlib import sha256
-from typing import Any, Literal, Protocol, Self
-from uuid import UUID, uuid4
+from typing import Any, Literal, Self
+from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from blocks.errors import LedgerError, PlaceLostError
-from tasks.rotation import Retirement, Terms
+from blocks.errors import LedgerError
+from tasks.key_terms import Terms
+from tasks.rotation import Retirement
 
-FINGERPRINT_LENGTH = 16
-"""How many hex digits of the SHA-256 are kept: enough to tell keys apart, no help in finding one."""
 TURNS_UP_WITHIN = timedelta(minutes=15)
 """How late a create may still take effect; until then its marker is looked for again by every run."""
-MAX_LEDGER_BYTES = 5_000
-"""What a Prefect variable may hold, as compact JSON."""
-
-
-def fingerprint(secret: SecretStr | None) -> str | None:
-    """Tell a key by a short digest instead of by the key itself.
-
-    Args:
-        secret: The key's plaintext, or `None` where there is none.
-
-    Returns:
-        The first digits of its SHA-256, or `None`.
-    """
-    if secret is None:
-        return None
-    return sha256(secret.get_secret_value().encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 class _Entry(BaseModel):
@@ -327,33 +308,6 @@ class Ledger(_Entry):
         always = {"format": self.format, "superseded": []}
         return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
 
-    def largest(self) -> int:
-        """Count the bytes that the ledger takes once everything is noted that may be noted about its superseded keys.
-
-        Returns:
-            The length of its compact JSON at the most, in bytes.
-        """
-        noted: dict[str, Any] = {"at_once": True, "revoking": True, "disabled": True, "capped": True}
-        if self.retirement.retire_when == "unused":
-            noted |= {
-                "postponed": 100,
-                "usage": Decimal("1000000.000000"),
-                "usage_since": datetime.max.replace(tzinfo=UTC),
-            }
-        superseded = tuple(
-            key.model_copy(update={**noted, "overlap_ends": key.overlap_ends or key.revoke_at})
-            for key in self.superseded
-        )
-        return self._with(superseded=superseded).size()
-
-    def size(self) -> int:
-        """Count the bytes that the ledger takes in a Prefect variable.
-
-        Returns:
-            The length of its compact JSON, in bytes.
-        """
-        return len(json.dumps(self.to_json(), separators=(",", ":")).encode())
-
 
 def ledger_variable(rotation: str) -> str:
     """Name the Prefect variable that holds a rotation's ledger.
@@ -389,110 +343,3 @@ def parse_ledger(rotation: str, value: Any) -> Ledger:
             f"The Prefect variable {ledger_variable(rotation)} is not a readable ledger (at {field}): put an earlier "
             "value back from its events, or delete it to start from what OpenRouter and the destinations show."
         ) from None
-
-
-class LedgerStore(Protocol):
-    """Where a ledger is kept; a Prefect variable, or a model of one in tests."""
-
-    async def read(self) -> Any | None:
-        """Read the value, `None` where there is none."""
-
-    async def create(self, value: dict[str, Any]) -> None:
-        """Write the first value; `PlaceLostError` where there is one already."""
-
-    async def update(self, value: dict[str, Any]) -> None:
-        """Write the next value."""
-
-    async def delete(self) -> None:
-        """Delete the value."""
-
-
-class OpenLedger:
-    """A rotation's ledger during one run.
-
-    Variables have no compare-and-set. The rotation's concurrency slot keeps others out; this class notices one that
-    came in all the same. Before each write, and wherever `guard` is called, the stored ledger must be the last seen.
-
-    Args:
-        rotation: The rotation's name.
-        store: Where the ledger is kept.
-        run_id: The flow run that writes.
-    """
-
-    def __init__(self, rotation: str, store: LedgerStore, run_id: UUID) -> None:
-        self._rotation = rotation
-        self._store = store
-        # Two attempts of one flow run are two writers: the first may still be alive.
-        self._writer = f"{run_id}/{uuid4().hex[:8]}"
-        self._seen: Any | None = None
-        self.exists = False
-        self.loaded = False
-        self.ledger = Ledger()
-
-    async def load(self) -> Ledger:
-        """Read the ledger.
-
-        Returns:
-            The stored ledger, or an empty one where `exists` is then `False`.
-
-        Raises:
-            LedgerError: It is damaged.
-        """
-        self._seen = await self._store.read()
-        self.exists = self._seen is not None
-        self.ledger = parse_ledger(self._rotation, self._seen) if self.exists else Ledger()
-        self.loaded = True
-        return self.ledger
-
-    async def guard(self) -> None:
-        """Make sure that nobody else has written since this run last read or wrote.
-
-        Raises:
-            PlaceLostError: Somebody has.
-        """
-        if await self._store.read() != self._seen:
-            raise PlaceLostError(
-                f"Another run of rotation {self._rotation} has taken over, so this one stopped before its next write."
-            )
-
-    async def save(self, ledger: Ledger) -> None:
-        """Write the next state of the ledger.
-
-        Args:
-            ledger: The ledger after the step that is about to be done, or has just been done.
-
-        Raises:
-            PlaceLostError: Somebody else has written since this run last read or wrote.
-            LedgerError: The ledger would not fit into a Prefect variable.
-        """
-        signed = ledger.written(self._writer)
-        self.check_size(signed)
-        await self.guard()
-        value = signed.to_json()
-        await (self._store.update(value) if self.exists else self._store.create(value))
-        self._seen, self.exists, self.ledger = value, True, signed
-
-    async def delete(self) -> None:
-        """Delete the ledger of a rotation that has no key left.
-
-        Raises:
-            PlaceLostError: Somebody else has written since this run last read or wrote.
-        """
-        await self.guard()
-        await self._store.delete()
-        self._seen, self.exists = None, False
-
-    def check_size(self, ledger: Ledger) -> None:
-        """Refuse a ledger that a Prefect variable cannot hold.
-
-        Args:
-            ledger: The ledger as it would be written.
-
-        Raises:
-            LedgerError: It is too large.
-        """
-        if ledger.size() > MAX_LEDGER_BYTES:
-            raise LedgerError(
-                f"The ledger of rotation {self._rotation} has no room for another key: it already holds "
-                f"{len(ledger.superseded)} superseded ones. Shorten the overlap, rotate less often, or run retire."
-            )

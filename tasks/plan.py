@@ -9,7 +9,7 @@ from tasks.decisions import Finding, Identity
 from tasks.ledger import Ledger
 from tasks.recover import observe
 from tasks.rotation import Rotation
-from tasks.run import Run, side_by_side
+from tasks.run import KeyReader, Run, side_by_side
 
 
 async def check_everything(run: Run, rotation: Rotation) -> list[str]:
@@ -25,7 +25,7 @@ async def check_everything(run: Run, rotation: Rotation) -> list[str]:
     Raises:
         KeyRotationError: Something does not work; the message says what.
     """
-    openrouter = await run.world.connection(rotation.connection)
+    openrouter: KeyReader = await run.world.connection(rotation.connection)
     destinations = [await run.world.destination(name) for name in rotation.destinations]
     return await side_by_side([openrouter.check(), *(destination.check() for destination in destinations)])
 
@@ -46,7 +46,7 @@ async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
     checked = await check_everything(run, rotation)
     finding = await observe(run, rotation)
     await find_adoptable(run, rotation)
-    return checked, steps_ahead(finding, run.ledger.ledger, rotation, run.identity, run.world.now())
+    return checked, steps_ahead(finding, run.ledger, rotation, run.identity, run.world.now())
 
 
 def steps_ahead(finding: Finding, ledger: Ledger, rotation: Rotation, identity: Identity, now: datetime) -> list[str]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from blocks.destination import Content, Destination
 from blocks.errors import ConflictError, DestinationError, ServiceError
-from blocks.secrets import Held
-from tasks.destinations import Destination, changed_only_beside
+from tasks.destinations import WRITES, changed_only_beside
 from tasks.events import Event
-from tasks.ledger import fingerprint
+from tasks.keys import fingerprint
 from tasks.run import Run, VerifiedKey
-from tasks.task import secret_task
-
-WRITES = 5
-"""How often a key is written whose write loses, each time, to a change of what stands beside it."""
 
 
 async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
@@ -29,25 +25,25 @@ async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
         ServiceError: The destination failed.
     """
     place = await run.world.destination(destination)
-    held = run.held.get(destination) or await place.read()
-    if fingerprint(held.value) == key.record.fingerprint:
+    content = run.contents.get(destination) or await place.read_content()
+    if fingerprint(content.value) == key.record.fingerprint:
         return
     for _ in range(WRITES):
-        failure = await _write(run, place, key, held)
-        before, held = held, await place.read()
-        if _has_arrived(key, held):
+        failure = await _write(run, place, key, content)
+        before, content = content, await place.read_content()
+        if _has_arrived(key, content):
             await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.told(), destination=destination)
             return
-        if not (isinstance(failure, ConflictError) and changed_only_beside(before, held)):
+        if not (isinstance(failure, ConflictError) and changed_only_beside(before, content)):
             break
     raise failure or DestinationError(
-        f"{place.name} does not hold the new key {key.record.label} after it was written there."
+        f"{destination} does not hold the new key {key.record.label} after it was written there."
     )
 
 
-async def _write(run: Run, place: Destination, key: VerifiedKey, held: Held) -> ServiceError | None:
+async def _write(run: Run, place: Destination, key: VerifiedKey, content: Content) -> ServiceError | None:
     # Asked before every write, after what it replaces was read: a run that was overtaken since writes no more.
-    await run.ledger.guard()
+    await run.guard()
     written_by = {
         "key_rotation": run.name,
         "key_label": key.record.label,
@@ -55,7 +51,7 @@ async def _write(run: Run, place: Destination, key: VerifiedKey, held: Held) -> 
         "written_at": run.world.now().isoformat(timespec="seconds"),
     }
     try:
-        await place.write(key.secret, held, written_by)
+        await place.write_content(key.secret, content, written_by)
     except ServiceError as error:
         # A write whose answer was lost shows itself in the read-back; so does one that was made twice.
         if not (error.outcome_unknown or isinstance(error, ConflictError)):
@@ -64,8 +60,5 @@ async def _write(run: Run, place: Destination, key: VerifiedKey, held: Held) -> 
     return None
 
 
-def _has_arrived(key: VerifiedKey, held: Held) -> bool:
-    return fingerprint(held.value) == key.record.fingerprint
-
-
-publish_task = secret_task("publish")(publish)
+def _has_arrived(key: VerifiedKey, content: Content) -> bool:
+    return fingerprint(content.value) == key.record.fingerprint

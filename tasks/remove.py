@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 
 from blocks.errors import NotFoundError
+from tasks.account import confirm_gone
 from tasks.events import Event
-from tasks.lost import settle_intent, settle_unresolved
-from tasks.revoke import make_sure_that_it_is_gone
-from tasks.rotation import without_marker
+from tasks.keys import without_marker
 from tasks.run import Run
+from tasks.unrecorded import settle_intent, settle_unresolved
 
 
 async def give_up_keys(run: Run, revoke_at: datetime | None) -> None:
@@ -25,28 +25,28 @@ async def give_up_keys(run: Run, revoke_at: datetime | None) -> None:
     """
     await settle_intent(run)
     await settle_unresolved(run)
-    ledger = run.ledger.ledger
+    ledger = run.ledger
     if revoke_at is not None:
-        await run.ledger.save(ledger.given_up(run.world.now(), revoke_at))
+        await run.write(ledger.given_up(run.world.now(), revoke_at))
         return
     await _take_marker_off(run)
-    await run.ledger.save(run.ledger.ledger.left_to_its_user())
+    await run.write(run.ledger.left_to_its_user())
 
 
 async def _take_marker_off(run: Run) -> None:
     # A kept key is the user's own again; with its marker an audit would take it for an orphan.
-    current = run.ledger.ledger.current
+    current = run.ledger.current
     if current is None:
         return
     openrouter = await run.world.connection(current.connection)
-    await run.ledger.guard()
+    await run.guard()
     try:
         name = without_marker((await openrouter.get_key(current.hash)).name)
         # Nobody would give it the rest of its limit back later.
         limit = {"limit": current.terms.limit} if current.budget and current.terms else {}
         await openrouter.update_key(current.hash, name=name, **limit)
     except NotFoundError:
-        await make_sure_that_it_is_gone(openrouter, current)
+        await confirm_gone(openrouter, current)
         run.note(f"The key {current.label} does not exist at OpenRouter any more.")
 
 
@@ -62,9 +62,9 @@ async def forget_when_nothing_is_left(run: Run) -> bool:
     Raises:
         PlaceLostError: Another run has taken over.
     """
-    ledger = run.ledger.ledger
+    ledger = run.ledger
     if not ledger.removed or ledger.superseded or ledger.unresolved:
         return False
-    await run.ledger.delete()
+    await run.forget()
     await run.world.emit(Event.ROTATION_REMOVED, run.name)
     return True

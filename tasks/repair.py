@@ -8,12 +8,12 @@ from datetime import datetime
 
 from blocks.errors import KeyRotationError, NotFoundError
 from blocks.openrouter import ApiKey
-from tasks.adopt import label_agrees
 from tasks.audit import is_live, is_new
-from tasks.budget import period_end
 from tasks.events import Event
-from tasks.ledger import Budget, Current, Ledger, fingerprint
-from tasks.rotation import Rotation, Terms, read_marker
+from tasks.key_terms import Terms
+from tasks.keys import fingerprint, label_agrees, period_end, read_marker
+from tasks.ledger import Budget, Current, Ledger
+from tasks.rotation import Rotation
 from tasks.run import Deployed, Run
 
 Holders = Callable[[str], list[str]]
@@ -38,7 +38,7 @@ async def remove_orphans(
     Raises:
         KeyRotationError: Something could not be looked at, so nothing was deleted.
     """
-    ledger = await run.ledger.load()
+    ledger = await run.load()
     # As text, so that even a ledger that cannot be read speaks for its keys.
     explaining = [json.dumps(value) async for _, value in run.world.ledgers()]
     destinations = _destinations(ledger, deployed)
@@ -56,7 +56,7 @@ async def remove_orphans(
     if doomed:
         await run.look(destinations)
     for key in doomed:
-        held = [name for name in destinations if label_agrees(key.label, run.held[name].value)]
+        held = [name for name in destinations if label_agrees(key.label, run.contents[name].value)]
         holding = sorted({*held, *holders(key.label)})
         kept[key.hash] = f"{', '.join(holding)} holds it." if holding else await _remove(run, connection, key)
     return kept
@@ -64,7 +64,7 @@ async def remove_orphans(
 
 async def _remove(run: Run, connection: str, key: ApiKey) -> str | None:
     try:
-        await run.ledger.guard()
+        await run.guard()
         await (await run.world.connection(connection)).delete_key(key.hash)
     except KeyRotationError as error:
         return str(error)
@@ -87,7 +87,7 @@ async def _why_kept(run: Run, key: ApiKey, explaining: Sequence[str]) -> str | N
         return "it does not carry the marker of a run that is known here."
     if is_new(key, run.world.now()):
         return "it was made less than an hour ago."
-    ledger = run.ledger.ledger
+    ledger = run.ledger
     waiting = {entry.run_id for entry in (ledger.pending, *ledger.unresolved) if entry}
     if mark[1] in waiting:
         return "the ledger still waits for it, and the next run of the rotation deletes it."
@@ -97,7 +97,7 @@ async def _why_kept(run: Run, key: ApiKey, explaining: Sequence[str]) -> str | N
 
 
 def _why_not_certain(run: Run, key: ApiKey, destinations: list[str]) -> str | None:
-    if not run.ledger.exists or not destinations:
+    if not run.has_ledger or not destinations:
         return "without its rotation's ledger and destinations nobody knows who holds it."
     used = key.last_used_at is not None or key.usage + key.byok_usage > 0
     if used and is_live(key, run.world.now()):
@@ -120,8 +120,8 @@ async def restore_ledger(run: Run, connection: str, keys: tuple[ApiKey, ...], de
     Raises:
         KeyRotationError: Something could not be looked at, so nothing was written.
     """
-    await run.ledger.load()
-    if run.ledger.exists:
+    await run.load()
+    if run.has_ledger:
         return None
     rotation = deployed.rotation
     if rotation is None or rotation.name != run.name or rotation.connection != connection:
@@ -136,7 +136,7 @@ async def restore_ledger(run: Run, connection: str, keys: tuple[ApiKey, ...], de
     if current is None:
         return "its destinations do not all hold its one key, or that key is not usable."
     ledger = Ledger(retirement=rotation.retirement)
-    await run.ledger.save(ledger.adopted(current))
+    await run.write(ledger.adopted(current))
     return None
 
 
@@ -150,7 +150,7 @@ def _why_in_doubt(rotation: Rotation, keys: tuple[ApiKey, ...]) -> str | None:
 
 async def _current(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> Current | None:
     held = await run.look(rotation.destinations)
-    secrets = [run.held[name].value for name in rotation.destinations]
+    secrets = [run.contents[name].value for name in rotation.destinations]
     mark = read_marker(key.name)
     agree = all(label_agrees(key.label, secret) for secret in secrets) and len(set(held.values())) == 1
     if mark is None or mark[0] != run.name or not agree or not is_live(key, now):

@@ -8,10 +8,11 @@ from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError, NotFoundError
 from tasks.events import Event
-from tasks.ledger import Current, MadeKey, Superseded, fingerprint
-from tasks.rotation import Rotation, Terms
+from tasks.key_terms import Terms
+from tasks.keys import fingerprint, moment
+from tasks.ledger import Current, MadeKey, Superseded
+from tasks.rotation import Rotation
 from tasks.run import NewKey, Run, VerifiedKey
-from tasks.times import moment
 from tasks.verify import wait_until_accepted
 
 UNFINISHED_FOR = timedelta(days=1)
@@ -34,7 +35,7 @@ async def find_restorable(run: Run, label: str) -> NewKey:
         ConfigurationError: There is no such key, or no destination keeps it; nothing was changed.
         ServiceError: A destination failed.
     """
-    ledger = run.ledger.ledger
+    ledger = run.ledger
     if ledger.removed:
         raise ConfigurationError(
             f"rotation: {run.name} was removed, so no key can be brought back. Nothing was changed."
@@ -72,7 +73,7 @@ async def find_restorable(run: Run, label: str) -> NewKey:
 async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) -> SecretStr | None:
     await run.look(current.destinations)
     for name in current.destinations:
-        held = run.held[name].value
+        held = run.contents[name].value
         if held is not None and fingerprint(held) == key.fingerprint:
             return held
     for name in current.destinations:
@@ -99,11 +100,11 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
         VerificationError: OpenRouter does not accept it in time, although it is enabled.
         ServiceError: OpenRouter failed.
     """
-    ledger, now = run.ledger.ledger, run.world.now()
+    ledger, now = run.ledger, run.world.now()
     entry = next(entry for entry in ledger.superseded if entry.hash == key.record.hash)
     end = max(entry.revoke_at, now + UNFINISHED_FOR)
     changes = {"disabled": False, "at_once": False, "revoke_at": end, "overlap_ends": end, "capped": None}
-    await run.ledger.save(ledger.changed(entry.hash, **changes))
+    await run.write(ledger.changed(entry.hash, **changes))
     openrouter = await run.world.connection(entry.connection)
     replaced = ledger.current
     terms = replaced.terms if replaced and replaced.terms else Terms()
@@ -136,7 +137,7 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
         ServiceError: Prefect's API failed.
     """
     overlap = await _overlap(run)
-    ledger, now = run.ledger.ledger, run.world.now()
+    ledger, now = run.ledger, run.world.now()
     former = ledger.current
     if former is None:
         return
@@ -148,7 +149,7 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
         destinations=former.destinations,
         terms=former.terms,
     )
-    await run.ledger.save(ledger.restored(entry, current, now + overlap))
+    await run.write(ledger.restored(entry, current, now + overlap))
     await run.world.emit(Event.KEY_RESTORED, run.name, **key.told())
 
 

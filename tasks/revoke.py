@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from blocks.errors import ConfigurationError, DestinationError, NotFoundError, OtherAccountError
+from blocks.errors import DestinationError, NotFoundError
+from tasks.account import confirm_gone
 from tasks.decisions import Judgement, Verdict, judge, needed_by
 from tasks.events import Event
-from tasks.ledger import MadeKey, Superseded
-from tasks.run import OpenRouter, Run
-from tasks.task import secret_task
+from tasks.ledger import Superseded
+from tasks.run import KeyReader, OpenRouter, Run
 
 
 async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
@@ -27,63 +27,42 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
         PlaceLostError: Another run has taken over; the key was not revoked.
         ServiceError: A destination or OpenRouter failed; the key stays in the ledger.
     """
-    policy = run.ledger.ledger.retirement
+    policy = run.ledger.retirement
     await _refuse_where_held(run, key, destinations)
     openrouter = await run.world.connection(key.connection)
     asks_for_quiet = policy.retire_when == "unused" and not (key.at_once or key.disabled or key.revoking)
     if asks_for_quiet and await _still_used(run, openrouter, key):
         return
     # Announced first, so that nobody brings a key back that is about to die. Signing the ledger keeps older runs out.
-    await run.ledger.save(run.ledger.ledger.changed(key.hash, revoking=True))
+    await run.write(run.ledger.changed(key.hash, revoking=True))
     if policy.revoke == "disable-then-delete" and not (key.at_once or key.disabled):
         await _disable(run, openrouter, key)
         return
     if not await openrouter.delete_key(key.hash):
-        await make_sure_that_it_is_gone(openrouter, key)
-    await run.ledger.save(run.ledger.ledger.revoked(key.hash))
+        await confirm_gone(openrouter, key)
+    await run.write(run.ledger.revoked(key.hash))
     await run.world.emit(Event.KEY_REVOKED, run.name, **key.told())
-
-
-async def where_keys_are_read(run: Run) -> list[str]:
-    """Collect the destinations at which consumers may read a key of this rotation.
-
-    Args:
-        run: The run, which has loaded the ledger.
-
-    Returns:
-        The destinations that the current key was published to, and those that the deployment names since.
-
-    Raises:
-        ServiceError: Prefect's API failed.
-    """
-    current = run.ledger.ledger.current or run.ledger.ledger.kept
-    try:
-        named = (await run.world.deployed_rotation(run.name)).destinations
-    except ConfigurationError:
-        # There is no deployment, or one that no run would accept.
-        named = []
-    return sorted({*(current.destinations if current else ()), *named})
 
 
 async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
     # A rotation that was taken away with its current key no longer says what its destinations hold.
-    if run.ledger.ledger.removed and run.ledger.ledger.kept is None:
+    if run.ledger.removed and run.ledger.kept is None:
         return
-    holders = needed_by(key, run.ledger.ledger, await run.look(destinations))
+    holders = needed_by(key, run.ledger, await run.look(destinations))
     if holders:
         raise DestinationError(
             f"The superseded key {key.label} was not revoked, because {', '.join(holders)} still holds it."
         )
 
 
-async def _still_used(run: Run, openrouter: OpenRouter, key: Superseded) -> bool:
+async def _still_used(run: Run, openrouter: KeyReader, key: Superseded) -> bool:
     try:
         found = await openrouter.get_key(key.hash)
     except NotFoundError:
-        await make_sure_that_it_is_gone(openrouter, key)
+        await confirm_gone(openrouter, key)
         return False
     now = run.world.now()
-    judgement = judge(key, run.ledger.ledger.retirement, found.usage + found.byok_usage, found.last_used_at, now)
+    judgement = judge(key, run.ledger.retirement, found.usage + found.byok_usage, found.last_used_at, now)
     latest = f"its latest use seen was at {judgement.unused_since:%Y-%m-%d %H:%M} UTC" if judgement.unused_since else ""
     match judgement.verdict:
         case Verdict.POSTPONE:
@@ -106,7 +85,7 @@ async def _postpone(run: Run, key: Superseded, usage: Decimal, judgement: Judgem
         "usage": usage,
         "usage_since": judgement.unused_since,
     }
-    await run.ledger.save(run.ledger.ledger.changed(key.hash, **changes))
+    await run.write(run.ledger.changed(key.hash, **changes))
     sentence = (
         f"The superseded key {key.label} may still be used (spent {usage} USD so far, no quiet since "
         f"{judgement.unused_since:%Y-%m-%d %H:%M} UTC), so its revocation waits until "
@@ -120,31 +99,9 @@ async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
     try:
         await openrouter.update_key(key.hash, disabled=True)
     except NotFoundError:
-        await make_sure_that_it_is_gone(openrouter, key)
-        await run.ledger.save(run.ledger.ledger.revoked(key.hash))
+        await confirm_gone(openrouter, key)
+        await run.write(run.ledger.revoked(key.hash))
         return
-    until = run.world.now() + run.ledger.ledger.retirement.disabled_for
-    await run.ledger.save(run.ledger.ledger.changed(key.hash, revoking=False, disabled=True, revoke_at=until))
+    until = run.world.now() + run.ledger.retirement.disabled_for
+    await run.write(run.ledger.changed(key.hash, revoking=False, disabled=True, revoke_at=until))
     await run.world.emit(Event.KEY_DISABLED, run.name, **key.told())
-
-
-async def make_sure_that_it_is_gone(openrouter: OpenRouter, key: MadeKey) -> None:
-    """Believe that a key does not exist only if the connection still belongs to the account in which it was made.
-
-    Args:
-        openrouter: The key's connection, which has said that there is no such key.
-        key: The key.
-
-    Raises:
-        OtherAccountError: The connection belongs to another account now.
-        ServiceError: OpenRouter failed.
-    """
-    # "No such key" is also what another account answers, after the connection's management key was exchanged.
-    if key.workspace_id is not None and not await openrouter.has_workspace(key.workspace_id):
-        raise OtherAccountError(
-            f"The connection {key.connection} does not know the key {key.label} nor its workspace: it seems "
-            "to belong to another account now. Put the former management key back, so that the key can be revoked."
-        )
-
-
-revoke_key_task = secret_task("revoke-key")(revoke_key)

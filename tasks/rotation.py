@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
-from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    ValidationError,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from blocks.errors import ConfigurationError
-from blocks.openrouter import ApiKey, KeyRequest, LimitReset
 from blocks.redaction import redacted
+from tasks.key_terms import Terms, Usd
+from tasks.keys import marker
 
 MAX_ROTATION_NAME = 60
 MAX_KEY_NAME = 200
@@ -37,8 +27,6 @@ MAX_OVERLAP = timedelta(days=3650)
 """The longest overlap; a date that far away can still be computed."""
 EXPIRY_MARGIN = timedelta(days=1)
 """How much longer than interval and overlap a key with an end must live, so that a failed rotation can be put right."""
-SMALLEST_AMOUNT = Decimal("0.000001")
-"""The smallest part of a US dollar that a limit is given in."""
 MAX_SHOWN_FIELD = 40
 """How much of a field's name is repeated in a message: a person may have invented it."""
 
@@ -46,54 +34,6 @@ _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HASH = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DESTINATION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*")
-_MARKER = re.compile(r" \[rotation ([a-z0-9-]+) run ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\]$")
-
-Usd = Annotated[
-    Decimal,
-    # More digits than a JSON number carries would come back from OpenRouter as another amount.
-    Field(ge=0, max_digits=15, decimal_places=6, allow_inf_nan=False),
-    PlainSerializer(float, when_used="json"),
-    WithJsonSchema({"type": "number", "minimum": 0}),
-]
-"""An amount in US dollars: exact inside, a plain number in forms and JSON."""
-
-
-def marker(rotation: str, run_id: UUID) -> str:
-    """Make the part of a key's name that says which rotation and which flow run made it.
-
-    Args:
-        rotation: The rotation's name.
-        run_id: The flow run's id, by which the dashboard finds the run.
-
-    Returns:
-        The marker, which stands at the end of the key's name.
-    """
-    return f" [rotation {rotation} run {run_id}]"
-
-
-def read_marker(key_name: str) -> tuple[str, UUID] | None:
-    """Read the marker from the name of a key at OpenRouter.
-
-    Args:
-        key_name: The key's name.
-
-    Returns:
-        The rotation's name and the flow run's id, or `None` for a key that no rotation made.
-    """
-    found = _MARKER.search(key_name)
-    return (found[1], UUID(found[2])) if found else None
-
-
-def without_marker(key_name: str) -> str:
-    """Take the marker off the name of a key.
-
-    Args:
-        key_name: The key's name at OpenRouter.
-
-    Returns:
-        What stands before the marker.
-    """
-    return _MARKER.sub("", key_name)
 
 
 def is_slug(value: str) -> bool:
@@ -118,71 +58,6 @@ def _slug(value: str, what: str) -> str:
 
 def _block_name(value: str) -> str:
     return _slug(value, "the name of a block")
-
-
-class Terms(BaseModel):
-    """What a key may do at OpenRouter, and until when."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    limit: Decimal | None = None
-    limit_reset: LimitReset | None = None
-    include_byok_in_limit: bool = False
-    workspace_id: str | None = None
-    guardrail_id: str | None = None
-    creator_user_id: str | None = None
-    expires_at: datetime | None = None
-
-    @classmethod
-    def of(cls, key: ApiKey, guardrail_id: str | None = None) -> Self:
-        """Say on which terms a key was made.
-
-        Args:
-            key: The key, as OpenRouter shows it.
-            guardrail_id: Its guardrail, which OpenRouter does not show with the key.
-
-        Returns:
-            Its terms, without its end.
-        """
-        return cls(
-            limit=key.limit,
-            limit_reset=key.limit_reset,
-            include_byok_in_limit=key.include_byok_in_limit,
-            workspace_id=key.workspace_id,
-            guardrail_id=guardrail_id,
-            creator_user_id=key.creator_user_id,
-        )
-
-    def request(self, name: str, carried: Decimal = Decimal(0)) -> KeyRequest:
-        """Say which key to ask OpenRouter for.
-
-        Args:
-            name: The key's name.
-            carried: US dollars that the former key has spent of this budget.
-
-        Returns:
-            The request; the guardrail is no part of it, because it is assigned by a call of its own.
-        """
-        limit = self.limit
-        if limit is not None and carried:
-            # No more decimals than a JSON number carries safely.
-            limit = max(Decimal(0), (limit - carried).quantize(SMALLEST_AMOUNT, ROUND_FLOOR))
-        return KeyRequest(name=name, limit=limit, **self.model_dump(exclude={"limit", "guardrail_id"}))
-
-    def or_else(self, former: Terms) -> Terms:
-        """Take from the former key's terms what these leave open.
-
-        Args:
-            former: The terms of the key that is replaced.
-
-        Returns:
-            These terms, with the former ones in place of each default.
-        """
-        named = self.model_dump(exclude_defaults=True)
-        if "limit" in named:
-            # A reset belongs to its limit.
-            named["limit_reset"] = self.limit_reset
-        return former.model_copy(update={"expires_at": None, **named})
 
 
 def _identifier(value: str | None) -> str | None:

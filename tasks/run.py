@@ -12,6 +12,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
+from blocks.destination import Content, Destination
 from blocks.errors import (
     ConfigurationError,
     DestinationError,
@@ -22,27 +23,53 @@ from blocks.errors import (
     UnauthorizedError,
 )
 from blocks.openrouter import ApiKey, CreatedKey, CurrentKey, KeyRequest
-from blocks.secrets import Held
 from tasks.decisions import MAYBE, Identity
-from tasks.destinations import Destination
 from tasks.events import Event
-from tasks.ledger import MadeKey, OpenLedger, fingerprint
+from tasks.keys import fingerprint
+from tasks.ledger import Ledger, MadeKey
+from tasks.open_ledger import OpenLedger
 from tasks.rotation import Rotation
 
 T = TypeVar("T")
 
 
-class OpenRouter(Protocol):
-    """What the steps need of `blocks.openrouter.OpenRouterClient`."""
+class KeyReader(Protocol):
+    """What can be asked of an account; nothing is changed."""
+
+    async def get_key(self, key_hash: str) -> ApiKey:
+        """Read one key; `NotFoundError` where there is none."""
+
+    def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
+        """Walk through all keys of a workspace."""
+
+    async def guardrail_of(self, key_hash: str) -> str | None:
+        """Look up which guardrail a key has."""
+
+    def list_workspaces(self) -> AsyncIterator[str]:
+        """Walk through all workspaces of the account."""
+
+    async def has_workspace(self, workspace_id: str) -> bool:
+        """Return whether the account has a workspace."""
+
+    async def accepts(self, secret: SecretStr) -> bool:
+        """Return whether a key works, by using it."""
+
+    async def about_itself(self) -> CurrentKey:
+        """Read what the management key says about itself."""
+
+    async def check(self) -> str:
+        """Prove that the management key may manage keys right now."""
+
+
+class KeyMinter(Protocol):
+    """What makes a new key."""
 
     async def create_key(self, request: KeyRequest) -> CreatedKey:
         """Create a key, once."""
 
-    async def get_key(self, key_hash: str) -> ApiKey:
-        """Read one key."""
 
-    def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
-        """Walk through all keys of a workspace."""
+class KeyChanger(Protocol):
+    """What changes or ends a key."""
 
     async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
         """Change a key's settings; `NotFoundError` where there is none."""
@@ -56,23 +83,9 @@ class OpenRouter(Protocol):
     async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
         """Take a guardrail away from a key."""
 
-    async def guardrail_of(self, key_hash: str) -> str | None:
-        """Say which guardrail a key has."""
 
-    def list_workspaces(self) -> AsyncIterator[str]:
-        """Walk through all workspaces of the account."""
-
-    async def about_itself(self) -> CurrentKey:
-        """Let the management key look at itself."""
-
-    async def check(self) -> str:
-        """Prove that the management key may manage keys right now."""
-
-    async def has_workspace(self, workspace_id: str) -> bool:
-        """Say whether the account has a workspace."""
-
-    async def accepts(self, secret: SecretStr) -> bool:
-        """Say whether a key works."""
+class OpenRouter(KeyReader, KeyMinter, KeyChanger, Protocol):
+    """Everything that a connection can do; a step names the part that it needs."""
 
 
 @dataclass(frozen=True)
@@ -195,12 +208,43 @@ class Run:
     def __init__(self, name: str, identity: Identity, ledger: OpenLedger, world: World) -> None:
         self.name = name
         self.identity = identity
-        self.ledger = ledger
+        self._ledger = ledger
         self.world = world
         self.connection = ""
         self.step = "look at ledger and destinations"
-        self.held: dict[str, Held] = {}
+        self.contents: dict[str, Content] = {}
         self.notes: list[str] = []
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger as this run last read or wrote it; an empty one before."""
+        return self._ledger.ledger
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger at all."""
+        return self._ledger.exists
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether the ledger was read."""
+        return self._ledger.loaded
+
+    async def load(self) -> Ledger:
+        """Read the ledger; `LedgerError` where it is damaged."""
+        return await self._ledger.load()
+
+    async def write(self, ledger: Ledger) -> None:
+        """Write the ledger's next state; `PlaceLostError` where another run has written since."""
+        await self._ledger.save(ledger)
+
+    async def guard(self) -> None:
+        """Raise `PlaceLostError` where another run has written since this one last read or wrote."""
+        await self._ledger.guard()
+
+    async def forget(self) -> None:
+        """Delete the ledger of a rotation that has no key left."""
+        await self._ledger.delete()
 
     def has_left(self, connection: str, error: KeyRotationError) -> bool:
         """Say whether a failure only tells that a connection is gone which the rotation does not use any more.
@@ -242,19 +286,19 @@ class Run:
             KeyRotationError: One of the rotation's destinations cannot be read.
         """
         contents = await side_by_side([self._read(name) for name in destinations])
-        self.held.update(zip(destinations, contents, strict=True))
-        found = {name: fingerprint(self.held[name].value) for name in destinations}
+        self.contents.update(zip(destinations, contents, strict=True))
+        found = {name: fingerprint(self.contents[name].value) for name in destinations}
         for name in set(former) - set(destinations):
             found[name] = await self._look_at_former(name)
         return found
 
-    async def _read(self, name: str) -> Held:
-        return await (await self.world.destination(name)).read()
+    async def _read(self, name: str) -> Content:
+        return await (await self.world.destination(name)).read_content()
 
     async def _look_at_former(self, name: str) -> str | None:
         try:
-            self.held[name] = await self._read(name)
+            self.contents[name] = await self._read(name)
         except KeyRotationError as error:
             self.note(f"{name} is no longer a destination and cannot be read: {error}")
             return MAYBE
-        return fingerprint(self.held[name].value)
+        return fingerprint(self.contents[name].value)

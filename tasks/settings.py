@@ -8,9 +8,11 @@ from typing import Any
 from blocks.errors import ConfigurationError, NotFoundError
 from blocks.openrouter import ApiKey
 from tasks.events import Event
-from tasks.ledger import MAX_LEDGER_BYTES, Budget, Current
-from tasks.rotation import Rotation, Terms
-from tasks.run import Run
+from tasks.key_terms import Terms
+from tasks.ledger import Budget, Current
+from tasks.room import MAX_LEDGER_BYTES, largest_size
+from tasks.rotation import Rotation
+from tasks.run import KeyChanger, Run
 
 ONLY_NEW_KEYS = {"workspace_id": "workspace", "creator_user_id": "creator"}
 """What OpenRouter sets when a key is made, and never after."""
@@ -31,7 +33,7 @@ async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
         PlaceLostError: Another run has taken over.
         ServiceError: OpenRouter failed; a Retry goes on here.
     """
-    current = run.ledger.ledger.current
+    current = run.ledger.current
     if current is None:
         raise ConfigurationError(f"rotation: {run.name} has no current key yet; start a rotation. Nothing was changed.")
     _check_room(run, rotation)
@@ -47,21 +49,21 @@ async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
     terms = _terms_now(run, rotation, current, found, guardrail)
     budget = current.budget if current.budget and terms.limit_reset == found.limit_reset else None
     changes = _changes(found, terms, budget)
-    await run.ledger.guard()
+    await run.guard()
     if changes:
         await openrouter.update_key(current.hash, **changes)
     if terms.guardrail_id != guardrail:
         await _change_guardrail(run, current, guardrail, terms.guardrail_id)
         changes["guardrail_id"] = terms.guardrail_id
-    ledger = run.ledger.ledger.current_changed(terms=terms, budget=budget)
-    await run.ledger.save(ledger.model_copy(update={"retirement": rotation.retirement}))
+    ledger = run.ledger.current_changed(terms=terms, budget=budget)
+    await run.write(ledger.model_copy(update={"retirement": rotation.retirement}))
     await run.world.emit(Event.SETTINGS_APPLIED, run.name, **current.told())
     return sorted(changes)
 
 
 def _check_room(run: Run, rotation: Rotation) -> None:
-    ledger = run.ledger.ledger.model_copy(update={"retirement": rotation.retirement})
-    if ledger.largest() > MAX_LEDGER_BYTES:
+    ledger = run.ledger.model_copy(update={"retirement": rotation.retirement})
+    if largest_size(ledger) > MAX_LEDGER_BYTES:
         raise ConfigurationError(
             "rotation.retirement.retire_when: the ledger has no room to follow the use of its "
             f"{len(ledger.superseded)} superseded keys. Let some of them end first. Nothing was changed."
@@ -88,7 +90,7 @@ def _changes(found: ApiKey, terms: Terms, budget: Budget | None) -> dict[str, An
 
 
 async def _change_guardrail(run: Run, current: Current, former: str | None, wanted: str | None) -> None:
-    openrouter = await run.world.connection(current.connection)
+    openrouter: KeyChanger = await run.world.connection(current.connection)
     try:
         if wanted is not None:
             # Assigning replaces the former one, so that the key is never without a guardrail.

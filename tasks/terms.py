@@ -6,11 +6,13 @@ from datetime import datetime
 
 from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter import ApiKey, KeyRequest
-from tasks.adopt import label_agrees
+from tasks.account import has_workspace
 from tasks.budget import carried_over, settle_budget
+from tasks.key_terms import Terms
+from tasks.keys import label_agrees
 from tasks.ledger import Budget, Current, MadeKey, Pending
-from tasks.rotation import Rotation, Terms
-from tasks.run import Run
+from tasks.rotation import Rotation
+from tasks.run import KeyReader, Run
 
 
 async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[Terms, Budget | None]:
@@ -30,7 +32,7 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
     """
     if rotation.key.carry_budget and not run.identity.emergency:
         await settle_budget(run)
-    terms, current = rotation.key.terms(now), run.ledger.ledger.current
+    terms, current = rotation.key.terms(now), run.ledger.current
     if current is None and rotation.key.inherit:
         current = _found_again(run, now)
     if current is None or not (rotation.key.inherit or rotation.key.carry_budget):
@@ -45,8 +47,8 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
 
 def _found_again(run: Run, now: datetime) -> Current | None:
     """Say which of the keys that were found again after the ledger was lost is the one that consumers hold."""
-    found = [key for key in run.ledger.ledger.superseded if not key.fingerprint]
-    held = [key for key in found if any(label_agrees(key.label, place.value) for place in run.held.values())]
+    found = [key for key in run.ledger.superseded if not key.fingerprint]
+    held = [key for key in found if any(label_agrees(key.label, place.value) for place in run.contents.values())]
     if found and not held:
         raise ConfigurationError(
             "rotation.key.inherit: the ledger was lost, and no destination holds one of the keys that were found "
@@ -73,24 +75,18 @@ async def _former_key(run: Run, current: Current) -> ApiKey | None:
 async def _inherited(run: Run, rotation: Rotation, current: Current, former: ApiKey | None) -> Terms:
     terms = await _terms_of(run, rotation, current, former) if former else current.terms or Terms()
     moved = former is None or current.connection != rotation.connection
-    if moved and not await _in_this_account(run, rotation, current.workspace_id):
+    if moved and not await has_workspace(run, rotation.connection, current.workspace_id):
         run.note("The connection's account has changed, so workspace, guardrail and creator were not inherited.")
         return terms.model_copy(update={"workspace_id": None, "guardrail_id": None, "creator_user_id": None})
     return terms
 
 
 async def _terms_of(run: Run, rotation: Rotation, current: Current, key: ApiKey) -> Terms:
-    openrouter = await run.world.connection(current.connection)
+    openrouter: KeyReader = await run.world.connection(current.connection)
     # While a budget is carried over, the limit at OpenRouter is not the one that a person chose.
     whole = current.terms if current.budget and current.terms else key
     guardrail_id = rotation.key.guardrail_id or await openrouter.guardrail_of(current.hash)
     return Terms.of(key, guardrail_id).model_copy(update={"limit": whole.limit})
-
-
-async def _in_this_account(run: Run, rotation: Rotation, workspace_id: str | None) -> bool:
-    if workspace_id is None:
-        return False
-    return await (await run.world.connection(rotation.connection)).has_workspace(workspace_id)
 
 
 def request_of(pending: Pending, name: str = "-") -> KeyRequest:

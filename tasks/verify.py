@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from blocks.errors import NotFoundError, VerificationError
 from blocks.openrouter import ApiKey, KeyRequest
 from tasks.events import Event
-from tasks.rotation import Rotation, Terms
-from tasks.run import NewKey, Run, VerifiedKey
-from tasks.task import secret_task
+from tasks.key_terms import Terms
+from tasks.rotation import Rotation
+from tasks.run import KeyReader, NewKey, Run, VerifiedKey
 from tasks.terms import request_of
 
 ACCEPTED_WITHIN = timedelta(seconds=60)
@@ -34,7 +34,7 @@ async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
         ServiceError: OpenRouter failed.
     """
     await wait_until_accepted(run, key)
-    openrouter = await run.world.connection(key.record.connection)
+    openrouter: KeyReader = await run.world.connection(key.record.connection)
     differences = settings_that_differ(await openrouter.get_key(key.record.hash), _wanted(run, rotation))
     if differences:
         raise VerificationError(
@@ -55,7 +55,7 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
         VerificationError: OpenRouter did not accept it in time.
         ServiceError: OpenRouter failed.
     """
-    openrouter = await run.world.connection(key.record.connection)
+    openrouter: KeyReader = await run.world.connection(key.record.connection)
     deadline = run.world.now() + ACCEPTED_WITHIN
     wait = FIRST_WAIT_SECONDS
     while not await openrouter.accepts(key.secret):
@@ -105,10 +105,10 @@ async def is_fit(run: Run, rotation: Rotation, key: NewKey) -> bool:
     Raises:
         ServiceError: OpenRouter failed.
     """
-    pending, now = run.ledger.ledger.pending, run.world.now()
+    pending, now = run.ledger.pending, run.world.now()
     if pending is None or not _still_asked_for(pending.terms or Terms(), rotation, now):
         return False
-    openrouter = await run.world.connection(key.record.connection)
+    openrouter: KeyReader = await run.world.connection(key.record.connection)
     try:
         found = await openrouter.get_key(key.record.hash)
     except NotFoundError:
@@ -125,8 +125,5 @@ def _still_asked_for(terms: Terms, rotation: Rotation, now: datetime) -> bool:
 
 
 def _wanted(run: Run, rotation: Rotation) -> KeyRequest:
-    pending = run.ledger.ledger.pending
+    pending = run.ledger.pending
     return request_of(pending) if pending else rotation.key.terms(run.world.now()).request("-")
-
-
-verify_key_task = secret_task("verify-key")(verify_key)

@@ -35,9 +35,11 @@ from prefect.runtime import flow_run as flow_run_context
 from prefect.states import Cancelled
 from pydantic import TypeAdapter
 
+from blocks.destination import Destination
 from blocks.errors import ConfigurationError, PlaceLostError, ServiceError
-from blocks.openrouter import OpenRouterClient, OpenRouterCredentials
-from tasks.destinations import CONNECTION_TYPE, Destination, load_block, open_destination
+from blocks.openrouter import OpenRouterClient
+from tasks.connections import open_connection
+from tasks.destinations import open_destination
 from tasks.events import Event, resource
 from tasks.ledger import ledger_variable
 from tasks.rotation import Rotation, parse_rotation
@@ -247,10 +249,7 @@ class PrefectWorld:
             ConfigurationError: There is no such block, or it is not valid.
         """
         if name not in self._connections:
-            block = await load_block(f"{CONNECTION_TYPE}/{name}", "rotation.connection")
-            if not isinstance(block, OpenRouterCredentials):
-                raise ConfigurationError(f"rotation.connection: {name} is not an OpenRouter connection.")
-            self._connections[name] = await self._open.enter_async_context(block.get_client(connection=name))
+            self._connections[name] = await self._open.enter_async_context(await open_connection(name))
         return self._connections[name]
 
     async def destination(self, name: str) -> Destination:

@@ -46,7 +46,7 @@ def flows() -> str:
 
 
 def _flow(function: griffe.Function) -> str:
-    name = ast.literal_eval(_said(function.decorators[0].value)["name"])
+    name = ast.literal_eval(str(function.decorators[0].value.arguments[0]))
     text, *sections = function.docstring.parse("google") if function.docstring else []
     described = {section.kind: section.value for section in sections}
     rows = [

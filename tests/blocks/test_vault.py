@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from blocks import VaultCredentials, VaultSecret
-from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth, VaultHeld
+from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth, VaultContent
 
 URL = "https://vault.example.com:8200"
 
@@ -75,7 +75,7 @@ def test_a_refused_value_is_not_quoted(fields: dict[str, Any]) -> None:
 def test_secrets_are_hidden_when_shown() -> None:
     """Neither a block nor what it holds shows a secret."""
     block = VaultSecret(credentials=credentials(), path="app")
-    held = VaultHeld(SecretStr("sk-canary"), 1)
+    held = VaultContent(SecretStr("sk-canary"), 1)
 
     assert "hvs.token" not in repr(block) + str(block)
     assert "sk-canary" not in repr(held)

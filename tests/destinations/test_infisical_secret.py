@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from blocks import InfisicalCredentials, InfisicalSecret
+from blocks.destination import Content
 from blocks.errors import (
     ConflictError,
     ForbiddenError,
@@ -26,7 +27,6 @@ from blocks.errors import (
     UnreachableError,
 )
 from blocks.infisical import InfisicalClient
-from blocks.secrets import Held
 from sandbox.infisical import CLIENT_ID, CLIENT_SECRET, PROJECT_ID, InfisicalSandbox, create_app
 from sandbox.server import Fault, running
 from sandbox.stack import free_port
@@ -80,12 +80,12 @@ async def secret(server: tuple[str, Starlette], sandbox: InfisicalSandbox) -> As
 
 async def test_a_secret_that_is_not_there_is_made(secret: InfisicalSecret) -> None:
     """The first write creates the secret, and it is read back as written."""
-    before = await secret.read_held()
+    before = await secret.read_content()
 
-    await secret.write_held(KEY, before, {})
+    await secret.write_content(KEY, before, {})
 
     assert before.value is None
-    assert (await secret.read_held()).value == KEY
+    assert (await secret.read_content()).value == KEY
 
 
 @pytest.mark.parametrize("label", [{}, {"key_rotation": "checkout"}])
@@ -98,7 +98,7 @@ async def test_a_write_changes_the_value_and_nothing_else(
     folder = sandbox.folders[PROJECT_ID, "prod", "/"]
     folder["OPENROUTER_API_KEY"].metadata = [{"key": "owner", "value": "shop"}]
 
-    await secret.write_held(KEY, await secret.read_held(), label)
+    await secret.write_content(KEY, await secret.read_content(), label)
 
     stored = folder["OPENROUTER_API_KEY"]
     assert stored.values == ["old", KEY.get_secret_value()]
@@ -112,7 +112,7 @@ async def test_only_the_secret_itself_is_asked_for(
     """A whole exchange reads and writes one secret by its name, and lists nothing."""
     sandbox.put("OPENROUTER_API_KEY", "old")
 
-    await secret.write_held(KEY, await secret.read_held(), {})
+    await secret.write_content(KEY, await secret.read_content(), {})
     await secret.check()
 
     assert server[1].state.requests == [LOGIN, ("GET", SECRET_PATH), ("PATCH", SECRET_PATH), ("GET", SECRET_PATH)]
@@ -121,11 +121,11 @@ async def test_only_the_secret_itself_is_asked_for(
 async def test_the_version_is_that_of_the_secret(secret: InfisicalSecret, sandbox: InfisicalSandbox) -> None:
     """What was read says which version it is, and the next write makes the next one."""
     sandbox.put("OPENROUTER_API_KEY", "old")
-    before = await secret.read_held()
+    before = await secret.read_content()
 
-    await secret.write_held(KEY, before, {})
+    await secret.write_content(KEY, before, {})
 
-    assert (before.version, (await secret.read_held()).version) == (1, 2)
+    assert (before.version, (await secret.read_content()).version) == (1, 2)
 
 
 async def test_prefect_reads_and_writes_it_as_any_secret_block(secret: InfisicalSecret) -> None:
@@ -139,8 +139,8 @@ async def test_prefect_reads_and_writes_it_as_any_secret_block(secret: Infisical
 class TestToken:
     async def test_one_login_serves_many_calls(self, secret: InfisicalSecret, server: tuple[str, Starlette]) -> None:
         """The token is reused, also by calls that run at the same time."""
-        await asyncio.gather(*(secret.read_held() for _ in range(5)))
-        await secret.write_held(KEY, Held(None), {})
+        await asyncio.gather(*(secret.read_content() for _ in range(5)))
+        await secret.write_content(KEY, Content(None), {})
 
         assert server[1].state.requests.count(LOGIN) == 1
 
@@ -149,12 +149,12 @@ class TestToken:
         self, secret: InfisicalSecret, server: tuple[str, Starlette], sandbox: InfisicalSandbox, end: str
     ) -> None:
         """A token that ends (403) or is revoked (401) mid-run costs one more login, and even a create goes on."""
-        held = await secret.read_held()
+        held = await secret.read_content()
 
         getattr(sandbox, end)()
-        await secret.write_held(KEY, held, {})
+        await secret.write_content(KEY, held, {})
 
-        assert (await secret.read_held()).value == KEY
+        assert (await secret.read_content()).value == KEY
         assert server[1].state.requests.count(LOGIN) == 2
 
     @pytest.mark.parametrize(("lives", "later", "logins"), [(7200, 7169, 1), (7200, 7170, 2), (20, 18, 2), (0, 1e9, 1)])
@@ -179,7 +179,7 @@ class TestToken:
         wrong = block(server[0], secret="guess")
 
         with pytest.raises(UnauthorizedError):
-            await wrong.read_held()
+            await wrong.read_content()
         await wrong.aclose()
 
         assert server[1].state.requests == [LOGIN]
@@ -191,7 +191,7 @@ class TestToken:
         server[1].state.faults.add(Fault("before", "GET", "/secrets/raw", 401))
 
         with pytest.raises(UnauthorizedError, match="401 while reading"):
-            await secret.read_held()
+            await secret.read_content()
 
         assert server[1].state.requests.count(LOGIN) == 2
 
@@ -203,7 +203,7 @@ class TestToken:
         server[1].state.faults.add(Fault("before", "POST", "/login", 200, body=body))
 
         with pytest.raises(UnexpectedAnswerError, match="while logging in"):
-            await secret.read_held()
+            await secret.read_content()
 
 
 class TestCreate:
@@ -212,14 +212,14 @@ class TestCreate:
     ) -> None:
         """A create whose answer was lost raises with its outcome unknown; reading shows that it took effect."""
         monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 4)
-        held = await secret.read_held()
+        held = await secret.read_content()
         server[1].state.faults.add(Fault("after", "POST", "/secrets/raw"))
 
         with pytest.raises(ServiceError) as failed:
-            await secret.write_held(KEY, held, {})
+            await secret.write_content(KEY, held, {})
 
         assert failed.value.outcome_unknown
-        assert (await secret.read_held()).value == KEY
+        assert (await secret.read_content()).value == KEY
         assert server[1].state.requests.count(("POST", SECRET_PATH)) == 1
 
     async def test_a_lost_answer_to_an_update_is_made_up_for(
@@ -230,19 +230,19 @@ class TestCreate:
         await secret.write_secret(b"old")
         server[1].state.faults.add(Fault("after", "PATCH", "/secrets/raw", times=1))
 
-        await secret.write_held(KEY, await secret.read_held(), {})
+        await secret.write_content(KEY, await secret.read_content(), {})
 
-        assert (await secret.read_held()).value == KEY
+        assert (await secret.read_content()).value == KEY
 
     async def test_a_secret_that_somebody_else_made_is_not_overwritten(
         self, secret: InfisicalSecret, sandbox: InfisicalSandbox
     ) -> None:
         """A create that meets a secret made since the read is a conflict."""
-        held = await secret.read_held()
+        held = await secret.read_content()
         sandbox.put("OPENROUTER_API_KEY", "theirs")
 
         with pytest.raises(ConflictError, match="holds the secret already"):
-            await secret.write_held(KEY, held, {})
+            await secret.write_content(KEY, held, {})
 
         assert sandbox.folders[PROJECT_ID, "prod", "/"]["OPENROUTER_API_KEY"].values == ["theirs"]
 
@@ -251,11 +251,11 @@ class TestCreate:
     ) -> None:
         """A change of a secret that was deleted since the read fails."""
         sandbox.put("OPENROUTER_API_KEY", "old")
-        held = await secret.read_held()
+        held = await secret.read_content()
         sandbox.folders[PROJECT_ID, "prod", "/"].clear()
 
         with pytest.raises(NotFoundError, match="holds no such secret"):
-            await secret.write_held(KEY, held, {})
+            await secret.write_content(KEY, held, {})
 
         assert sandbox.folders[PROJECT_ID, "prod", "/"] == {}
 
@@ -269,7 +269,7 @@ class TestCreate:
         sandbox.approvals.add("prod")
 
         with pytest.raises(RejectedError, match="until a person approves it"):
-            await secret.write_held(KEY, await secret.read_held(), {})
+            await secret.write_content(KEY, await secret.read_content(), {})
 
 
 FAULTS: dict[str, tuple[Fault, type[ServiceError], bool]] = {
@@ -296,10 +296,10 @@ async def test_each_fault_has_its_error(
     fault, error, outcome_unknown = FAULTS[name]
     leaky = f"{fault.body} {KEY.get_secret_value()} {CLIENT_SECRET}" if fault.body.startswith("<") else fault.body
     server[1].state.faults.add(Fault("before", method, "/raw/", fault.status, fault.headers, leaky))
-    held = Held(SecretStr("old") if method == "PATCH" else None)
+    held = Content(SecretStr("old") if method == "PATCH" else None)
 
     with pytest.raises(ServiceError) as failed:
-        await (secret.read_held() if method == "GET" else secret.write_held(KEY, held, {}))
+        await (secret.read_content() if method == "GET" else secret.write_content(KEY, held, {}))
 
     assert (type(failed.value), failed.value.outcome_unknown) == (error, outcome_unknown)
     assert secret.name in str(failed.value)
@@ -311,15 +311,15 @@ async def test_no_error_quotes_a_secret(
     secret: InfisicalSecret, server: tuple[str, Starlette], sandbox: InfisicalSandbox, status: int, method: str
 ) -> None:
     """An answer that repeats every secret does not get one into the error."""
-    held = await secret.read_held()
+    held = await secret.read_content()
     leaky = [KEY.get_secret_value(), CLIENT_SECRET, *sandbox.tokens]
     server[1].state.faults.add(Fault("before", method, "/raw/", status, body=json.dumps({"message": " ".join(leaky)})))
 
     with pytest.raises(ServiceError) as failed:
         await (
-            secret.read_held()
+            secret.read_content()
             if method == "GET"
-            else secret.write_held(KEY, Held(KEY) if method == "PATCH" else held, {})
+            else secret.write_content(KEY, Content(KEY) if method == "PATCH" else held, {})
         )
 
     assert not [word for word in leaky if word in repr(failed.value)]
@@ -334,7 +334,7 @@ async def test_a_hidden_value_is_not_taken_for_the_value(
     server[1].state.faults.add(Fault("before", "GET", "/raw/", 200, body=hidden))
 
     with pytest.raises(ForbiddenError, match="hides the value"):
-        await secret.read_held()
+        await secret.read_content()
 
 
 @pytest.mark.parametrize("name", ["A B", "100%", "what?", "sharp#", "ü", "密钥", "a&b=c", "%2e%2e", "..hidden"])
@@ -344,7 +344,7 @@ async def test_odd_names_are_stored_where_they_say(
     """A name is percent-encoded on its way, so that it cannot lead elsewhere."""
     secret = block(server[0], name=name)
 
-    await secret.write_held(KEY, await secret.read_held(), {})
+    await secret.write_content(KEY, await secret.read_content(), {})
     await secret.aclose()
 
     assert list(sandbox.folders[PROJECT_ID, "prod", "/"]) == [name]
@@ -358,7 +358,7 @@ async def test_a_place_is_its_project_environment_and_folder(
     sandbox.put("OPENROUTER_API_KEY", "theirs")
     secret = block(server[0], project_id="other?", environment="prod & test", path="/a b/ü/")
 
-    await secret.write_held(KEY, await secret.read_held(), {})
+    await secret.write_content(KEY, await secret.read_content(), {})
     await secret.aclose()
 
     assert sandbox.folders["other?", "prod & test", "/a b/ü"]["OPENROUTER_API_KEY"].values == [KEY.get_secret_value()]
@@ -450,7 +450,7 @@ class TestCheck:
         sandbox.read_only.add(CLIENT_ID)
 
         with pytest.raises(ForbiddenError, match="403 while writing"):
-            await secret.write_held(KEY, await secret.read_held(), {})
+            await secret.write_content(KEY, await secret.read_content(), {})
 
         assert sandbox.folders[PROJECT_ID, "prod", "/"] == {}
 
@@ -478,7 +478,7 @@ class TestCheck:
         """A run that checks a place before it works there logs in once."""
         await secret.credentials.check()
         await secret.check()
-        await secret.read_held()
+        await secret.read_content()
 
         assert server[1].state.requests.count(LOGIN) == 1
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from blocks import InfisicalCredentials, InfisicalSecret, VaultCredentials, VaultSecret
+from blocks.destination import DestinationBlock
 from blocks.errors import NotFoundError
-from blocks.secrets import DestinationBlock
 from blocks.vault import AppRoleAuth
 from sandbox import infisical, vault
 from sandbox.server import running
@@ -82,9 +82,9 @@ async def test_sync_code_may_be_called_from_async_code(secret: DestinationBlock)
 
 async def test_reading_leaves_the_session_of_others_alone(secret: DestinationBlock) -> None:
     """A session that a rotation has open survives a read of the same block."""
-    held = await secret.read_held()
+    held = await secret.read_content()
 
     await secret.awrite_secret(b"one")
 
-    assert (held.value, (await secret.read_held()).value is None) == (None, False)
+    assert (held.value, (await secret.read_content()).value is None) == (None, False)
     await secret.aclose()

@@ -88,7 +88,7 @@ def stand_in() -> Iterator[StandIn]:
 async def secret(stand_in: StandIn) -> AsyncIterator[VaultSecret]:
     """A secret that holds `old`; the log starts after it was stored."""
     made = stand_in.secret()
-    await made.write_held(SecretStr("old"), await made.read_held(), {})
+    await made.write_content(SecretStr("old"), await made.read_content(), {})
     stand_in.requests.clear()
     yield made
     await made.aclose()
@@ -96,8 +96,8 @@ async def secret(stand_in: StandIn) -> AsyncIterator[VaultSecret]:
 
 async def test_a_rotation_costs_four_calls(stand_in: StandIn, secret: VaultSecret) -> None:
     """Reading, writing, labelling and reading back are one call each, without a login for a token."""
-    await secret.write_held(KEY, await secret.read_held(), LABELS)
-    await secret.read_held()
+    await secret.write_content(KEY, await secret.read_content(), LABELS)
+    await secret.read_content()
 
     metadata = "/v1/secret/metadata/app"
     assert stand_in.requests == [("GET", DATA), ("POST", DATA), ("PATCH", metadata), ("GET", DATA)]
@@ -106,7 +106,7 @@ async def test_a_rotation_costs_four_calls(stand_in: StandIn, secret: VaultSecre
 async def test_a_search_reads_what_there_is_and_no_more(stand_in: StandIn, secret: VaultSecret) -> None:
     """Looking for an older version costs one call, and one for each version until the one that is wanted."""
     for value in ("wanted", "newer", "destroyed", "current"):
-        await secret.write_held(SecretStr(value), await secret.read_held(), {})
+        await secret.write_content(SecretStr(value), await secret.read_content(), {})
     engine = stand_in.sandbox.namespaces[""]["secret"]
     assert isinstance(engine, KvVersion2)
     engine.records["app"].versions[4].destroyed = True
@@ -122,7 +122,7 @@ async def test_a_read_is_repeated(stand_in: StandIn, secret: VaultSecret, status
     """A read that failed for the moment is made again."""
     stand_in.faults.add(Fault(method="GET", status=status, times=MAX_ATTEMPTS - 1))
 
-    held = await secret.read_held()
+    held = await secret.read_content()
 
     assert held.value == SecretStr("old")
 
@@ -130,11 +130,11 @@ async def test_a_read_is_repeated(stand_in: StandIn, secret: VaultSecret, status
 @pytest.mark.parametrize("status", [400, 401, 404, 405, 409, 412, 418, 429, 500, 502, 503, 504])
 async def test_every_status_has_its_error(stand_in: StandIn, secret: VaultSecret, status: int) -> None:
     """An error's class follows the status, its text names the call and never the answer."""
-    held = await secret.read_held()
+    held = await secret.read_content()
     stand_in.faults.add(Fault(method="POST", status=status, body='{"errors": ["hvs.secret-text"]}'))
 
     with pytest.raises(error_for_status(status)) as failed:
-        await secret.write_held(KEY, held, {})
+        await secret.write_content(KEY, held, {})
 
     assert "hvs." not in str(failed.value)
     assert KEY.get_secret_value() not in str(failed.value)
@@ -146,7 +146,7 @@ async def test_a_service_that_asks_for_a_long_wait_is_reported(stand_in: StandIn
     stand_in.faults.add(Fault(status=429, headers={"Retry-After": "600"}))
 
     with pytest.raises(RateLimitedError) as failed:
-        await secret.read_held()
+        await secret.read_content()
 
     assert failed.value.retry_after == 600
     assert len(stand_in.requests) == 1
@@ -154,10 +154,10 @@ async def test_a_service_that_asks_for_a_long_wait_is_reported(stand_in: StandIn
 
 async def test_a_write_that_was_refused_for_the_moment_is_repeated(stand_in: StandIn, secret: VaultSecret) -> None:
     """A 429 shows that nothing was written, so the write is made again."""
-    held = await secret.read_held()
+    held = await secret.read_content()
     stand_in.faults.add(Fault(method="POST", status=429, times=1))
 
-    await secret.write_held(KEY, held, {})
+    await secret.write_content(KEY, held, {})
 
     assert stand_in.stored() == {"value": KEY.get_secret_value()}
 
@@ -167,11 +167,11 @@ async def test_a_write_whose_answer_is_lost_is_not_repeated(
     stand_in: StandIn, secret: VaultSecret, status: int | None
 ) -> None:
     """The caller is told that the outcome is unknown, and finds by reading that the write took effect."""
-    held = await secret.read_held()
+    held = await secret.read_content()
     stand_in.faults.add(Fault(when="after", method="POST", path=DATA, status=status))
 
     with pytest.raises(ServiceError) as failed:
-        await secret.write_held(KEY, held, {})
+        await secret.write_content(KEY, held, {})
 
     assert failed.value.outcome_unknown is True
     assert [method for method, _ in stand_in.requests].count("POST") == 1
@@ -186,7 +186,7 @@ async def test_labels_never_fail_a_write(
     stand_in.faults.add(Fault(path="/metadata/", status=status))
 
     with caplog.at_level(logging.WARNING):
-        await secret.write_held(KEY, await secret.read_held(), LABELS)
+        await secret.write_content(KEY, await secret.read_content(), LABELS)
 
     assert stand_in.stored() == {"value": KEY.get_secret_value()}
     assert "not who wrote it" in caplog.text
@@ -198,7 +198,7 @@ async def test_a_sealed_vault_is_not_asked_again(stand_in: StandIn, secret: Vaul
     stand_in.sandbox.sealed = True
 
     with pytest.raises(UnavailableError, match="is sealed"):
-        await secret.read_held()
+        await secret.read_content()
 
     assert len(stand_in.requests) == 1
 
@@ -208,7 +208,7 @@ async def test_a_redirect_is_not_followed(stand_in: StandIn, secret: VaultSecret
     stand_in.faults.add(Fault(status=307, headers={"Location": f"{stand_in.url}/v1/sys/health"}))
 
     with pytest.raises(UnexpectedAnswerError, match="redirect"):
-        await secret.read_held()
+        await secret.read_content()
 
     assert stand_in.requests == [("GET", DATA)]
 
@@ -216,11 +216,11 @@ async def test_a_redirect_is_not_followed(stand_in: StandIn, secret: VaultSecret
 @pytest.mark.parametrize("body", ["<html>", "[1]", "null", '"text"', "[" * 100_000, '{"data": {"data": 1}}', "{}"])
 async def test_an_answer_that_is_not_documented_is_named(stand_in: StandIn, secret: VaultSecret, body: str) -> None:
     """Whatever else answers in Vault's place, the write is not taken for done."""
-    held = await secret.read_held()
+    held = await secret.read_content()
     stand_in.faults.add(Fault(status=200, body=body))
 
     with pytest.raises(UnexpectedAnswerError):
-        await secret.write_held(KEY, held, {})
+        await secret.write_content(KEY, held, {})
 
 
 @pytest.mark.parametrize("status", [200, 307, 500])
@@ -230,7 +230,7 @@ async def test_an_answer_without_end_is_not_read(stand_in: StandIn, secret: Vaul
     stand_in.faults.add(Fault(status=status, headers=headers, body="x" * (MAX_ANSWER_BYTES + 1)))
 
     with pytest.raises(UnexpectedAnswerError, match="sent more than"):
-        await secret.read_held()
+        await secret.read_content()
 
 
 def trickling(connection: socket.socket, over: threading.Event) -> None:
@@ -246,7 +246,7 @@ async def test_an_answer_that_trickles_is_given_up(stand_in: StandIn) -> None:
         secret = stand_in.secret(url=url, connect_timeout_seconds=0.1, read_timeout_seconds=0.2)
 
         with pytest.raises(UnreachableError, match="no answer in time"):
-            await secret.write_held(KEY, await secret.read_held(), {})
+            await secret.write_content(KEY, await secret.read_content(), {})
 
         await secret.aclose()
 
@@ -257,7 +257,7 @@ async def test_no_answer_within_the_timeout_is_named(stand_in: StandIn) -> None:
     secret = stand_in.secret(read_timeout_seconds=0.1)
 
     with pytest.raises(UnreachableError, match="no answer in time") as failed:
-        await secret.read_held()
+        await secret.read_content()
 
     assert failed.value.outcome_unknown is True
     await secret.aclose()
@@ -267,12 +267,12 @@ async def test_an_attempt_that_was_given_up_does_not_write_later(stand_in: Stand
     """When the login takes the whole of the time, its write is not made any more."""
     stand_in.sandbox.allow_login("approle", "r", "s")
     secret = stand_in.secret(AppRoleAuth(role_id="r", secret_id="s"), connect_timeout_seconds=0.1)
-    held = await stand_in.secret().read_held()
+    held = await stand_in.secret().read_content()
     secret.credentials.connection()._deadline_seconds = 0.2
     stand_in.faults.add(Fault(when="before", path="login", delay=0.4, status=0))
 
     with pytest.raises(UnreachableError):
-        await secret.write_held(KEY, held, {})
+        await secret.write_content(KEY, held, {})
 
     await asyncio.get_running_loop().shutdown_default_executor()
     assert ("POST", DATA) not in stand_in.requests
@@ -291,10 +291,10 @@ async def test_every_login_is_repeated_when_its_token_has_ended(stand_in: StandI
         "jwt": JwtAuth(jwt_role="role", jwt="proof", mount="team/jwt"),
     }
     secret = stand_in.secret(logins[auth])
-    held = await secret.read_held()
+    held = await secret.read_content()
 
     stand_in.time += timedelta(hours=2)
-    await secret.write_held(KEY, held, {})
+    await secret.write_content(KEY, held, {})
 
     assert stand_in.stored() == {"value": KEY.get_secret_value()}
     assert stand_in.requests.count(("POST", f"/v1/auth/team/{auth}/login")) == 2
@@ -310,10 +310,10 @@ async def test_calls_that_share_a_login_log_in_once(stand_in: StandIn) -> None:
         other.credentials = secret.credentials
     login = ("POST", "/v1/auth/approle/login")
 
-    await asyncio.gather(*(other.read_held() for other in others))
+    await asyncio.gather(*(other.read_content() for other in others))
     logins_at_first = stand_in.requests.count(login)
     stand_in.time += timedelta(hours=2)
-    await asyncio.gather(*(other.read_held() for other in others))
+    await asyncio.gather(*(other.read_content() for other in others))
 
     assert (logins_at_first, stand_in.requests.count(login)) == (1, 2)
     await secret.aclose()
@@ -325,10 +325,10 @@ async def test_a_token_that_ended_is_told_from_a_missing_permission(stand_in: St
     secret = stand_in.secret(TokenAuth(token=token))
 
     with pytest.raises(ForbiddenError, match="accepts the token but does not permit reading secret/app"):
-        await secret.read_held()
+        await secret.read_content()
     stand_in.time += timedelta(hours=2)
     with pytest.raises(UnauthorizedError, match="wrong, has expired or was revoked"):
-        await secret.read_held()
+        await secret.read_content()
 
     await secret.aclose()
 
@@ -338,7 +338,7 @@ async def test_a_missing_service_account_names_the_field(stand_in: StandIn, tmp_
     secret = stand_in.secret(KubernetesAuth(kubernetes_role="role", token_path=str(tmp_path / "none")))
 
     with pytest.raises(ConfigurationError, match=r"auth\.token_path"):
-        await secret.read_held()
+        await secret.read_content()
 
 
 async def test_a_namespace_is_sent_along(stand_in: StandIn) -> None:
@@ -346,10 +346,10 @@ async def test_a_namespace_is_sent_along(stand_in: StandIn) -> None:
     stand_in.sandbox.mount("secret", namespace="team/a")
     secret = stand_in.secret(namespace="/team/a/")
 
-    await secret.write_held(KEY, await secret.read_held(), {})
+    await secret.write_content(KEY, await secret.read_content(), {})
 
-    assert (await stand_in.secret().read_held()).value is None
-    assert (await secret.read_held()).value == KEY
+    assert (await stand_in.secret().read_content()).value is None
+    assert (await secret.read_content()).value == KEY
     await secret.aclose()
 
 
@@ -359,7 +359,7 @@ async def test_no_token_is_taken_from_the_environment(stand_in: StandIn, monkeyp
     secret = stand_in.secret(AppRoleAuth(role_id="nobody", secret_id="nothing"))
 
     with pytest.raises(UnauthorizedError, match="refused the login"):
-        await secret.read_held()
+        await secret.read_content()
 
 
 async def test_a_connection_is_used_again(secret: VaultSecret, caplog: pytest.LogCaptureFixture) -> None:
@@ -367,15 +367,15 @@ async def test_a_connection_is_used_again(secret: VaultSecret, caplog: pytest.Lo
     await secret.aclose()
 
     with caplog.at_level(logging.DEBUG, "urllib3.connectionpool"):
-        await secret.write_held(KEY, await secret.read_held(), LABELS)
+        await secret.write_content(KEY, await secret.read_content(), LABELS)
 
     assert caplog.text.count("Starting new HTTP connection") == 1
 
 
 async def test_two_writers_at_once_cannot_both_win(stand_in: StandIn, secret: VaultSecret) -> None:
     """Of two writes prepared from the same version exactly one is made."""
-    held = await secret.read_held()
-    writes = [secret.write_held(SecretStr(value), held, {}) for value in ("one", "two")]
+    held = await secret.read_content()
+    writes = [secret.write_content(SecretStr(value), held, {}) for value in ("one", "two")]
 
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
 
@@ -435,7 +435,7 @@ async def test_a_certificate_that_is_not_trusted_is_named(authority: Authority) 
         secret = vault.secret(url=url)
 
         with pytest.raises(UnreachableError, match="certificate is not trusted") as failed:
-            await secret.read_held()
+            await secret.read_content()
 
         assert failed.value.outcome_unknown is False
         assert vault.requests == []
@@ -449,7 +449,7 @@ async def test_a_private_authority_is_trusted(authority: Authority, joint: str) 
     with running(vault.app, **authority.certify_loopback()) as url:
         secret = vault.secret(url=url, ca_certificate=authority.pem.replace("\n", joint))
 
-        held = await secret.read_held()
+        held = await secret.read_content()
 
         assert held.version == 0
         await secret.aclose()
@@ -468,6 +468,6 @@ async def test_a_private_authority_is_the_only_one_trusted(
         secret = vault.secret(url=url, ca_certificate=authority.pem)
 
         with pytest.raises(UnreachableError, match="certificate is not trusted"):
-            await secret.read_held()
+            await secret.read_content()
 
         await secret.aclose()

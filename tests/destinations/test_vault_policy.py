@@ -57,8 +57,8 @@ async def test_a_rotation_can_do_all_that_it_does(vault: TestVault) -> None:
     block = secret(vault, ROTATION)
 
     assert "can be read and written" in await block.check()
-    await block.write_held(KEY, await block.read_held(), LABELS)
-    fenced = await block.fence(await block.read_held())
+    await block.write_content(KEY, await block.read_content(), LABELS)
+    fenced = await block.fence(await block.read_content())
 
     stored = vault.root.secrets.kv.v2.read_secret_metadata(PATH)["data"]
     assert (fenced.value, fenced.version) == (KEY, 3)
@@ -72,9 +72,9 @@ async def test_a_rotation_can_begin_with_nothing(vault: TestVault) -> None:
     vault.root.secrets.kv.v2.delete_metadata_and_all_versions(PATH)
     block = secret(vault, ROTATION)
 
-    await block.write_held(KEY, await block.read_held(), LABELS)
+    await block.write_content(KEY, await block.read_content(), LABELS)
 
-    assert (await block.read_held()).value == KEY
+    assert (await block.read_content()).value == KEY
     await block.aclose()
 
 
@@ -85,17 +85,17 @@ async def test_another_path_is_refused(vault: TestVault, policy: str, path: str)
     block = secret(vault, policy, path)
 
     with pytest.raises(ForbiddenError, match="does not permit reading"):
-        await block.read_held()
+        await block.read_content()
     await block.aclose()
 
 
 async def test_a_consumer_reads_and_cannot_write(vault: TestVault) -> None:
     """A consumer gets the key, and its token cannot replace it."""
     block = secret(vault, CONSUMER)
-    held = await block.read_held()
+    held = await block.read_content()
 
     with pytest.raises(ForbiddenError, match="does not permit writing"):
-        await block.write_held(KEY, held, LABELS)
+        await block.write_content(KEY, held, LABELS)
     with pytest.raises(ForbiddenError, match="does not grant"):
         await block.check()
 

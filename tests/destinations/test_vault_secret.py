@@ -45,16 +45,16 @@ async def secret(vault: TestVault) -> AsyncIterator[VaultSecret]:
 
 async def test_nothing_is_held_where_nothing_was_written(secret: VaultSecret) -> None:
     """A path that does not exist holds nothing, at version 0."""
-    held = await secret.read_held()
+    held = await secret.read_content()
 
     assert (held.value, held.version) == (None, 0)
 
 
 async def test_what_was_written_is_read_back(secret: VaultSecret) -> None:
     """The secret is read back as it was written, under the next version."""
-    await secret.write_held(KEY, await secret.read_held(), LABELS)
+    await secret.write_content(KEY, await secret.read_content(), LABELS)
 
-    held = await secret.read_held()
+    held = await secret.read_content()
 
     assert (held.value, held.version) == (KEY, 1)
 
@@ -64,7 +64,7 @@ async def test_other_fields_are_kept(vault: TestVault, secret: VaultSecret) -> N
     fields = {"username": "someone", "port": 5432, "value": "old"}
     vault.root.secrets.kv.v2.create_or_update_secret(secret.path, fields)
 
-    await secret.write_held(KEY, await secret.read_held(), {})
+    await secret.write_content(KEY, await secret.read_content(), {})
 
     stored = vault.root.secrets.kv.v2.read_secret_version(secret.path, raise_on_deleted_version=True)
     assert stored["data"]["data"] == {**fields, "value": KEY.get_secret_value()}
@@ -73,7 +73,7 @@ async def test_other_fields_are_kept(vault: TestVault, secret: VaultSecret) -> N
 async def test_older_versions_survive(vault: TestVault, secret: VaultSecret) -> None:
     """A write adds a version and leaves the older ones as they were."""
     for value in ("one", "two"):
-        await secret.write_held(SecretStr(value), await secret.read_held(), LABELS)
+        await secret.write_content(SecretStr(value), await secret.read_content(), LABELS)
 
     first = vault.root.secrets.kv.v2.read_secret_version(secret.path, version=1, raise_on_deleted_version=True)
 
@@ -82,25 +82,25 @@ async def test_older_versions_survive(vault: TestVault, secret: VaultSecret) -> 
 
 async def test_a_write_after_somebody_elses_is_refused(vault: TestVault, secret: VaultSecret) -> None:
     """Check-and-set: who read before somebody else wrote cannot overwrite them."""
-    held = await secret.read_held()
+    held = await secret.read_content()
     vault.root.secrets.kv.v2.create_or_update_secret(secret.path, {"value": "by hand"})
 
     with pytest.raises(ConflictError):
-        await secret.write_held(KEY, held, LABELS)
+        await secret.write_content(KEY, held, LABELS)
 
-    assert (await secret.read_held()).value == SecretStr("by hand")
+    assert (await secret.read_content()).value == SecretStr("by hand")
 
 
 async def test_a_fence_makes_a_prepared_write_fail(secret: VaultSecret) -> None:
     """After a fence the content is the same, and a write that was prepared before it is refused."""
-    await secret.write_held(SecretStr("current"), await secret.read_held(), {})
-    prepared = await secret.read_held()
+    await secret.write_content(SecretStr("current"), await secret.read_content(), {})
+    prepared = await secret.read_content()
 
     fenced = await secret.fence(prepared)
 
     assert (fenced.value, fenced.version) == (SecretStr("current"), 2)
     with pytest.raises(ConflictError):
-        await secret.write_held(KEY, prepared, {})
+        await secret.write_content(KEY, prepared, {})
 
 
 async def test_custom_metadata_says_who_wrote_and_keeps_what_others_said(vault: TestVault, secret: VaultSecret) -> None:
@@ -108,8 +108,8 @@ async def test_custom_metadata_says_who_wrote_and_keeps_what_others_said(vault: 
     kv = vault.root.secrets.kv.v2
     kv.update_metadata(secret.path, max_versions=7, delete_version_after="3h", custom_metadata={"owner": "team-a"})
 
-    await secret.write_held(KEY, await secret.read_held(), LABELS)
-    await secret.write_held(SecretStr("next"), await secret.read_held(), LABELS)
+    await secret.write_content(KEY, await secret.read_content(), LABELS)
+    await secret.write_content(SecretStr("next"), await secret.read_content(), LABELS)
 
     metadata = kv.read_secret_metadata(secret.path)["data"]
     assert metadata["custom_metadata"] == {"owner": "team-a", **LABELS}
@@ -118,43 +118,43 @@ async def test_custom_metadata_says_who_wrote_and_keeps_what_others_said(vault: 
 
 async def test_a_soft_deleted_secret_can_be_written_again(vault: TestVault, secret: VaultSecret) -> None:
     """A deleted latest version holds nothing, yet its number is known for check-and-set."""
-    await secret.write_held(SecretStr("old"), await secret.read_held(), {})
+    await secret.write_content(SecretStr("old"), await secret.read_content(), {})
     vault.root.secrets.kv.v2.delete_latest_version_of_secret(secret.path)
 
-    held = await secret.read_held()
-    await secret.write_held(KEY, held, {})
+    held = await secret.read_content()
+    await secret.write_content(KEY, held, {})
 
     assert (held.value, held.version) == (None, 1)
-    assert (await secret.read_held()).value == KEY
+    assert (await secret.read_content()).value == KEY
 
 
 async def test_a_destroyed_secret_can_be_written_again(vault: TestVault, secret: VaultSecret) -> None:
     """A destroyed latest version holds nothing, yet its number is known for check-and-set."""
-    await secret.write_held(SecretStr("old"), await secret.read_held(), {})
+    await secret.write_content(SecretStr("old"), await secret.read_content(), {})
     vault.root.secrets.kv.v2.destroy_secret_versions(secret.path, [1])
 
-    held = await secret.read_held()
-    await secret.write_held(KEY, held, {})
+    held = await secret.read_content()
+    await secret.write_content(KEY, held, {})
 
     assert (held.value, held.version) == (None, 1)
-    assert (await secret.read_held()).value == KEY
+    assert (await secret.read_content()).value == KEY
 
 
 async def test_a_fence_guards_an_empty_path_too(secret: VaultSecret) -> None:
     """Where nothing is stored yet, a fence still makes a write that was prepared before it fail."""
-    prepared = await secret.read_held()
+    prepared = await secret.read_content()
 
     fenced = await secret.fence(prepared)
 
     assert fenced.value is None
     with pytest.raises(ConflictError):
-        await secret.write_held(KEY, prepared, {})
+        await secret.write_content(KEY, prepared, {})
 
 
 async def store(secret: VaultSecret, *values: str) -> None:
     """Write one version after the other."""
     for value in values:
-        await secret.write_held(SecretStr(value), await secret.read_held(), {})
+        await secret.write_content(SecretStr(value), await secret.read_content(), {})
 
 
 async def looked_at(secret: VaultSecret) -> list[str]:
@@ -249,7 +249,7 @@ async def test_a_write_is_foreseen(vault: TestVault, granted: set[str], stored: 
     with nullcontext() if can_write else pytest.raises(ForbiddenError):
         assert "can be read and written" in await limited.check()
 
-    assert (await block(vault, path=path).read_held()).version == (1 if stored else 0)
+    assert (await block(vault, path=path).read_content()).version == (1 if stored else 0)
     await limited.aclose()
 
 
@@ -272,7 +272,7 @@ async def test_labels_beyond_vaults_limits_are_cut(vault: TestVault, secret: Vau
     """A label that Vault would refuse is cut to what it takes, so that the others are kept as well."""
     labels = {"long": "x" * 600, "lines": "one\ntwo", "accents": "é" * 300, "empty": "", "k" * 200: "v"}
 
-    await secret.write_held(KEY, await secret.read_held(), labels)
+    await secret.write_content(KEY, await secret.read_content(), labels)
 
     metadata = vault.root.secrets.kv.v2.read_secret_metadata(secret.path)["data"]
     assert metadata["custom_metadata"] == {
@@ -291,7 +291,7 @@ async def test_labels_need_no_patch_permission(vault: TestVault) -> None:
     role, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE, **metadata})
     secret = block(vault, AppRoleAuth(role_id=role, secret_id=secret_id), path=path)
 
-    await secret.write_held(KEY, await secret.read_held(), LABELS)
+    await secret.write_content(KEY, await secret.read_content(), LABELS)
 
     stored = vault.root.secrets.kv.v2.read_secret_metadata(path)["data"]
     assert (stored["custom_metadata"], stored["max_versions"]) == ({"owner": "team-a", **LABELS}, 7)
@@ -303,7 +303,7 @@ async def test_a_version_1_engine_is_never_written_to(vault: TestVault) -> None:
     secret = block(vault, mount="kv-one")
 
     with pytest.raises(NotFoundError, match="no KV version 2 engine at the mount kv-one"):
-        await secret.write_held(KEY, await secret.read_held(), {})
+        await secret.write_content(KEY, await secret.read_content(), {})
 
     with pytest.raises(hvac.exceptions.InvalidPath):
         vault.root.secrets.kv.v1.read_secret(f"data/{secret.path}", mount_point="kv-one")
@@ -313,7 +313,7 @@ async def test_a_field_that_is_no_text_is_read_as_json(vault: TestVault, secret:
     """A field that holds a number or an object is something foreign; it is read without failing."""
     vault.root.secrets.kv.v2.create_or_update_secret(secret.path, {"value": {"a": 1}})
 
-    held = await secret.read_held()
+    held = await secret.read_content()
 
     assert held.value == SecretStr('{"a": 1}')
 
@@ -323,7 +323,7 @@ async def test_odd_paths_are_stored_where_they_say(vault: TestVault, path: str) 
     """A path is percent-encoded on its way, so that it is found under the very same name."""
     secret = block(vault, path=path)
 
-    await secret.write_held(KEY, await secret.read_held(), {})
+    await secret.write_content(KEY, await secret.read_content(), {})
 
     assert vault.root.secrets.kv.v2.read_secret_version(path, raise_on_deleted_version=True)["data"]["data"] == {
         "value": KEY.get_secret_value()
@@ -337,9 +337,9 @@ async def test_an_approle_with_the_least_policy_can_rotate(vault: TestVault) -> 
     role, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE})
     secret = block(vault, AppRoleAuth(role_id=role, secret_id=secret_id), path=path)
 
-    await secret.write_held(KEY, await secret.read_held(), LABELS)
+    await secret.write_content(KEY, await secret.read_content(), LABELS)
 
-    assert (await secret.read_held()).value == KEY
+    assert (await secret.read_content()).value == KEY
     await secret.aclose()
 
 
@@ -348,12 +348,12 @@ async def test_a_token_that_ended_is_renewed_by_logging_in_again(vault: TestVaul
     path = next(paths)
     role, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE})
     secret = block(vault, AppRoleAuth(role_id=role, secret_id=secret_id), path=path)
-    held = await secret.read_held()
+    held = await secret.read_content()
 
     vault.end_tokens()
-    await secret.write_held(KEY, held, {})
+    await secret.write_content(KEY, held, {})
 
-    assert (await secret.read_held()).value == KEY
+    assert (await secret.read_content()).value == KEY
     await secret.aclose()
 
 

@@ -17,8 +17,9 @@ from sandbox import infisical
 from sandbox.openrouter import StoredKey
 from tasks.audit import Kind
 from tasks.events import Event
+from tasks.keys import marker
 from tasks.ledger import ledger_variable
-from tasks.rotation import Rotation, marker
+from tasks.rotation import Rotation
 from tasks.world import PrefectWorld
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import deploy, events
@@ -117,7 +118,7 @@ async def test_destinations_with_one_credentials_block_share_a_login(world: Worl
 
     async with PrefectWorld() as prefect:
         places = [await prefect.destination(f"infisical-secret/{name}") for name in names]
-        await asyncio.gather(*(place.read() for place in places))
+        await asyncio.gather(*(place.read_content() for place in places))
 
     paths = [path for _, path in world.infisical_app.state.requests]
     assert len(paths) == 4

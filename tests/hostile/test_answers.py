@@ -17,6 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from blocks import InfisicalCredentials, InfisicalSecret, OpenRouterCredentials, VaultCredentials, VaultSecret
+from blocks.destination import Content
 from blocks.errors import (
     ConflictError,
     ForbiddenError,
@@ -31,7 +32,6 @@ from blocks.errors import (
 )
 from blocks.infisical import InfisicalClient
 from blocks.openrouter import KeyRequest, OpenRouterClient
-from blocks.secrets import Held
 from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
@@ -212,8 +212,8 @@ async def _walked(walk: AsyncIterator[str]) -> list[str]:
 
 
 async def _written(block: VaultSecret | InfisicalSecret) -> None:
-    held = await block.read_held()
-    await block.write_held(SecretStr(KEY), held, LABELS)
+    held = await block.read_content()
+    await block.write_content(SecretStr(KEY), held, LABELS)
 
 
 ANY = ".*"
@@ -249,17 +249,19 @@ CALLS: dict[str, Call] = {
         **{"401_of_a_proxy": False},
     ),
     "check": _openrouter("GET", "/keys?$", lambda c, _: c.check(), lists=str),
-    "Vault read_held": _vault("GET", "/data/", lambda block: block.read_held(), another_shape_inside=NotFoundError),
-    "Vault read_held, the engine": _vault(
+    "Vault read_content": _vault(
+        "GET", "/data/", lambda block: block.read_content(), another_shape_inside=NotFoundError
+    ),
+    "Vault read_content, the engine": _vault(
         "GET",
         "/mounts/",
-        lambda block: block.read_held(),
+        lambda block: block.read_content(),
         secret="absent",
         **NO_ENGINE,
         **dict.fromkeys(["_402", "_403", "_404", "_422", "402_of_a_proxy", "403_of_a_proxy"], ABSENT),
     ),
-    "Vault write_held": _vault("POST", "/data/", _written),
-    "Vault write_held, the labels": _vault(
+    "Vault write_content": _vault("POST", "/data/", _written),
+    "Vault write_content, the labels": _vault(
         ANY, "/metadata/", _written, **{name.replace(" ", "_"): None for name in ANSWERS}
     ),
     "Vault read_older, the versions": _vault("GET", "/metadata/", lambda block: block.read_older(lambda _value: True)),
@@ -288,26 +290,26 @@ CALLS: dict[str, Call] = {
     ),
     **{
         f"Vault login, {login}": _vault(
-            "POST", f"/{login}/login", lambda block: block.read_held(), login=login, **REFUSED_LOGIN
+            "POST", f"/{login}/login", lambda block: block.read_content(), login=login, **REFUSED_LOGIN
         )
         for login in LOGINS
     },
-    "Infisical read_held": _infisical("GET", "/raw/", lambda block: block.read_held()),
-    "Infisical write_held, a change": _infisical(
+    "Infisical read_content": _infisical("GET", "/raw/", lambda block: block.read_content()),
+    "Infisical write_content, a change": _infisical(
         "PATCH", "/raw/", _written, another_shape_inside=None, other_types=None, lists=None
     ),
-    "Infisical write_held, a new one": _infisical(
+    "Infisical write_content, a new one": _infisical(
         "POST", "/raw/", _written, "ABSENT", another_shape_inside=None, other_types=None, lists=None
     ),
     "Infisical check": _infisical("GET", "/raw/", lambda block: block.check()),
-    "Infisical login": _infisical("POST", "/login", lambda block: block.read_held()),
+    "Infisical login": _infisical("POST", "/login", lambda block: block.read_content()),
     "Infisical credentials check": _infisical("POST", "/login", lambda block: block.credentials.check()),
 }
 """Every call of every client."""
 
 
-async def _fenced(block: VaultSecret) -> Held:
-    return await block.fence(await block.read_held())
+async def _fenced(block: VaultSecret) -> Content:
+    return await block.fence(await block.read_content())
 
 
 def usually(name: str) -> type[KeyRotationError]:
@@ -330,7 +332,7 @@ def is_as_expected(result: Any, expected: Any) -> bool:
     if isinstance(expected, type):
         return type(result) is expected
     if expected == ABSENT:
-        return isinstance(result, Held) and result.value is None
+        return isinstance(result, Content) and result.value is None
     return bool(result == expected)
 
 

@@ -19,10 +19,10 @@ from pydantic import SecretStr
 from requests.adapters import HTTPAdapter
 
 from blocks import InfisicalCredentials, InfisicalSecret, OpenRouterCredentials, VaultCredentials, VaultSecret
+from blocks.destination import DestinationBlock
 from blocks.errors import KeyRotationError
 from blocks.infisical import InfisicalClient
 from blocks.openrouter import KeyRequest, OpenRouterClient
-from blocks.secrets import DestinationBlock
 from blocks.vault import AppRoleAuth
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
 from tests.destinations.vaults import at_once
@@ -122,16 +122,16 @@ OPENROUTER: dict[str, Callable[[OpenRouterClient], Awaitable[Any]]] = {
 
 
 async def _written(block: DestinationBlock) -> None:
-    await block.write_held(SecretStr(KEY), await block.read_held(), LABELS)
+    await block.write_content(SecretStr(KEY), await block.read_content(), LABELS)
 
 
 async def _fenced(block: DestinationBlock) -> Any:
-    return await block.fence(await block.read_held())
+    return await block.fence(await block.read_content())
 
 
 BLOCKS: dict[str, Callable[[DestinationBlock], Awaitable[Any]]] = {
-    "read_held": lambda block: block.read_held(),
-    "write_held": _written,
+    "read_content": lambda block: block.read_content(),
+    "write_content": _written,
     "fence": _fenced,
     "read_older": lambda block: block.read_older(lambda _value: True),
     "check": lambda block: block.check(),

@@ -21,7 +21,8 @@ from blocks.openrouter import OpenRouterClient
 from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
-from tasks.rotation import MAX_KEY_NAME, KeySettings, Retirement, Rotation, parse_rotation, read_marker
+from tasks.keys import read_marker
+from tasks.rotation import MAX_KEY_NAME, KeySettings, Retirement, Rotation, parse_rotation
 from tests.hostile.liar import KEY, listening
 
 RUN = UUID(int=7)
@@ -368,7 +369,7 @@ async def test_a_secret_is_written_where_the_block_says_and_nowhere_else(
     sandbox.namespaces[""].clear()
     sandbox.mount(block.mount)
 
-    await block.write_held(SecretStr(KEY), await block.read_held(), {"key_rotation": "checkout"})
+    await block.write_content(SecretStr(KEY), await block.read_content(), {"key_rotation": "checkout"})
     read = await block.read_secret()
     await block.aclose()
 
@@ -422,7 +423,7 @@ async def test_infisical_has_the_secret_where_the_block_says_and_nowhere_else(
     sandbox.folders.clear()
     sandbox.add_folder(block.environment, block.path, project=block.project_id)
 
-    await block.write_held(SecretStr(KEY), await block.read_held(), {})
+    await block.write_content(SecretStr(KEY), await block.read_content(), {})
     read = await block.read_secret()
     await block.aclose()
 

@@ -22,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from blocks.destination import Content
 from blocks.errors import KeyRotationError
-from blocks.secrets import Held
 from flows.deployments import make_first_key, read_deployment, save_deployment
 from flows.overview import show
 from sandbox.server import running
@@ -91,7 +91,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "all facts are read": read_facts,
     "the overview is shown": lambda: show([], NOW),
     "a secret is read": lambda: _secret().read(),
-    "a secret is written": lambda: _secret().write(SecretStr(KEY), Held(None), {}),
+    "a secret is written": lambda: _secret().write(SecretStr(KEY), Content(None), {}),
 }
 """Every call to Prefect's API that a run makes by itself."""
 WITHOUT_ANSWER = {"now", "sleep", "apart", "emit"}

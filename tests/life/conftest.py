@@ -19,6 +19,7 @@ from openrouter.utils import RetryConfig
 from pydantic import SecretStr
 
 import blocks
+from blocks.destination import Destination
 from blocks.errors import ConfigurationError, KeyRotationError
 from blocks.openrouter import OpenRouterClient
 from blocks.vault import TokenAuth
@@ -28,15 +29,15 @@ from flows.remove_rotation import take_away
 from flows.restore_key import bring_back
 from flows.retire import retire_due
 from flows.rotate import follow_protocol
-from flows.steps import PLAIN
 from sandbox import openrouter, vault
 from sandbox.server import running
 from tasks.decisions import Identity
-from tasks.destinations import Destination, OwnBlock
 from tasks.events import Event
-from tasks.ledger import Ledger, OpenLedger, Superseded
+from tasks.ledger import Ledger, Superseded
+from tasks.open_ledger import OpenLedger
 from tasks.rotation import KeySettings, Rotation
 from tasks.run import Deployed, Run
+from tasks.steps import PLAIN
 
 numbers = itertools.count(1)
 
@@ -109,9 +110,9 @@ class Life:
             raise ConfigurationError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
         return self.client
 
-    async def destination(self, name: str) -> Destination:
+    async def destination(self, _name: str) -> Destination:
         """The one destination."""
-        return OwnBlock(name, self.block)
+        return self.block
 
     async def emit(self, event: Event, rotation: str, **payload: Any) -> None:
         """Remember the event."""
@@ -257,7 +258,7 @@ class Life:
 
     async def held(self) -> openrouter.StoredKey:
         """The key that the destination holds."""
-        value = (await self.block.read_held()).value
+        value = (await self.block.read_content()).value
         assert value is not None
         return self.openrouter.by_secret[value.get_secret_value()]
 

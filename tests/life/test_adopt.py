@@ -8,8 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from sandbox.openrouter import StoredKey
-from tasks.adopt import label_agrees
-from tasks.rotation import marker
+from tasks.keys import label_agrees, marker
 from tests.life.conftest import Life, Memory
 
 

@@ -13,9 +13,9 @@ from uuid import UUID, uuid4
 import pytest
 from pydantic import SecretStr
 
+from blocks.destination import Content
 from blocks.errors import NotFoundError
 from blocks.openrouter import ApiKey, CurrentKey
-from blocks.secrets import Held
 from flows.audit import MAX_ROWS, OPEN_AT_ONCE, RUNS_AT_ONCE, Report, as_description, as_sentence, as_table, check_order
 from sandbox import openrouter
 from sandbox.openrouter import StoredKey
@@ -23,8 +23,9 @@ from sandbox.server import Fault
 from sandbox.stack import CHECKOUT
 from tasks.audit import MOST_KEPT, AuditFinding, Kind, Severity
 from tasks.events import Event
-from tasks.ledger import Current, Ledger, Pending, Unresolved, fingerprint
-from tasks.rotation import Retirement, marker
+from tasks.keys import fingerprint, marker
+from tasks.ledger import Current, Ledger, Pending, Unresolved
+from tasks.rotation import Retirement
 from tests.life.conftest import Life, Memory
 
 FORBIDDEN = '{"error": {"code": 403, "message": "no"}}'
@@ -390,13 +391,13 @@ async def test_a_run_at_work_is_not_judged_halfway(life: Life, monkeypatch: pyte
     """A rotation whose ledger changes while it is looked at is left to the next audit."""
     await life.rotate()
     await life.block.write_secret(b"by hand")
-    read = life.block.read_held
+    read = life.block.read_content
 
     async def read_while_a_run_is_at_work() -> Any:
         write(life, life.ledger.written("another run"))
         return await read()
 
-    monkeypatch.setattr(type(life.block), "read_held", lambda _self: read_while_a_run_is_at_work())
+    monkeypatch.setattr(type(life.block), "read_content", lambda _self: read_while_a_run_is_at_work())
 
     assert found(await life.audit()) == {Kind.IN_CHANGE}
 
@@ -560,14 +561,14 @@ async def test_repair_stops_where_another_run_takes_over(life: Life, monkeypatch
     await life.rotate()
     key = marked(life)
     life.later(hours=2)
-    opened, read = life.opened, life.block.read_held
+    opened, read = life.opened, life.block.read_content
 
     async def read_while_another_run_writes() -> Any:
         write(life, life.ledger.written("another run"))
         return await read()
 
     def opened_and_lost(name: str) -> Any:
-        monkeypatch.setattr(type(life.block), "read_held", lambda _self: read_while_another_run_writes())
+        monkeypatch.setattr(type(life.block), "read_content", lambda _self: read_while_another_run_writes())
         return opened(name)
 
     monkeypatch.setattr(life, "opened", opened_and_lost)
@@ -784,9 +785,9 @@ class Place:
     def __init__(self, world: ManyPlaces) -> None:
         self.world = world
 
-    async def read(self) -> Held:
+    async def read_content(self) -> Content:
         """Read it."""
-        return Held(SecretStr("a key"))
+        return Content(SecretStr("a key"))
 
 
 class ManyPlaces(Life):

@@ -8,27 +8,34 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from blocks.secrets import Held
-from tasks.destinations import Destination, OwnBlock
-from tasks.publish import WRITES
+from blocks.destination import Content, Destination
+from tasks.destinations import WRITES
 from tests.life.conftest import Life
 
 
-class Crowded(OwnBlock):
+class Crowded(Destination):
     """A destination where somebody writes a field right before our writes."""
 
-    def __init__(self, name: str, block: Any, writes: list[tuple[str, str]]) -> None:
-        super().__init__(name, block)
-        self._block_beside = block
+    def __init__(self, block: Any, writes: list[tuple[str, str]]) -> None:
+        self._block = block
         self._writes = writes
 
-    async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
+    def place(self) -> str:
+        """The block's."""
+        return str(self._block.place())
+
+    async def read_content(self) -> Content:
+        """Read the block."""
+        content: Content = await self._block.read_content()
+        return content
+
+    async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
         """Let the next one of them write, then write."""
         if self._writes:
-            field, content = self._writes.pop(0)
-            beside = self._block_beside.model_copy(update={"field": field})
-            await beside.write_held(SecretStr(content), await beside.read_held(), {})
-        await super().write(value, held, written_by)
+            field, text = self._writes.pop(0)
+            beside = self._block.model_copy(update={"field": field})
+            await beside.write_content(SecretStr(text), await beside.read_content(), {})
+        await self._block.write_content(value, content, written_by)
 
 
 @pytest.fixture
@@ -36,8 +43,8 @@ def crowd(life: Life, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Who writes what before each of our writes."""
     writes: list[tuple[str, str]] = []
 
-    async def destination(name: str) -> Destination:
-        return Crowded(name, life.block, writes)
+    async def destination(_name: str) -> Destination:
+        return Crowded(life.block, writes)
 
     monkeypatch.setattr(life, "destination", destination)
     return writes
@@ -54,7 +61,7 @@ async def test_a_write_to_a_field_beside_the_key_does_not_fail_the_run(
     await life.rotate()
 
     current = life.ledger.current
-    beside = (await life.block.model_copy(update={"field": "neighbour"}).read_held()).value
+    beside = (await life.block.model_copy(update={"field": "neighbour"}).read_content()).value
     assert current is not None
     assert (await life.held()).hash == current.hash
     assert beside is not None

@@ -10,7 +10,7 @@ from blocks.errors import ConfigurationError
 from flows.remove_rotation import as_moment, check_removal, end_of_keys
 from sandbox.server import Fault
 from tasks.events import Event
-from tasks.rotation import read_marker
+from tasks.keys import read_marker
 from tests.life.conftest import Life
 
 

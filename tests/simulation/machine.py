@@ -30,12 +30,13 @@ from hypothesis.stateful import (
 
 from blocks.errors import PlaceLostError
 from blocks.openrouter import KeyRequest
-from flows.steps import PLAIN, Steps
 from tasks.audit import SETTLED_AFTER, AuditFinding, Kind
 from tasks.decisions import Identity
 from tasks.events import Event
+from tasks.keys import read_marker, without_marker
 from tasks.ledger import Ledger, ledger_variable
-from tasks.rotation import KeySettings, Retirement, Rotation, read_marker, without_marker
+from tasks.rotation import KeySettings, Retirement, Rotation
+from tasks.steps import PLAIN, Steps
 from tests.simulation import outcomes
 from tests.simulation.invariants import check_agreement, check_no_older_key, check_no_orphan
 from tests.simulation.model import (

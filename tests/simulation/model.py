@@ -21,6 +21,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 import tasks.plan
+from blocks.destination import Content, Destination
 from blocks.errors import (
     ConfigurationError,
     ConflictError,
@@ -35,19 +36,19 @@ from blocks.errors import (
     UnavailableError,
 )
 from blocks.openrouter import ApiKey, CreatedKey, CurrentKey, KeyRequest
-from blocks.secrets import Held
 from flows.apply_settings import apply_deployed_settings
 from flows.audit import Report, follow_audit
 from flows.remove_rotation import take_away
 from flows.restore_key import bring_back
 from flows.retire import retire_due
 from flows.rotate import follow_protocol
-from flows.steps import PLAIN, Steps
 from tasks.decisions import Identity
 from tasks.events import Event
-from tasks.ledger import Ledger, OpenLedger, ledger_variable
+from tasks.ledger import Ledger, ledger_variable
+from tasks.open_ledger import OpenLedger
 from tasks.rotation import Rotation
 from tasks.run import Deployed, Run
+from tasks.steps import PLAIN, Steps
 from tests.simulation.promises import promise
 
 T = TypeVar("T")
@@ -174,7 +175,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class ModelHeld(Held):
+class ModelContent(Content):
     """What a destination holds, with the fields beside the key, as Vault has them."""
 
     other_fields: Mapping[str, str] = field(default_factory=dict)
@@ -467,7 +468,7 @@ class ModelOpenRouter:
         return await self._process.effect("use the key", lambda: self._model.works(secret.get_secret_value()))
 
 
-class ModelDestination:
+class ModelDestination(Destination):
     """A destination, as one process sees it."""
 
     def __init__(self, process: Process, name: str) -> None:
@@ -475,14 +476,18 @@ class ModelDestination:
         self._process = process
         self._place = process.model.places[name]
 
-    async def read(self) -> Held:
-        """Read it."""
-        return await self._process.effect(f"read {self.name}", self._held)
+    def place(self) -> str:
+        """Name it."""
+        return self.name
 
-    def _held(self) -> Held:
+    async def read_content(self) -> Content:
+        """Read it."""
+        return await self._process.effect(f"read {self.name}", self._content)
+
+    def _content(self) -> Content:
         content = self._place.content
         version = len(self._place.versions) if self._place.checks_and_sets else None
-        return ModelHeld(None if content is None else SecretStr(content), version, dict(self._place.other_fields))
+        return ModelContent(None if content is None else SecretStr(content), version, dict(self._place.other_fields))
 
     async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
         """Look an older version up."""
@@ -497,25 +502,26 @@ class ModelDestination:
         """Try it."""
         return await self._process.effect(f"try {self.name}", lambda: f"{self.name} works.")
 
-    async def write(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
+    async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
         """Write it."""
         # A late write to a store without check-and-set cannot be told from a person's; the slot is what protects there.
         late = self._place.checks_and_sets
         await self._process.effect(
-            f"write {self.name}", lambda: self._write(value.get_secret_value(), held), late=late, changes=True
+            f"write {self.name}", lambda: self._write(value.get_secret_value(), content), late=late, changes=True
         )
 
-    def _write(self, value: str | None, held: Held) -> None:
-        if self._place.checks_and_sets and held.version != len(self._place.versions):
+    def _write(self, value: str | None, content: Content) -> None:
+        if self._place.checks_and_sets and content.version != len(self._place.versions):
             raise ConflictError(f"{self.name} was changed by somebody else.")
         # As the block does: what was read is written back, and what was not read is read now.
-        self._place.put(value, held.other_fields if isinstance(held, ModelHeld) else self._place.other_fields)
+        self._place.put(value, content.other_fields if isinstance(content, ModelContent) else self._place.other_fields)
 
-    async def fence(self, held: Held) -> None:
+    async def fence(self, content: Content) -> Content:
         """Make older writes fail."""
         if self._place.checks_and_sets:
-            content = held.value.get_secret_value() if held.value is not None else None
-            await self._process.effect(f"fence {self.name}", lambda: self._write(content, held), changes=True)
+            text = content.value.get_secret_value() if content.value is not None else None
+            await self._process.effect(f"fence {self.name}", lambda: self._write(text, content), changes=True)
+        return content
 
     async def aclose(self) -> None:
         """Nothing to close."""

@@ -11,8 +11,10 @@ from uuid import UUID
 from tasks.audit import SETTLED_AFTER, AuditFinding, Kind
 from tasks.decisions import Identity
 from tasks.events import Event
+from tasks.key_terms import Terms
+from tasks.keys import read_marker
 from tasks.ledger import TURNS_UP_WITHIN, Current, Ledger
-from tasks.rotation import Rotation, Terms, read_marker
+from tasks.rotation import Rotation
 from tests.simulation.model import Model, ModelKey
 from tests.simulation.promises import promise
 

@@ -13,12 +13,12 @@ from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
 from blocks import VaultCredentials, VaultSecret
+from blocks.destination import Content, Destination
 from blocks.errors import DestinationError, ServiceError
-from blocks.secrets import Held
 from blocks.vault import TokenAuth
 from sandbox.server import running
 from sandbox.vault import ROOT_TOKEN, VaultSandbox, create_app
-from tasks.destinations import AnySecretBlock, Destination, OwnBlock, PrefectSecret
+from tasks.destinations import AnySecretBlock, PrefectSecret
 
 
 class ForeignSecret(SecretBlock):
@@ -41,17 +41,17 @@ def vault_url() -> Iterator[str]:
 
 
 @pytest.fixture
-async def in_vault(vault_url: str) -> AsyncIterator[OwnBlock]:
+async def in_vault(vault_url: str) -> AsyncIterator[VaultSecret]:
     """A destination in Vault with an older version."""
     credentials = VaultCredentials(url=vault_url, auth=TokenAuth(token=ROOT_TOKEN))
-    destination = OwnBlock("vault-secret/checkout", VaultSecret(credentials=credentials, path="app"))
+    destination = VaultSecret(credentials=credentials, path="app")
     for value in ("old", "current"):
-        await destination.write(SecretStr(value), await destination.read(), {})
+        await destination.write_content(SecretStr(value), await destination.read_content(), {})
     yield destination
     await destination.aclose()
 
 
-async def test_what_vault_knows_is_passed_on(in_vault: OwnBlock) -> None:
+async def test_what_vault_knows_is_passed_on(in_vault: VaultSecret) -> None:
     """A destination in Vault finds older versions and foresees whether it may write."""
     assert await in_vault.read_older(lambda value: value == SecretStr("old")) == SecretStr("old")
     assert "can be read and written" in await in_vault.check()
@@ -63,12 +63,12 @@ async def test_what_vault_knows_is_passed_on(in_vault: OwnBlock) -> None:
         PrefectSecret("secret/checkout", Secret(value="current")),
         AnySecretBlock("foreign-secret/checkout", ForeignSecret()),
     ],
-    ids=lambda destination: destination.name,
+    ids=lambda destination: destination.place(),
 )
 async def test_a_store_without_versions_finds_nothing_and_cannot_tell(destination: Destination) -> None:
     """Where a store has neither versions nor a way to ask, the answers are nothing and unknown."""
     assert await destination.read_older(lambda _value: True) is None
-    assert await destination.check() == f"{destination.name} can be read."
+    assert await destination.check() == f"{destination.place()} can be read."
 
 
 class SyncSecret(SecretBlock):
@@ -92,8 +92,8 @@ async def test_a_block_that_knows_only_sync_code_does_not_stop_the_others() -> N
     block = SyncSecret()
     destination = AnySecretBlock("sync-secret/checkout", block)
 
-    held = await destination.read()
-    await destination.write(SecretStr("next"), held, {})
+    held = await destination.read_content()
+    await destination.write_content(SecretStr("next"), held, {})
 
     assert held.value == SecretStr("current")
     assert threading.main_thread() not in block._threads
@@ -119,7 +119,11 @@ async def test_a_block_that_never_answers_is_given_up(what: str, monkeypatch: py
     """The run ends in time with one plain sentence, and the outcome counts as unknown."""
     monkeypatch.setattr("tasks.destinations.CALL_TIMEOUT_SECONDS", 0.02)
     destination = AnySecretBlock("hanging-secret/checkout", HangingSecret())
-    call = destination.read() if what == "read" else destination.write(SecretStr("next"), Held(None), {})
+    call = (
+        destination.read_content()
+        if what == "read"
+        else destination.write_content(SecretStr("next"), Content(None), {})
+    )
 
     with pytest.raises(
         ServiceError, match=rf"^hanging-secret/checkout could not be {what} \(TimeoutError\)\.$"
@@ -156,11 +160,11 @@ async def test_what_is_no_text_is_not_replaced_by_a_key(answer: Any) -> None:
     destination = AnySecretBlock("odd-secret/checkout", OddSecret(answer=answer))
 
     with pytest.raises(DestinationError, match=r"^odd-secret/checkout holds no text, .* choose another block\.$"):
-        await destination.read()
+        await destination.read_content()
 
 
 async def test_a_place_that_holds_nothing_yet_is_empty() -> None:
     """Nothing is not the text "None"."""
     destination = AnySecretBlock("odd-secret/checkout", OddSecret(answer=None))
 
-    assert (await destination.read()).value is None
+    assert (await destination.read_content()).value is None

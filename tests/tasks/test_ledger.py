@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from blocks.errors import LedgerError, PlaceLostError
-from tasks.ledger import MAX_LEDGER_BYTES, Current, Ledger, MadeKey, OpenLedger, Superseded, fingerprint, parse_ledger
+from tasks.keys import fingerprint
+from tasks.ledger import Current, Ledger, MadeKey, Superseded, parse_ledger
+from tasks.open_ledger import OpenLedger
+from tasks.room import MAX_LEDGER_BYTES, largest_size, size
 from tasks.rotation import Retirement
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
@@ -87,7 +90,7 @@ def test_ten_superseded_keys_fit() -> None:
         destinations=("secret/a",) * 5,
     )
 
-    assert Ledger(current=current, superseded=keys).size() < MAX_LEDGER_BYTES
+    assert size(Ledger(current=current, superseded=keys)) < MAX_LEDGER_BYTES
 
 
 @pytest.mark.parametrize("retire_when", ["overlap-ended", "unused"])
@@ -102,7 +105,7 @@ def test_what_is_noted_about_a_superseded_key_was_reckoned_with(
 
     full = ledger.changed(ledger.superseded[0].hash, **noted)
 
-    assert ledger.size() < full.size() <= ledger.largest()
+    assert size(ledger) < size(full) <= largest_size(ledger)
 
 
 def test_an_emergency_fits_into_a_full_ledger() -> None:
@@ -110,7 +113,7 @@ def test_an_emergency_fits_into_a_full_ledger() -> None:
     noted = {"postponed": 12, "usage": Decimal("123.456789"), "usage_since": NOW}
     ledger = Ledger(superseded=(superseded(1),)).changed(superseded(1).hash, **noted)
 
-    assert ledger.hastened(NOW).size() < ledger.size()
+    assert size(ledger.hastened(NOW)) < size(ledger)
 
 
 @pytest.mark.parametrize("value", ["text", [], {"format": 2}, {"current": {"hash": 1}}, {"surprise": 1}])

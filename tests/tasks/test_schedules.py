@@ -11,7 +11,8 @@ import pytest
 from prefect.server.schemas.schedules import IntervalSchedule, RRuleSchedule
 
 from blocks.errors import ConfigurationError
-from tasks.schedules import Timetable, differences, merged, parse_timetable, read_timetable
+from tasks.changes import differences, merged
+from tasks.schedules import Timetable, parse_timetable, read_timetable
 
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"]

@@ -1,4 +1,4 @@
-"""How a step becomes a Prefect task without ever storing what it handles."""
+"""Prefect tasks and flows that store nothing of what they handle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import Flow, Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -48,6 +48,21 @@ def secret_task(
         return task(name=name, persist_result=False, cache_policy=NO_CACHE, log_prints=False, retries=0)(told_plainly)
 
     return as_task
+
+
+def secret_flow(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Flow[P, Coroutine[Any, Any, R]]]:
+    """Make a function a flow that persists no result, whatever the server's default is.
+
+    Prefect does not validate the parameters, because its error would quote them: each flow parses its own, and refuses
+    what is wrong in one sentence.
+
+    Args:
+        name: The flow's name in the dashboard.
+
+    Returns:
+        A decorator.
+    """
+    return flow(name=name, persist_result=False, validate_parameters=False, log_prints=False)
 
 
 def unexpected(error: Exception) -> KeyRotationError:

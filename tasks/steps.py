@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
-from tasks.create import create_key, create_key_task
+from tasks.create import create_key
 from tasks.ledger import Superseded
-from tasks.publish import publish, publish_task
-from tasks.revoke import revoke_key, revoke_key_task
+from tasks.publish import publish
+from tasks.revoke import revoke_key
 from tasks.rotation import Rotation
 from tasks.run import NewKey, Run, VerifiedKey
-from tasks.verify import verify_key, verify_key_task
+from tasks.secrecy import secret_task
+from tasks.verify import verify_key
 
 
 class Steps(NamedTuple):
@@ -23,12 +24,20 @@ class Steps(NamedTuple):
     revoke_key: Callable[[Run, Superseded, Sequence[str]], Awaitable[None]]
 
 
+_publish_task = secret_task("publish")(publish)
+
+
 async def _publish_as_task(run: Run, key: VerifiedKey, destination: str) -> None:
-    await publish_task.with_options(task_run_name=f"publish {destination}")(run, key, destination)
+    await _publish_task.with_options(task_run_name=f"publish {destination}")(run, key, destination)
 
 
 PLAIN = Steps(create_key, verify_key, publish, revoke_key)
 """The steps themselves, without Prefect."""
 
-AS_TASKS = Steps(create_key_task, verify_key_task, _publish_as_task, revoke_key_task)
+AS_TASKS = Steps(
+    secret_task("create-key")(create_key),
+    secret_task("verify-key")(verify_key),
+    _publish_as_task,
+    secret_task("revoke-key")(revoke_key),
+)
 """The steps as the dashboard shows them."""

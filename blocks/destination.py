@@ -1,4 +1,4 @@
-"""What a destination block can do beyond Prefect's `SecretBlock`: tell absent from present, and guard its writes."""
+"""Destinations: what a rotation needs of a place where consumers read the current key, and the base of our blocks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Self
 
 # Internal, but it is what Prefect's own blocks answer by context with. Look again with each new prefect, and take the
@@ -19,7 +20,7 @@ from blocks.errors import NotFoundError
 
 
 @dataclass(frozen=True)
-class Held:
+class Content:
     """What a destination holds.
 
     Args:
@@ -32,66 +33,63 @@ class Held:
     version: int | None = None
 
 
-class DestinationBlock(SecretBlock, ABC):
-    """A secret block of this project: a place where consumers read the current key."""
+class Destination(ABC):
+    """A place where consumers read the current key; one without versions, unless a subclass says otherwise."""
 
     @abstractmethod
-    async def read_held(self) -> Held:
+    async def read_content(self) -> Content:
         """Read what the place holds now.
 
         Returns:
-            The secret and its version; a `Held` without a value where nothing is stored yet.
+            The secret and its version; a `Content` without a value where nothing is stored yet.
 
         Raises:
             ServiceError: The place cannot be read.
         """
 
     @abstractmethod
-    async def write_held(self, value: SecretStr, held: Held, written_by: Mapping[str, str]) -> None:
+    async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
         """Store a secret in place of what was read.
 
         Args:
             value: The secret to store.
-            held: What `read_held` returned; a store with check-and-set refuses the write if that has changed since.
+            content: What `read_content` returned; a store with check-and-set refuses the write if that has changed.
             written_by: Labels without any secret in them that say who wrote it and when, kept beside the secret where
                 the store can do so.
 
         Raises:
-            ConflictError: Somebody else has written since `held` was read.
+            ConflictError: Somebody else has written since `content` was read.
             ServiceError: The place cannot be written.
         """
 
     @abstractmethod
-    async def check(self) -> str:
-        """Prove that the place can be read right now; `aclose` closes the connection.
+    def place(self) -> str:
+        """Name the place for messages, without any secret.
 
         Returns:
-            One sentence that says what works.
-
-        Raises:
-            KeyRotationError: One sentence that says what is wrong.
+            The place in words, the same ones for every block that means it.
         """
 
-    async def fence(self, held: Held) -> Held:
+    async def fence(self, content: Content) -> Content:
         """Make sure that a write prepared before this moment fails, where the store has check-and-set.
 
         Args:
-            held: What `read_held` returned.
+            content: What `read_content` returned.
 
         Returns:
-            What is held now; the same where the store has no versions.
+            What the place holds now; the same where the store has no versions.
 
         Raises:
-            ConflictError: Somebody else has written since `held` was read.
+            ConflictError: Somebody else has written since `content` was read.
             ServiceError: The place cannot be written.
         """
-        return held
+        return content
 
     async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:  # noqa: ARG002 - no versions
         """Look for a secret among the versions before the current one, from the newest to the oldest.
 
         Args:
-            is_wanted: Says of a version's secret whether it is the one.
+            is_wanted: Returns whether a version's secret is the one.
 
         Returns:
             The first one that is wanted; `None` where there is none, or where the store keeps no older versions.
@@ -101,8 +99,37 @@ class DestinationBlock(SecretBlock, ABC):
         """
         return None
 
+    async def check(self) -> str:
+        """Prove without writing that the place works right now.
+
+        Returns:
+            One sentence that says what works.
+
+        Raises:
+            KeyRotationError: One sentence that says what is wrong.
+        """
+        await self.read_content()
+        # Only a write would tell whether it can be written.
+        return f"{self.place()} can be read."
+
+    async def login_ends(self) -> datetime | None:
+        """Look up when the login ends with which the place is used.
+
+        Returns:
+            The end, UTC; `None` where each run logs in anew, or where that is not known.
+
+        Raises:
+            KeyRotationError: It cannot be looked up.
+        """
+        return None
+
     async def aclose(self) -> None:
-        """Close the connections that this block has opened."""
+        """Close the connections that were opened; nothing where there are none."""
+        return
+
+
+class DestinationBlock(SecretBlock, Destination):
+    """A secret block of this project, usable as a destination and, by any flow, as a secret."""
 
     async def aread_secret(self) -> bytes:
         """Read the secret, in async code.
@@ -117,10 +144,10 @@ class DestinationBlock(SecretBlock, ABC):
             ServiceError: The place cannot be read.
         """
         async with aclosing(self._apart()) as block:
-            held = await block.read_held()
-        if held.value is None:
+            content = await block.read_content()
+        if content.value is None:
             raise NotFoundError(f"{self.place()} holds no secret yet.")
-        return held.value.get_secret_value().encode()
+        return content.value.get_secret_value().encode()
 
     # The base class declares a coroutine function; Prefect's own blocks answer by context as this one does.
     @async_dispatch(aread_secret)
@@ -149,8 +176,8 @@ class DestinationBlock(SecretBlock, ABC):
             ServiceError: The place cannot be written.
         """
         async with aclosing(self._apart()) as block:
-            held = await block.read_held()
-            await block.write_held(SecretStr(secret_data.decode()), held, {})
+            content = await block.read_content()
+            await block.write_content(SecretStr(secret_data.decode()), content, {})
         return self.place()
 
     @async_dispatch(awrite_secret)
@@ -167,14 +194,6 @@ class DestinationBlock(SecretBlock, ABC):
             ServiceError: The place cannot be written.
         """
         return run_coro_as_sync(self.awrite_secret(secret_data))
-
-    @abstractmethod
-    def place(self) -> str:
-        """Name the place for messages, without any secret.
-
-        Returns:
-            The place in words, the same ones for every block that means it.
-        """
 
     @abstractmethod
     def _apart(self) -> Self:

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from blocks.errors import ConfigurationError, ServiceError
 from blocks.openrouter import ApiKey
+from tasks.keys import read_marker
 from tasks.ledger import TURNS_UP_WITHIN, Pending, Superseded, Unresolved
-from tasks.rotation import read_marker
-from tasks.run import OpenRouter, Run
+from tasks.run import KeyReader, Run
 
 LOOK_AGAIN_AFTER_SECONDS = 2.0
 """How long to wait before concluding that a marker is not there: one pass of an offset-based list can miss a key."""
@@ -26,15 +26,15 @@ async def settle_intent(run: Run, *, certain: bool = False) -> None:
     Raises:
         ServiceError: OpenRouter failed; the intent stays pending.
     """
-    intent = run.ledger.ledger.pending
+    intent = run.ledger.pending
     if intent is None or intent.key is not None:
         return
     # Signing the ledger keeps out an older attempt that may still be alive.
-    await run.ledger.save(run.ledger.ledger)
+    await run.write(run.ledger)
     if certain or await _delete_left_behind(run, intent, look_again=True):
-        await run.ledger.save(run.ledger.ledger.dropped())
+        await run.write(run.ledger.dropped())
     else:
-        await run.ledger.save(run.ledger.ledger.left_unresolved())
+        await run.write(run.ledger.left_unresolved())
 
 
 async def settle_unresolved(run: Run) -> None:
@@ -46,10 +46,10 @@ async def settle_unresolved(run: Run) -> None:
     Raises:
         ServiceError: OpenRouter failed.
     """
-    for entry in run.ledger.ledger.unresolved:
+    for entry in run.ledger.unresolved:
         found = await _delete_left_behind(run, entry)
         if found or (found is not None and run.world.now() - entry.since >= TURNS_UP_WITHIN):
-            await run.ledger.save(run.ledger.ledger.resolved([entry]))
+            await run.write(run.ledger.resolved([entry]))
 
 
 async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, look_again: bool = False) -> bool | None:
@@ -70,7 +70,7 @@ async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, look_agai
 async def _delete_marked(
     run: Run, connection: str, workspace_id: str | None, run_id: UUID, *, look_again: bool = False
 ) -> bool:
-    explained = run.ledger.ledger.hashes()
+    explained = run.ledger.hashes()
 
     def ours(key: ApiKey) -> bool:
         return read_marker(key.name) == (run.name, run_id) and key.hash not in explained
@@ -81,13 +81,13 @@ async def _delete_marked(
         await run.world.sleep(LOOK_AGAIN_AFTER_SECONDS)
         found = await _search(openrouter, workspace_id, ours)
     for key in found:
-        await run.ledger.guard()
+        await run.guard()
         await openrouter.delete_key(key.hash)
     return bool(found)
 
 
 async def _search(
-    openrouter: OpenRouter, workspace_id: str | None, wanted: Callable[[ApiKey], bool]
+    openrouter: KeyReader, workspace_id: str | None, wanted: Callable[[ApiKey], bool]
 ) -> Collection[ApiKey]:
     return {key.hash: key async for key in openrouter.list_keys(workspace_id) if wanted(key)}.values()
 
@@ -109,7 +109,7 @@ async def keys_without_ledger(run: Run, connection: str, revoke_at: datetime) ->
     Raises:
         ServiceError: OpenRouter or Prefect failed.
     """
-    openrouter = await run.world.connection(connection)
+    openrouter: KeyReader = await run.world.connection(connection)
     marked: dict[str, tuple[ApiKey, UUID]] = {}
     async for workspace in openrouter.list_workspaces():
         async for key in openrouter.list_keys(workspace):
