@@ -23,6 +23,7 @@ from sandbox import infisical, openrouter, vault
 from sandbox.server import running
 from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import Stack
+from tasks.world.deployments import schedule_of
 
 PAIRS = 15
 ROTATIONS_UNDER_LOAD = 20
@@ -134,7 +135,7 @@ async def three_destinations(bench: Bench) -> list[str]:
     from prefect.blocks.system import Secret
 
     import blocks
-    from blocks.vault import TokenAuth
+    from blocks.vault.auth import TokenAuth
 
     await Secret(value="placeholder").asave("bench", overwrite=True)
     credentials = blocks.VaultCredentials(url=bench.vault_app.state.url, auth=TokenAuth(token=vault.ROOT_TOKEN))
@@ -222,12 +223,12 @@ async def overview(bench: Bench) -> None:
 
     from flows import rotate
     from flows.deployments import save_deployment
-    from flows.overview import as_page, read_rows
-    from tasks.ledger import ledger_variable
-    from tasks.schedules import parse_timetable
+    from flows.show.overview import as_page, read_rows
+    from tasks.model.ledger import ledger_variable
+    from tasks.model.schedules import parse_timetable
 
     timetable, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC)
-    schedule = timetable.schedule(timetable.next_rotation(now, now))
+    schedule = schedule_of(timetable, timetable.next_rotation(now, now))
     async with get_client() as client:
         for number in range(OVERVIEW_ROTATIONS):
             subject = rotation(f"bench-overview-{number}", "secret/bench")

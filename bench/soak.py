@@ -123,7 +123,7 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
     from prefect.blocks.system import Secret
 
     import blocks
-    from blocks.vault import TokenAuth
+    from blocks.vault.auth import TokenAuth
 
     rotations = {}
     for number in range(soak.names):
@@ -145,7 +145,7 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
 
 async def read_secret(subject: Any) -> str:
     """Read a rotation's key as an application does, without the faults that strike rotations."""
-    from tasks.destinations import open_destination
+    from tasks.world.destinations import open_destination
 
     destination = await open_destination(subject.destinations[0])
     try:
@@ -219,8 +219,8 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
     from prefect.variables import Variable
 
     from flows import rotate
-    from tasks.keys import fingerprint
-    from tasks.ledger import Ledger, ledger_variable
+    from tasks.model.keys import fingerprint
+    from tasks.model.ledger import Ledger, ledger_variable
 
     soak.prefect_fails = False
     for app in soak.apps:

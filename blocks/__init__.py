@@ -2,9 +2,11 @@
 
 from prefect.blocks.core import Block
 
-from blocks.infisical import InfisicalCredentials, InfisicalSecret
-from blocks.openrouter import OpenRouterCredentials
-from blocks.vault import VaultCredentials, VaultSecret
+from blocks.infisical.credentials import InfisicalCredentials
+from blocks.infisical.secret import InfisicalSecret
+from blocks.openrouter.credentials import OpenRouterCredentials
+from blocks.vault.credentials import VaultCredentials
+from blocks.vault.secret import VaultSecret
 
 BLOCKS: tuple[type[Block], ...] = (
     OpenRouterCredentials,

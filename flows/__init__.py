@@ -8,7 +8,7 @@ from flows.remove_rotation import remove_rotation
 from flows.restore_key import restore_key
 from flows.retire import retire
 from flows.rotate import rotate
-from tasks.rotation import KeySettings, Retirement, Rotation
+from tasks.model.rotation import KeySettings, Retirement, Rotation
 
 __all__ = [
     "KeySettings",

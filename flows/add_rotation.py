@@ -17,23 +17,25 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks import InfisicalSecret, OpenRouterCredentials, VaultSecret
 from blocks.errors import ConfigurationError
-from flows.artifacts import show_markdown
-from flows.conclude import conclude
 from flows.deployments import link, make_first_key, read_deployment, save_deployment
-from flows.overview import bring_up_to_date
-from flows.report import as_settings, change_table
-from tasks.changes import differences, merged
-from tasks.checks import check_connection, check_destination
-from tasks.connections import CONNECTION_TYPE
-from tasks.inventory import destinations_in_use
-from tasks.key_terms import Usd
-from tasks.keys import moment
-from tasks.ledger import parse_ledger
-from tasks.rotation import Rotation, check_switch, parse_rotation
-from tasks.run import side_by_side
-from tasks.schedules import Timetable, parse_timetable
-from tasks.secrecy import secret_flow
-from tasks.world import VariableStore, plainly
+from flows.runs import conclude
+from flows.show.artifacts import show_markdown
+from flows.show.overview import bring_up_to_date
+from flows.show.settings import as_settings, change_table
+from tasks.model.changes import differences, merged
+from tasks.model.keys import moment
+from tasks.model.ledger import parse_ledger
+from tasks.model.rotation import Rotation, check_switch, parse_rotation
+from tasks.model.schedules import Timetable, parse_timetable
+from tasks.model.terms import Usd
+from tasks.world.api import plainly
+from tasks.world.checks import check_connection, check_destination
+from tasks.world.connections import CONNECTION_TYPE
+from tasks.world.deployments import schedule_of
+from tasks.world.inventory import destinations_in_use
+from tasks.world.ledgers import VariableStore
+from tasks.world.run import side_by_side
+from tasks.world.secrecy import secret_flow
 
 FIELDS = {
     "rotation.name": "rotation_name",
@@ -231,7 +233,7 @@ async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key
     starts = make_key_now and ledger.current is None
     last = now if starts else ledger.current.since if ledger.current else None
     first = wanted.timetable.next_rotation(now, last)
-    after = await save_deployment(before, wanted.rotation, wanted.timetable.schedule(first), wanted.active)
+    after = await save_deployment(before, wanted.rotation, schedule_of(wanted.timetable, first), wanted.active)
     changes = differences(as_settings(before), as_settings(after)) if before else {}
     run = await make_first_key(after) if starts else None
     message = _sentence(before, wanted, changes, first, run)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import State
 
-from flows.conclude import conclude, open_run
-from flows.report import applied
-from tasks.run import Run
-from tasks.secrecy import secret_flow
-from tasks.settings import apply_settings as apply_to_current_key
+from flows.runs import conclude, open_run
+from flows.show.sentences import applied
+from tasks.life.settings import apply_settings as apply_to_current_key
+from tasks.world.run import Run
+from tasks.world.secrecy import secret_flow
 
 
 @secret_flow("apply-settings")

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from blocks.errors import ConfigurationError, KeyRotationError
-from flows.command import ask_prefect
-from tasks.world import plainly
+from flows.server import ask_prefect
+from tasks.world.api import plainly
 
 FOLDER = Path(__file__).resolve().parent.parent / "automations"
 """Where this project's automations are: in the checkout, or beside the installed packages."""

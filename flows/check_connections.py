@@ -11,15 +11,15 @@ from typing import Any
 from prefect import State
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
-from flows.artifacts import show_table
-from flows.conclude import conclude
-from flows.overview import bring_up_to_date
-from tasks.checks import Outcome, check_connection, check_destination
-from tasks.connections import CONNECTION_TYPE
-from tasks.inventory import read_deployments
-from tasks.keys import moment
-from tasks.rotation import parse_rotation
-from tasks.secrecy import secret_flow
+from flows.runs import conclude
+from flows.show.artifacts import show_table
+from flows.show.overview import bring_up_to_date
+from tasks.model.keys import moment
+from tasks.model.rotation import parse_rotation
+from tasks.world.checks import Outcome, check_connection, check_destination
+from tasks.world.connections import CONNECTION_TYPE
+from tasks.world.inventory import read_deployments
+from tasks.world.secrecy import secret_flow
 
 ARTIFACT = "connections"
 TIMEOUT_SECONDS = 60.0

@@ -25,9 +25,10 @@ from prefect.utilities.urls import url_for
 
 from blocks.errors import ConfigurationError
 from flows.rotate import rotate
-from tasks.rotation import Rotation
-from tasks.schedules import SLUG, read_timetable
-from tasks.world import LEDGER_TAG, plainly
+from tasks.model.rotation import Rotation
+from tasks.model.schedules import SLUG
+from tasks.world.api import LEDGER_TAG, plainly
+from tasks.world.deployments import read_timetable
 
 WORK_POOL = "key-rotation"
 """The work pool of a rotation that was added by a run outside of any work pool."""

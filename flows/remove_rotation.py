@@ -8,14 +8,14 @@ from typing import Literal, get_args
 from prefect import State
 
 from blocks.errors import ConfigurationError
-from flows.conclude import conclude, open_run
-from flows.report import removed
-from tasks.due import revoke_what_is_due
-from tasks.remove import forget_when_nothing_is_left, give_up_keys
-from tasks.rotation import MAX_OVERLAP
-from tasks.run import Run
-from tasks.secrecy import secret_flow
+from flows.runs import conclude, open_run
+from flows.show.sentences import removed
+from tasks.life.due import revoke_what_is_due
+from tasks.life.remove import forget_when_nothing_is_left, give_up_keys
+from tasks.model.rotation import MAX_OVERLAP
 from tasks.steps import AS_TASKS, Steps
+from tasks.world.run import Run
+from tasks.world.secrecy import secret_flow
 
 Keys = Literal["revoke", "keep", "keep-until"]
 """What becomes of a removed rotation's current key."""

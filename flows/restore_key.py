@@ -5,14 +5,14 @@ from __future__ import annotations
 from prefect import State
 
 from blocks.errors import ConfigurationError
-from flows.conclude import conclude, open_run
-from flows.report import restored, superseded_since
-from tasks.decisions import rotated_since
-from tasks.due import revoke_what_is_due, where_keys_are_read
-from tasks.restore import enable, find_restorable, make_current_again
-from tasks.run import Run, side_by_side
-from tasks.secrecy import secret_flow
+from flows.runs import conclude, open_run
+from flows.show.sentences import restored, superseded_since
+from tasks.life.due import revoke_what_is_due, where_keys_are_read
+from tasks.life.restore import enable, find_restorable, make_current_again
+from tasks.model.decisions import rotated_since
 from tasks.steps import AS_TASKS, Steps
+from tasks.world.run import Run, side_by_side
+from tasks.world.secrecy import secret_flow
 
 
 @secret_flow("restore-key")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from prefect import State
 
 from blocks.errors import ConfigurationError
-from flows.conclude import conclude, open_run
-from flows.report import retired
-from tasks.due import revoke_what_is_due, where_keys_are_read
-from tasks.remove import forget_when_nothing_is_left
-from tasks.run import Run
-from tasks.secrecy import secret_flow
+from flows.runs import conclude, open_run
+from flows.show.sentences import retired
+from tasks.key.unrecorded import settle_unresolved
+from tasks.life.due import revoke_what_is_due, where_keys_are_read
+from tasks.life.remove import forget_when_nothing_is_left
 from tasks.steps import AS_TASKS, Steps
-from tasks.unrecorded import settle_unresolved
+from tasks.world.run import Run
+from tasks.world.secrecy import secret_flow
 
 
 @secret_flow("retire")

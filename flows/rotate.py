@@ -6,16 +6,16 @@ from datetime import timedelta
 
 from prefect import State
 
-from flows.conclude import conclude, open_run, show_plan
-from flows.report import rotated, superseded_since
-from tasks.decisions import Finding
-from tasks.due import revoke_what_is_due
-from tasks.events import Event
-from tasks.recover import observe, recover
-from tasks.rotation import Rotation, check_switch, parse_rotation
-from tasks.run import Run, VerifiedKey, side_by_side
-from tasks.secrecy import secret_flow
+from flows.runs import conclude, open_run, show_plan
+from flows.show.sentences import rotated, superseded_since
+from tasks.life.due import revoke_what_is_due
+from tasks.life.recover import observe, recover
+from tasks.model.decisions import Finding
+from tasks.model.events import Event
+from tasks.model.rotation import Rotation, check_switch, parse_rotation
 from tasks.steps import AS_TASKS, Steps
+from tasks.world.run import Run, VerifiedKey, side_by_side
+from tasks.world.secrecy import secret_flow
 
 
 @secret_flow("rotate")

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from blocks.errors import KeyRotationError
-from flows.command import ask_prefect
-from flows.overview import HEADER, Health, Row, read_rows, summary, worst_first
+from flows.server import ask_prefect
+from flows.show.overview import HEADER, Health, Row, read_rows, summary, worst_first
 
 COLOURS = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.FAILED: "red"}
 

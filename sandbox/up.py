@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from flows.automations import make_automations
-from flows.overview import read_rows, show
+from flows.show.overview import read_rows, show
 from sandbox.demo import interruptible
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
 from sandbox.server import running

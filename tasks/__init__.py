@@ -1,1 +1,1 @@
-"""The steps of a rotation: each is a plain async function, wrapped as a Prefect task."""
+"""The four steps of a rotation, as the dashboard shows them; imports `key`, `world`, `model` and `blocks`."""

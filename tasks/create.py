@@ -6,16 +6,17 @@ from datetime import datetime
 
 from blocks.errors import ConfigurationError, LedgerError, NotFoundError, PlaceLostError, ServiceError
 from blocks.http import MAX_WAIT_SECONDS
-from blocks.openrouter import CreatedKey
-from tasks.events import Event
-from tasks.key_terms import Terms
-from tasks.keys import fingerprint
-from tasks.ledger import Budget, MadeKey, Pending
-from tasks.room import has_room_for
-from tasks.rotation import Rotation
-from tasks.run import KeyChanger, KeyMinter, NewKey, Run
-from tasks.terms import agree_on_terms, request_of
-from tasks.unrecorded import settle_intent
+from blocks.openrouter.keys import CreatedKey
+from tasks.key.terms import agree_on_terms, request_of
+from tasks.key.unrecorded import settle_intent
+from tasks.model.events import Event
+from tasks.model.keys import fingerprint
+from tasks.model.ledger import Budget, MadeKey, Pending
+from tasks.model.room import has_room_for
+from tasks.model.rotation import Rotation
+from tasks.model.terms import Terms
+from tasks.world.ports import KeyChanger, KeyMinter
+from tasks.world.run import NewKey, Run
 
 
 async def create_key(run: Run, rotation: Rotation) -> NewKey:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from blocks.destination import Content, Destination
 from blocks.errors import ConflictError, DestinationError, ServiceError
-from tasks.destinations import WRITES, changed_only_beside
-from tasks.events import Event
-from tasks.keys import fingerprint
-from tasks.run import Run, VerifiedKey
+from tasks.model.events import Event
+from tasks.model.keys import fingerprint
+from tasks.world.destinations import WRITES, changed_only_beside
+from tasks.world.run import Run, VerifiedKey
 
 
 async def publish(run: Run, key: VerifiedKey, destination: str) -> None:

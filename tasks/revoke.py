@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from blocks.errors import DestinationError, NotFoundError
-from tasks.account import confirm_gone
-from tasks.decisions import Judgement, Verdict, judge, needed_by
-from tasks.events import Event
-from tasks.ledger import Superseded
-from tasks.run import KeyReader, OpenRouter, Run
+from tasks.model.decisions import Judgement, Verdict, judge, needed_by
+from tasks.model.events import Event
+from tasks.model.ledger import Superseded
+from tasks.world.account import confirm_gone
+from tasks.world.ports import KeyReader, OpenRouter
+from tasks.world.run import Run
 
 
 async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> None:

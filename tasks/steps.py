@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from tasks.create import create_key
-from tasks.ledger import Superseded
+from tasks.model.ledger import Superseded
+from tasks.model.rotation import Rotation
 from tasks.publish import publish
 from tasks.revoke import revoke_key
-from tasks.rotation import Rotation
-from tasks.run import NewKey, Run, VerifiedKey
-from tasks.secrecy import secret_task
 from tasks.verify import verify_key
+from tasks.world.run import NewKey, Run, VerifiedKey
+from tasks.world.secrecy import secret_task
 
 
 class Steps(NamedTuple):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from blocks.errors import NotFoundError, VerificationError
-from blocks.openrouter import ApiKey, KeyRequest
-from tasks.events import Event
-from tasks.key_terms import Terms
-from tasks.rotation import Rotation
-from tasks.run import KeyReader, NewKey, Run, VerifiedKey
-from tasks.terms import request_of
+from blocks.openrouter.keys import ApiKey, KeyRequest
+from tasks.key.terms import request_of
+from tasks.model.events import Event
+from tasks.model.rotation import Rotation
+from tasks.model.terms import Terms
+from tasks.world.ports import KeyReader
+from tasks.world.run import NewKey, Run, VerifiedKey
 
 ACCEPTED_WITHIN = timedelta(seconds=60)
 """How long a new key may take to be accepted everywhere at OpenRouter."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.stack import Stack
-from tasks.rotation import KeySettings, Rotation
+from tasks.model.rotation import KeySettings, Rotation
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

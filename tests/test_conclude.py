@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flows.conclude import seconds_early
+from flows.runs import seconds_early
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
 

@@ -15,8 +15,8 @@ from prefect.client.schemas.schedules import RRuleSchedule as ClientRRuleSchedul
 from prefect.server.schemas.schedules import RRuleSchedule
 
 from sandbox.stack import CHECKOUT, read_settings
-from tasks.rotation import parse_rotation
-from tasks.schedules import read_timetable
+from tasks.model.rotation import parse_rotation
+from tasks.world.deployments import read_timetable
 
 
 def timetable(schedule: dict[str, Any]) -> str:

@@ -10,10 +10,10 @@ from uuid import UUID
 import pytest
 from rich.console import Console
 
-from flows.overview import HEADER, Health, as_page, row, summary
+from flows.show.overview import HEADER, Health, as_page, row, summary
 from flows.status import show
-from tasks.inventory import Facts, SeenRun
-from tasks.ledger import Current, Ledger, Pending, Superseded
+from tasks.model.ledger import Current, Ledger, Pending, Superseded
+from tasks.world.inventory import Facts, SeenRun
 
 NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
 RUN = UUID(int=7)

@@ -7,8 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
-from flows.report import failed
-from tasks.ledger import Current, Ledger, MadeKey, Pending, Superseded
+from flows.show.sentences import failed
+from tasks.model.ledger import Current, Ledger, MadeKey, Pending, Superseded
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
 ERROR = DestinationError("Vault is sealed.")

@@ -1,6 +1,6 @@
 """Parts of pages that are made from the project's files when the documentation is built, so that they cannot grow old.
 
-A page asks for one by a line such as `{{ commands }}` or `{{ fields tasks.rotation.Rotation }}`.
+A page asks for one by a line such as `{{ commands }}` or `{{ fields tasks.model.rotation.Rotation }}`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def states() -> str:
     Returns:
         A table in Markdown.
     """
-    module = _code()["tasks.states"]
+    module = _code()["tasks.model.states"]
     named = {f"KeyState.{name}": ast.literal_eval(str(each.value)) for name, each in _members(module["KeyState"])}
     ways: Any = ast.parse(str(module["TRANSITIONS"].value), mode="eval").body
     came: dict[str, list[str]] = {name: [] for name in named.values()}
@@ -82,7 +82,7 @@ def findings() -> str:
     Returns:
         A table in Markdown.
     """
-    found = [ast.literal_eval(str(each.value)) for _, each in _members(_code()["tasks.decisions.Finding"])]
+    found = [ast.literal_eval(str(each.value)) for _, each in _members(_code()["tasks.model.decisions.Finding"])]
     return _table(("it finds",), [(words,) for words in found])
 
 

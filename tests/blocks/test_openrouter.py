@@ -27,7 +27,8 @@ from blocks.errors import (
     UnexpectedAnswerError,
 )
 from blocks.http import JITTER_SECONDS
-from blocks.openrouter import ApiKey, KeyRequest, OpenRouterClient
+from blocks.openrouter.client import OpenRouterClient
+from blocks.openrouter.keys import ApiKey, KeyRequest
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
 
 MANAGEMENT = "sk-or-v1-the-management-key"
@@ -419,7 +420,7 @@ async def test_pages_may_be_smaller_than_asked_for() -> None:
 
 async def test_a_list_that_counts_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose total runs ahead does not keep a run busy for ever."""
-    monkeypatch.setattr("blocks.openrouter.MAX_PAGES", 3)
+    monkeypatch.setattr("blocks.openrouter.client.MAX_PAGES", 3)
     server = always(200, {"data": [{"key_hash": "f01d", "guardrail_id": "one"}], "total_count": 9})
 
     async with server.client() as client:
@@ -480,7 +481,7 @@ async def test_the_list_is_walked_to_its_end(per_page: int, offsets: list[str]) 
 
 async def test_a_list_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that always sends a full page does not keep a run busy for ever."""
-    monkeypatch.setattr("blocks.openrouter.MAX_PAGES", 3)
+    monkeypatch.setattr("blocks.openrouter.client.MAX_PAGES", 3)
 
     async with always(200, {"data": [KEY] * 100}).client() as client:
         with pytest.raises(UnexpectedAnswerError, match="did not end"):

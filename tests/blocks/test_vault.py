@@ -8,7 +8,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from blocks import VaultCredentials, VaultSecret
-from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth, VaultContent
+from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
+from blocks.vault.secret import VaultContent
 
 URL = "https://vault.example.com:8200"
 

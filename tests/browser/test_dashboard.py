@@ -16,17 +16,18 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.exceptions import ObjectNotFound
 
 import blocks
-from blocks.vault import TokenAuth
+from blocks.vault.auth import TokenAuth
 from flows import check_connections, rotate
 from flows.deployments import save_deployment
 from sandbox.server import Fault, running
 from sandbox.stack import free_port
 from sandbox.vault import ROOT_TOKEN
-from tasks.inventory import read_deployments
-from tasks.ledger import parse_ledger
-from tasks.rotation import KeySettings, Retirement, Rotation
-from tasks.schedules import parse_timetable
-from tasks.world import VariableStore
+from tasks.model.ledger import parse_ledger
+from tasks.model.rotation import KeySettings, Retirement, Rotation
+from tasks.model.schedules import parse_timetable
+from tasks.world.deployments import schedule_of
+from tasks.world.inventory import read_deployments
+from tasks.world.ledgers import VariableStore
 from tests.browser.conftest import IN_TIME, Picture, pytestmark  # noqa: F401 - the marks apply to this module
 from tests.browser.dashboard import (
     choose,
@@ -69,7 +70,7 @@ async def deploy(world: World, name: str, *, days: int = 0, **changes: Any) -> R
     await place(world, name)
     rotation = world.rotation(**{"name": name, "destinations": [f"vault-secret/{name}"], **changes})
     table, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC) - timedelta(days=days)
-    await save_deployment(None, rotation, table.schedule(table.next_rotation(now, now)), active=True)
+    await save_deployment(None, rotation, schedule_of(table, table.next_rotation(now, now)), active=True)
     assert (await rotate(rotation, return_state=True)).is_completed()
     store = VariableStore(name)
     ledger = parse_ledger(name, await store.read())

@@ -26,7 +26,7 @@ from blocks.errors import (
     UnexpectedAnswerError,
     UnreachableError,
 )
-from blocks.infisical import InfisicalClient
+from blocks.infisical.client import InfisicalClient
 from sandbox.infisical import CLIENT_ID, CLIENT_SECRET, PROJECT_ID, InfisicalSandbox, create_app
 from sandbox.server import Fault, running
 from sandbox.stack import free_port

@@ -11,7 +11,7 @@ import pytest
 from blocks import InfisicalCredentials, InfisicalSecret, VaultCredentials, VaultSecret
 from blocks.destination import DestinationBlock
 from blocks.errors import NotFoundError
-from blocks.vault import AppRoleAuth
+from blocks.vault.auth import AppRoleAuth
 from sandbox import infisical, vault
 from sandbox.server import running
 

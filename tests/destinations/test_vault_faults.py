@@ -31,7 +31,7 @@ from blocks.errors import (
     error_for_status,
 )
 from blocks.http import MAX_ANSWER_BYTES, MAX_ATTEMPTS
-from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
+from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox.server import Fault, Faults, running
 from sandbox.vault import ROOT_TOKEN, KvVersion2, VaultSandbox, create_app
 from tests.byte_server import speaking

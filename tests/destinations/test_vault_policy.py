@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from blocks import VaultCredentials, VaultSecret
 from blocks.errors import ForbiddenError
-from blocks.vault import AppRoleAuth
+from blocks.vault.auth import AppRoleAuth
 from tests.destinations.vaults import TestVault, at_once
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "vault-policy.md").read_text()

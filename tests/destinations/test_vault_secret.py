@@ -19,7 +19,7 @@ from blocks.errors import (
     UnavailableError,
     UnreachableError,
 )
-from blocks.vault import AppRoleAuth, TokenAuth
+from blocks.vault.auth import AppRoleAuth, TokenAuth
 from sandbox.stack import free_port
 from sandbox.vault import ROOT_TOKEN
 from tests.destinations.vaults import READ_WRITE, TestVault, at_once

@@ -14,9 +14,9 @@ from prefect.client.schemas.schedules import RRuleSchedule
 from prefect.settings import Settings
 
 from sandbox.stack import CHECKOUT, POOL, read_settings
-from tasks.events import Event
-from tasks.rotation import Retirement
-from tasks.schedules import read_timetable
+from tasks.model.events import Event
+from tasks.model.rotation import Retirement
+from tasks.world.deployments import read_timetable
 from tests.docs import pages
 from tests.docs.pages import Block
 

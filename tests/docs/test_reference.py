@@ -12,9 +12,9 @@ import pytest
 import blocks
 import flows
 from sandbox.stack import CHECKOUT, read_settings
-from tasks.decisions import Finding
-from tasks.rotation import KeySettings, Retirement, Rotation
-from tasks.states import TRANSITIONS, KeyState
+from tasks.model.decisions import Finding
+from tasks.model.rotation import KeySettings, Retirement, Rotation
+from tasks.model.states import TRANSITIONS, KeyState
 
 generated: dict[str, Any] = runpy.run_path(str(CHECKOUT / "docs" / "hooks" / "generated.py"))
 put_in = generated["on_page_markdown"]
@@ -58,7 +58,9 @@ def test_every_flow_is_in_the_reference() -> None:
 
 def test_defaults_and_types_are_told_as_a_person_writes_them() -> None:
     """No name of the code and no call stands where a person looks for a value."""
-    told = put_in("{{ flows }}\n{{ fields tasks.rotation.Rotation }}\n{{ fields tasks.rotation.Retirement }}")
+    told = put_in(
+        "{{ flows }}\n{{ fields tasks.model.rotation.Rotation }}\n{{ fields tasks.model.rotation.Retirement }}"
+    )
 
     assert "| `older_than_days` | `int` | `90` |" in told
     assert "| `overlap` | `duration` | `P1D` |" in told

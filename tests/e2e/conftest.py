@@ -17,12 +17,12 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 
 import blocks
-from blocks.vault import TokenAuth
+from blocks.vault.auth import TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
-from tasks.rotation import KeySettings, Rotation
+from tasks.model.rotation import KeySettings, Rotation
 from tests.e2e.driver import end_all_runs
 
 # What shares a server runs in one process. To share the time, what drives workers has one of its own, and so has what

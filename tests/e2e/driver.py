@@ -26,8 +26,8 @@ from prefect.flows import load_flow_from_flow_run
 
 from flows import retire, rotate
 from sandbox.stack import POOL
-from tasks.events import Event, resource
-from tasks.rotation import Rotation
+from tasks.model.events import Event, resource
+from tasks.model.rotation import Rotation
 
 WAIT_SECONDS = 90.0
 UNFINISHED = [kind for kind in StateType if kind not in TERMINAL_STATES]

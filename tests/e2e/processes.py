@@ -20,10 +20,10 @@ from starlette.applications import Starlette
 
 from sandbox.openrouter import StoredKey
 from sandbox.server import Fault
-from tasks.destinations import open_destination
-from tasks.keys import read_marker
-from tasks.ledger import Ledger, ledger_variable
-from tasks.rotation import Rotation
+from tasks.model.keys import read_marker
+from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.rotation import Rotation
+from tasks.world.destinations import open_destination
 from tests.e2e import child
 from tests.e2e.conftest import World
 from tests.e2e.driver import attempt, retry

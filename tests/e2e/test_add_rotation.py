@@ -20,11 +20,12 @@ from prefect.states import Completed, Failed, Pending, Running
 from prefect.utilities.callables import parameter_schema
 from prefect.variables import Variable
 
-from flows import add_rotation, artifacts, deployments, rotate
+from flows import add_rotation, deployments, rotate
+from flows.show import artifacts
 from sandbox.server import Fault
-from tasks.ledger import Ledger, ledger_variable
-from tasks.rotation import parse_rotation
-from tasks.schedules import read_timetable
+from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.rotation import parse_rotation
+from tasks.world.deployments import read_timetable
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 
 

@@ -15,12 +15,12 @@ import blocks
 from flows import audit, rotate
 from sandbox import infisical
 from sandbox.openrouter import StoredKey
-from tasks.audit import Kind
-from tasks.events import Event
-from tasks.keys import marker
-from tasks.ledger import ledger_variable
-from tasks.rotation import Rotation
-from tasks.world import PrefectWorld
+from tasks.audit.findings import Kind
+from tasks.model.events import Event
+from tasks.model.keys import marker
+from tasks.model.ledger import ledger_variable
+from tasks.model.rotation import Rotation
+from tasks.world.orchestrator import PrefectWorld
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import deploy, events
 

@@ -30,7 +30,7 @@ from blocks.errors import ConfigurationError
 from flows import audit, retire, rotate
 from flows.automations import FOLDER, make_automations, read_files
 from sandbox.server import Fault
-from tasks.events import Event, resource
+from tasks.model.events import Event, resource
 from tests.docs import pages
 from tests.docs.worker import at_work
 from tests.e2e.conftest import World, with_pages

@@ -17,8 +17,8 @@ from prefect.variables import Variable
 
 from flows import remove_rotation, restore_key, retire, rotate
 from sandbox.server import Fault, running
-from tasks.ledger import ledger_variable
-from tasks.rotation import Retirement, Rotation
+from tasks.model.ledger import ledger_variable
+from tasks.model.rotation import Retirement, Rotation
 from tests.e2e.conftest import World, with_kills
 from tests.e2e.driver import attempt, begin, begin_rotation, deploy, ended, retry
 from tests.e2e.processes import (

@@ -21,9 +21,9 @@ from prefect.variables import Variable
 
 from flows import apply_settings, remove_rotation, restore_key, rotate
 from sandbox.server import Fault
-from tasks.events import Event
-from tasks.ledger import Ledger, ledger_variable
-from tasks.rotation import Retirement, Rotation
+from tasks.model.events import Event
+from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.rotation import Retirement, Rotation
 from tests.e2e.conftest import World, with_pages
 from tests.e2e.driver import WAIT_SECONDS, deploy, deploy_retirements, events, retirements_of
 from tests.e2e.processes import HELD_SECONDS, traces, until_held

@@ -7,7 +7,7 @@ from prefect import State, flow, get_client, get_run_logger
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.logging.handlers import APILogHandler
 
-from flows.conclude import conclude
+from flows.runs import conclude
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.hostile.liar import KEY
 

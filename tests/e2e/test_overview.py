@@ -13,14 +13,16 @@ from prefect.artifacts import Artifact
 from prefect.states import Cancelled
 from prefect.variables import Variable
 
-from flows import check_connections, overview, rotate, status
+from flows import check_connections, rotate, status
 from flows.deployments import save_deployment
+from flows.show import overview
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
 from sandbox.server import Fault
-from tasks.inventory import read_deployments
-from tasks.ledger import ledger_variable
-from tasks.rotation import Rotation
-from tasks.schedules import parse_timetable
+from tasks.model.ledger import ledger_variable
+from tasks.model.rotation import Rotation
+from tasks.model.schedules import parse_timetable
+from tasks.world.deployments import schedule_of
+from tasks.world.inventory import read_deployments
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import deploy_retirements, retirements_of
 
@@ -37,7 +39,7 @@ async def deploy(rotation: Rotation) -> Rotation:
     """Make a rotation's deployment, without auto-rotation."""
     table = parse_timetable(30, "03:30", "Europe/Berlin")
     first = table.next_rotation(overview.datetime.now(overview.UTC), None)
-    await save_deployment(None, rotation, table.schedule(first), active=False)
+    await save_deployment(None, rotation, schedule_of(table, first), active=False)
     return rotation
 
 

@@ -23,14 +23,14 @@ from prefect.variables import Variable
 
 import blocks
 from blocks import OpenRouterCredentials
-from blocks.vault import TokenAuth
+from blocks.vault.auth import TokenAuth
 from flows import add_rotation, rotate
 from flows.deployments import read_deployment, save_deployment
 from sandbox import infisical, openrouter, vault
 from sandbox.setup import CONNECTION, SECRET
 from sandbox.stack import CHECKOUT
-from tasks.ledger import Ledger, ledger_variable
-from tasks.rotation import Rotation
+from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.rotation import Rotation
 from tests.destinations import vaults
 from tests.docs import pages
 from tests.docs.worker import at_work

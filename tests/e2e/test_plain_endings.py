@@ -15,7 +15,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 import tasks.publish
 from flows import rotate
-from tasks.run import VerifiedKey
+from tasks.world.run import VerifiedKey
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 
 
@@ -26,7 +26,10 @@ def broken(where: str) -> Any:
 
 @pytest.mark.parametrize(
     "where",
-    ["flows.artifacts.acreate_markdown_artifact", "prefect.concurrency._asyncio.arelease_concurrency_slots_with_lease"],
+    [
+        "flows.show.artifacts.acreate_markdown_artifact",
+        "prefect.concurrency._asyncio.arelease_concurrency_slots_with_lease",
+    ],
     ids=["its artifact cannot be written", "its slot cannot be given back"],
 )
 async def test_a_finished_rotation_stays_completed(world: World, where: str) -> None:
@@ -44,7 +47,7 @@ async def test_a_failed_run_keeps_its_sentence_when_the_artifact_cannot_be_writt
     """The person on call reads what was wrong, not what went wrong while telling it."""
     rotation = world.rotation(destinations=["secret/there-is-none"])
 
-    with broken("flows.artifacts.acreate_markdown_artifact"):
+    with broken("flows.show.artifacts.acreate_markdown_artifact"):
         state = await rotate(rotation, return_state=True)
 
     assert "rotation.destinations: the block secret/there-is-none does not exist" in str(state.message)
@@ -84,7 +87,7 @@ async def test_a_retirement_that_cannot_be_scheduled_is_told(world: World) -> No
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=1)))
     assert (await rotate(rotation, return_state=True)).is_completed()
 
-    with broken("tasks.world.arun_deployment"):
+    with broken("tasks.world.orchestrator.arun_deployment"):
         state = await rotate(rotation, return_state=True)
 
     assert "Prefect's API failed while scheduling a retirement (ReadTimeout)" in str(state.message)

@@ -18,9 +18,9 @@ from prefect.variables import Variable
 from flows import retire, rotate
 from sandbox import vault
 from sandbox.server import Fault
-from tasks.keys import read_marker
-from tasks.ledger import Ledger, ledger_variable
-from tasks.rotation import Rotation
+from tasks.model.keys import read_marker
+from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.rotation import Rotation
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import attempt, begin_rotation, deploy, deploy_retirements, retirements_of, retry
 from tests.e2e.processes import check_converged

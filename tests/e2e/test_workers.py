@@ -13,7 +13,7 @@ import pytest
 from flows import rotate
 from sandbox.server import Fault
 from sandbox.stack import Stack
-from tasks.rotation import Rotation
+from tasks.model.rotation import Rotation
 from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import cancel, deploy_to, ended, signal_run, start
 from tests.e2e.processes import (

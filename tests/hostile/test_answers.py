@@ -30,9 +30,10 @@ from blocks.errors import (
     UnexpectedAnswerError,
     UnreachableError,
 )
-from blocks.infisical import InfisicalClient
-from blocks.openrouter import KeyRequest, OpenRouterClient
-from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
+from blocks.infisical.client import InfisicalClient
+from blocks.openrouter.client import OpenRouterClient
+from blocks.openrouter.keys import KeyRequest
+from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
 from tests.certificates import self_signed

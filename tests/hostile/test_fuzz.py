@@ -21,9 +21,10 @@ from requests.adapters import HTTPAdapter
 from blocks import InfisicalCredentials, InfisicalSecret, OpenRouterCredentials, VaultCredentials, VaultSecret
 from blocks.destination import DestinationBlock
 from blocks.errors import KeyRotationError
-from blocks.infisical import InfisicalClient
-from blocks.openrouter import KeyRequest, OpenRouterClient
-from blocks.vault import AppRoleAuth
+from blocks.infisical.client import InfisicalClient
+from blocks.openrouter.client import OpenRouterClient
+from blocks.openrouter.keys import KeyRequest
+from blocks.vault.auth import AppRoleAuth
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
 from tests.destinations.vaults import at_once
 from tests.hostile.liar import KEY, listening
@@ -140,7 +141,11 @@ BLOCKS: dict[str, Callable[[DestinationBlock], Awaitable[Any]]] = {
 
 async def said_about(call: Awaitable[Any]) -> str:
     """Everything that anybody can see of a call: its result or its error, and what was logged meanwhile."""
-    with listening() as ear, mock.patch("blocks.http.MAX_ATTEMPTS", 1), mock.patch("blocks.openrouter.MAX_PAGES", 3):
+    with (
+        listening() as ear,
+        mock.patch("blocks.http.MAX_ATTEMPTS", 1),
+        mock.patch("blocks.openrouter.client.MAX_PAGES", 3),
+    ):
         try:
             result: Any = await call
         except KeyRotationError as error:

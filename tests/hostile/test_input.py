@@ -17,12 +17,12 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from blocks import InfisicalCredentials, InfisicalSecret, OpenRouterCredentials, VaultCredentials, VaultSecret
 from blocks.errors import ConfigurationError, NotFoundError, RejectedError
-from blocks.openrouter import OpenRouterClient
-from blocks.vault import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
+from blocks.openrouter.client import OpenRouterClient
+from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
-from tasks.keys import read_marker
-from tasks.rotation import MAX_KEY_NAME, KeySettings, Retirement, Rotation, parse_rotation
+from tasks.model.keys import read_marker
+from tasks.model.rotation import MAX_KEY_NAME, KeySettings, Retirement, Rotation, parse_rotation
 from tests.hostile.liar import KEY, listening
 
 RUN = UUID(int=7)

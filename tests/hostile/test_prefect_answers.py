@@ -25,12 +25,13 @@ from starlette.routing import Route
 from blocks.destination import Content
 from blocks.errors import KeyRotationError
 from flows.deployments import make_first_key, read_deployment, save_deployment
-from flows.overview import show
+from flows.show.overview import show
 from sandbox.server import running
-from tasks.destinations import PrefectSecret
-from tasks.inventory import count_deployments, destinations_in_use, read_facts
-from tasks.rotation import KeySettings, Rotation
-from tasks.world import PrefectWorld, VariableStore
+from tasks.model.rotation import KeySettings, Rotation
+from tasks.world.destinations import PrefectSecret
+from tasks.world.inventory import count_deployments, destinations_in_use, read_facts
+from tasks.world.ledgers import VariableStore
+from tasks.world.orchestrator import PrefectWorld
 from tests.hostile.liar import ANSWERS, KEY, Liar
 from tests.hostile.test_answers import LONGEST_SECONDS, is_plain, leaks, shown
 

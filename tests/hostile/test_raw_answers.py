@@ -11,7 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from blocks.errors import KeyRotationError, UnexpectedAnswerError, UnreachableError
-from blocks.openrouter import KeyRequest, OpenRouterClient
+from blocks.openrouter.client import OpenRouterClient
+from blocks.openrouter.keys import KeyRequest
 from sandbox import openrouter
 from sandbox.server import running
 from tests.byte_server import speaking

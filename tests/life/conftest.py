@@ -21,23 +21,25 @@ from pydantic import SecretStr
 import blocks
 from blocks.destination import Destination
 from blocks.errors import ConfigurationError, KeyRotationError
-from blocks.openrouter import OpenRouterClient
-from blocks.vault import TokenAuth
+from blocks.openrouter.client import OpenRouterClient
+from blocks.vault.auth import TokenAuth
 from flows.apply_settings import apply_deployed_settings
-from flows.audit import Report, follow_audit
+from flows.audit import follow_audit
 from flows.remove_rotation import take_away
 from flows.restore_key import bring_back
 from flows.retire import retire_due
 from flows.rotate import follow_protocol
 from sandbox import openrouter, vault
 from sandbox.server import running
-from tasks.decisions import Identity
-from tasks.events import Event
-from tasks.ledger import Ledger, Superseded
-from tasks.open_ledger import OpenLedger
-from tasks.rotation import KeySettings, Rotation
-from tasks.run import Deployed, Run
+from tasks.audit.findings import Report
+from tasks.model.decisions import Identity
+from tasks.model.events import Event
+from tasks.model.ledger import Ledger, Superseded
+from tasks.model.rotation import KeySettings, Rotation
 from tasks.steps import PLAIN
+from tasks.world.open_ledger import OpenLedger
+from tasks.world.ports import Deployed
+from tasks.world.run import Run
 
 numbers = itertools.count(1)
 

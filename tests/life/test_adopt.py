@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from sandbox.openrouter import StoredKey
-from tasks.keys import label_agrees, marker
+from tasks.model.keys import label_agrees, marker
 from tests.life.conftest import Life, Memory
 
 

@@ -15,17 +15,19 @@ from pydantic import SecretStr
 
 from blocks.destination import Content
 from blocks.errors import NotFoundError
-from blocks.openrouter import ApiKey, CurrentKey
-from flows.audit import MAX_ROWS, OPEN_AT_ONCE, RUNS_AT_ONCE, Report, as_description, as_sentence, as_table, check_order
+from blocks.openrouter.keys import ApiKey, CurrentKey
+from flows.audit import check_order
+from flows.show.audit_report import MAX_ROWS, as_description, as_sentence, as_table
 from sandbox import openrouter
 from sandbox.openrouter import StoredKey
 from sandbox.server import Fault
 from sandbox.stack import CHECKOUT
-from tasks.audit import MOST_KEPT, AuditFinding, Kind, Severity
-from tasks.events import Event
-from tasks.keys import fingerprint, marker
-from tasks.ledger import Current, Ledger, Pending, Unresolved
-from tasks.rotation import Retirement
+from tasks.audit.compare import OPEN_AT_ONCE, RUNS_AT_ONCE
+from tasks.audit.findings import MOST_KEPT, AuditFinding, Kind, Report, Severity
+from tasks.model.events import Event
+from tasks.model.keys import fingerprint, marker
+from tasks.model.ledger import Current, Ledger, Pending, Unresolved
+from tasks.model.rotation import Retirement
 from tests.life.conftest import Life, Memory
 
 FORBIDDEN = '{"error": {"code": 403, "message": "no"}}'

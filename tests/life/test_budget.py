@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sandbox.openrouter import Account
 from sandbox.server import Fault
-from tasks.events import Event
-from tasks.keys import period_end
+from tasks.model.events import Event
+from tasks.model.keys import period_end
 from tests.life.conftest import Life
 
 CARRY = {"carry_budget": True}

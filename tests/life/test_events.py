@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from tasks.events import Event
+from tasks.model.events import Event
 from tests.life.conftest import Life
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from blocks.destination import Content, Destination
-from tasks.destinations import WRITES
+from tasks.world.destinations import WRITES
 from tests.life.conftest import Life
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from sandbox.server import Fault
-from tasks.plan import plan
+from tasks.life.plan import plan
 from tests.life.conftest import Life
 
 

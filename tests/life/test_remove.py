@@ -9,8 +9,8 @@ import pytest
 from blocks.errors import ConfigurationError
 from flows.remove_rotation import as_moment, check_removal, end_of_keys
 from sandbox.server import Fault
-from tasks.events import Event
-from tasks.keys import read_marker
+from tasks.model.events import Event
+from tasks.model.keys import read_marker
 from tests.life.conftest import Life
 
 

@@ -11,7 +11,7 @@ import pytest
 import blocks
 from sandbox import infisical
 from sandbox.server import Fault, running
-from tasks.events import Event
+from tasks.model.events import Event
 from tests.life.conftest import Life
 
 DISABLE = {"revoke": "disable-then-delete", "disabled_for": timedelta(days=3)}

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from sandbox.server import Fault
-from tasks.events import Event
+from tasks.model.events import Event
 from tests.life.conftest import Life
 
 UNUSED = {"retire_when": "unused", "quiet_time": timedelta(hours=2), "max_overlap": timedelta(days=7)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from tasks.keys import read_marker
-from tasks.ledger import Ledger
-from tasks.rotation import Rotation
+from tasks.model.keys import read_marker
+from tasks.model.ledger import Ledger
+from tasks.model.rotation import Rotation
 from tests.simulation.model import Model
 from tests.simulation.promises import promise
 

@@ -29,13 +29,14 @@ from hypothesis.stateful import (
 )
 
 from blocks.errors import PlaceLostError
-from blocks.openrouter import KeyRequest
-from tasks.audit import SETTLED_AFTER, AuditFinding, Kind
-from tasks.decisions import Identity
-from tasks.events import Event
-from tasks.keys import read_marker, without_marker
-from tasks.ledger import Ledger, ledger_variable
-from tasks.rotation import KeySettings, Retirement, Rotation
+from blocks.openrouter.keys import KeyRequest
+from tasks.audit.findings import AuditFinding, Kind
+from tasks.audit.judge import SETTLED_AFTER
+from tasks.model.decisions import Identity
+from tasks.model.events import Event
+from tasks.model.keys import read_marker, without_marker
+from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.rotation import KeySettings, Retirement, Rotation
 from tasks.steps import PLAIN, Steps
 from tests.simulation import outcomes
 from tests.simulation.invariants import check_agreement, check_no_older_key, check_no_orphan

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-import tasks.plan
+import tasks.life.plan
 from blocks.destination import Content, Destination
 from blocks.errors import (
     ConfigurationError,
@@ -35,20 +35,22 @@ from blocks.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from blocks.openrouter import ApiKey, CreatedKey, CurrentKey, KeyRequest
+from blocks.openrouter.keys import ApiKey, CreatedKey, CurrentKey, KeyRequest
 from flows.apply_settings import apply_deployed_settings
-from flows.audit import Report, follow_audit
+from flows.audit import follow_audit
 from flows.remove_rotation import take_away
 from flows.restore_key import bring_back
 from flows.retire import retire_due
 from flows.rotate import follow_protocol
-from tasks.decisions import Identity
-from tasks.events import Event
-from tasks.ledger import Ledger, ledger_variable
-from tasks.open_ledger import OpenLedger
-from tasks.rotation import Rotation
-from tasks.run import Deployed, Run
+from tasks.audit.findings import Report
+from tasks.model.decisions import Identity
+from tasks.model.events import Event
+from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.rotation import Rotation
 from tasks.steps import PLAIN, Steps
+from tasks.world.open_ledger import OpenLedger
+from tasks.world.ports import Deployed
+from tasks.world.run import Run
 from tests.simulation.promises import promise
 
 T = TypeVar("T")
@@ -740,7 +742,7 @@ async def run_plan(model: Model, rotation: Rotation, identity: Identity, process
     steps: list[str] = []
 
     async def work() -> str:
-        steps.extend((await tasks.plan.plan(run, rotation))[1])
+        steps.extend((await tasks.life.plan.plan(run, rotation))[1])
         return "Nothing was changed."
 
     return Planned(await _until_it_ends(work()), tuple(steps))

@@ -24,32 +24,33 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
-import tasks.budget
+import tasks.audit.compare
+import tasks.audit.repair
 import tasks.create
-import tasks.decisions
-import tasks.due
-import tasks.plan
+import tasks.key.budget
+import tasks.key.terms
+import tasks.key.unrecorded
+import tasks.life.due
+import tasks.life.plan
+import tasks.life.recover
+import tasks.life.settings
+import tasks.model.decisions
 import tasks.publish
-import tasks.recover
-import tasks.repair
 import tasks.revoke
-import tasks.settings
-import tasks.terms
-import tasks.unrecorded
 from blocks.errors import ServiceError
-from blocks.openrouter import ApiKey
-from tasks.audit import KeyFilter
-from tasks.decisions import Finding, Identity, Judgement, Verdict, find, judge
-from tasks.events import Event
-from tasks.key_terms import Terms
-from tasks.ledger import Current, Ledger, Superseded
-from tasks.open_ledger import OpenLedger
-from tasks.plan import steps_ahead
-from tasks.recover import observe
-from tasks.rotation import KeySettings, Retirement, Rotation
-from tasks.run import NewKey, Run, VerifiedKey
+from blocks.openrouter.keys import ApiKey
+from tasks.audit.account_keys import KeyFilter
+from tasks.key.terms import request_of
+from tasks.life.plan import steps_ahead
+from tasks.life.recover import observe
+from tasks.model.decisions import Finding, Identity, Judgement, Verdict, find, judge
+from tasks.model.events import Event
+from tasks.model.ledger import Current, Ledger, Superseded
+from tasks.model.rotation import KeySettings, Retirement, Rotation
+from tasks.model.terms import Terms
 from tasks.steps import PLAIN
-from tasks.terms import request_of
+from tasks.world.open_ledger import OpenLedger
+from tasks.world.run import NewKey, Run, VerifiedKey
 from tests.simulation import model
 from tests.simulation.machine import Histories, histories_of
 from tests.simulation.promises import BrokenPromiseError
@@ -58,7 +59,6 @@ from tests.simulation.watching import COUNTED
 MAX_HISTORIES = 3_000
 ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow under the same name
 RESTORE = importlib.import_module("flows.restore_key")
-AUDIT = importlib.import_module("flows.audit")
 STEPS = 30
 SEAMS = 3
 """The modules between a step and the look at the ledger: the open ledger, the run, the step itself."""
@@ -243,7 +243,7 @@ def _obeyed_by_all(ledger: Ledger, run: Identity, *rest: Any) -> bool:
     return _too_young(ledger, replace(run, scheduled_for=run.first_started), *rest)
 
 
-_too_young = tasks.decisions._too_young
+_too_young = tasks.model.decisions._too_young
 
 
 def _adopted_is_due(self: Ledger, run_id: Any, destinations: Any, now: datetime, at: datetime, policy: Any) -> Ledger:
@@ -276,7 +276,7 @@ def _apply_only_the_limit(*args: Any) -> dict[str, Any]:
     return {name: value for name, value in _changes(*args).items() if name == "limit"}
 
 
-_changes = tasks.settings._changes
+_changes = tasks.life.settings._changes
 
 
 def _kept_all(self: Ledger, _now: datetime, _revoke_at: datetime) -> Ledger:
@@ -321,7 +321,9 @@ MUTANTS = [
         "the intent is written after the create", tasks.create, "_create_or_settle", _create_then_announce, ("rotate",)
     ),
     Mutant("the create is retried blindly", tasks.create, "_create_or_settle", _create_again, ("rotate",)),
-    Mutant("a lost create is never looked for", tasks.recover, "settle_intent", _believe_the_first_look, ("rotate",)),
+    Mutant(
+        "a lost create is never looked for", tasks.life.recover, "settle_intent", _believe_the_first_look, ("rotate",)
+    ),
     Mutant("a create that may still turn up is forgotten", Ledger, "left_unresolved", Ledger.dropped, ("rotate",)),
     Mutant(
         "the new key is published before it works",
@@ -410,7 +412,7 @@ MUTANTS = [
     # --- what a run finds ---
     Mutant(
         "a Retry makes a second key",
-        tasks.recover,
+        tasks.life.recover,
         "find",
         _finding(Finding.NOTHING_PENDING, Finding.ALREADY_ROTATED),
         ("rotate", "retry"),
@@ -418,21 +420,21 @@ MUTANTS = [
     ),
     Mutant(
         "a half-published key is thrown away",
-        tasks.recover,
+        tasks.life.recover,
         "find",
         _finding(Finding.NOTHING_PENDING, Finding.KEY_PUBLISHED),
         ("rotate",),
     ),
     Mutant(
         "an unpublished key is left behind",
-        tasks.recover,
+        tasks.life.recover,
         "find",
         _finding(Finding.NOTHING_PENDING, Finding.KEY_UNPUBLISHED),
         ("rotate",),
     ),
     Mutant(
         "keys are not found again after the ledger is lost",
-        tasks.recover,
+        tasks.life.recover,
         "keys_without_ledger",
         mock.AsyncMock(return_value=[]),
         ("rotate", "delete_the_ledger"),
@@ -536,7 +538,7 @@ MUTANTS = [
     ),
     Mutant(
         "the settings' guardrail is not applied",
-        tasks.settings,
+        tasks.life.settings,
         "_change_guardrail",
         nothing,
         ("rotate", "change_the_key", "apply_settings"),
@@ -544,18 +546,18 @@ MUTANTS = [
     ),
     Mutant(
         "only the limit is applied",
-        tasks.settings,
+        tasks.life.settings,
         "_changes",
         _apply_only_the_limit,
         ("rotate", "change_the_key", "apply_settings"),
         SIMPLE,
     ),
     Mutant(
-        "a carried budget starts afresh", tasks.terms, "carried_over", lambda *_: None, ("rotate", "spend"), CARRIED
+        "a carried budget starts afresh", tasks.key.terms, "carried_over", lambda *_: None, ("rotate", "spend"), CARRIED
     ),
     Mutant(
         "the former key of a carried budget may go on spending",
-        tasks.due,
+        tasks.life.due,
         "settle_budget",
         nothing,
         ("rotate", "spend"),
@@ -563,7 +565,7 @@ MUTANTS = [
     ),
     Mutant(
         "the full limit never comes back",
-        tasks.budget,
+        tasks.key.budget,
         "restore_budget",
         nothing,
         ("rotate", "spend", "retire", "the_clock_jumps"),
@@ -572,7 +574,7 @@ MUTANTS = [
     # --- whose turn it is ---
     Mutant(
         "the minimum age is ignored",
-        tasks.decisions,
+        tasks.model.decisions,
         "_too_young",
         lambda *_: False,
         ("rotate",),
@@ -580,13 +582,13 @@ MUTANTS = [
     ),
     Mutant(
         "a person's run obeys the minimum age",
-        tasks.decisions,
+        tasks.model.decisions,
         "_too_young",
         _obeyed_by_all,
         ("rotate",),
         {**SIMPLE, "minimum_age": HOUR},
     ),
-    Mutant("no key is adopted", tasks.recover, "adopt", nothing, ("rotate",), {**SIMPLE, "adopts": True}),
+    Mutant("no key is adopted", tasks.life.recover, "adopt", nothing, ("rotate",), {**SIMPLE, "adopts": True}),
     Mutant(
         "an adopted key gets no overlap", Ledger, "published", _adopted_is_due, ("rotate",), {**SIMPLE, "adopts": True}
     ),
@@ -600,8 +602,8 @@ MUTANTS = [
         SIMPLE,
     ),
     Mutant("a removed rotation's keys live on", Ledger, "given_up", _kept_all, ("rotate", "remove"), SIMPLE),
-    Mutant("a plan signs the ledger", tasks.plan, "observe", _plan_and_sign, ("plan",), SIMPLE),
-    Mutant("a plan knows no emergency", tasks.plan, "steps_ahead", _plan_without_emergency, ("plan",), SIMPLE),
+    Mutant("a plan signs the ledger", tasks.life.plan, "observe", _plan_and_sign, ("plan",), SIMPLE),
+    Mutant("a plan knows no emergency", tasks.life.plan, "steps_ahead", _plan_without_emergency, ("plan",), SIMPLE),
     Mutant("every marked key is called an orphan", KeyFilter, "decide", _all_are_ours),
     Mutant(
         "an audit finds no orphans",
@@ -613,7 +615,7 @@ MUTANTS = [
     ),
     Mutant(
         "an audit does not look at rotations",
-        AUDIT,
+        tasks.audit.compare,
         "judge_rotation",
         lambda *_: iter(()),
         ("rotate", "disable_a_key", "audit"),
@@ -621,7 +623,7 @@ MUTANTS = [
     ),
     Mutant(
         "an audit never writes a lost ledger anew",
-        AUDIT,
+        tasks.audit.repair,
         "restore_ledger",
         mock.AsyncMock(return_value="it was not"),
         ("rotate", "audit_after_the_ledger_was_lost"),
@@ -629,7 +631,7 @@ MUTANTS = [
     ),
     Mutant(
         "a lost ledger is written without its destinations",
-        tasks.repair,
+        tasks.audit.repair,
         "_current",
         _current_unseen,
         ("rotate", "audit_after_the_ledger_was_lost", "change_the_rotation", "retire"),

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from tasks.audit import SETTLED_AFTER, AuditFinding, Kind
-from tasks.decisions import Identity
-from tasks.events import Event
-from tasks.key_terms import Terms
-from tasks.keys import read_marker
-from tasks.ledger import TURNS_UP_WITHIN, Current, Ledger
-from tasks.rotation import Rotation
+from tasks.audit.findings import AuditFinding, Kind
+from tasks.audit.judge import SETTLED_AFTER
+from tasks.model.decisions import Identity
+from tasks.model.events import Event
+from tasks.model.keys import read_marker
+from tasks.model.ledger import TURNS_UP_WITHIN, Current, Ledger
+from tasks.model.rotation import Rotation
+from tasks.model.terms import Terms
 from tests.simulation.model import Model, ModelKey
 from tests.simulation.promises import promise
 

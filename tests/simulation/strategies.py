@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from tasks.rotation import Retirement
+from tasks.model.rotation import Retirement
 from tests.simulation.model import Fate
 
 T = TypeVar("T")

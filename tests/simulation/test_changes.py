@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from tasks.rotation import Rotation
+from tasks.model.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan
 from tests.simulation.model import Fate
 from tests.simulation.test_crash_matrix import Story

@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tasks.decisions import Identity
-from tasks.rotation import Rotation
+from tasks.model.decisions import Identity
+from tasks.model.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan, check_serving
 from tests.simulation.model import Ended, Fate, Model, Place, Process, play, run_protocol
 

@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 
 from blocks.errors import PlaceLostError
-from tasks.decisions import Identity
-from tasks.rotation import Rotation
+from tasks.model.decisions import Identity
+from tasks.model.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan
 from tests.simulation.model import Ended, Fate, Process, play, run_protocol, run_restore, run_retire
 from tests.simulation.test_crash_matrix import Story

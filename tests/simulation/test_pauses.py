@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks.rotation import Retirement
+from tasks.model.rotation import Retirement
 from tests.simulation.machine import Histories
 from tests.simulation.model import Fate
 from tests.simulation.strategies import Aim

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime  # noqa: ICN001 - as Hypothesis spells it
 
-from tasks.rotation import Retirement
+from tasks.model.rotation import Retirement
 from tests.simulation.machine import Histories
 from tests.simulation.model import Fate
 

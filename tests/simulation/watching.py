@@ -10,10 +10,10 @@ from typing import Any
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from blocks.openrouter import KeyRequest
-from tasks.ledger import Ledger, Superseded, ledger_variable
-from tasks.rotation import Retirement, Rotation
-from tasks.states import TRANSITIONS, steps_between
+from blocks.openrouter.keys import KeyRequest
+from tasks.model.ledger import Ledger, Superseded, ledger_variable
+from tasks.model.rotation import Retirement, Rotation
+from tasks.model.states import TRANSITIONS, steps_between
 from tests.simulation.invariants import check_serving
 from tests.simulation.model import Model, ModelKey, Place
 from tests.simulation.promises import promise

@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from tasks.decisions import MAYBE, Finding, Identity, find, judge, needed_by
-from tasks.ledger import Current, Ledger, MadeKey, Pending, Superseded
-from tasks.rotation import Retirement
+from tasks.model.decisions import MAYBE, Finding, Identity, find, judge, needed_by
+from tasks.model.ledger import Current, Ledger, MadeKey, Pending, Superseded
+from tasks.model.rotation import Retirement
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
 ME, OTHER, OLDER = uuid4(), uuid4(), uuid4()

@@ -15,10 +15,10 @@ from pydantic import SecretStr
 from blocks import VaultCredentials, VaultSecret
 from blocks.destination import Content, Destination
 from blocks.errors import DestinationError, ServiceError
-from blocks.vault import TokenAuth
+from blocks.vault.auth import TokenAuth
 from sandbox.server import running
 from sandbox.vault import ROOT_TOKEN, VaultSandbox, create_app
-from tasks.destinations import AnySecretBlock, PrefectSecret
+from tasks.world.destinations import AnySecretBlock, PrefectSecret
 
 
 class ForeignSecret(SecretBlock):
@@ -117,7 +117,7 @@ class HangingSecret(SecretBlock):
 @pytest.mark.parametrize("what", ["read", "written"])
 async def test_a_block_that_never_answers_is_given_up(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run ends in time with one plain sentence, and the outcome counts as unknown."""
-    monkeypatch.setattr("tasks.destinations.CALL_TIMEOUT_SECONDS", 0.02)
+    monkeypatch.setattr("tasks.world.destinations.CALL_TIMEOUT_SECONDS", 0.02)
     destination = AnySecretBlock("hanging-secret/checkout", HangingSecret())
     call = (
         destination.read_content()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.events import Event, resource
+from tasks.model.events import Event, resource
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "events.md"
 

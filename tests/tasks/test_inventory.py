@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tasks import inventory, world
-from tasks.inventory import read_facts
+from tasks.world import api, inventory
+from tasks.world.inventory import read_facts
 
 NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
 MANY = 500
@@ -83,7 +83,7 @@ class Prefect:
 def prefect(monkeypatch: pytest.MonkeyPatch) -> Prefect:
     """A server with many rotations."""
     prefect = Prefect(MANY)
-    for module in (inventory, world):
+    for module in (inventory, api):
         monkeypatch.setattr(module, "get_or_create_client", lambda: (prefect, None))
     return prefect
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from blocks.errors import LedgerError, PlaceLostError
-from tasks.keys import fingerprint
-from tasks.ledger import Current, Ledger, MadeKey, Superseded, parse_ledger
-from tasks.open_ledger import OpenLedger
-from tasks.room import MAX_LEDGER_BYTES, largest_size, size
-from tasks.rotation import Retirement
+from tasks.model.keys import fingerprint
+from tasks.model.ledger import Current, Ledger, MadeKey, Superseded, parse_ledger
+from tasks.model.room import MAX_LEDGER_BYTES, largest_size, size
+from tasks.model.rotation import Retirement
+from tasks.world.open_ledger import OpenLedger
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 

@@ -14,8 +14,8 @@ from prefect.utilities.callables import parameter_schema
 
 from blocks.errors import ConfigurationError
 from flows import rotate
-from tasks.keys import read_marker
-from tasks.rotation import MAX_KEY_NAME, Rotation, parse_rotation
+from tasks.model.keys import read_marker
+from tasks.model.rotation import MAX_KEY_NAME, Rotation, parse_rotation
 
 TODAY = datetime(2026, 12, 1, 23, 59, tzinfo=UTC)
 

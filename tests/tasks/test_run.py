@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, PlaceLostError, UnavailableError
-from tasks.run import side_by_side
+from tasks.world.run import side_by_side
 
 
 async def fails(error: Exception) -> None:

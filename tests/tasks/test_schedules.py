@@ -11,8 +11,9 @@ import pytest
 from prefect.server.schemas.schedules import IntervalSchedule, RRuleSchedule
 
 from blocks.errors import ConfigurationError
-from tasks.changes import differences, merged
-from tasks.schedules import Timetable, parse_timetable, read_timetable
+from tasks.model.changes import differences, merged
+from tasks.model.schedules import Timetable, parse_timetable
+from tasks.world.deployments import read_timetable, schedule_of
 
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"]
@@ -28,7 +29,7 @@ def timetable(days: int = 30, at: str = "03:30", zone: str = "Europe/Berlin") ->
 
 def on_server(table: Timetable, first: datetime) -> RRuleSchedule:
     """The schedule as Prefect's server reads it."""
-    schedule = table.schedule(first)
+    schedule = schedule_of(table, first)
     return RRuleSchedule(rrule=schedule.rrule, timezone=schedule.timezone)
 
 
@@ -185,7 +186,7 @@ def test_a_timetable_is_read_back_from_its_schedule(zone: str) -> None:
     """What Prefect stores says the same as what was asked for."""
     table = timetable(14, "23:05", zone)
 
-    assert read_timetable(table.schedule(table.next_rotation(NEW_YEAR, None))) == table
+    assert read_timetable(schedule_of(table, table.next_rotation(NEW_YEAR, None))) == table
 
 
 def test_differences_name_each_field_that_differs() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tasks.states import TRANSITIONS, KeyState
+from tasks.model.states import TRANSITIONS, KeyState
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "key-life.md"
 

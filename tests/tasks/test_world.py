@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from blocks.errors import PlaceLostError, ServiceError
 from sandbox.server import running
-from tasks import world
+from tasks.world import ledgers
 
 REQUEST = httpx.Request("PATCH", "http://127.0.0.1/api/variables", content=b"what was sent")
 
@@ -35,22 +35,22 @@ async def test_an_error_of_prefects_api_is_one_plain_sentence(error: Exception) 
     client.update_variable.side_effect = error
 
     with (
-        mock.patch.object(world, "get_or_create_client", return_value=(client, False)),
+        mock.patch.object(ledgers, "get_or_create_client", return_value=(client, False)),
         pytest.raises(ServiceError, match="Prefect's API failed while writing the ledger") as failed,
     ):
-        await world.VariableStore("checkout").update({})
+        await ledgers.VariableStore("checkout").update({})
 
     assert "what was sent" not in str(failed.value)
     assert failed.value.outcome_unknown
 
 
 @asynccontextmanager
-async def ledger_behind(answer: Response) -> AsyncIterator[world.VariableStore]:
+async def ledger_behind(answer: Response) -> AsyncIterator[ledgers.VariableStore]:
     """A ledger's place on a server that gives one answer to everything."""
     with running(answer) as url, temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         async with PrefectClient(f"{url}/api") as client:
-            with mock.patch.object(world, "get_or_create_client", return_value=(client, False)):
-                yield world.VariableStore("checkout")
+            with mock.patch.object(ledgers, "get_or_create_client", return_value=(client, False)):
+                yield ledgers.VariableStore("checkout")
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500, 502, 503])
@@ -79,5 +79,8 @@ async def test_a_ledger_that_appears_in_between_costs_the_run_its_place() -> Non
     client = mock.AsyncMock()
     client.create_variable.side_effect = ObjectAlreadyExists(Exception())
 
-    with mock.patch.object(world, "get_or_create_client", return_value=(client, False)), pytest.raises(PlaceLostError):
-        await world.VariableStore("checkout").create({})
+    with (
+        mock.patch.object(ledgers, "get_or_create_client", return_value=(client, False)),
+        pytest.raises(PlaceLostError),
+    ):
+        await ledgers.VariableStore("checkout").create({})

@@ -1,0 +1,1 @@
+"""Infisical: the login, the client, one secret; imports the rest of `blocks`."""

@@ -1,0 +1,114 @@
+"""The login block of Infisical."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, field_validator
+
+from blocks.infisical.client import InfisicalClient
+from blocks.urls import safe_base_url
+
+INFISICAL_URL = "https://app.infisical.com"
+MAX_TEXT = 255
+
+
+def valid_text(field: str, value: str) -> str:
+    """Return a name or an id as it is; `ValueError` where Infisical would store another one."""
+    # Infisical cuts blanks off both ends, so that such a name would be another one there.
+    if not value or len(value) > MAX_TEXT or not value.isprintable() or value != value.strip() or value in {".", ".."}:
+        raise ValueError(f"{field} must be 1 to {MAX_TEXT} printable characters, without blanks at its ends.")
+    return value
+
+
+class InfisicalCredentials(CredentialsBlock):
+    """A connection to Infisical: a machine identity with universal auth.
+
+    Attributes:
+        host: Where Infisical is.
+        client_id: The machine identity's client id.
+        client_secret: Its client secret.
+
+    Example:
+        Prove that the machine identity can log in:
+
+        ```python
+        from blocks import InfisicalCredentials
+
+        credentials = InfisicalCredentials.load("BLOCK_NAME")
+        try:
+            await credentials.check()
+        finally:
+            await credentials.aclose()
+        ```
+    """
+
+    # A refused value must not be quoted by the error.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    _block_type_name: ClassVar[str] = "Infisical Credentials"
+    _block_type_slug: ClassVar[str] = "infisical-credentials"
+    _logo_url: ClassVar[HttpUrl] = HttpUrl("https://github.com/Infisical.png")
+    _documentation_url: ClassVar[HttpUrl] = HttpUrl(
+        "https://infisical.com/docs/documentation/platform/identities/universal-auth"
+    )
+    _description: ClassVar[str] = "A connection to Infisical: a machine identity with universal auth."
+
+    host: str = Field(
+        default=INFISICAL_URL, title="Host", description="Where Infisical is: its cloud, or your own instance."
+    )
+    client_id: str = Field(title="Client ID", description="The machine identity's client id.")
+    client_secret: SecretStr = Field(
+        min_length=1, max_length=MAX_TEXT, title="Client secret", description="The machine identity's client secret."
+    )
+
+    _client: InfisicalClient | None = PrivateAttr(default=None)
+
+    @field_validator("host")
+    @classmethod
+    def _safe(cls, value: str) -> str:
+        return safe_base_url(value, "host")
+
+    @field_validator("client_id")
+    @classmethod
+    def _one_line(cls, value: str) -> str:
+        return valid_text("client_id", value)
+
+    def get_client(self) -> InfisicalClient:
+        """Open the connection, once per block.
+
+        Returns:
+            The client; `aclose` closes it.
+        """
+        if self._client is None:
+            self._client = InfisicalClient(self.host, self.client_id, self.client_secret)
+        return self._client
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    def apart(self) -> Self:
+        """Copy the block, without the connection that it has opened.
+
+        Returns:
+            The copy, which opens its own.
+        """
+        copy = self.model_copy()
+        copy._client = None  # noqa: SLF001 - of this very class
+        return copy
+
+    async def check(self) -> str:
+        """Prove that the machine identity can log in right now; `aclose` closes the connection.
+
+        Returns:
+            One sentence that says what works.
+
+        Raises:
+            KeyRotationError: One sentence that says what is wrong.
+        """
+        await self.get_client().log_in()
+        return f"Infisical at {self.host} accepts the machine identity."

@@ -1,0 +1,1 @@
+"""OpenRouter's key management: its keys, its client, the connection block; imports the rest of `blocks`."""

@@ -1,0 +1,70 @@
+"""The parts of OpenRouter's answers that only the client reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from blocks.errors import UnexpectedAnswerError
+from blocks.http import Meaning
+from blocks.openrouter.keys import Answer, Identifier
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Workspace(Answer):
+    """A workspace of the account."""
+
+    id: Identifier
+
+
+class Assignment(Answer):
+    """Which guardrail a key has."""
+
+    key_hash: Identifier
+    guardrail_id: Identifier
+
+
+class Assigned(Answer):
+    """How many keys were given a guardrail."""
+
+    assigned_count: int = Field(strict=True)
+
+
+class Unassigned(Answer):
+    """From how many keys a guardrail was taken."""
+
+    unassigned_count: int = Field(strict=True, ge=0, le=1)
+
+
+class Page(Answer):
+    """One page of a list."""
+
+    data: list[Any]
+    total_count: int = Field(strict=True, ge=0)
+
+
+def parse(model: type[M], data: object, doing: str) -> M:
+    """Read an answer; `UnexpectedAnswerError` names the fields that are missing or malformed, and quotes nothing."""
+    # `from None`: pydantic's text quotes the data.
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        fields = ", ".join(sorted({".".join(map(str, e["loc"])) or "data" for e in error.errors(include_input=False)}))
+        raise UnexpectedAnswerError(
+            f"OpenRouter's answer is not as documented while {doing}; missing or malformed: {fields}."
+        ) from None
+
+
+def meaning_of(status: int, answer: Mapping[str, Any]) -> Meaning | None:
+    """Return the error that a status means; `None` where the usual one is meant."""
+    error = answer.get("error")
+    if status not in _NEEDS_PROOF or (isinstance(error, dict) and error.get("code") == status):
+        return None
+    return UnexpectedAnswerError, f"or something before it answered {status}, and not as OpenRouter does,"
+
+
+_NEEDS_PROOF = frozenset({402, 403, 404})
+"""Statuses that say something about a key: it is gone, or it is good and may not spend. Proxies answer them, too."""

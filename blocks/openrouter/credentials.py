@@ -1,0 +1,93 @@
+"""The connection block: an OpenRouter management key."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
+
+from blocks.openrouter.client import OpenRouterClient
+from blocks.urls import safe_base_url
+
+OPENROUTER_URL = "https://openrouter.ai/api/v1"
+
+
+class OpenRouterCredentials(CredentialsBlock):
+    """A connection to OpenRouter: the management key that creates, reads, changes and deletes API keys.
+
+    Attributes:
+        management_key: The management key.
+        base_url: Where OpenRouter's API is.
+
+    Example:
+        List the names of all keys:
+
+        ```python
+        from blocks import OpenRouterCredentials
+
+        credentials = OpenRouterCredentials.load("BLOCK_NAME")
+
+        async with credentials.get_client() as openrouter:
+            names = [key.name async for key in openrouter.list_keys()]
+        ```
+    """
+
+    # A refused value must not be quoted by the error.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    _block_type_name: ClassVar[str] = "OpenRouter Credentials"
+    _block_type_slug: ClassVar[str] = "openrouter-credentials"
+    _logo_url: ClassVar[HttpUrl] = HttpUrl("https://github.com/OpenRouterTeam.png")
+    _documentation_url: ClassVar[HttpUrl] = HttpUrl(
+        "https://openrouter.ai/docs/guides/overview/auth/management-api-keys"
+    )
+    _description: ClassVar[str] = (
+        "A connection to OpenRouter: a management key, which can create and delete API keys but not call models."
+    )
+
+    management_key: SecretStr = Field(
+        title="Management key",
+        description="A management key of the account, made at openrouter.ai under Settings, Management Keys.",
+    )
+    base_url: str = Field(
+        default=OPENROUTER_URL,
+        title="Base URL",
+        description="Where OpenRouter's API is; https, or plain http on loopback only.",
+    )
+
+    @field_validator("management_key")
+    @classmethod
+    def _printable(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not text or not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("management_key must be a key without spaces or line breaks.")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _safe(cls, value: str) -> str:
+        return safe_base_url(value, "base_url")
+
+    def get_client(self, **how: Any) -> OpenRouterClient:
+        """Open a connection with this management key; use it in `async with`, or call its `aclose`.
+
+        Args:
+            **how: `connection`, and for tests `transport` and `sleep`, of `OpenRouterClient`.
+
+        Returns:
+            The client.
+        """
+        return OpenRouterClient(self.management_key, self.base_url, **how)
+
+    async def check(self) -> str:
+        """Prove that the management key may manage keys right now.
+
+        Returns:
+            One sentence that says what works.
+
+        Raises:
+            KeyRotationError: One sentence that says what is wrong.
+        """
+        async with self.get_client() as client:
+            return await client.check()

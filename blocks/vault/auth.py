@@ -1,0 +1,128 @@
+"""How to log in at Vault: one class for each auth method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hvac
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from blocks.errors import ConfigurationError
+from blocks.vault.paths import Mount
+
+SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - the place, not the token
+
+
+def _header_safe(value: SecretStr, name: str) -> SecretStr:
+    text = value.get_secret_value().strip()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(f"{name} must be plain text without spaces or line breaks.")
+    return SecretStr(text)
+
+
+def _one_line(schema: dict[str, Any]) -> None:
+    # The form shows the description as it is, and would show the whole docstring.
+    schema["description"] = schema["description"].partition("\n")[0]
+
+
+class _Auth(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, json_schema_extra=_one_line)
+
+    @property
+    def where(self) -> str | None:
+        """The auth method's path; `None` for a token, which cannot be had anew."""
+        mount = getattr(self, "mount", None)
+        return f"auth/{mount}" if mount else None
+
+
+class TokenAuth(_Auth):
+    """A token that somebody made; it is used as it is and never renewed.
+
+    Attributes:
+        token: The token.
+    """
+
+    model_config = ConfigDict(title="Token")
+
+    token: SecretStr = Field(title="Token", description="A Vault token; when it ends, nobody can log in with it again.")
+
+    @field_validator("token")
+    @classmethod
+    def _plain(cls, value: SecretStr) -> SecretStr:
+        return _header_safe(value, "token")
+
+    def log_in(self, client: hvac.Client) -> dict[str, Any]:
+        """Let a client use the token."""
+        client.token = self.token.get_secret_value()
+        return {}
+
+
+class AppRoleAuth(_Auth):
+    """A login with an AppRole.
+
+    Attributes:
+        role_id: The role's id.
+        secret_id: A secret id of the role.
+        mount: Where the auth method is mounted.
+    """
+
+    model_config = ConfigDict(title="AppRole")
+
+    role_id: str = Field(title="Role ID", min_length=1, description="The role's id.")
+    secret_id: SecretStr = Field(title="Secret ID", min_length=1, description="A secret id of the role.")
+    mount: Mount = Field(default="approle", title="Mount", description="Where AppRole is enabled, below auth/.")
+
+    def log_in(self, client: hvac.Client) -> Any:
+        """Log a client in."""
+        return client.auth.approle.login(self.role_id, self.secret_id.get_secret_value(), mount_point=self.mount)
+
+
+class KubernetesAuth(_Auth):
+    """A login with the service account of the pod that the flow runs in.
+
+    Attributes:
+        kubernetes_role: The role at Vault.
+        mount: Where the auth method is mounted.
+        token_path: The file that Kubernetes keeps the service account's token in.
+    """
+
+    model_config = ConfigDict(title="Kubernetes")
+
+    kubernetes_role: str = Field(title="Role", min_length=1, description="The role of Vault's Kubernetes auth method.")
+    mount: Mount = Field(default="kubernetes", title="Mount", description="Where Kubernetes is enabled, below auth/.")
+    token_path: str = Field(
+        default=SERVICE_ACCOUNT_TOKEN,
+        title="Token path",
+        description="The file with the service account's token, where the flow runs.",
+    )
+
+    def log_in(self, client: hvac.Client) -> Any:
+        """Log a client in with the token that the file holds now; Kubernetes replaces it every hour."""
+        try:
+            token = Path(self.token_path).read_text().strip()
+        except (OSError, ValueError):
+            raise ConfigurationError(
+                "auth.token_path: the file with the service account's token cannot be read where this flow runs."
+            ) from None
+        return client.auth.kubernetes.login(self.kubernetes_role, token, mount_point=self.mount)
+
+
+class JwtAuth(_Auth):
+    """A login with a JSON Web Token.
+
+    Attributes:
+        jwt_role: The role at Vault.
+        jwt: The signed token.
+        mount: Where the auth method is mounted.
+    """
+
+    model_config = ConfigDict(title="JWT")
+
+    jwt_role: str = Field(title="Role", min_length=1, description="The role of Vault's JWT auth method.")
+    jwt: SecretStr = Field(title="JWT", min_length=1, description="The signed token that proves who is logging in.")
+    mount: Mount = Field(default="jwt", title="Mount", description="Where JWT is enabled, below auth/.")
+
+    def log_in(self, client: hvac.Client) -> Any:
+        """Log a client in."""
+        return client.auth.jwt.jwt_login(self.jwt_role, self.jwt.get_secret_value(), path=self.mount)

@@ -1,0 +1,1 @@
+"""What people read: sentences, artifacts, the overview; imports `tasks` and `blocks`."""

@@ -1,0 +1,205 @@
+"""Read an account, the ledgers, the destinations and the deployments, and compare them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from pydantic import SecretStr
+
+from blocks.errors import KeyRotationError, NotFoundError
+from blocks.openrouter.keys import ApiKey
+from tasks.audit.account_keys import KeyFilter
+from tasks.audit.findings import AuditFinding, Capped, Counts, Kind
+from tasks.audit.judge import (
+    Lost,
+    Snapshot,
+    connection_of,
+    entries_of,
+    find_lost_ledgers,
+    in_change,
+    judge_lost,
+    judge_management_key,
+    judge_orphan,
+    judge_rotation,
+    read_destinations_of,
+    unreadable_ledgers,
+)
+from tasks.audit.ledgers import LedgerSet
+from tasks.model.keys import fingerprint, label_agrees
+from tasks.model.ledger import Ledger
+from tasks.world.ports import Deployed, KeyReader, World
+from tasks.world.run import side_by_side
+
+AT_ONCE = 8
+"""How many destinations or keys are looked at side by side."""
+OPEN_AT_ONCE = 32
+"""How many destinations are open at the same time."""
+RUNS_AT_ONCE = 200
+"""For how many keys Prefect is asked at once whether it knows the runs that have made them."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an account, the ledgers, the destinations and the deployments say, side by side.
+
+    Args:
+        counts: How many keys there are.
+        findings: What does not agree.
+        deployed: The deployments, by the rotation's name.
+        lost: The rotations whose ledger is gone, by name.
+        secrets: What each destination holds that was read.
+    """
+
+    counts: Counts
+    findings: list[AuditFinding]
+    deployed: Mapping[str, Deployed]
+    lost: Mapping[str, Lost]
+    secrets: Mapping[str, SecretStr | None] = field(repr=False)
+
+    def holders(self, label: str) -> list[str]:
+        """Return which of the destinations that were read hold a key of this label."""
+        return [name for name, value in self.secrets.items() if label_agrees(label, value)]
+
+
+async def compare(world: World, connection: str, openrouter: KeyReader, older_than: timedelta) -> Comparison:
+    """Compare the account, the ledgers, the destinations and the deployments.
+
+    Args:
+        world: The way to everything outside of the process.
+        connection: The connection's name.
+        openrouter: Its client.
+        older_than: From which age on a key of no rotation is a finding.
+
+    Returns:
+        What they say, and what does not agree.
+
+    Raises:
+        KeyRotationError: OpenRouter or Prefect failed.
+    """
+    return await _Reading(world, connection, openrouter).compare(older_than)
+
+
+class _Reading:
+    def __init__(self, world: World, connection: str, openrouter: KeyReader) -> None:
+        self.world = world
+        self.connection = connection
+        self.openrouter = openrouter
+        self._deployed: dict[str, Deployed] = {}
+        self._workspaces: list[str] = []
+        self._secrets: dict[str, SecretStr | None] = {}
+        self._unreadable: dict[str, str] = {}
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def compare(self, older_than: timedelta) -> Comparison:
+        now = self.world.now()
+        management_key = await self.openrouter.about_itself()
+        before = await self._ledgers()
+        self._deployed = {deployed.name: deployed async for deployed in self.world.deployments()}
+        self._workspaces = [workspace async for workspace in self.openrouter.list_workspaces()]
+        keys = await self._keys(KeyFilter(before, older_than, now))
+        after = await self._ledgers()
+        explained = before.hashes() | after.hashes()
+        unexplained = [key for key in keys.ours.values() if key.hash not in explained]
+        lost = {each.name: each for each in find_lost_ledgers(unexplained, after, self._deployed)}
+        findings = [
+            *judge_management_key(self.connection, management_key.expires_at, now),
+            *unreadable_ledgers(after),
+            *await self._at_rotations(after, keys.explained),
+            *(finding for each in lost.values() for finding in judge_lost(each, now)),
+            *self._orphans(unexplained, after, now),
+            *keys.findings(),
+        ]
+        return Comparison(keys.counts, findings, self._deployed, lost, self._secrets)
+
+    async def _ledgers(self) -> LedgerSet:
+        return LedgerSet({name: value async for name, value in self.world.ledgers()})
+
+    async def _keys(self, keys: KeyFilter) -> KeyFilter:
+        for workspace in self._workspaces:
+            async for key in self.openrouter.list_keys(workspace):
+                keys.take(key)
+                if len(keys.undecided) >= RUNS_AT_ONCE:
+                    keys.decide(await self.world.known_runs(keys.runs()))
+        if keys.undecided:
+            keys.decide(await self.world.known_runs(keys.runs()))
+        return keys
+
+    async def _at_rotations(self, all_ledgers: LedgerSet, listed: dict[str, ApiKey]) -> list[AuditFinding]:
+        first = await self._judge(all_ledgers.ledgers, listed)
+        suspicious = [name for name, found in first.items() if found]
+        if not suspicious:
+            return []
+        # The list and the ledgers were not read in one moment, and a list by pages can miss a key. So whatever seems
+        # wrong is looked at once more, key by key, between two readings of its ledger that must be the same.
+        before = await self._ledgers()
+        ledgers = {name: before.ledgers[name] for name in suspicious if name in before.ledgers}
+        verdicts = await self._judge(ledgers, {})
+        after = await self._ledgers()
+        judged: list[AuditFinding] = []
+        for name, found in verdicts.items():
+            judged += found if after.values.get(name) == before.values[name] else [in_change(name)]
+        return judged
+
+    async def _judge(self, ledgers: dict[str, Ledger], listed: dict[str, ApiKey]) -> dict[str, list[AuditFinding]]:
+        wanted = [e.hash for ledger in ledgers.values() for e in entries_of(ledger, self.connection)]
+        missing = [key_hash for key_hash in wanted if key_hash not in listed]
+        found = await self._bounded([self._key(key_hash) for key_hash in missing])
+        keys: dict[str, ApiKey | None] = {**listed, **dict(zip(missing, found, strict=True))}
+        await self._at_destinations(ledgers)
+        fingerprints = {name: fingerprint(value) for name, value in self._secrets.items()}
+        now = self.world.now()
+        return {
+            name: list(
+                judge_rotation(
+                    Snapshot(name, ledger, self._deployed.get(name), keys, fingerprints, self._unreadable),
+                    self.connection,
+                    self._workspaces,
+                    now,
+                )
+            )
+            for name, ledger in ledgers.items()
+        }
+
+    async def _key(self, key_hash: str) -> ApiKey | None:
+        try:
+            return await self.openrouter.get_key(key_hash)
+        except NotFoundError:
+            return None
+
+    async def _at_destinations(self, ledgers: dict[str, Ledger]) -> None:
+        ours = [
+            (name, ledger)
+            for name, ledger in ledgers.items()
+            if connection_of(ledger, self._deployed.get(name)) == self.connection
+        ]
+        places = sorted({place for _, ledger in ours for place in read_destinations_of(ledger)})
+        for first in range(0, len(places), OPEN_AT_ONCE):
+            async with self.world.apart() as world:
+                await self._bounded([self._at_destination(world, one) for one in places[first : first + OPEN_AT_ONCE]])
+
+    async def _at_destination(self, world: World, name: str) -> None:
+        self._secrets.pop(name, None)
+        self._unreadable.pop(name, None)
+        try:
+            self._secrets[name] = (await (await world.destination(name)).read_content()).value
+        except KeyRotationError as error:
+            self._unreadable[name] = str(error)
+
+    def _orphans(self, unexplained: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[AuditFinding]:
+        orphans = Capped(Kind.ORPHAN, "keys are orphans, which an audit with repair leaves to the next one")
+        for key in unexplained:
+            orphans.add(judge_orphan(key, ledgers, self._deployed, now))
+        return orphans.findings()
+
+    async def _bounded(self, calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        async def one(call: Coroutine[Any, Any, T]) -> T:
+            async with self._slots:
+                return await call
+
+        return await side_by_side([one(call) for call in calls])

@@ -1,0 +1,219 @@
+"""What an audit can find, how much it matters, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, StrEnum
+from typing import Self
+
+MOST_KEPT = 100
+"""How many findings of a kind of which there may be one for each key are kept; the others are counted."""
+
+
+class Severity(Enum):
+    """How much a finding matters; the value is its rank, the gravest first."""
+
+    CRITICAL = 0
+    WARNING = 1
+    NOTICE = 2
+
+
+class Kind(StrEnum):
+    """What an audit can find; the value is its name in the artifact and in events."""
+
+    severity: Severity
+    advice: str
+
+    def __new__(cls, name: str, severity: Severity, advice: str) -> Self:
+        """Make a kind of its name, its usual severity, and what a person does about it."""
+        kind = str.__new__(cls, name)
+        kind._value_ = name
+        kind.severity = severity
+        kind.advice = advice
+        return kind
+
+    MANAGEMENT_KEY_REFUSED = (
+        "management-key-refused",
+        Severity.CRITICAL,
+        "Put a valid management key into the connection's block.",
+    )
+    MANAGEMENT_KEY_EXPIRING = (
+        "management-key-expiring",
+        Severity.WARNING,
+        "Make a new management key of the same account and put it into the connection's block.",
+    )
+    OTHER_ACCOUNT = (
+        "other-account",
+        Severity.CRITICAL,
+        "Put a management key of the former account back, so that its keys can be revoked.",
+    )
+    LEDGER_UNREADABLE = (
+        "ledger-unreadable",
+        Severity.CRITICAL,
+        "Put an earlier value of the variable back from its events.",
+    )
+    LEDGER_LOST = (
+        "ledger-lost",
+        Severity.CRITICAL,
+        "Audit with repair, or run the rotation: it finds its keys again and replaces them.",
+    )
+    CURRENT_KEY_UNUSABLE = ("current-key-unusable", Severity.CRITICAL, "Run the rotation at once.")
+    DESTINATION_DIFFERS = (
+        "destination-differs",
+        Severity.CRITICAL,
+        "Find out who wrote it, then run the rotation: it publishes a new key there.",
+    )
+    DESTINATION_UNREADABLE = ("destination-unreadable", Severity.WARNING, "Mend the destination or its block.")
+    ROTATION_OVERDUE = (
+        "rotation-overdue",
+        Severity.WARNING,
+        "Look at the deployment's last runs and at its worker, then run the rotation.",
+    )
+    KEY_EXPIRING = ("key-expiring", Severity.WARNING, "Run the rotation before that.")
+    PENDING = (
+        "rotation-unfinished",
+        Severity.WARNING,
+        "Retry the failed run, or start a new one: both finish or clean up what is pending.",
+    )
+    UNRESOLVED = (
+        "create-unresolved",
+        Severity.WARNING,
+        "Run retire for the rotation: it looks for the key and deletes it.",
+    )
+    SUPERSEDED_KEY_OVERDUE = (
+        "superseded-key-overdue",
+        Severity.WARNING,
+        "Run retire for the rotation; its state says what stands in the way.",
+    )
+    SUPERSEDED_KEY_DIFFERS = (
+        "superseded-key-differs",
+        Severity.WARNING,
+        "Find out who changed it; consumers that still use it may fail.",
+    )
+    WITHOUT_DEPLOYMENT = (
+        "no-deployment",
+        Severity.WARNING,
+        "Deploy the rotation again; to take it away for good, run remove-rotation after that.",
+    )
+    ORPHAN = (
+        "orphan",
+        Severity.WARNING,
+        "Audit with repair, or delete it at OpenRouter once you are sure that nobody uses it.",
+    )
+    MARKED_NOT_OURS = (
+        "marked-not-ours",
+        Severity.NOTICE,
+        "Nothing, where another Prefect server rotates keys of this account; otherwise find out who made it.",
+    )
+    OF_NOBODY = ("key-of-no-rotation", Severity.NOTICE, "Put it under rotation (adopt), limit it, or delete it.")
+    IN_CHANGE = ("rotation-in-change", Severity.NOTICE, "Nothing; the next audit looks again.")
+
+
+@dataclass(frozen=True)
+class AuditFinding:
+    """Something that an audit has found.
+
+    Args:
+        kind: What it is.
+        sentence: What was found, for a person.
+        rotation: The rotation's name, where it is about one.
+        key_label: The key's label, where it is about one.
+        key_hash: The key's hash, where it is about one.
+        graded: How much it matters, where that is not as usual for its kind.
+        repaired: Whether this audit has put it right.
+    """
+
+    kind: Kind
+    sentence: str
+    rotation: str = ""
+    key_label: str = ""
+    key_hash: str = ""
+    graded: Severity | None = None
+    repaired: bool = False
+
+    @property
+    def severity(self) -> Severity:
+        """How much it matters."""
+        return self.graded or self.kind.severity
+
+    @property
+    def needs_person(self) -> bool:
+        """Whether somebody has to do something."""
+        return self.severity is not Severity.NOTICE and not self.repaired
+
+
+@dataclass
+class Counts:
+    """How many keys an audit has seen, by whose they are.
+
+    Args:
+        seen: All.
+        of_rotations: Those that a ledger explains.
+        unexplained: Those with a marker that no ledger explains: orphans, those of other servers, and new ones.
+        of_nobody: Those without a marker that no ledger explains.
+    """
+
+    seen: int = 0
+    of_rotations: int = 0
+    unexplained: int = 0
+    of_nobody: int = 0
+
+
+class Capped:
+    """Findings of one kind: the first ones, and how many more there are, so that memory does not grow.
+
+    Args:
+        kind: The kind.
+        more: What the others are, as it reads after their number.
+    """
+
+    def __init__(self, kind: Kind, more: str) -> None:
+        self._kind = kind
+        self._more = more
+        self._kept: list[AuditFinding] = []
+        self._left_out = 0
+
+    def add(self, finding: AuditFinding | None) -> None:
+        """Keep a finding, where there is one and room for it, or else count it.
+
+        Args:
+            finding: The finding; `None` for nothing.
+        """
+        if finding is None:
+            return
+        if len(self._kept) < MOST_KEPT:
+            self._kept.append(finding)
+        else:
+            self._left_out += 1
+
+    def findings(self) -> list[AuditFinding]:
+        """List what was kept.
+
+        Returns:
+            The findings, and one that counts those for which there was no room.
+        """
+        if not self._left_out:
+            return self._kept
+        return [*self._kept, AuditFinding(self._kind, f"{self._left_out} more {self._more}; they are not listed.")]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an audit has found.
+
+    Args:
+        connection: The connection that was audited.
+        at: When, UTC.
+        counts: How many keys it has seen; `None` where OpenRouter did not let it.
+        findings: What it has found, the gravest first.
+    """
+
+    connection: str
+    at: datetime
+    counts: Counts | None
+    findings: tuple[AuditFinding, ...]
+
+    def needing_person(self) -> list[AuditFinding]:
+        """Say what somebody has to look after."""
+        return [finding for finding in self.findings if finding.needs_person]

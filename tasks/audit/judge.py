@@ -1,0 +1,390 @@
+"""Pure judgements: what is wrong with a key, a ledger, a destination or a deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from blocks.openrouter.keys import ApiKey
+from tasks.audit.findings import MOST_KEPT, AuditFinding, Kind, Severity
+from tasks.audit.ledgers import LedgerSet
+from tasks.model.keys import moment, read_marker
+from tasks.model.ledger import Current, Ledger, MadeKey, Superseded
+from tasks.world.ports import Deployed
+
+SETTLED_AFTER = timedelta(hours=1)
+"""How long a run may be at work, or late; until then nothing counts as left behind."""
+EXPIRES_WITHIN = timedelta(days=7)
+"""How far ahead of its end a key is told of."""
+MANAGEMENT_KEY_EXPIRES_WITHIN = timedelta(days=14)
+"""How far ahead of its end a management key is told of: only a person can make a new one."""
+LONGEST_MARGIN = timedelta(days=1)
+"""How late a rotation may be at most before it is overdue; one with a shorter interval may be late by one interval."""
+
+
+def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> AuditFinding | None:
+    """Say what is wrong with a key of no rotation.
+
+    Args:
+        key: The key.
+        older_than: How old it may become.
+        now: The current moment, UTC.
+
+    Returns:
+        The finding; `None` for one that is in order, or that cannot be used any more.
+    """
+    if not is_live(key, now):
+        return None
+    faults = []
+    if now - key.created_at > older_than:
+        faults.append(f"is {(now - key.created_at).days} days old")
+    if key.limit is None:
+        faults.append("has no spending limit")
+    if key.expires_at and key.expires_at - now <= EXPIRES_WITHIN:
+        faults.append(f"expires at {moment(key.expires_at)}")
+    if not faults:
+        return None
+    sentence = f"The key {key.label} belongs to no rotation and {' and '.join(faults)}."
+    return AuditFinding(Kind.OF_NOBODY, sentence, key_label=key.label, key_hash=key.hash)
+
+
+def is_live(key: ApiKey, now: datetime) -> bool:
+    """Say whether a key can be used.
+
+    Args:
+        key: The key.
+        now: The current moment, UTC.
+
+    Returns:
+        Whether it is neither disabled nor expired.
+    """
+    return not key.disabled and (key.expires_at is None or key.expires_at > now)
+
+
+def judge_management_key(connection: str, expires_at: datetime | None, now: datetime) -> list[AuditFinding]:
+    """Say whether the management key is about to end.
+
+    Args:
+        connection: The connection's name.
+        expires_at: When its management key ends; `None` for never, or where OpenRouter does not say.
+        now: The current moment, UTC.
+
+    Returns:
+        At most one finding.
+    """
+    if expires_at is None or expires_at - now > MANAGEMENT_KEY_EXPIRES_WITHIN:
+        return []
+    sentence = f"The management key of the connection {connection} expires at {moment(expires_at)}."
+    return [AuditFinding(Kind.MANAGEMENT_KEY_EXPIRING, sentence)]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that is known about one rotation at one moment.
+
+    Args:
+        name: The rotation's name.
+        ledger: Its ledger.
+        deployed: Its deployment, if it has one.
+        keys: Its keys at OpenRouter by hash; `None` for one that is not there. Keys of other connections are left out.
+        held: The fingerprint of what each destination holds.
+        unreadable: Why a destination cannot be read.
+    """
+
+    name: str
+    ledger: Ledger
+    deployed: Deployed | None
+    keys: Mapping[str, ApiKey | None] = field(default_factory=dict)
+    fingerprints: Mapping[str, str | None] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+def connection_of(ledger: Ledger, deployed: Deployed | None) -> str | None:
+    """Say which connection a rotation belongs to.
+
+    Args:
+        ledger: Its ledger.
+        deployed: Its deployment, if it has one.
+
+    Returns:
+        The connection of its newest key, or else the one that its deployment names; `None` where neither tells.
+    """
+    entries = (ledger.current, ledger.pending, *ledger.superseded, *ledger.unresolved)
+    newest = next((entry.connection for entry in entries if entry), None)
+    return newest or (deployed.rotation.connection if deployed and deployed.rotation else None)
+
+
+def entries_of(ledger: Ledger, connection: str) -> list[MadeKey]:
+    """List the keys that a rotation made over a connection.
+
+    Args:
+        ledger: The rotation's ledger.
+        connection: The connection.
+
+    Returns:
+        The current, the pending and the superseded keys.
+    """
+    pending = ledger.pending.key if ledger.pending else None
+    return [key for key in (ledger.current, pending, *ledger.superseded) if key and key.connection == connection]
+
+
+def read_destinations_of(ledger: Ledger) -> tuple[str, ...]:
+    """Say which destinations are to hold a rotation's current key.
+
+    Args:
+        ledger: The rotation's ledger.
+
+    Returns:
+        The destinations; none for a rotation that was taken away.
+    """
+    return ledger.current.destinations if ledger.current and not ledger.removed else ()
+
+
+def judge_rotation(
+    snapshot: Snapshot, connection: str, workspaces: Collection[str], now: datetime
+) -> Iterator[AuditFinding]:
+    """Compare a rotation's ledger with its keys, its destinations and its deployment.
+
+    Args:
+        snapshot: What is known about it.
+        connection: The connection that is audited; keys of others are not judged.
+        workspaces: The workspaces of its account.
+        now: The current moment, UTC.
+
+    Yields:
+        What is wrong.
+    """
+    ledger = snapshot.ledger
+    if connection_of(ledger, snapshot.deployed) in (connection, None):
+        yield from _judge_ledger(snapshot, now)
+        yield from _judge_destinations(snapshot, now)
+    for entry in entries_of(ledger, connection):
+        key = snapshot.keys.get(entry.hash)
+        if key is None and entry.workspace_id is not None and entry.workspace_id not in workspaces:
+            sentence = (
+                f"The connection {connection} knows neither the key {entry.label} nor its workspace: it seems to "
+                "belong to another account now."
+            )
+            yield _about(Kind.OTHER_ACCOUNT, snapshot, entry, sentence)
+        elif isinstance(entry, Current):
+            if not ledger.removed:
+                yield from _judge_current(snapshot, entry, key, now)
+        elif isinstance(entry, Superseded):
+            yield from _judge_superseded(snapshot, entry, key, now)
+
+
+def _judge_ledger(snapshot: Snapshot, now: datetime) -> Iterator[AuditFinding]:
+    name, ledger = snapshot.name, snapshot.ledger
+    if snapshot.deployed is None and not ledger.removed:
+        sentence = f"The rotation {name} has a ledger but no deployment rotate/{name}, so nothing rotates it any more."
+        yield AuditFinding(Kind.WITHOUT_DEPLOYMENT, sentence, name)
+    if ledger.pending and now - ledger.pending.intended_at > SETTLED_AFTER:
+        sentence = (
+            f"Run {ledger.pending.run_id} has left the rotation {name} unfinished since "
+            f"{moment(ledger.pending.intended_at)}."
+        )
+        yield AuditFinding(Kind.PENDING, sentence, name)
+    for entry in ledger.unresolved:
+        grave = None if now - entry.since > SETTLED_AFTER else Severity.NOTICE
+        sentence = (
+            f"Run {entry.run_id} of rotation {name} may have created a key at {moment(entry.since)} that has not "
+            "turned up yet."
+        )
+        yield AuditFinding(Kind.UNRESOLVED, sentence, name, graded=grave)
+    yield from _judge_age(snapshot, now)
+
+
+def _judge_age(snapshot: Snapshot, now: datetime) -> Iterator[AuditFinding]:
+    current, deployed = snapshot.ledger.current, snapshot.deployed
+    if current is None or snapshot.ledger.removed or deployed is None or not deployed.interval:
+        return
+    minimum_age = deployed.rotation.minimum_age if deployed.rotation else timedelta(0)
+    if now - current.since > deployed.interval + minimum_age + min(deployed.interval, LONGEST_MARGIN):
+        sentence = (
+            f"The current key {current.label} of rotation {snapshot.name} has been in use since "
+            f"{moment(current.since)}, longer than its schedule allows ({deployed.interval})."
+        )
+        yield _about(Kind.ROTATION_OVERDUE, snapshot, current, sentence)
+
+
+def _judge_destinations(snapshot: Snapshot, now: datetime) -> Iterator[AuditFinding]:
+    current, pending = snapshot.ledger.current, snapshot.ledger.pending
+    if current is None:
+        return
+    at_work = pending is not None and now - pending.intended_at <= SETTLED_AFTER
+    expected = {current.fingerprint} | ({pending.key.fingerprint} if at_work and pending and pending.key else set())
+    for name in read_destinations_of(snapshot.ledger):
+        if name in snapshot.unreadable:
+            sentence = f"The destination {name} cannot be read: {snapshot.unreadable[name]}"
+            yield AuditFinding(Kind.DESTINATION_UNREADABLE, sentence, snapshot.name)
+        elif snapshot.fingerprints.get(name) not in expected:
+            what = "holds nothing" if snapshot.fingerprints.get(name) is None else "holds something else"
+            sentence = f"The destination {name} {what}, not the current key {current.label} of {snapshot.name}."
+            yield _about(Kind.DESTINATION_DIFFERS, snapshot, current, sentence)
+
+
+def _judge_current(snapshot: Snapshot, entry: Current, key: ApiKey | None, now: datetime) -> Iterator[AuditFinding]:
+    if key is None or not is_live(key, now):
+        sentence = f"The current key {entry.label} of rotation {snapshot.name} {_why_dead(key)}."
+        yield _about(Kind.CURRENT_KEY_UNUSABLE, snapshot, entry, sentence)
+    elif key.expires_at and key.expires_at - now <= EXPIRES_WITHIN:
+        interval = snapshot.deployed.interval if snapshot.deployed else None
+        in_time = bool(interval) and entry.since + (interval or timedelta(0)) < key.expires_at
+        sentence = f"The current key {entry.label} of rotation {snapshot.name} expires at {moment(key.expires_at)}."
+        yield _about(Kind.KEY_EXPIRING, snapshot, entry, sentence, Severity.NOTICE if in_time else None)
+
+
+def _judge_superseded(
+    snapshot: Snapshot, entry: Superseded, key: ApiKey | None, now: datetime
+) -> Iterator[AuditFinding]:
+    if key is None and entry.revoking:
+        return
+    if key is None:
+        sentence = f"The superseded key {entry.label} of rotation {snapshot.name} {_why_dead(key)}."
+        yield _about(Kind.SUPERSEDED_KEY_DIFFERS, snapshot, entry, sentence)
+        return
+    expired = key.expires_at is not None and key.expires_at <= now
+    if key.disabled != entry.disabled and not (expired or entry.revoking):
+        state = "is disabled" if key.disabled else "is enabled"
+        sentence = (
+            f"The superseded key {entry.label} of rotation {snapshot.name} {state} at OpenRouter, though its ledger "
+            "says otherwise."
+        )
+        yield _about(Kind.SUPERSEDED_KEY_DIFFERS, snapshot, entry, sentence)
+    if expired:
+        sentence = f"The superseded key {entry.label} of rotation {snapshot.name} {_why_dead(key)}."
+        yield _about(Kind.SUPERSEDED_KEY_DIFFERS, snapshot, entry, sentence, Severity.NOTICE)
+    if now - entry.revoke_at > SETTLED_AFTER:
+        sentence = (
+            f"The superseded key {entry.label} of rotation {snapshot.name} was to be revoked at "
+            f"{moment(entry.revoke_at)} and still exists."
+        )
+        yield _about(Kind.SUPERSEDED_KEY_OVERDUE, snapshot, entry, sentence)
+
+
+def _why_dead(key: ApiKey | None) -> str:
+    if key is None:
+        return "does not exist at OpenRouter any more"
+    return "is disabled at OpenRouter" if key.disabled else "has expired"
+
+
+def _about(
+    kind: Kind, snapshot: Snapshot, entry: MadeKey, sentence: str, graded: Severity | None = None
+) -> AuditFinding:
+    return AuditFinding(kind, sentence, snapshot.name, entry.label, entry.hash, graded)
+
+
+def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[AuditFinding]:
+    """Tell of ledgers that cannot be read.
+
+    Args:
+        ledgers: All ledgers.
+
+    Yields:
+        A finding for each; nothing else is said about its rotation.
+    """
+    for name, sentence in ledgers.damaged.items():
+        yield AuditFinding(Kind.LEDGER_UNREADABLE, sentence, name)
+
+
+def in_change(name: str) -> AuditFinding:
+    """Say that a run was at work on a rotation, so that it could not be judged."""
+    sentence = f"A run of rotation {name} was at work during the audit, so the rotation was not judged."
+    return AuditFinding(Kind.IN_CHANGE, sentence, name)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A rotation whose ledger is gone.
+
+    Args:
+        name: The rotation's name.
+        keys: Its keys that were found by their markers.
+    """
+
+    name: str
+    keys: tuple[ApiKey, ...]
+
+
+def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Collection[str]) -> list[Lost]:
+    """Find rotations that are deployed and have keys, but no ledger.
+
+    Args:
+        ours: The keys that runs of this Prefect server have made and no ledger explains.
+        ledgers: All ledgers.
+        deployed: The rotations that have a deployment.
+
+    Returns:
+        The rotations, each with its keys.
+    """
+    keys: dict[str, list[ApiKey]] = {}
+    for key in ours:
+        name, _ = read_marker(key.name) or ("", None)
+        if name in deployed and name not in ledgers.values:
+            keys.setdefault(name, []).append(key)
+    return [Lost(name, tuple(found)) for name, found in keys.items()]
+
+
+def judge_lost(lost: Lost, now: datetime) -> list[AuditFinding]:
+    """Tell of a lost ledger.
+
+    Args:
+        lost: The rotation.
+        now: The current moment, UTC.
+
+    Returns:
+        At most one finding: a key that was just made says nothing yet.
+    """
+    if all(is_new(key, now) for key in lost.keys):
+        return []
+    labels = ", ".join(key.label for key in lost.keys[:MOST_KEPT])
+    sentence = f"The ledger of rotation {lost.name} is gone; its keys at OpenRouter are {labels}."
+    return [AuditFinding(Kind.LEDGER_LOST, sentence, lost.name)]
+
+
+def is_new(key: ApiKey, now: datetime) -> bool:
+    """Say whether a key may still be in the hands of the run that makes it."""
+    return now - key.created_at <= SETTLED_AFTER
+
+
+def judge_key_not_ours(key: ApiKey, damaged: Collection[str], now: datetime) -> AuditFinding | None:
+    """Tell of a key that a run made which this Prefect server does not know.
+
+    Args:
+        key: The key.
+        damaged: The rotations whose ledgers cannot be read.
+        now: The current moment, UTC.
+
+    Returns:
+        The finding; `None` for a key that was just made, or whose ledger cannot be read.
+    """
+    name, run_id = read_marker(key.name) or ("", None)
+    if is_new(key, now) or name in damaged:
+        return None
+    sentence = f"{_made(key, name, run_id)}, which this Prefect server does not know."
+    return AuditFinding(Kind.MARKED_NOT_OURS, sentence, name, key.label, key.hash)
+
+
+def judge_orphan(key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], now: datetime) -> AuditFinding | None:
+    """Tell of a key that a run of this Prefect server made, and that no ledger explains.
+
+    Args:
+        key: The key.
+        ledgers: All ledgers.
+        deployed: The rotations that have a deployment.
+        now: The current moment, UTC.
+
+    Returns:
+        The finding; `None` for a key that was just made, whose ledger cannot be read, or whose ledger is lost.
+    """
+    name, run_id = read_marker(key.name) or ("", None)
+    if is_new(key, now) or name in ledgers.damaged or (name in deployed and name not in ledgers.values):
+        return None
+    sentence = f"{_made(key, name, run_id)}, and no ledger explains it."
+    return AuditFinding(Kind.ORPHAN, sentence, name, key.label, key.hash)
+
+
+def _made(key: ApiKey, rotation: str, run_id: UUID | None) -> str:
+    return f"The key {key.label} was made at {moment(key.created_at)} by run {run_id} of rotation {rotation}"

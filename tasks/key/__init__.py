@@ -1,0 +1,1 @@
+"""What the next key is, and keys that were never recorded; imports `tasks.world`, `tasks.model` and `blocks`."""

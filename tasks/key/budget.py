@@ -1,0 +1,120 @@
+"""Carry a budget over, so that a rotation in the middle of a period does not let a consumer spend the limit twice."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from blocks.errors import ConfigurationError, NotFoundError, ServiceError
+from blocks.openrouter.keys import ApiKey
+from tasks.model.events import Event
+from tasks.model.keys import period_end
+from tasks.model.ledger import Budget, Current, Ledger, Superseded
+from tasks.model.terms import Terms
+from tasks.world.account import confirm_gone
+from tasks.world.run import Run
+
+
+def carried_over(former: ApiKey, earlier: Budget | None, terms: Terms, now: datetime) -> Budget | None:
+    """Say how much of the next key's limit is spent already.
+
+    Args:
+        former: The key that is replaced, as OpenRouter shows it.
+        earlier: What that key had itself been given over from its predecessors.
+        terms: What the next key is to get.
+        now: The current moment, UTC.
+
+    Returns:
+        The budget to start with; `None` for a fresh one: there is no limit, or it is reset at other times than before.
+    """
+    if terms.limit is None or former.limit_reset != terms.limit_reset:
+        return None
+    spent = _carried(earlier, now) + former.spent(terms.limit_reset)
+    return Budget(carried=spent, ends_at=period_end(terms.limit_reset, now))
+
+
+def _carried(budget: Budget | None, now: datetime) -> Decimal:
+    return budget.carried if budget and budget.runs(now) else Decimal(0)
+
+
+async def settle_budget(run: Run) -> None:
+    """Cap the superseded keys of a carried budget at what they have spent, and give the current key exactly the rest.
+
+    Args:
+        run: The run.
+
+    Raises:
+        PlaceLostError: Another run has taken over.
+        ServiceError: OpenRouter failed; the next run goes on here.
+    """
+    for former in run.ledger.superseded:
+        if former.capped is False:
+            try:
+                await _settle(run, former)
+            except (ConfigurationError, ServiceError) as error:
+                if not run.has_left(former.connection, error):
+                    raise
+                run.note(f"The key {former.label} is not capped, and its connection cannot be used: {error}")
+    await restore_budget(run)
+
+
+async def _settle(run: Run, former: Superseded) -> None:
+    openrouter = await run.world.connection(former.connection)
+    await run.guard()
+    capped = None
+    try:
+        capped = await openrouter.update_key(former.hash, **_cap(await openrouter.get_key(former.hash)))
+    except NotFoundError:
+        await confirm_gone(openrouter, former)
+        run.note(f"The key {former.label} is gone already, so what it spent last is not known exactly.")
+    ledger = run.ledger.changed(former.hash, capped=True)
+    if capped is not None:
+        ledger = await _give_the_rest(run, ledger, former, capped)
+    await run.write(ledger)
+
+
+async def _give_the_rest(run: Run, ledger: Ledger, former: Superseded, capped: ApiKey) -> Ledger:
+    current, now = ledger.current, run.world.now()
+    if current is None or current.terms is None or current.budget is None or current.since != former.since:
+        return ledger
+    if not current.budget.runs(now):
+        return ledger
+    carried = _carried(former.budget, now) + capped.spent(current.terms.limit_reset)
+    if carried != current.budget.carried:
+        await _set_limit(run, current, carried)
+    return ledger.current_changed(budget=Budget(carried=carried, ends_at=current.budget.ends_at))
+
+
+def _cap(key: ApiKey) -> dict[str, Any]:
+    # Without a reset the cap outlives the period: what the key has spent in all is all that it may ever spend.
+    return {"limit": key.spent(None), "limit_reset": None}
+
+
+async def _set_limit(run: Run, current: Current, carried: Decimal) -> None:
+    if current.terms is None or current.terms.limit is None:
+        return
+    openrouter = await run.world.connection(current.connection)
+    await run.guard()
+    try:
+        await openrouter.update_key(current.hash, limit=current.terms.request("-", carried).limit)
+    except NotFoundError:
+        run.note(f"The key {current.label} does not exist at OpenRouter any more: start a rotation.")
+
+
+async def restore_budget(run: Run) -> None:
+    """Give the current key its full limit back, once the period of a carried budget has ended.
+
+    Args:
+        run: The run.
+
+    Raises:
+        PlaceLostError: Another run has taken over.
+        ServiceError: OpenRouter failed; the next run goes on here.
+    """
+    current = run.ledger.current
+    if current is None or current.budget is None or current.budget.runs(run.world.now()):
+        return
+    await _set_limit(run, current, Decimal(0))
+    await run.write(run.ledger.current_changed(budget=None))
+    await run.world.emit(Event.BUDGET_RESTORED, run.name, **current.told())

@@ -1,0 +1,104 @@
+"""On which terms the next key is made: what the rotation names, what it inherits, and what is left of the budget."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from blocks.errors import ConfigurationError, NotFoundError, ServiceError
+from blocks.openrouter.keys import ApiKey, KeyRequest
+from tasks.key.budget import carried_over, settle_budget
+from tasks.model.keys import label_agrees
+from tasks.model.ledger import Budget, Current, MadeKey, Pending
+from tasks.model.rotation import Rotation
+from tasks.model.terms import Terms
+from tasks.world.account import has_workspace
+from tasks.world.ports import KeyReader
+from tasks.world.run import Run
+
+
+async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[Terms, Budget | None]:
+    """Say on which terms the next key is made, and how much of its budget is spent already.
+
+    Args:
+        run: The run.
+        rotation: What the user asks for.
+        now: The current moment, UTC.
+
+    Returns:
+        The terms, and the budget that is carried over, if one is.
+
+    Raises:
+        ConfigurationError: There is no telling what to inherit; nothing was created.
+        ServiceError: OpenRouter failed; nothing was created.
+    """
+    if rotation.key.carry_budget and not run.identity.emergency:
+        await settle_budget(run)
+    terms, current = rotation.key.terms(now), run.ledger.current
+    if current is None and rotation.key.inherit:
+        current = _found_again(run, now)
+    if current is None or not (rotation.key.inherit or rotation.key.carry_budget):
+        return terms, None
+    former = await _former_key(run, current)
+    if rotation.key.inherit:
+        terms = terms.or_else(await _inherited(run, rotation, current, former))
+    if former is None or not rotation.key.carry_budget:
+        return terms, None
+    return terms, carried_over(former, current.budget, terms, now)
+
+
+def _found_again(run: Run, now: datetime) -> Current | None:
+    """Say which of the keys that were found again after the ledger was lost is the one that consumers hold."""
+    found = [key for key in run.ledger.superseded if not key.fingerprint]
+    held = [key for key in found if any(label_agrees(key.label, place.value) for place in run.contents.values())]
+    if found and not held:
+        raise ConfigurationError(
+            "rotation.key.inherit: the ledger was lost, and no destination holds one of the keys that were found "
+            "again, so nobody knows what to inherit. Name the settings on the rotation, and switch inherit off. "
+            "Nothing was created."
+        )
+    if not held:
+        return None
+    return Current(**held[-1].model_dump(include=set(MadeKey.model_fields)), since=now, destinations=())
+
+
+async def _former_key(run: Run, current: Current) -> ApiKey | None:
+    try:
+        return await (await run.world.connection(current.connection)).get_key(current.hash)
+    except NotFoundError:
+        pass
+    except (ConfigurationError, ServiceError) as error:
+        if not run.has_left(current.connection, error):
+            raise
+    run.note(f"The key {current.label} cannot be read any more: its settings are those that the ledger remembers.")
+    return None
+
+
+async def _inherited(run: Run, rotation: Rotation, current: Current, former: ApiKey | None) -> Terms:
+    terms = await _terms_of(run, rotation, current, former) if former else current.terms or Terms()
+    moved = former is None or current.connection != rotation.connection
+    if moved and not await has_workspace(run, rotation.connection, current.workspace_id):
+        run.note("The connection's account has changed, so workspace, guardrail and creator were not inherited.")
+        return terms.model_copy(update={"workspace_id": None, "guardrail_id": None, "creator_user_id": None})
+    return terms
+
+
+async def _terms_of(run: Run, rotation: Rotation, current: Current, key: ApiKey) -> Terms:
+    openrouter: KeyReader = await run.world.connection(current.connection)
+    # While a budget is carried over, the limit at OpenRouter is not the one that a person chose.
+    whole = current.terms if current.budget and current.terms else key
+    guardrail_id = rotation.key.guardrail_id or await openrouter.guardrail_of(current.hash)
+    return Terms.of(key, guardrail_id).model_copy(update={"limit": whole.limit})
+
+
+def request_of(pending: Pending, name: str = "-") -> KeyRequest:
+    """Say which key a pending intent asks OpenRouter for.
+
+    Args:
+        pending: The intent.
+        name: The key's name; of no matter where a key is only compared.
+
+    Returns:
+        The request.
+    """
+    terms = pending.terms or Terms(workspace_id=pending.workspace_id)
+    return terms.request(name, pending.budget.carried) if pending.budget else terms.request(name)

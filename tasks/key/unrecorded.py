@@ -1,0 +1,135 @@
+"""Find keys again whose creation was announced but never written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from datetime import datetime
+from uuid import UUID
+
+from blocks.errors import ConfigurationError, ServiceError
+from blocks.openrouter.keys import ApiKey
+from tasks.model.keys import read_marker
+from tasks.model.ledger import TURNS_UP_WITHIN, Pending, Superseded, Unresolved
+from tasks.world.ports import KeyReader
+from tasks.world.run import Run
+
+LOOK_AGAIN_AFTER_SECONDS = 2.0
+"""How long to wait before concluding that a marker is not there: one pass of an offset-based list can miss a key."""
+
+
+async def settle_intent(run: Run, *, certain: bool = False) -> None:
+    """End a pending intent whose key was never written down: find the key by its marker and delete it.
+
+    Args:
+        run: The run.
+        certain: Whether OpenRouter has said that no key was created.
+
+    Raises:
+        ServiceError: OpenRouter failed; the intent stays pending.
+    """
+    intent = run.ledger.pending
+    if intent is None or intent.key is not None:
+        return
+    # Signing the ledger keeps out an older attempt that may still be alive.
+    await run.write(run.ledger)
+    if certain or await _delete_left_behind(run, intent, look_again=True):
+        await run.write(run.ledger.dropped())
+    else:
+        await run.write(run.ledger.left_unresolved())
+
+
+async def settle_unresolved(run: Run) -> None:
+    """Look again for keys whose creation ended unknown in an earlier run, and delete those that turned up.
+
+    Args:
+        run: The run.
+
+    Raises:
+        ServiceError: OpenRouter failed.
+    """
+    for entry in run.ledger.unresolved:
+        found = await _delete_left_behind(run, entry)
+        if found or (found is not None and run.world.now() - entry.since >= TURNS_UP_WITHIN):
+            await run.write(run.ledger.resolved([entry]))
+
+
+async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, look_again: bool = False) -> bool | None:
+    """Delete the key that a run may have left behind; `None` where nobody can look for it any more."""
+    try:
+        return await _delete_marked(run, made.connection, made.workspace_id, made.run_id, look_again=look_again)
+    except (ConfigurationError, ServiceError) as error:
+        if not run.has_left(made.connection, error):
+            raise
+        gone = error
+    # The connection may only have got another name.
+    if run.connection and await _delete_marked(run, run.connection, made.workspace_id, made.run_id):
+        return True
+    run.note(f"Run {made.run_id} may have left a key behind, and its connection cannot be used: {gone}")
+    return None
+
+
+async def _delete_marked(
+    run: Run, connection: str, workspace_id: str | None, run_id: UUID, *, look_again: bool = False
+) -> bool:
+    explained = run.ledger.hashes()
+
+    def ours(key: ApiKey) -> bool:
+        return read_marker(key.name) == (run.name, run_id) and key.hash not in explained
+
+    openrouter = await run.world.connection(connection)
+    found = await _search(openrouter, workspace_id, ours)
+    if not found and look_again:
+        await run.world.sleep(LOOK_AGAIN_AFTER_SECONDS)
+        found = await _search(openrouter, workspace_id, ours)
+    for key in found:
+        await run.guard()
+        await openrouter.delete_key(key.hash)
+    return bool(found)
+
+
+async def _search(
+    openrouter: KeyReader, workspace_id: str | None, wanted: Callable[[ApiKey], bool]
+) -> Collection[ApiKey]:
+    return {key.hash: key async for key in openrouter.list_keys(workspace_id) if wanted(key)}.values()
+
+
+async def keys_without_ledger(run: Run, connection: str, revoke_at: datetime) -> list[Superseded]:
+    """Find the keys that this rotation made before its ledger was lost, in every workspace of the account.
+
+    Another Prefect server may run a rotation of the same name in the same account, so only keys whose marker names a
+    flow run that this server knows are taken up.
+
+    Args:
+        run: The run.
+        connection: The rotation's connection.
+        revoke_at: When they are to be revoked.
+
+    Returns:
+        The keys, as superseded ones.
+
+    Raises:
+        ServiceError: OpenRouter or Prefect failed.
+    """
+    openrouter: KeyReader = await run.world.connection(connection)
+    marked: dict[str, tuple[ApiKey, UUID]] = {}
+    async for workspace in openrouter.list_workspaces():
+        async for key in openrouter.list_keys(workspace):
+            if (mark := read_marker(key.name)) and mark[0] == run.name:
+                marked[key.hash] = key, mark[1]
+    known = await run.world.known_runs({run_id for _, run_id in marked.values()})
+    for key, run_id in marked.values():
+        if run_id not in known:
+            run.note(f"The key {key.label} carries this rotation's name but a run that is not known here: left alone.")
+    return [_superseded(key, run_id, connection, revoke_at) for key, run_id in marked.values() if run_id in known]
+
+
+def _superseded(key: ApiKey, made_by: UUID, connection: str, revoke_at: datetime) -> Superseded:
+    return Superseded(
+        hash=key.hash,
+        label=key.label,
+        fingerprint="",
+        made_by=made_by,
+        connection=connection,
+        workspace_id=key.workspace_id,
+        revoke_at=revoke_at,
+    )

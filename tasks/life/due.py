@@ -1,0 +1,58 @@
+"""Revoke what is due, schedule the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, PlaceLostError
+from tasks.key.budget import settle_budget
+from tasks.steps import Steps
+from tasks.world.run import Run
+
+
+async def where_keys_are_read(run: Run) -> list[str]:
+    """Collect the destinations at which consumers may read a key of this rotation.
+
+    Args:
+        run: The run, which has loaded the ledger.
+
+    Returns:
+        The destinations that the current key was published to, and those that the deployment names since.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    current = run.ledger.current or run.ledger.kept
+    try:
+        named = (await run.world.deployed_rotation(run.name)).destinations
+    except ConfigurationError:
+        # There is no deployment, or one that no run would accept.
+        named = []
+    return sorted({*(current.destinations if current else ()), *named})
+
+
+async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) -> None:
+    """Revoke the superseded keys that are due, schedule the others, and keep a carried budget exact."""
+    now = run.world.now()
+    if run.identity.emergency and not all(key.at_once for key in run.ledger.superseded):
+        await run.write(run.ledger.hastened(now))
+    failures = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
+    failures += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.due(now)]
+    ledger = run.ledger
+    for at in [moment for moment in ledger.wakes() if moment > now]:
+        # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
+        if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
+            run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
+    if any(failures):
+        raise DestinationError(" ".join(dict.fromkeys(str(failure) for failure in failures if failure)))
+
+
+async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:
+    """Do one thing of several; its failure does not keep the others undone, but for a run that has lost its place."""
+    try:
+        await work
+    except PlaceLostError:
+        raise
+    except KeyRotationError as error:
+        return error
+    return None

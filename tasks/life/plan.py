@@ -1,0 +1,102 @@
+"""What a run would do now: everything is looked at, nothing is written."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from tasks.life.adopt import find_adoptable
+from tasks.life.recover import observe
+from tasks.model.decisions import Finding, Identity
+from tasks.model.ledger import Ledger
+from tasks.model.rotation import Rotation
+from tasks.world.ports import KeyReader
+from tasks.world.run import Run, side_by_side
+
+
+async def check_everything(run: Run, rotation: Rotation) -> list[str]:
+    """Try the connection and every destination, without writing.
+
+    Args:
+        run: The run.
+        rotation: The rotation.
+
+    Returns:
+        One sentence for each.
+
+    Raises:
+        KeyRotationError: Something does not work; the message says what.
+    """
+    openrouter: KeyReader = await run.world.connection(rotation.connection)
+    destinations = [await run.world.destination(name) for name in rotation.destinations]
+    return await side_by_side([openrouter.check(), *(destination.check() for destination in destinations)])
+
+
+async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
+    """Say what a run would find, and what it would do.
+
+    Args:
+        run: The run.
+        rotation: The rotation.
+
+    Returns:
+        What was checked, and the steps of a run now, each as sentences.
+
+    Raises:
+        KeyRotationError: A run could not even begin; the message says why.
+    """
+    checked = await check_everything(run, rotation)
+    finding = await observe(run, rotation)
+    await find_adoptable(run, rotation)
+    return checked, steps_ahead(finding, run.ledger, rotation, run.identity, run.world.now())
+
+
+def steps_ahead(finding: Finding, ledger: Ledger, rotation: Rotation, identity: Identity, now: datetime) -> list[str]:
+    """Say which steps a run would take.
+
+    Args:
+        finding: What it finds.
+        ledger: The rotation's ledger.
+        rotation: The rotation.
+        identity: Which run asks.
+        now: The current moment, UTC.
+
+    Returns:
+        The steps, in order.
+    """
+    steps = [f"It finds: {finding.value}."]
+    if finding is Finding.ROTATED_SINCE:
+        return steps
+    steps += _putting_right(finding, ledger)
+    if finding not in (Finding.ALREADY_ROTATED, Finding.TOO_YOUNG):
+        steps += _rotating(finding, ledger, rotation, identity)
+    due = [key.label for key in ledger.superseded if identity.emergency or key.revoke_at <= now]
+    steps += [f"Look at the superseded key {label}, which is due, and revoke it as its policy asks." for label in due]
+    return steps
+
+
+def _putting_right(finding: Finding, ledger: Ledger) -> list[str]:
+    label = ledger.pending.key.label if ledger.pending and ledger.pending.key else ""
+    return {
+        Finding.FIRST_RUN: ["Look for keys that this rotation made before its ledger was lost."],
+        Finding.INTENT_WITHOUT_KEY: ["Look for the key of the interrupted create by its marker, and delete it."],
+        Finding.KEY_UNPUBLISHED: [f"Delete the key {label}, which no destination holds."],
+        Finding.KEY_GIVEN_UP: [f"Give the key {label} up: it becomes a superseded one."],
+        Finding.KEY_PUBLISHED: [
+            f"Finish the interrupted rotation with the key {label}, if it still is what is asked for."
+        ],
+    }.get(finding, [])
+
+
+def _rotating(finding: Finding, ledger: Ledger, rotation: Rotation, identity: Identity) -> list[str]:
+    steps = []
+    if rotation.adopt and ledger.current is None:
+        steps.append(f"Adopt the key with the hash {rotation.adopt}.")
+    if finding is not Finding.KEY_PUBLISHED:
+        steps.append(f"Create a key named `{rotation.key.name}`, with date and marker.")
+    steps.append("Verify it.")
+    steps += [f"Publish it to `{name}` and read it back." for name in rotation.destinations]
+    if ledger.current and identity.emergency:
+        steps.append(f"Revoke the key {ledger.current.label} and every older one at once.")
+    elif ledger.current:
+        steps.append(f"Supersede the key {ledger.current.label}; its overlap is {rotation.overlap}.")
+    return steps

@@ -1,0 +1,205 @@
+"""The start of a run: look at the ledger and at the destinations, and put right what an earlier run left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from blocks.destination import Content, Destination
+from blocks.errors import ConfigurationError, ConflictError, DestinationError, OtherAccountError, ServiceError
+from tasks.create import intent_of
+from tasks.key.unrecorded import keys_without_ledger, settle_intent, settle_unresolved
+from tasks.life.adopt import adopt
+from tasks.model.decisions import MAYBE, Finding, find
+from tasks.model.keys import fingerprint
+from tasks.model.ledger import Superseded
+from tasks.model.room import has_room_for
+from tasks.model.rotation import Rotation
+from tasks.verify import is_fit
+from tasks.world.destinations import WRITES, changed_only_beside
+from tasks.world.ports import KeyReader
+from tasks.world.run import NewKey, Run
+
+Revoke = Callable[[Run, Superseded, list[str]], Awaitable[None]]
+
+
+async def observe(run: Run, rotation: Rotation) -> Finding:
+    """Look before anything is changed: the connection, every destination, the ledger.
+
+    Args:
+        run: The run.
+        rotation: The rotation.
+
+    Returns:
+        What the run finds.
+
+    Raises:
+        KeyRotationError: The connection, a destination or the ledger cannot be used; nothing was changed.
+    """
+    run.connection = rotation.connection
+    ledger = await run.load()
+    if not run.has_ledger or ledger.removed:
+        await run.world.check_deployment()
+    await run.world.connection(rotation.connection)
+    await _check_expiry(run, rotation)
+    former = ledger.pending.destinations if ledger.pending else ()
+    fingerprints = await run.look(rotation.destinations, former)
+    _note_what_is_not_ours(run, rotation, fingerprints)
+    known = ledger if run.has_ledger else None
+    finding = find(known, run.identity, fingerprints, run.world.now(), rotation.minimum_age)
+    if finding is Finding.TOO_YOUNG and not await _current_works(run, rotation):
+        return Finding.NOTHING_PENDING
+    return finding
+
+
+async def _current_works(run: Run, rotation: Rotation) -> bool:
+    # However young it is, a key that somebody has deleted by hand is no reason to do nothing.
+    openrouter: KeyReader = await run.world.connection(rotation.connection)
+    secret = run.contents[rotation.destinations[0]].value
+    return secret is not None and await openrouter.accepts(secret)
+
+
+async def _check_expiry(run: Run, rotation: Rotation) -> None:
+    if rotation.key.expires_after is None:
+        return
+    try:
+        rotation.check_expiry(await run.world.longest_interval())
+    except ValueError as error:
+        raise ConfigurationError(f"rotation.{error}. Nothing was created.") from None
+
+
+def _note_what_is_not_ours(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
+    ledger = run.ledger
+    pending = ledger.pending.key if ledger.pending else None
+    known = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key} | {MAYBE, None}
+    for name in rotation.destinations:
+        if fingerprints[name] not in known and run.contents[name].value and not _to_be_adopted(run, rotation, name):
+            run.note(f"{name} held a secret that this rotation did not make; it was replaced there and is not revoked.")
+    for name in set(ledger.current.destinations if ledger.current else ()) - set(rotation.destinations):
+        run.note(f"{name} is no longer a destination; the key that it holds ends with its overlap.")
+
+
+def _to_be_adopted(run: Run, rotation: Rotation, name: str) -> bool:
+    return rotation.adopt is not None and run.ledger.current is None and run.contents[name].value is not None
+
+
+async def recover(run: Run, rotation: Rotation, finding: Finding, revoke: Revoke) -> NewKey | None:
+    """Put right what an earlier run, or an earlier attempt of this one, left behind.
+
+    Args:
+        run: The run.
+        rotation: The rotation.
+        finding: What the run found.
+        revoke: The step that revokes a key.
+
+    Returns:
+        A half-published key that is to be finished, or `None` where a new key is to be made.
+
+    Raises:
+        KeyRotationError: It could not be put right; the next run tries again.
+    """
+    await settle_unresolved(run)
+    match finding:
+        case Finding.FIRST_RUN:
+            await _take_up_keys_without_ledger(run, rotation)
+        case Finding.INTENT_WITHOUT_KEY:
+            await settle_intent(run)
+        case Finding.KEY_UNPUBLISHED:
+            await _discard_pending(run, rotation, revoke)
+        case Finding.KEY_GIVEN_UP:
+            await _give_pending_up(run, rotation)
+        case Finding.KEY_PUBLISHED:
+            if half_published := await _finish_pending(run, rotation):
+                return half_published
+    await adopt(run, rotation)
+    if finding is not Finding.ALREADY_ROTATED and not _has_room(run, rotation):
+        await _make_room(run, rotation, revoke)
+    return None
+
+
+def _has_room(run: Run, rotation: Rotation) -> bool:
+    now = run.world.now()
+    return has_room_for(intent_of(run, rotation, now, rotation.key.terms(now), None), run.ledger, rotation.retirement)
+
+
+async def _make_room(run: Run, rotation: Rotation, revoke: Revoke) -> None:
+    now = run.world.now()
+    if run.identity.emergency:
+        await run.write(run.ledger.hastened(now))
+    for key in run.ledger.due(now):
+        try:
+            await revoke(run, key, rotation.destinations)
+        except (DestinationError, ServiceError, ConfigurationError) as error:
+            run.note(f"A superseded key is still alive: {error}")
+
+
+async def _take_up_keys_without_ledger(run: Run, rotation: Rotation) -> None:
+    until = run.world.now() + rotation.overlap
+    keys = await keys_without_ledger(run, rotation.connection, until)
+    if keys:
+        run.note("The ledger was gone; the keys that this rotation had made were found again and will be revoked.")
+        await run.write(run.ledger.found(keys))
+
+
+async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None:
+    await _fence_pending_off(run)
+    await run.write(run.ledger.abandoned(run.world.now(), at_once=True))
+    try:
+        await revoke(run, run.ledger.superseded[-1], rotation.destinations)
+    except (ConfigurationError, ServiceError) as error:
+        if not (run.has_left(run.ledger.superseded[-1].connection, error) or isinstance(error, OtherAccountError)):
+            raise
+        run.note(f"An unpublished key of an earlier run is still alive: {error}")
+
+
+async def _give_pending_up(run: Run, rotation: Rotation) -> None:
+    await _fence_pending_off(run)
+    now, emergency = run.world.now(), run.identity.emergency
+    revoke_at = now if emergency else now + rotation.overlap
+    await run.write(run.ledger.abandoned(revoke_at, at_once=emergency))
+
+
+async def _fence_pending_off(run: Run) -> None:
+    # Signing the ledger keeps the attempt that made the key from beginning another write, and the fence keeps out one
+    # that is still under way. Only then may the key die: it can no longer come into a destination.
+    await run.write(run.ledger)
+    for name, content in run.contents.items():
+        await _fence(await run.world.destination(name), content)
+    run.contents.clear()
+
+
+async def _fence(place: Destination, content: Content) -> None:
+    for _ in range(WRITES):
+        try:
+            await place.fence(content)
+        except ConflictError as error:
+            lost, before, content = error, content, await place.read_content()
+            if not changed_only_beside(before, content):
+                break
+        else:
+            return
+    raise lost
+
+
+async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
+    pending = run.ledger.pending
+    if pending is None or pending.key is None:
+        return None
+    secret = next(content.value for content in run.contents.values() if _holds(content, pending.key.fingerprint))
+    key = NewKey(secret, pending.key) if secret else None
+    try:
+        fit = key is not None and await is_fit(run, rotation, key)
+    except (ConfigurationError, ServiceError) as error:
+        if not run.has_left(pending.connection, error):
+            raise
+        run.note(f"A half-published key was given up: {error}")
+        fit = False
+    if not fit:
+        await _give_pending_up(run, rotation)
+        return None
+    # Signing the ledger keeps out the attempt that made the key, which may still be alive.
+    await run.write(run.ledger)
+    return key
+
+
+def _holds(content: Content, wanted: str) -> bool:
+    return fingerprint(content.value) == wanted

@@ -1,0 +1,161 @@
+"""Bring a superseded key back: enable it, and let every destination hold it again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import SecretStr
+
+from blocks.errors import ConfigurationError, NotFoundError
+from tasks.model.events import Event
+from tasks.model.keys import fingerprint, moment
+from tasks.model.ledger import Current, MadeKey, Superseded
+from tasks.model.rotation import Rotation
+from tasks.model.terms import Terms
+from tasks.verify import wait_until_accepted
+from tasks.world.run import NewKey, Run, VerifiedKey
+
+UNFINISHED_FOR = timedelta(days=1)
+"""How long a key lives that was enabled again, if nobody ever finishes to bring it back."""
+CHANGEABLE = {"limit", "limit_reset", "include_byok_in_limit"}
+"""The settings that OpenRouter changes at a key; the guardrail is assigned by a call of its own."""
+
+
+async def find_restorable(run: Run, label: str) -> NewKey:
+    """Find the key to bring back, and its plaintext in an older version of a destination; nothing is changed.
+
+    Args:
+        run: The run, whose ledger is loaded.
+        label: The key's label; empty for the one that was superseded last.
+
+    Returns:
+        The key with its plaintext.
+
+    Raises:
+        ConfigurationError: There is no such key, or no destination keeps it; nothing was changed.
+        ServiceError: A destination failed.
+    """
+    ledger = run.ledger
+    if ledger.removed:
+        raise ConfigurationError(
+            f"rotation: {run.name} was removed, so no key can be brought back. Nothing was changed."
+        )
+    if ledger.current is None or ledger.pending is not None:
+        raise ConfigurationError(
+            f"rotation: the last rotation of {run.name} has not ended yet; retry it first. Nothing was changed."
+        )
+    chosen = [key for key in ledger.superseded if label in ("", key.label)]
+    if not chosen:
+        raise ConfigurationError(
+            f"label: the ledger of rotation {run.name} holds no such superseded key, so none can be brought back. "
+            "Nothing was changed."
+        )
+    key = chosen[-1]
+    if key.revoking:
+        raise ConfigurationError(
+            f"label: the revocation of the key {key.label} has begun, so it cannot be brought back. Nothing was "
+            "changed."
+        )
+    if not key.fingerprint:
+        raise ConfigurationError(
+            f"label: what the key {key.label} looked like was lost with an earlier ledger, so no destination can tell "
+            "whether it keeps it. Nothing was changed."
+        )
+    secret = await _kept_by_a_destination(run, ledger.current, key)
+    if secret is None:
+        raise ConfigurationError(
+            f"rotation: none of {', '.join(ledger.current.destinations)} keeps the key {key.label} any more; only a "
+            "Vault secret keeps older versions. Nothing was changed."
+        )
+    return NewKey(secret, key)
+
+
+async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) -> SecretStr | None:
+    await run.look(current.destinations)
+    for name in current.destinations:
+        held = run.contents[name].value
+        if held is not None and fingerprint(held) == key.fingerprint:
+            return held
+    for name in current.destinations:
+        place = await run.world.destination(name)
+        if found := await place.read_older(lambda secret: fingerprint(secret) == key.fingerprint):
+            return found
+    return None
+
+
+async def enable(run: Run, key: NewKey) -> VerifiedKey:
+    """Make a superseded key usable again, and prove that it is.
+
+    The ledger first says when it ends, so that a run that is killed here leaves a key with an end.
+
+    Args:
+        run: The run.
+        key: The key.
+
+    Returns:
+        The same key, now fit to be published.
+
+    Raises:
+        ConfigurationError: OpenRouter does not have the key any more.
+        VerificationError: OpenRouter does not accept it in time, although it is enabled.
+        ServiceError: OpenRouter failed.
+    """
+    ledger, now = run.ledger, run.world.now()
+    entry = next(entry for entry in ledger.superseded if entry.hash == key.record.hash)
+    end = max(entry.revoke_at, now + UNFINISHED_FOR)
+    changes = {"disabled": False, "at_once": False, "revoke_at": end, "overlap_ends": end, "capped": None}
+    await run.write(ledger.changed(entry.hash, **changes))
+    openrouter = await run.world.connection(entry.connection)
+    replaced = ledger.current
+    terms = replaced.terms if replaced and replaced.terms else Terms()
+    settings = terms.model_dump(include=CHANGEABLE) if replaced and replaced.terms else {}
+    try:
+        # A guardrail is one of the account in which the key was made.
+        if terms.guardrail_id and replaced and replaced.connection == entry.connection:
+            await openrouter.assign_guardrail(terms.guardrail_id, entry.hash)
+        found = await openrouter.update_key(entry.hash, disabled=False, **settings)
+    except NotFoundError:
+        raise ConfigurationError(
+            f"label: OpenRouter does not have the key {entry.label}, or its guardrail, any more, so it cannot be "
+            "brought back. The current key stays as it is."
+        ) from None
+    if found.expires_at is not None:
+        run.note(f"The key {entry.label} ends at {moment(found.expires_at)}: rotate before that.")
+    await wait_until_accepted(run, key)
+    return VerifiedKey(key.secret, key.record)
+
+
+async def make_current_again(run: Run, key: MadeKey) -> None:
+    """Write down that every destination holds the restored key, and when the one that it replaces ends.
+
+    Args:
+        run: The run.
+        key: The restored key.
+
+    Raises:
+        PlaceLostError: Another run has taken over.
+        ServiceError: Prefect's API failed.
+    """
+    overlap = await _overlap(run)
+    ledger, now = run.ledger, run.world.now()
+    former = ledger.current
+    if former is None:
+        return
+    entry = next(entry for entry in ledger.superseded if entry.hash == key.hash)
+    current = Current(
+        **entry.model_dump(include=set(MadeKey.model_fields)),
+        since=now,
+        rotated_by=run.identity.id,
+        destinations=former.destinations,
+        terms=former.terms,
+    )
+    await run.write(ledger.restored(entry, current, now + overlap))
+    await run.world.emit(Event.KEY_RESTORED, run.name, **key.told())
+
+
+async def _overlap(run: Run) -> timedelta:
+    try:
+        return (await run.world.deployed_rotation(run.name)).overlap
+    except ConfigurationError:
+        # There is no deployment, or one that no run would accept.
+        return Rotation.model_fields["overlap"].get_default()  # type: ignore[no-any-return]

@@ -1,0 +1,345 @@
+"""The ledger: which keys of a rotation are alive at OpenRouter, and why.
+
+It is one Prefect variable per rotation and holds no secret. Every change is written *before* the step it announces,
+so that whatever is killed, the next run knows what may exist. Each method that returns a `Ledger` is a pure transition;
+`OpenLedger` is the only place that writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Literal, Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from blocks.errors import LedgerError
+from tasks.model.rotation import Retirement
+from tasks.model.terms import Terms
+
+TURNS_UP_WITHIN = timedelta(minutes=15)
+"""How late a create may still take effect; until then its marker is looked for again by every run."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MadeKey(_Entry):
+    """A key of this rotation.
+
+    `fingerprint` is empty where the key was found again by its marker after its ledger had been lost, and `made_by`
+    where it was adopted.
+    """
+
+    hash: str
+    label: str
+    fingerprint: str
+    made_by: UUID | None = None
+    connection: str
+    workspace_id: str | None = None
+
+    def told(self) -> dict[str, str]:
+        """Say in an event which key it is, without its fingerprint."""
+        return {"key_label": self.label, "key_hash": self.hash, "connection": self.connection}
+
+
+class Budget(_Entry):
+    """A limit that is smaller for now, because former keys have spent a part of it.
+
+    `ends_at` is when the full limit comes back; never, where the limit has no reset.
+    """
+
+    carried: Decimal
+    ends_at: datetime | None = None
+
+    def runs(self, now: datetime) -> bool:
+        """Say whether what former keys spent still counts."""
+        return self.ends_at is None or now < self.ends_at
+
+
+class Current(MadeKey):
+    """The key that every destination holds.
+
+    `terms` are those without a budget that was carried over.
+    """
+
+    since: datetime
+    rotated_by: UUID | None = None
+    destinations: tuple[str, ...]
+    terms: Terms | None = None
+    budget: Budget | None = None
+
+
+class Superseded(MadeKey):
+    """A former key, alive until it is revoked.
+
+    `revoke_at` is when that is looked at next: at the end of the overlap, after a postponement, or when the time as a
+    disabled key is over. `revoking` announces the call that disables or deletes it, until its outcome is known.
+    `capped` says whether it can spend no more, where its budget was carried over.
+    """
+
+    since: datetime | None = None
+    overlap_ends: datetime | None = None
+    revoke_at: datetime
+    at_once: bool = False
+    revoking: bool = False
+    disabled: bool = False
+    postponed: int = 0
+    usage: Decimal | None = None
+    usage_since: datetime | None = None
+    budget: Budget | None = None
+    capped: bool | None = None
+
+
+class Pending(_Entry):
+    """A key that is about to be created, or was created and is not current yet."""
+
+    run_id: UUID
+    connection: str
+    workspace_id: str | None = None
+    destinations: tuple[str, ...]
+    intended_at: datetime
+    terms: Terms | None = None
+    budget: Budget | None = None
+    key: MadeKey | None = None
+
+
+class Unresolved(_Entry):
+    """A create whose outcome is not known and whose key was not found: it may still turn up."""
+
+    run_id: UUID
+    connection: str
+    workspace_id: str | None = None
+    since: datetime
+
+
+class Ledger(_Entry):
+    """What is known about a rotation's keys; each method returns the ledger after one more step.
+
+    `removed` says that the rotation was taken away, and `kept` is the key that was left to its user then.
+    """
+
+    format: Literal[1] = 1
+    revision: int = 0
+    writer: str = ""
+    current: Current | None = None
+    pending: Pending | None = None
+    superseded: tuple[Superseded, ...] = ()
+    unresolved: tuple[Unresolved, ...] = ()
+    retirement: Retirement = Retirement()
+    removed: bool = False
+    kept: Current | None = None
+
+    def hashes(self) -> set[str]:
+        """Collect the hashes of every key that the ledger explains.
+
+        Returns:
+            The hashes of the current, the pending and the superseded keys.
+        """
+        pending = self.pending.key if self.pending else None
+        return {key.hash for key in (self.current, pending, *self.superseded) if key}
+
+    def due(self, now: datetime) -> list[Superseded]:
+        """Say which superseded keys are to be revoked.
+
+        Args:
+            now: The current moment, UTC.
+
+        Returns:
+            Those whose overlap has ended.
+        """
+        return [key for key in self.superseded if key.revoke_at <= now]
+
+    def wakes(self) -> list[datetime]:
+        """Say when something will have to be done about this rotation's older keys.
+
+        Returns:
+            The moments, UTC, in order: each end of an overlap, each end of the time in which a lost create may
+            still turn up, and the end of a budget that was carried over.
+        """
+        ends = {key.revoke_at for key in self.superseded} | {entry.since + TURNS_UP_WITHIN for entry in self.unresolved}
+        if self.current and self.current.budget and self.current.budget.ends_at:
+            ends.add(self.current.budget.ends_at)
+        return sorted(ends)
+
+    def intended(self, pending: Pending) -> Self:
+        """Announce that a key is about to be created; a rotation that was taken away is back with that."""
+        return self._with(pending=pending, removed=False, kept=None)
+
+    def created(self, key: MadeKey) -> Self:
+        """Record the key that was created for the pending intent."""
+        if self.pending is None:
+            raise LedgerError("No key was announced, so none can have been created.")
+        return self._with(pending=self.pending.model_copy(update={"key": key}))
+
+    def dropped(self) -> Self:
+        """Forget an intent whose key was certainly not created, or was found and deleted."""
+        return self._with(pending=None)
+
+    def left_unresolved(self) -> Self:
+        """Remember an intent whose key was not found, but may still turn up."""
+        if self.pending is None:
+            return self
+        intent = self.pending
+        entry = Unresolved(
+            run_id=intent.run_id,
+            connection=intent.connection,
+            workspace_id=intent.workspace_id,
+            since=intent.intended_at,
+        )
+        return self._with(pending=None, unresolved=(*self.unresolved, entry))
+
+    def resolved(self, entries: Iterable[Unresolved]) -> Self:
+        """Forget creates that can no longer turn up."""
+        gone = set(entries)
+        return self._with(unresolved=tuple(entry for entry in self.unresolved if entry not in gone))
+
+    def abandoned(self, revoke_at: datetime, *, at_once: bool = False) -> Self:
+        """Give the pending key up: it becomes a superseded one."""
+        if self.pending is None or self.pending.key is None:
+            raise LedgerError("No pending key was created, so none can be given up.")
+        key = Superseded(**self.pending.key.model_dump(), revoke_at=revoke_at, at_once=at_once)
+        return self._with(pending=None, superseded=(*self.superseded, key))
+
+    def adopted(self, key: Current) -> Self:
+        """Take up a key that this rotation did not make, as the one that it replaces next."""
+        return self._with(current=key)
+
+    def published(
+        self, run_id: UUID, destinations: tuple[str, ...], now: datetime, revoke_at: datetime, retirement: Retirement
+    ) -> Self:
+        """Make the pending key the current one, and the current one superseded."""
+        if self.pending is None or self.pending.key is None:
+            raise LedgerError("No pending key was created, so none can become the current one.")
+        current = Current(
+            **self.pending.key.model_dump(),
+            since=now,
+            rotated_by=run_id,
+            destinations=destinations,
+            terms=self.pending.terms,
+            budget=self.pending.budget,
+        )
+        former = self._retiring(now, revoke_at)
+        if self.pending.budget is not None:
+            former = tuple(key.model_copy(update={"capped": False}) for key in former)
+        superseded = (*self.superseded, *former)
+        return self._with(current=current, pending=None, superseded=superseded, retirement=retirement)
+
+    def _retiring(self, now: datetime, revoke_at: datetime) -> tuple[Superseded, ...]:
+        if self.current is None:
+            return ()
+        former = self.current.model_dump(include=set(MadeKey.model_fields))
+        return (
+            Superseded(**former, since=now, overlap_ends=revoke_at, revoke_at=revoke_at, budget=self.current.budget),
+        )
+
+    def hastened(self, now: datetime) -> Self:
+        """Make every superseded key due at once, whatever its policy says.
+
+        What was noted about its use is dropped, so that even a full ledger has room for this.
+        """
+        forgotten = {name: Superseded.model_fields[name].default for name in ("postponed", "usage", "usage_since")}
+        return self._with(
+            superseded=tuple(
+                key.model_copy(update={**forgotten, "revoke_at": min(key.revoke_at, now), "at_once": True})
+                for key in self.superseded
+            )
+        )
+
+    def changed(self, key_hash: str, **changes: Any) -> Self:
+        """Note something about one superseded key."""
+        return self._with(
+            superseded=tuple(key.model_copy(update=changes) if key.hash == key_hash else key for key in self.superseded)
+        )
+
+    def restored(self, key: Superseded, current: Current, revoke_at: datetime) -> Self:
+        """Make a superseded key the current one again, and the current one superseded."""
+        others = tuple(other for other in self.superseded if other.hash != key.hash)
+        return self._with(current=current, superseded=(*others, *self._retiring(current.since, revoke_at)))
+
+    def current_changed(self, **changes: Any) -> Self:
+        """Note something about the current key."""
+        if self.current is None:
+            raise LedgerError("There is no current key yet.")
+        return self._with(current=self.current.model_copy(update=changes))
+
+    def given_up(self, now: datetime, revoke_at: datetime) -> Self:
+        """Take the rotation away: no key lives longer than until `revoke_at`, the current one until just then.
+
+        Nobody is left to decide about a key that is still used, or to bring one back, so each is deleted at its end.
+        """
+        pending = self.pending and self.pending.key
+        abandoned = self.abandoned(revoke_at, at_once=True).superseded if pending else self.superseded
+        ends = tuple(
+            key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at), "at_once": True}) for key in abandoned
+        )
+        former = tuple(key.model_copy(update={"at_once": True}) for key in self._retiring(now, revoke_at))
+        return self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
+
+    def left_to_its_user(self) -> Self:
+        """Take the rotation away, and leave the current key to its user; older ones are deleted at their ends."""
+        ends = tuple(key.model_copy(update={"at_once": True}) for key in self.superseded)
+        return self._with(current=None, kept=self.current, superseded=ends, removed=True)
+
+    def found(self, keys: Iterable[Superseded]) -> Self:
+        """Take up keys of this rotation that no ledger explained."""
+        return self._with(superseded=(*self.superseded, *keys))
+
+    def revoked(self, key_hash: str) -> Self:
+        """Drop a key that is dead."""
+        return self._with(superseded=tuple(key for key in self.superseded if key.hash != key_hash))
+
+    def written(self, writer: str) -> Self:
+        """Sign the ledger for its next write."""
+        return self._with(revision=self.revision + 1, writer=writer)
+
+    def _with(self, **changes: Any) -> Self:
+        return self.model_copy(update=changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Spell the ledger for a Prefect variable.
+
+        Returns:
+            A JSON object without what is at its default, but for what a reader looks for first.
+        """
+        always = {"format": self.format, "superseded": []}
+        return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
+
+
+def ledger_variable(rotation: str) -> str:
+    """Name the Prefect variable that holds a rotation's ledger.
+
+    Args:
+        rotation: The rotation's name.
+
+    Returns:
+        The variable's name.
+    """
+    return f"key-rotation-{rotation}"
+
+
+def parse_ledger(rotation: str, value: Any) -> Ledger:
+    """Read a ledger from the value of its variable.
+
+    Args:
+        rotation: The rotation's name, for the message.
+        value: The variable's value.
+
+    Returns:
+        The ledger.
+
+    Raises:
+        LedgerError: It is damaged, or was written by another version of this project.
+    """
+    try:
+        return Ledger.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "value"
+        raise LedgerError(
+            f"The Prefect variable {ledger_variable(rotation)} is not a readable ledger (at {field}): put an earlier "
+            "value back from its events, or delete it to start from what OpenRouter and the destinations show."
+        ) from None

@@ -1,0 +1,61 @@
+"""How much room a ledger takes in its Prefect variable, and whether it can hold another key."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from tasks.model.ledger import Ledger, MadeKey, Pending
+from tasks.model.rotation import Retirement
+
+MAX_LEDGER_BYTES = 5_000
+"""What a Prefect variable may hold, as compact JSON."""
+RESERVE_BYTES = 300
+"""Room kept free for a create that may still turn up."""
+
+
+def size(ledger: Ledger) -> int:
+    """Return how many bytes a ledger takes in a Prefect variable: the length of its compact JSON."""
+    return len(json.dumps(ledger.to_json(), separators=(",", ":")).encode())
+
+
+def largest_size(ledger: Ledger) -> int:
+    """Return how many bytes a ledger takes once everything is noted that may be noted about its superseded keys."""
+    noted: dict[str, Any] = {"at_once": True, "revoking": True, "disabled": True, "capped": True}
+    if ledger.retirement.retire_when == "unused":
+        noted |= {
+            "postponed": 100,
+            "usage": Decimal("1000000.000000"),
+            "usage_since": datetime.max.replace(tzinfo=UTC),
+        }
+    superseded = tuple(
+        key.model_copy(update={**noted, "overlap_ends": key.overlap_ends or key.revoke_at}) for key in ledger.superseded
+    )
+    return size(ledger.model_copy(update={"superseded": superseded}))
+
+
+def has_room_for(intent: Pending, ledger: Ledger, retirement: Retirement) -> bool:
+    """Return whether a ledger can hold one more key through all of its states.
+
+    Args:
+        intent: What is about to be announced.
+        ledger: The ledger.
+        retirement: The rotation's policy, which decides what may be noted.
+
+    Returns:
+        Whether it can, with some room left for what a failure may add.
+    """
+    key = MadeKey(
+        hash="0" * 64,
+        label="0" * 24,
+        fingerprint="0" * 16,
+        made_by=intent.run_id,
+        connection=intent.connection,
+        workspace_id="0" * 36,
+    )
+    created = ledger.intended(intent).created(key)
+    at = intent.intended_at
+    published = created.published(intent.run_id, intent.destinations, at, at, retirement)
+    return max(largest_size(created), largest_size(published)) + RESERVE_BYTES <= MAX_LEDGER_BYTES

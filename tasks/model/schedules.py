@@ -1,0 +1,134 @@
+"""When a rotation happens by itself, and what a change of it changes: pure, with the clock as an argument.
+
+The schedule is a recurrence rule (RFC 5545) and not Prefect's interval. In prefect 3.8.8 an interval keeps its local
+time only where it is counted from its anchor; the scheduler counts from the current moment and jumps there in absolute
+seconds. A change of the clocks so makes 04:30 of 03:30, beside the runs that were scheduled before it: two rotations.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from blocks.errors import ConfigurationError
+
+SLUG = "auto-rotation"
+"""The slug of the schedule of a rotation's deployment; whether it is active is auto-rotation on or off."""
+MAX_INTERVAL_DAYS = 3650
+
+_TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
+_RULE = re.compile(r"DTSTART:([0-9]{8}T[0-9]{6})\nRRULE:FREQ=DAILY;INTERVAL=([0-9]+)")
+_START = "%Y%m%dT%H%M%S"
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """Every so many days at a local time.
+
+    Args:
+        days: How many days lie between two rotations.
+        at: The local time.
+        zone: Where that is the local time.
+    """
+
+    days: int
+    at: time
+    zone: ZoneInfo
+
+    def __str__(self) -> str:
+        every = "every day" if self.days == 1 else f"every {self.days} days"
+        return f"{every} at {self.at:%H:%M} {self.zone.key}"
+
+    def moment(self, day: date) -> datetime:
+        """Say when the local time is, on a day.
+
+        Args:
+            day: The local date.
+
+        Returns:
+            The moment, UTC; the first of two where the clocks show the time twice, and an hour off where they skip it.
+        """
+        return datetime.combine(day, self.at, self.zone).astimezone(UTC)
+
+    def next_rotation(self, now: datetime, last: datetime | None) -> datetime:
+        """Say when the next rotation is, so that no change of the settings makes one happen at once.
+
+        Args:
+            now: The current moment, UTC.
+            last: When the current key became current, UTC; `None` where there is no key yet.
+
+        Returns:
+            The moment, UTC: the interval after the last rotation, but never in the past; without a last rotation the
+            next time that the clock shows the local time.
+        """
+        today = now.astimezone(self.zone).date()
+        due = last.astimezone(self.zone).date() + timedelta(days=self.days) if last else today
+        day = max(due, today)
+        return self.moment(day) if self.moment(day) > now else self.moment(day + timedelta(days=1))
+
+    def rule(self, first: datetime) -> str:
+        """Return the recurrence rule (RFC 5545), which keeps the local time across daylight saving.
+
+        Args:
+            first: The first rotation, as `next_rotation` returns it.
+        """
+        start = datetime.combine(first.astimezone(self.zone).date(), self.at)
+        return f"DTSTART:{start:{_START}}\nRRULE:FREQ=DAILY;INTERVAL={self.days}"
+
+    def skipped(self, now: datetime) -> date | None:
+        """Find the next day on which the clocks skip the local time.
+
+        Args:
+            now: The current moment, UTC.
+
+        Returns:
+            The day, within a year; `None` where there is none.
+        """
+        today = now.astimezone(self.zone).date()
+        days = (today + timedelta(days=ahead) for ahead in range(366))
+        return next((day for day in days if self.moment(day).astimezone(self.zone).time() != self.at), None)
+
+
+def parse_timetable(days: Any, at: Any, zone: Any) -> Timetable:
+    """Read a timetable as a person fills it in.
+
+    Args:
+        days: How many days lie between two rotations.
+        at: The local time, such as `03:30`.
+        zone: The IANA time zone, such as `Europe/Berlin`.
+
+    Returns:
+        The timetable.
+
+    Raises:
+        ConfigurationError: One sentence that names the field.
+    """
+    found = _TIME.fullmatch(str(at).strip())
+    if found is None:
+        raise ConfigurationError("rotate_at: must be a local time of 24 hours, such as 03:30. Nothing was created.")
+    if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= MAX_INTERVAL_DAYS:
+        raise ConfigurationError(
+            f"interval_days: must be a whole number of days from 1 to {MAX_INTERVAL_DAYS}. Nothing was created."
+        )
+    return Timetable(days, time(int(found[1]), int(found[2])), _zone(zone))
+
+
+def _zone(name: Any) -> ZoneInfo:
+    try:
+        return ZoneInfo(str(name).strip())
+    except (KeyError, ValueError, OSError):  # not found, a crooked path, a directory of the database
+        raise ConfigurationError(
+            "time_zone: must be the name of a zone of the IANA database, such as Europe/Berlin. Nothing was created."
+        ) from None
+
+
+def read_rule(rule: str, zone: str) -> Timetable | None:
+    """Return the timetable that a recurrence rule keeps; `None` for one that is no local time every so many days."""
+    found = _RULE.fullmatch(rule.strip())
+    if found is None:
+        return None
+    start = datetime.strptime(found[1], _START)  # noqa: DTZ007 - a local time; the zone stands beside it
+    return Timetable(int(found[2]), start.time(), ZoneInfo(zone))

@@ -1,0 +1,100 @@
+"""The states of a key's life as the ledger knows them, and how one follows another.
+
+`docs/` draws this table; a test compares the two, and the simulation holds every write of a ledger against it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from tasks.model.ledger import Ledger, Superseded
+
+
+class KeyState(StrEnum):
+    """Where a key stands in its life."""
+
+    INTENDED = "intended"
+    UNRESOLVED = "unresolved"
+    CREATED = "created"
+    CURRENT = "current"
+    SUPERSEDED = "superseded"
+    REVOKING = "revoking"
+    DISABLED = "disabled"
+    FORGOTTEN = "forgotten"
+
+
+TRANSITIONS: dict[tuple[KeyState | None, KeyState], str] = {
+    (None, KeyState.INTENDED): "a rotation begins",
+    (None, KeyState.CURRENT): "adopted",
+    (None, KeyState.SUPERSEDED): "found again after its ledger was lost",
+    (KeyState.INTENDED, KeyState.CREATED): "created at OpenRouter",
+    (KeyState.INTENDED, KeyState.UNRESOLVED): "not answered, and not found by its marker",
+    (KeyState.INTENDED, KeyState.FORGOTTEN): "refused, or found by its marker and deleted",
+    (KeyState.UNRESOLVED, KeyState.FORGOTTEN): "turned up and deleted, or certainly never made",
+    (KeyState.CREATED, KeyState.CURRENT): "verified, published everywhere and read back",
+    (KeyState.CREATED, KeyState.SUPERSEDED): "given up by a later run",
+    (KeyState.CURRENT, KeyState.SUPERSEDED): "the next key was published, or the rotation removed",
+    (KeyState.CURRENT, KeyState.FORGOTTEN): "the rotation was removed and the key kept",
+    (KeyState.SUPERSEDED, KeyState.REVOKING): "its overlap ended, or an emergency ended it",
+    (KeyState.SUPERSEDED, KeyState.CURRENT): "restored",
+    (KeyState.REVOKING, KeyState.DISABLED): "disabled, and may still be restored",
+    (KeyState.REVOKING, KeyState.FORGOTTEN): "revoked",
+    (KeyState.DISABLED, KeyState.REVOKING): "its time to be restored ended",
+    (KeyState.DISABLED, KeyState.SUPERSEDED): "enabled again, to be restored",
+}
+"""How one state follows another, and why; `None` is before the ledger knew the key."""
+
+
+def states(ledger: Ledger) -> dict[str, KeyState]:
+    """Say in which state each key of a ledger is.
+
+    Args:
+        ledger: The ledger.
+
+    Returns:
+        The state by the key's hash; by flow run and time, where no hash is known.
+    """
+    found = {f"{entry.run_id} at {entry.since}": KeyState.UNRESOLVED for entry in ledger.unresolved}
+    if ledger.pending is not None:
+        key = ledger.pending.key
+        intent = f"{ledger.pending.run_id} at {ledger.pending.intended_at}"
+        found[key.hash if key else intent] = KeyState.CREATED if key else KeyState.INTENDED
+    if ledger.current is not None:
+        found[ledger.current.hash] = KeyState.CURRENT
+    for former in ledger.superseded:
+        found[former.hash] = state_of(former)
+    return found
+
+
+def state_of(former: Superseded) -> KeyState:
+    """Say in which state a former key is.
+
+    Args:
+        former: The key, as the ledger holds it.
+
+    Returns:
+        Its state.
+    """
+    if former.revoking:
+        return KeyState.REVOKING
+    return KeyState.DISABLED if former.disabled else KeyState.SUPERSEDED
+
+
+def steps_between(before: Ledger, after: Ledger) -> set[tuple[KeyState | None, KeyState]]:
+    """Say how the states of keys changed from one ledger to the next.
+
+    Args:
+        before: The ledger before a write.
+        after: The ledger after it.
+
+    Returns:
+        Each change, as a pair of states.
+    """
+    was, now = states(before), states(after)
+    steps = {(was.get(key), state) for key, state in now.items() if was.get(key) is not state}
+    steps |= {(state, KeyState.FORGOTTEN) for key, state in was.items() if key not in now}
+    if before.pending and after.pending and before.pending.key is None and after.pending.key:
+        # The one key has two names: the run that announced it, and its hash.
+        steps -= {(KeyState.INTENDED, KeyState.FORGOTTEN), (None, KeyState.CREATED)}
+        steps.add((KeyState.INTENDED, KeyState.CREATED))
+    return steps

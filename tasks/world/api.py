@@ -1,0 +1,63 @@
+"""Prefect's API: errors in one sentence, and lists page by page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, Literal
+
+import httpx
+from prefect.client.utilities import get_or_create_client
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
+from pydantic import TypeAdapter
+
+from blocks.errors import ServiceError
+
+LEDGER_TAG = "key-rotation"
+PAGE_SIZE = 200
+"""How many records are asked of Prefect's API at once; it answers no more."""
+Json = dict[str, Any]
+ENTRIES = TypeAdapter(list[Json])
+Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter"]
+
+
+@contextmanager
+def plainly(doing: str) -> Iterator[None]:
+    """Tell an error of Prefect's API in one sentence; its own text may quote what was sent."""
+    try:
+        yield
+    except (ObjectNotFound, ObjectAlreadyExists):
+        raise
+    # The others are what an answer that is no JSON, or not the documented one, becomes.
+    except (
+        httpx.HTTPError, PrefectException, ValueError, TypeError, AttributeError, LookupError, RecursionError
+    ) as error:  # fmt: skip
+        raise ServiceError(
+            f"Prefect's API failed while {doing} ({type(error).__name__}).", outcome_unknown=True, retryable=True
+        ) from None
+
+
+async def pages(route: Route, body: Json, doing: str, most: int | None = None) -> AsyncIterator[list[Json]]:
+    """Walk through what Prefect's API lists, page by page.
+
+    Args:
+        route: What is listed.
+        body: The filter and the order.
+        doing: What it is read for, for the message.
+        most: How many pages to read; all by default.
+
+    Yields:
+        Each page's entries, as the API shows them.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    client, _ = get_or_create_client()
+    for number in count() if most is None else range(most):
+        with plainly(doing):
+            wanted = {**body, "limit": PAGE_SIZE, "offset": number * PAGE_SIZE}
+            page = ENTRIES.validate_python((await client.request("POST", route, json=wanted)).json())
+        yield page
+        if len(page) < PAGE_SIZE:
+            return

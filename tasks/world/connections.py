@@ -1,0 +1,31 @@
+"""Open a connection: the stored OpenRouter management key that a rotation names."""
+
+from __future__ import annotations
+
+from blocks.errors import ConfigurationError
+from blocks.openrouter.client import OpenRouterClient
+from blocks.openrouter.credentials import OpenRouterCredentials
+from tasks.world.stored_blocks import load_block
+
+CONNECTION_TYPE = "openrouter-credentials"
+"""The block type slug of a connection."""
+
+
+async def open_connection(name: str, field: str = "rotation.connection") -> OpenRouterClient:
+    """Load a connection by name.
+
+    Args:
+        name: The name of the `openrouter-credentials` block.
+        field: The field that names it, for the message.
+
+    Returns:
+        The client; whoever opened it closes it.
+
+    Raises:
+        ConfigurationError: There is no such block, or it cannot be loaded here.
+        ServiceError: Prefect's API failed.
+    """
+    block = await load_block(f"{CONNECTION_TYPE}/{name}", field)
+    if not isinstance(block, OpenRouterCredentials):
+        raise ConfigurationError(f"{field}: {name} is not an OpenRouter connection. Nothing was created.")
+    return block.get_client(connection=name)

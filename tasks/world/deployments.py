@@ -1,0 +1,78 @@
+"""The deployments of rotations, and how often each one's schedule runs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import SCHEDULE_TYPES, IntervalSchedule, RRuleSchedule
+from pydantic import TypeAdapter
+
+from blocks.errors import ConfigurationError
+from tasks.model.rotation import Rotation, parse_rotation
+from tasks.model.schedules import Timetable, read_rule
+from tasks.world.api import LEDGER_TAG, Json, pages, plainly
+
+DATES_LOOKED_AT = 100
+"""How many of a schedule's next dates are looked at for its longest interval: a cron line may have uneven ones."""
+
+
+async def all_deployments() -> AsyncIterator[Json]:
+    """Walk through the deployments of all rotations.
+
+    Yields:
+        Each deployment of a flow `rotate` that has our tag or names a rotation, as the API shows it, by name. One that
+        somebody made by hand may lack the tag; one of a foreign flow of the same name names no rotation.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    body = {"flows": {"name": {"any_": ["rotate"]}}, "sort": "NAME_ASC"}
+    async for page in pages("/deployments/filter", body, doing := "reading the deployments"):
+        with plainly(doing):
+            ours = [each for each in page if LEDGER_TAG in each["tags"] or "rotation" in each["parameters"]]
+        for deployment in ours:
+            yield deployment
+
+
+async def _longest_gap(schedule: SCHEDULE_TYPES) -> timedelta:
+    if isinstance(schedule, IntervalSchedule):
+        return schedule.interval
+    # Only Prefect's server can read cron lines and RRULEs; importing it is slow.
+    from prefect.server.schemas import schedules
+
+    adapter: TypeAdapter[schedules.SCHEDULE_TYPES] = TypeAdapter(schedules.SCHEDULE_TYPES)
+    dates = await adapter.validate_python(schedule.model_dump()).get_dates(n=DATES_LOOKED_AT)
+    return max((later - earlier for earlier, later in pairwise(dates)), default=timedelta(0))
+
+
+async def longest_interval_of(deployment: DeploymentResponse) -> timedelta:
+    """Return the shortest of the longest gaps that the active schedules leave; nothing without one."""
+    gaps = [await _longest_gap(schedule.schedule) for schedule in deployment.schedules if schedule.active]
+    return min(gaps, default=timedelta(0))
+
+
+def rotation_of(deployment: DeploymentResponse) -> Rotation | None:
+    """Return the rotation of a deployment; `None` where its parameters are not valid."""
+    try:
+        return parse_rotation(deployment.parameters.get("rotation"))
+    except ConfigurationError:
+        return None
+
+
+def schedule_of(timetable: Timetable, first: datetime) -> RRuleSchedule:
+    """Return Prefect's schedule for a timetable, from its first rotation on."""
+    return RRuleSchedule(rrule=timetable.rule(first), timezone=timetable.zone.key)
+
+
+def read_timetable(schedule: SCHEDULE_TYPES) -> Timetable | None:
+    """Return the timetable of a stored schedule; `None` for one that is no local time every so many days."""
+    if isinstance(schedule, RRuleSchedule):
+        return read_rule(schedule.rrule, schedule.timezone or "UTC")
+    if isinstance(schedule, IntervalSchedule) and not schedule.interval % timedelta(days=1):
+        zone = ZoneInfo(schedule.timezone or "UTC")
+        return Timetable(schedule.interval.days, schedule.anchor_date.astimezone(zone).time(), zone)
+    return None

@@ -1,0 +1,175 @@
+"""Open a destination: one of our blocks, or any other secret block of Prefect behind the same interface."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from prefect.blocks.abstract import SecretBlock
+from prefect.blocks.core import Block
+from prefect.blocks.system import Secret
+from prefect.client.schemas.actions import BlockDocumentUpdate
+from prefect.client.utilities import get_or_create_client
+from pydantic import SecretStr
+
+from blocks.destination import Content, Destination, DestinationBlock
+from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, ServiceError
+from tasks.model.keys import fingerprint
+from tasks.world.stored_blocks import load_block
+
+CALL_TIMEOUT_SECONDS = 120.0
+"""The longest that a block of another package may take; Prefect's client and the clouds' own give up before that."""
+WRITES = 5
+"""How often a key is written whose write loses, each time, to a change of what stands beside it."""
+
+
+def changed_only_beside(before: Content, after: Content) -> bool:
+    """Say whether a place, which has changed, still holds the same key: another field beside it was written.
+
+    Args:
+        before: What was read first.
+        after: What was read later.
+
+    Returns:
+        Whether the key is the same in both, or absent in both.
+    """
+    return fingerprint(before.value) == fingerprint(after.value)
+
+
+class PrefectSecret(Destination):
+    """A destination that is Prefect's own `Secret` block.
+
+    Prefect keeps one value and no version, so there is no check-and-set: the rotation's concurrency slot and the ledger
+    are what keeps two runs apart.
+
+    Args:
+        name: The block's type slug and name.
+        block: The block as it was loaded.
+    """
+
+    def __init__(self, name: str, block: Secret[Any]) -> None:
+        self._name = name
+        self._block_name = name.partition("/")[2]
+        self._just_loaded: Secret[Any] | None = block
+        self._document_id: UUID | None = block._block_document_id  # noqa: SLF001 - Prefect offers no other way to it
+
+    async def read_content(self) -> Content:
+        """Read what the block holds now."""
+        block, self._just_loaded = self._just_loaded, None
+        if block is None:
+            block = await _guarded(self._name, "read", lambda: Secret.aload(self._block_name))
+        # `get()` would decode JSON: a key of digits would come back as a number.
+        value = block.value.get_secret_value()
+        if not isinstance(value, str):
+            raise DestinationError(f"{self._name} holds a JSON value, which a key would replace: choose another block.")
+        return Content(SecretStr(value))
+
+    async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:  # noqa: ARG002 - no such thing here
+        """Store a key in the block."""
+        client, _ = get_or_create_client()
+        if self._document_id is None:
+            raise ConfigurationError(f"{self._name} is not a stored block.")
+        update = BlockDocumentUpdate(data={"value": value.get_secret_value()}, merge_existing_data=False)
+        document_id = self._document_id
+        await _guarded(self._name, "written", lambda: client.update_block_document(document_id, update))
+
+    def place(self) -> str:
+        """Name the place, which is the block itself."""
+        return self._name
+
+
+class AnySecretBlock(Destination):
+    """A destination that is some other Prefect `SecretBlock`, such as those of prefect-aws and prefect-gcp.
+
+    Args:
+        name: The block's type slug and name.
+        block: The block.
+    """
+
+    def __init__(self, name: str, block: SecretBlock) -> None:
+        self._name = name
+        self._block = block
+
+    async def read_content(self) -> Content:
+        """Read what the place holds now."""
+        data = await self._call("read_secret", "read")
+        try:
+            text = data.decode() if isinstance(data, bytes) else data
+        except UnicodeDecodeError:
+            text = data
+        if not isinstance(text, str | None):
+            raise DestinationError(f"{self._name} holds no text, which a key would replace: choose another block.")
+        return Content(None if text is None else SecretStr(text))
+
+    async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:  # noqa: ARG002 - no such thing here
+        """Store a key."""
+        await self._call("write_secret", "written", value.get_secret_value().encode())
+
+    def place(self) -> str:
+        """Name the place: the block, of which nobody knows where it keeps the secret."""
+        return self._name
+
+    async def _call(self, method: str, what: str, *args: Any) -> Any:
+        # Some of these blocks answer sync or async by context and have an explicit async twin.
+        call = getattr(self._block, f"a{method}", None) or getattr(self._block, method)
+
+        async def run() -> Any:
+            # One that knows only sync code would stop everything else, the slot's renewal included. What Prefect makes
+            # usable in both says so by `aio`.
+            if not inspect.iscoroutinefunction(call) and not hasattr(call, "aio"):
+                return await asyncio.to_thread(call, *args)
+            answer = call(*args)
+            return await answer if inspect.isawaitable(answer) else answer
+
+        return await _guarded(self._name, what, run)
+
+
+async def _guarded(name: str, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
+    # A foreign library's text may quote what it was given, so only its class is told.
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+            return await call()
+    except KeyRotationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a foreign block raises
+        raise ServiceError(
+            f"{name} could not be {what} ({type(error).__name__}).", outcome_unknown=True, retryable=True
+        ) from None
+
+
+async def open_destination(
+    name: str, field: str = "rotation.destinations", logins: dict[UUID, Block] | None = None
+) -> Destination:
+    """Load a destination by name.
+
+    Args:
+        name: The block's type slug and name, as in `vault-secret/checkout`.
+        field: The field that names it, for the message.
+        logins: The credentials blocks that are in use by document id, so that destinations with the same one share its
+            connection; what is opened is added.
+
+    Returns:
+        The destination; whoever opened it closes it.
+
+    Raises:
+        ConfigurationError: There is no such block, it cannot be loaded here, or it is no secret.
+    """
+    block = await load_block(name, field)
+    if isinstance(block, DestinationBlock):
+        _share_login(block, {} if logins is None else logins)
+        return block
+    if isinstance(block, Secret):
+        return PrefectSecret(name, block)
+    if isinstance(block, SecretBlock):
+        return AnySecretBlock(name, block)
+    raise ConfigurationError(f"{field}: {name} is not a secret block. Nothing was created.")
+
+
+def _share_login(block: DestinationBlock, logins: dict[UUID, Block]) -> None:
+    credentials = getattr(block, "credentials", None)
+    document_id = getattr(credentials, "_block_document_id", None)
+    if isinstance(credentials, Block) and document_id is not None:
+        block.credentials = logins.setdefault(document_id, credentials)  # type: ignore[attr-defined] # it is there

@@ -1,0 +1,254 @@
+"""Everything that Prefect knows about all rotations, in few calls: ledgers, deployments and runs, page by page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect.client.utilities import get_or_create_client
+
+from blocks.errors import LedgerError
+from tasks.model.ledger import Ledger, parse_ledger
+from tasks.world.api import Json, pages, plainly
+from tasks.world.deployments import all_deployments
+from tasks.world.ledgers import all_ledgers
+
+MAX_PAGES_OF_RUNS = 5
+"""How far back last results are looked for among the runs of all rotations: the newest 1,000, and as many failed."""
+MAX_PAGES_OF_OLDER_RUNS = 2
+"""How far back they are looked for among the runs of the deployments that have none there."""
+MAX_PAGES = 100
+DOING = "reading about the rotations"
+
+
+@dataclass(frozen=True)
+class SeenRun:
+    """A flow run as the overview shows it.
+
+    Args:
+        id: The flow run's id.
+        state: The type of its state, such as `COMPLETED`.
+        message: The message of its state.
+        at: When it ended, started or is to start, UTC.
+    """
+
+    id: str
+    state: str
+    message: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What Prefect knows about one rotation.
+
+    Args:
+        name: The rotation's name.
+        ledger: Its ledger; an empty one where there is none yet, `None` where it cannot be read.
+        damage: Why the ledger cannot be read.
+        deployment: Its deployment as the API shows it.
+        next_run: The next scheduled run, which may be late.
+        last_run: The newest run that has started; `None` where none was found.
+        cancelled: The moments of the retirements that somebody cancelled, UTC.
+    """
+
+    name: str
+    ledger: Ledger | None = field(default_factory=Ledger)
+    damage: str = ""
+    deployment: Json | None = None
+    next_run: SeenRun | None = None
+    last_run: SeenRun | None = None
+    cancelled: frozenset[datetime] = frozenset()
+
+
+async def count_deployments() -> int:
+    """Count the deployments of rotations.
+
+    Returns:
+        How many there are, those of foreign flows named `rotate` among them.
+    """
+    client, _ = get_or_create_client()
+    with plainly("counting the rotations"):
+        return int((await client.request("POST", "/deployments/count", json=_of_flow("rotate"))).json())
+
+
+def _of_flow(name: str, **runs: Any) -> Json:
+    return {"flows": {"name": {"any_": [name]}}, **({"flow_runs": runs} if runs else {})}
+
+
+async def read_deployments() -> list[Json]:
+    """Read the deployments of all rotations.
+
+    Returns:
+        The deployments as the API shows them, by name.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    return [deployment async for deployment in all_deployments()]
+
+
+async def destinations_in_use() -> dict[str, set[str]]:
+    """Say which rotations publish where.
+
+    Returns:
+        The names of the rotations, by destination.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    found: dict[str, set[str]] = {}
+    async for deployment in all_deployments():
+        rotation = deployment["parameters"].get("rotation")
+        named = rotation.get("destinations") if isinstance(rotation, Mapping) else None
+        for destination in named if isinstance(named, list) else []:
+            name = rotation_name(deployment["parameters"], deployment["name"])
+            found.setdefault(str(destination), set()).add(name)
+    return found
+
+
+def rotation_name(parameters: Any, otherwise: str) -> str:
+    """Say which rotation parameters are for.
+
+    Args:
+        parameters: The parameters of a deployment or a run.
+        otherwise: What to say where they do not tell.
+
+    Returns:
+        The rotation's name.
+    """
+    rotation = parameters.get("rotation") if isinstance(parameters, Mapping) else None
+    name = rotation.get("name") if isinstance(rotation, Mapping) else rotation
+    return name if isinstance(name, str) and name else otherwise
+
+
+async def read_facts() -> list[Facts]:
+    """Read what Prefect knows about all rotations.
+
+    Returns:
+        The facts, by name.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    # Whatever is not as documented in what Prefect answers is told in one sentence, too.
+    with plainly(DOING):
+        return await _read_facts()
+
+
+async def _read_facts() -> list[Facts]:
+    deployments, ledgers, coming, newest, failed, cancelled = await asyncio.gather(
+        read_deployments(), _ledgers(), _coming(), _newest(), _newest_failed(), _cancelled_retirements()
+    )
+    by_name = {rotation_name(entry["parameters"], entry["name"]): entry for entry in deployments}
+    older = await _newest_of([entry["id"] for name, entry in by_name.items() if name not in newest])
+    ended = _latest([newest, failed, older])
+    names = sorted({*by_name, *ledgers})
+    return [
+        _facts(
+            name,
+            ledgers.get(name),
+            by_name.get(name),
+            coming.get(name),
+            ended.get(name),
+            frozenset(cancelled.get(name, ())),
+        )
+        for name in names
+    ]
+
+
+def _facts(
+    name: str,
+    value: Any,
+    deployment: Json | None,
+    next_run: SeenRun | None,
+    last_run: SeenRun | None,
+    cancelled: frozenset[datetime],
+) -> Facts:
+    try:
+        ledger, damage = (Ledger() if value is None else parse_ledger(name, value)), ""
+    except LedgerError as error:
+        ledger, damage = None, str(error)
+    return Facts(name, ledger, damage, deployment, next_run, last_run, cancelled)
+
+
+async def _ledgers() -> Json:
+    return {name: value async for name, value in all_ledgers()}
+
+
+def _seen(run: Json) -> SeenRun:
+    state = run.get("state") or {}
+    at = run.get("end_time") or run.get("start_time") or run.get("next_scheduled_start_time")
+    return SeenRun(
+        run["id"], run["state_type"], state.get("message") or "", moment_of(at or run["expected_start_time"])
+    )
+
+
+def moment_of(text: str) -> datetime:
+    """Read a moment as Prefect's API spells it.
+
+    Args:
+        text: An ISO 8601 moment with its offset.
+
+    Returns:
+        The moment, UTC.
+    """
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+async def _first_of_each(body: Json, most: int) -> dict[str, Json]:
+    found: dict[str, Json] = {}
+    async for page in pages("/flow_runs/filter", body, DOING, most):
+        for run in page:
+            found.setdefault(rotation_name(run["parameters"], ""), run)
+    return found
+
+
+async def _coming() -> dict[str, SeenRun]:
+    scheduled = _of_flow("rotate", state={"type": {"any_": ["SCHEDULED"]}})
+    found = await _first_of_each({**scheduled, "sort": "NEXT_SCHEDULED_START_TIME_ASC"}, MAX_PAGES)
+    return {name: _seen(run) for name, run in found.items()}
+
+
+def _started() -> Json:
+    started = {"state": {"type": {"not_any_": ["SCHEDULED", "PENDING"]}}, "start_time": {"is_null_": False}}
+    return {**_of_flow("rotate", **started), "sort": "START_TIME_DESC"}
+
+
+async def _newest() -> dict[str, Json]:
+    return await _first_of_each(_started(), MAX_PAGES_OF_RUNS)
+
+
+async def _newest_failed() -> dict[str, Json]:
+    # Looked for by themselves, so that none is lost behind the runs of others, nor one that crashed before it started.
+    failed = _of_flow("rotate", state={"type": {"any_": ["FAILED", "CRASHED"]}})
+    return await _first_of_each({**failed, "sort": "START_TIME_DESC"}, MAX_PAGES_OF_RUNS)
+
+
+async def _newest_of(deployments: Collection[str]) -> dict[str, Json]:
+    if not deployments:
+        return {}
+    return await _first_of_each(
+        {**_started(), "deployments": {"id": {"any_": list(deployments)}}}, MAX_PAGES_OF_OLDER_RUNS
+    )
+
+
+def _latest(found: Collection[Mapping[str, Json]]) -> dict[str, SeenRun]:
+    runs = sorted((item for each in found for item in each.items()), key=lambda item: _begun(item[1]))
+    return {name: _seen(run) for name, run in runs}
+
+
+def _begun(run: Json) -> datetime:
+    return moment_of(run["start_time"] or run["expected_start_time"])
+
+
+async def _cancelled_retirements() -> dict[str, list[datetime]]:
+    cancelled = _of_flow("retire", state={"type": {"any_": ["CANCELLED"]}})
+    found: dict[str, list[datetime]] = {}
+    async for page in pages("/flow_runs/filter", {**cancelled, "sort": "EXPECTED_START_TIME_DESC"}, DOING, 1):
+        for run in page:
+            found.setdefault(rotation_name(run["parameters"], ""), []).append(moment_of(run["expected_start_time"]))
+    return found

@@ -1,0 +1,309 @@
+"""The ports as Prefect implements them: its API, the stored blocks, the clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from prefect.blocks.core import Block
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.utilities import get_or_create_client
+from prefect.context import FlowRunContext
+from prefect.deployments import arun_deployment
+from prefect.events import emit_event
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run as flow_run_context
+from prefect.states import Cancelled
+
+from blocks.destination import Destination
+from blocks.errors import ConfigurationError
+from blocks.openrouter.client import OpenRouterClient
+from tasks.model.events import Event, resource
+from tasks.model.rotation import Rotation, parse_rotation
+from tasks.world.api import LEDGER_TAG, PAGE_SIZE, plainly
+from tasks.world.connections import open_connection
+from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
+from tasks.world.destinations import open_destination
+from tasks.world.ledgers import all_ledgers
+from tasks.world.ports import Deployed
+
+RETIRE_DEPLOYMENT = "retire/retire"
+
+
+def _is_to_come(flow_run: FlowRun) -> bool:
+    # A run whose worker's clock is behind finds that it is early, and is not the one that comes later.
+    own = flow_run_context.get_id() == str(flow_run.id)
+    return flow_run.state is None or not (flow_run.state.is_final() or own)
+
+
+class PrefectWorld:
+    """The way to everything outside of the process; use it in `async with`, so that connections are closed."""
+
+    def __init__(self) -> None:
+        self._open = AsyncExitStack()
+        self._connections: dict[str, OpenRouterClient] = {}
+        self._destinations: dict[str, Destination] = {}
+        self._logins: dict[UUID, Block] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+
+    def apart(self) -> PrefectWorld:
+        """Open another world, which closes what was opened in it at the end of the block.
+
+        Returns:
+            The world, for `async with`.
+        """
+        return PrefectWorld()
+
+    def now(self) -> datetime:
+        """Tell the time, UTC."""
+        return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    async def connection(self, name: str) -> OpenRouterClient:
+        """Open the connection of an `openrouter-credentials` block, once per run.
+
+        Args:
+            name: The block's name.
+
+        Returns:
+            The client, closed when the run ends.
+
+        Raises:
+            ConfigurationError: There is no such block, or it is not valid.
+        """
+        if name not in self._connections:
+            self._connections[name] = await self._open.enter_async_context(await open_connection(name))
+        return self._connections[name]
+
+    async def destination(self, name: str) -> Destination:
+        """Open a destination, once per run; those with the same credentials block share its login.
+
+        Args:
+            name: The block's type slug and name.
+
+        Returns:
+            The destination, closed when the run ends.
+
+        Raises:
+            ConfigurationError: There is no such block, or it is no secret.
+        """
+        if name not in self._destinations:
+            destination = await open_destination(name, logins=self._logins)
+            self._open.push_async_callback(destination.aclose)
+            self._destinations[name] = destination
+        return self._destinations[name]
+
+    async def emit(self, event: Event, rotation: str, **payload: str) -> None:
+        """Tell of an event; it is queued, so that a server that is away neither delays nor fails the run.
+
+        Args:
+            event: What happened.
+            rotation: The rotation's name.
+            **payload: What else is to be known; never a secret.
+        """
+        emit_event(event.value, resource(rotation), payload={"rotation": rotation, **payload})
+
+    async def check_deployment(self) -> None:
+        """Refuse a run whose deployment was deleted while it waited: it would bring a removed rotation back.
+
+        Raises:
+            ConfigurationError: This run's deployment does not exist any more.
+            ServiceError: Prefect's API failed.
+        """
+        try:
+            await self._own_deployment()
+        except ObjectNotFound:
+            raise ConfigurationError(
+                "rotation: it was removed while this run waited for its turn. Nothing was created."
+            ) from None
+
+    async def _own_deployment(self) -> DeploymentResponse | None:
+        context = FlowRunContext.get()
+        deployment_id = context.flow_run.deployment_id if context and context.flow_run else None
+        if deployment_id is None:
+            return None
+        client, _ = get_or_create_client()
+        with plainly("reading the deployment"):
+            return await client.read_deployment(deployment_id)
+
+    async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
+        """Say which of some flow runs this Prefect server knows.
+
+        Args:
+            run_ids: The flow runs' ids.
+
+        Returns:
+            Those that it knows.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        client, _ = get_or_create_client()
+        asked, known = sorted(run_ids), set[UUID]()
+        for first in range(0, len(asked), PAGE_SIZE):
+            wanted = FlowRunFilter(id=FlowRunFilterId(any_=asked[first : first + PAGE_SIZE]))
+            with plainly("looking flow runs up"):
+                known |= {run.id for run in await client.read_flow_runs(flow_run_filter=wanted, limit=PAGE_SIZE)}
+        return known
+
+    async def longest_interval(self) -> timedelta:
+        """Tell the longest time between two scheduled runs of this run's deployment.
+
+        Returns:
+            The longest gap that its active schedules leave; nothing without one, or where the deployment was deleted.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        try:
+            deployment = await self._own_deployment()
+        except ObjectNotFound:
+            return timedelta(0)
+        return await longest_interval_of(deployment) if deployment else timedelta(0)
+
+    async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
+        """Schedule a run of `retire/retire`; the same rotation and moment give the same run, as long as it is to come.
+
+        Args:
+            rotation: The rotation's name.
+            at: When a superseded key's overlap ends.
+            even_if_cancelled: Whether another run takes the place of one that was cancelled. By cancelling it a person
+                keeps the key alive.
+
+        Returns:
+            `False` where there is no such deployment.
+
+        Raises:
+            ServiceError: Prefect's API failed; a Retry schedules it.
+        """
+        try:
+            for attempt in count():
+                flow_run = await self._scheduled_retirement(rotation, at, attempt)
+                if _is_to_come(flow_run) or (flow_run.state_name == "Cancelled" and not even_if_cancelled):
+                    return True
+        except ObjectNotFound:
+            pass
+        return False
+
+    async def _scheduled_retirement(self, rotation: str, at: datetime, attempt: int) -> FlowRun:
+        with plainly("scheduling a retirement"):
+            return await arun_deployment(
+                RETIRE_DEPLOYMENT,
+                parameters={"rotation": rotation},
+                scheduled_time=at,
+                timeout=0,
+                as_subflow=False,
+                idempotency_key=f"retire {rotation} {at.isoformat()}" + (f" {attempt}" if attempt else ""),
+                flow_run_name=f"retire {rotation}",
+                tags=[LEDGER_TAG, rotation],
+            )
+
+    async def deployed_rotation(self, name: str) -> Rotation:
+        """Read what a rotation's deployment says.
+
+        Args:
+            name: The rotation's name.
+
+        Returns:
+            The rotation.
+
+        Raises:
+            ConfigurationError: There is no deployment `rotate/<name>`, or its parameters are not valid.
+        """
+        client, _ = get_or_create_client()
+        try:
+            with plainly("reading the deployment"):
+                deployment = await client.read_deployment_by_name(f"rotate/{name}")
+        except ObjectNotFound:
+            raise ConfigurationError(f"rotation: there is no deployment rotate/{name}. Nothing was changed.") from None
+        return parse_rotation(deployment.parameters.get("rotation"))
+
+    async def delete_deployment(self, name: str) -> bool:
+        """Delete a rotation's deployment with its schedules.
+
+        Args:
+            name: The rotation's name.
+
+        Returns:
+            `False` where there is none (any more).
+        """
+        client, _ = get_or_create_client()
+        try:
+            with plainly("deleting the deployment"):
+                deployment = await client.read_deployment_by_name(f"rotate/{name}")
+                await client.delete_deployment(deployment.id)
+        except ObjectNotFound:
+            return False
+        return True
+
+    async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
+        """Walk through the ledgers of all rotations, page by page.
+
+        Yields:
+            Each rotation's name, and the value of its variable.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        async for name, value in all_ledgers():
+            yield name, value
+
+    async def deployments(self) -> AsyncIterator[Deployed]:
+        """Walk through the deployments of all rotations, page by page.
+
+        Yields:
+            What each one says.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        async for entry in all_deployments():
+            with plainly("reading the deployments"):
+                deployment = DeploymentResponse.model_validate(entry)
+            interval = timedelta(0) if deployment.paused else await longest_interval_of(deployment)
+            yield Deployed(deployment.name, rotation_of(deployment), interval)
+
+    async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
+        """Cancel the retirements of a rotation that are still to come.
+
+        Args:
+            name: The rotation's name.
+            but: The moments, UTC, at which one is still wanted.
+        """
+        client, _ = get_or_create_client()
+        with plainly("cancelling scheduled retirements"):
+            runs = await client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=["retire"])),
+                flow_run_filter=FlowRunFilter(
+                    tags=FlowRunFilterTags(all_=[LEDGER_TAG, name]),
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+                ),
+            )
+            for run in [run for run in runs if run.next_scheduled_start_time not in but]:
+                await client.set_flow_run_state(run.id, Cancelled(message=f"The rotation {name} was removed."))

@@ -1,0 +1,136 @@
+"""The ports: what a run needs of everything outside of its process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from blocks.destination import Destination
+from blocks.openrouter.keys import ApiKey, CreatedKey, CurrentKey, KeyRequest
+from tasks.model.events import Event
+from tasks.model.rotation import Rotation
+
+
+class KeyReader(Protocol):
+    """What can be asked of an account; nothing is changed."""
+
+    async def get_key(self, key_hash: str) -> ApiKey:
+        """Read one key; `NotFoundError` where there is none."""
+
+    def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
+        """Walk through all keys of a workspace."""
+
+    async def guardrail_of(self, key_hash: str) -> str | None:
+        """Look up which guardrail a key has."""
+
+    def list_workspaces(self) -> AsyncIterator[str]:
+        """Walk through all workspaces of the account."""
+
+    async def has_workspace(self, workspace_id: str) -> bool:
+        """Return whether the account has a workspace."""
+
+    async def accepts(self, secret: SecretStr) -> bool:
+        """Return whether a key works, by using it."""
+
+    async def about_itself(self) -> CurrentKey:
+        """Read what the management key says about itself."""
+
+    async def check(self) -> str:
+        """Prove that the management key may manage keys right now."""
+
+
+class KeyMinter(Protocol):
+    """What makes a new key."""
+
+    async def create_key(self, request: KeyRequest) -> CreatedKey:
+        """Create a key, once."""
+
+
+class KeyChanger(Protocol):
+    """What changes or ends a key."""
+
+    async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
+        """Change a key's settings; `NotFoundError` where there is none."""
+
+    async def delete_key(self, key_hash: str) -> bool:
+        """Delete a key; `False` where there is none."""
+
+    async def assign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
+        """Give a key its guardrail."""
+
+    async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
+        """Take a guardrail away from a key."""
+
+
+class OpenRouter(KeyReader, KeyMinter, KeyChanger, Protocol):
+    """Everything that a connection can do; a step names the part that it needs."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What a deployment `rotate/<name>` says.
+
+    Args:
+        name: Its name, which is the rotation's.
+        rotation: Its rotation; `None` where its parameters are not valid.
+        interval: The longest time between two scheduled runs; nothing without an active schedule.
+    """
+
+    name: str
+    rotation: Rotation | None
+    interval: timedelta
+
+
+class World(Protocol):
+    """The way to everything outside of the process; the real one, or a model of it in tests."""
+
+    def now(self) -> datetime:
+        """Tell the time, UTC."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    async def connection(self, name: str) -> OpenRouter:
+        """Open the connection of an `openrouter-credentials` block, once per run."""
+
+    async def destination(self, name: str) -> Destination:
+        """Open a destination, once per run."""
+
+    async def emit(self, event: Event, rotation: str, **payload: str) -> None:
+        """Tell of an event."""
+
+    def apart(self) -> AbstractAsyncContextManager[World]:
+        """Open another world, which closes what was opened in it at the end of the block."""
+
+    async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
+        """Say which of some flow runs this Prefect server knows."""
+
+    async def longest_interval(self) -> timedelta:
+        """Tell the longest time between two scheduled runs of this run's deployment; nothing without a schedule."""
+
+    async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
+        """Schedule a run of `retire/retire`; `False` where there is no such deployment."""
+
+    async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
+        """Cancel the retirements of a rotation that are still to come, but for those at certain moments."""
+
+    async def deployed_rotation(self, name: str) -> Rotation:
+        """Read what a rotation's deployment says."""
+
+    async def check_deployment(self) -> None:
+        """Refuse a run whose deployment was deleted while it waited for its slot."""
+
+    async def delete_deployment(self, name: str) -> bool:
+        """Delete a rotation's deployment; `False` where there is none."""
+
+    def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
+        """Walk through the ledgers of all rotations: each name, and the value as it is stored."""
+
+    def deployments(self) -> AsyncIterator[Deployed]:
+        """Walk through the deployments of all rotations."""

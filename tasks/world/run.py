@@ -1,0 +1,179 @@
+"""One run: who it is, the ledger that it writes, and what it has seen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from pydantic import SecretStr
+
+from blocks.destination import Content
+from blocks.errors import (
+    ConfigurationError,
+    DestinationError,
+    ForbiddenError,
+    KeyRotationError,
+    OtherAccountError,
+    PlaceLostError,
+    UnauthorizedError,
+)
+from tasks.model.decisions import MAYBE, Identity
+from tasks.model.keys import fingerprint
+from tasks.model.ledger import Ledger, MadeKey
+from tasks.world.open_ledger import OpenLedger
+from tasks.world.ports import World
+
+T = TypeVar("T")
+
+
+class NewKey:
+    """A key that was created and not yet proven to work.
+
+    Args:
+        secret: The plaintext.
+        record: What the ledger holds of it.
+    """
+
+    def __init__(self, secret: SecretStr, record: MadeKey) -> None:
+        self.secret = secret
+        self.record = record
+
+
+class VerifiedKey(NewKey):
+    """A key that OpenRouter accepted and that has the settings asked for: the only kind that is published."""
+
+
+async def side_by_side(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Do several things at once, and wait for all of them even if some fail.
+
+    Args:
+        calls: What to do.
+
+    Returns:
+        Their results.
+
+    Raises:
+        BaseException: An unexpected error, if there was one.
+        KeyRotationError: The one error, or one that tells them all; of its class, if they have one in common.
+    """
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    failures = [result for result in results if isinstance(result, BaseException)]
+    unexpected = [failure for failure in failures if not isinstance(failure, KeyRotationError)]
+    lost = [failure for failure in failures if isinstance(failure, PlaceLostError)]
+    if unexpected or lost or len(failures) == 1:
+        raise (unexpected or lost or failures)[0]
+    if failures:
+        kinds = {type(failure) for failure in failures}
+        kind = kinds.pop() if len(kinds) == 1 else DestinationError
+        raise kind(" ".join(dict.fromkeys(map(str, failures))))
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+class Run:
+    """One run of a rotation.
+
+    Args:
+        name: The rotation's name.
+        identity: Which flow run this is.
+        ledger: The rotation's ledger.
+        world: The way to everything outside of the process.
+    """
+
+    def __init__(self, name: str, identity: Identity, ledger: OpenLedger, world: World) -> None:
+        self.name = name
+        self.identity = identity
+        self._ledger = ledger
+        self.world = world
+        self.connection = ""
+        self.step = "look at ledger and destinations"
+        self.contents: dict[str, Content] = {}
+        self.notes: list[str] = []
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger as this run last read or wrote it; an empty one before."""
+        return self._ledger.ledger
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger at all."""
+        return self._ledger.exists
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether the ledger was read."""
+        return self._ledger.loaded
+
+    async def load(self) -> Ledger:
+        """Read the ledger; `LedgerError` where it is damaged."""
+        return await self._ledger.load()
+
+    async def write(self, ledger: Ledger) -> None:
+        """Write the ledger's next state; `PlaceLostError` where another run has written since."""
+        await self._ledger.save(ledger)
+
+    async def guard(self) -> None:
+        """Raise `PlaceLostError` where another run has written since this one last read or wrote."""
+        await self._ledger.guard()
+
+    async def forget(self) -> None:
+        """Delete the ledger of a rotation that has no key left."""
+        await self._ledger.delete()
+
+    def has_left(self, connection: str, error: KeyRotationError) -> bool:
+        """Say whether a failure only tells that a connection is gone which the rotation does not use any more.
+
+        Such a connection must not keep the rotation from going on with the one that it uses now.
+
+        Args:
+            connection: The connection that was used.
+            error: How that failed.
+
+        Returns:
+            Whether it may be noted instead of raised.
+        """
+        if not self.connection:
+            return isinstance(error, ConfigurationError)
+        left = isinstance(error, ConfigurationError | UnauthorizedError | ForbiddenError | OtherAccountError)
+        return left and connection != self.connection
+
+    def note(self, sentence: str) -> None:
+        """Remember something for the report that a person should know.
+
+        Args:
+            sentence: One sentence without any secret.
+        """
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    async def look(self, destinations: Sequence[str], former: Sequence[str] = ()) -> dict[str, str | None]:
+        """Read what the destinations hold.
+
+        Args:
+            destinations: The rotation's destinations.
+            former: Destinations that the rotation no longer has, read where that is possible.
+
+        Returns:
+            The fingerprint of what each one holds; `MAYBE` for a former one that cannot be read.
+
+        Raises:
+            KeyRotationError: One of the rotation's destinations cannot be read.
+        """
+        contents = await side_by_side([self._read(name) for name in destinations])
+        self.contents.update(zip(destinations, contents, strict=True))
+        found = {name: fingerprint(self.contents[name].value) for name in destinations}
+        for name in set(former) - set(destinations):
+            found[name] = await self._look_at_former(name)
+        return found
+
+    async def _read(self, name: str) -> Content:
+        return await (await self.world.destination(name)).read_content()
+
+    async def _look_at_former(self, name: str) -> str | None:
+        try:
+            self.contents[name] = await self._read(name)
+        except KeyRotationError as error:
+            self.note(f"{name} is no longer a destination and cannot be read: {error}")
+            return MAYBE
+        return fingerprint(self.contents[name].value)
