@@ -23,18 +23,18 @@ from flows.show.artifacts import show_markdown
 from flows.show.overview import bring_up_to_date
 from flows.show.settings import as_settings, change_table
 from tasks.model.changes import differences, merged
-from tasks.model.keys import moment
+from tasks.model.keys import show_time
 from tasks.model.ledger import parse_ledger
 from tasks.model.rotation import Rotation, check_switch, parse_rotation
 from tasks.model.schedules import Timetable, parse_timetable
 from tasks.model.terms import Usd
-from tasks.world.api import plainly
+from tasks.world.api import api_errors
 from tasks.world.checks import check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
 from tasks.world.deployments import schedule_of
 from tasks.world.inventory import destinations_in_use
 from tasks.world.ledgers import VariableStore
-from tasks.world.run import side_by_side
+from tasks.world.run import gather_all
 from tasks.world.secrecy import secret_flow
 
 FIELDS = {
@@ -194,7 +194,7 @@ async def block_name(value: Any, field: str) -> str:
         document_id = reference._block_document_id  # noqa: SLF001 - Prefect offers no other way to it
     try:
         wanted = UUID(str(document_id))
-        with plainly("looking a block up"):
+        with api_errors("looking a block up"):
             client, _ = get_or_create_client()
             document = await client.read_block_document(wanted, include_secrets=False)
     except (ObjectNotFound, ValueError):
@@ -212,7 +212,7 @@ async def _check(rotation: Rotation) -> None:
             raise ConfigurationError(
                 f"destinations: {name} is a destination of the rotation {min(others)} already. Nothing was created."
             )
-    _, *checked = await side_by_side(
+    _, *checked = await gather_all(
         [
             check_connection(rotation.connection, "connection"),
             *(check_destination(name, "destinations") for name in rotation.destinations),
@@ -257,7 +257,7 @@ def _sentence(
     what = f"The rotation {wanted.rotation.name} was " + ("added" if before is None else "changed")
     if before is not None and not changes:
         what = f"The rotation {wanted.rotation.name} is as it was"
-    when = f"it rotates next at {moment(first)}" if wanted.active else "it rotates when somebody runs it"
+    when = f"it rotates next at {show_time(first)}" if wanted.active else "it rotates when somebody runs it"
     if before is not None and wanted.active and not {"schedule", "auto_rotation"} & set(changes):
         when = f"it rotates {wanted.timetable}, as before"
     if run is None:

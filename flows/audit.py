@@ -15,7 +15,7 @@ from flows.runs import Conclusion, conclude, open_run
 from flows.show.artifacts import show_table
 from flows.show.audit_report import as_description, as_sentence, as_table
 from tasks.audit.compare import compare
-from tasks.audit.findings import AuditFinding, Kind, Report
+from tasks.audit.findings import Finding, Kind, Report
 from tasks.audit.repair import OpenRotation, repair_findings
 from tasks.model.events import Event
 from tasks.model.rotation import is_slug
@@ -106,7 +106,7 @@ async def follow_audit(
     try:
         comparison = await compare(world, connection, openrouter, older_than)
     except (UnauthorizedError, ForbiddenError) as error:
-        refused = AuditFinding(Kind.MANAGEMENT_KEY_REFUSED, await _why_refused(openrouter, error))
+        refused = Finding(Kind.MANAGEMENT_KEY_REFUSED, await _why_refused(openrouter, error))
         counts, found = None, [refused]
     else:
         counts, found = comparison.counts, comparison.findings
@@ -126,7 +126,7 @@ async def _why_refused(openrouter: KeyReader, error: KeyRotationError) -> str:
     return str(error)
 
 
-async def _emit(world: World, connection: str, finding: AuditFinding) -> None:
+async def _emit(world: World, connection: str, finding: Finding) -> None:
     event = Event.ORPHAN_FOUND if finding.kind is Kind.ORPHAN else Event.AUDIT_FINDING
     payload = {
         "connection": connection,

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from blocks.errors import ConfigurationError, KeyRotationError
 from flows.server import ask_prefect
-from tasks.world.api import plainly
+from tasks.world.api import api_errors
 
 FOLDER = Path(__file__).resolve().parent.parent / "automations"
 """Where this project's automations are: in the checkout, or beside the installed packages."""
@@ -59,14 +59,14 @@ async def make_automations(given: Mapping[str, str], folder: Path = FOLDER) -> d
     done: dict[str, str] = {}
     ready: list[AutomationCore] = []
     async with get_client() as client:
-        with plainly("looking up what the automations name"):
+        with api_errors("looking up what the automations name"):
             for file, wanted in files.items():
                 if missing := [name for name in _placeholders(wanted) if name not in given]:
                     done[wanted["name"]] = f"left out: it needs --{missing[0]}"
                 else:
                     ready.append(_automation(file, await _resolve(client, file, wanted, given)))
         for automation in ready:
-            with plainly(f"making the automation {automation.name}"):
+            with api_errors(f"making the automation {automation.name}"):
                 done[automation.name] = await _make(client, automation)
     return {wanted["name"]: done[wanted["name"]] for wanted in files.values()}
 

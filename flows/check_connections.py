@@ -14,7 +14,7 @@ from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
 from flows.runs import conclude
 from flows.show.artifacts import show_table
 from flows.show.overview import bring_up_to_date
-from tasks.model.keys import moment
+from tasks.model.keys import show_time
 from tasks.model.rotation import parse_rotation
 from tasks.world.checks import Outcome, check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
@@ -60,7 +60,7 @@ class Checked:
             "works": "yes" if self.works else "no",
             "why": self.why,
             "seconds": round(self.seconds, 2),
-            "login ends": moment(self.ends) if self.ends else "not known",
+            "login ends": show_time(self.ends) if self.ends else "not known",
         }
 
 
@@ -178,5 +178,5 @@ def verdict(checked: list[Checked], now: datetime) -> str:
         told = " ".join(f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken)
         raise DestinationError(f"{len(broken)} of {len(checked)} do not work. {told}")
     soon = [each for each in checked if each.ends and each.ends - now < ENDS_SOON]
-    told = "".join(f" The login of {each.name} ends at {moment(each.ends)}." for each in soon if each.ends)
+    told = "".join(f" The login of {each.name} ends at {show_time(each.ends)}." for each in soon if each.ends)
     return f"All {len(checked)} connections and destinations work.{told}"

@@ -27,7 +27,7 @@ from blocks.errors import ConfigurationError
 from flows.rotate import rotate
 from tasks.model.rotation import Rotation
 from tasks.model.schedules import SLUG
-from tasks.world.api import LEDGER_TAG, plainly
+from tasks.world.api import LEDGER_TAG, api_errors
 from tasks.world.deployments import read_timetable
 
 WORK_POOL = "key-rotation"
@@ -66,7 +66,7 @@ async def read_deployment(rotation: str) -> DeploymentResponse | None:
     """
     client, _ = get_or_create_client()
     try:
-        with plainly("reading the deployment"):
+        with api_errors("reading the deployment"):
             return await client.read_deployment_by_name(f"rotate/{rotation}")
     except ObjectNotFound:
         return None
@@ -91,7 +91,7 @@ async def save_deployment(
         ServiceError: Prefect's API failed.
     """
     try:
-        with plainly("saving the deployment"):
+        with api_errors("saving the deployment"):
             if before is None:
                 await _create(rotation, schedule, active)
             else:
@@ -177,7 +177,7 @@ async def make_first_key(deployment: DeploymentResponse) -> FlowRun:
     Returns:
         The run: ended, or still waiting for a worker or at work after a while.
     """
-    with plainly("starting the first rotation"):
+    with api_errors("starting the first rotation"):
         runs = await _first_runs(deployment.id)
         alive = next((run for run in runs if run.state is not None and not run.state.is_final()), None)
         run = alive or await arun_deployment(

@@ -39,8 +39,8 @@ async def remove_rotation(
     async with conclude() as conclusion:
         checked = check_removal(str(rotation), confirm_name, keys, keep_until)
         async with open_run(checked, False, conclusion) as run:
-            revoke_at = end_of_keys(run, as_moment(keep_until), revoke=keys == "revoke")
-            conclusion.succeeded(await take_away(run, revoke_at, AS_TASKS))
+            revoke_at = end_of_keys(run, parse_keep_until(keep_until), revoke=keys == "revoke")
+            conclusion.succeeded(await remove(run, revoke_at, AS_TASKS))
     return conclusion.state
 
 
@@ -63,7 +63,7 @@ def check_removal(rotation: str, confirm_name: object, keys: object, keep_until:
         raise ConfigurationError("confirm_name: it is not the name of the rotation. Nothing was changed.")
     if keys not in get_args(Keys):
         raise ConfigurationError(f"keys: it must be one of {', '.join(get_args(Keys))}. Nothing was changed.")
-    if (keys == "keep-until") != (as_moment(keep_until) is not None):
+    if (keys == "keep-until") != (parse_keep_until(keep_until) is not None):
         raise ConfigurationError(
             "keep_until: a date with a time zone is needed for keep-until, and only there. Nothing was changed."
         )
@@ -96,7 +96,7 @@ def end_of_keys(run: Run, keep_until: datetime | None, *, revoke: bool) -> datet
     return keep_until
 
 
-def as_moment(value: object) -> datetime | None:
+def parse_keep_until(value: object) -> datetime | None:
     """Read a moment from a parameter, which is text where a deployment stores it.
 
     Args:
@@ -116,7 +116,7 @@ def as_moment(value: object) -> datetime | None:
         return None
 
 
-async def take_away(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
+async def remove(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
     """Take a rotation away, from whatever state the last run left.
 
     Args:
@@ -143,7 +143,7 @@ async def take_away(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
         return removed(run, had_deployment=had_deployment, gone=True)
     run.step = "give up the keys"
     await give_up_keys(run, revoke_at)
-    await run.world.cancel_retirements(run.name, run.ledger.wakes())
+    await run.world.cancel_retirements(run.name, run.ledger.due_times())
     run.step = "revoke-key"
     await revoke_what_is_due(run, list(ledger.current.destinations) if ledger.current else [], steps)
     message = removed(run, had_deployment=had_deployment, gone=False)

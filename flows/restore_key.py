@@ -11,7 +11,7 @@ from tasks.life.due import revoke_what_is_due, where_keys_are_read
 from tasks.life.restore import enable, find_restorable, make_current_again
 from tasks.model.decisions import rotated_since
 from tasks.steps import AS_TASKS, Steps
-from tasks.world.run import Run, side_by_side
+from tasks.world.run import Run, gather_all
 from tasks.world.secrecy import secret_flow
 
 
@@ -29,11 +29,11 @@ async def restore_key(rotation: str, label: str = "") -> State[None]:
         The final state, whose message says in one sentence what happened.
     """
     async with conclude() as conclusion, open_run(str(rotation), False, conclusion) as run:
-        conclusion.succeeded(await bring_back(run, str(label), AS_TASKS))
+        conclusion.succeeded(await restore(run, str(label), AS_TASKS))
     return conclusion.state
 
 
-async def bring_back(run: Run, label: str, steps: Steps) -> str:
+async def restore(run: Run, label: str, steps: Steps) -> str:
     """Bring a superseded key back, from whatever state the last run left.
 
     Args:
@@ -58,7 +58,7 @@ async def bring_back(run: Run, label: str, steps: Steps) -> str:
         run.step = "enable the key"
         enabled = await enable(run, key)
         run.step = "publish"
-        await side_by_side([steps.publish(run, enabled, name) for name in destinations])
+        await gather_all([steps.publish(run, enabled, name) for name in destinations])
         run.step = "write the ledger"
         await make_current_again(run, key.record)
     run.step = "revoke-key"

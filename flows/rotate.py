@@ -10,11 +10,11 @@ from flows.runs import conclude, open_run, show_plan
 from flows.show.sentences import rotated, superseded_since
 from tasks.life.due import revoke_what_is_due
 from tasks.life.recover import observe, recover
-from tasks.model.decisions import Finding
+from tasks.model.decisions import Situation
 from tasks.model.events import Event
 from tasks.model.rotation import Rotation, check_switch, parse_rotation
 from tasks.steps import AS_TASKS, Steps
-from tasks.world.run import Run, VerifiedKey, side_by_side
+from tasks.world.run import Run, VerifiedKey, gather_all
 from tasks.world.secrecy import secret_flow
 
 
@@ -61,13 +61,13 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
     Raises:
         KeyRotationError: A step failed. What it announced is in the ledger, so that the next run can go on.
     """
-    finding = await observe(run, rotation)
-    if finding is Finding.ROTATED_SINCE:
+    situation = await observe(run, rotation)
+    if situation is Situation.ROTATED_SINCE:
         return superseded_since(run)
 
     run.step = "recover"
-    half_published = await recover(run, rotation, finding, steps.revoke_key)
-    if finding not in (Finding.ALREADY_ROTATED, Finding.TOO_YOUNG):
+    half_published = await recover(run, rotation, situation, steps.revoke_key)
+    if situation not in (Situation.ALREADY_ROTATED, Situation.TOO_YOUNG):
         run.step = "create-key"
         key = half_published or await steps.create_key(run, rotation)
         run.step = "verify-key"
@@ -76,18 +76,18 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         await publish_everywhere(run, rotation, verified, steps)
         run.step = "write the ledger"
         await supersede(run, rotation)
-    if finding is not Finding.TOO_YOUNG and (current := run.ledger.current):
+    if situation is not Situation.TOO_YOUNG and (current := run.ledger.current):
         # A Retry tells it again: the process that wrote the ledger may have died before it told anybody.
         await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.told())
 
     run.step = "revoke-key"
     await revoke_what_is_due(run, rotation.destinations, steps)
-    return rotated(run, finding)
+    return rotated(run, situation)
 
 
 async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, steps: Steps) -> None:
     """Publish to all destinations side by side; each one that works gets the key even if another fails."""
-    await side_by_side([steps.publish(run, key, name) for name in rotation.destinations])
+    await gather_all([steps.publish(run, key, name) for name in rotation.destinations])
 
 
 async def supersede(run: Run, rotation: Rotation) -> None:

@@ -23,7 +23,7 @@ from tasks.life.plan import plan
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tasks.model.rotation import Rotation, is_slug
-from tasks.world.api import plainly
+from tasks.world.api import api_errors
 from tasks.world.ledgers import VariableStore
 from tasks.world.open_ledger import OpenLedger
 from tasks.world.orchestrator import PrefectWorld
@@ -136,7 +136,7 @@ async def show_plan(rotation: Rotation, emergency: bool) -> str:
         run = Run(rotation.name, identity, OpenLedger(rotation.name, VariableStore(rotation.name), identity.id), world)
         checked, steps = await plan(run, rotation)
     artifact = f"{artifact_key(rotation.name)}-plan"
-    with plainly("showing the plan"):
+    with api_errors("showing the plan"):
         await acreate_markdown_artifact(
             key=artifact,
             markdown=plan_as_markdown(run, checked, steps),

@@ -12,7 +12,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 
 from blocks.errors import PlaceLostError, ServiceError
-from tasks.world.api import plainly
+from tasks.world.api import api_errors
 
 SLOT_WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""
@@ -59,7 +59,7 @@ async def _enter(stack: AsyncExitStack, limit: str, name: str) -> None:
 async def _is_taken(limit: str) -> bool:
     client, _ = get_or_create_client()
     try:
-        with plainly("looking for an emergency"):
+        with api_errors("looking for an emergency"):
             return (await client.read_global_concurrency_limit_by_name(limit)).active_slots > 0
     except ObjectNotFound:
         return False
@@ -95,5 +95,5 @@ async def _slot(limit: str) -> AsyncIterator[None]:
 
 async def _make_limit(limit: str) -> None:
     client, _ = get_or_create_client()
-    with suppress(ObjectAlreadyExists), plainly("making the rotation's slot"):
+    with suppress(ObjectAlreadyExists), api_errors("making the rotation's slot"):
         await client.upsert_global_concurrency_limit_by_name(limit, 1)

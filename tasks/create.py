@@ -62,11 +62,11 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         await (await run.world.connection(rotation.connection)).delete_key(record.hash)
         raise
     await run.world.emit(Event.KEY_CREATED, run.name, **record.told())
-    await _guard(run, record)
+    await _assign_guardrail(run, record)
     return NewKey(created.secret, record)
 
 
-async def _guard(run: Run, key: MadeKey) -> None:
+async def _assign_guardrail(run: Run, key: MadeKey) -> None:
     # Before the key is published, so that no consumer ever gets one without its guardrail.
     pending = run.ledger.pending
     if pending is None or pending.terms is None or pending.terms.guardrail_id is None:

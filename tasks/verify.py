@@ -92,7 +92,7 @@ def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
     return [name for name, (found, asked) in pairs.items() if found != asked]
 
 
-async def is_fit(run: Run, rotation: Rotation, key: NewKey) -> bool:
+async def can_be_finished(run: Run, rotation: Rotation, key: NewKey) -> bool:
     """Say whether a key that an earlier run left half-published can be finished.
 
     Args:

@@ -305,14 +305,7 @@ class OpenRouterClient:
         return await self.current_key(self._management_key)
 
     async def login_ends(self) -> datetime | None:
-        """Look up when the management key expires.
-
-        Returns:
-            The end, UTC; `None` for never, or where OpenRouter does not tell.
-
-        Raises:
-            ServiceError: OpenRouter failed.
-        """
+        """Look up when the management key expires (UTC); `None` for never, or where OpenRouter does not tell."""
         return (await self.about_itself()).expires_at
 
     async def accepts(self, secret: SecretStr) -> bool:

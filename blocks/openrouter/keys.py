@@ -32,7 +32,7 @@ def _in_utc(value: datetime) -> datetime:
 
 
 Identifier = Annotated[str, Field(min_length=1), AfterValidator(_identifier)]
-Moment = Annotated[datetime, AfterValidator(_in_utc)]
+UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
 """A moment as OpenRouter tells it, which is UTC even where it does not say so."""
 WholeSecond = Annotated[AwareDatetime, AfterValidator(lambda value: value.astimezone(UTC).replace(microsecond=0))]
 """A moment as OpenRouter takes it: UTC, and no fraction."""
@@ -67,10 +67,10 @@ class ApiKey(Answer):
     byok_usage_daily: Decimal = Decimal(0)
     byok_usage_weekly: Decimal = Decimal(0)
     byok_usage_monthly: Decimal = Decimal(0)
-    created_at: Moment
+    created_at: UtcTime
     creator_user_id: str | None = None
-    expires_at: Moment | None = None
-    last_used_at: Moment | None = None
+    expires_at: UtcTime | None = None
+    last_used_at: UtcTime | None = None
     workspace_id: Identifier | None = None
 
     def spent(self, reset: str | None) -> Decimal:
@@ -96,7 +96,7 @@ class CurrentKey(Answer):
 
     label: str
     limit: Decimal | None = None
-    expires_at: Moment | None = None
+    expires_at: UtcTime | None = None
     is_management_key: bool | None = None
     is_provisioning_key: bool | None = None
 

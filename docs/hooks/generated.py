@@ -82,7 +82,7 @@ def findings() -> str:
     Returns:
         A table in Markdown.
     """
-    found = [ast.literal_eval(str(each.value)) for _, each in _members(_code()["tasks.model.decisions.Finding"])]
+    found = [ast.literal_eval(str(each.value)) for _, each in _members(_code()["tasks.model.decisions.Situation"])]
     return _table(("it finds",), [(words,) for words in found])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.audit.findings import Report
-from tasks.model.keys import moment
+from tasks.model.keys import show_time
 
 MAX_ROWS = 500
 """How many findings the artifact shows."""
@@ -51,7 +51,7 @@ def as_description(report: Report, run_id: object) -> str:
         Markdown for an artifact, without any secret.
     """
     lines = [f"# Audit of {report.connection}", "", as_sentence(report), ""]
-    lines += [f"- When: {moment(report.at)}", f"- By flow run: {run_id}"]
+    lines += [f"- When: {show_time(report.at)}", f"- By flow run: {run_id}"]
     if report.counts is not None:
         lines += [
             f"- Keys seen: {report.counts.seen}, disabled and expired ones included",

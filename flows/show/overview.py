@@ -16,10 +16,10 @@ from prefect.logging import get_run_logger
 from blocks.errors import KeyRotationError
 from flows.show.rotation_page import artifact_key
 from flows.show.settings import cell
-from tasks.model.keys import moment
+from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger, Superseded
 from tasks.model.schedules import SLUG
-from tasks.world.api import plainly
+from tasks.world.api import api_errors
 from tasks.world.inventory import Facts, SeenRun, count_deployments, read_facts
 
 OVERVIEW = "key-rotations"
@@ -83,20 +83,20 @@ def row(facts: Facts, now: datetime) -> Row:
         Its row.
     """
     ledger = facts.ledger or Ledger()
-    findings = _findings(facts, ledger, now)
+    problems = _problems(facts, ledger, now)
     current = ledger.current
     return Row(
         name=facts.name,
-        health=max((health for health, _ in findings), default=Health.HEALTHY),
+        health=max((health for health, _ in problems), default=Health.HEALTHY),
         current=f"{current.label}, {_age(now - current.since)}" if current else "none",
         next_run=_next_run(facts, now),
         last="not known" if _is_unknown(facts, ledger) else _last(facts.last_run, now),
         superseded=", ".join(_superseded(key, facts, now) for key in ledger.superseded) or "none",
-        needs=" ".join(sentence for _, sentence in findings),
+        needs=" ".join(sentence for _, sentence in problems),
     )
 
 
-def _findings(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health, str]]:
+def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health, str]]:
     found: list[tuple[Health, str]] = []
     last = facts.last_run
     if facts.damage:
@@ -113,7 +113,7 @@ def _findings(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
     if facts.deployment is None:
         found.append((Health.DEGRADED, f"There is no deployment rotate/{facts.name}, so nothing rotates it."))
     if facts.next_run is not None and facts.next_run.at < now - LATE_AFTER:
-        found.append((Health.DEGRADED, f"Its run of {moment(facts.next_run.at)} is late: is a worker running?"))
+        found.append((Health.DEGRADED, f"Its run of {show_time(facts.next_run.at)} is late: is a worker running?"))
     return found + [(Health.DEGRADED, said) for key in ledger.superseded if (said := _overstays(key, facts, now))]
 
 
@@ -126,7 +126,7 @@ def _overstays(key: Superseded, facts: Facts, now: datetime) -> str:
     if key.revoke_at in facts.cancelled:
         return f"{key.label} is kept alive until the next run of the rotation or of retire/retire."
     if key.revoke_at < now - LATE_AFTER:
-        return f"{key.label} should have been revoked at {moment(key.revoke_at)}: is a worker running?"
+        return f"{key.label} should have been revoked at {show_time(key.revoke_at)}: is a worker running?"
     return ""
 
 
@@ -179,7 +179,7 @@ def as_page(rows: Sequence[Row], now: datetime) -> str:
     table = [f"| {' | '.join(HEADER)} |", f"|{' --- |' * len(HEADER)}"]
     table += [f"| {' | '.join(cell(text) for text in each.cells())} |" for each in rows]
     note = f"Each rotation's own artifact is `{artifact_key('<rotation>')}`."
-    lines = ["# Key rotations", "", f"{summary(rows)} As of {moment(now)}."]
+    lines = ["# Key rotations", "", f"{summary(rows)} As of {show_time(now)}."]
     lines += ["", "## Needs a person", "", *(needs or ["Nothing."]), "", "## All rotations", "", *table, "", note]
     return "\n".join(lines)
 
@@ -277,7 +277,7 @@ async def _is_fresh_enough(now: datetime) -> bool:
 
 
 async def _artifact() -> StoredArtifact | None:
-    with plainly("reading the overview"):
+    with api_errors("reading the overview"):
         return await Artifact.aget(OVERVIEW)
 
 
@@ -297,7 +297,7 @@ async def show(rows: Sequence[Row], now: datetime) -> str:
     page, last = as_page(rows, now), await _artifact()
     client, _ = get_or_create_client()
     # Not the client's own methods, which put the whole page into an event, too.
-    with plainly("writing the overview"):
+    with api_errors("writing the overview"):
         if last is None:
             body = {"key": OVERVIEW, "type": "markdown", "description": "All rotations, and what needs a person"}
             answer = await client.request("POST", "/artifacts/", json={**body, "data": page})

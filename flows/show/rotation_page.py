@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tasks.model.keys import moment
+from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger, Superseded
 from tasks.model.states import KeyState, state_of
 from tasks.world.run import Run
@@ -65,14 +65,15 @@ def _keys(ledger: Ledger) -> list[str]:
     rows = ["| Key | State | Time | Made by run |", "| --- | --- | --- | --- |"]
     if ledger.current:
         rows.append(
-            f"| `{ledger.current.label}` | current | since {moment(ledger.current.since)} | "
+            f"| `{ledger.current.label}` | current | since {show_time(ledger.current.since)} | "
             f"{ledger.current.made_by or 'adopted'} |"
         )
     if ledger.pending:
         label = f"`{ledger.pending.key.label}`" if ledger.pending.key else "not known"
-        rows.append(f"| {label} | pending | since {moment(ledger.pending.intended_at)} | {ledger.pending.run_id} |")
+        rows.append(f"| {label} | pending | since {show_time(ledger.pending.intended_at)} | {ledger.pending.run_id} |")
     rows += [
-        f"| `{key.label}` | {_state(key)} | {how_it_ends(key)} {moment(key.revoke_at)} | {key.made_by or 'adopted'} |"
+        f"| `{key.label}` | {_state(key)} | {how_it_ends(key)} {show_time(key.revoke_at)} | "
+        f"{key.made_by or 'adopted'} |"
         for key in ledger.superseded
     ]
     return rows
@@ -94,5 +95,5 @@ def _next_step(ledger: Ledger) -> str:
     if ledger.superseded:
         first = min(ledger.superseded, key=lambda key: key.revoke_at)
         what = "looked at again, because it was still used," if first.postponed and not first.disabled else "revoked"
-        return f"The superseded key `{first.label}` is {what} at {moment(first.revoke_at)}."
+        return f"The superseded key `{first.label}` is {what} at {show_time(first.revoke_at)}."
     return "The next rotation, by its schedule or by hand."

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 from blocks.errors import ConfigurationError, KeyRotationError
 from flows.show.rotation_page import how_it_ends
-from tasks.model.decisions import Finding
-from tasks.model.keys import moment
+from tasks.model.decisions import Situation
+from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger, Superseded
 from tasks.world.run import Run
 
 
-def rotated(run: Run, finding: Finding) -> str:
+def rotated(run: Run, situation: Situation) -> str:
     """Say how a rotation ended.
 
     Args:
         run: The run.
-        finding: What it had found at its start.
+        situation: What it had found at its start.
 
     Returns:
         One sentence.
@@ -25,7 +25,7 @@ def rotated(run: Run, finding: Finding) -> str:
     current = run.ledger.current
     if current is None:
         return "Nothing is published yet."
-    if finding is Finding.TOO_YOUNG:
+    if situation is Situation.TOO_YOUNG:
         return (
             f"Nothing to do: the key {current.label} is younger than its minimum age, or than the time for which this "
             f"run was scheduled; {_rest(run.ledger)}."
@@ -35,10 +35,10 @@ def rotated(run: Run, finding: Finding) -> str:
             f"Already rotated, and since then run {run.ledger.pending.run_id} has begun another rotation, which "
             f"is not finished: retry that run, or start a new one. The key {current.label} is live."
         )
-    verb = {Finding.ALREADY_ROTATED: "Already rotated", Finding.KEY_PUBLISHED: "Finished an interrupted rotation"}
+    verb = {Situation.ALREADY_ROTATED: "Already rotated", Situation.KEY_PUBLISHED: "Finished an interrupted rotation"}
     places = len(current.destinations)
     return (
-        f"{verb.get(finding, 'Rotated')}: the key {current.label} is live at {places} "
+        f"{verb.get(situation, 'Rotated')}: the key {current.label} is live at {places} "
         f"destination{'s' if places > 1 else ''}; {_rest(run.ledger)}."
     )
 
@@ -126,7 +126,7 @@ def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
 def _rest(ledger: Ledger) -> str:
     if not ledger.superseded:
         return "no older key is alive"
-    ends = ", ".join(f"{key.label} {how_it_ends(key)} {moment(key.revoke_at)}" for key in ledger.superseded)
+    ends = ", ".join(f"{key.label} {how_it_ends(key)} {show_time(key.revoke_at)}" for key in ledger.superseded)
     return f"superseded: {ends}"
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from blocks.openrouter.keys import ApiKey
-from tasks.audit.findings import AuditFinding, Capped, Counts, Kind
+from tasks.audit.findings import CappedFindings, Counts, Finding, Kind
 from tasks.audit.judge import judge_key_not_ours, judge_key_of_nobody
 from tasks.audit.ledgers import LedgerSet
 from tasks.model.keys import read_marker
@@ -27,8 +27,10 @@ class KeyFilter:
         self._damaged = ledgers.damaged
         self._older_than = older_than
         self._now = now
-        self._of_nobody = Capped(Kind.OF_NOBODY, "keys of no rotation are like those above")
-        self._not_ours = Capped(Kind.MARKED_NOT_OURS, "keys were made by runs that this Prefect server does not know")
+        self._of_nobody = CappedFindings(Kind.OF_NOBODY, "keys of no rotation are like those above")
+        self._not_ours = CappedFindings(
+            Kind.MARKED_NOT_OURS, "keys were made by runs that this Prefect server does not know"
+        )
         self.counts = Counts()
         self.explained: dict[str, ApiKey] = {}
         self.undecided: list[ApiKey] = []
@@ -70,7 +72,7 @@ class KeyFilter:
                 self._not_ours.add(judge_key_not_ours(key, self._damaged, self._now))
         self.undecided.clear()
 
-    def findings(self) -> list[AuditFinding]:
+    def findings(self) -> list[Finding]:
         """Tell what was found about keys of no rotation and of other Prefect servers.
 
         Returns:

@@ -13,9 +13,9 @@ from pydantic import SecretStr
 from blocks.errors import KeyRotationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.account_keys import KeyFilter
-from tasks.audit.findings import AuditFinding, Capped, Counts, Kind
+from tasks.audit.findings import CappedFindings, Counts, Finding, Kind
 from tasks.audit.judge import (
-    Lost,
+    LostLedger,
     Snapshot,
     connection_of,
     entries_of,
@@ -32,7 +32,7 @@ from tasks.audit.ledgers import LedgerSet
 from tasks.model.keys import fingerprint, label_agrees
 from tasks.model.ledger import Ledger
 from tasks.world.ports import Deployed, KeyReader, World
-from tasks.world.run import side_by_side
+from tasks.world.run import gather_all
 
 AT_ONCE = 8
 """How many destinations or keys are looked at side by side."""
@@ -57,9 +57,9 @@ class Comparison:
     """
 
     counts: Counts
-    findings: list[AuditFinding]
+    findings: list[Finding]
     deployed: Mapping[str, Deployed]
-    lost: Mapping[str, Lost]
+    lost: Mapping[str, LostLedger]
     secrets: Mapping[str, SecretStr | None] = field(repr=False)
 
     def holders(self, label: str) -> list[str]:
@@ -130,7 +130,7 @@ class _Reading:
             keys.decide(await self.world.known_runs(keys.runs()))
         return keys
 
-    async def _at_rotations(self, all_ledgers: LedgerSet, listed: dict[str, ApiKey]) -> list[AuditFinding]:
+    async def _at_rotations(self, all_ledgers: LedgerSet, listed: dict[str, ApiKey]) -> list[Finding]:
         first = await self._judge(all_ledgers.ledgers, listed)
         suspicious = [name for name, found in first.items() if found]
         if not suspicious:
@@ -141,12 +141,12 @@ class _Reading:
         ledgers = {name: before.ledgers[name] for name in suspicious if name in before.ledgers}
         verdicts = await self._judge(ledgers, {})
         after = await self._ledgers()
-        judged: list[AuditFinding] = []
+        judged: list[Finding] = []
         for name, found in verdicts.items():
             judged += found if after.values.get(name) == before.values[name] else [in_change(name)]
         return judged
 
-    async def _judge(self, ledgers: dict[str, Ledger], listed: dict[str, ApiKey]) -> dict[str, list[AuditFinding]]:
+    async def _judge(self, ledgers: dict[str, Ledger], listed: dict[str, ApiKey]) -> dict[str, list[Finding]]:
         wanted = [e.hash for ledger in ledgers.values() for e in entries_of(ledger, self.connection)]
         missing = [key_hash for key_hash in wanted if key_hash not in listed]
         found = await self._bounded([self._key(key_hash) for key_hash in missing])
@@ -191,8 +191,8 @@ class _Reading:
         except KeyRotationError as error:
             self._unreadable[name] = str(error)
 
-    def _orphans(self, unexplained: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[AuditFinding]:
-        orphans = Capped(Kind.ORPHAN, "keys are orphans, which an audit with repair leaves to the next one")
+    def _orphans(self, unexplained: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[Finding]:
+        orphans = CappedFindings(Kind.ORPHAN, "keys are orphans, which an audit with repair leaves to the next one")
         for key in unexplained:
             orphans.add(judge_orphan(key, ledgers, self._deployed, now))
         return orphans.findings()
@@ -202,4 +202,4 @@ class _Reading:
             async with self._slots:
                 return await call
 
-        return await side_by_side([one(call) for call in calls])
+        return await gather_all([one(call) for call in calls])

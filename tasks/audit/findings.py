@@ -111,7 +111,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class AuditFinding:
+class Finding:
     """Something that an audit has found.
 
     Args:
@@ -160,7 +160,7 @@ class Counts:
     of_nobody: int = 0
 
 
-class Capped:
+class CappedFindings:
     """Findings of one kind: the first ones, and how many more there are, so that memory does not grow.
 
     Args:
@@ -171,10 +171,10 @@ class Capped:
     def __init__(self, kind: Kind, more: str) -> None:
         self._kind = kind
         self._more = more
-        self._kept: list[AuditFinding] = []
+        self._kept: list[Finding] = []
         self._left_out = 0
 
-    def add(self, finding: AuditFinding | None) -> None:
+    def add(self, finding: Finding | None) -> None:
         """Keep a finding, where there is one and room for it, or else count it.
 
         Args:
@@ -187,7 +187,7 @@ class Capped:
         else:
             self._left_out += 1
 
-    def findings(self) -> list[AuditFinding]:
+    def findings(self) -> list[Finding]:
         """List what was kept.
 
         Returns:
@@ -195,7 +195,7 @@ class Capped:
         """
         if not self._left_out:
             return self._kept
-        return [*self._kept, AuditFinding(self._kind, f"{self._left_out} more {self._more}; they are not listed.")]
+        return [*self._kept, Finding(self._kind, f"{self._left_out} more {self._more}; they are not listed.")]
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,8 @@ class Report:
     connection: str
     at: datetime
     counts: Counts | None
-    findings: tuple[AuditFinding, ...]
+    findings: tuple[Finding, ...]
 
-    def needing_person(self) -> list[AuditFinding]:
+    def needing_person(self) -> list[Finding]:
         """Say what somebody has to look after."""
         return [finding for finding in self.findings if finding.needs_person]

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from blocks.openrouter.keys import ApiKey
-from tasks.audit.findings import MOST_KEPT, AuditFinding, Kind, Severity
+from tasks.audit.findings import MOST_KEPT, Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
-from tasks.model.keys import moment, read_marker
+from tasks.model.keys import read_marker, show_time
 from tasks.model.ledger import Current, Ledger, MadeKey, Superseded
 from tasks.world.ports import Deployed
 
@@ -24,7 +24,7 @@ LONGEST_MARGIN = timedelta(days=1)
 """How late a rotation may be at most before it is overdue; one with a shorter interval may be late by one interval."""
 
 
-def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> AuditFinding | None:
+def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Finding | None:
     """Say what is wrong with a key of no rotation.
 
     Args:
@@ -43,11 +43,11 @@ def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Au
     if key.limit is None:
         faults.append("has no spending limit")
     if key.expires_at and key.expires_at - now <= EXPIRES_WITHIN:
-        faults.append(f"expires at {moment(key.expires_at)}")
+        faults.append(f"expires at {show_time(key.expires_at)}")
     if not faults:
         return None
     sentence = f"The key {key.label} belongs to no rotation and {' and '.join(faults)}."
-    return AuditFinding(Kind.OF_NOBODY, sentence, key_label=key.label, key_hash=key.hash)
+    return Finding(Kind.OF_NOBODY, sentence, key_label=key.label, key_hash=key.hash)
 
 
 def is_live(key: ApiKey, now: datetime) -> bool:
@@ -63,7 +63,7 @@ def is_live(key: ApiKey, now: datetime) -> bool:
     return not key.disabled and (key.expires_at is None or key.expires_at > now)
 
 
-def judge_management_key(connection: str, expires_at: datetime | None, now: datetime) -> list[AuditFinding]:
+def judge_management_key(connection: str, expires_at: datetime | None, now: datetime) -> list[Finding]:
     """Say whether the management key is about to end.
 
     Args:
@@ -76,8 +76,8 @@ def judge_management_key(connection: str, expires_at: datetime | None, now: date
     """
     if expires_at is None or expires_at - now > MANAGEMENT_KEY_EXPIRES_WITHIN:
         return []
-    sentence = f"The management key of the connection {connection} expires at {moment(expires_at)}."
-    return [AuditFinding(Kind.MANAGEMENT_KEY_EXPIRING, sentence)]
+    sentence = f"The management key of the connection {connection} expires at {show_time(expires_at)}."
+    return [Finding(Kind.MANAGEMENT_KEY_EXPIRING, sentence)]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def read_destinations_of(ledger: Ledger) -> tuple[str, ...]:
 
 def judge_rotation(
     snapshot: Snapshot, connection: str, workspaces: Collection[str], now: datetime
-) -> Iterator[AuditFinding]:
+) -> Iterator[Finding]:
     """Compare a rotation's ledger with its keys, its destinations and its deployment.
 
     Args:
@@ -175,28 +175,28 @@ def judge_rotation(
             yield from _judge_superseded(snapshot, entry, key, now)
 
 
-def _judge_ledger(snapshot: Snapshot, now: datetime) -> Iterator[AuditFinding]:
+def _judge_ledger(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
     name, ledger = snapshot.name, snapshot.ledger
     if snapshot.deployed is None and not ledger.removed:
         sentence = f"The rotation {name} has a ledger but no deployment rotate/{name}, so nothing rotates it any more."
-        yield AuditFinding(Kind.WITHOUT_DEPLOYMENT, sentence, name)
+        yield Finding(Kind.WITHOUT_DEPLOYMENT, sentence, name)
     if ledger.pending and now - ledger.pending.intended_at > SETTLED_AFTER:
         sentence = (
             f"Run {ledger.pending.run_id} has left the rotation {name} unfinished since "
-            f"{moment(ledger.pending.intended_at)}."
+            f"{show_time(ledger.pending.intended_at)}."
         )
-        yield AuditFinding(Kind.PENDING, sentence, name)
+        yield Finding(Kind.PENDING, sentence, name)
     for entry in ledger.unresolved:
         grave = None if now - entry.since > SETTLED_AFTER else Severity.NOTICE
         sentence = (
-            f"Run {entry.run_id} of rotation {name} may have created a key at {moment(entry.since)} that has not "
+            f"Run {entry.run_id} of rotation {name} may have created a key at {show_time(entry.since)} that has not "
             "turned up yet."
         )
-        yield AuditFinding(Kind.UNRESOLVED, sentence, name, graded=grave)
+        yield Finding(Kind.UNRESOLVED, sentence, name, graded=grave)
     yield from _judge_age(snapshot, now)
 
 
-def _judge_age(snapshot: Snapshot, now: datetime) -> Iterator[AuditFinding]:
+def _judge_age(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
     current, deployed = snapshot.ledger.current, snapshot.deployed
     if current is None or snapshot.ledger.removed or deployed is None or not deployed.interval:
         return
@@ -204,12 +204,12 @@ def _judge_age(snapshot: Snapshot, now: datetime) -> Iterator[AuditFinding]:
     if now - current.since > deployed.interval + minimum_age + min(deployed.interval, LONGEST_MARGIN):
         sentence = (
             f"The current key {current.label} of rotation {snapshot.name} has been in use since "
-            f"{moment(current.since)}, longer than its schedule allows ({deployed.interval})."
+            f"{show_time(current.since)}, longer than its schedule allows ({deployed.interval})."
         )
         yield _about(Kind.ROTATION_OVERDUE, snapshot, current, sentence)
 
 
-def _judge_destinations(snapshot: Snapshot, now: datetime) -> Iterator[AuditFinding]:
+def _judge_destinations(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
     current, pending = snapshot.ledger.current, snapshot.ledger.pending
     if current is None:
         return
@@ -218,27 +218,25 @@ def _judge_destinations(snapshot: Snapshot, now: datetime) -> Iterator[AuditFind
     for name in read_destinations_of(snapshot.ledger):
         if name in snapshot.unreadable:
             sentence = f"The destination {name} cannot be read: {snapshot.unreadable[name]}"
-            yield AuditFinding(Kind.DESTINATION_UNREADABLE, sentence, snapshot.name)
+            yield Finding(Kind.DESTINATION_UNREADABLE, sentence, snapshot.name)
         elif snapshot.fingerprints.get(name) not in expected:
             what = "holds nothing" if snapshot.fingerprints.get(name) is None else "holds something else"
             sentence = f"The destination {name} {what}, not the current key {current.label} of {snapshot.name}."
             yield _about(Kind.DESTINATION_DIFFERS, snapshot, current, sentence)
 
 
-def _judge_current(snapshot: Snapshot, entry: Current, key: ApiKey | None, now: datetime) -> Iterator[AuditFinding]:
+def _judge_current(snapshot: Snapshot, entry: Current, key: ApiKey | None, now: datetime) -> Iterator[Finding]:
     if key is None or not is_live(key, now):
         sentence = f"The current key {entry.label} of rotation {snapshot.name} {_why_dead(key)}."
         yield _about(Kind.CURRENT_KEY_UNUSABLE, snapshot, entry, sentence)
     elif key.expires_at and key.expires_at - now <= EXPIRES_WITHIN:
         interval = snapshot.deployed.interval if snapshot.deployed else None
         in_time = bool(interval) and entry.since + (interval or timedelta(0)) < key.expires_at
-        sentence = f"The current key {entry.label} of rotation {snapshot.name} expires at {moment(key.expires_at)}."
+        sentence = f"The current key {entry.label} of rotation {snapshot.name} expires at {show_time(key.expires_at)}."
         yield _about(Kind.KEY_EXPIRING, snapshot, entry, sentence, Severity.NOTICE if in_time else None)
 
 
-def _judge_superseded(
-    snapshot: Snapshot, entry: Superseded, key: ApiKey | None, now: datetime
-) -> Iterator[AuditFinding]:
+def _judge_superseded(snapshot: Snapshot, entry: Superseded, key: ApiKey | None, now: datetime) -> Iterator[Finding]:
     if key is None and entry.revoking:
         return
     if key is None:
@@ -259,7 +257,7 @@ def _judge_superseded(
     if now - entry.revoke_at > SETTLED_AFTER:
         sentence = (
             f"The superseded key {entry.label} of rotation {snapshot.name} was to be revoked at "
-            f"{moment(entry.revoke_at)} and still exists."
+            f"{show_time(entry.revoke_at)} and still exists."
         )
         yield _about(Kind.SUPERSEDED_KEY_OVERDUE, snapshot, entry, sentence)
 
@@ -270,13 +268,11 @@ def _why_dead(key: ApiKey | None) -> str:
     return "is disabled at OpenRouter" if key.disabled else "has expired"
 
 
-def _about(
-    kind: Kind, snapshot: Snapshot, entry: MadeKey, sentence: str, graded: Severity | None = None
-) -> AuditFinding:
-    return AuditFinding(kind, sentence, snapshot.name, entry.label, entry.hash, graded)
+def _about(kind: Kind, snapshot: Snapshot, entry: MadeKey, sentence: str, graded: Severity | None = None) -> Finding:
+    return Finding(kind, sentence, snapshot.name, entry.label, entry.hash, graded)
 
 
-def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[AuditFinding]:
+def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[Finding]:
     """Tell of ledgers that cannot be read.
 
     Args:
@@ -286,17 +282,17 @@ def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[AuditFinding]:
         A finding for each; nothing else is said about its rotation.
     """
     for name, sentence in ledgers.damaged.items():
-        yield AuditFinding(Kind.LEDGER_UNREADABLE, sentence, name)
+        yield Finding(Kind.LEDGER_UNREADABLE, sentence, name)
 
 
-def in_change(name: str) -> AuditFinding:
+def in_change(name: str) -> Finding:
     """Say that a run was at work on a rotation, so that it could not be judged."""
     sentence = f"A run of rotation {name} was at work during the audit, so the rotation was not judged."
-    return AuditFinding(Kind.IN_CHANGE, sentence, name)
+    return Finding(Kind.IN_CHANGE, sentence, name)
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostLedger:
     """A rotation whose ledger is gone.
 
     Args:
@@ -308,7 +304,7 @@ class Lost:
     keys: tuple[ApiKey, ...]
 
 
-def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Collection[str]) -> list[Lost]:
+def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Collection[str]) -> list[LostLedger]:
     """Find rotations that are deployed and have keys, but no ledger.
 
     Args:
@@ -324,10 +320,10 @@ def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Coll
         name, _ = read_marker(key.name) or ("", None)
         if name in deployed and name not in ledgers.values:
             keys.setdefault(name, []).append(key)
-    return [Lost(name, tuple(found)) for name, found in keys.items()]
+    return [LostLedger(name, tuple(found)) for name, found in keys.items()]
 
 
-def judge_lost(lost: Lost, now: datetime) -> list[AuditFinding]:
+def judge_lost(lost: LostLedger, now: datetime) -> list[Finding]:
     """Tell of a lost ledger.
 
     Args:
@@ -341,7 +337,7 @@ def judge_lost(lost: Lost, now: datetime) -> list[AuditFinding]:
         return []
     labels = ", ".join(key.label for key in lost.keys[:MOST_KEPT])
     sentence = f"The ledger of rotation {lost.name} is gone; its keys at OpenRouter are {labels}."
-    return [AuditFinding(Kind.LEDGER_LOST, sentence, lost.name)]
+    return [Finding(Kind.LEDGER_LOST, sentence, lost.name)]
 
 
 def is_new(key: ApiKey, now: datetime) -> bool:
@@ -349,7 +345,7 @@ def is_new(key: ApiKey, now: datetime) -> bool:
     return now - key.created_at <= SETTLED_AFTER
 
 
-def judge_key_not_ours(key: ApiKey, damaged: Collection[str], now: datetime) -> AuditFinding | None:
+def judge_key_not_ours(key: ApiKey, damaged: Collection[str], now: datetime) -> Finding | None:
     """Tell of a key that a run made which this Prefect server does not know.
 
     Args:
@@ -364,10 +360,10 @@ def judge_key_not_ours(key: ApiKey, damaged: Collection[str], now: datetime) -> 
     if is_new(key, now) or name in damaged:
         return None
     sentence = f"{_made(key, name, run_id)}, which this Prefect server does not know."
-    return AuditFinding(Kind.MARKED_NOT_OURS, sentence, name, key.label, key.hash)
+    return Finding(Kind.MARKED_NOT_OURS, sentence, name, key.label, key.hash)
 
 
-def judge_orphan(key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], now: datetime) -> AuditFinding | None:
+def judge_orphan(key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], now: datetime) -> Finding | None:
     """Tell of a key that a run of this Prefect server made, and that no ledger explains.
 
     Args:
@@ -383,8 +379,8 @@ def judge_orphan(key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], now
     if is_new(key, now) or name in ledgers.damaged or (name in deployed and name not in ledgers.values):
         return None
     sentence = f"{_made(key, name, run_id)}, and no ledger explains it."
-    return AuditFinding(Kind.ORPHAN, sentence, name, key.label, key.hash)
+    return Finding(Kind.ORPHAN, sentence, name, key.label, key.hash)
 
 
 def _made(key: ApiKey, rotation: str, run_id: UUID | None) -> str:
-    return f"The key {key.label} was made at {moment(key.created_at)} by run {run_id} of rotation {rotation}"
+    return f"The key {key.label} was made at {show_time(key.created_at)} by run {run_id} of rotation {rotation}"

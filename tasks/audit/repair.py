@@ -11,7 +11,7 @@ from datetime import datetime
 from blocks.errors import KeyRotationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.compare import Comparison
-from tasks.audit.findings import AuditFinding, Kind
+from tasks.audit.findings import Finding, Kind
 from tasks.audit.judge import is_live, is_new
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, label_agrees, period_end, read_marker
@@ -187,13 +187,13 @@ OpenRotation = Callable[[str], AbstractAsyncContextManager[Run]]
 """Takes the slot of a rotation and opens its ledger."""
 
 
-async def repair_findings(comparison: Comparison, connection: str, open_rotation: OpenRotation) -> list[AuditFinding]:
+async def repair_findings(comparison: Comparison, connection: str, open_rotation: OpenRotation) -> list[Finding]:
     """Repair what is beyond doubt, one rotation at a time."""
-    wanted: dict[str, list[AuditFinding]] = {}
+    wanted: dict[str, list[Finding]] = {}
     for finding in comparison.findings:
         if finding.rotation and finding.kind in (Kind.ORPHAN, Kind.LEDGER_LOST):
             wanted.setdefault(finding.rotation, []).append(finding)
-    outcomes: dict[AuditFinding, AuditFinding] = {}
+    outcomes: dict[Finding, Finding] = {}
     for name, found in wanted.items():
         try:
             async with open_rotation(name) as run:
@@ -205,8 +205,8 @@ async def repair_findings(comparison: Comparison, connection: str, open_rotation
 
 
 async def _repair_rotation(
-    comparison: Comparison, connection: str, findings: Sequence[AuditFinding], run: Run
-) -> dict[AuditFinding, AuditFinding]:
+    comparison: Comparison, connection: str, findings: Sequence[Finding], run: Run
+) -> dict[Finding, Finding]:
     deployed = comparison.deployed.get(run.name)
     orphans = [finding.key_hash for finding in findings if finding.kind is Kind.ORPHAN]
     outcomes = {}
@@ -223,11 +223,11 @@ async def _repair_rotation(
     return outcomes
 
 
-def _repaired(finding: AuditFinding, done: str, why_not: str | None) -> AuditFinding:
+def _repaired(finding: Finding, done: str, why_not: str | None) -> Finding:
     if why_not is not None:
         return _not_repaired(finding, why_not)
     return replace(finding, sentence=f"{finding.sentence} {done}", repaired=True)
 
 
-def _not_repaired(finding: AuditFinding, why: str) -> AuditFinding:
+def _not_repaired(finding: Finding, why: str) -> Finding:
     return replace(finding, sentence=f"{finding.sentence} It was not repaired: {why}")

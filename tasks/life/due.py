@@ -39,7 +39,7 @@ async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) ->
     failures = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
     failures += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.due(now)]
     ledger = run.ledger
-    for at in [moment for moment in ledger.wakes() if moment > now]:
+    for at in [moment for moment in ledger.due_times() if moment > now]:
         # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
         if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")

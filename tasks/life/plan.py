@@ -6,11 +6,11 @@ from datetime import datetime
 
 from tasks.life.adopt import find_adoptable
 from tasks.life.recover import observe
-from tasks.model.decisions import Finding, Identity
+from tasks.model.decisions import Identity, Situation
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
 from tasks.world.ports import KeyReader
-from tasks.world.run import Run, side_by_side
+from tasks.world.run import Run, gather_all
 
 
 async def check_everything(run: Run, rotation: Rotation) -> list[str]:
@@ -28,7 +28,7 @@ async def check_everything(run: Run, rotation: Rotation) -> list[str]:
     """
     openrouter: KeyReader = await run.world.connection(rotation.connection)
     destinations = [await run.world.destination(name) for name in rotation.destinations]
-    return await side_by_side([openrouter.check(), *(destination.check() for destination in destinations)])
+    return await gather_all([openrouter.check(), *(destination.check() for destination in destinations)])
 
 
 async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
@@ -45,16 +45,18 @@ async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
         KeyRotationError: A run could not even begin; the message says why.
     """
     checked = await check_everything(run, rotation)
-    finding = await observe(run, rotation)
+    situation = await observe(run, rotation)
     await find_adoptable(run, rotation)
-    return checked, steps_ahead(finding, run.ledger, rotation, run.identity, run.world.now())
+    return checked, steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now())
 
 
-def steps_ahead(finding: Finding, ledger: Ledger, rotation: Rotation, identity: Identity, now: datetime) -> list[str]:
+def steps_ahead(
+    situation: Situation, ledger: Ledger, rotation: Rotation, identity: Identity, now: datetime
+) -> list[str]:
     """Say which steps a run would take.
 
     Args:
-        finding: What it finds.
+        situation: What it finds.
         ledger: The rotation's ledger.
         rotation: The rotation.
         identity: Which run asks.
@@ -63,35 +65,35 @@ def steps_ahead(finding: Finding, ledger: Ledger, rotation: Rotation, identity: 
     Returns:
         The steps, in order.
     """
-    steps = [f"It finds: {finding.value}."]
-    if finding is Finding.ROTATED_SINCE:
+    steps = [f"It finds: {situation.value}."]
+    if situation is Situation.ROTATED_SINCE:
         return steps
-    steps += _putting_right(finding, ledger)
-    if finding not in (Finding.ALREADY_ROTATED, Finding.TOO_YOUNG):
-        steps += _rotating(finding, ledger, rotation, identity)
+    steps += _putting_right(situation, ledger)
+    if situation not in (Situation.ALREADY_ROTATED, Situation.TOO_YOUNG):
+        steps += _rotating(situation, ledger, rotation, identity)
     due = [key.label for key in ledger.superseded if identity.emergency or key.revoke_at <= now]
     steps += [f"Look at the superseded key {label}, which is due, and revoke it as its policy asks." for label in due]
     return steps
 
 
-def _putting_right(finding: Finding, ledger: Ledger) -> list[str]:
+def _putting_right(situation: Situation, ledger: Ledger) -> list[str]:
     label = ledger.pending.key.label if ledger.pending and ledger.pending.key else ""
     return {
-        Finding.FIRST_RUN: ["Look for keys that this rotation made before its ledger was lost."],
-        Finding.INTENT_WITHOUT_KEY: ["Look for the key of the interrupted create by its marker, and delete it."],
-        Finding.KEY_UNPUBLISHED: [f"Delete the key {label}, which no destination holds."],
-        Finding.KEY_GIVEN_UP: [f"Give the key {label} up: it becomes a superseded one."],
-        Finding.KEY_PUBLISHED: [
+        Situation.FIRST_RUN: ["Look for keys that this rotation made before its ledger was lost."],
+        Situation.INTENT_WITHOUT_KEY: ["Look for the key of the interrupted create by its marker, and delete it."],
+        Situation.KEY_UNPUBLISHED: [f"Delete the key {label}, which no destination holds."],
+        Situation.KEY_GIVEN_UP: [f"Give the key {label} up: it becomes a superseded one."],
+        Situation.KEY_PUBLISHED: [
             f"Finish the interrupted rotation with the key {label}, if it still is what is asked for."
         ],
-    }.get(finding, [])
+    }.get(situation, [])
 
 
-def _rotating(finding: Finding, ledger: Ledger, rotation: Rotation, identity: Identity) -> list[str]:
+def _rotating(situation: Situation, ledger: Ledger, rotation: Rotation, identity: Identity) -> list[str]:
     steps = []
     if rotation.adopt and ledger.current is None:
         steps.append(f"Adopt the key with the hash {rotation.adopt}.")
-    if finding is not Finding.KEY_PUBLISHED:
+    if situation is not Situation.KEY_PUBLISHED:
         steps.append(f"Create a key named `{rotation.key.name}`, with date and marker.")
     steps.append("Verify it.")
     steps += [f"Publish it to `{name}` and read it back." for name in rotation.destinations]

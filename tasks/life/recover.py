@@ -9,12 +9,12 @@ from blocks.errors import ConfigurationError, ConflictError, DestinationError, O
 from tasks.create import intent_of
 from tasks.key.unrecorded import keys_without_ledger, settle_intent, settle_unresolved
 from tasks.life.adopt import adopt
-from tasks.model.decisions import MAYBE, Finding, find
+from tasks.model.decisions import MAYBE, Situation, assess
 from tasks.model.keys import fingerprint
 from tasks.model.ledger import Superseded
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
-from tasks.verify import is_fit
+from tasks.verify import can_be_finished
 from tasks.world.destinations import WRITES, changed_only_beside
 from tasks.world.ports import KeyReader
 from tasks.world.run import NewKey, Run
@@ -22,7 +22,7 @@ from tasks.world.run import NewKey, Run
 Revoke = Callable[[Run, Superseded, list[str]], Awaitable[None]]
 
 
-async def observe(run: Run, rotation: Rotation) -> Finding:
+async def observe(run: Run, rotation: Rotation) -> Situation:
     """Look before anything is changed: the connection, every destination, the ledger.
 
     Args:
@@ -45,10 +45,10 @@ async def observe(run: Run, rotation: Rotation) -> Finding:
     fingerprints = await run.look(rotation.destinations, former)
     _note_what_is_not_ours(run, rotation, fingerprints)
     known = ledger if run.has_ledger else None
-    finding = find(known, run.identity, fingerprints, run.world.now(), rotation.minimum_age)
-    if finding is Finding.TOO_YOUNG and not await _current_works(run, rotation):
-        return Finding.NOTHING_PENDING
-    return finding
+    situation = assess(known, run.identity, fingerprints, run.world.now(), rotation.minimum_age)
+    if situation is Situation.TOO_YOUNG and not await _current_works(run, rotation):
+        return Situation.NOTHING_PENDING
+    return situation
 
 
 async def _current_works(run: Run, rotation: Rotation) -> bool:
@@ -82,13 +82,13 @@ def _to_be_adopted(run: Run, rotation: Rotation, name: str) -> bool:
     return rotation.adopt is not None and run.ledger.current is None and run.contents[name].value is not None
 
 
-async def recover(run: Run, rotation: Rotation, finding: Finding, revoke: Revoke) -> NewKey | None:
+async def recover(run: Run, rotation: Rotation, situation: Situation, revoke: Revoke) -> NewKey | None:
     """Put right what an earlier run, or an earlier attempt of this one, left behind.
 
     Args:
         run: The run.
         rotation: The rotation.
-        finding: What the run found.
+        situation: What the run found.
         revoke: The step that revokes a key.
 
     Returns:
@@ -98,20 +98,20 @@ async def recover(run: Run, rotation: Rotation, finding: Finding, revoke: Revoke
         KeyRotationError: It could not be put right; the next run tries again.
     """
     await settle_unresolved(run)
-    match finding:
-        case Finding.FIRST_RUN:
+    match situation:
+        case Situation.FIRST_RUN:
             await _take_up_keys_without_ledger(run, rotation)
-        case Finding.INTENT_WITHOUT_KEY:
+        case Situation.INTENT_WITHOUT_KEY:
             await settle_intent(run)
-        case Finding.KEY_UNPUBLISHED:
+        case Situation.KEY_UNPUBLISHED:
             await _discard_pending(run, rotation, revoke)
-        case Finding.KEY_GIVEN_UP:
+        case Situation.KEY_GIVEN_UP:
             await _give_pending_up(run, rotation)
-        case Finding.KEY_PUBLISHED:
+        case Situation.KEY_PUBLISHED:
             if half_published := await _finish_pending(run, rotation):
                 return half_published
     await adopt(run, rotation)
-    if finding is not Finding.ALREADY_ROTATED and not _has_room(run, rotation):
+    if situation is not Situation.ALREADY_ROTATED and not _has_room(run, rotation):
         await _make_room(run, rotation, revoke)
     return None
 
@@ -187,7 +187,7 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
     secret = next(content.value for content in run.contents.values() if _holds(content, pending.key.fingerprint))
     key = NewKey(secret, pending.key) if secret else None
     try:
-        fit = key is not None and await is_fit(run, rotation, key)
+        fit = key is not None and await can_be_finished(run, rotation, key)
     except (ConfigurationError, ServiceError) as error:
         if not run.has_left(pending.connection, error):
             raise

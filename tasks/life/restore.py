@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError, NotFoundError
 from tasks.model.events import Event
-from tasks.model.keys import fingerprint, moment
+from tasks.model.keys import fingerprint, show_time
 from tasks.model.ledger import Current, MadeKey, Superseded
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
@@ -120,7 +120,7 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
             "brought back. The current key stays as it is."
         ) from None
     if found.expires_at is not None:
-        run.note(f"The key {entry.label} ends at {moment(found.expires_at)}: rotate before that.")
+        run.note(f"The key {entry.label} ends at {show_time(found.expires_at)}: rotate before that.")
     await wait_until_accepted(run, key)
     return VerifiedKey(key.secret, key.record)
 

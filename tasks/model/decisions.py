@@ -20,7 +20,7 @@ LONGEST_POSTPONEMENT = timedelta(days=1)
 """How long a key that is still used is left alone at most, before it is looked at again."""
 
 
-class Finding(Enum):
+class Situation(Enum):
     """What a run finds when it starts; the value says it in words."""
 
     FIRST_RUN = "there is no ledger yet"
@@ -53,13 +53,13 @@ class Identity:
     scheduled_for: datetime | None = None
 
 
-def find(
+def assess(
     ledger: Ledger | None,
     run: Identity,
     fingerprints: Mapping[str, str | None],
     now: datetime,
     minimum_age: timedelta = timedelta(0),
-) -> Finding:
+) -> Situation:
     """Say what a run finds when it starts.
 
     Args:
@@ -71,19 +71,19 @@ def find(
         minimum_age: A scheduled run leaves a current key alone that is younger.
 
     Returns:
-        The finding, which decides what the run does.
+        The situation, which decides what the run does.
     """
     if ledger is None:
-        return Finding.FIRST_RUN
+        return Situation.FIRST_RUN
     if ledger.current and run.id in (ledger.current.made_by, ledger.current.rotated_by):
-        return Finding.ALREADY_ROTATED
+        return Situation.ALREADY_ROTATED
     if rotated_since(ledger, run):
-        return Finding.ROTATED_SINCE
+        return Situation.ROTATED_SINCE
     if ledger.pending is None:
         young = _too_young(ledger, run, fingerprints, now, minimum_age)
-        return Finding.TOO_YOUNG if young else Finding.NOTHING_PENDING
+        return Situation.TOO_YOUNG if young else Situation.NOTHING_PENDING
     if ledger.pending.key is None:
-        return Finding.INTENT_WITHOUT_KEY
+        return Situation.INTENT_WITHOUT_KEY
     return _find_key(ledger.pending.key.fingerprint, run, fingerprints)
 
 
@@ -116,12 +116,12 @@ def rotated_since(ledger: Ledger, run: Identity) -> bool:
     return ledger.current.since > run.first_started and not run.emergency
 
 
-def _find_key(fingerprint: str, run: Identity, fingerprints: Mapping[str, str | None]) -> Finding:
+def _find_key(fingerprint: str, run: Identity, fingerprints: Mapping[str, str | None]) -> Situation:
     published = [name for name, content in fingerprints.items() if content == fingerprint]
     if not published and MAYBE not in fingerprints.values():
-        return Finding.KEY_UNPUBLISHED
+        return Situation.KEY_UNPUBLISHED
     # In an emergency even a half-published key counts as an older one.
-    return Finding.KEY_PUBLISHED if published and not run.emergency else Finding.KEY_GIVEN_UP
+    return Situation.KEY_PUBLISHED if published and not run.emergency else Situation.KEY_GIVEN_UP
 
 
 def needed_by(key: Superseded, ledger: Ledger, fingerprints: Mapping[str, str | None]) -> list[str]:

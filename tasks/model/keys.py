@@ -93,7 +93,7 @@ def fingerprint(secret: SecretStr | None) -> str | None:
     return sha256(secret.get_secret_value().encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
-def moment(at: datetime) -> str:
+def show_time(at: datetime) -> str:
     """Spell a moment for people.
 
     Args:

@@ -153,7 +153,7 @@ class Ledger(_Entry):
         """
         return [key for key in self.superseded if key.revoke_at <= now]
 
-    def wakes(self) -> list[datetime]:
+    def due_times(self) -> list[datetime]:
         """Say when something will have to be done about this rotation's older keys.
 
         Returns:

@@ -42,7 +42,7 @@ class Timetable:
         every = "every day" if self.days == 1 else f"every {self.days} days"
         return f"{every} at {self.at:%H:%M} {self.zone.key}"
 
-    def moment(self, day: date) -> datetime:
+    def on(self, day: date) -> datetime:
         """Say when the local time is, on a day.
 
         Args:
@@ -67,7 +67,7 @@ class Timetable:
         today = now.astimezone(self.zone).date()
         due = last.astimezone(self.zone).date() + timedelta(days=self.days) if last else today
         day = max(due, today)
-        return self.moment(day) if self.moment(day) > now else self.moment(day + timedelta(days=1))
+        return self.on(day) if self.on(day) > now else self.on(day + timedelta(days=1))
 
     def rule(self, first: datetime) -> str:
         """Return the recurrence rule (RFC 5545), which keeps the local time across daylight saving.
@@ -89,7 +89,7 @@ class Timetable:
         """
         today = now.astimezone(self.zone).date()
         days = (today + timedelta(days=ahead) for ahead in range(366))
-        return next((day for day in days if self.moment(day).astimezone(self.zone).time() != self.at), None)
+        return next((day for day in days if self.on(day).astimezone(self.zone).time() != self.at), None)
 
 
 def parse_timetable(days: Any, at: Any, zone: Any) -> Timetable:

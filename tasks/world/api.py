@@ -23,7 +23,7 @@ Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter"]
 
 
 @contextmanager
-def plainly(doing: str) -> Iterator[None]:
+def api_errors(doing: str) -> Iterator[None]:
     """Tell an error of Prefect's API in one sentence; its own text may quote what was sent."""
     try:
         yield
@@ -55,7 +55,7 @@ async def pages(route: Route, body: Json, doing: str, most: int | None = None) -
     """
     client, _ = get_or_create_client()
     for number in count() if most is None else range(most):
-        with plainly(doing):
+        with api_errors(doing):
             wanted = {**body, "limit": PAGE_SIZE, "offset": number * PAGE_SIZE}
             page = ENTRIES.validate_python((await client.request("POST", route, json=wanted)).json())
         yield page

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from blocks.errors import ConfigurationError
 from tasks.model.rotation import Rotation, parse_rotation
 from tasks.model.schedules import Timetable, read_rule
-from tasks.world.api import LEDGER_TAG, Json, pages, plainly
+from tasks.world.api import LEDGER_TAG, Json, api_errors, pages
 
 DATES_LOOKED_AT = 100
 """How many of a schedule's next dates are looked at for its longest interval: a cron line may have uneven ones."""
@@ -32,7 +32,7 @@ async def all_deployments() -> AsyncIterator[Json]:
     """
     body = {"flows": {"name": {"any_": ["rotate"]}}, "sort": "NAME_ASC"}
     async for page in pages("/deployments/filter", body, doing := "reading the deployments"):
-        with plainly(doing):
+        with api_errors(doing):
             ours = [each for each in page if LEDGER_TAG in each["tags"] or "rotation" in each["parameters"]]
         for deployment in ours:
             yield deployment

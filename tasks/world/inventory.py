@@ -12,7 +12,7 @@ from prefect.client.utilities import get_or_create_client
 
 from blocks.errors import LedgerError
 from tasks.model.ledger import Ledger, parse_ledger
-from tasks.world.api import Json, pages, plainly
+from tasks.world.api import Json, api_errors, pages
 from tasks.world.deployments import all_deployments
 from tasks.world.ledgers import all_ledgers
 
@@ -71,7 +71,7 @@ async def count_deployments() -> int:
         How many there are, those of foreign flows named `rotate` among them.
     """
     client, _ = get_or_create_client()
-    with plainly("counting the rotations"):
+    with api_errors("counting the rotations"):
         return int((await client.request("POST", "/deployments/count", json=_of_flow("rotate"))).json())
 
 
@@ -135,7 +135,7 @@ async def read_facts() -> list[Facts]:
         ServiceError: Prefect's API failed.
     """
     # Whatever is not as documented in what Prefect answers is told in one sentence, too.
-    with plainly(DOING):
+    with api_errors(DOING):
         return await _read_facts()
 
 
@@ -183,11 +183,11 @@ def _seen(run: Json) -> SeenRun:
     state = run.get("state") or {}
     at = run.get("end_time") or run.get("start_time") or run.get("next_scheduled_start_time")
     return SeenRun(
-        run["id"], run["state_type"], state.get("message") or "", moment_of(at or run["expected_start_time"])
+        run["id"], run["state_type"], state.get("message") or "", parse_time(at or run["expected_start_time"])
     )
 
 
-def moment_of(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     """Read a moment as Prefect's API spells it.
 
     Args:
@@ -242,7 +242,7 @@ def _latest(found: Collection[Mapping[str, Json]]) -> dict[str, SeenRun]:
 
 
 def _begun(run: Json) -> datetime:
-    return moment_of(run["start_time"] or run["expected_start_time"])
+    return parse_time(run["start_time"] or run["expected_start_time"])
 
 
 async def _cancelled_retirements() -> dict[str, list[datetime]]:
@@ -250,5 +250,5 @@ async def _cancelled_retirements() -> dict[str, list[datetime]]:
     found: dict[str, list[datetime]] = {}
     async for page in pages("/flow_runs/filter", {**cancelled, "sort": "EXPECTED_START_TIME_DESC"}, DOING, 1):
         for run in page:
-            found.setdefault(rotation_name(run["parameters"], ""), []).append(moment_of(run["expected_start_time"]))
+            found.setdefault(rotation_name(run["parameters"], ""), []).append(parse_time(run["expected_start_time"]))
     return found

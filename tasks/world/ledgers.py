@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from blocks.errors import PlaceLostError
 from tasks.model.ledger import ledger_variable
-from tasks.world.api import LEDGER_TAG, pages, plainly
+from tasks.world.api import LEDGER_TAG, api_errors, pages
 
 
 async def all_ledgers() -> AsyncIterator[tuple[str, Any]]:
@@ -28,7 +28,7 @@ async def all_ledgers() -> AsyncIterator[tuple[str, Any]]:
     prefix = ledger_variable("")
     body = {"variables": {"name": {"like_": f"{prefix}%"}}, "sort": "NAME_ASC"}
     async for page in pages("/variables/filter", body, doing := "reading the ledgers"):
-        with plainly(doing):
+        with api_errors(doing):
             found = Variable.model_validate_list(page)
         for variable in found:
             # Prefect matches the name anywhere. The tag is not asked for: a value put back by hand has lost it.
@@ -49,7 +49,7 @@ class VariableStore:
     async def read(self) -> Any | None:
         """Read the value, `None` where there is none."""
         client, _ = get_or_create_client()
-        with plainly("reading the ledger"):
+        with api_errors("reading the ledger"):
             variable = await client.read_variable_by_name(self._name)
         return None if variable is None else variable.value
 
@@ -57,7 +57,7 @@ class VariableStore:
         """Write the first value; `PlaceLostError` where there is one already."""
         client, _ = get_or_create_client()
         try:
-            with plainly("writing the ledger"):
+            with api_errors("writing the ledger"):
                 await client.create_variable(VariableCreate(name=self._name, value=value, tags=[LEDGER_TAG]))
         except ObjectAlreadyExists:
             raise PlaceLostError(f"Another run has just written {self._name}, so this one stopped.") from None
@@ -65,11 +65,11 @@ class VariableStore:
     async def update(self, value: dict[str, Any]) -> None:
         """Write the next value."""
         client, _ = get_or_create_client()
-        with plainly("writing the ledger"):
+        with api_errors("writing the ledger"):
             await client.update_variable(VariableUpdate(name=self._name, value=value, tags=[LEDGER_TAG]))
 
     async def delete(self) -> None:
         """Delete the value."""
         client, _ = get_or_create_client()
-        with suppress(ObjectNotFound), plainly("deleting the ledger"):
+        with suppress(ObjectNotFound), api_errors("deleting the ledger"):
             await client.delete_variable_by_name(self._name)

@@ -36,7 +36,7 @@ from blocks.errors import ConfigurationError
 from blocks.openrouter.client import OpenRouterClient
 from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation, parse_rotation
-from tasks.world.api import LEDGER_TAG, PAGE_SIZE, plainly
+from tasks.world.api import LEDGER_TAG, PAGE_SIZE, api_errors
 from tasks.world.connections import open_connection
 from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
 from tasks.world.destinations import open_destination
@@ -149,7 +149,7 @@ class PrefectWorld:
         if deployment_id is None:
             return None
         client, _ = get_or_create_client()
-        with plainly("reading the deployment"):
+        with api_errors("reading the deployment"):
             return await client.read_deployment(deployment_id)
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
@@ -168,7 +168,7 @@ class PrefectWorld:
         asked, known = sorted(run_ids), set[UUID]()
         for first in range(0, len(asked), PAGE_SIZE):
             wanted = FlowRunFilter(id=FlowRunFilterId(any_=asked[first : first + PAGE_SIZE]))
-            with plainly("looking flow runs up"):
+            with api_errors("looking flow runs up"):
                 known |= {run.id for run in await client.read_flow_runs(flow_run_filter=wanted, limit=PAGE_SIZE)}
         return known
 
@@ -212,7 +212,7 @@ class PrefectWorld:
         return False
 
     async def _scheduled_retirement(self, rotation: str, at: datetime, attempt: int) -> FlowRun:
-        with plainly("scheduling a retirement"):
+        with api_errors("scheduling a retirement"):
             return await arun_deployment(
                 RETIRE_DEPLOYMENT,
                 parameters={"rotation": rotation},
@@ -238,7 +238,7 @@ class PrefectWorld:
         """
         client, _ = get_or_create_client()
         try:
-            with plainly("reading the deployment"):
+            with api_errors("reading the deployment"):
                 deployment = await client.read_deployment_by_name(f"rotate/{name}")
         except ObjectNotFound:
             raise ConfigurationError(f"rotation: there is no deployment rotate/{name}. Nothing was changed.") from None
@@ -255,7 +255,7 @@ class PrefectWorld:
         """
         client, _ = get_or_create_client()
         try:
-            with plainly("deleting the deployment"):
+            with api_errors("deleting the deployment"):
                 deployment = await client.read_deployment_by_name(f"rotate/{name}")
                 await client.delete_deployment(deployment.id)
         except ObjectNotFound:
@@ -284,7 +284,7 @@ class PrefectWorld:
             ServiceError: Prefect's API failed.
         """
         async for entry in all_deployments():
-            with plainly("reading the deployments"):
+            with api_errors("reading the deployments"):
                 deployment = DeploymentResponse.model_validate(entry)
             interval = timedelta(0) if deployment.paused else await longest_interval_of(deployment)
             yield Deployed(deployment.name, rotation_of(deployment), interval)
@@ -297,7 +297,7 @@ class PrefectWorld:
             but: The moments, UTC, at which one is still wanted.
         """
         client, _ = get_or_create_client()
-        with plainly("cancelling scheduled retirements"):
+        with api_errors("cancelling scheduled retirements"):
             runs = await client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=["retire"])),
                 flow_run_filter=FlowRunFilter(

@@ -44,7 +44,7 @@ class VerifiedKey(NewKey):
     """A key that OpenRouter accepted and that has the settings asked for: the only kind that is published."""
 
 
-async def side_by_side(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather_all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Do several things at once, and wait for all of them even if some fail.
 
     Args:
@@ -160,7 +160,7 @@ class Run:
         Raises:
             KeyRotationError: One of the rotation's destinations cannot be read.
         """
-        contents = await side_by_side([self._read(name) for name in destinations])
+        contents = await gather_all([self._read(name) for name in destinations])
         self.contents.update(zip(destinations, contents, strict=True))
         found = {name: fingerprint(self.contents[name].value) for name in destinations}
         for name in set(former) - set(destinations):

@@ -37,7 +37,7 @@ def secret_task(
 
     def as_task(step: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, Coroutine[Any, Any, R]]:
         @wraps(step)
-        async def told_plainly(*args: P.args, **kwargs: P.kwargs) -> R:
+        async def reported(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
                 return await step(*args, **kwargs)
             except KeyRotationError:
@@ -45,7 +45,7 @@ def secret_task(
             except Exception as error:  # noqa: BLE001 - whatever a library raises
                 raise unexpected(error) from None
 
-        return task(name=name, persist_result=False, cache_policy=NO_CACHE, log_prints=False, retries=0)(told_plainly)
+        return task(name=name, persist_result=False, cache_policy=NO_CACHE, log_prints=False, retries=0)(reported)
 
     return as_task
 

@@ -12,7 +12,7 @@ import pytest
 import blocks
 import flows
 from sandbox.stack import CHECKOUT, read_settings
-from tasks.model.decisions import Finding
+from tasks.model.decisions import Situation
 from tasks.model.rotation import KeySettings, Retirement, Rotation
 from tasks.model.states import TRANSITIONS, KeyState
 
@@ -73,7 +73,7 @@ def test_every_state_and_finding_is_on_the_built_page() -> None:
 
     assert [state for state in KeyState if f"\n| `{state}` | " not in page] == []
     assert [why for why in TRANSITIONS.values() if why not in page] == []
-    assert [finding for finding in Finding if f"\n| {finding.value} |" not in page] == []
+    assert [finding for finding in Situation if f"\n| {finding.value} |" not in page] == []
 
 
 def test_every_setting_is_told_with_its_reason() -> None:

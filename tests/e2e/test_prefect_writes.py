@@ -50,7 +50,7 @@ async def test_a_process_killed_while_it_schedules_the_retirement_leaves_one_sch
     ledger = await ledger_of(rotation)
     assert healed.is_completed()
     assert len(ledger.superseded) == 1
-    assert [run.next_scheduled_start_time for run in await retirements_of(rotation)] == ledger.wakes()
+    assert [run.next_scheduled_start_time for run in await retirements_of(rotation)] == ledger.due_times()
     assert {key.hash for key in keys_of(world, rotation)} == ledger.hashes()
     check_nothing_leaked(world)
 

@@ -25,8 +25,8 @@ from blocks.openrouter.client import OpenRouterClient
 from blocks.vault.auth import TokenAuth
 from flows.apply_settings import apply_deployed_settings
 from flows.audit import follow_audit
-from flows.remove_rotation import take_away
-from flows.restore_key import bring_back
+from flows.remove_rotation import remove
+from flows.restore_key import restore
 from flows.retire import retire_due
 from flows.rotate import follow_protocol
 from sandbox import openrouter, vault
@@ -205,7 +205,7 @@ class Life:
     async def restore(self, label: str = "", **who: Any) -> str:
         """Bring a superseded key back."""
         run = self.open(**who)
-        return await self._do(run, bring_back(run, label, PLAIN))
+        return await self._do(run, restore(run, label, PLAIN))
 
     async def apply(self) -> str:
         """Apply the deployment's settings."""
@@ -215,7 +215,7 @@ class Life:
     async def remove(self, revoke_at: datetime | None) -> str:
         """Take the rotation away."""
         run = self.open()
-        return await self._do(run, take_away(run, revoke_at, PLAIN))
+        return await self._do(run, remove(run, revoke_at, PLAIN))
 
     @asynccontextmanager
     async def opened(self, name: str) -> AsyncIterator[Run]:

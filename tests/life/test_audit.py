@@ -23,7 +23,7 @@ from sandbox.openrouter import StoredKey
 from sandbox.server import Fault
 from sandbox.stack import CHECKOUT
 from tasks.audit.compare import OPEN_AT_ONCE, RUNS_AT_ONCE
-from tasks.audit.findings import MOST_KEPT, AuditFinding, Kind, Report, Severity
+from tasks.audit.findings import MOST_KEPT, Finding, Kind, Report, Severity
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, marker
 from tasks.model.ledger import Current, Ledger, Pending, Unresolved
@@ -56,7 +56,7 @@ def found(report: Report) -> set[Kind]:
     return {finding.kind for finding in report.findings}
 
 
-def only(report: Report, kind: Kind) -> AuditFinding:
+def only(report: Report, kind: Kind) -> Finding:
     """The one finding of a kind."""
     (finding,) = [finding for finding in report.findings if finding.kind is kind]
     return finding
@@ -741,7 +741,7 @@ async def test_keys_of_another_server_are_listed_up_to_a_number(life: Life) -> N
 
 async def test_the_table_says_how_many_findings_it_does_not_show() -> None:
     """An artifact stays readable, and nobody takes a part of it for the whole."""
-    findings = tuple(AuditFinding(Kind.ORPHAN, f"Number {number}.") for number in range(MAX_ROWS + 7))
+    findings = tuple(Finding(Kind.ORPHAN, f"Number {number}.") for number in range(MAX_ROWS + 7))
 
     rows = as_table(Report("openrouter", Life().time, None, findings))
 
@@ -775,7 +775,7 @@ async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(life: Life, mo
     assert "somebody holds it" in only_unrepaired(report).sentence
 
 
-def only_unrepaired(report: Report) -> AuditFinding:
+def only_unrepaired(report: Report) -> Finding:
     """The one finding that is left to a person."""
     (finding,) = report.needing_person()
     return finding

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from blocks.errors import ConfigurationError
-from flows.remove_rotation import as_moment, check_removal, end_of_keys
+from flows.remove_rotation import check_removal, end_of_keys, parse_keep_until
 from sandbox.server import Fault
 from tasks.model.events import Event
 from tasks.model.keys import read_marker
@@ -220,4 +220,4 @@ def test_a_removal_that_is_not_meant_so_is_refused(confirm: str, keys: str, unti
 
 def test_a_date_is_read_with_its_zone() -> None:
     """What a deployment stores as text is the same moment in UTC."""
-    assert as_moment("2027-01-01T01:00:00+01:00") == datetime.fromisoformat("2027-01-01T00:00:00+00:00")
+    assert parse_keep_until("2027-01-01T01:00:00+01:00") == datetime.fromisoformat("2027-01-01T00:00:00+00:00")

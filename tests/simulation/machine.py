@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 
 from blocks.errors import PlaceLostError
 from blocks.openrouter.keys import KeyRequest
-from tasks.audit.findings import AuditFinding, Kind
+from tasks.audit.findings import Finding, Kind
 from tasks.audit.judge import SETTLED_AFTER
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
@@ -805,7 +805,7 @@ class Histories(Watched):
             left = [finding.sentence for finding in again if finding.needs_person]
             promise(not left, f"after quiet an audit of {connection} needs a person: {left}")
 
-    def _findings(self, connection: str, *, repair: bool) -> list[AuditFinding]:
+    def _findings(self, connection: str, *, repair: bool) -> list[Finding]:
         report = self._audit(connection, repair=repair).report
         return list(report.findings) if report else []
 

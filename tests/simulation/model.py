@@ -38,8 +38,8 @@ from blocks.errors import (
 from blocks.openrouter.keys import ApiKey, CreatedKey, CurrentKey, KeyRequest
 from flows.apply_settings import apply_deployed_settings
 from flows.audit import follow_audit
-from flows.remove_rotation import take_away
-from flows.restore_key import bring_back
+from flows.remove_rotation import remove
+from flows.restore_key import restore
 from flows.retire import retire_due
 from flows.rotate import follow_protocol
 from tasks.audit.findings import Report
@@ -711,7 +711,7 @@ async def run_retire(model: Model, rotation: str, identity: Identity, process: P
 async def run_restore(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
     """Bring back the key that was superseded last, in a process of its own."""
     process = process or Process(model, "restore")
-    return await _until_it_ends(bring_back(open_run(model, rotation, identity, process), "", PLAIN))
+    return await _until_it_ends(restore(open_run(model, rotation, identity, process), "", PLAIN))
 
 
 async def run_apply(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
@@ -725,7 +725,7 @@ async def run_remove(
 ) -> Ended:
     """Take the rotation away, in a process of its own."""
     process = process or Process(model, "remove")
-    return await _until_it_ends(take_away(open_run(model, rotation, identity, process), revoke_at, PLAIN))
+    return await _until_it_ends(remove(open_run(model, rotation, identity, process), revoke_at, PLAIN))
 
 
 @dataclass(frozen=True)

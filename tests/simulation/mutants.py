@@ -43,7 +43,7 @@ from tasks.audit.account_keys import KeyFilter
 from tasks.key.terms import request_of
 from tasks.life.plan import steps_ahead
 from tasks.life.recover import observe
-from tasks.model.decisions import Finding, Identity, Judgement, Verdict, find, judge
+from tasks.model.decisions import Identity, Judgement, Situation, Verdict, assess, judge
 from tasks.model.events import Event
 from tasks.model.ledger import Current, Ledger, Superseded
 from tasks.model.rotation import KeySettings, Retirement, Rotation
@@ -128,9 +128,9 @@ async def _current_unseen(run: Run, rotation: Rotation, key: ApiKey, now: dateti
     )
 
 
-def _finding(wrong: Finding, *instead_of: Finding) -> Callable[..., Finding]:
-    def found(*args: Any) -> Finding:
-        right = find(*args)
+def _finding(wrong: Situation, *instead_of: Situation) -> Callable[..., Situation]:
+    def found(*args: Any) -> Situation:
+        right = assess(*args)
         return wrong if right in instead_of else right
 
     return found
@@ -283,7 +283,7 @@ def _kept_all(self: Ledger, _now: datetime, _revoke_at: datetime) -> Ledger:
     return self.model_copy(update={"removed": True})
 
 
-async def _plan_and_sign(run: Run, rotation: Rotation) -> Finding:
+async def _plan_and_sign(run: Run, rotation: Rotation) -> Situation:
     finding = await observe(run, rotation)
     await run.write(run.ledger)
     return finding
@@ -413,23 +413,23 @@ MUTANTS = [
     Mutant(
         "a Retry makes a second key",
         tasks.life.recover,
-        "find",
-        _finding(Finding.NOTHING_PENDING, Finding.ALREADY_ROTATED),
+        "assess",
+        _finding(Situation.NOTHING_PENDING, Situation.ALREADY_ROTATED),
         ("rotate", "retry"),
         SIMPLE,
     ),
     Mutant(
         "a half-published key is thrown away",
         tasks.life.recover,
-        "find",
-        _finding(Finding.NOTHING_PENDING, Finding.KEY_PUBLISHED),
+        "assess",
+        _finding(Situation.NOTHING_PENDING, Situation.KEY_PUBLISHED),
         ("rotate",),
     ),
     Mutant(
         "an unpublished key is left behind",
         tasks.life.recover,
-        "find",
-        _finding(Finding.NOTHING_PENDING, Finding.KEY_UNPUBLISHED),
+        "assess",
+        _finding(Situation.NOTHING_PENDING, Situation.KEY_UNPUBLISHED),
         ("rotate",),
     ),
     Mutant(
@@ -462,7 +462,7 @@ MUTANTS = [
     ),
     Mutant("the overlap is ignored", Ledger, "due", lambda self, _now: list(self.superseded), ("rotate",), SIMPLE),
     Mutant("an emergency leaves older keys alive", Ledger, "hastened", lambda self, _now: self, ("rotate",), SIMPLE),
-    Mutant("retirements are never scheduled", Ledger, "wakes", lambda _self: [], ("rotate",), SIMPLE),
+    Mutant("retirements are never scheduled", Ledger, "due_times", lambda _self: [], ("rotate",), SIMPLE),
     Mutant(
         "a key is revoked although it is used",
         tasks.revoke,
@@ -515,7 +515,7 @@ MUTANTS = [
     Mutant(
         "a key is published without its guardrail",
         tasks.create,
-        "_guard",
+        "_assign_guardrail",
         nothing,
         ("rotate",),
         {**SIMPLE, "key": {"guardrail_id": "guardrail-1"}},

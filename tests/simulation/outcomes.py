@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from tasks.audit.findings import AuditFinding, Kind
+from tasks.audit.findings import Finding, Kind
 from tasks.audit.judge import SETTLED_AFTER
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
@@ -160,11 +160,11 @@ def check_ends_told(model: Model, before: Before) -> None:
 def check_scheduled(model: Model) -> None:
     """Whatever is to be done about older keys later is scheduled, and no wait outlasts the longest overlap."""
     ledger = model.ledger(NAME) or Ledger()
-    wakes = [key.revoke_at for key in ledger.superseded] + [e.since + TURNS_UP_WITHIN for e in ledger.unresolved]
+    due_times = [key.revoke_at for key in ledger.superseded] + [e.since + TURNS_UP_WITHIN for e in ledger.unresolved]
     if ledger.current and ledger.current.budget and ledger.current.budget.ends_at:
-        wakes.append(ledger.current.budget.ends_at)
+        due_times.append(ledger.current.budget.ends_at)
     # A moment at which a retirement was cancelled once is not given another one.
-    missing = {(NAME, at) for at in wakes if at > model.time} - set(model.retirements)
+    missing = {(NAME, at) for at in due_times if at > model.time} - set(model.retirements)
     promise(not missing, f"nobody will come for what ends at {missing}")
     policy = ledger.retirement
     for key in ledger.superseded:
@@ -225,7 +225,7 @@ def check_removed(model: Model, before: Before, keys: str, until: datetime | Non
         promise(before.told_since(model, Event.ROTATION_REMOVED), "nobody was told that a rotation was removed")
 
 
-def check_findings(model: Model, connection: str, findings: Sequence[AuditFinding], told: int) -> None:
+def check_findings(model: Model, connection: str, findings: Sequence[Finding], told: int) -> None:
     """An audit that nothing kept from looking finds every orphan, and what is wrong with the current key."""
     found = {(finding.kind, finding.key_hash) for finding in findings}
     ledger, account = model.ledger(NAME), model.connections[connection]

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from tasks.model.decisions import MAYBE, Finding, Identity, find, judge, needed_by
+from tasks.model.decisions import MAYBE, Identity, Situation, assess, judge, needed_by
 from tasks.model.ledger import Current, Ledger, MadeKey, Pending, Superseded
 from tasks.model.rotation import Retirement
 
@@ -61,86 +61,92 @@ GONE = {PLACES[0]: MAYBE, PLACES[1]: "print-current"}
 @pytest.mark.parametrize(
     ("given", "ledger", "run", "held", "then"),
     [
-        ("no ledger", None, NEW_RUN, NOWHERE, Finding.FIRST_RUN),
-        ("this run made the current key", Ledger(current=current(ME)), RETRY, NOWHERE, Finding.ALREADY_ROTATED),
+        ("no ledger", None, NEW_RUN, NOWHERE, Situation.FIRST_RUN),
+        ("this run made the current key", Ledger(current=current(ME)), RETRY, NOWHERE, Situation.ALREADY_ROTATED),
         (
             "this run finished another run's key",
             Ledger(current=current(OTHER, rotated_by=ME)),
             RETRY,
             NOWHERE,
-            Finding.ALREADY_ROTATED,
+            Situation.ALREADY_ROTATED,
         ),
         (
             "a Retry, and the current key is younger than its first attempt",
             Ledger(current=current(since=NOW)),
             RETRY,
             NOWHERE,
-            Finding.ROTATED_SINCE,
+            Situation.ROTATED_SINCE,
         ),
         (
             "a Retry whose key was superseded, whatever the clocks say",
             Ledger(current=current(since=NOW - timedelta(days=365)), superseded=(superseded(ME),)),
             RETRY,
             NOWHERE,
-            Finding.ROTATED_SINCE,
+            Situation.ROTATED_SINCE,
         ),
         (
             "a new run, and a clock that has jumped back since the current key was made",
             Ledger(current=current(since=NOW + timedelta(days=365))),
             NEW_RUN,
             NOWHERE,
-            Finding.NOTHING_PENDING,
+            Situation.NOTHING_PENDING,
         ),
         (
             "a Retry of an emergency that left its work to a later, ordinary run",
             Ledger(current=current(since=NOW)),
             replace(RETRY, emergency=True),
             NOWHERE,
-            Finding.NOTHING_PENDING,
+            Situation.NOTHING_PENDING,
         ),
         (
             "a Retry of an emergency whose key was superseded",
             Ledger(current=current(since=NOW), superseded=(superseded(ME),)),
             replace(RETRY, emergency=True),
             NOWHERE,
-            Finding.ROTATED_SINCE,
+            Situation.ROTATED_SINCE,
         ),
         (
             "a Retry whose own key is half-published, though the clocks say that a later run has rotated",
             Ledger(current=current(since=NOW), pending=pending().model_copy(update={"run_id": ME})),
             RETRY,
             AT_ONE,
-            Finding.KEY_PUBLISHED,
+            Situation.KEY_PUBLISHED,
         ),
-        ("a Retry without a current key", Ledger(), RETRY, NOWHERE, Finding.NOTHING_PENDING),
+        ("a Retry without a current key", Ledger(), RETRY, NOWHERE, Situation.NOTHING_PENDING),
         (
             "a scheduled run, and a current key of its own future, because a clock was wrong",
             Ledger(current=current(since=NOW + timedelta(days=365))),
             replace(NEW_RUN, scheduled_for=NOW),
             dict.fromkeys(PLACES, "print-current"),
-            Finding.NOTHING_PENDING,
+            Situation.NOTHING_PENDING,
         ),
         (
             "a scheduled run that waited while another one rotated",
             Ledger(current=current(since=NOW - timedelta(minutes=1))),
             replace(NEW_RUN, scheduled_for=NOW - timedelta(hours=1)),
             dict.fromkeys(PLACES, "print-current"),
-            Finding.TOO_YOUNG,
+            Situation.TOO_YOUNG,
         ),
-        ("nothing pending", Ledger(current=current()), NEW_RUN, NOWHERE, Finding.NOTHING_PENDING),
-        ("an intent without a hash", Ledger(pending=pending(key=False)), RETRY, NOWHERE, Finding.INTENT_WITHOUT_KEY),
-        ("a hash that no destination holds", Ledger(pending=pending()), RETRY, NOWHERE, Finding.KEY_UNPUBLISHED),
-        ("a hash that one destination holds", Ledger(pending=pending()), NEW_RUN, AT_ONE, Finding.KEY_PUBLISHED),
-        ("the same in an emergency", Ledger(pending=pending()), EMERGENCY, AT_ONE, Finding.KEY_GIVEN_UP),
-        ("a hash that a vanished destination may hold", Ledger(pending=pending()), NEW_RUN, GONE, Finding.KEY_GIVEN_UP),
+        ("nothing pending", Ledger(current=current()), NEW_RUN, NOWHERE, Situation.NOTHING_PENDING),
+        ("an intent without a hash", Ledger(pending=pending(key=False)), RETRY, NOWHERE, Situation.INTENT_WITHOUT_KEY),
+        ("a hash that no destination holds", Ledger(pending=pending()), RETRY, NOWHERE, Situation.KEY_UNPUBLISHED),
+        ("a hash that one destination holds", Ledger(pending=pending()), NEW_RUN, AT_ONE, Situation.KEY_PUBLISHED),
+        ("the same in an emergency", Ledger(pending=pending()), EMERGENCY, AT_ONE, Situation.KEY_GIVEN_UP),
+        (
+            "a hash that a vanished destination may hold",
+            Ledger(pending=pending()),
+            NEW_RUN,
+            GONE,
+            Situation.KEY_GIVEN_UP,
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_a_run_finds(
-    given: str, ledger: Ledger | None, run: Identity, held: dict[str, str | None], then: Finding
+    given: str, ledger: Ledger | None, run: Identity, held: dict[str, str | None], then: Situation
 ) -> None:
     """Each row of the protocol's table has one finding."""
-    assert find(ledger, run, held, NOW) is then, given
+    assert assess(ledger, run, held, NOW) is then, given
 
 
 def test_a_key_that_is_used_for_months_is_looked_at_once_a_day() -> None:

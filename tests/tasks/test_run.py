@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, PlaceLostError, UnavailableError
-from tasks.world.run import side_by_side
+from tasks.world.run import gather_all
 
 
 async def fails(error: Exception) -> None:
@@ -30,7 +30,7 @@ async def fails(error: Exception) -> None:
 async def test_several_failures_are_told_as_one(errors: list[Exception], kind: type[Exception], sentence: str) -> None:
     """Their common kind is kept, a repeated sentence is said once, and a lost place counts before all."""
     with pytest.raises(KeyRotationError) as failed:
-        await side_by_side([fails(error) for error in errors])
+        await gather_all([fails(error) for error in errors])
 
     assert type(failed.value) is kind
     assert str(failed.value) == sentence
@@ -39,4 +39,4 @@ async def test_several_failures_are_told_as_one(errors: list[Exception], kind: t
 async def test_an_error_that_is_not_ours_is_not_told_as_ours() -> None:
     """A mistake in the code must not look like a destination that failed."""
     with pytest.raises(TypeError):
-        await side_by_side([fails(DestinationError("a")), fails(TypeError("b"))])
+        await gather_all([fails(DestinationError("a")), fails(TypeError("b"))])
