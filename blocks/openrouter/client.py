@@ -293,10 +293,7 @@ class OpenRouterClient:
         return parse(CurrentKey, answer.get("data"), doing)
 
     async def about_itself(self) -> CurrentKey:
-        """Let the management key look at itself, which tells for one when it ends.
-
-        Returns:
-            The management key's own view.
+        """Return the management key's own view, which shows when it expires.
 
         Raises:
             UnauthorizedError: OpenRouter does not accept the management key.

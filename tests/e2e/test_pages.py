@@ -31,7 +31,7 @@ from sandbox.setup import CONNECTION, SECRET
 from sandbox.stack import CHECKOUT
 from tasks.model.ledger import Ledger, ledger_variable
 from tasks.model.rotation import Rotation
-from tests.destinations import vaults
+from tests.blocks.vault import vaults
 from tests.docs import pages
 from tests.docs.worker import at_work
 from tests.e2e.conftest import World, numbers, with_pages

@@ -36,8 +36,8 @@ from blocks.openrouter.keys import KeyRequest
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.server import running
+from tests.blocks.vault.vaults import at_once
 from tests.certificates import self_signed
-from tests.destinations.vaults import at_once
 from tests.hostile.liar import ANSWERS, FORMS, KEY, SECRET_ID, Liar, Service, listening
 
 MANAGEMENT_KEY = openrouter.DEFAULT_MANAGEMENT_KEY

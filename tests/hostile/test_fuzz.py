@@ -26,7 +26,7 @@ from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import KeyRequest
 from blocks.vault.auth import AppRoleAuth
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
-from tests.destinations.vaults import at_once
+from tests.blocks.vault.vaults import at_once
 from tests.hostile.liar import KEY, listening
 from tests.hostile.test_answers import LABELS, shown
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 
 async def young(life: Life) -> str:

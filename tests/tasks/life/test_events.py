@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from tasks.model.events import Event
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 
 async def test_a_rotation_tells_each_step(life: Life) -> None:

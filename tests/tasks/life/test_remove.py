@@ -11,7 +11,7 @@ from flows.remove_rotation import check_removal, end_of_keys, parse_keep_until
 from sandbox.server import Fault
 from tasks.model.events import Event
 from tasks.model.keys import read_marker
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 
 async def rotated(life: Life) -> tuple[str, str]:

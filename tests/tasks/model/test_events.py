@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tasks.model.events import Event, resource
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "events.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "events.md"
 
 
 def test_the_documented_events_are_those_of_the_code() -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from sandbox.server import Fault
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 
 @pytest.mark.parametrize(("asked", "waited"), [("7", 7), (None, 0)], ids=["Retry-After", "no Retry-After"])

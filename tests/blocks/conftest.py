@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.destinations import vaults
+from tests.blocks.vault import vaults
 
 BOTH = [
     "stand-in",

@@ -8,7 +8,7 @@ import pytest
 
 from sandbox.server import Fault
 from tasks.model.events import Event
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 UNUSED = {"retire_when": "unused", "quiet_time": timedelta(hours=2), "max_overlap": timedelta(days=7)}
 

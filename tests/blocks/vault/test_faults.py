@@ -34,8 +34,8 @@ from blocks.http import MAX_ANSWER_BYTES, MAX_ATTEMPTS
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox.server import Fault, Faults, running
 from sandbox.vault import ROOT_TOKEN, KvVersion2, VaultSandbox, create_app
+from tests.blocks.vault.vaults import READ_WRITE, at_once
 from tests.byte_server import speaking
-from tests.destinations.vaults import READ_WRITE, at_once
 
 KEY = SecretStr("sk-or-v1-the-new-key")
 LABELS = {"key_rotation": "checkout"}

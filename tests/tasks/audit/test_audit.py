@@ -28,7 +28,7 @@ from tasks.model.events import Event
 from tasks.model.keys import fingerprint, marker
 from tasks.model.ledger import Current, Ledger, Pending, Unresolved
 from tasks.model.rotation import Retirement
-from tests.life.conftest import Life, Memory
+from tests.tasks.conftest import Life, Memory
 
 FORBIDDEN = '{"error": {"code": 403, "message": "no"}}'
 

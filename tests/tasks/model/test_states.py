@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.model.states import TRANSITIONS, KeyState
 
-PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "key-life.md"
+PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "key-life.md"
 
 
 def test_the_drawing_is_the_code() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sandbox.server import Fault
 from tasks.life.plan import plan
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 
 async def planned(life: Life, **who: Any) -> tuple[list[str], list[str]]:

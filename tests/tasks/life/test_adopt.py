@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from sandbox.openrouter import StoredKey
 from tasks.model.keys import label_agrees, marker
-from tests.life.conftest import Life, Memory
+from tests.tasks.conftest import Life, Memory
 
 
 def existing(life: Life, **fields: object) -> StoredKey:

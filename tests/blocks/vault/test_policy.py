@@ -11,9 +11,9 @@ from pydantic import SecretStr
 from blocks import VaultCredentials, VaultSecret
 from blocks.errors import ForbiddenError
 from blocks.vault.auth import AppRoleAuth
-from tests.destinations.vaults import TestVault, at_once
+from tests.blocks.vault.vaults import TestVault, at_once
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "vault-policy.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "vault-policy.md").read_text()
 ROTATION, CONSUMER = re.findall(r"```hcl[^\n]*\n(.*?)```", PAGE, re.DOTALL)
 RULE = re.compile(r'path "([^"]+)" \{\s*capabilities = \[([^\]]*)\]\s*\}')
 PATH = "apps/checkout"

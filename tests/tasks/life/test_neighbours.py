@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from blocks.destination import Content, Destination
 from tasks.world.destinations import WRITES
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 
 class Crowded(Destination):

@@ -10,7 +10,7 @@ import pytest
 from hvac.exceptions import Forbidden, InvalidPath, InvalidRequest, VaultDown
 
 from sandbox.vault import ROOT_TOKEN
-from tests.destinations.vaults import READ_WRITE, TestVault
+from tests.blocks.vault.vaults import READ_WRITE, TestVault
 
 paths = (f"contract/secret-{number}" for number in itertools.count())
 PATCH = {"Content-Type": "application/merge-patch+json"}

@@ -13,7 +13,7 @@ from sandbox.openrouter import Account
 from sandbox.server import Fault
 from tasks.model.events import Event
 from tasks.model.keys import period_end
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 CARRY = {"carry_budget": True}
 

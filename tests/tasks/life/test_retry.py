@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from sandbox.server import Fault
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 
 async def test_a_retried_emergency_ends_what_it_was_to_end(life: Life) -> None:

@@ -12,7 +12,7 @@ import blocks
 from sandbox import infisical
 from sandbox.server import Fault, running
 from tasks.model.events import Event
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 DISABLE = {"revoke": "disable-then-delete", "disabled_for": timedelta(days=3)}
 

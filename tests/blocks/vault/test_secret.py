@@ -22,7 +22,7 @@ from blocks.errors import (
 from blocks.vault.auth import AppRoleAuth, TokenAuth
 from sandbox.stack import free_port
 from sandbox.vault import ROOT_TOKEN
-from tests.destinations.vaults import READ_WRITE, TestVault, at_once
+from tests.blocks.vault.vaults import READ_WRITE, TestVault, at_once
 
 KEY = SecretStr("sk-or-v1-the-new-key")
 LABELS = {"key_rotation": "checkout", "written_at": "2026-12-01T03:30:00+00:00"}

@@ -10,7 +10,7 @@ import pytest
 
 from blocks.errors import LedgerError
 from sandbox.server import Fault
-from tests.life.conftest import Life
+from tests.tasks.conftest import Life
 
 
 def guardrail(life: Life) -> str:

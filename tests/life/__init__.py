@@ -1,1 +1,0 @@
-"""The whole life of a key, with the real clients against the stand-ins and a clock that tests turn."""

@@ -1,0 +1,1 @@
+"""The life of a key, with the real clients against the stand-ins and a clock that tests turn."""
