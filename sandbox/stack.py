@@ -22,6 +22,8 @@ from typing import IO, Self
 
 import httpx
 
+from sandbox.isolation import DIRECTORY
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = CHECKOUT / "prefect.env"
 POOL = "key-rotation"
@@ -106,7 +108,7 @@ class Stack:
         self, settings: dict[str, str] | None = None, *, home: Path | None = None, port: int | None = None
     ) -> None:
         self._temporary = home is None
-        self.home = home or Path(tempfile.mkdtemp(prefix="key-rotation-"))
+        self.home = home or Path(tempfile.mkdtemp(prefix="stack-", dir=DIRECTORY))
         self.port = port or free_port()
         self._settings = settings or {}
         self._processes: list[Process] = []

@@ -1,0 +1,24 @@
+"""What keeps this process apart from the user's own Prefect. It imports nothing but the standard library."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+DIRECTORY = Path(tempfile.mkdtemp(prefix="key-rotation-"))
+"""The files of this process and of what it starts; removed when it ends."""
+atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)
+
+
+def isolate_prefect() -> None:
+    """Drop the user's `PREFECT_*` variables, and point Prefect to a home and a profile of its own.
+
+    It works only before Prefect is imported in this process.
+    """
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        del os.environ[name]
+    home = DIRECTORY / "prefect"
+    os.environ |= {"PREFECT_HOME": str(home), "PREFECT_PROFILES_PATH": str(home / "profiles.toml")}
