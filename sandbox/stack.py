@@ -1,7 +1,8 @@
 """A Prefect server, a worker and everything around them, on loopback and in a temporary directory.
 
 The demo, `make up`, the end-to-end tests and the benchmarks use it. It reads nothing of the user's own Prefect: every
-`PREFECT_*` variable is dropped, the profile is a new one, and what was started is stopped by its process id.
+`PREFECT_*` variable is dropped, and the profile is a new one. What was started is stopped by its process id, and by a
+watchdog where this process is killed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import IO, Self
 
 import httpx
 
+from sandbox import watchdog
 from sandbox.isolation import DIRECTORY
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -107,6 +109,7 @@ class Stack:
     def __init__(
         self, settings: dict[str, str] | None = None, *, home: Path | None = None, port: int | None = None
     ) -> None:
+        watchdog.start(DIRECTORY)
         self._temporary = home is None
         self.home = home or Path(tempfile.mkdtemp(prefix="stack-", dir=DIRECTORY))
         self.port = port or free_port()

@@ -1,0 +1,139 @@
+"""What becomes of servers, workers and their runs when the process that started them is killed."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from sandbox.stack import CHECKOUT
+
+ENDED_WITHIN_SECONDS = 10
+SLEEP = "import time; time.sleep(600)"
+# As a worker starts its runs: in a session of their own.
+WORKER = f"""
+import subprocess, sys
+run = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
+print(run.pid, flush=True)
+run.wait()
+"""
+# It stops its worker when it reads a line, and ends when there is no more to read.
+STARTER = f"""
+import sys, time
+from sandbox import isolation, watchdog
+from sandbox.stack import Process, Stack
+
+stack = Stack()
+log = stack.home / "worker.log"
+worker = Process([sys.executable, "-c", {WORKER!r}], stack.env, log)
+while not log.read_text().endswith("\\n"):
+    time.sleep(0.01)
+dog = watchdog.start(isolation.DIRECTORY)
+print(isolation.DIRECTORY, dog.pid, worker.pid, log.read_text().strip(), flush=True)
+sys.stdin.readline()
+worker.stop()
+stack.stop()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def open_() -> Iterator[ExitStack]:
+    """Closes what a test opens."""
+    with ExitStack() as stack:
+        yield stack
+
+
+class Started:
+    """A process that has started a worker, which has started a run.
+
+    Args:
+        open_: Closes the file descriptors, and ends the process where a test has not.
+    """
+
+    def __init__(self, open_: ExitStack) -> None:
+        self.popen = open_.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", STARTER], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )
+        open_.callback(self.popen.kill)
+        directory, *pids = self.read().split()
+        self.directory = Path(directory)
+        self.watchdog, self.worker, self.run = (watch(int(pid), open_) for pid in pids)
+
+    def read(self) -> str:
+        """The next line that it prints."""
+        assert self.popen.stdout is not None
+        return self.popen.stdout.readline()
+
+    def stop_worker(self) -> None:
+        """Let it stop its worker, as at a normal end."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write("\n")
+        self.popen.stdin.flush()
+        self.read()
+
+    def end(self) -> int:
+        """Let it end, with its exit code."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+        return self.popen.wait()
+
+
+def watch(pid: int, open_: ExitStack) -> int:
+    """A descriptor of a process, which is that process's for ever, as its id is not."""
+    descriptor = os.pidfd_open(pid)
+    open_.callback(os.close, descriptor)
+    return descriptor
+
+
+def ended(process: int, within: float = ENDED_WITHIN_SECONDS) -> bool:
+    """Wait until a process has ended: its descriptor can be read then."""
+    return bool(select.select([process], [], [], within)[0])
+
+
+def test_what_a_killed_process_started_ends_with_it(open_: ExitStack) -> None:
+    """Its worker, the worker's run in a session of its own, the watchdog itself, and every file."""
+    started = Started(open_)
+    assert not ended(started.run, within=0)
+
+    started.popen.kill()
+
+    assert ended(started.worker)
+    assert ended(started.run)
+    assert ended(started.watchdog)
+    assert not started.directory.exists()
+
+
+def test_a_process_that_ends_by_itself_leaves_nothing(open_: ExitStack) -> None:
+    """What it stops is gone at once; a run that has outlived its worker ends with the process."""
+    started = Started(open_)
+
+    started.stop_worker()
+    assert ended(started.worker, within=0)
+    assert not ended(started.run, within=0)
+
+    assert started.end() == 0
+    assert ended(started.run)
+    assert ended(started.watchdog)
+    assert not started.directory.exists()
+
+
+def test_what_others_have_started_goes_on(open_: ExitStack) -> None:
+    """The mark is that of one process: another one's worker is spared."""
+    killed, other = Started(open_), Started(open_)
+
+    killed.popen.kill()
+
+    assert ended(killed.watchdog)
+    assert not ended(other.worker, within=0)
+    assert not ended(other.run, within=0)
+    assert other.directory.exists()
