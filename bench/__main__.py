@@ -224,8 +224,8 @@ async def overview(bench: Bench) -> None:
     from flows import rotate
     from flows.deployments import save_deployment
     from flows.show.overview import as_page, read_rows
-    from tasks.model.ledger import ledger_variable
     from tasks.model.schedules import parse_timetable
+    from tasks.world.ledgers import term_variable
 
     timetable, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC)
     schedule = schedule_of(timetable, timetable.next_rotation(now, now))
@@ -234,7 +234,7 @@ async def overview(bench: Bench) -> None:
             subject = rotation(f"bench-overview-{number}", "secret/bench")
             deployment = await save_deployment(None, subject, schedule, active=True)
             await client.create_variable(
-                VariableCreate(name=ledger_variable(subject.name), value=a_ledger(now), tags=["key-rotation"])
+                VariableCreate(name=term_variable(subject.name, 1), value=a_ledger(now), tags=["key-rotation"])
             )
             run = await client.create_flow_run(rotate, parameters=deployment.parameters)
             await client.set_flow_run_state(run.id, Completed(message="Rotated."), force=True)

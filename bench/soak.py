@@ -216,11 +216,9 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
     Returns:
         What does not agree.
     """
-    from prefect.variables import Variable
-
     from flows import rotate
     from tasks.model.keys import fingerprint
-    from tasks.model.ledger import Ledger, ledger_variable
+    from tasks.world.ledgers import read_ledger
 
     soak.prefect_fails = False
     for app in soak.apps:
@@ -231,7 +229,7 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
     await asyncio.sleep(OVERLAP.total_seconds())
     for name, subject in rotations.items():
         await rotate(subject, return_state=True)
-        ledger = Ledger.model_validate(await Variable.aget(ledger_variable(name)))
+        ledger = await read_ledger(name)
         explained |= ledger.hashes()
         held = fingerprint(SecretStr(await read_secret(subject)))
         if ledger.current is None or ledger.current.fingerprint != held:

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Self
+from datetime import datetime, timedelta
+from typing import ClassVar, Self
 
 # Internal, but it is what Prefect's own blocks answer by context with. Look again with each new prefect, and take the
 # public name when there is one.
@@ -34,7 +34,14 @@ class Content:
 
 
 class Destination(ABC):
-    """A place where consumers read the current key; one without versions, unless a subclass says otherwise."""
+    """A place where consumers read the current key; one without versions, unless a subclass says otherwise.
+
+    A write is sent once and given up at a deadline. Where the store compares before it sets, a write that takes effect
+    after that is refused; elsewhere it may take effect within `late_writes`.
+    """
+
+    late_writes: ClassVar[timedelta] = timedelta(minutes=1)
+    """How long after it was given up a write may still take effect; nothing where the store has check-and-set."""
 
     @abstractmethod
     async def read_content(self) -> Content:

@@ -89,6 +89,7 @@ async def with_retries(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     *,
     repeatable: bool = True,
+    attempts: int | None = None,
 ) -> T:
     """Repeat a call a few times, with jitter, as long as its error is worth repeating and that is harmless.
 
@@ -97,6 +98,7 @@ async def with_retries(
         sleep: How to wait, in seconds; tests pass their own.
         repeatable: Whether the call may be made again when it may have taken effect; one that certainly did nothing
             is always made again.
+        attempts: How often it is made at most; `MAX_ATTEMPTS` by default, 1 where whoever calls decides about each.
 
     Returns:
         What the call returned.
@@ -111,7 +113,7 @@ async def with_retries(
         return (repeatable or not error.outcome_unknown) and (error.retry_after or 0.0) <= MAX_WAIT_SECONDS
 
     retrying = AsyncRetrying(
-        stop=stop_after_attempt(MAX_ATTEMPTS),
+        stop=stop_after_attempt(attempts or MAX_ATTEMPTS),
         wait=_wait,
         retry=retry_if_exception(may_retry),
         sleep=sleep,
@@ -214,6 +216,7 @@ class JsonHttp:
         json_body: Mapping[str, Any] | None = None,
         params: Mapping[str, str | int] | None = None,
         repeatable: bool = True,
+        attempts: int | None = None,
     ) -> dict[str, Any]:
         """Make one call and return its JSON object.
 
@@ -225,6 +228,7 @@ class JsonHttp:
             json_body: The body, if any; a `Decimal` in it is sent as the number that it is, to the last digit.
             params: The query, never with a secret in it.
             repeatable: Whether the call may be made again when it may have taken effect. A create may not.
+            attempts: How often it is made at most; `MAX_ATTEMPTS` by default, 1 where whoever calls decides about each.
 
         Returns:
             The JSON object of a 2xx answer; an empty one for an empty answer. Numbers with a fraction are `Decimal`.
@@ -245,7 +249,7 @@ class JsonHttp:
         async def attempt() -> dict[str, Any]:
             return await self._attempt(request, doing)
 
-        return await with_retries(attempt, self._sleep, repeatable=repeatable)
+        return await with_retries(attempt, self._sleep, repeatable=repeatable, attempts=attempts)
 
     async def _attempt(self, request: httpx.Request, doing: str) -> dict[str, Any]:
         status, retry_after, body = await self._exchange(request, doing)

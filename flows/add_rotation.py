@@ -24,7 +24,6 @@ from flows.show.overview import bring_up_to_date
 from flows.show.settings import as_settings, change_table
 from tasks.model.changes import differences, merged
 from tasks.model.keys import show_time
-from tasks.model.ledger import parse_ledger
 from tasks.model.rotation import Rotation, check_switch, parse_rotation
 from tasks.model.schedules import Timetable, parse_timetable
 from tasks.model.terms import Usd
@@ -33,7 +32,7 @@ from tasks.world.checks import check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
 from tasks.world.deployments import schedule_of
 from tasks.world.inventory import destinations_in_use
-from tasks.world.ledgers import VariableStore
+from tasks.world.ledgers import read_ledger
 from tasks.world.run import gather_all
 from tasks.world.secrecy import secret_flow
 
@@ -229,7 +228,7 @@ async def _check(rotation: Rotation) -> None:
 async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key_now: bool, now: datetime) -> str:
     """Make or change the deployment, make the first key, and show what was done."""
     name = wanted.rotation.name
-    ledger = parse_ledger(name, await VariableStore(name).read() or {})
+    ledger = await read_ledger(name)
     starts = make_key_now and ledger.current is None
     last = now if starts else ledger.current.since if ledger.current else None
     first = wanted.timetable.next_rotation(now, last)

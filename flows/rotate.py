@@ -86,7 +86,14 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
 
 
 async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, steps: Steps) -> None:
-    """Publish to all destinations side by side; each one that works gets the key even if another fails."""
+    """Publish to all destinations side by side; each one that works gets the key even if another fails.
+
+    Where a store does not compare before it sets, a write may take effect after it was given up: the ledger says so
+    before.
+    """
+    late_writes = max([(await run.world.destination(name)).late_writes for name in rotation.destinations])
+    if late_writes and run.ledger.pending and run.ledger.pending.late_writes != late_writes:
+        await run.write(run.ledger.publishing(late_writes))
     await gather_all([steps.publish(run, key, name) for name in rotation.destinations])
 
 
@@ -95,5 +102,12 @@ async def supersede(run: Run, rotation: Rotation) -> None:
     now = run.world.now()
     overlap = timedelta(0) if run.identity.emergency else rotation.overlap
     destinations = tuple(rotation.destinations)
-    published = run.ledger.published(run.identity.id, destinations, now, now + overlap, rotation.retirement)
+    published = run.ledger.published(
+        run.identity.id,
+        destinations,
+        now,
+        now + overlap,
+        rotation.retirement,
+        late_until=run.ledger.late_until(now) if run.has_late_writes else None,
+    )
     await run.write(published.hastened(now) if run.identity.emergency else published)

@@ -10,9 +10,10 @@ from prefect import State
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from blocks.errors import ConfigurationError, KeyRotationError
+from blocks.errors import ConfigurationError, KeyRotationError, ServiceError
 from blocks.redaction import redact_logs
 from flows.show.artifacts import show_markdown
 from flows.show.overview import refresh_overview
@@ -113,9 +114,18 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
             yield run
         except Exception as error:  # noqa: BLE001 - whatever ends a run, its artifact shows where it stands
             conclusion.failed(error)
+        await _prune(run)
         page = as_markdown(run, conclusion.message)
         await show_markdown(artifact_key(name), page, f"The state of rotation {name}")
         await refresh_overview(name, str(identity.id), conclusion.state, world.now())
+
+
+async def _prune(run: Run) -> None:
+    # The next run prunes what is left.
+    try:
+        await run.prune()
+    except ServiceError as error:
+        get_run_logger().warning("The older terms of the ledger were not deleted: %s", error)
 
 
 async def show_plan(rotation: Rotation, emergency: bool) -> str:
@@ -133,7 +143,12 @@ async def show_plan(rotation: Rotation, emergency: bool) -> str:
     """
     async with PrefectWorld() as world:
         identity = _identity(emergency, world)
-        run = Run(rotation.name, identity, OpenLedger(rotation.name, VariableStore(rotation.name), identity.id), world)
+        run = Run(
+            rotation.name,
+            identity,
+            OpenLedger(rotation.name, VariableStore(rotation.name), identity.id),
+            world,
+        )
         checked, steps = await plan(run, rotation)
     artifact = f"{artifact_key(rotation.name)}-plan"
     with api_errors("showing the plan"):

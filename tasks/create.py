@@ -58,8 +58,9 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
     try:
         await run.write(run.ledger.created(record))
     except PlaceLostError:
-        # Whoever has taken over looked for it before it was made, and nobody else will ever know of it.
-        await (await run.world.connection(rotation.connection)).delete_key(record.hash)
+        # Whoever has taken over may have looked for it before it was made; then nobody else will ever know of it.
+        if not await run.is_explained(record.hash):
+            await (await run.world.connection(rotation.connection)).delete_key(record.hash)
         raise
     await run.world.emit(Event.KEY_CREATED, run.name, **record.told())
     await _assign_guardrail(run, record)

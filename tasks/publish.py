@@ -9,6 +9,10 @@ from tasks.model.keys import fingerprint
 from tasks.world.destinations import WRITES, changed_only_beside
 from tasks.world.run import Run, VerifiedKey
 
+FIRST_WAIT_SECONDS = 0.1
+LONGEST_WAIT_SECONDS = 10.0
+"""The longest that a store may ask to wait before a write is tried again in the same run."""
+
 
 async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
     """Put a key into a destination; where it is already there, nothing is written.
@@ -28,22 +32,21 @@ async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
     content = run.contents.get(destination) or await place.read_content()
     if fingerprint(content.value) == key.record.fingerprint:
         return
-    for _ in range(WRITES):
+    for attempt in range(WRITES):
         failure = await _write(run, place, key, content)
         before, content = content, await place.read_content()
         if _has_arrived(key, content):
             await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.told(), destination=destination)
             return
-        if not (isinstance(failure, ConflictError) and changed_only_beside(before, content)):
+        if not _is_worth_another_try(failure, before, content):
             break
+        await run.world.sleep(FIRST_WAIT_SECONDS * 2**attempt)
     raise failure or DestinationError(
         f"{destination} does not hold the new key {key.record.label} after it was written there."
     )
 
 
 async def _write(run: Run, place: Destination, key: VerifiedKey, content: Content) -> ServiceError | None:
-    # Asked before every write, after what it replaces was read: a run that was overtaken since writes no more.
-    await run.guard()
     written_by = {
         "key_rotation": run.name,
         "key_label": key.record.label,
@@ -51,13 +54,23 @@ async def _write(run: Run, place: Destination, key: VerifiedKey, content: Conten
         "written_at": run.world.now().isoformat(timespec="seconds"),
     }
     try:
-        await place.write_content(key.secret, content, written_by)
+        # The look at the ledger comes after what is replaced was read: a run that was overtaken since writes no more.
+        await run.write_to(place, key.secret, content, written_by)
     except ServiceError as error:
         # A write whose answer was lost shows itself in the read-back; so does one that was made twice.
-        if not (error.outcome_unknown or isinstance(error, ConflictError)):
+        if not (error.outcome_unknown or error.retryable or isinstance(error, ConflictError)):
             raise
+        run.has_late_writes |= error.outcome_unknown
         return error
     return None
+
+
+def _is_worth_another_try(failure: ServiceError | None, before: Content, now: Content) -> bool:
+    if failure is None or not changed_only_beside(before, now):
+        return False
+    return isinstance(failure, ConflictError) or (
+        failure.retryable and (failure.retry_after or 0.0) <= LONGEST_WAIT_SECONDS
+    )
 
 
 def _has_arrived(key: VerifiedKey, content: Content) -> bool:

@@ -155,7 +155,7 @@ class InfisicalClient:
             method: The HTTP method.
             path: The path, each variable part already percent-encoded.
             doing: What the call is for, as it reads after "while".
-            **how: `json_body`, `params` and `repeatable` of `JsonHttp.request`.
+            **how: `json_body`, `params`, `repeatable` and `attempts` of `JsonHttp.request`.
 
         Returns:
             The JSON object of the answer.
@@ -166,10 +166,12 @@ class InfisicalClient:
         token = await self.log_in()
         try:
             return await self._with(token, method, path, doing, how)
-        except UnauthorizedError:
+        except UnauthorizedError as error:
             # A refused token means that nothing was done, so that even a create may be made again.
             if self._token is token:
                 self._token = None
+            if how.get("attempts") == 1:
+                raise UnauthorizedError(str(error), status=error.status, retryable=True) from None
         return await self._with(await self.log_in(), method, path, doing, how)
 
     async def _with(

@@ -130,15 +130,15 @@ class InfisicalSecret(DestinationBlock):
         Raises:
             ConflictError: Somebody else has made the secret since `content` was read.
             RejectedError: The project's change policy keeps the change back until a person approves it.
-            ServiceError: Infisical cannot be written. A create whose outcome is unknown is not made again here; a
-                change of the value may be, because it ends in the same state.
+            ServiceError: Infisical cannot be written. The request is sent once: only who calls knows whether the write
+                is still wanted.
         """
         body = {**self._where(), "type": "shared", "secretValue": value.get_secret_value()}
         doing = f"writing {self.place()}"
         if content.value is None:
-            answer = await self._request("POST", doing, json_body=body, repeatable=False)
+            answer = await self._request("POST", doing, json_body=body, repeatable=False, attempts=1)
         else:
-            answer = await self._request("PATCH", doing, json_body=body)
+            answer = await self._request("PATCH", doing, json_body=body, attempts=1)
         if "approval" in answer:
             raise RejectedError(
                 f"Infisical keeps the change back until a person approves it while {doing}: reject that request, and "

@@ -237,6 +237,7 @@ class VaultConnection:
         request: Request,
         *,
         repeatable: bool = True,
+        attempts: int | None = None,
         examine: bool = True,
     ) -> dict[str, Any]:
         """Make one call, logged in, and repeat it as often as that is harmless and worth it.
@@ -245,6 +246,7 @@ class VaultConnection:
             doing: What the call is for, as it reads after "while", such as `reading secret/app`.
             request: The call.
             repeatable: Whether the call may be made again when it may have taken effect.
+            attempts: How often it is made at most; 1 where whoever calls decides about each attempt.
             examine: Whether a refusal is worth finding out whether the token has ended.
 
         Returns:
@@ -257,7 +259,7 @@ class VaultConnection:
         async def attempt() -> dict[str, Any]:
             return await self._attempt(doing, request, examine)
 
-        return await with_retries(attempt, self._sleep, repeatable=repeatable)
+        return await with_retries(attempt, self._sleep, repeatable=repeatable, attempts=attempts)
 
     async def _attempt(self, doing: str, request: Request, examine: bool) -> dict[str, Any]:
         try:

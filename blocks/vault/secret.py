@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Self
 
 import hvac
@@ -74,6 +74,8 @@ class VaultSecret(DestinationBlock):
     """
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    late_writes: ClassVar[timedelta] = timedelta(0)
 
     _block_type_name: ClassVar[str] = "Vault Secret"
     _block_type_slug: ClassVar[str] = "vault-secret"
@@ -299,6 +301,7 @@ class VaultSecret(DestinationBlock):
                 self.path, fields, cas=content.version, mount_point=self.mount
             ),
             repeatable=False,
+            attempts=1,
         )
         try:
             return Written.model_validate(answer.get("data"))
@@ -343,7 +346,7 @@ class VaultSecret(DestinationBlock):
         host = self.credentials.connection().host
         return NotFoundError(f"Vault at {host} has no KV version 2 engine at the mount {self.mount}.")
 
-    async def _call(self, verb: str, request: Callable[[hvac.Client], Any], **how: bool) -> dict[str, Any]:
+    async def _call(self, verb: str, request: Callable[[hvac.Client], Any], **how: Any) -> dict[str, Any]:
         try:
             return await self.credentials.connection().call(f"{verb} {self.mount}/{self.path}", request, **how)
         except NotFoundError:

@@ -38,6 +38,8 @@ async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) ->
         await run.write(run.ledger.hastened(now))
     failures = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
     failures += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.due(now)]
+    if run.identity.emergency:
+        failures.append(await failure_of(require_current_everywhere(run, destinations)))
     ledger = run.ledger
     for at in [moment for moment in ledger.due_times() if moment > now]:
         # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
@@ -56,3 +58,21 @@ async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:
     except KeyRotationError as error:
         return error
     return None
+
+
+async def require_current_everywhere(run: Run, destinations: list[str]) -> None:
+    """Read every destination after an emergency, in which a key dies although a late write could still bring it in.
+
+    Raises:
+        DestinationError: A destination holds another key than the current one.
+    """
+    current = run.ledger.current
+    if current is None:
+        return
+    found = await run.look(destinations)
+    others = sorted(name for name, content in found.items() if content != current.fingerprint)
+    if others:
+        raise DestinationError(
+            f"{', '.join(others)} was overwritten during the emergency and does not hold the current key "
+            f"{current.label}: run the rotation, which publishes a new key there."
+        )

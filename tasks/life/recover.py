@@ -10,7 +10,7 @@ from tasks.create import intent_of
 from tasks.key.unrecorded import keys_without_ledger, settle_intent, settle_unresolved
 from tasks.life.adopt import adopt
 from tasks.model.decisions import MAYBE, Situation, assess
-from tasks.model.keys import fingerprint
+from tasks.model.keys import fingerprint, show_time
 from tasks.model.ledger import Superseded
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
@@ -142,7 +142,15 @@ async def _take_up_keys_without_ledger(run: Run, rotation: Rotation) -> None:
 
 async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None:
     await _fence_pending_off(run)
-    await run.write(run.ledger.abandoned(run.world.now(), at_once=True))
+    late_until = run.ledger.late_until(run.world.now())
+    await run.write(run.ledger.abandoned(run.world.now(), at_once=True, late_until=late_until))
+    if late_until is not None:
+        label = run.ledger.superseded[-1].label
+        run.note(
+            f"The unpublished key {label} of an earlier run is kept until {show_time(late_until)}, because a write of "
+            "it may still be under way."
+        )
+        return
     try:
         await revoke(run, run.ledger.superseded[-1], rotation.destinations)
     except (ConfigurationError, ServiceError) as error:
@@ -155,7 +163,8 @@ async def _give_pending_up(run: Run, rotation: Rotation) -> None:
     await _fence_pending_off(run)
     now, emergency = run.world.now(), run.identity.emergency
     revoke_at = now if emergency else now + rotation.overlap
-    await run.write(run.ledger.abandoned(revoke_at, at_once=emergency))
+    late_until = None if emergency else run.ledger.late_until(now)
+    await run.write(run.ledger.abandoned(revoke_at, at_once=emergency, late_until=late_until))
 
 
 async def _fence_pending_off(run: Run) -> None:
@@ -196,8 +205,9 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
     if not fit:
         await _give_pending_up(run, rotation)
         return None
-    # Signing the ledger keeps out the attempt that made the key, which may still be alive.
+    # Signing the ledger keeps out the attempt that made the key, which may still be alive, but not its last write.
     await run.write(run.ledger)
+    run.has_late_writes = True
     return key
 
 

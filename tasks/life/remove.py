@@ -65,6 +65,7 @@ async def forget_when_nothing_is_left(run: Run) -> bool:
     ledger = run.ledger
     if not ledger.removed or ledger.superseded or ledger.unresolved:
         return False
-    await run.forget()
+    # The last term stays: a run that was overtaken could otherwise write the next one and go on.
+    await run.write(ledger.closed())
     await run.world.emit(Event.ROTATION_REMOVED, run.name)
     return True

@@ -7,10 +7,11 @@ so that whatever is killed, the next run knows what may exist. Each method that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal, Self
+from typing import Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,6 +20,8 @@ from blocks.errors import LedgerError
 from tasks.model.rotation import Retirement
 from tasks.model.terms import Terms
 
+FORMAT = 2
+"""The newest format of a ledger that this package reads, and the one that it writes."""
 TURNS_UP_WITHIN = timedelta(minutes=15)
 """How late a create may still take effect; until then its marker is looked for again by every run."""
 
@@ -71,6 +74,7 @@ class Current(MadeKey):
     destinations: tuple[str, ...]
     terms: Terms | None = None
     budget: Budget | None = None
+    late_until: datetime | None = None
 
 
 class Superseded(MadeKey):
@@ -92,6 +96,7 @@ class Superseded(MadeKey):
     usage_since: datetime | None = None
     budget: Budget | None = None
     capped: bool | None = None
+    late_until: datetime | None = None
 
 
 class Pending(_Entry):
@@ -105,6 +110,7 @@ class Pending(_Entry):
     terms: Terms | None = None
     budget: Budget | None = None
     key: MadeKey | None = None
+    late_writes: timedelta | None = None
 
 
 class Unresolved(_Entry):
@@ -122,7 +128,8 @@ class Ledger(_Entry):
     `removed` says that the rotation was taken away, and `kept` is the key that was left to its user then.
     """
 
-    format: Literal[1] = 1
+    format: int = FORMAT
+    package: str = ""
     revision: int = 0
     writer: str = ""
     current: Current | None = None
@@ -132,6 +139,13 @@ class Ledger(_Entry):
     retirement: Retirement = Retirement()
     removed: bool = False
     kept: Current | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the rotation was removed and no key of it is left: the last term of a ledger, which stays."""
+        return self.removed and self == Ledger(
+            removed=True, package=self.package, revision=self.revision, writer=self.writer
+        )
 
     def hashes(self) -> set[str]:
         """Collect the hashes of every key that the ledger explains.
@@ -197,11 +211,27 @@ class Ledger(_Entry):
         gone = set(entries)
         return self._with(unresolved=tuple(entry for entry in self.unresolved if entry not in gone))
 
-    def abandoned(self, revoke_at: datetime, *, at_once: bool = False) -> Self:
-        """Give the pending key up: it becomes a superseded one."""
+    def publishing(self, late_writes: timedelta) -> Self:
+        """Announce writes of the pending key that may take effect as late as this after they were given up."""
+        if self.pending is None:
+            raise LedgerError("No key was announced, so none can be published.")
+        return self._with(pending=self.pending.model_copy(update={"late_writes": late_writes}))
+
+    def late_until(self, now: datetime) -> datetime | None:
+        """Return until when a write of the pending key, begun before now, may take effect; `None` for no longer."""
+        late = self.pending.late_writes if self.pending else None
+        return now + late if late else None
+
+    def abandoned(self, revoke_at: datetime, *, at_once: bool = False, late_until: datetime | None = None) -> Self:
+        """Give the pending key up: it becomes a superseded one, which lives until no write can bring it in any more."""
         if self.pending is None or self.pending.key is None:
             raise LedgerError("No pending key was created, so none can be given up.")
-        key = Superseded(**self.pending.key.model_dump(), revoke_at=revoke_at, at_once=at_once)
+        key = Superseded(
+            **self.pending.key.model_dump(),
+            revoke_at=max(revoke_at, late_until or revoke_at),
+            at_once=at_once,
+            late_until=late_until,
+        )
         return self._with(pending=None, superseded=(*self.superseded, key))
 
     def adopted(self, key: Current) -> Self:
@@ -209,7 +239,14 @@ class Ledger(_Entry):
         return self._with(current=key)
 
     def published(
-        self, run_id: UUID, destinations: tuple[str, ...], now: datetime, revoke_at: datetime, retirement: Retirement
+        self,
+        run_id: UUID,
+        destinations: tuple[str, ...],
+        now: datetime,
+        revoke_at: datetime,
+        retirement: Retirement,
+        *,
+        late_until: datetime | None = None,
     ) -> Self:
         """Make the pending key the current one, and the current one superseded."""
         if self.pending is None or self.pending.key is None:
@@ -221,6 +258,7 @@ class Ledger(_Entry):
             destinations=destinations,
             terms=self.pending.terms,
             budget=self.pending.budget,
+            late_until=late_until,
         )
         former = self._retiring(now, revoke_at)
         if self.pending.budget is not None:
@@ -232,8 +270,16 @@ class Ledger(_Entry):
         if self.current is None:
             return ()
         former = self.current.model_dump(include=set(MadeKey.model_fields))
+        late_until = self.current.late_until
         return (
-            Superseded(**former, since=now, overlap_ends=revoke_at, revoke_at=revoke_at, budget=self.current.budget),
+            Superseded(
+                **former,
+                since=now,
+                overlap_ends=revoke_at,
+                revoke_at=max(revoke_at, late_until or revoke_at),
+                budget=self.current.budget,
+                late_until=late_until,
+            ),
         )
 
     def hastened(self, now: datetime) -> Self:
@@ -284,6 +330,12 @@ class Ledger(_Entry):
         ends = tuple(key.model_copy(update={"at_once": True}) for key in self.superseded)
         return self._with(current=None, kept=self.current, superseded=ends, removed=True)
 
+    def closed(self) -> Self:
+        """Forget a removed rotation, of which no key is left that will have to be revoked."""
+        return self._with(
+            current=None, pending=None, superseded=(), unresolved=(), kept=None, removed=True, retirement=Retirement()
+        )
+
     def found(self, keys: Iterable[Superseded]) -> Self:
         """Take up keys of this rotation that no ledger explained."""
         return self._with(superseded=(*self.superseded, *keys))
@@ -292,9 +344,14 @@ class Ledger(_Entry):
         """Drop a key that is dead."""
         return self._with(superseded=tuple(key for key in self.superseded if key.hash != key_hash))
 
-    def written(self, writer: str) -> Self:
-        """Sign the ledger for its next write."""
-        return self._with(revision=self.revision + 1, writer=writer)
+    def written(self, writer: str, package: str = "") -> Self:
+        """Sign the ledger for its next write.
+
+        Args:
+            writer: The attempt of a run that writes.
+            package: The version of this package.
+        """
+        return self._with(format=FORMAT, package=package, revision=self.revision + 1, writer=writer)
 
     def _with(self, **changes: Any) -> Self:
         return self.model_copy(update=changes)
@@ -309,37 +366,28 @@ class Ledger(_Entry):
         return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
 
 
-def ledger_variable(rotation: str) -> str:
-    """Name the Prefect variable that holds a rotation's ledger.
-
-    Args:
-        rotation: The rotation's name.
-
-    Returns:
-        The variable's name.
-    """
-    return f"key-rotation-{rotation}"
-
-
 def parse_ledger(rotation: str, value: Any) -> Ledger:
-    """Read a ledger from the value of its variable.
-
-    Args:
-        rotation: The rotation's name, for the message.
-        value: The variable's value.
-
-    Returns:
-        The ledger.
+    """Read a ledger of any format up to this package's own.
 
     Raises:
-        LedgerError: It is damaged, or was written by another version of this project.
+        LedgerError: It was written by a newer package, or changed by hand into something that is no ledger.
     """
+    if isinstance(value, Mapping) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
+        raise LedgerError(
+            f"The ledger of rotation {rotation} was written by a newer version of this package"
+            f"{_version_in(value)}: upgrade this worker. Nothing was changed."
+        )
     try:
         return Ledger.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "value"
         raise LedgerError(
-            f"The Prefect variable {ledger_variable(rotation)} is not a readable ledger (at {field}): put an earlier "
-            "value back from its events, or delete it to start from what OpenRouter and the destinations show."
+            f"The ledger of rotation {rotation} cannot be read (at {field}): upgrade this worker if another one runs a "
+            f"newer version{_version_in(value)}, or undo the edit of its Prefect variable. Nothing was changed."
         ) from None
+
+
+def _version_in(value: Any) -> str:
+    package = value.get("package") if isinstance(value, Mapping) else None
+    return f" ({package})" if isinstance(package, str) and re.fullmatch(r"[0-9A-Za-z.+-]{1,40}", package) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -23,12 +23,13 @@ def size(ledger: Ledger) -> int:
 
 def largest_size(ledger: Ledger) -> int:
     """Return how many bytes a ledger takes once everything is noted that may be noted about its superseded keys."""
-    noted: dict[str, Any] = {"at_once": True, "revoking": True, "disabled": True, "capped": True}
+    latest = datetime.max.replace(tzinfo=UTC)
+    noted: dict[str, Any] = {"at_once": True, "revoking": True, "disabled": True, "capped": True, "late_until": latest}
     if ledger.retirement.retire_when == "unused":
         noted |= {
             "postponed": 100,
             "usage": Decimal("1000000.000000"),
-            "usage_since": datetime.max.replace(tzinfo=UTC),
+            "usage_since": latest,
         }
     superseded = tuple(
         key.model_copy(update={**noted, "overlap_ends": key.overlap_ends or key.revoke_at}) for key in ledger.superseded
@@ -55,7 +56,7 @@ def has_room_for(intent: Pending, ledger: Ledger, retirement: Retirement) -> boo
         connection=intent.connection,
         workspace_id="0" * 36,
     )
-    created = ledger.intended(intent).created(key)
+    created = ledger.intended(intent).created(key).publishing(timedelta(minutes=15))
     at = intent.intended_at
-    published = created.published(intent.run_id, intent.destinations, at, at, retirement)
+    published = created.published(intent.run_id, intent.destinations, at, at, retirement, late_until=at)
     return max(largest_size(created), largest_size(published)) + RESERVE_BYTES <= MAX_LEDGER_BYTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any, Literal
 
@@ -13,10 +14,14 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectExcep
 from pydantic import TypeAdapter
 
 from blocks.errors import ServiceError
+from blocks.http import retry_after_seconds
 
 LEDGER_TAG = "key-rotation"
 PAGE_SIZE = 200
 """How many records are asked of Prefect's API at once; it answers no more."""
+FORBIDDEN = 403
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses after which the same request may well succeed."""
 Json = dict[str, Any]
 ENTRIES = TypeAdapter(list[Json])
 Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter"]
@@ -24,18 +29,37 @@ Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter"]
 
 @contextmanager
 def api_errors(doing: str) -> Iterator[None]:
-    """Tell an error of Prefect's API in one sentence; its own text may quote what was sent."""
+    """Translate an error of Prefect's API into one sentence; its own text may quote what was sent."""
     try:
         yield
     except (ObjectNotFound, ObjectAlreadyExists):
         raise
     # The others are what an answer that is no JSON, or not the documented one, becomes.
     except (
-        httpx.HTTPError, PrefectException, ValueError, TypeError, AttributeError, LookupError, RecursionError
+        httpx.HTTPError, PrefectException, TimeoutError, ValueError, TypeError, AttributeError, LookupError,
+        RecursionError,
     ) as error:  # fmt: skip
         raise ServiceError(
-            f"Prefect's API failed while {doing} ({type(error).__name__}).", outcome_unknown=True, retryable=True
+            f"Prefect's API failed while {doing} ({type(error).__name__}).",
+            outcome_unknown=True,
+            retryable=_passes_by_itself(error),
+            retry_after=_retry_after(error),
         ) from None
+
+
+def _passes_by_itself(error: Exception) -> bool:
+    if not isinstance(error, httpx.HTTPStatusError):
+        # A page of a proxy in place of an answer is gone at the next attempt, too.
+        return True
+    # After this refusal Prefect's client asks for a new CSRF token.
+    stale_token = error.response.status_code == FORBIDDEN and "CSRF" in error.response.text
+    return stale_token or error.response.status_code in PASSING
+
+
+def _retry_after(error: Exception) -> float | None:
+    if not isinstance(error, httpx.HTTPStatusError):
+        return None
+    return retry_after_seconds(error.response.headers.get("Retry-After"), datetime.now(UTC))
 
 
 async def pages(route: Route, body: Json, doing: str, most: int | None = None) -> AsyncIterator[list[Json]]:

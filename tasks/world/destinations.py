@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,15 +13,16 @@ from prefect.blocks.abstract import SecretBlock
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.client.schemas.actions import BlockDocumentUpdate
-from prefect.client.utilities import get_or_create_client
+from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
 from blocks.destination import Content, Destination, DestinationBlock
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, ServiceError
 from tasks.model.keys import fingerprint
+from tasks.world.gate import sent_once
 from tasks.world.stored_blocks import load_block
 
-CALL_TIMEOUT_SECONDS = 120.0
+CALL_TIMEOUT_SECONDS = 30.0
 """The longest that a block of another package may take; Prefect's client and the clouds' own give up before that."""
 WRITES = 5
 """How often a key is written whose write loses, each time, to a change of what stands beside it."""
@@ -69,12 +71,14 @@ class PrefectSecret(Destination):
 
     async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:  # noqa: ARG002 - no such thing here
         """Store a key in the block."""
-        client, _ = get_or_create_client()
         if self._document_id is None:
             raise ConfigurationError(f"{self._name} is not a stored block.")
         update = BlockDocumentUpdate(data={"value": value.get_secret_value()}, merge_existing_data=False)
-        document_id = self._document_id
-        await _guarded(self._name, "written", lambda: client.update_block_document(document_id, update))
+        try:
+            async with sent_once(f"writing {self._name}") as client:
+                await client.update_block_document(self._document_id, update)
+        except ObjectNotFound:
+            raise ConfigurationError(f"{self._name} was deleted; nothing was written.") from None
 
     def place(self) -> str:
         """Name the place, which is the block itself."""
@@ -88,6 +92,9 @@ class AnySecretBlock(Destination):
         name: The block's type slug and name.
         block: The block.
     """
+
+    # A call in a thread goes on after it was given up, with retries of its own.
+    late_writes = timedelta(minutes=15)
 
     def __init__(self, name: str, block: SecretBlock) -> None:
         self._name = name

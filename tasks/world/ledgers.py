@@ -1,8 +1,15 @@
-"""Ledgers as Prefect stores them: one variable per rotation."""
+"""Ledgers as Prefect stores them: each term is a variable of its own, which is made once and never changed.
+
+Prefect's API never compares before it sets, but creating a variable is exclusive: of several requests for one name,
+one succeeds. So a write of the ledger creates the next term, and a request that arrives late finds the name taken, or
+makes a term that is not the newest and that nobody reads.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -10,66 +17,161 @@ from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.objects import Variable
 from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from pydantic import ValidationError
 
 from blocks.errors import PlaceLostError
-from tasks.model.ledger import ledger_variable
+from tasks.model.ledger import FORMAT, Ledger, parse_ledger
 from tasks.world.api import LEDGER_TAG, api_errors, pages
+from tasks.world.gate import persistently, sent_once
+from tasks.world.open_ledger import Term
+
+READING = "reading the ledger"
+WRITING = "writing the ledger"
+TERM_DIGITS = 8
+LOOKED_AT = 20
+"""How many terms a look at the ledger reads at most: those that a run leaves, and those of runs that died."""
+_OURS = re.compile(rf"{LEDGER_TAG}_([a-z0-9-]+)_([0-9]{{{TERM_DIGITS}}})")
+_BEFORE_TERMS = re.compile(rf"{LEDGER_TAG}-([a-z0-9-]+)")
+"""How ledgers were named that had no terms, in format 1."""
+
+
+def term_variable(rotation: str, number: int) -> str:
+    """Return the name of the variable that holds a term; no rotation's name holds an underscore."""
+    return f"{LEDGER_TAG}_{rotation}_{number:0{TERM_DIGITS}}"
 
 
 async def all_ledgers() -> AsyncIterator[tuple[str, Any]]:
-    """Walk through the ledgers of all rotations.
-
-    Yields:
-        Each rotation's name, and the value of its variable.
+    """Walk through the ledgers of all rotations: each rotation's name, and its newest term's value.
 
     Raises:
         ServiceError: Prefect's API failed.
     """
-    prefix = ledger_variable("")
-    body = {"variables": {"name": {"like_": f"{prefix}%"}}, "sort": "NAME_ASC"}
-    async for page in pages("/variables/filter", body, doing := "reading the ledgers"):
-        with api_errors(doing):
+    newest: dict[str, Term] = {}
+    async for variable in _variables(f"{LEDGER_TAG}%", "NAME_ASC"):
+        # Prefect matches the pattern anywhere in a name, and a database may sort by its own rules.
+        if found := _OURS.fullmatch(variable.name) or _BEFORE_TERMS.fullmatch(variable.name):
+            term = Term(int(found[2]) if found.re is _OURS else 0, variable.value)
+            if found[1] not in newest or newest[found[1]].number < term.number:
+                newest[found[1]] = term
+    for name, term in sorted(newest.items()):
+        if not _is_closed(term.value):
+            yield name, term.value
+
+
+def _is_closed(value: Any) -> bool:
+    try:
+        return Ledger.model_validate(value).is_closed
+    except ValidationError:
+        return False
+
+
+async def _variables(pattern: str, sort: str) -> AsyncIterator[Variable]:
+    body = {"variables": {"name": {"like_": pattern}}, "sort": sort}
+    async for page in pages("/variables/filter", body, READING):
+        with api_errors(READING):
             found = Variable.model_validate_list(page)
         for variable in found:
-            # Prefect matches the name anywhere. The tag is not asked for: a value put back by hand has lost it.
-            if variable.name.startswith(prefix):
-                yield variable.name.removeprefix(prefix), variable.value
+            yield variable
+
+
+async def read_ledger(rotation: str) -> Ledger:
+    """Read what a rotation's ledger says now; an empty ledger where there is none.
+
+    Raises:
+        LedgerError: It cannot be read by this package.
+        ServiceError: Prefect's API failed.
+    """
+    terms = await VariableStore(rotation).newest()
+    return parse_ledger(rotation, terms[0].value) if terms else Ledger()
 
 
 class VariableStore:
-    """A ledger's place in Prefect: one variable per rotation.
+    """The terms of one rotation's ledger, in Prefect's variables.
 
     Args:
         rotation: The rotation's name.
     """
 
     def __init__(self, rotation: str) -> None:
-        self._name = ledger_variable(rotation)
+        self._rotation = rotation
+        self._before_terms = f"{LEDGER_TAG}-{rotation}"
 
-    async def read(self) -> Any | None:
-        """Read the value, `None` where there is none."""
+    async def newest(self) -> list[Term]:
+        """Read the newest terms, the newest first; one numbered 0 for a ledger of format 1, which has no terms."""
+        # In a pattern an underscore stands for any character; the zero of the number keeps other rotations out, and
+        # where they do not, the exact names do.
+        prefix = f"{LEDGER_TAG}_{self._rotation}_0"
         client, _ = get_or_create_client()
-        with api_errors("reading the ledger"):
-            variable = await client.read_variable_by_name(self._name)
-        return None if variable is None else variable.value
+        with api_errors(READING):
+            body = {"variables": {"name": {"like_": f"{prefix}%"}}, "sort": "NAME_DESC", "limit": LOOKED_AT}
+            page = (await client.request("POST", "/variables/filter", json=body)).json()
+            found = self._terms(Variable.model_validate_list(page))
+        if not found and len(page) == LOOKED_AT:
+            found = self._terms([variable async for variable in _variables(f"{prefix}%", "NAME_DESC")])
+        return found or await self._without_terms()
 
-    async def create(self, value: dict[str, Any]) -> None:
-        """Write the first value; `PlaceLostError` where there is one already."""
-        client, _ = get_or_create_client()
-        try:
-            with api_errors("writing the ledger"):
-                await client.create_variable(VariableCreate(name=self._name, value=value, tags=[LEDGER_TAG]))
-        except ObjectAlreadyExists:
-            raise PlaceLostError(f"Another run has just written {self._name}, so this one stopped.") from None
+    def _terms(self, variables: Iterable[Variable]) -> list[Term]:
+        matches = ((_OURS.fullmatch(variable.name), variable.value) for variable in variables)
+        return [Term(int(match[2]), value) for match, value in matches if match and match[1] == self._rotation]
 
-    async def update(self, value: dict[str, Any]) -> None:
-        """Write the next value."""
+    async def _without_terms(self) -> list[Term]:
         client, _ = get_or_create_client()
-        with api_errors("writing the ledger"):
-            await client.update_variable(VariableUpdate(name=self._name, value=value, tags=[LEDGER_TAG]))
+        with api_errors(READING):
+            variable = await client.read_variable_by_name(self._before_terms)
+        return [] if variable is None else [Term(0, variable.value)]
 
-    async def delete(self) -> None:
-        """Delete the value."""
-        client, _ = get_or_create_client()
-        with suppress(ObjectNotFound), api_errors("deleting the ledger"):
-            await client.delete_variable_by_name(self._name)
+    async def create(self, term: Term) -> None:
+        """Make a term; the request may be sent again, because only one of all requests for a name succeeds.
+
+        Raises:
+            PlaceLostError: Somebody else has made this term.
+            ServiceError: Prefect's API failed.
+        """
+        name = term_variable(self._rotation, term.number)
+
+        async def attempt() -> None:
+            try:
+                async with sent_once(WRITING) as client:
+                    await client.create_variable(VariableCreate(name=name, value=term.value, tags=self._tags))
+            except ObjectAlreadyExists:
+                await self._require_ours(name, term.value)
+
+        await persistently(attempt)
+
+    @property
+    def _tags(self) -> list[str]:
+        return [LEDGER_TAG, self._rotation]
+
+    async def _require_ours(self, name: str, value: Any) -> None:
+        # An attempt whose answer was lost may have made it.
+        async with sent_once(WRITING) as client:
+            stored = await client.read_variable_by_name(name)
+        if stored is None or stored.value != value:
+            raise PlaceLostError(f"Another run has just written the ledger of {self._rotation}, so this one stopped.")
+
+    async def close_format_1(self, value: Mapping[str, Any]) -> None:
+        """Mark a ledger without terms as one that is continued in terms, so that older packages refuse it."""
+
+        async def attempt() -> None:
+            closed = VariableUpdate(name=self._before_terms, value={**value, "format": FORMAT}, tags=self._tags)
+            async with sent_once(WRITING) as client:
+                await client.update_variable(closed)
+
+        await persistently(attempt)
+
+    async def delete(self, numbers: Iterable[int]) -> None:
+        """Delete terms; those that are gone already are passed over.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        names = [term_variable(self._rotation, number) if number else self._before_terms for number in numbers]
+        await asyncio.gather(*(self._delete(name) for name in names))
+
+    async def _delete(self, name: str) -> None:
+        async def attempt() -> None:
+            with suppress(ObjectNotFound):
+                async with sent_once("deleting a term of the ledger") as client:
+                    await client.delete_variable_by_name(name)
+
+        await persistently(attempt)

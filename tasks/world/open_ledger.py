@@ -1,36 +1,55 @@
-"""A rotation's ledger during one run: read, guarded, written."""
+"""A rotation's ledger during one run: every write is the next term, and every effect is preceded by a look."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 from blocks.errors import LedgerError, PlaceLostError
 from tasks.model.ledger import Ledger, parse_ledger
 from tasks.model.room import MAX_LEDGER_BYTES, size
 
+PACKAGE = version("key-rotation")
+KEPT_TERMS = 2
+"""How many terms stay, for a person who wants to see what changed."""
+
+
+class Term(NamedTuple):
+    """One term of a ledger, as it is stored.
+
+    Args:
+        number: Its number; the term with the highest one is the ledger. 0 for a ledger of format 1, which has no terms.
+        value: Its JSON value.
+    """
+
+    number: int
+    value: Any
+
 
 class LedgerStore(Protocol):
-    """Where a ledger is kept; a Prefect variable, or a model of one in tests."""
+    """Where the terms of a ledger are kept; Prefect variables, or a model of them in tests."""
 
-    async def read(self) -> Any | None:
-        """Read the value, `None` where there is none."""
+    async def newest(self) -> list[Term]:
+        """Read the newest terms, the newest first."""
 
-    async def create(self, value: dict[str, Any]) -> None:
-        """Write the first value; `PlaceLostError` where there is one already."""
+    async def create(self, term: Term) -> None:
+        """Make a term; `PlaceLostError` where somebody else has made it."""
 
-    async def update(self, value: dict[str, Any]) -> None:
-        """Write the next value."""
+    async def close_format_1(self, value: Mapping[str, Any]) -> None:
+        """Mark a ledger without terms as one that is continued in terms."""
 
-    async def delete(self) -> None:
-        """Delete the value."""
+    async def delete(self, numbers: Iterable[int]) -> None:
+        """Delete terms."""
 
 
 class OpenLedger:
     """A rotation's ledger during one run.
 
-    Variables have no compare-and-set. The rotation's concurrency slot keeps others out; this class notices one that
-    came in all the same. Before each write, and wherever `guard` is called, the stored ledger must be the last seen.
+    A term is made once and never changed, and making one is exclusive. So of two runs that write at one moment one
+    loses, and a write that takes effect late makes no difference: its number is taken, or no longer the newest.
 
     Args:
         rotation: The rotation's name.
@@ -43,63 +62,80 @@ class OpenLedger:
         self._store = store
         # Two attempts of one flow run are two writers: the first may still be alive.
         self._writer = f"{run_id}/{uuid4().hex[:8]}"
-        self._seen: Any | None = None
-        self.exists = False
+        self._term: int | None = None
+        self._is_mine = False
+        self._stored: list[int] = []
         self.loaded = False
         self.ledger = Ledger()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a ledger of a rotation; the last term of one that was removed does not count."""
+        return self._term is not None and not self.ledger.is_closed
 
     async def load(self) -> Ledger:
         """Read the ledger.
 
         Returns:
-            The stored ledger, or an empty one where `exists` is then `False`.
+            The newest term; an empty ledger where there is none.
 
         Raises:
-            LedgerError: It is damaged.
+            LedgerError: It cannot be read by this package.
         """
-        self._seen = await self._store.read()
-        self.exists = self._seen is not None
-        self.ledger = parse_ledger(self._rotation, self._seen) if self.exists else Ledger()
+        terms = await self._store.newest()
+        self._stored = [term.number for term in terms]
+        self._term = self._stored[0] if terms else None
+        self._is_mine = False
+        self.ledger = parse_ledger(self._rotation, terms[0].value) if terms else Ledger()
         self.loaded = True
         return self.ledger
 
     async def guard(self) -> None:
-        """Make sure that nobody else has written since this run last read or wrote.
+        """See that this attempt's term is still the newest; take the ledger over where it has written none yet.
 
         Raises:
-            PlaceLostError: Somebody has.
+            PlaceLostError: Another run has taken over.
         """
-        if await self._store.read() != self._seen:
+        if self._term is not None and not self._is_mine:
+            await self.save(self.ledger)
+            return
+        newest = await self._store.newest()
+        if (newest[0].number if newest else None) != self._term:
             raise PlaceLostError(
                 f"Another run of rotation {self._rotation} has taken over, so this one stopped before its next write."
             )
 
     async def save(self, ledger: Ledger) -> None:
-        """Write the next state of the ledger.
+        """Write the ledger as its next term, and see that this term is the newest.
 
         Args:
             ledger: The ledger after the step that is about to be done, or has just been done.
 
         Raises:
-            PlaceLostError: Somebody else has written since this run last read or wrote.
+            PlaceLostError: Another run has taken over.
             LedgerError: The ledger would not fit into a Prefect variable.
         """
-        signed = ledger.written(self._writer)
+        signed = ledger.written(self._writer, PACKAGE)
         self.check_size(signed)
+        number = (self._term or 0) + 1
+        if self._term == 0:
+            await self._store.close_format_1(self.ledger.to_json())
+        await self._store.create(Term(number, signed.to_json()))
+        self._stored.insert(0, number)
+        self._term, self._is_mine, self.ledger = number, True, signed
+        # The number may have been free because the terms above it were made, and this one was deleted, meanwhile.
         await self.guard()
-        value = signed.to_json()
-        await (self._store.update(value) if self.exists else self._store.create(value))
-        self._seen, self.exists, self.ledger = value, True, signed
 
-    async def delete(self) -> None:
-        """Delete the ledger of a rotation that has no key left.
+    async def is_explained(self, key_hash: str) -> bool:
+        """Return whether the newest term knows a key; as text, so that even one that cannot be read speaks for it."""
+        return any(key_hash in json.dumps(term.value) for term in (await self._store.newest())[:1])
 
-        Raises:
-            PlaceLostError: Somebody else has written since this run last read or wrote.
-        """
-        await self.guard()
-        await self._store.delete()
-        self._seen, self.exists = None, False
+    async def prune(self) -> None:
+        """Delete the terms that are older than the newest two; `ServiceError` where Prefect's API failed."""
+        kept = 1 if self.ledger.is_closed else KEPT_TERMS
+        older = [number for number in self._stored[kept:] if number]
+        await self._store.delete(older)
+        self._stored = [number for number in self._stored if number not in older]
 
     def check_size(self, ledger: Ledger) -> None:
         """Refuse a ledger that a Prefect variable cannot hold.

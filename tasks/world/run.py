@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from blocks.destination import Content
+from blocks.destination import Content, Destination
 from blocks.errors import (
     ConfigurationError,
     DestinationError,
@@ -16,6 +16,7 @@ from blocks.errors import (
     KeyRotationError,
     OtherAccountError,
     PlaceLostError,
+    ServiceError,
     UnauthorizedError,
 )
 from tasks.model.decisions import MAYBE, Identity
@@ -25,6 +26,8 @@ from tasks.world.open_ledger import OpenLedger
 from tasks.world.ports import World
 
 T = TypeVar("T")
+WRITE_SECONDS = 20.0
+"""How long one write to a destination may take; far below the lease of a slot."""
 
 
 class NewKey:
@@ -89,6 +92,8 @@ class Run:
         self.step = "look at ledger and destinations"
         self.contents: dict[str, Content] = {}
         self.notes: list[str] = []
+        self.has_late_writes = False
+        """Whether a write of the key that is published may still take effect, because nobody knows its outcome."""
 
     @property
     def ledger(self) -> Ledger:
@@ -117,9 +122,33 @@ class Run:
         """Raise `PlaceLostError` where another run has written since this one last read or wrote."""
         await self._ledger.guard()
 
-    async def forget(self) -> None:
-        """Delete the ledger of a rotation that has no key left."""
-        await self._ledger.delete()
+    async def is_explained(self, key_hash: str) -> bool:
+        """Return whether the newest ledger, whoever wrote it, knows a key."""
+        return await self._ledger.is_explained(key_hash)
+
+    async def write_to(
+        self, place: Destination, value: SecretStr, content: Content, written_by: Mapping[str, str]
+    ) -> None:
+        """Store a key in a destination: one attempt with a deadline, right after a look at the ledger.
+
+        Raises:
+            PlaceLostError: Another run has taken over; nothing was written.
+            ServiceError: The place cannot be written, or did not answer in time.
+        """
+        await self.guard()
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await place.write_content(value, content, written_by)
+        except TimeoutError:
+            raise ServiceError(
+                f"{place.place()} did not answer a write within {WRITE_SECONDS:.0f} seconds.",
+                outcome_unknown=True,
+                retryable=True,
+            ) from None
+
+    async def prune(self) -> None:
+        """Delete the ledger's older terms; `ServiceError` where Prefect's API failed."""
+        await self._ledger.prune()
 
     def has_left(self, connection: str, error: KeyRotationError) -> bool:
         """Say whether a failure only tells that a connection is gone which the rotation does not use any more.

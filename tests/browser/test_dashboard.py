@@ -22,12 +22,10 @@ from flows.deployments import save_deployment
 from sandbox.server import Fault, running
 from sandbox.stack import free_port
 from sandbox.vault import ROOT_TOKEN
-from tasks.model.ledger import parse_ledger
 from tasks.model.rotation import KeySettings, Retirement, Rotation
 from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import schedule_of
 from tasks.world.inventory import read_deployments
-from tasks.world.ledgers import VariableStore
 from tests.browser.conftest import IN_TIME, Picture, pytestmark  # noqa: F401 - the marks apply to this module
 from tests.browser.dashboard import (
     choose,
@@ -44,6 +42,7 @@ from tests.browser.dashboard import (
     save,
     submit,
 )
+from tests.by_hand import edit_ledger, ledger_of
 from tests.e2e.conftest import World
 from tests.e2e.driver import ended
 
@@ -72,11 +71,10 @@ async def deploy(world: World, name: str, *, days: int = 0, **changes: Any) -> R
     table, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC) - timedelta(days=days)
     await save_deployment(None, rotation, schedule_of(table, table.next_rotation(now, now)), active=True)
     assert (await rotate(rotation, return_state=True)).is_completed()
-    store = VariableStore(name)
-    ledger = parse_ledger(name, await store.read())
+    ledger = await ledger_of(name)
     assert ledger.current is not None
     aged = ledger.model_copy(update={"current": ledger.current.model_copy(update={"since": now})})
-    await store.update(aged.model_dump(mode="json"))
+    await edit_ledger(name, aged.to_json())
     return rotation
 
 

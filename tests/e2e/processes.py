@@ -15,15 +15,15 @@ from uuid import UUID
 from prefect import State, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.states import Crashed
-from prefect.variables import Variable
 from starlette.applications import Starlette
 
 from sandbox.openrouter import StoredKey
 from sandbox.server import Fault
 from tasks.model.keys import read_marker
-from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
 from tasks.world.destinations import open_destination
+from tests.by_hand import ledger_of, ledger_value
 from tests.e2e import child
 from tests.e2e.conftest import World
 from tests.e2e.driver import attempt, retry
@@ -120,16 +120,11 @@ async def give_the_slot_back(rotation: str) -> None:
         )
 
 
-async def ledger_of(rotation: Rotation) -> Ledger:
-    """The rotation's ledger."""
-    return Ledger.model_validate(await Variable.aget(ledger_variable(rotation.name)))
-
-
 async def held_at(destination: str) -> set[str]:
     """What a destination holds now: one secret, or none."""
     opened = await open_destination(destination)
     try:
-        held = (await opened.read()).value
+        held = (await opened.read_content()).value
     finally:
         await opened.aclose()
     return set() if held is None else {held.get_secret_value()}
@@ -151,7 +146,7 @@ async def traces(world: World, rotation: Rotation) -> Any:
     records = vars(world.vault.namespaces[""]["secret"])["records"]
     versions = {path: record.current for path, record in records.items()}
     keys = sorted(world.openrouter.keys), list(world.openrouter.deleted)
-    return await Variable.aget(ledger_variable(rotation.name)), keys, versions, await held_by(rotation)
+    return await ledger_value(rotation.name), keys, versions, await held_by(rotation)
 
 
 async def check_no_outage(world: World, rotation: Rotation, during: object = "") -> None:
@@ -164,7 +159,7 @@ async def check_no_outage(world: World, rotation: Rotation, during: object = "")
 
 async def check_one_key(world: World, rotation: Rotation, during: object = "") -> None:
     """There is one key, which works and which every destination holds; nothing is pending."""
-    ledger = await ledger_of(rotation)
+    ledger = await ledger_of(rotation.name)
     there = keys_of(world, rotation)
 
     assert ledger.pending is None, during

@@ -23,9 +23,9 @@ from prefect.variables import Variable
 from flows import add_rotation, deployments, rotate
 from flows.show import artifacts
 from sandbox.server import Fault
-from tasks.model.ledger import Ledger, ledger_variable
 from tasks.model.rotation import parse_rotation
 from tasks.world.deployments import read_timetable
+from tests.by_hand import ledger_of
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 
 
@@ -363,7 +363,7 @@ async def test_a_change_never_rotates_at_once(world: World) -> None:
     assert changed is not None
     assert await runs_of(changed) == []
     assert len(world.openrouter.created) == 1
-    ledger = Ledger.model_validate(await Variable.aget(ledger_variable(fields["rotation_name"])))
+    ledger = await ledger_of(fields["rotation_name"])
     assert ledger.current is not None
     due = ledger.current.since.astimezone(ZoneInfo("Europe/Berlin")).date() + timedelta(days=10)
     assert f"DTSTART:{due:%Y%m%d}T033000" in changed.schedules[0].schedule.rrule

@@ -13,12 +13,11 @@ import pytest
 from prefect import get_client
 from prefect.blocks.system import Secret
 from prefect.exceptions import ObjectNotFound
-from prefect.variables import Variable
 
 from flows import remove_rotation, restore_key, retire, rotate
 from sandbox.server import Fault, running
-from tasks.model.ledger import ledger_variable
 from tasks.model.rotation import Retirement, Rotation
+from tests.by_hand import edit_ledger, ledger_of, ledger_value
 from tests.e2e.conftest import World, with_kills
 from tests.e2e.driver import attempt, begin, begin_rotation, deploy, ended, retry
 from tests.e2e.processes import (
@@ -34,7 +33,6 @@ from tests.e2e.processes import (
     held_by,
     keys_of,
     kill_at,
-    ledger_of,
     process,
     retry_after_death,
     traces,
@@ -115,10 +113,10 @@ async def with_a_key(world: World, rotation: Rotation) -> Rotation:
 
 async def make_due(rotation: Rotation) -> None:
     """Let the time of every superseded key be over."""
-    value = await Variable.aget(ledger_variable(rotation.name))
+    value = await ledger_value(rotation.name)
     for key in value["superseded"]:
         key["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
-    await Variable.aset(ledger_variable(rotation.name), value, overwrite=True)
+    await edit_ledger(rotation.name, value)
 
 
 @BOTH
@@ -142,7 +140,7 @@ async def test_a_rotation_killed_at_any_effect_is_finished_by_its_retry(world: W
 
         assert healed.is_completed(), (effect, healed)
         await check_one_key(world, rotation, effect)
-        current = (await ledger_of(rotation)).current
+        current = (await ledger_of(rotation.name)).current
         assert current is not None, effect
         assert run_id in (current.made_by, current.rotated_by), effect
     check_nothing_leaked(world)
@@ -178,7 +176,7 @@ async def test_a_retirement_killed_at_any_effect_is_finished_by_its_retry(
     rotation = await with_a_key(world, world.rotation(retirement=retirement, overlap=timedelta(hours=1)))
     for effect in RETIREMENT:
         assert (await rotate(rotation, return_state=True)).is_completed()
-        former = world.openrouter.keys[(await ledger_of(rotation)).superseded[-1].hash]
+        former = world.openrouter.keys[(await ledger_of(rotation.name)).superseded[-1].hash]
         await make_due(rotation)
         run_id = await begin(retire, {"rotation": rotation.name})
 
@@ -188,7 +186,7 @@ async def test_a_retirement_killed_at_any_effect_is_finished_by_its_retry(
 
         assert healed.is_completed(), (effect, healed)
         assert not world.openrouter.is_live(former.secret), effect
-        assert {key.hash for key in keys_of(world, rotation)} == (await ledger_of(rotation)).hashes(), effect
+        assert {key.hash for key in keys_of(world, rotation)} == (await ledger_of(rotation.name)).hashes(), effect
         await check_no_outage(world, rotation, effect)
     await make_due(rotation)
     assert (await retire(rotation.name, return_state=True)).is_completed()
@@ -202,7 +200,7 @@ async def test_a_restore_killed_at_any_effect_is_finished_by_its_retry(world: Wo
     rotation = await with_a_key(world, world.rotation(destinations=["vault-secret/restored"], retirement=DISABLE))
     assert (await rotate(rotation, return_state=True)).is_completed()
     for effect in RESTORE:
-        ledger = await ledger_of(rotation)
+        ledger = await ledger_of(rotation.name)
         former, between = ledger.superseded[-1], ledger.current
         run_id = await begin(restore_key, {"rotation": rotation.name})
 
@@ -212,7 +210,7 @@ async def test_a_restore_killed_at_any_effect_is_finished_by_its_retry(world: Wo
 
         assert healed.is_completed(), (effect, healed)
         assert await held_by(rotation) == {world.openrouter.keys[former.hash].secret}, effect
-        ledger = await ledger_of(rotation)
+        ledger = await ledger_of(rotation.name)
         assert between is not None, effect
         assert ledger.current is not None, effect
         assert (ledger.current.hash, [key.hash for key in ledger.superseded]) == (former.hash, [between.hash]), effect
@@ -237,7 +235,7 @@ async def test_a_removal_killed_at_any_effect_is_finished_by_its_retry(
 
     assert healed.is_completed(), healed
     assert keys_of(world, rotation) == []
-    assert await Variable.aget(ledger_variable(rotation.name)) is None
+    assert await ledger_value(rotation.name) is None
     async with get_client() as client:
         with pytest.raises(ObjectNotFound):
             await client.read_deployment_by_name(f"rotate/{rotation.name}")

@@ -17,13 +17,13 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.states import Cancelled, Pending
-from prefect.variables import Variable
 
 from flows import apply_settings, remove_rotation, restore_key, rotate
 from sandbox.server import Fault
 from tasks.model.events import Event
-from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.ledger import Ledger
 from tasks.model.rotation import Retirement, Rotation
+from tests.by_hand import ledger_of, ledger_value
 from tests.e2e.conftest import World, with_pages
 from tests.e2e.driver import WAIT_SECONDS, deploy, deploy_retirements, events, retirements_of
 from tests.e2e.processes import HELD_SECONDS, traces, until_held
@@ -33,7 +33,7 @@ pytestmark = with_pages
 
 async def ledger(rotation: Rotation) -> Ledger:
     """The rotation's ledger."""
-    return Ledger.model_validate(await Variable.aget(ledger_variable(rotation.name)))
+    return await ledger_of(rotation.name)
 
 
 async def artifact(key: str) -> str:
@@ -53,7 +53,7 @@ async def test_a_plan_shows_what_a_run_would_do_and_changes_nothing(world: World
     assert "Create a key named `checkout service`" in shown
     assert "can be read and written" in shown
     assert world.openrouter.created == []
-    assert await Variable.aget(ledger_variable(rotation.name)) is None
+    assert await ledger_value(rotation.name) is None
     async with get_client() as client:
         with pytest.raises(ObjectNotFound):
             await client.read_global_concurrency_limit_by_name(f"key-rotation-{rotation.name}")
@@ -223,7 +223,7 @@ async def test_a_removed_rotation_leaves_nothing_behind(world: World) -> None:
 
     assert state.is_completed()
     assert world.openrouter.live_keys() == []
-    assert await Variable.aget(ledger_variable(rotation.name)) is None
+    assert await ledger_value(rotation.name) is None
     async with get_client() as client:
         with pytest.raises(ObjectNotFound):
             await client.read_deployment_by_name(f"rotate/{rotation.name}")

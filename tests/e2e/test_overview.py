@@ -11,18 +11,17 @@ import pytest
 from prefect import get_client
 from prefect.artifacts import Artifact
 from prefect.states import Cancelled
-from prefect.variables import Variable
 
 from flows import check_connections, rotate, status
 from flows.deployments import save_deployment
 from flows.show import overview
 from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
 from sandbox.server import Fault
-from tasks.model.ledger import ledger_variable
 from tasks.model.rotation import Rotation
 from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import schedule_of
 from tasks.world.inventory import read_deployments
+from tests.by_hand import delete_ledger, edit_ledger
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import deploy_retirements, retirements_of
 
@@ -135,12 +134,12 @@ async def test_a_damaged_ledger_is_shown_and_hides_no_other_rotation(world: Worl
     rotation = await deploy(await world.prepare(world.rotation()))
     other = await deploy(await world.prepare(world.rotation()))
     await rotate(other, return_state=True)
-    await Variable.aset(ledger_variable(rotation.name), {"format": 99})
+    await edit_ledger(rotation.name, {"format": 99})
 
     rows = {row.name: row for row in await status.read()}
 
-    await Variable.aunset(ledger_variable(rotation.name))
-    assert "not a readable ledger" in rows[rotation.name].needs
+    await delete_ledger(rotation.name)
+    assert "upgrade this worker" in rows[rotation.name].needs
     assert rows[other.name].health is overview.Health.HEALTHY
 
 

@@ -19,7 +19,6 @@ from moto.server import ThreadedMotoServer
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import RRuleSchedule
-from prefect.variables import Variable
 
 import blocks
 from blocks import OpenRouterCredentials
@@ -29,9 +28,9 @@ from flows.deployments import read_deployment, save_deployment
 from sandbox import infisical, openrouter, vault
 from sandbox.setup import CONNECTION, SECRET
 from sandbox.stack import CHECKOUT
-from tasks.model.ledger import Ledger, ledger_variable
 from tasks.model.rotation import Rotation
 from tests.blocks.vault import vaults
+from tests.by_hand import delete_ledger, ledger_of, ledger_value
 from tests.docs import pages
 from tests.docs.worker import at_work
 from tests.e2e.conftest import World, numbers, with_pages
@@ -66,7 +65,7 @@ def follow(page: str, world: World, directory: Path, typed: str = "", **env: str
 async def forget(rotation: str) -> None:
     """Take away the ledger of a rotation that the pages name, which another test may have left."""
     with suppress(ValueError):
-        await Variable.aunset(ledger_variable(rotation))
+        await delete_ledger(rotation)
 
 
 async def rotated(world: World, rotation: Rotation) -> str:
@@ -118,7 +117,7 @@ async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
     with at_work(world.stack):
         promises = pages.follow(page, tmp_path, {}, world.stack.env, former.hash + "\n")
 
-    ledger = Ledger.model_validate(await Variable.aget(ledger_variable("checkout")))
+    ledger = await ledger_of("checkout")
     assert added.is_completed(), added.message
     assert all(pages.prints(promised, printed) for promised, printed in promises)
     assert [key.hash for key in ledger.superseded] == [former.hash]
@@ -144,7 +143,7 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
     with at_work(world.stack):
         pages.follow(page, tmp_path, here, world.stack.env)
 
-    assert await Variable.aget(ledger_variable("example")) is None
+    assert await ledger_value("example") is None
 
 
 @pytest.mark.parametrize("page", ["reference/blocks.md", "reference/settings.md"])

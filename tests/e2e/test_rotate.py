@@ -13,14 +13,14 @@ from prefect.artifacts import Artifact
 from prefect.blocks.system import Secret
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.variables import Variable
 
 from flows import retire, rotate
 from sandbox import vault
 from sandbox.server import Fault
 from tasks.model.keys import read_marker
-from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
+from tests.by_hand import edit_ledger, ledger_of, ledger_value
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import attempt, begin_rotation, deploy, deploy_retirements, retirements_of, retry
 from tests.e2e.processes import check_converged
@@ -39,7 +39,7 @@ async def held(rotation: Rotation) -> str:
 
 async def ledger(rotation: Rotation) -> Ledger:
     """The rotation's ledger."""
-    return Ledger.model_validate(await Variable.aget(ledger_variable(rotation.name)))
+    return await ledger_of(rotation.name)
 
 
 async def test_a_rotation_publishes_a_working_key_and_revokes_the_old_one(world: World) -> None:
@@ -88,9 +88,9 @@ async def test_retire_revokes_what_is_due_and_nothing_else(world: World) -> None
     await run(rotation)
     early = await retire(rotation.name, return_state=True)
     alive = len(world.openrouter.live_keys())
-    value = await Variable.aget(ledger_variable(rotation.name))
+    value = await ledger_value(rotation.name)
     value["superseded"][0]["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
-    await Variable.aset(ledger_variable(rotation.name), value, overwrite=True)
+    await edit_ledger(rotation.name, value)
 
     late = await retire(rotation.name, return_state=True)
 

@@ -28,9 +28,11 @@ from flows.deployments import make_first_key, read_deployment, save_deployment
 from flows.show.overview import show
 from sandbox.server import running
 from tasks.model.rotation import KeySettings, Rotation
+from tasks.world import gate
 from tasks.world.destinations import PrefectSecret
 from tasks.world.inventory import count_deployments, destinations_in_use, read_facts
 from tasks.world.ledgers import VariableStore
+from tasks.world.open_ledger import Term
 from tasks.world.orchestrator import PrefectWorld
 from tests.hostile.liar import ANSWERS, KEY, Liar
 from tests.hostile.test_answers import LONGEST_SECONDS, is_plain, leaks, shown
@@ -68,10 +70,10 @@ def _deployment() -> DeploymentResponse:
 
 
 CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
-    "the ledger is read": lambda: VariableStore("checkout").read(),
-    "the ledger is made": lambda: VariableStore("checkout").create({}),
-    "the ledger is written": lambda: VariableStore("checkout").update({}),
-    "the ledger is deleted": lambda: VariableStore("checkout").delete(),
+    "the ledger is read": lambda: VariableStore("checkout").newest(),
+    "the ledger is written": lambda: VariableStore("checkout").create(Term(1, {})),
+    "a ledger of format 1 is closed": lambda: VariableStore("checkout").close_format_1({}),
+    "the ledger is pruned": lambda: VariableStore("checkout").delete([1]),
     "ledgers": lambda: _walked(PrefectWorld().ledgers()),
     "connection": lambda: PrefectWorld().connection("openrouter"),
     "destination": lambda: PrefectWorld().destination("secret/checkout"),
@@ -91,8 +93,8 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "destinations are listed": destinations_in_use,
     "all facts are read": read_facts,
     "the overview is shown": lambda: show([], NOW),
-    "a secret is read": lambda: _secret().read(),
-    "a secret is written": lambda: _secret().write(SecretStr(KEY), Content(None), {}),
+    "a secret is read": lambda: _secret().read_content(),
+    "a secret is written": lambda: _secret().write_content(SecretStr(KEY), Content(None), {}),
 }
 """Every call to Prefect's API that a run makes by itself."""
 WITHOUT_ANSWER = {"now", "sleep", "apart", "emit"}
@@ -135,6 +137,8 @@ async def test_a_lie_of_prefects_api_ends_with_one_sentence_and_no_secret(
     # Prefect's client waits even where it does not try again.
     for wait in ("clamped_poisson_interval", "bounded_poisson_interval"):
         monkeypatch.setattr(f"prefect.client.base.{wait}", lambda *_: 0.0)
+    monkeypatch.setattr(gate, "ATTEMPTS", 2)
+    monkeypatch.setattr(gate, "LONGEST_WAIT_SECONDS", 0.1)
     wrong, told = {}, {}
 
     async with AsyncClientContext.get_or_create():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -45,10 +45,11 @@ from flows.rotate import follow_protocol
 from tasks.audit.findings import Report
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
-from tasks.model.ledger import Ledger, ledger_variable
+from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
 from tasks.steps import PLAIN, Steps
-from tasks.world.open_ledger import OpenLedger
+from tasks.world.ledgers import LOOKED_AT, term_variable
+from tasks.world.open_ledger import OpenLedger, Term
 from tasks.world.ports import Deployed
 from tasks.world.run import Run
 from tests.simulation.promises import promise
@@ -183,6 +184,18 @@ class ModelContent(Content):
     other_fields: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class LateEffect:
+    """A request that was given up, and that takes effect later; a write `again` and again.
+
+    Where the store compares before it sets there is no end to that; elsewhere it cannot arrive after `ends`.
+    """
+
+    do: Callable[[], None]
+    ends: datetime | None
+    again: bool
+
+
 class Model:
     """Everything outside of the process.
 
@@ -205,7 +218,7 @@ class Model:
         self.events: list[dict[str, str]] = []
         self.tells_last_use = True
         self.validity_lag = timedelta(0)
-        self.late: list[Callable[[], None]] = []
+        self.late: list[LateEffect] = []
         self.story: list[str] = []
         self.fate: Callable[[str], Fate] = lambda _effect: Fate.WORKS
         self.watch: Callable[[str], None] = lambda _effect: None
@@ -248,8 +261,25 @@ class Model:
 
     def ledger(self, rotation: str) -> Ledger | None:
         """The ledger as it is stored."""
-        value = self.variables.get(ledger_variable(rotation))
+        value = self.ledgers().get(rotation)
         return None if value is None else Ledger.model_validate(value)
+
+    def terms(self, rotation: str) -> list[Term]:
+        """The terms of a ledger, the newest first."""
+        found = (name.rsplit("_", 1) for name in self.variables)
+        numbers = sorted((int(number) for name, number in found if name.endswith(f"_{rotation}")), reverse=True)
+        return [Term(number, self.variables[term_variable(rotation, number)]) for number in numbers]
+
+    def ledgers(self) -> dict[str, Any]:
+        """The newest term of each rotation."""
+        names = sorted({name.split("_")[1] for name in self.variables})
+        found = {name: self.terms(name)[0].value for name in names}
+        return {name: value for name, value in found.items() if not Ledger.model_validate(value).is_closed}
+
+    def put_ledger(self, rotation: str, value: Any) -> None:
+        """Let a person overwrite the newest term, or make the first one."""
+        terms = self.terms(rotation)
+        self.variables[term_variable(rotation, terms[0].number if terms else 1)] = value
 
     def cancel_retirements(self, rotation: str, but: Collection[datetime]) -> None:
         """Cancel the retirements that are still to come."""
@@ -257,9 +287,15 @@ class Model:
         self.retirements.update(dict.fromkeys(cancelled, False))
 
     def late_effects_happen(self) -> None:
-        """Let everything that was to take effect late do so."""
+        """Let everything that may take effect late do so; it may do so again, as long as it can arrive at all."""
+        self.late = [effect for effect in self.late if effect.ends is None or self.time <= effect.ends]
         for effect in self.late:
-            effect()
+            effect.do()
+        self.late = [effect for effect in self.late if effect.again]
+
+    def settle(self) -> None:
+        """Let everything that may take effect late do so for the last time."""
+        self.late_effects_happen()
         self.late.clear()
 
 
@@ -275,13 +311,22 @@ class Process:
         self.begun_changes: list[str] = []
         self.made: set[str] = set()
 
-    async def effect(self, what: str, do: Callable[[], T], *, late: bool = False, changes: bool = False) -> T:
+    async def effect(
+        self,
+        what: str,
+        do: Callable[[], T],
+        *,
+        late: bool = False,
+        arrives_within: timedelta | None = None,
+        changes: bool = False,
+    ) -> T:
         """Do something outside of the process, as the model's fate has it.
 
         Args:
             what: What is done, in words by which a fate is aimed at it.
             do: Does it.
             late: Whether it can take effect after the process has given it up.
+            arrives_within: How long after that it can still take effect; for ever by default.
             changes: Whether it changes what the rotation is responsible for.
         """
         if changes and not what.startswith(LOOKED_BEFORE):
@@ -304,7 +349,8 @@ class Process:
         if fate in REFUSALS:
             raise _refusal(what, fate)
         if fate is Fate.LATE and late:
-            self.model.late.append(lambda: self._later(what, do))
+            ends = None if arrives_within is None else self.model.time + arrives_within
+            self.model.late.append(LateEffect(lambda: self._later(what, do), ends, again=what.startswith("write")))
             raise UnavailableError(f"{what} was not answered.")
         return self._take_effect(what, do, fate)
 
@@ -446,7 +492,7 @@ class ModelOpenRouter:
     async def delete_key(self, key_hash: str) -> bool:
         """Delete a key."""
         # What a process has just made, and no ledger was ever told of, is its own to delete.
-        explained = any(key_hash in json.dumps(value) for value in self._model.variables.values())
+        explained = key_hash in json.dumps(self._model.ledgers())
         changes = explained or key_hash not in self._process.made
         try:
             await self._process.effect("delete a key at OpenRouter", lambda: self._delete(key_hash), changes=changes)
@@ -477,6 +523,7 @@ class ModelDestination(Destination):
         self.name = name
         self._process = process
         self._place = process.model.places[name]
+        self.late_writes = timedelta(0) if self._place.checks_and_sets else Destination.late_writes
 
     def place(self) -> str:
         """Name it."""
@@ -506,10 +553,12 @@ class ModelDestination(Destination):
 
     async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
         """Write it."""
-        # A late write to a store without check-and-set cannot be told from a person's; the slot is what protects there.
-        late = self._place.checks_and_sets
         await self._process.effect(
-            f"write {self.name}", lambda: self._write(value.get_secret_value(), content), late=late, changes=True
+            f"write {self.name}",
+            lambda: self._write(value.get_secret_value(), content),
+            late=True,
+            arrives_within=None if self._place.checks_and_sets else self.late_writes,
+            changes=True,
         )
 
     def _write(self, value: str | None, content: Content) -> None:
@@ -530,57 +579,60 @@ class ModelDestination(Destination):
 
 
 class ModelStore:
-    """The Prefect variable of a ledger, as one run sees it."""
+    """The terms of a ledger in Prefect's variables, as one run sees them."""
 
     def __init__(self, process: Process, rotation: str) -> None:
         self._process = process
         self._model = process.model
-        self._name = ledger_variable(rotation)
+        self._rotation = rotation
+        self._expected: int | None = None
         self._looked = False
-        self._expected: Any | None = None
         process.seen_signatures = None
 
-    async def read(self) -> Any | None:
-        """Read it."""
+    async def newest(self) -> list[Term]:
+        """Read the newest terms."""
         return await self._process.effect("read the ledger", self._read)
 
-    def _read(self) -> Any | None:
-        value = self._model.variables.get(self._name)
-        if not self._looked or value == self._expected:
+    def _read(self) -> list[Term]:
+        terms = self._model.terms(self._rotation)
+        newest = terms[0].number if terms else None
+        if not self._looked or newest == self._expected:
             self._process.seen_signatures = self._model.signatures
-            self._looked, self._expected = True, value
-        return value
+            self._looked, self._expected = True, newest
+        return terms[:LOOKED_AT]
 
-    def _sign(self, value: dict[str, Any] | None) -> None:
-        self._model.signatures += 1
-        self._process.seen_signatures = self._model.signatures
-        self._expected = value
-        if value is None:
-            self._model.variables.pop(self._name, None)
-        else:
-            self._model.variables[self._name] = value
+    async def create(self, term: Term) -> None:
+        """Make a term; a request that was given up may still make it, whenever that is."""
+        await self._process.effect("write the ledger", lambda: self._create(term), late=True)
 
-    async def create(self, value: dict[str, Any]) -> None:
-        """Make it."""
-        await self._process.effect("write the ledger", lambda: self._create(value), changes=True)
-
-    def _create(self, value: dict[str, Any]) -> None:
-        if self._name in self._model.variables:
+    def _create(self, term: Term) -> None:
+        name = term_variable(self._rotation, term.number)
+        if name in self._model.variables:
+            if self._model.variables[name] == term.value:
+                return
             raise PlaceLostError("Another run has just written the ledger.")
-        self._sign(value)
+        self._model.variables[name] = term.value
+        if self._model.terms(self._rotation)[0].number == term.number:
+            self._model.signatures += 1
+            self._process.seen_signatures = self._model.signatures
+            self._expected = term.number
 
-    async def update(self, value: dict[str, Any]) -> None:
-        """Change it."""
-        await self._process.effect("write the ledger", lambda: self._update(value), changes=True)
+    async def close_format_1(self, value: Mapping[str, Any]) -> None:
+        """Nothing to close: no history begins with a ledger of format 1."""
 
-    def _update(self, value: dict[str, Any]) -> None:
-        if self._name not in self._model.variables:
-            raise UnavailableError("The variable does not exist.", outcome_unknown=False)
-        self._sign(value)
+    async def delete(self, numbers: Iterable[int]) -> None:
+        """Delete terms."""
+        names = [term_variable(self._rotation, number) for number in numbers]
+        await self._process.effect("delete terms of the ledger", lambda: self._delete(names))
 
-    async def delete(self) -> None:
-        """Delete it."""
-        await self._process.effect("delete the ledger", lambda: self._sign(None), changes=True)
+    def _delete(self, names: Collection[str]) -> None:
+        newest = self._model.terms(self._rotation)[:1]
+        for name in names:
+            self._model.variables.pop(name, None)
+        if self._model.terms(self._rotation)[:1] != newest:
+            self._model.signatures += 1
+            self._process.seen_signatures = self._model.signatures
+            self._expected = None
 
 
 class ModelWorld:
@@ -646,9 +698,9 @@ class ModelWorld:
 
     async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
         """Walk through the ledgers."""
-        found = await self._process.effect("read the ledgers", lambda: dict(self._process.model.variables))
+        found = await self._process.effect("read the ledgers", self._process.model.ledgers)
         for name, value in found.items():
-            yield name.removeprefix(ledger_variable("")), value
+            yield name, value
 
     async def deployments(self) -> AsyncIterator[Deployed]:
         """Walk through the deployments."""
@@ -673,7 +725,12 @@ class ModelWorld:
 def open_run(model: Model, name: str, identity: Identity, process: Process) -> Run:
     """Begin a run in a process."""
     model.runs.add(identity.id)
-    return Run(name, identity, OpenLedger(name, ModelStore(process, name), identity.id), ModelWorld(process))
+    return Run(
+        name,
+        identity,
+        OpenLedger(name, ModelStore(process, name), identity.id),
+        ModelWorld(process),
+    )
 
 
 @dataclass(frozen=True)
@@ -699,25 +756,28 @@ async def run_protocol(
     """Run the protocol of a rotation once, in a process of its own."""
     process = process or Process(model)
     run = open_run(model, rotation.name, identity, process)
-    return await _until_it_ends(follow_protocol(run, rotation, steps))
+    return await _until_it_ends(follow_protocol(run, rotation, steps), run)
 
 
 async def run_retire(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
     """Run the retirement of a rotation once, in a process of its own."""
     process = process or Process(model, "retire")
-    return await _until_it_ends(retire_due(open_run(model, rotation, identity, process), PLAIN))
+    run = open_run(model, rotation, identity, process)
+    return await _until_it_ends(retire_due(run, PLAIN), run)
 
 
 async def run_restore(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
     """Bring back the key that was superseded last, in a process of its own."""
     process = process or Process(model, "restore")
-    return await _until_it_ends(restore(open_run(model, rotation, identity, process), "", PLAIN))
+    run = open_run(model, rotation, identity, process)
+    return await _until_it_ends(restore(run, "", PLAIN), run)
 
 
 async def run_apply(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
     """Apply the deployment's settings to the current key, in a process of its own."""
     process = process or Process(model, "apply")
-    return await _until_it_ends(apply_deployed_settings(open_run(model, rotation, identity, process)))
+    run = open_run(model, rotation, identity, process)
+    return await _until_it_ends(apply_deployed_settings(run), run)
 
 
 async def run_remove(
@@ -725,7 +785,8 @@ async def run_remove(
 ) -> Ended:
     """Take the rotation away, in a process of its own."""
     process = process or Process(model, "remove")
-    return await _until_it_ends(remove(open_run(model, rotation, identity, process), revoke_at, PLAIN))
+    run = open_run(model, rotation, identity, process)
+    return await _until_it_ends(remove(run, revoke_at, PLAIN), run)
 
 
 @dataclass(frozen=True)
@@ -765,7 +826,12 @@ async def run_audit(
 
     @asynccontextmanager
     async def opened(name: str) -> AsyncIterator[Run]:
-        yield Run(name, identity, OpenLedger(name, ModelStore(process, name), identity.id), ModelWorld(process))
+        yield Run(
+            name,
+            identity,
+            OpenLedger(name, ModelStore(process, name), identity.id),
+            ModelWorld(process),
+        )
 
     async def work() -> str:
         open_rotation = opened if repair else None
@@ -776,13 +842,18 @@ async def run_audit(
     return Audited(ended, reports[0] if reports else None)
 
 
-async def _until_it_ends(work: Awaitable[str]) -> Ended:
+async def _until_it_ends(work: Awaitable[str], run: Run | None = None) -> Ended:
     try:
-        return Ended(message=await work)
-    except KeyRotationError as error:
-        return Ended(error=error)
+        try:
+            ended = Ended(message=await work)
+        except KeyRotationError as error:
+            ended = Ended(error=error)
+        if run is not None:
+            with suppress(ServiceError):
+                await run.prune()
     except Crash:
         return Ended(killed=True)
+    return ended
 
 
 def play(work: Awaitable[T]) -> T:

@@ -230,9 +230,9 @@ def strike(story: Story, *strikes: tuple[str, Fate]) -> None:
 
 def test_a_late_write_of_a_key_given_up_in_an_emergency_is_kept_out(story: Story) -> None:
     """The retirement may delete a half-published key, because no write of it can reach a destination any more."""
-    strike(story, (f"write {VAULT}", Fate.LATE))
+    strike(story, (f"write {VAULT}", Fate.LATE), (f"read {VAULT}", Fate.FAILS))
     half_published = story.rotate()
-    strike(story, (f"write {VAULT}", Fate.FAILS))
+    strike(story, (f"write {VAULT}", Fate.FORBIDDEN))
     emergency = story.rotate(emergency=True)
     story.model.fate = lambda _effect: Fate.WORKS
 
@@ -248,7 +248,7 @@ def test_a_key_is_not_discarded_before_its_late_write_is_kept_out(rotation: Rota
     """Where the fence fails, the unpublished key lives on, so a write of it that is late does no harm."""
     story = Story(rotation.model_copy(update={"destinations": [VAULT]}))
     assert story.rotate().succeeded
-    strike(story, (f"write {VAULT}", Fate.LATE))
+    strike(story, (f"write {VAULT}", Fate.LATE), (f"read {VAULT}", Fate.FAILS))
     unpublished = story.rotate()
     strike(story, (f"fence {VAULT}", Fate.FAILS))
     discarding = story.rotate()

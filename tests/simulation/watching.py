@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis.stateful import RuleBasedStateMachine
 
 from blocks.openrouter.keys import KeyRequest
-from tasks.model.ledger import Ledger, Superseded, ledger_variable
+from tasks.model.ledger import Ledger, Superseded
 from tasks.model.rotation import Retirement, Rotation
 from tasks.model.states import TRANSITIONS, steps_between
 from tests.simulation.invariants import check_serving
@@ -74,7 +74,7 @@ class Watched(RuleBasedStateMachine):
 
     def _watch_secrets(self, effect: str) -> None:
         if "ledger" in effect or effect.startswith("tell"):
-            stored = json.dumps([self.model.variables, self.model.events[-1:]])
+            stored = json.dumps([[*self.model.variables.values()][-1:], self.model.events[-1:]])
             promise(not any(secret in stored for secret in self.made), f"I3: a key was stored or told by: {effect}")
 
     def _watch_destinations(self, effect: str) -> None:
@@ -102,7 +102,7 @@ class Watched(RuleBasedStateMachine):
         return next(key for key in self.model.keys.values() if key.secret == secret)
 
     def _watch_ledger(self) -> None:
-        value = self.model.variables.get(ledger_variable("checkout"))
+        value = self.model.ledgers().get("checkout")
         now = Ledger.model_validate(value) if value else Ledger()
         strange = steps_between(self.last_ledger, now) - set(TRANSITIONS)
         promise(not strange, f"a key went from one state to another that it may not: {strange}")

@@ -40,31 +40,9 @@ from tasks.steps import PLAIN
 from tasks.world.open_ledger import OpenLedger
 from tasks.world.ports import Deployed
 from tasks.world.run import Run
+from tests.memory import Memory
 
 numbers = itertools.count(1)
-
-
-class Memory:
-    """A ledger's place in memory, as a Prefect variable is."""
-
-    def __init__(self) -> None:
-        self.value: dict[str, Any] | None = None
-
-    async def read(self) -> Any | None:
-        """Read it."""
-        return deepcopy(self.value)
-
-    async def create(self, value: dict[str, Any]) -> None:
-        """Make it."""
-        self.value = deepcopy(value)
-
-    async def update(self, value: dict[str, Any]) -> None:
-        """Change it."""
-        self.value = deepcopy(value)
-
-    async def delete(self) -> None:
-        """Delete it."""
-        self.value = None
 
 
 class Life:

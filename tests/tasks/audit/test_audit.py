@@ -28,7 +28,8 @@ from tasks.model.events import Event
 from tasks.model.keys import fingerprint, marker
 from tasks.model.ledger import Current, Ledger, Pending, Unresolved
 from tasks.model.rotation import Retirement
-from tests.tasks.conftest import Life, Memory
+from tests.memory import Memory
+from tests.tasks.conftest import Life
 
 FORBIDDEN = '{"error": {"code": 403, "message": "no"}}'
 
@@ -372,7 +373,7 @@ async def test_a_ledger_that_cannot_be_read_is_found_and_speaks_for_its_keys(lif
     """Nobody knows what it explains, so none of its rotation's keys is called an orphan."""
     await life.rotate()
     assert life.store.value is not None
-    life.store.value["revision"] = "many"
+    life.store.value = {**life.store.value, "revision": "many"}
     life.later(days=1)
 
     assert found(await life.audit()) == {Kind.LEDGER_UNREADABLE}
@@ -566,7 +567,7 @@ async def test_repair_stops_where_another_run_takes_over(life: Life, monkeypatch
     opened, read = life.opened, life.block.read_content
 
     async def read_while_another_run_writes() -> Any:
-        write(life, life.ledger.written("another run"))
+        life.store.terms[max(life.store.terms) + 1] = life.ledger.written("another run").to_json()
         return await read()
 
     def opened_and_lost(name: str) -> Any:

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from sandbox.openrouter import StoredKey
 from tasks.model.keys import label_agrees, marker
-from tests.tasks.conftest import Life, Memory
+from tests.memory import Memory
+from tests.tasks.conftest import Life
 
 
 def existing(life: Life, **fields: object) -> StoredKey:

@@ -19,27 +19,9 @@ from tasks.model.ledger import Current, Ledger, MadeKey, Superseded, parse_ledge
 from tasks.model.room import MAX_LEDGER_BYTES, largest_size, size
 from tasks.model.rotation import Retirement
 from tasks.world.open_ledger import OpenLedger
+from tests.memory import Memory
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
-
-
-class Variable:
-    """A place for one value, as a Prefect variable is."""
-
-    def __init__(self, value: Any = None) -> None:
-        self.value = value
-
-    async def read(self) -> Any:
-        """Read it."""
-        return self.value
-
-    async def create(self, value: dict[str, Any]) -> None:
-        """Make it."""
-        self.value = value
-
-    async def update(self, value: dict[str, Any]) -> None:
-        """Change it."""
-        self.value = value
 
 
 def superseded(number: int) -> Superseded:
@@ -57,7 +39,7 @@ def superseded(number: int) -> Superseded:
 
 async def test_two_attempts_of_one_run_are_two_writers() -> None:
     """An attempt that was taken over by a Retry of the same flow run stops before its next write."""
-    variable, run_id = Variable(), uuid4()
+    variable, run_id = Memory(), uuid4()
     first, retry = OpenLedger("checkout", variable, run_id), OpenLedger("checkout", variable, run_id)
     await first.load()
     await first.save(Ledger())
@@ -70,7 +52,7 @@ async def test_two_attempts_of_one_run_are_two_writers() -> None:
 
 async def test_a_ledger_that_would_not_fit_is_refused_before_it_is_written() -> None:
     """A variable holds 5,000 bytes; a larger ledger is refused in one sentence and the old one stays."""
-    variable = Variable()
+    variable = Memory()
     ledger = OpenLedger("checkout", variable, uuid4())
     await ledger.load()
 
@@ -116,10 +98,10 @@ def test_an_emergency_fits_into_a_full_ledger() -> None:
     assert size(ledger.hastened(NOW)) < size(ledger)
 
 
-@pytest.mark.parametrize("value", ["text", [], {"format": 2}, {"current": {"hash": 1}}, {"surprise": 1}])
+@pytest.mark.parametrize("value", ["text", [], {"format": "two"}, {"current": {"hash": 1}}, {"surprise": 1}])
 def test_a_damaged_ledger_is_told_plainly(value: Any) -> None:
     """A ledger edited by hand gives one sentence that says where it is damaged and what to do."""
-    with pytest.raises(LedgerError, match="key-rotation-checkout is not a readable ledger"):
+    with pytest.raises(LedgerError, match="The ledger of rotation checkout cannot be read"):
         parse_ledger("checkout", value)
 
 

@@ -15,7 +15,15 @@ from starlette.responses import Response
 
 from blocks.errors import PlaceLostError, ServiceError
 from sandbox.server import running
-from tasks.world import ledgers
+from tasks.world import gate, ledgers
+from tasks.world.open_ledger import Term
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is tried for long here."""
+    monkeypatch.setattr(gate, "ATTEMPTS", 2)
+
 
 REQUEST = httpx.Request("PATCH", "http://127.0.0.1/api/variables", content=b"what was sent")
 
@@ -32,13 +40,13 @@ REQUEST = httpx.Request("PATCH", "http://127.0.0.1/api/variables", content=b"wha
 async def test_an_error_of_prefects_api_is_one_plain_sentence(error: Exception) -> None:
     """The sentence says what failed, quotes nothing, and counts the outcome as unknown."""
     client = mock.AsyncMock()
-    client.update_variable.side_effect = error
+    client.create_variable.side_effect = error
 
     with (
-        mock.patch.object(ledgers, "get_or_create_client", return_value=(client, False)),
+        mock.patch.object(gate, "get_or_create_client", return_value=(client, False)),
         pytest.raises(ServiceError, match="Prefect's API failed while writing the ledger") as failed,
     ):
-        await ledgers.VariableStore("checkout").update({})
+        await ledgers.VariableStore("checkout").create(Term(1, {}))
 
     assert "what was sent" not in str(failed.value)
     assert failed.value.outcome_unknown
@@ -49,7 +57,10 @@ async def ledger_behind(answer: Response) -> AsyncIterator[ledgers.VariableStore
     """A ledger's place on a server that gives one answer to everything."""
     with running(answer) as url, temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         async with PrefectClient(f"{url}/api") as client:
-            with mock.patch.object(ledgers, "get_or_create_client", return_value=(client, False)):
+            with (
+                mock.patch.object(gate, "get_or_create_client", return_value=(client, False)),
+                mock.patch.object(ledgers, "get_or_create_client", return_value=(client, False)),
+            ):
                 yield ledgers.VariableStore("checkout")
 
 
@@ -59,7 +70,7 @@ async def test_every_status_of_prefects_api_is_one_plain_sentence(status: int) -
     answer = Response("what was sent", status, {"Retry-After": "1"})
     async with ledger_behind(answer) as ledger:
         with pytest.raises(ServiceError, match="failed while writing the ledger") as failed:
-            await ledger.update({})
+            await ledger.create(Term(1, {}))
 
     assert "what was sent" not in str(failed.value)
 
@@ -69,7 +80,7 @@ async def test_an_answer_of_prefects_api_that_is_no_json_is_one_plain_sentence()
     answer = Response("<html>what was sent</html>", media_type="text/html")
     async with ledger_behind(answer) as ledger:
         with pytest.raises(ServiceError, match="failed while reading the ledger") as failed:
-            await ledger.read()
+            await ledger.newest()
 
     assert "what was sent" not in str(failed.value)
 
@@ -80,7 +91,7 @@ async def test_a_ledger_that_appears_in_between_costs_the_run_its_place() -> Non
     client.create_variable.side_effect = ObjectAlreadyExists(Exception())
 
     with (
-        mock.patch.object(ledgers, "get_or_create_client", return_value=(client, False)),
+        mock.patch.object(gate, "get_or_create_client", return_value=(client, False)),
         pytest.raises(PlaceLostError),
     ):
-        await ledgers.VariableStore("checkout").create({})
+        await ledgers.VariableStore("checkout").create(Term(1, {}))

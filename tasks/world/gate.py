@@ -1,0 +1,73 @@
+"""Writes to Prefect's API: each request is sent once, with a deadline, and never again by Prefect's client.
+
+Prefect's client sends a request again after 408, 429, 502, 503 or a lost connection, for a minute or for as long as
+`Retry-After` asks (`PrefectHttpxAsyncClient.send` in prefect 3.8.8). What was known before such a request says nothing
+about the world in which its last repetition takes effect. So whoever writes decides about each attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.utilities import get_or_create_client
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from blocks.errors import ServiceError
+from tasks.world.api import api_errors
+
+DEADLINE_SECONDS = 15.0
+"""How long one request may take; far below the lease of a slot."""
+ATTEMPTS = 9
+"""How often an idempotent write is tried: for about 15 seconds, while each attempt fails at once."""
+FIRST_WAIT_SECONDS = 0.05
+LONGEST_WAIT_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
+    """Use Prefect's client so that each request is sent once, and is given up at the deadline.
+
+    Args:
+        doing: What is done, for the message.
+
+    Yields:
+        The client.
+
+    Raises:
+        ServiceError: Prefect's API failed; `retryable` where the same request may well succeed.
+    """
+    client, _ = get_or_create_client()
+    with api_errors(doing), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            yield client
+
+
+async def persistently(attempt: Callable[[], Awaitable[None]]) -> None:
+    """Make an idempotent write, again and again while it fails in a way that passes.
+
+    Args:
+        attempt: The write; made again, it finds what the attempt before has done.
+
+    Raises:
+        ServiceError: It did not succeed in time, or cannot.
+    """
+    retrying = AsyncRetrying(
+        stop=stop_after_attempt(ATTEMPTS), wait=_wait, retry=retry_if_exception(_may_retry), reraise=True
+    )
+    await retrying(attempt)
+
+
+def _may_retry(error: BaseException) -> bool:
+    return isinstance(error, ServiceError) and error.retryable and (error.retry_after or 0.0) <= LONGEST_WAIT_SECONDS
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, ServiceError) else None
+    # Jitter, so that runs that failed at one moment do not come back at one moment.
+    own = wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS)(state)
+    return max(own, asked or 0.0)

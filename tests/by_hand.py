@@ -1,0 +1,32 @@
+"""What a person does to a ledger in the dashboard: look at it, edit it, delete it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.variables import Variable
+
+from tasks.model.ledger import Ledger
+from tasks.world.ledgers import VariableStore, all_ledgers, term_variable
+
+
+async def ledger_value(rotation: str) -> Any:
+    """Return the value of the newest term; `None` where there is no ledger, or one of a removed rotation."""
+    return {name: value async for name, value in all_ledgers()}.get(rotation)
+
+
+async def ledger_of(rotation: str) -> Ledger:
+    """Return what the ledger says."""
+    return Ledger.model_validate(await ledger_value(rotation))
+
+
+async def edit_ledger(rotation: str, value: Any) -> None:
+    """Overwrite the newest term, or make the first one."""
+    terms = await VariableStore(rotation).newest()
+    await Variable.aset(term_variable(rotation, terms[0].number if terms else 1), value, overwrite=True)
+
+
+async def delete_ledger(rotation: str) -> None:
+    """Delete every term."""
+    store = VariableStore(rotation)
+    await store.delete([term.number for term in await store.newest()])
