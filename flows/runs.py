@@ -19,7 +19,7 @@ from flows.show.artifacts import show_markdown
 from flows.show.overview import refresh_overview
 from flows.show.rotation_page import artifact_key, as_markdown, plan_as_markdown
 from flows.show.sentences import failed
-from flows.slot import take_slot
+from flows.slot import Slot
 from tasks.life.plan import plan
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
@@ -106,10 +106,13 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(PrefectWorld())
         await world.sleep(seconds_early(_flow_run().expected_start_time, world.now()))
-        await take_slot(stack, name, emergency=emergency)
+        slot = Slot(name, _flow_run().id)
+        await slot.take(stack, emergency=emergency)
         identity = _identity(emergency, world)
         run = Run(name, identity, OpenLedger(name, VariableStore(name), identity.id), world)
         conclusion.run = run
+        for sentence in slot.notes:
+            run.note(sentence)
         try:
             yield run
         except Exception as error:  # noqa: BLE001 - whatever ends a run, its artifact shows where it stands

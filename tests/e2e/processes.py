@@ -17,6 +17,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.states import Crashed
 from starlette.applications import Starlette
 
+from flows.slot import slot_of
 from sandbox.openrouter import StoredKey
 from sandbox.server import Fault
 from tasks.model.keys import read_marker
@@ -115,9 +116,7 @@ async def retry_after_death(run_id: UUID, rotation: str) -> State[Any]:
 async def give_the_slot_back(rotation: str) -> None:
     """Do at once what the end of the dead process's lease does within a minute."""
     async with get_client() as client:
-        await client.update_global_concurrency_limit(
-            f"key-rotation-{rotation}", GlobalConcurrencyLimitUpdate(active_slots=0)
-        )
+        await client.update_global_concurrency_limit(slot_of(rotation), GlobalConcurrencyLimitUpdate(active_slots=0))
 
 
 async def held_at(destination: str) -> set[str]:

@@ -18,14 +18,13 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Pending, Running
 from prefect.utilities.callables import parameter_schema
-from prefect.variables import Variable
 
 from flows import add_rotation, deployments, rotate
 from flows.show import artifacts
 from sandbox.server import Fault
 from tasks.model.rotation import parse_rotation
 from tasks.world.deployments import read_timetable
-from tests.by_hand import ledger_of
+from tests.by_hand import ledger_of, ledger_value
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 
 
@@ -440,4 +439,4 @@ async def test_the_form_leaves_no_secret_anywhere(world: World) -> None:
     assert made is not None
     everything = f"{made.model_dump_json()}{await shown(fields['rotation_name'])}"
     assert "sk-or-" not in everything
-    assert await Variable.aget(f"key-rotation-{fields['rotation_name']}") is None
+    assert await ledger_value(fields["rotation_name"]) is None
