@@ -12,6 +12,7 @@ from flows.runs import conclude, open_run
 from flows.show.sentences import removed
 from tasks.life.due import revoke_what_is_due
 from tasks.life.remove import forget_when_nothing_is_left, give_up_keys
+from tasks.model.events import Event
 from tasks.model.rotation import MAX_OVERLAP
 from tasks.steps import AS_TASKS, Steps
 from tasks.world.run import Run
@@ -140,6 +141,9 @@ async def remove(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
     run.step = "delete the deployment"
     had_deployment = await run.world.delete_deployment(run.name)
     if not run.has_ledger:
+        if ledger.is_closed:
+            # The run that closed the ledger may have died before it told anybody.
+            await run.world.emit(Event.ROTATION_REMOVED, run.name)
         return removed(run, had_deployment=had_deployment, gone=True)
     run.step = "give up the keys"
     await give_up_keys(run, revoke_at)

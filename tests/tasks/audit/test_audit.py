@@ -576,7 +576,7 @@ async def test_repair_stops_where_another_run_takes_over(life: Life, monkeypatch
 
     monkeypatch.setattr(life, "opened", opened_and_lost)
 
-    await keeps(life, key, "It was not repaired: Another run of rotation checkout has taken over")
+    await keeps(life, key, "It was not repaired: Another run")
 
 
 async def test_repair_keeps_an_orphan_that_cannot_be_looked_at_again(life: Life) -> None:
