@@ -158,7 +158,7 @@ async def test_auto_rotation_may_be_off(world: World) -> None:
     made = await deployed(fields["rotation_name"])
     assert made is not None
     assert [schedule.active for schedule in made.schedules] == [False]
-    assert "rotates when somebody runs it" in str(state.message)
+    assert "rotates only when run manually" in str(state.message)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ async def test_the_same_form_again_changes_nothing(world: World) -> None:
     assert before is not None
     assert after is not None
     assert (after.id, after.parameters, after.schedules) == (before.id, before.parameters, before.schedules)
-    assert "is as it was" in str(state.message)
+    assert "is unchanged" in str(state.message)
 
 
 async def test_a_change_never_rotates_at_once(world: World) -> None:
@@ -414,7 +414,7 @@ async def test_a_first_key_that_takes_long_is_not_waited_for_without_end(
     state, _ = await asyncio.gather(add(fields), conclude_next_run(fields["rotation_name"], Running()))
 
     assert state.is_completed(), state.message
-    assert str(state.message).endswith("The run that makes its first key is still at work.")
+    assert str(state.message).endswith("The run that creates its first key is still running.")
 
 
 async def conclude_next_run(name: str, state: State[Any]) -> None:
