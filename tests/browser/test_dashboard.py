@@ -87,7 +87,7 @@ async def held(name: str) -> str:
 async def test_a_new_block_is_made_in_its_form(world: World, page: Page, picture: Picture) -> None:
     """The forms of a login and of a secret show what they are, logo and all, and what they save works."""
     await open_new_block(page, blocks.VaultCredentials)
-    await expect(page.get_by_text("A login at HashiCorp Vault")).to_be_visible()
+    await expect(page.get_by_text("A login to HashiCorp Vault")).to_be_visible()
     await page.get_by_label("Name", exact=True).fill("vault")
     await page.get_by_label("URL", exact=True).fill(world.vault_url)
     await page.get_by_label("Token", exact=True).last.fill(ROOT_TOKEN)

@@ -235,7 +235,7 @@ async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
     changed = await add({**fields, "interval_days": 7})
 
     assert refused.message == (
-        f"destinations: secret/{name} is a destination of the rotation {name} already. Nothing was created."
+        f"destinations: secret/{name} is already a destination of the rotation {name}. Nothing was created."
     )
     assert await deployed(taken) is None
     assert changed.is_completed(), changed.message
@@ -251,7 +251,7 @@ async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
     refused = await add({**fields, "destinations": ["vault-secret/one", "vault-secret/another"]})
 
     assert refused.message == (
-        f"destinations: vault-secret/one and vault-secret/another are the same place, {block.place()}. "
+        f"destinations: vault-secret/one and vault-secret/another point to the same place, {block.place()}. "
         "Nothing was created."
     )
     assert await deployed(fields["rotation_name"]) is None
@@ -378,7 +378,7 @@ async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) 
     made = await deployed(fields["rotation_name"])
     assert made is not None
     [run] = await runs_of(made)
-    assert "starts as soon as a worker is free" in str(first.message)
+    assert "is created as soon as a worker is free" in str(first.message)
     assert again.is_completed()
     assert run.state_name == "Scheduled"
     assert str(run.id) in await shown(fields["rotation_name"])
