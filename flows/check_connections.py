@@ -154,8 +154,8 @@ def verdict(checked: list[Checked], now: datetime) -> str:
     """
     broken = [each for each in checked if not each.works]
     if broken:
-        told = " ".join(f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken)
-        raise DestinationError(f"{len(broken)} of {len(checked)} do not work. {told}")
+        details = " ".join(f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken)
+        raise DestinationError(f"{len(broken)} of {len(checked)} do not work. {details}")
     soon = [each for each in checked if each.ends and each.ends - now < ENDS_SOON]
-    told = "".join(f" The login of {each.name} expires at {show_time(each.ends)}." for each in soon if each.ends)
-    return f"All {len(checked)} connections and destinations work.{told}"
+    warnings = "".join(f" The login of {each.name} expires at {show_time(each.ends)}." for each in soon if each.ends)
+    return f"All {len(checked)} connections and destinations work.{warnings}"
