@@ -72,7 +72,7 @@ async def test_an_audit_shows_what_it_finds_and_repairs_what_it_may(world: World
     repaired = await audit(rotation.connection, repair=True, return_state=True)
 
     assert found.is_failed()
-    assert str(found.message).startswith("1 finding needs a person, first: ")
+    assert str(found.message).startswith("Action required: 1 finding. First: ")
     assert [(row["finding"], row["key hash"], row["severity"]) for row in shown] == [
         (Kind.ORPHAN.value, orphan.hash, "warning")
     ]

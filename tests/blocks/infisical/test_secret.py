@@ -268,7 +268,7 @@ class TestCreate:
             sandbox.put("OPENROUTER_API_KEY", "old")
         sandbox.approvals.add("prod")
 
-        with pytest.raises(RejectedError, match="until a person approves it"):
+        with pytest.raises(RejectedError, match="requires an approval"):
             await secret.write_content(KEY, await secret.read_content(), {})
 
 

@@ -189,7 +189,7 @@ async def test_labels_never_fail_a_write(
         await secret.write_content(KEY, await secret.read_content(), LABELS)
 
     assert stand_in.stored() == {"value": KEY.get_secret_value()}
-    assert "not who wrote it" in caplog.text
+    assert "its labels were not" in caplog.text
     assert KEY.get_secret_value() not in caplog.text
 
 

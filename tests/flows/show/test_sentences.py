@@ -47,7 +47,7 @@ def test_a_failed_removal_tells_what_is_left() -> None:
     said = failed(ERROR, "revoke-key", Ledger(superseded=(FORMER,), removed=True))
 
     assert said == (
-        "revoke-key failed: Vault is sealed. The rotation is removed; superseded: old ends 2026-12-01 04:30 UTC. "
+        "revoke-key failed: Vault is sealed. The rotation is removed; superseded: old until 2026-12-01 04:30 UTC. "
         "Retry is safe."
     )
 
@@ -56,7 +56,7 @@ def test_a_failure_before_the_ledger_was_read_changed_nothing() -> None:
     """Then there is no more to say."""
     said = failed(KeyRotationError("Prefect's API failed."), "", None)
 
-    assert said == "Prefect's API failed. No key was changed; Retry is safe."
+    assert said == "Prefect's API failed. No key was changed. Retry is safe."
 
 
 def test_bad_input_is_the_one_sentence_that_names_the_field() -> None:
