@@ -71,9 +71,8 @@ ROTATION = {
 }
 """What a rotation does to each service, in turn.
 
-In the ledger it writes the intent, the key's hash, that it is about to be published, the current key, that the former one
-can spend no more, that this is
-about to be revoked, and that it was.
+In the ledger it writes the intent, the key's hash, that it is about to be published, the current key, that the former
+one can spend no more, that this is about to be revoked, and that it was.
 """
 DESTINATIONS = {
     "openrouter": ["secret"],
