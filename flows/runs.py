@@ -106,8 +106,10 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
         except Exception as error:  # noqa: BLE001 - the artifact is written however the run ends
             conclusion.failed(error)
         await _prune(run)
-        page = as_markdown(run, conclusion.message)
-        await show_markdown(artifact_key(name), page, f"State of rotation {name}")
+        if run.has_looked:
+            # Without a look at the ledger the page would say that there is no key.
+            page = as_markdown(run, conclusion.message)
+            await show_markdown(artifact_key(name), page, f"State of rotation {name}")
         await refresh_overview(name, str(identity.id), conclusion.state, world.now())
 
 

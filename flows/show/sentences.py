@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blocks.errors import ConfigurationError, KeyRotationError
+from blocks.errors import ConfigurationError, KeyRotationError, LedgerError
 from flows.show.rotation_page import how_it_ends
 from tasks.model.decisions import Situation
 from tasks.model.keys import show_time
@@ -98,6 +98,9 @@ def failed(error: KeyRotationError, step: str, ledger: Ledger | None) -> str:
         ledger: The ledger as read by this run; `None` if it was not read.
     """
     if isinstance(error, ConfigurationError) and (ledger is None or ledger.pending is None):
+        return str(error)
+    if isinstance(error, LedgerError) and ledger is None:
+        # It cannot be read, and a Retry finds the same.
         return str(error)
     if ledger is None:
         return f"{error} No key was changed. Retry is safe."
