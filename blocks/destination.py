@@ -16,6 +16,7 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import SecretStr
 
 from blocks.errors import NotFoundError
+from blocks.http import with_retries
 
 
 @dataclass(frozen=True)
@@ -181,8 +182,11 @@ class DestinationBlock(SecretBlock, Destination):
             ServiceError: The secret cannot be written.
         """
         async with aclosing(self._apart()) as block:
-            content = await block.read_content()
-            await block.write_content(SecretStr(secret_data.decode()), content, {})
+
+            async def attempt() -> None:
+                await block.write_content(SecretStr(secret_data.decode()), await block.read_content(), {})
+
+            await with_retries(attempt, repeatable=False)
         return self.place()
 
     @async_dispatch(awrite_secret)
