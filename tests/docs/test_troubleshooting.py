@@ -19,7 +19,7 @@ FILLED_IN = re.compile(r"\d+|\bpublish\b")
 def said() -> list[str]:
     """Every text in the code, with `…` for what is filled in."""
     trees = [
-        ast.parse(file.read_text()) for part in ("blocks", "tasks", "flows") for file in (CHECKOUT / part).glob("*.py")
+        ast.parse(file.read_text()) for part in ("blocks", "tasks", "flows") for file in (CHECKOUT / part).rglob("*.py")
     ]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     whole = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]

@@ -34,7 +34,7 @@ from tasks.audit.findings import Finding, Kind
 from tasks.audit.judge import SETTLED_AFTER
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
-from tasks.model.keys import read_marker, without_marker
+from tasks.model.keys import marker, read_marker, without_marker
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import KeySettings, Retirement, Rotation
 from tasks.steps import PLAIN, Steps
@@ -709,6 +709,12 @@ class Histories(Watched):
         """Keys made from now on show when they were used last, or do not."""
         self.model.tells_last_use = tells
 
+    @rule(longest=st.sampled_from([None, len(marker("checkout", UUID(int=0))) + 5]))
+    def openrouter_cuts_names(self, longest: int | None) -> None:
+        """OpenRouter stores less of a key's name than it is given, or all of it."""
+        self.model.tell(f"OpenRouter keeps {longest or 'all'} characters of a name")
+        self.model.longest_name = longest
+
     @rule(adopt=st.booleans())
     def adopt_or_not(self, adopt: bool) -> None:
         """A person names a key to adopt, which counts only while the rotation has none."""
@@ -786,6 +792,7 @@ class Histories(Watched):
         begun = len(self.model.story)
         self.model.late_effects_happen()
         self.model.revoked_accounts.clear()
+        self.model.longest_name = None
         for place in self.model.places.values():
             place.exists = True
         # The person on call decides about what is still used, about a key to adopt that is gone, and about settings
