@@ -41,6 +41,7 @@ FIELDS = {
     "rotation.description": "description",
     "rotation.connection": "connection",
     "rotation.destinations": "destinations",
+    "rotation.overwrite": "overwrite",
     "rotation.overlap": "overlap",
     "rotation.key.name": "key_name",
     "rotation.key.limit_usd": "limit_usd",
@@ -80,6 +81,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
     # Never changed, and the form needs lists; a parametrised `Secret` would be another block type there.
     destinations: list[Secret | VaultSecret | InfisicalSecret] = [],  # type: ignore[type-arg] # noqa: B006
     other_destinations: list[str] = [],  # noqa: B006
+    overwrite: list[str] = [],  # noqa: B006
     overlap: timedelta = timedelta(hours=24),
     rotation_name: str,
     description: str = "",
@@ -101,6 +103,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         include_byok_in_limit: Whether spending on your own provider keys counts towards the limit.
         destinations: Where consumers read the key; make the blocks first, under Blocks.
         other_destinations: Any other secret block where consumers read the key, as block-type-slug/block-name.
+        overwrite: Those of them, as block-type-slug/block-name, whose value is no OpenRouter key and may be lost.
         overlap: How long a superseded key stays valid, such as PT24H or P7D; PT0S revokes it at once.
         rotation_name: A short name, in lowercase letters, digits and dashes.
         description: What the key is for, and who uses it.
@@ -119,6 +122,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
             "limit_reset": limit_reset,
             "include_byok_in_limit": include_byok_in_limit,
         },
+        "overwrite": overwrite,
         "overlap": overlap,
     }
     async with conclude() as conclusion:

@@ -68,6 +68,23 @@ KEY_PREFIX = "sk-or-"
 """How every key of OpenRouter begins."""
 
 
+NOT_YET_ROTATED = "not-yet-rotated"
+"""What a destination that cannot be empty, such as Prefect's `Secret`, holds before its first rotation."""
+
+
+def may_be_replaced(secret: SecretStr | None) -> bool:
+    """Say whether the first key of a rotation may take the place of what a destination holds.
+
+    Args:
+        secret: What a destination holds.
+
+    Returns:
+        Whether it is nothing, a placeholder, or some key of OpenRouter.
+    """
+    text = secret.get_secret_value().strip() if secret else ""
+    return text in ("", NOT_YET_ROTATED) or text.startswith(KEY_PREFIX)
+
+
 def label_agrees(label: str, secret: SecretStr | None) -> bool | None:
     """Say whether a key's label can be that of a secret.
 

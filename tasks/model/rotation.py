@@ -7,7 +7,16 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from blocks.errors import ConfigurationError
 from blocks.redaction import redacted
@@ -219,6 +228,11 @@ class Rotation(BaseModel):
         description="Where consumers read the key: secret blocks, each as block-type-slug/block-name.",
         examples=[["secret/openrouter-api-key", "vault-secret/checkout"]],
     )
+    overwrite: list[str] = Field(
+        default=[],
+        title="Overwrite",
+        description="Those of the destinations whose present value is no OpenRouter key, and may be lost all the same.",
+    )
     overlap: Period = Field(
         default=timedelta(hours=24),
         title="Overlap",
@@ -262,6 +276,13 @@ class Rotation(BaseModel):
             raise ValueError(f"their names together must not be longer than {MAX_DESTINATION_NAMES} characters")
         if len(set(value)) != len(value):
             raise ValueError("the same destination is named twice")
+        return value
+
+    @field_validator("overwrite")
+    @classmethod
+    def _overwrite_names_destinations(cls, value: list[str], others: ValidationInfo) -> list[str]:
+        if not set(value) <= set(others.data.get("destinations", value)):
+            raise ValueError("each must be one of the rotation's destinations")
         return value
 
     @field_validator("adopt")

@@ -639,6 +639,14 @@ MUTANTS = [
         SIMPLE,
     ),
     Mutant(
+        "any value is overwritten",
+        tasks.life.recover,
+        "_refuse_to_overwrite",
+        lambda *_: None,
+        ("rotate", "edit_a_destination", "permit_to_overwrite"),
+        SIMPLE,
+    ),
+    Mutant(
         "a new key's name is not compared",
         tasks.verify,
         "names_agree",
