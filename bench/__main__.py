@@ -92,7 +92,7 @@ async def wall_time(bench: Bench) -> None:
         for _ in range(4):
             await nothing()
 
-    await Secret(value="placeholder").asave("bench-time", overwrite=True)
+    await Secret(value="not-yet-rotated").asave("bench-time", overwrite=True)
     subject = rotation("bench-time", "secret/bench-time", overlap=timedelta(0))
     ours, theirs = [], []
     for number in range(PAIRS + 2):
@@ -137,7 +137,7 @@ async def three_destinations(bench: Bench) -> list[str]:
     import blocks
     from blocks.vault.auth import TokenAuth
 
-    await Secret(value="placeholder").asave("bench", overwrite=True)
+    await Secret(value="not-yet-rotated").asave("bench", overwrite=True)
     credentials = blocks.VaultCredentials(url=bench.vault_app.state.url, auth=TokenAuth(token=vault.ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path="bench").asave("bench", overwrite=True)
     identity = blocks.InfisicalCredentials(
@@ -156,7 +156,7 @@ async def under_load(bench: Bench) -> None:
 
     from flows import retire, rotate
 
-    await Secret(value="placeholder").asave("bench-load", overwrite=True)
+    await Secret(value="not-yet-rotated").asave("bench-load", overwrite=True)
     subject = rotation("bench-load", "secret/bench-load", overlap=timedelta(seconds=3))
     await rotate(subject, return_state=True)
     answers: list[int] = []
@@ -197,7 +197,7 @@ async def emergency(bench: Bench) -> None:
 
     from flows import rotate
 
-    await Secret(value="placeholder").asave("bench-emergency", overwrite=True)
+    await Secret(value="not-yet-rotated").asave("bench-emergency", overwrite=True)
     subject = rotation("bench-emergency", "secret/bench-emergency", overlap=timedelta(days=1))
     await rotate(subject, return_state=True)
     held: Any = await Secret.aload("bench-emergency")

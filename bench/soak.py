@@ -125,7 +125,7 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
     for number in range(soak.names):
         name, kind = f"soak-{number}", KINDS[number % 3]
         if kind == "secret":
-            await Secret(value="placeholder").asave(name, overwrite=True)
+            await Secret(value="not-yet-rotated").asave(name, overwrite=True)
         elif kind == "vault-secret":
             login = blocks.VaultCredentials(url=soak.urls[1], auth=TokenAuth(token=vault.ROOT_TOKEN))
             await blocks.VaultSecret(credentials=login, path=name).asave(name, overwrite=True)

@@ -42,6 +42,7 @@ FIELDS = {
     "rotation.description": "description",
     "rotation.connection": "connection",
     "rotation.destinations": "destinations",
+    "rotation.overwrite": "overwrite",
     "rotation.overlap": "overlap",
     "rotation.key.name": "key_name",
     "rotation.key.limit_usd": "limit_usd",
@@ -75,6 +76,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
     # The lists are never mutated, and the form needs them; a parametrised `Secret` would be another block type there.
     destinations: Annotated[list[Secret | VaultSecret | InfisicalSecret], label("Destinations")] = [],  # type: ignore[type-arg] # noqa: B006
     other_destinations: Annotated[list[str], label("Other destinations")] = [],  # noqa: B006
+    overwrite: Annotated[list[str], label("Overwrite")] = [],  # noqa: B006
     overlap: Annotated[timedelta, label("Overlap")] = timedelta(hours=24),
     rotation_name: Annotated[str, label("Rotation name")],
     description: Annotated[str, label("Description")] = "",
@@ -90,12 +92,14 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         rotate_at: Local time of the rotation, in 24-hour format, such as 03:30.
         time_zone: IANA time zone of that time, such as Europe/Berlin.
         interval_days: Days between two rotations.
-        key_name: The key's name at OpenRouter. The date and a rotation marker are appended.
+        key_name: The key's name at OpenRouter. A rotation marker and the date are added.
         limit_usd: Spending limit of the key in US dollars. None means no limit.
         limit_reset: How often the spent amount is reset to zero (UTC).
         include_byok_in_limit: Count spending on your own provider keys (BYOK) towards the limit.
         destinations: Secret blocks from which consumers read the key. Create them first, under Blocks.
         other_destinations: Secret blocks of other types, each as block-type-slug/block-name.
+        overwrite: Destinations, as block-type-slug/block-name, whose present content may be replaced although it is no
+            OpenRouter key.
         overlap: How long a superseded key stays valid, such as PT24H or P7D. PT0S revokes it immediately.
         rotation_name: A unique name of lowercase letters, digits and dashes.
         description: What the key is for, and who uses it.
@@ -114,6 +118,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
             "limit_reset": limit_reset,
             "include_byok_in_limit": include_byok_in_limit,
         },
+        "overwrite": overwrite,
         "overlap": overlap,
     }
     async with conclude() as conclusion:

@@ -298,6 +298,7 @@ def test_the_form_asks_in_the_order_in_which_a_person_thinks() -> None:
         "include_byok_in_limit",
         "destinations",
         "other_destinations",
+        "overwrite",
         "overlap",
         "rotation_name",
         "description",

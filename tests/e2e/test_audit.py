@@ -47,7 +47,7 @@ async def rows(rotation: Rotation) -> list[dict[str, str]]:
 
 def orphan_of(world: World, rotation: Rotation, run_id: UUID) -> StoredKey:
     """A key that a run has left behind two hours ago."""
-    body = {"name": f"left behind{marker(rotation.name, run_id)}", "limit": 5}
+    body = {"name": f"{marker(rotation.name, run_id)} left behind", "limit": 5}
     key = world.openrouter.add_key(world.openrouter.accounts[0], body)
     key.created_at -= timedelta(hours=2)
     return key

@@ -38,7 +38,7 @@ def marked(life: Life, run_id: UUID | None = None, rotation: str = "checkout", *
     """A key with a marker that no ledger explains; its run is known here unless it is named."""
     if run_id is None:
         life.runs.add(run_id := uuid4())
-    name = f"left behind{marker(rotation, run_id)}"
+    name = f"{marker(rotation, run_id)} left behind"
     return life.openrouter.add_key(life.openrouter.accounts[0], {"name": name, "limit": 5, **fields})
 
 
@@ -867,7 +867,7 @@ def keys_of_an_account(count: int) -> Iterator[ApiKey]:
     shown.seed_keys(1)
     key = shown.show(next(iter(shown.keys.values())))
     for number in range(count):
-        name = f"elsewhere{marker('checkout', uuid4())}" if number % 2 else "by hand"
+        name = f"{marker('checkout', uuid4())} elsewhere" if number % 2 else "by hand"
         yield ApiKey.model_validate({**key, "hash": f"{number:064d}", "name": name})
 
 

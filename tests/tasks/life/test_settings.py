@@ -239,7 +239,7 @@ async def test_nothing_is_inherited_from_a_key_that_nobody_holds(life: Life) -> 
     life.change(key={"limit_usd": None, "limit_reset": "none", "inherit": True})
     await life.rotate()
     life.store.value = None
-    await life.block.write_secret(b"by hand")
+    await life.block.write_secret(b"sk-or-v1-by-hand")
 
     sentence = await life.failure(life.rotate())
 
