@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
+from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, LedgerError
 from flows.show.sentences import failed
 from tasks.model.ledger import Current, Ledger, MadeKey, Pending, Superseded
 
@@ -64,3 +64,10 @@ def test_bad_input_is_the_one_sentence_that_names_the_field() -> None:
     said = failed(ConfigurationError("rotation.name: it is no name. Nothing was created."), "", None)
 
     assert said == "rotation.name: it is no name. Nothing was created."
+
+
+def test_a_ledger_that_cannot_be_read_is_the_one_sentence_that_says_what_to_do() -> None:
+    """A Retry would find the same, so it is not advised."""
+    said = failed(LedgerError("The ledger was written by a newer version: upgrade this worker."), "", None)
+
+    assert said == "The ledger was written by a newer version: upgrade this worker."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -99,7 +100,7 @@ async def test_a_rotation_that_an_earlier_package_began_is_finished(life: Life) 
     """A Retry by this package deletes the key that nobody holds, and the rotation has one new key."""
     await life.rotate()
     run_id, first_started = uuid4(), life.time
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body={"error": {"code": 418}}))
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
     await life.failure(life.rotate(run_id=run_id))
     life.app.state.faults.clear()
     life.store = as_format_1(life.store)
@@ -150,7 +151,7 @@ async def test_an_older_package_refuses_a_newer_ledger_and_changes_nothing(life:
     life.later(days=2)
     life.store.value = {**life.store.value, "format": FORMAT + 1, "package": "9.9.9", "surprise": True}
     before = life.everything()
-    work = {
+    work: dict[str, Callable[[], Awaitable[str]]] = {
         "rotate": life.rotate,
         "emergency": lambda: life.rotate(emergency=True),
         "retire": life.retire,
