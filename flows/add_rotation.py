@@ -98,8 +98,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         include_byok_in_limit: Count spending on your own provider keys (BYOK) towards the limit.
         destinations: Secret blocks from which consumers read the key. Create them first, under Blocks.
         other_destinations: Secret blocks of other types, each as block-type-slug/block-name.
-        overwrite: Destinations, as block-type-slug/block-name, whose present content may be replaced although it is no
-            OpenRouter key.
+        overwrite: Destinations whose content may be replaced although it is no OpenRouter key.
         overlap: How long a superseded key stays valid, such as PT24H or P7D. PT0S revokes it immediately.
         rotation_name: A unique name of lowercase letters, digits and dashes.
         description: What the key is for, and who uses it.

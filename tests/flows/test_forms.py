@@ -82,6 +82,7 @@ def test_the_form_of_add_rotation_is_labelled_as_a_wizard() -> None:
         "Include BYOK in the limit",
         "Destinations",
         "Other destinations",
+        "Overwrite",
         "Overlap",
         "Rotation name",
         "Description",
