@@ -9,6 +9,7 @@ from flows.show.rotation_page import how_it_ends
 from tasks.model.decisions import Situation
 from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger, Superseded
+from tasks.model.written_off import WrittenOff
 from tasks.world.run import Run
 
 
@@ -80,6 +81,22 @@ def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
     kept = f" The key {ledger.kept.label} was kept and is no longer managed." if ledger.kept else ""
     later = f" Still to be revoked: {_rest(ledger)}." if ledger.superseded else ""
     return f"The rotation {run.name} was removed.{kept}{later}"
+
+
+def wrote_off(run: Run, entry: WrittenOff) -> str:
+    """Say what was written off.
+
+    Args:
+        run: The run.
+        entry: The key, and why.
+
+    Returns:
+        One sentence.
+    """
+    return (
+        f"Written off: {entry.label} was not revoked, is no longer in the ledger, and may be alive at OpenRouter; "
+        f"{_rest(run.ledger)}."
+    )
 
 
 def _rest(ledger: Ledger) -> str:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from blocks.errors import LedgerError
 from tasks.model.rotation import Retirement
 from tasks.model.terms import Terms
+from tasks.model.written_off import WrittenOff
 
 FORMAT = 2
 """The newest format of a ledger that this package reads, and the one that it writes."""
@@ -136,6 +137,7 @@ class Ledger(_Entry):
     pending: Pending | None = None
     superseded: tuple[Superseded, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
+    written_off: tuple[WrittenOff, ...] = ()
     retirement: Retirement = Retirement()
     removed: bool = False
     kept: Current | None = None
@@ -143,9 +145,7 @@ class Ledger(_Entry):
     @property
     def is_closed(self) -> bool:
         """Whether the rotation was removed and no key of it is left: the last term of a ledger, which stays."""
-        return self.removed and self == Ledger(
-            format=self.format, package=self.package, revision=self.revision, writer=self.writer, removed=True
-        )
+        return self.removed and self == self.closed()
 
     def hashes(self) -> set[str]:
         """Collect the hashes of every key that the ledger explains.
@@ -332,8 +332,8 @@ class Ledger(_Entry):
 
     def closed(self) -> Self:
         """Forget a removed rotation, of which no key is left that will have to be revoked."""
-        return self._with(
-            current=None, pending=None, superseded=(), unresolved=(), kept=None, removed=True, retirement=Retirement()
+        return type(self)(
+            format=self.format, package=self.package, revision=self.revision, writer=self.writer, removed=True
         )
 
     def found(self, keys: Iterable[Superseded]) -> Self:

@@ -148,6 +148,31 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
     assert await ledger_value("example") is None
 
 
+@pytest.mark.timeout(300)
+async def test_writing_a_key_off(world: World, tmp_path: Path) -> None:
+    """Given a superseded key whose connection was deleted, the command of the page takes it out of the ledger."""
+    await forget("example")
+    world.stack.cli("deploy", "--no-prompt", "--name", "write-off-key")
+    former = f"openrouter-of-a-closed-account-{next(numbers)}"
+    wanted = {"name": "example", "destinations": ["vault-secret/example"], "overlap": timedelta(days=1)}
+    rotations = [world.rotation(**wanted, connection=former)]
+    rotations += [rotations[0].model_copy(update={"connection": "openrouter"})]
+    for rotation in rotations:
+        world.connection = rotation.connection
+        await world.connect(world.openrouter_url)
+        assert (await rotate(await world.prepare(rotation), return_state=True)).is_completed()
+    await OpenRouterCredentials.adelete(former)
+    superseded = (await ledger_of("example")).superseded
+    here = {"sk-or-v1-0e6...1c96": superseded[0].label}
+
+    with at_work(world.stack):
+        pages.follow(pages.read("how-to/write-off.md"), tmp_path, here, world.stack.env)
+
+    ledger = await ledger_of("example")
+    assert ledger.superseded == ()
+    assert [entry.hash for entry in ledger.written_off] == [superseded[0].hash]
+
+
 @pytest.mark.parametrize("page", ["reference/blocks.md", "reference/settings.md"])
 async def test_the_commands_of_the_reference(page: str, world: World, tmp_path: Path) -> None:
     """Each command works as it stands."""

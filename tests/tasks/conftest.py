@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 import blocks
 from blocks.destination import Destination
-from blocks.errors import ConfigurationError, KeyRotationError
+from blocks.errors import KeyRotationError, MissingBlockError
 from blocks.openrouter.client import OpenRouterClient
 from blocks.vault.auth import TokenAuth
 from flows.apply_settings import apply_deployed_settings
@@ -29,6 +29,7 @@ from flows.remove_rotation import remove
 from flows.restore_key import restore
 from flows.retire import retire_due
 from flows.rotate import follow_protocol
+from flows.write_off_key import follow_write_off
 from sandbox import openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import running
@@ -56,6 +57,8 @@ class Life:
         self.vault = VaultSandbox(now=self.now)
         self.store = Memory()
         self.other_stores: dict[str, Memory] = {}
+        self.connections = {"openrouter"}
+        self.deleted_destinations: set[str] = set()
         self.is_deployed = True
         self.interval = timedelta(0)
         self.deployed: Rotation | None = None
@@ -87,13 +90,15 @@ class Life:
         self.time += timedelta(seconds=seconds)
 
     async def connection(self, name: str) -> OpenRouterClient:
-        """The one connection."""
-        if name != "openrouter":
-            raise ConfigurationError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
+        """The one account, by whatever name."""
+        if name not in self.connections:
+            raise MissingBlockError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
         return self.client
 
-    async def destination(self, _name: str) -> Destination:
+    async def destination(self, name: str) -> Destination:
         """The one destination."""
+        if name in self.deleted_destinations:
+            raise MissingBlockError(f"rotation.destinations: the block {name} does not exist. Nothing was created.")
         return self.block
 
     async def emit(self, event: Event, rotation: str, **payload: Any) -> None:
@@ -197,6 +202,11 @@ class Life:
         run = self.open()
         return await self._do(run, remove(run, revoke_at, PLAIN))
 
+    async def write_off(self, label: str, reason: str = "the account was closed", **who: Any) -> str:
+        """Write a key off."""
+        run = self.open(**who)
+        return await self._do(run, follow_write_off(run, label, reason))
+
     @asynccontextmanager
     async def opened(self, name: str) -> AsyncIterator[Run]:
         """Open a rotation's ledger, as an audit with repair does."""
@@ -252,6 +262,12 @@ class Life:
         """A workspace of the account that is not the default one."""
         self.openrouter.accounts[0].workspaces.append(str(uuid4()))
         return self.openrouter.accounts[0].workspaces[-1]
+
+    def delete_workspace(self, workspace: str) -> None:
+        """Somebody deletes a workspace, with the keys in it."""
+        self.openrouter.accounts[0].workspaces.remove(workspace)
+        for key in [key for key in self.openrouter.keys.values() if key.workspace_id == workspace]:
+            self.openrouter.delete_key(key)
 
     def spend(self, key: StoredKey, usd: str) -> None:
         """Let a consumer spend."""
