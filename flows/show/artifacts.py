@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.logging import get_run_logger
+
+from tasks.world.gate import DEADLINE_SECONDS
 
 
 async def show_markdown(key: str, markdown: str, description: str) -> None:
@@ -17,7 +20,9 @@ async def show_markdown(key: str, markdown: str, description: str) -> None:
         description: What it is, in a few words.
     """
     try:
-        await acreate_markdown_artifact(key=key, markdown=markdown, description=description)
+        # Prefect's client would go on for minutes, and then put this page over that of a later run.
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await acreate_markdown_artifact(key=key, markdown=markdown, description=description)
     except Exception as error:  # noqa: BLE001 - what was done is done, whether it can be shown or not
         _warn(key, error)
 
@@ -31,7 +36,8 @@ async def show_table(key: str, table: list[dict[str, Any]], description: str) ->
         description: What it is, in a few words.
     """
     try:
-        await acreate_table_artifact(key=key, table=table, description=description)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await acreate_table_artifact(key=key, table=table, description=description)
     except Exception as error:  # noqa: BLE001 - what was done is done, whether it can be shown or not
         _warn(key, error)
 
