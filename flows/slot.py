@@ -1,7 +1,7 @@
-"""A rotation's slot: its runs queue up for it, and an emergency goes first.
+"""A rotation's slot: its runs queue for it, and an emergency goes first.
 
-The slot is for order only. What keeps two runs apart is the ledger, so a slot that was lost stops no run, and one whose
-holder is gone is taken back.
+The slot only orders the runs. The ledger keeps two runs apart, so a run whose slot was lost continues, and a slot whose
+holder has died is reclaimed.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tasks.world.inventory import runs_at_work
 WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""
 LOOK_AFTER_SECONDS = 45.0
-"""How long a run waits before it looks whether the holder of the slot is still at work."""
+"""How long a run waits before it checks whether the holder of the slot is still running."""
 LEASE_SECONDS = 60.0
-"""How long the slot of a killed run stays taken; Prefect allows no less."""
+"""How long the slot of a killed run stays taken; Prefect's minimum."""
 STEP_BACK_SECONDS = 5.0
-"""How long a run waits before it looks again whether an emergency is over."""
+"""The interval at which a waiting run checks whether an emergency is over."""
 
 
 def slot_of(rotation: str) -> str:
-    """Return the name of a rotation's concurrency limit; no rotation's name holds an underscore."""
+    """Return the name of a rotation's concurrency limit; no rotation's name contains an underscore."""
     return f"{LEDGER_TAG}_{rotation}"
 
 
@@ -43,25 +43,20 @@ def emergency_slot_of(rotation: str) -> str:
 
 
 class Slot:
-    """The way to a rotation's slot.
-
-    Args:
-        rotation: The rotation's name.
-        run_id: The flow run that asks.
-    """
+    """A rotation's slot, as seen by the flow run that takes it."""
 
     def __init__(self, rotation: str, run_id: UUID) -> None:
         self._rotation = rotation
         self._run_id = run_id
         self._deadline = time.monotonic() + WAIT_SECONDS
         self.notes: list[str] = []
-        """What was put right on the way, for the run's report."""
+        """What was repaired, for the run's artifact."""
 
     async def take(self, stack: AsyncExitStack, *, emergency: bool) -> None:
         """Wait for the slot, and hold it until the stack is closed.
 
         Raises:
-            PlaceLostError: Another run of the rotation was at work all the time.
+            PlaceLostError: Another run of the rotation held the slot for too long.
             ServiceError: Prefect's API failed.
         """
         if emergency:
@@ -107,15 +102,15 @@ class Slot:
     def _require_time(self) -> None:
         if time.monotonic() >= self._deadline:
             raise PlaceLostError(
-                f"Another run of rotation {self._rotation} was still at work after {WAIT_SECONDS:.0f} seconds."
+                f"Another run of rotation {self._rotation} was still running after {WAIT_SECONDS:.0f} seconds."
             )
 
     async def _take_back(self, limit: str) -> None:
-        # With Prefect's default lease storage a restart of the server leaves a slot taken for ever.
+        # With Prefect's default lease storage, a restart of the server leaves a slot taken forever.
         client, _ = get_or_create_client()
-        with suppress(ObjectNotFound), api_errors(f"taking the slot {limit} back"):
+        with suppress(ObjectNotFound), api_errors(f"reclaiming the slot {limit}"):
             await client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=0))
-        self.notes.append(f"The slot {limit} was held by a run that is not at work any more, and was taken back.")
+        self.notes.append(f"The slot {limit} was reclaimed: the run that held it is no longer running.")
 
 
 async def _is_taken(limit: str) -> bool:
@@ -144,13 +139,13 @@ async def _held(limit: str) -> AsyncIterator[None]:
     except Exception as error:
         if not ended:
             raise
-        # What was done is done, and the lease ends by itself.
+        # The work is done, and the lease expires by itself.
         get_run_logger().warning(
-            "The slot %s was not given back (%s): it ends in a minute.", limit, type(error).__name__
+            "The slot %s was not released (%s); it expires within a minute.", limit, type(error).__name__
         )
 
 
 async def _make_limit(limit: str) -> None:
     client, _ = get_or_create_client()
-    with suppress(ObjectAlreadyExists), api_errors("making the rotation's slot"):
+    with suppress(ObjectAlreadyExists), api_errors("creating the rotation's slot"):
         await client.upsert_global_concurrency_limit_by_name(limit, 1)

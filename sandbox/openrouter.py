@@ -1,6 +1,6 @@
-"""A stand-in of OpenRouter's key management, after its API description.
+"""A stand-in of OpenRouter's management API, based on its API reference.
 
-It keeps state, counts usage, and answers as the real one does; what the description leaves open can be set either way.
+It keeps state, counts usage, and responds as the real service does; what the reference leaves open is configurable.
 """
 
 from __future__ import annotations
@@ -28,17 +28,11 @@ PREFIX = "/api/v1"
 PAGE_SIZE = 100
 RESETS = ("daily", "weekly", "monthly", None)
 UTC_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
-"""The description asks for UTC; the SDK adds that a timestamp without seconds is rejected."""
+"""The API reference requires UTC; according to the SDK, a timestamp without seconds is rejected."""
 
 
 class ApiError(Exception):
-    """An answer that is an error.
-
-    Args:
-        status: The HTTP status.
-        message: OpenRouter's message.
-        headers: Headers of the answer.
-    """
+    """An error response, with OpenRouter's message."""
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -81,21 +75,13 @@ class StoredKey:
 
     @property
     def label(self) -> str:
-        """How the key is shown to people."""
+        """The shortened key, as OpenRouter shows it."""
         body = self.secret.removeprefix("sk-or-v1-")
         return f"sk-or-v1-{body[:3]}...{body[-4:]}"
 
 
 def period_start(period: str | None, now: datetime) -> datetime:
-    """Say when the current period began: midnight UTC, Monday, or the first of the month.
-
-    Args:
-        period: `daily`, `weekly`, `monthly`, or `None` for no reset.
-        now: The current moment, UTC.
-
-    Returns:
-        The beginning.
-    """
+    """Return the start of the current `daily`, `weekly` (Monday) or `monthly` period in UTC; `None` has no start."""
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
     match period:
         case "daily":
@@ -109,19 +95,19 @@ def period_start(period: str | None, now: datetime) -> datetime:
 
 
 class OpenRouterSandbox:
-    """The state of the stand-in; tests look into it and turn its switches.
+    """The state of the stand-in, which tests read and change.
 
     Args:
         now: The clock, UTC.
-        cost: What one chat completion costs, in USD.
-        byok: Whether a chat completion is paid for with the account's own provider key.
-        plaintext_in: Where the answer to a create holds the plaintext: `top` (beside data) or `data`.
-        refusals: How often a new key answers 401 before it works.
-        lag: How long a new key answers 401 before it works.
-        with_last_used_at: Whether a key shows when it was used last.
-        over_limit_status: What a key over its limit answers: 402 or 403.
-        not_management_status: What a normal key gets at a management endpoint: 401 or 403.
-        counts_reassigned: Whether a key that is assigned to its own guardrail again counts as assigned.
+        cost: The cost of a chat completion in USD.
+        byok: Whether chat completions are paid with the account's own provider key.
+        plaintext_in: Where the response to a create holds the plaintext: `top` (next to data) or `data`.
+        refusals: How many times a new key is refused with 401 before it works.
+        lag: How long a new key is refused with 401 before it works.
+        with_last_used_at: Whether keys show the time of their last use.
+        over_limit_status: The status for a key over its limit: 402 or 403.
+        not_management_status: The status for a normal key at a management endpoint: 401 or 403.
+        counts_reassigned: Whether assigning a key's own guardrail again counts as an assignment.
     """
 
     def __init__(
@@ -154,19 +140,19 @@ class OpenRouterSandbox:
         self.deleted: list[str] = []
         self.secrets: set[str] = set()
         self.requests_failed = 0
-        """How many chat completions were refused, that is: what consumers noticed."""
+        """The number of refused chat completions, which consumers notice."""
         self.guardrails: dict[str, dict[str, Any]] = {}
         self.accounts: list[Account] = []
         self.add_account(DEFAULT_MANAGEMENT_KEY)
 
     def change(self, wanted: Mapping[str, Any]) -> None:
-        """Turn switches by name, as JSON spells them: all of them or none.
+        """Change options by name, given as JSON values: all of them or none.
 
         Args:
-            wanted: The constructor's arguments but the clock, with `cost` in USD and `lag` in seconds.
+            wanted: The constructor's arguments without the clock, with `cost` in USD and `lag` in seconds.
 
         Raises:
-            ApiError: There is no such switch, or it cannot stand so.
+            ApiError: An option does not exist, or its value is invalid.
         """
         try:
             values = {name: SWITCHES[name](value) for name, value in wanted.items()}
@@ -176,35 +162,17 @@ class OpenRouterSandbox:
             setattr(self, name, value)
 
     def add_account(self, management_key: str) -> Account:
-        """Add an account.
-
-        Args:
-            management_key: Its first management key.
-
-        Returns:
-            The account, with a default workspace.
-        """
+        """Add an account with a management key and a default workspace."""
         account = Account(f"user_{secrets.token_hex(8)}", [str(uuid.uuid4())], {management_key})
         self.accounts.append(account)
         return account
 
     def live_keys(self) -> list[StoredKey]:
-        """List the keys that consumers can use.
-
-        Returns:
-            The keys that are neither deleted nor disabled nor expired.
-        """
+        """Return the keys that are neither deleted, disabled nor expired."""
         return [key for key in self.keys.values() if self._is_live(key)]
 
     def is_live(self, secret: str) -> bool:
-        """Say whether a consumer can use a key.
-
-        Args:
-            secret: The key's plaintext.
-
-        Returns:
-            Whether it is live.
-        """
+        """Return whether consumers can use a key, given its plaintext."""
         key = self.by_secret.get(secret)
         return key is not None and self._is_live(key)
 
@@ -212,25 +180,13 @@ class OpenRouterSandbox:
         return not key.disabled and (key.expires_at is None or key.expires_at > self.now())
 
     def seed_keys(self, count: int) -> None:
-        """Fill the first account with keys that no rotation made.
-
-        Args:
-            count: How many.
-        """
+        """Fill the first account with unmanaged keys."""
         account = self.accounts[0]
         for number in range(count):
             self.add_key(account, {"name": f"seeded {number}"})
 
     def add_key(self, account: Account, body: dict[str, Any]) -> StoredKey:
-        """Make a key.
-
-        Args:
-            account: Whose key it is.
-            body: What was asked for, already checked.
-
-        Returns:
-            The key.
-        """
+        """Create a key from a validated request."""
         limit = body.get("limit")
         key = StoredKey(
             secret=f"sk-or-v1-{secrets.token_hex(32)}",
@@ -253,37 +209,23 @@ class OpenRouterSandbox:
         return key
 
     def delete_key(self, key: StoredKey) -> None:
-        """Delete a key.
-
-        Args:
-            key: The key.
-        """
+        """Delete a key."""
         del self.keys[key.hash], self.by_secret[key.secret]
         self.deleted.append(key.hash)
 
     def usage(self, key: StoredKey, period: str | None = None, *, byok: bool = False) -> Decimal:
-        """Sum up what a key has spent.
+        """Return the usage of a key in USD.
 
         Args:
             key: The key.
-            period: The period; from the beginning without it.
-            byok: Whether to sum up what was paid for with the account's own provider key, or the rest.
-
-        Returns:
-            The sum in USD.
+            period: The current period; the whole lifetime by default.
+            byok: Whether to sum the usage of the account's own provider keys, or the rest.
         """
         start = period_start(period, self.now())
         return sum((amount for at, amount in (key.byok_spent if byok else key.spent) if at >= start), Decimal(0))
 
     def remaining(self, key: StoredKey) -> Decimal | None:
-        """Say what a key may still spend in its period.
-
-        Args:
-            key: The key.
-
-        Returns:
-            The rest in USD, or `None` without a limit.
-        """
+        """Return the remaining budget of a key in USD; `None` without a limit."""
         if key.limit is None:
             return None
         spent = self.usage(key, key.limit_reset)
@@ -292,16 +234,10 @@ class OpenRouterSandbox:
         return max(Decimal(0), key.limit - spent)
 
     def use(self, secret: str) -> StoredKey:
-        """Let a key be used once.
-
-        Args:
-            secret: Its plaintext.
-
-        Returns:
-            The key.
+        """Authenticate a call with a key, given its plaintext.
 
         Raises:
-            ApiError: It is not live, or not yet.
+            ApiError: The key is not valid, or not yet.
         """
         key = self.by_secret.get(secret)
         if key is None or not self._is_live(key):
@@ -312,14 +248,7 @@ class OpenRouterSandbox:
         return key
 
     def show(self, key: StoredKey) -> dict[str, Any]:
-        """Show a key as the management API does.
-
-        Args:
-            key: The key.
-
-        Returns:
-            The JSON object.
-        """
+        """Return the JSON object that the management API shows for a key."""
         remaining = self.remaining(key)
         shown: dict[str, Any] = {
             "hash": key.hash,
@@ -352,16 +281,7 @@ class OpenRouterSandbox:
     def show_itself(
         self, key: StoredKey | None, account: Account, expires_at: datetime | None = None
     ) -> dict[str, Any]:
-        """Show a key its own view (`GET /key`).
-
-        Args:
-            key: The key; `None` for a management key.
-            account: Whose key it is.
-            expires_at: When a management key ends.
-
-        Returns:
-            The JSON object.
-        """
+        """Return a key's own view (`GET /key`); `None` stands for a management key, which expires at `expires_at`."""
         base: dict[str, Any] = {
             "allowed_data_regions": [],
             "budgets": [],
@@ -412,7 +332,7 @@ SWITCHES: dict[str, Callable[[Any], Any]] = {
     "not_management_status": _one_of(401, 403),
     "counts_reassigned": _one_of(True, False),
 }
-"""What can be changed while the stand-in runs, and how its JSON is read."""
+"""The options that can be changed while the stand-in runs, with their JSON parsers."""
 
 
 def _utc(text: Any) -> datetime | None:
@@ -452,7 +372,7 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 def _is_amount(value: Any) -> bool:
-    # The comparison also keeps NaN and infinity out, which Python's JSON would let in.
+    # The comparison also rejects NaN and infinity, which Python's JSON parser accepts.
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
@@ -469,7 +389,7 @@ KEY_FIELDS: dict[str, Callable[[Any], bool]] = {
     "creator_user_id": lambda value: value is None or _is_text(value),
     "workspace_id": _is_text,
 }
-"""What the fields of a create and of an update may hold."""
+"""Validators of the fields of a create and of an update."""
 
 
 def _check_key(body: dict[str, Any], account: Account) -> None:
@@ -493,17 +413,13 @@ def _page(request: Request, found: Sequence[dict[str, Any]]) -> Response:
 
 
 class Api:
-    """The endpoints.
-
-    Args:
-        sandbox: The state.
-    """
+    """The endpoints."""
 
     def __init__(self, sandbox: OpenRouterSandbox) -> None:
         self.sandbox = sandbox
 
     def account(self, request: Request) -> Account:
-        """Find the account of the management key that a request carries."""
+        """Return the account of a request's management key."""
         token = _bearer(request)
         managed = self._managed_by(token)
         if managed is not None:
@@ -520,7 +436,7 @@ class Api:
         return None
 
     def key(self, request: Request) -> StoredKey:
-        """Find the key that a request's path names."""
+        """Return the key that a request's path names."""
         account = self.account(request)
         key = self.sandbox.keys.get(request.path_params["hash"])
         if key is None or key.account is not account:
@@ -610,7 +526,7 @@ class Api:
                 "object": "chat.completion",
                 "created": int(sandbox.now().timestamp()),
                 "model": body.get("model", "sandbox"),
-                "system_fingerprint": None,  # the SDK requires it, the description does not know it
+                "system_fingerprint": None,  # required by the SDK, absent from the API reference
                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
                 "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
             }
@@ -724,7 +640,7 @@ class Api:
         }
 
     async def assign(self, request: Request) -> Response:
-        """`POST /guardrails/{id}/assignments/keys`; a key holds at most one guardrail."""
+        """`POST /guardrails/{id}/assignments/keys`; a key has at most one guardrail."""
         guardrail = self._guardrail(request)
         keys = await self._named_keys(request)
         counted = [key for key in keys if self.sandbox.counts_reassigned or key.guardrail_id != guardrail]
@@ -733,7 +649,7 @@ class Api:
         return JSONResponse({"assigned_count": len(counted)})
 
     async def unassign(self, request: Request) -> Response:
-        """`POST /guardrails/{id}/assignments/keys/remove`; a key that holds another guardrail keeps it."""
+        """`POST /guardrails/{id}/assignments/keys/remove`; a key with another guardrail keeps it."""
         guardrail = self._guardrail(request)
         keys = [key for key in await self._named_keys(request) if key.guardrail_id == guardrail]
         for key in keys:
@@ -748,7 +664,7 @@ class Api:
         return [key for key in found if key is not None and key.account is account]
 
     async def change_options(self, request: Request) -> Response:
-        """`PATCH /_sandbox/options`: turn the stand-in's own switches, for whoever drives it from another process."""
+        """`PATCH /_sandbox/options`: change the stand-in's options from another process."""
         body = await _body(request)
         self.sandbox.change(body)
         return JSONResponse({"changed": sorted(body)})
@@ -769,14 +685,7 @@ async def _answer_unrouted(_request: Request, error: Exception) -> Response:
 
 
 def create_app(sandbox: OpenRouterSandbox | None = None) -> Starlette:
-    """Make the stand-in's application.
-
-    Args:
-        sandbox: Its state; a new one by default.
-
-    Returns:
-        The application; the API is below `/api/v1`.
-    """
+    """Return the stand-in's application, with the given state or a new one; the API is below `/api/v1`."""
     api = Api(sandbox or OpenRouterSandbox())
     paths: list[tuple[str, str, Callable[[Request], Any]]] = [
         ("GET", "/keys", api.list_keys),

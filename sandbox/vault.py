@@ -1,7 +1,7 @@
-"""A stand-in of Vault for machines without one: KV version 2, four ways to log in, policies, sealing.
+"""A stand-in of Vault: KV versions 1 and 2, four auth methods, policies, sealing.
 
-After Vault's API documentation (https://developer.hashicorp.com/vault/api-docs). Where a `vault` or `bao` binary is on
-PATH the tests run against that one as well.
+Source: Vault's API documentation (https://developer.hashicorp.com/vault/api-docs). If a `vault` or `bao` binary is on
+PATH, the tests also run against that.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Clock = Callable[[], datetime]
 
 
 class VaultError(Exception):
-    """An answer that is an error.
+    """An error response.
 
     Args:
         status: The HTTP status.
         errors: Vault's messages.
-        data: The answer's `data`, where Vault sends it along with the error.
+        data: The response's `data`, if Vault sends it with the error.
     """
 
     def __init__(self, status: int, *errors: str, data: Json | None = None) -> None:
@@ -48,7 +48,7 @@ class VaultError(Exception):
 
 
 def permission_denied() -> VaultError:
-    """What a policy answers; a token that Vault does not know gets the bare words."""
+    """Return the error of a policy; an unknown token gets only the words `permission denied`."""
     return VaultError(403, "1 error occurred:\n\t* permission denied\n\n")
 
 
@@ -83,7 +83,7 @@ class SecretRecord:
 
 @dataclass
 class Token:
-    """A token and what it may do: path patterns to capabilities."""
+    """A token with its policy: path patterns and their capabilities."""
 
     policy: Policy
     expires: datetime | None = None
@@ -131,7 +131,7 @@ def _listed(paths: Iterable[str], under: str) -> Json:
 
 
 class KvVersion1:
-    """An engine that keeps one document a path and knows no versions."""
+    """An engine without versions: one document per path."""
 
     version = "1"
 
@@ -139,15 +139,11 @@ class KvVersion1:
         self.documents: dict[str, Json] = {}
 
     def exists(self, path: str) -> bool:
-        """Say whether a write is an update."""
+        """Return whether a write to the path is an update."""
         return path in self.documents
 
     def handle(self, method: str, path: str, body: Json, _query: dict[str, str]) -> Json | None:
-        """Answer a request; `None` for an empty answer.
-
-        Raises:
-            VaultError: An error.
-        """
+        """Return the data of the response; `None` for an empty response."""
         match method:
             case "LIST":
                 return _listed(self.documents, path)
@@ -165,7 +161,7 @@ class KvVersion1:
 
 
 class KvVersion2:
-    """An engine that keeps versions, soft deletion and metadata.
+    """An engine with versions, soft deletion and metadata.
 
     Args:
         now: The clock, UTC.
@@ -178,15 +174,11 @@ class KvVersion2:
         self.records: dict[str, SecretRecord] = {}
 
     def exists(self, path: str) -> bool:
-        """Say whether a write is an update."""
+        """Return whether a write to the path is an update."""
         return path.partition("/")[2] in self.records
 
     def handle(self, method: str, path: str, body: Json, query: dict[str, str]) -> Json | None:
-        """Answer a request; `None` for an empty answer.
-
-        Raises:
-            VaultError: An error.
-        """
+        """Return the data of the response; `None` for an empty response."""
         kind, _, name = path.partition("/")
         method = "POST" if method == "PUT" else method
         change = {"delete": self._delete, "undelete": self._undelete, "destroy": self._destroy}.get(kind)
@@ -219,17 +211,10 @@ class KvVersion2:
         return self.records.setdefault(name, SecretRecord(self.now(), self.now()))
 
     def read(self, name: str, number: int = 0) -> Json:
-        """Read a version.
-
-        Args:
-            name: The secret's path.
-            number: Its version; the current one by default.
-
-        Returns:
-            Data and metadata.
+        """Return data and metadata of a version; 0 is the current one.
 
         Raises:
-            VaultError: It is not there, or not any more.
+            VaultError: The version does not exist, or was deleted.
         """
         record = self._record(name)
         number = number or record.current
@@ -251,15 +236,12 @@ class KvVersion2:
         return {**described, "version": number, "custom_metadata": record.custom_metadata} if custom else described
 
     def write(self, name: str, data: Any, options: Json) -> Json:
-        """Write a version.
+        """Write a version and return its metadata.
 
         Args:
             name: The secret's path.
             data: The fields.
-            options: `cas`, if it is a check-and-set.
-
-        Returns:
-            The version's metadata.
+            options: `cas` for a check-and-set.
 
         Raises:
             VaultError: The check-and-set does not match, or there is no data.
@@ -288,14 +270,11 @@ class KvVersion2:
             raise VaultError(400, "check-and-set parameter did not match the current version")
 
     def patch(self, name: str, body: Json) -> Json:
-        """Write a version that differs from the current one in some fields.
+        """Write a version by a merge patch of the current one, and return its metadata.
 
         Args:
             name: The secret's path.
             body: `data`, a merge patch, and `options`.
-
-        Returns:
-            The new version's metadata.
 
         Raises:
             VaultError: There is nothing to patch, or the check-and-set does not match.
@@ -356,11 +335,11 @@ class KvVersion2:
 
 
 class VaultSandbox:
-    """The state of the stand-in; tests look into it and turn its switches.
+    """The state of the stand-in, which tests read and change.
 
     Args:
         now: The clock, UTC.
-        token_ttl: How long a token from a login lives.
+        token_ttl: The lifetime of a token from a login.
     """
 
     def __init__(self, *, now: Clock = lambda: datetime.now(UTC), token_ttl: timedelta = timedelta(hours=1)) -> None:
@@ -373,53 +352,36 @@ class VaultSandbox:
         self.mount("secret")
 
     def mount(self, path: str, version: str = "2", namespace: str = "") -> None:
-        """Enable a KV engine.
-
-        Args:
-            path: Where.
-            version: `1` or `2`.
-            namespace: In which namespace, which is made with it.
-        """
+        """Enable a KV engine of version `1` or `2`, and create its namespace if necessary."""
         engine = KvVersion2(self.now) if version == "2" else KvVersion1()
         self.namespaces.setdefault(namespace, {})[path] = engine
 
     def allow_login(self, mount: str, role: str, credential: str, policy: Policy | None = None) -> None:
-        """Let a machine log in.
+        """Allow a login.
 
         Args:
-            mount: The auth method's mount: `approle`, `kubernetes` or `jwt`, or another name.
+            mount: The auth method's mount, such as `approle`, `kubernetes` or `jwt`.
             role: The role, or role id.
             credential: The secret id or JWT.
-            policy: What the token may do; everything by default.
+            policy: The policy of the token; root by default.
         """
         self.logins[mount, role, credential] = policy or {"*": {"root"}}
 
     def add_token(self, policy: Policy, ttl: timedelta | None = None) -> str:
-        """Make a token.
-
-        Args:
-            policy: What it may do.
-            ttl: How long it lives; for ever by default.
-
-        Returns:
-            The token.
-        """
+        """Create a token, which expires after `ttl` if given."""
         token = f"hvs.{secrets.token_urlsafe(24)}"
         self.tokens[token] = Token(policy, self.now() + ttl if ttl else None)
         return token
 
     def end_tokens(self) -> None:
-        """End every token but the root token, as when their time is over."""
+        """Let every token but the root token expire."""
         self.tokens = {name: token for name, token in self.tokens.items() if name == ROOT_TOKEN}
 
     def log_in(self, mount: str, role: str, credential: str) -> Json:
-        """Log a machine in.
-
-        Returns:
-            The answer's `auth` part.
+        """Log in and return the `auth` part of the response.
 
         Raises:
-            VaultError: The credential is wrong, or there is no such auth method.
+            VaultError: The credential is wrong, or the auth method is not enabled.
         """
         if mount not in {enabled for enabled, _, _ in self.logins}:
             raise VaultError(403, "permission denied")
@@ -430,7 +392,7 @@ class VaultSandbox:
         return {**self.lease(self.tokens[token]), "client_token": token, "token_type": "service", "metadata": {}}
 
     def lease(self, token: Token) -> Json:
-        """Describe a token as a login's answer does."""
+        """Return a token's description, as in the response to a login."""
         left = int((token.expires - self.now()).total_seconds()) if token.expires else 0
         policies = ["default"] if token.default_policy else []
         return {
@@ -442,10 +404,10 @@ class VaultSandbox:
         }
 
     def token(self, name: str) -> Token:
-        """Find a token.
+        """Return a token.
 
         Raises:
-            VaultError: It is wrong, or its time is over.
+            VaultError: The token is unknown or has expired.
         """
         token = self.tokens.get(name)
         if token is None or (token.expires is not None and token.expires <= self.now()):
@@ -453,11 +415,7 @@ class VaultSandbox:
         return token
 
     def granted(self, token: Token, path: str) -> set[str]:
-        """Say what a token may do at a path: what its most exact pattern says, and the default policy unless denied.
-
-        Returns:
-            The capabilities.
-        """
+        """Return a token's capabilities on a path: those of its most specific pattern, and of the default policy."""
         fitting = [pattern for pattern in token.policy if _fits(pattern, path)]
         best = max(fitting, key=lambda pattern: (not pattern.endswith("*"), len(pattern)), default=None)
         granted = token.policy[best] if best is not None else set()
@@ -465,13 +423,10 @@ class VaultSandbox:
         return granted | {"read", "update"} if by_default else granted
 
     def engine(self, namespace: str, path: str) -> tuple[str, KvVersion1 | KvVersion2]:
-        """Find the engine that a path is in.
-
-        Returns:
-            Its mount and the engine.
+        """Return the mount and the engine of a path.
 
         Raises:
-            VaultError: There is none, or no such namespace.
+            VaultError: The engine or the namespace does not exist.
         """
         if namespace not in self.namespaces:
             raise VaultError(404, "namespace not found")
@@ -493,20 +448,16 @@ def _fits(pattern: str, path: str) -> bool:
 
 
 class Api:
-    """The endpoints.
-
-    Args:
-        sandbox: The state.
-    """
+    """The endpoints."""
 
     def __init__(self, sandbox: VaultSandbox) -> None:
         self.sandbox = sandbox
 
     def permit(self, request: Request, path: str, capability: str) -> Token:
-        """Let a request pass, or not.
+        """Authorize a request and return its token.
 
         Raises:
-            VaultError: Vault is sealed, the token is wrong, or it does not have the capability.
+            VaultError: Vault is sealed, the token is invalid, or it lacks the capability.
         """
         self.unsealed()
         token = self.sandbox.token(request.headers.get("x-vault-token", ""))
@@ -516,7 +467,7 @@ class Api:
         return token
 
     def unsealed(self) -> None:
-        """Refuse everything that a sealed Vault refuses.
+        """Refuse the request if Vault is sealed.
 
         Raises:
             VaultError: Vault is sealed.
@@ -588,7 +539,7 @@ class Api:
         return _answer(data=found, beside=found)
 
     async def mount(self, request: Request) -> Response:
-        """`/v1/sys/internal/ui/mounts/{mount}`: for every token that may do something below the mount."""
+        """`/v1/sys/internal/ui/mounts/{mount}`: for every token with a capability below the mount."""
         self.unsealed()
         token = self.sandbox.token(request.headers.get("x-vault-token", ""))
         path = request.path_params["mount"].strip("/")
@@ -663,14 +614,7 @@ async def _answer_bad_json(_request: Request, _error: Exception) -> Response:
 
 
 def create_app(sandbox: VaultSandbox | None = None) -> Starlette:
-    """Make the stand-in's application.
-
-    Args:
-        sandbox: Its state; a new one by default.
-
-    Returns:
-        The application.
-    """
+    """Return the stand-in's application, with the given state or a new one."""
     api = Api(sandbox or VaultSandbox())
     writes = ["POST", "PUT"]
     routes = [
@@ -691,9 +635,5 @@ def create_app(sandbox: VaultSandbox | None = None) -> Starlette:
 
 
 def main(port: int) -> None:
-    """Run the stand-in in the foreground.
-
-    Args:
-        port: The port on loopback.
-    """
+    """Run the stand-in in the foreground, on loopback."""
     serve(create_app(), port)

@@ -1,4 +1,4 @@
-"""Verify a key: use it, and compare its settings with those asked for."""
+"""Verify a key: use it, and compare its name and its settings with those asked for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from blocks.errors import NotFoundError, VerificationError
 from blocks.openrouter.keys import ApiKey, KeyRequest
 from tasks.key.terms import request_of
 from tasks.model.events import Event
-from tasks.model.rotation import Rotation
+from tasks.model.keys import read_marker, without_marker
+from tasks.model.rotation import MAX_KEY_NAME, Rotation, printable
 from tasks.model.terms import Terms
 from tasks.world.ports import KeyReader
 from tasks.world.run import NewKey, Run, VerifiedKey
@@ -31,12 +32,19 @@ async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
         The same key, now fit to be published.
 
     Raises:
-        VerificationError: OpenRouter did not accept it in time, or its settings differ.
+        VerificationError: OpenRouter did not accept it in time, or its name or settings differ.
         ServiceError: OpenRouter failed.
     """
     await wait_until_accepted(run, key)
     openrouter: KeyReader = await run.world.connection(key.record.connection)
-    differences = settings_that_differ(await openrouter.get_key(key.record.hash), _wanted(run, rotation))
+    found, wanted = await openrouter.get_key(key.record.hash), _wanted(run, rotation)
+    if not names_agree(found.name, wanted.name):
+        raise VerificationError(
+            f"OpenRouter stored the name of the key {key.record.label} as `{printable(found.name, MAX_KEY_NAME)}`, not "
+            f"as the `{wanted.name}` that was asked for. Without its whole name a lost key could not be found again: "
+            "shorten rotation.key.name."
+        )
+    differences = settings_that_differ(found, wanted)
     if differences:
         raise VerificationError(
             f"OpenRouter made the key {key.record.label} with other settings than asked for: {', '.join(differences)}."
@@ -67,6 +75,11 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
             )
         await run.world.sleep(wait)
         wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+
+def names_agree(found: str, wanted: str) -> bool:
+    """Return whether a key's name at OpenRouter is the one asked for; its marker may stand at either end of it."""
+    return (read_marker(found), without_marker(found)) == (read_marker(wanted), without_marker(wanted))
 
 
 def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
@@ -101,7 +114,7 @@ async def can_be_finished(run: Run, rotation: Rotation, key: NewKey) -> bool:
         key: The key.
 
     Returns:
-        Whether it exists and has the settings that are asked for now.
+        Whether it exists and has the name and the settings that are asked for now.
 
     Raises:
         ServiceError: OpenRouter failed.
@@ -115,7 +128,8 @@ async def can_be_finished(run: Run, rotation: Rotation, key: NewKey) -> bool:
     except NotFoundError:
         return False
     expired = found.expires_at is not None and found.expires_at <= now
-    return not expired and not settings_that_differ(found, _wanted(run, rotation))
+    wanted = _wanted(run, rotation)
+    return not expired and names_agree(found.name, wanted.name) and not settings_that_differ(found, wanted)
 
 
 def _still_asked_for(terms: Terms, rotation: Rotation, now: datetime) -> bool:
@@ -126,5 +140,7 @@ def _still_asked_for(terms: Terms, rotation: Rotation, now: datetime) -> bool:
 
 
 def _wanted(run: Run, rotation: Rotation) -> KeyRequest:
-    pending = run.ledger.pending
-    return request_of(pending) if pending else rotation.key.terms(run.world.now()).request("-")
+    pending, now = run.ledger.pending, run.world.now()
+    if pending is None:
+        return rotation.key.terms(now).request(rotation.key_name(run.identity.id, now))
+    return request_of(pending, rotation.key_name(pending.run_id, pending.intended_at))

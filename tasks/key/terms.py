@@ -90,12 +90,12 @@ async def _terms_of(run: Run, rotation: Rotation, current: Current, key: ApiKey)
     return Terms.of(key, guardrail_id).model_copy(update={"limit": whole.limit})
 
 
-def request_of(pending: Pending, name: str = "-") -> KeyRequest:
+def request_of(pending: Pending, name: str) -> KeyRequest:
     """Say which key a pending intent asks OpenRouter for.
 
     Args:
         pending: The intent.
-        name: The key's name; of no matter where a key is only compared.
+        name: The key's name.
 
     Returns:
         The request.

@@ -10,7 +10,7 @@ from tasks.create import intent_of
 from tasks.key.unrecorded import keys_without_ledger, settle_intent, settle_unresolved
 from tasks.life.adopt import adopt
 from tasks.model.decisions import MAYBE, Situation, assess
-from tasks.model.keys import fingerprint, show_time
+from tasks.model.keys import fingerprint, may_be_replaced, show_time
 from tasks.model.ledger import Superseded
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
@@ -47,7 +47,9 @@ async def observe(run: Run, rotation: Rotation) -> Situation:
     known = ledger if run.has_ledger else None
     situation = assess(known, run.identity, fingerprints, run.world.now(), rotation.minimum_age)
     if situation is Situation.TOO_YOUNG and not await _current_works(run, rotation):
-        return Situation.NOTHING_PENDING
+        situation = Situation.NOTHING_PENDING
+    if situation not in (Situation.ALREADY_ROTATED, Situation.ROTATED_SINCE, Situation.TOO_YOUNG):
+        _refuse_to_overwrite(run, rotation, fingerprints)
     return situation
 
 
@@ -67,10 +69,31 @@ async def _check_expiry(run: Run, rotation: Rotation) -> None:
         raise ConfigurationError(f"rotation.{error}. Nothing was created.") from None
 
 
-def _note_what_is_not_ours(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
+def _known_fingerprints(run: Run) -> set[str | None]:
     ledger = run.ledger
     pending = ledger.pending.key if ledger.pending else None
-    known = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key} | {MAYBE, None}
+    return {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key} | {MAYBE, None}
+
+
+def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
+    # What somebody puts into a destination that has held a key of this rotation is not worth an outage.
+    current, known = run.ledger.current, _known_fingerprints(run)
+    permitted = {*rotation.overwrite, *(current.destinations if current else ())}
+    others = [
+        name
+        for name in rotation.destinations
+        if name not in permitted and fingerprints[name] not in known and not may_be_replaced(run.contents[name].value)
+    ]
+    if others:
+        raise ConfigurationError(
+            f"rotation.overwrite: {', '.join(others)} holds a value that is no OpenRouter key, and that the first key "
+            "would replace. Choose another destination, or name it in overwrite if that value may be lost. Nothing was "
+            "created."
+        )
+
+
+def _note_what_is_not_ours(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
+    ledger, known = run.ledger, _known_fingerprints(run)
     for name in rotation.destinations:
         if fingerprints[name] not in known and run.contents[name].value and not _to_be_adopted(run, rotation, name):
             run.note(f"{name} held a secret that this rotation did not make; it was replaced there and is not revoked.")

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from blocks.openrouter.keys import LimitReset
 
-_MARKER = re.compile(r" \[rotation ([a-z0-9-]+) run ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\]$")
+_MARKER = re.compile(r"\[rotation ([a-z0-9-]+) run ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\] ?")
 
 
 def marker(rotation: str, run_id: UUID) -> str:
@@ -22,9 +22,10 @@ def marker(rotation: str, run_id: UUID) -> str:
         run_id: The flow run's id, by which the dashboard finds the run.
 
     Returns:
-        The marker, which stands at the end of the key's name.
+        The marker, which stands at the beginning of the key's name: if OpenRouter cut the name, the user's part of it
+        would be lost and the marker would not. Earlier versions put it at the end.
     """
-    return f" [rotation {rotation} run {run_id}]"
+    return f"[rotation {rotation} run {run_id}]"
 
 
 def read_marker(key_name: str) -> tuple[str, UUID] | None:
@@ -34,9 +35,10 @@ def read_marker(key_name: str) -> tuple[str, UUID] | None:
         key_name: The key's name.
 
     Returns:
-        The rotation's name and the flow run's id, or `None` for a key that no rotation made.
+        The rotation's name and the flow run's id, wherever in the name they stand; `None` for a key that no rotation
+        made.
     """
-    found = _MARKER.search(key_name)
+    found = _find_marker(key_name)
     return (found[1], UUID(found[2])) if found else None
 
 
@@ -47,15 +49,40 @@ def without_marker(key_name: str) -> str:
         key_name: The key's name at OpenRouter.
 
     Returns:
-        What stands before the marker.
+        The rest of the name.
     """
-    return _MARKER.sub("", key_name)
+    found = _find_marker(key_name)
+    return f"{key_name[: found.start()]}{key_name[found.end() :]}".strip() if found else key_name
+
+
+def _find_marker(key_name: str) -> re.Match[str] | None:
+    # A user's own part may imitate a marker. A key with its marker at the beginning ends with the date.
+    found = list(_MARKER.finditer(key_name))
+    at_end = bool(found) and found[-1].end() == len(key_name)
+    return (found[-1] if at_end else found[0]) if found else None
 
 
 CUT = "..."
 """What stands in a label for the middle of the key."""
 KEY_PREFIX = "sk-or-"
 """How every key of OpenRouter begins."""
+
+
+NOT_YET_ROTATED = "not-yet-rotated"
+"""What a destination that cannot be empty, such as Prefect's `Secret`, holds before its first rotation."""
+
+
+def may_be_replaced(secret: SecretStr | None) -> bool:
+    """Say whether the first key of a rotation may take the place of what a destination holds.
+
+    Args:
+        secret: What a destination holds.
+
+    Returns:
+        Whether it is nothing, a placeholder, or some key of OpenRouter.
+    """
+    text = secret.get_secret_value().strip() if secret else ""
+    return text in ("", NOT_YET_ROTATED) or text.startswith(KEY_PREFIX)
 
 
 def label_agrees(label: str, secret: SecretStr | None) -> bool | None:

@@ -144,7 +144,7 @@ class Ledger(_Entry):
     def is_closed(self) -> bool:
         """Whether the rotation was removed and no key of it is left: the last term of a ledger, which stays."""
         return self.removed and self == Ledger(
-            removed=True, package=self.package, revision=self.revision, writer=self.writer
+            format=self.format, package=self.package, revision=self.revision, writer=self.writer, removed=True
         )
 
     def hashes(self) -> set[str]:
@@ -375,7 +375,7 @@ def parse_ledger(rotation: str, value: Any) -> Ledger:
     if isinstance(value, Mapping) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
         raise LedgerError(
             f"The ledger of rotation {rotation} was written by a newer version of this package"
-            f"{_version_in(value)}: upgrade this worker. Nothing was changed."
+            f"{_version_in(value)}, so nothing was changed: upgrade this worker."
         )
     try:
         return Ledger.model_validate(value)

@@ -7,7 +7,16 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from blocks.errors import ConfigurationError
 from blocks.redaction import redacted
@@ -16,9 +25,10 @@ from tasks.model.terms import Terms, Usd
 
 MAX_ROTATION_NAME = 60
 MAX_KEY_NAME = 200
-"""The longest name of a key at OpenRouter, marker included.
+"""The longest name of a key at OpenRouter, marker included: a guess.
 
-OpenRouter documents no limit for keys; this is the one that it documents for guardrails.
+OpenRouter documents no limit for keys; this is the one that it documents for guardrails. Should it cut a name earlier,
+the marker at the beginning survives, and `verify-key` refuses the key before anything is published.
 """
 MAX_DESTINATION_NAME = 250
 MAX_DESTINATION_NAMES = 1_000
@@ -218,6 +228,11 @@ class Rotation(BaseModel):
         description="Where consumers read the key: secret blocks, each as block-type-slug/block-name.",
         examples=[["secret/openrouter-api-key", "vault-secret/checkout"]],
     )
+    overwrite: list[str] = Field(
+        default=[],
+        title="Overwrite",
+        description="Those of the destinations whose present value is no OpenRouter key, and may be lost all the same.",
+    )
     overlap: Period = Field(
         default=timedelta(hours=24),
         title="Overlap",
@@ -263,6 +278,13 @@ class Rotation(BaseModel):
             raise ValueError("the same destination is named twice")
         return value
 
+    @field_validator("overwrite")
+    @classmethod
+    def _overwrite_names_destinations(cls, value: list[str], others: ValidationInfo) -> list[str]:
+        if not set(value) <= set(others.data.get("destinations", value)):
+            raise ValueError("each must be one of the rotation's destinations")
+        return value
+
     @field_validator("adopt")
     @classmethod
     def _adopt_is_hash(cls, value: str | None) -> str | None:
@@ -299,7 +321,7 @@ class Rotation(BaseModel):
 
     @model_validator(mode="after")
     def _key_name_fits(self) -> Self:
-        room = MAX_KEY_NAME - len(" 2000-01-01") - len(marker(self.name, UUID(int=0)))
+        room = MAX_KEY_NAME - len(marker(self.name, UUID(int=0))) - len("  2000-01-01")
         if len(self.key.name) > room:
             raise ValueError(f"key.name must not be longer than {room} characters, so that date and marker fit")
         return self
@@ -312,9 +334,9 @@ class Rotation(BaseModel):
             today: The current moment, UTC; its date becomes part of the name.
 
         Returns:
-            The user's name for it, the date, and the marker.
+            The marker, the user's name for it, and the date.
         """
-        return f"{self.key.name} {today:%Y-%m-%d}{marker(self.name, run_id)}"
+        return f"{marker(self.name, run_id)} {self.key.name} {today:%Y-%m-%d}"
 
 
 def check_switch(field: str, value: object) -> None:
@@ -331,9 +353,17 @@ def check_switch(field: str, value: object) -> None:
         raise ConfigurationError(f"{field}: it must be true or false. Nothing was changed.")
 
 
-def _shown(field: str) -> str:
-    """Spell a field's name for a message: a form sends ours, an API caller may send any text, even a key."""
-    return "".join(character for character in redacted(field) if character.isprintable())[:MAX_SHOWN_FIELD]
+def printable(text: str, longest: int) -> str:
+    """Spell a text that we did not choose for a message: on one line, cut, and without what looks like a secret.
+
+    Args:
+        text: Any text, even a key.
+        longest: How many characters of it are shown at most.
+
+    Returns:
+        The text for a message.
+    """
+    return "".join(character for character in redacted(text) if character.isprintable())[:longest]
 
 
 def parse_rotation(value: Any) -> Rotation:
@@ -352,6 +382,6 @@ def parse_rotation(value: Any) -> Rotation:
         return Rotation.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        field = ".".join(["rotation", *(_shown(str(part)) for part in first["loc"])])
+        field = ".".join(["rotation", *(printable(str(part), MAX_SHOWN_FIELD) for part in first["loc"])])
         sentence = first["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"{field}: {sentence}. Nothing was created.") from None

@@ -88,7 +88,7 @@ class World:
         """Make a block of a type, not stored yet, whose place is empty."""
         match slug:
             case "secret":
-                return Secret(value="placeholder")
+                return Secret(value="not-yet-rotated")
             case "vault-secret":
                 credentials = blocks.VaultCredentials(url=self.vault_url, auth=TokenAuth(token=vault.ROOT_TOKEN))
                 return blocks.VaultSecret(credentials=credentials, path=f"apps/app-{next(numbers)}")

@@ -47,7 +47,7 @@ async def rows(rotation: Rotation) -> list[dict[str, str]]:
 
 def orphan_of(world: World, rotation: Rotation, run_id: UUID) -> StoredKey:
     """A key that a run has left behind two hours ago."""
-    body = {"name": f"left behind{marker(rotation.name, run_id)}", "limit": 5}
+    body = {"name": f"{marker(rotation.name, run_id)} left behind", "limit": 5}
     key = world.openrouter.add_key(world.openrouter.accounts[0], body)
     key.created_at -= timedelta(hours=2)
     return key
@@ -72,7 +72,7 @@ async def test_an_audit_shows_what_it_finds_and_repairs_what_it_may(world: World
     repaired = await audit(rotation.connection, repair=True, return_state=True)
 
     assert found.is_failed()
-    assert str(found.message).startswith("1 finding needs a person, first: ")
+    assert str(found.message).startswith("Action required: 1 finding. First: ")
     assert [(row["finding"], row["key hash"], row["severity"]) for row in shown] == [
         (Kind.ORPHAN.value, orphan.hash, "warning")
     ]

@@ -136,7 +136,7 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
     await save_deployment(await read_deployment("example"), rotation, EVERY_MONTH, active=False)
     for _ in range(2):
         assert (await rotate(rotation, return_state=True)).is_completed()
-    names = ("audit", "change-settings", "restore-key", "emergency", "remove")
+    names = ("audit", "change-rotation", "restore-key", "emergency", "remove-rotation")
     page = [block for name in names for block in pages.read(f"how-to/{name}.md")]
     here = {"connection=openrouter": f"connection={rotation.connection}", "rotate/checkout": "rotate/example"}
 
@@ -152,11 +152,11 @@ async def test_the_commands_of_the_reference(page: str, world: World, tmp_path: 
     follow(page, world, tmp_path)
 
 
-async def test_rotations(world: World, tmp_path: Path) -> None:
+async def test_adding_a_rotation(world: World, tmp_path: Path) -> None:
     """What the page deploys is there."""
     shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
 
-    follow("how-to/rotations.md", world, tmp_path)
+    follow("how-to/add-rotation.md", world, tmp_path)
 
     async with get_client() as client:
         assert await client.read_deployment_by_name("retire/retire")

@@ -34,7 +34,7 @@ async def test_a_slot_whose_holder_is_not_at_work_is_taken_back(
 
     assert state.is_completed()
     assert page is not None
-    assert f"The slot {limit} was held by a run that is not at work any more" in str(page.data)
+    assert f"The slot {limit} was reclaimed: the run that held it is no longer running." in str(page.data)
 
 
 async def test_an_emergency_takes_a_leaked_slot_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

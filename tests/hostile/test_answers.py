@@ -239,6 +239,7 @@ CALLS: dict[str, Call] = {
     ),
     "guardrail_of": _openrouter("GET", "/assignments/keys$", lambda c, liars: c.guardrail_of(liars.key.hash)),
     "about_itself": _openrouter("GET", "/key$", lambda c, _: c.about_itself()),
+    "login_ends": _openrouter("GET", "/key$", lambda c, _: c.login_ends()),
     "current_key": _openrouter("GET", "/key$", lambda c, _: c.current_key(SecretStr(KEY))),
     "accepts": _openrouter(
         "GET",
@@ -285,6 +286,14 @@ CALLS: dict[str, Call] = {
         "GET",
         "/lookup-self",
         lambda block: block.credentials.token_ends(),
+        _403=UnauthorizedError,
+        another_shape_inside=None,
+        **{"403_of_a_proxy": UnauthorizedError},
+    ),
+    "Vault login_ends": _vault(
+        "GET",
+        "/lookup-self",
+        lambda block: block.login_ends(),
         _403=UnauthorizedError,
         another_shape_inside=None,
         **{"403_of_a_proxy": UnauthorizedError},

@@ -34,7 +34,7 @@ from tasks.audit.findings import Finding, Kind
 from tasks.audit.judge import SETTLED_AFTER
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
-from tasks.model.keys import read_marker, without_marker
+from tasks.model.keys import marker, read_marker, without_marker
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import KeySettings, Retirement, Rotation
 from tasks.steps import PLAIN, Steps
@@ -75,7 +75,7 @@ from tests.simulation.strategies import (
     retirements,
     runs,
 )
-from tests.simulation.watching import COUNTED, Watched
+from tests.simulation.watching import COUNTED, FOREIGN, Watched
 
 Planned = list[tuple[Aim, Fate]]
 """Which effects of a run are struck, and how."""
@@ -222,6 +222,7 @@ class Histories(Watched):
         """Somebody presses Retry on any run that there ever was."""
         index = which % len(self.runs)
         run = self.runs[index]
+        self.model.time += timedelta(seconds=1)
         self.runs[index] = Identity(run.id, run.first_started, run.attempt + 1, run.emergency)
         self.model.tell(f"run {run.id.int} is retried")
         ledger, keys = self.model.ledger("checkout"), set(self.model.keys)
@@ -235,6 +236,8 @@ class Histories(Watched):
         """A person asks what a run would do, and then starts one."""
         identity = self._identity(emergency=emergency, scheduled=scheduled)
         self.model.tell(f"a plan of run {self.numbers}{' (emergency)' * emergency}{' (scheduled)' * scheduled}")
+        if emergency:
+            self.model.settle()
         before, world = Before.of(self.model), self._everything()
         planned = play(run_plan(self.model, self.rotation, identity))
         self._after(planned.ended)
@@ -550,7 +553,7 @@ class Histories(Watched):
     @rule(name=st.sampled_from(sorted(PLACES)), which=nth)
     def edit_a_destination(self, name: str, which: int) -> None:
         """A person writes something else into a destination: anything, or a key that was there before."""
-        self._put_by_hand(name, nth_of(["a foreign secret", *filter(None, self.versions[name])], which))
+        self._put_by_hand(name, nth_of([FOREIGN, *filter(None, self.versions[name])], which))
 
     @rule(name=st.sampled_from(sorted(name for name, versioned in PLACES.items() if versioned)))
     def edit_another_field(self, name: str) -> None:
@@ -692,6 +695,12 @@ class Histories(Watched):
         self.rotation = self.rotation.model_copy(update=changes)
         self.model.deployments["checkout"] = self.rotation
 
+    @rule(names=destinations)
+    def permit_to_overwrite(self, names: list[str]) -> None:
+        """A person names the destinations whose values may be lost, and no others."""
+        self.model.tell(f"by hand: the rotation may overwrite {names}")
+        self._change(overwrite=names)
+
     @rule(retirement=retirements, minimum_age=minimum_ages)
     def change_the_policies(self, retirement: Retirement, minimum_age: timedelta) -> None:
         """A person changes how superseded keys end."""
@@ -708,6 +717,12 @@ class Histories(Watched):
     def openrouter_tells_the_last_use(self, tells: bool) -> None:
         """Keys made from now on show when they were used last, or do not."""
         self.model.tells_last_use = tells
+
+    @rule(longest=st.sampled_from([None, len(marker("checkout", UUID(int=0))) + 5]))
+    def openrouter_cuts_names(self, longest: int | None) -> None:
+        """OpenRouter stores less of a key's name than it is given, or all of it."""
+        self.model.tell(f"OpenRouter keeps {longest or 'all'} characters of a name")
+        self.model.longest_name = longest
 
     @rule(adopt=st.booleans())
     def adopt_or_not(self, adopt: bool) -> None:
@@ -786,12 +801,15 @@ class Histories(Watched):
         begun = len(self.model.story)
         self.model.late_effects_happen()
         self.model.revoked_accounts.clear()
+        self.model.longest_name = None
         for place in self.model.places.values():
             place.exists = True
-        # The person on call decides about what is still used, about a key to adopt that is gone, and about settings
-        # that nobody knows any more after a ledger was lost.
+        # The person on call decides about what is still used, about a key to adopt that is gone, about settings that
+        # nobody knows any more after a ledger was lost, and about values that are no keys.
         key = self.rotation.key.model_copy(update={"inherit": False})
-        self._change(retirement=Retirement(), minimum_age=timedelta(0), adopt=None, key=key)
+        self._change(
+            retirement=Retirement(), minimum_age=timedelta(0), adopt=None, key=key, overwrite=self.rotation.destinations
+        )
         self._clean_up_every_account()
         ended = self._rotate(self._identity())
         promise(ended.succeeded, f"I6: the run after quiet failed: {ended.error}")

@@ -218,6 +218,7 @@ class Model:
         self.events: list[dict[str, str]] = []
         self.tells_last_use = True
         self.validity_lag = timedelta(0)
+        self.longest_name: int | None = None
         self.late: list[LateEffect] = []
         self.story: list[str] = []
         self.fate: Callable[[str], Fate] = lambda _effect: Fate.WORKS
@@ -415,7 +416,7 @@ class ModelOpenRouter:
         key = ModelKey(
             hash=f"hash-{mark}",
             secret=f"sk-or-v1-{mark}",
-            request=request,
+            request=request.model_copy(update={"name": request.name[: model.longest_name]}),
             account=account,
             workspace=request.workspace_id or f"default-of-{account}",
             created_at=model.time,

@@ -37,6 +37,7 @@ import tasks.life.settings
 import tasks.model.decisions
 import tasks.publish
 import tasks.revoke
+import tasks.verify
 from blocks.errors import ServiceError
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.account_keys import KeyFilter
@@ -707,6 +708,22 @@ MUTANTS = [
         "_current",
         _current_unseen,
         ("rotate", "audit_after_the_ledger_was_lost", "change_the_rotation", "retire"),
+        SIMPLE,
+    ),
+    Mutant(
+        "any value is overwritten",
+        tasks.life.recover,
+        "_refuse_to_overwrite",
+        lambda *_: None,
+        ("rotate", "edit_a_destination", "permit_to_overwrite"),
+        SIMPLE,
+    ),
+    Mutant(
+        "a new key's name is not compared",
+        tasks.verify,
+        "names_agree",
+        lambda *_: True,
+        ("rotate", "openrouter_cuts_names"),
         SIMPLE,
     ),
     Mutant("nobody is told of anything", model.ModelWorld, "emit", nothing, ("rotate",), SIMPLE),

@@ -96,6 +96,7 @@ def check_new_key(model: Model, rotation: Rotation, before: Before) -> None:
     if current is None or current.hash in before.keys:
         return
     key, asked = model.keys[current.hash], rotation.key
+    promise(asked.name in key.request.name, "a key was published without its whole name")
     if current.budget is None:
         promise(key.request.limit == asked.limit_usd, "a new key has another limit")
     promise(key.request.limit_reset == asked.terms(model.time).limit_reset, "a new key's limit is reset otherwise")

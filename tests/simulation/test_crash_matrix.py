@@ -23,7 +23,7 @@ class Story:
         self.model = Model()
         self.model.places = {
             "vault-secret/checkout": Place(),
-            "secret/checkout": Place(checks_and_sets=False, versions=["placeholder"]),
+            "secret/checkout": Place(checks_and_sets=False, versions=["not-yet-rotated"]),
         }
         self.made: set[str] = set()
         self.serving: set[str] = set()

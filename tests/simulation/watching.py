@@ -23,6 +23,10 @@ COUNTED: Counter[str] = Counter()
 """What the histories of this process did, for the summary."""
 
 
+FOREIGN = "postgresql://user:password@db/checkout"
+"""What somebody else keeps in a destination: no key of OpenRouter."""
+
+
 class Watched(RuleBasedStateMachine):
     """A world with one rotation in it, and the promises that hold after every effect."""
 
@@ -92,6 +96,11 @@ class Watched(RuleBasedStateMachine):
         if self.taken_away or name not in self.rotation.destinations:
             # Nothing keeps a write of long ago out of a destination that no rotation has any more.
             return
+        seen, current = self.versions[name], self.last_ledger.current
+        permitted = {*self.rotation.overwrite, *(current.destinations if current else ())}
+        # Nothing keeps a write of long ago from replacing what was put there since.
+        lost = seen and seen[-1] == FOREIGN and name not in permitted and not effect.startswith("late")
+        promise(not lost, f"{name} lost a value that is no key and that nobody has given up, by: {effect}")
         promise(self.model.serves(place.content), f"I1: {name} was given what is no working key by: {effect}")
         self.serving.add(name)
         wanted = self.rotation.key.guardrail_id

@@ -38,7 +38,7 @@ def marked(life: Life, run_id: UUID | None = None, rotation: str = "checkout", *
     """A key with a marker that no ledger explains; its run is known here unless it is named."""
     if run_id is None:
         life.runs.add(run_id := uuid4())
-    name = f"left behind{marker(rotation, run_id)}"
+    name = f"{marker(rotation, run_id)} left behind"
     return life.openrouter.add_key(life.openrouter.accounts[0], {"name": name, "limit": 5, **fields})
 
 
@@ -82,7 +82,7 @@ async def test_a_healthy_rotation_has_no_finding(life: Life) -> None:
     assert report.findings == ()
     assert report.counts is not None
     assert (report.counts.seen, report.counts.of_rotations) == (2, 2)
-    assert as_sentence(report).startswith("Nothing needs a person: 2 keys seen, 2 of rotations")
+    assert as_sentence(report).startswith("2 keys checked: 2 managed, 0 unrecorded, 0 unmanaged. No notices.")
 
 
 async def test_every_workspace_is_looked_at(life: Life) -> None:
@@ -576,7 +576,7 @@ async def test_repair_stops_where_another_run_takes_over(life: Life, monkeypatch
 
     monkeypatch.setattr(life, "opened", opened_and_lost)
 
-    await keeps(life, key, "It was not repaired: Another run of rotation checkout has taken over")
+    await keeps(life, key, "It was not repaired: Another run")
 
 
 async def test_repair_keeps_an_orphan_that_cannot_be_looked_at_again(life: Life) -> None:
@@ -664,8 +664,8 @@ async def test_the_table_holds_no_secret_and_says_what_to_do(life: Life) -> None
     shown = f"{as_table(report)} {as_description(report, 'run-1')} {life.events}"
 
     assert "Audit with repair" in shown
-    assert "By flow run: run-1" in shown
-    assert "Keys seen: 2" in shown
+    assert "Flow run: run-1" in shown
+    assert "Keys checked: 2" in shown
     assert not any(secret in shown for secret in life.openrouter.secrets)
 
 
@@ -680,7 +680,7 @@ def test_an_audit_without_findings_says_so_in_its_table() -> None:
     """An empty table could be taken for an audit that did not run."""
     (row,) = as_table(Report("openrouter", Life().time, None, ()))
 
-    assert row["what"] == "Everything agrees."
+    assert row["details"] == "No findings."
 
 
 @pytest.mark.parametrize(
@@ -747,7 +747,7 @@ async def test_the_table_says_how_many_findings_it_does_not_show() -> None:
     rows = as_table(Report("openrouter", Life().time, None, findings))
 
     assert len(rows) == MAX_ROWS + 1
-    assert rows[-1]["what"] == "7 more findings are not shown."
+    assert rows[-1]["details"] == "7 more findings are not shown."
 
 
 async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -867,7 +867,7 @@ def keys_of_an_account(count: int) -> Iterator[ApiKey]:
     shown.seed_keys(1)
     key = shown.show(next(iter(shown.keys.values())))
     for number in range(count):
-        name = f"elsewhere{marker('checkout', uuid4())}" if number % 2 else "by hand"
+        name = f"{marker('checkout', uuid4())} elsewhere" if number % 2 else "by hand"
         yield ApiKey.model_validate({**key, "hash": f"{number:064d}", "name": name})
 
 

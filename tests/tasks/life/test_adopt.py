@@ -120,7 +120,7 @@ async def test_what_cannot_be_adopted_is_refused_before_anything_is_created(life
     account = life.openrouter.accounts[0]
     if case == "another account's":
         account = life.openrouter.add_account("sk-or-v1-another")
-    name = f"x{marker('other', next(iter(life.runs), __import__('uuid').uuid4()))}" if "rotation" in case else "by hand"
+    name = f"{marker('other', next(iter(life.runs), __import__('uuid').uuid4()))}x" if "rotation" in case else "by hand"
     former = life.openrouter.add_key(account, {"name": name})
     if case.startswith("the destination"):
         await publish(life, existing(life).secret)

@@ -35,4 +35,4 @@ async def test_a_retry_of_a_finished_run_tells_of_the_one_that_is_not(life: Life
 
     said = await life.rotate(run_id=first, attempt=2)
 
-    assert f"run {second} has begun another rotation, which is not finished" in said
+    assert f"the later rotation by run {second} is unfinished" in said

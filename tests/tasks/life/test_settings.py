@@ -149,7 +149,7 @@ async def test_apply_settings_changes_the_current_key_and_makes_none(life: Life)
     assert (shown.limit, shown.limit_reset, shown.include_byok_in_limit) == (75, "daily", True)
     assert await guardrail_of(life) == rail
     assert len(life.openrouter.created) == 1
-    assert message.startswith("Changed guardrail_id, include_byok_in_limit, limit, limit_reset at the key")
+    assert message.startswith("Changed guardrail_id, include_byok_in_limit, limit, limit_reset of the key")
 
 
 async def test_apply_settings_takes_a_guardrail_away(life: Life) -> None:
@@ -239,7 +239,7 @@ async def test_nothing_is_inherited_from_a_key_that_nobody_holds(life: Life) -> 
     life.change(key={"limit_usd": None, "limit_reset": "none", "inherit": True})
     await life.rotate()
     life.store.value = None
-    await life.block.write_secret(b"by hand")
+    await life.block.write_secret(b"sk-or-v1-by-hand")
 
     sentence = await life.failure(life.rotate())
 

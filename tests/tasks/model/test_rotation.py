@@ -14,7 +14,7 @@ from prefect.utilities.callables import parameter_schema
 
 from blocks.errors import ConfigurationError
 from flows import rotate
-from tasks.model.keys import read_marker
+from tasks.model.keys import marker, read_marker, without_marker
 from tasks.model.rotation import MAX_KEY_NAME, Rotation, parse_rotation
 
 TODAY = datetime(2026, 12, 1, 23, 59, tzinfo=UTC)
@@ -102,7 +102,7 @@ def test_the_keys_name_tells_a_person_where_it_comes_from() -> None:
 
     name = parse_rotation(filled_in()).key_name(run_id, TODAY)
 
-    assert name == "checkout 2026-12-01 [rotation checkout run 0c9c1f0e-0000-4000-8000-000000000001]"
+    assert name == "[rotation checkout run 0c9c1f0e-0000-4000-8000-000000000001] checkout 2026-12-01"
 
 
 @given(st.text(min_size=1, max_size=80).filter(lambda text: text.strip() and text.isprintable()))
@@ -114,6 +114,34 @@ def test_a_marker_is_found_again_whatever_the_user_calls_the_key(name: str) -> N
 
     assert read_marker(key_name) == ("checkout", run_id)
     assert len(key_name) <= MAX_KEY_NAME
+
+
+@given(st.text(min_size=1, max_size=80).filter(lambda text: text.strip() and text.isprintable()), st.booleans())
+def test_a_cut_at_the_end_leaves_the_marker(name: str, imitates: bool) -> None:
+    """Whatever OpenRouter cut off a name, the key is found again as long as its marker fits."""
+    run_id, other = uuid4(), marker("other", uuid4())
+    key_name = parse_rotation(filled_in(key__name=f"{other} {name}"[:80] if imitates else name)).key_name(run_id, TODAY)
+
+    cut = key_name[: len(marker("checkout", run_id)) + 5]
+
+    assert read_marker(cut) == ("checkout", run_id)
+
+
+def test_the_marker_of_an_earlier_version_is_read_at_the_end() -> None:
+    """Keys that were made before the marker moved to the beginning are found as ever, an imitation or not."""
+    run_id, other = uuid4(), uuid4()
+    name = f"{marker('other', other)} my key 2026-12-01 {marker('checkout', run_id)}"
+
+    assert read_marker(name) == ("checkout", run_id)
+    assert without_marker(name) == f"{marker('other', other)} my key 2026-12-01"
+
+
+def test_a_name_without_its_marker_is_the_users() -> None:
+    """What is left of a key's name is what the user called it, with the date."""
+    name = parse_rotation(filled_in()).key_name(uuid4(), TODAY)
+
+    assert without_marker(name) == "checkout 2026-12-01"
+    assert without_marker("by hand") == "by hand"
 
 
 @pytest.mark.parametrize("name", ["my key", "", "[rotation checkout run 1]", "x [rotation checkout run ] y"])

@@ -1,0 +1,106 @@
+"""What a destination holds before its first rotation: what is no key is not lost without being asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from blocks.errors import ConfigurationError
+from sandbox.server import Fault
+from tasks.life.plan import plan
+from tasks.model.keys import may_be_replaced
+from tasks.model.rotation import parse_rotation
+from tests.tasks.conftest import Life
+
+DATABASE = "postgresql://checkout:hunter2@db/checkout"
+PLACE = "vault-secret/checkout"
+
+
+async def hold(life: Life, value: str) -> None:
+    """Somebody keeps a value in the destination."""
+    await life.block.write_secret(value.encode())
+
+
+@pytest.mark.parametrize("emergency", [False, True])
+async def test_a_value_that_is_no_key_is_refused_before_anything_is_created(life: Life, emergency: bool) -> None:
+    """Given a database's URL, the first rotation names destination and field, shows no value, and changes nothing."""
+    await hold(life, DATABASE)
+    before = life.everything()
+
+    sentence = await life.failure(life.rotate(emergency=emergency))
+
+    assert sentence.startswith(f"rotation.overwrite: {PLACE} holds a value that is no OpenRouter key")
+    assert "hunter2" not in sentence
+    assert life.everything() == before
+
+
+async def test_a_plan_says_what_would_be_refused(life: Life) -> None:
+    """Given a value that is no key, the plan fails as the run would."""
+    await hold(life, DATABASE)
+    run = life.open()
+
+    sentence = await life.failure(plan(run, life.rotation))
+
+    assert PLACE in sentence
+
+
+async def test_a_value_that_may_be_lost_is_replaced(life: Life) -> None:
+    """Given that `overwrite` names the destination, the first rotation publishes there."""
+    await hold(life, DATABASE)
+    life.change(overwrite=[PLACE])
+
+    await life.rotate()
+
+    assert life.openrouter.is_live(life.in_vault())
+
+
+@pytest.mark.parametrize("value", [" ", "not-yet-rotated", "not-yet-rotated\n", "sk-or-v1-made-by-hand"])
+async def test_a_placeholder_or_another_key_is_replaced_without_asking(life: Life, value: str) -> None:
+    """Given nothing, the documented placeholder, or a key of OpenRouter, the first rotation publishes there."""
+    await hold(life, value)
+
+    await life.rotate()
+
+    assert life.openrouter.is_live(life.in_vault())
+
+
+async def test_a_destination_of_the_rotation_is_healed_whatever_somebody_has_put_there(life: Life) -> None:
+    """Given a destination that has held a key of this rotation, the next rotation brings the key back."""
+    await life.rotate()
+    await hold(life, DATABASE)
+
+    await life.rotate()
+
+    assert life.openrouter.is_live(life.in_vault())
+
+
+async def test_a_half_published_rotation_does_not_make_a_value_ones_own(life: Life) -> None:
+    """Given a first run that failed before it published, what somebody has put there since is refused."""
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body={"error": {"code": 418}}))
+    await life.failure(life.rotate())
+    life.app.state.faults.clear()
+    await hold(life, DATABASE)
+
+    sentence = await life.failure(life.rotate())
+
+    assert PLACE in sentence
+    assert life.in_vault() == DATABASE
+
+
+@pytest.mark.parametrize(
+    ("value", "may_be"),
+    [(None, True), ("", True), ("not-yet-rotated", True), ("sk-or-v1-x", True), ("sk-live-x", False), ("5", False)],
+)
+def test_what_may_be_replaced(value: str | None, may_be: bool) -> None:
+    """Nothing, the placeholder, and whatever begins as a key of OpenRouter does."""
+    assert may_be_replaced(None if value is None else SecretStr(value)) is may_be
+
+
+def test_overwrite_names_destinations_only() -> None:
+    """A name that is no destination is refused, because it can only be a mistake."""
+    fields: dict[str, Any] = {"name": "a", "connection": "b", "key": {"name": "c"}, "destinations": [PLACE]}
+
+    with pytest.raises(ConfigurationError, match=r"^rotation\.overwrite: each must be one of"):
+        parse_rotation({**fields, "overwrite": ["vault-secret/chekout"]})
