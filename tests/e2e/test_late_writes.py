@@ -49,7 +49,9 @@ def writes_of_the_ledger(outage: Outage) -> list[Request]:
     [("vault-secret", LEDGER, 1), ("secret", SECRET, 0), ("secret", LEDGER, 3)],
     ids=["that writes down which key was created", "to the secret", "that makes the key the current one"],
 )
-@pytest.mark.parametrize("commits", [False, True], ids=["lost", "committed"])
+@pytest.mark.parametrize(
+    "commits", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["lost", "committed"]
+)
 async def test_a_run_that_is_overtaken_while_its_write_is_refused_says_so_and_does_no_harm(
     world: World, store: str, first: str, skip: int, commits: bool
 ) -> None:
