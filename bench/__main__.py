@@ -1,4 +1,4 @@
-"""Measure a rotation against what it stands on, and print a table."""
+"""Measure rotations against Prefect itself, and print a table."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from rich.table import Table
 from starlette.applications import Starlette
 
 from sandbox import infisical, openrouter, vault
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import Stack
+from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.world.deployments import schedule_of
 
 PAIRS = 15
@@ -31,15 +33,15 @@ REQUESTS_PER_SECOND = 50
 CACHE_SECONDS = 1.0
 OVERVIEW_ROTATIONS = 500
 OVERVIEW_SETTLE_SECONDS = 20.0
-"""How long Prefect's scheduler may take to schedule the runs of that many deployments."""
+"""The time allowed for Prefect's scheduler to schedule the runs of that many deployments."""
 
 
 @dataclass
 class Bench:
-    """Everything that is measured against."""
+    """The setup of the measurements, and their results."""
 
     stack: Stack
-    sandbox: openrouter.OpenRouterSandbox
+    sandbox: OpenRouterSandbox
     openrouter_app: Starlette
     openrouter_url: str
     vault_app: Starlette
@@ -48,14 +50,14 @@ class Bench:
     missed: list[str] = field(default_factory=list)
 
     def row(self, what: str, found: str, aim: str, *, met: bool) -> None:
-        """Add a line to the table."""
+        """Add a row to the table."""
         self.table.add_row(what, found, aim, "[green]yes[/]" if met else "[red]no[/]")
         if not met:
             self.missed.append(what)
 
 
 def rotation(name: str, *destinations: str, overlap: timedelta = timedelta(hours=1)) -> Any:
-    """A rotation of the bench."""
+    """Return a rotation for the benchmark."""
     from flows import KeySettings, Rotation
 
     return Rotation(
@@ -68,7 +70,7 @@ def rotation(name: str, *destinations: str, overlap: timedelta = timedelta(hours
 
 
 async def timed(run: Callable[[], Awaitable[Any]]) -> float:
-    """Run something and say how long it took, in seconds."""
+    """Run a flow and return its duration in seconds."""
     begun = time.perf_counter()
     state = await run()
     seconds = time.perf_counter() - begun
@@ -77,7 +79,7 @@ async def timed(run: Callable[[], Awaitable[Any]]) -> float:
 
 
 async def wall_time(bench: Bench) -> None:
-    """A rotation against a flow with as many empty tasks, taken in turns on the same server."""
+    """Compare a rotation with a flow of as many empty tasks, alternating on the same server."""
     from prefect import flow, task
     from prefect.blocks.system import Secret
 
@@ -107,7 +109,7 @@ async def wall_time(bench: Bench) -> None:
 
 
 async def calls(bench: Bench) -> None:
-    """OpenRouter calls in a small and in a large account, and calls per destination."""
+    """Count the calls to OpenRouter in a small and in a large account, and the calls per destination."""
     from flows import rotate
 
     destinations = await three_destinations(bench)
@@ -131,14 +133,14 @@ async def calls(bench: Bench) -> None:
 
 
 async def three_destinations(bench: Bench) -> list[str]:
-    """Make a Prefect secret, a Vault secret and an Infisical secret."""
+    """Create a Prefect secret, a Vault secret and an Infisical secret."""
     from prefect.blocks.system import Secret
 
     import blocks
     from blocks.vault.auth import TokenAuth
 
     await Secret(value="not-yet-rotated").asave("bench", overwrite=True)
-    credentials = blocks.VaultCredentials(url=bench.vault_app.state.url, auth=TokenAuth(token=vault.ROOT_TOKEN))
+    credentials = blocks.VaultCredentials(url=bench.vault_app.state.url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path="bench").asave("bench", overwrite=True)
     identity = blocks.InfisicalCredentials(
         host=bench.infisical_app.state.url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET
@@ -151,7 +153,7 @@ async def three_destinations(bench: Bench) -> list[str]:
 
 
 async def under_load(bench: Bench) -> None:
-    """A consumer at a steady rate over many rotations with an overlap."""
+    """Count failed requests of a consumer at a constant rate, over many rotations with an overlap."""
     from prefect.blocks.system import Secret
 
     from flows import retire, rotate
@@ -173,7 +175,7 @@ async def under_load(bench: Bench) -> None:
 
 
 async def consume(bench: Bench, secret_name: str, answers: list[int]) -> None:
-    """Send requests at a steady rate with the key that the secret holds, cached for a while."""
+    """Send requests at a constant rate with the secret's key, cached for a while."""
     from prefect.blocks.system import Secret
 
     body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
@@ -191,7 +193,7 @@ async def consume(bench: Bench, secret_name: str, answers: list[int]) -> None:
 
 
 async def emergency(bench: Bench) -> None:
-    """From pressing Run in an emergency to the old key being dead, the worker's poll included."""
+    """Measure the time from starting an emergency run to the deletion of the old key, worker polling included."""
     from prefect import get_client
     from prefect.blocks.system import Secret
 
@@ -211,11 +213,13 @@ async def emergency(bench: Bench) -> None:
         while bench.sandbox.is_live(old) and time.perf_counter() - begun < 60:  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(0.02)
     seconds = time.perf_counter() - begun
-    bench.row("emergency: from Run to the old key's death", f"{seconds:.1f} s", "at most 10 s", met=seconds <= 10)
+    bench.row(
+        "emergency: from Run to the deletion of the old key", f"{seconds:.1f} s", "at most 10 s", met=seconds <= 10
+    )
 
 
 async def overview(bench: Bench) -> None:
-    """The overview of many rotations, each with a ledger, three scheduled runs and an ended one."""
+    """Measure the overview of many rotations, each with a ledger, three scheduled runs and an ended one."""
     from prefect import get_client
     from prefect.client.schemas.actions import VariableCreate
     from prefect.context import AsyncClientContext
@@ -258,7 +262,7 @@ async def overview(bench: Bench) -> None:
 
 
 def a_ledger(now: datetime) -> dict[str, Any]:
-    """A ledger with a current and a superseded key."""
+    """Return a ledger with a current and a superseded key."""
     key = {"fingerprint": "0" * 16, "made_by": str(UUID(int=0)), "connection": CONNECTION}
     return {
         "current": {
@@ -277,7 +281,7 @@ def a_ledger(now: datetime) -> dict[str, Any]:
 
 async def measure(bench: Bench) -> None:
     """Take all measurements."""
-    await prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), bench.openrouter_url)
+    await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), bench.openrouter_url)
     for part in (wall_time, calls, under_load, overview):
         await part(bench)
     bench.stack.cli("deploy", "--all", "--no-prompt")
@@ -287,14 +291,14 @@ async def measure(bench: Bench) -> None:
 
 
 def main() -> int:
-    """Run the bench and print its table.
+    """Run the benchmark and print its table.
 
     Returns:
-        0 if every aim was met.
+        The exit code: 0 if every target was met, 1 otherwise.
     """
     console = Console()
     table = Table("what", "measured", "aim", "met", title="Rotations, measured")
-    sandbox = openrouter.OpenRouterSandbox()
+    sandbox = OpenRouterSandbox()
     apps = openrouter.create_app(sandbox), vault.create_app(), infisical.create_app()
     with ExitStack() as open_, Stack() as stack, stack.as_client():
         urls = [open_.enter_context(running(app)) for app in apps]

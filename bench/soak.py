@@ -1,4 +1,4 @@
-"""Rotate for a long time under faults, with a consumer per rotation: `make soak`."""
+"""Rotate for a long time with injected faults and a consumer per rotation: `make soak`."""
 
 from __future__ import annotations
 
@@ -30,35 +30,37 @@ from starlette.applications import Starlette
 
 from bench.__main__ import rotation
 from sandbox import infisical, openrouter, vault
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import Fault, running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
+from sandbox.vault_tokens import ROOT_TOKEN
 
 OVERLAP = timedelta(seconds=12)
 CACHE_SECONDS = 3.0
-"""How long a consumer keeps a key; far below the overlap."""
+"""How long a consumer caches a key; far below the overlap."""
 REQUESTS_PER_SECOND = 2
 FAULTS = 0.05
 CALLS = r"/keys|/key$|/v1/secret|/raw/|/login"
-"""The calls that faults strike: everything that a rotation does, nothing that a consumer does."""
+"""The calls with injected faults: those of rotations, not those of consumers."""
 PREFECT_CALLS = re.compile(r"/api/.*(variables|block_documents|create_flow_run)")
-"""The calls to Prefect's API that faults strike: ledger, blocks and scheduled retirements, not the engine's own."""
+"""The calls to Prefect's API with injected faults: ledger, blocks and scheduled retirements, not the engine's own."""
 KINDS = ("secret", "vault-secret", "infisical-secret")
 POINTS = 20
-"""How often memory and sockets are measured."""
+"""The number of measurements of memory and sockets."""
 MEMORY_TOLERANCE = 0.10
-"""How much more memory the last quarter of the points may show than the first quarter, by their medians."""
+"""The allowed growth of memory from the first to the last quarter of the measurements, by their medians."""
 SOCKETS_TOLERANCE = 10
-"""How many more sockets; readers come and go, so that two points are never quite alike."""
+"""The allowed growth of open sockets, whose number varies with the readers."""
 
 is_consumer: ContextVar[bool] = ContextVar("is_consumer", default=False)
 
 
 @dataclass
 class Soak:
-    """What a long run is made of, and what it found."""
+    """The setup of a soak test, and its results."""
 
-    sandbox: openrouter.OpenRouterSandbox
+    sandbox: OpenRouterSandbox
     apps: list[Starlette]
     urls: list[str]
     names: int
@@ -70,18 +72,18 @@ class Soak:
 
 
 def own_memory_mb() -> float:
-    """Say how much memory this process holds, in MB."""
+    """Return the resident memory of this process in MB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def own_sockets() -> int:
-    """Count this process's open sockets."""
+    """Return the number of open sockets of this process."""
     links = (entry.readlink() for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
     return sum(str(link).startswith("socket:") for link in links)
 
 
 def switch_faults_on(soak: Soak) -> None:
-    """Let one call in twenty fail: half of them before it takes effect, half after."""
+    """Make one call in twenty fail: half of them before they take effect, half after."""
     soak.prefect_fails = True
     for app in soak.apps:
         app.state.faults.add(Fault("before", path=CALLS, status=503, body="{}", probability=FAULTS / 2))
@@ -90,12 +92,12 @@ def switch_faults_on(soak: Soak) -> None:
 
 @contextmanager
 def prefect_between(soak: Soak) -> Iterator[None]:
-    """Stand between this process and Prefect's API, and let one call in twenty fail while that is switched on.
+    """Make one call in twenty to Prefect's API fail while `soak.prefect_fails` is set.
 
-    A call fails with 500, the one status that Prefect's client does not repeat by itself: half of them before it takes
-    effect, half after.
+    Calls fail with 500, the one status that Prefect's client does not retry: half of them before they take effect, half
+    after.
     """
-    random = Random(0)  # noqa: S311 - chance that can be repeated
+    random = Random(0)  # noqa: S311 - reproducible
     send = httpx.AsyncHTTPTransport.handle_async_request
 
     async def handle(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
@@ -115,11 +117,7 @@ def prefect_between(soak: Soak) -> Iterator[None]:
 
 
 async def make_destinations(soak: Soak) -> dict[str, Any]:
-    """Make a destination for each rotation, of each kind in turn.
-
-    Returns:
-        The rotations by name.
-    """
+    """Create a destination for each rotation, alternating the kinds, and return the rotations by name."""
     from prefect.blocks.system import Secret
 
     import blocks
@@ -131,7 +129,7 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
         if kind == "secret":
             await Secret(value="not-yet-rotated").asave(name, overwrite=True)
         elif kind == "vault-secret":
-            login = blocks.VaultCredentials(url=soak.urls[1], auth=TokenAuth(token=vault.ROOT_TOKEN))
+            login = blocks.VaultCredentials(url=soak.urls[1], auth=TokenAuth(token=ROOT_TOKEN))
             await blocks.VaultSecret(credentials=login, path=name).asave(name, overwrite=True)
         else:
             identity = blocks.InfisicalCredentials(
@@ -144,7 +142,7 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
 
 
 async def read_secret(subject: Any) -> str:
-    """Read a rotation's key as an application does, without the faults that strike rotations."""
+    """Read a rotation's key as an application does, without injected faults."""
     from tasks.world.destinations import open_destination
 
     destination = await open_destination(subject.destinations[0])
@@ -156,7 +154,7 @@ async def read_secret(subject: Any) -> str:
 
 
 async def consume(soak: Soak, subject: Any) -> None:
-    """Call the API with the rotation's key for ever, the key cached for a moment."""
+    """Call the API continuously with the rotation's key, cached for `CACHE_SECONDS`."""
     is_consumer.set(True)
     body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
     read_at, key = float("-inf"), ""
@@ -171,18 +169,14 @@ async def consume(soak: Soak, subject: Any) -> None:
 
 
 async def soak_through(soak: Soak, runs: int, console: Console) -> dict[str, Any]:
-    """Rotate again and again, one name after the other.
-
-    Returns:
-        The rotations by name.
-    """
+    """Rotate the names in turn, `runs` times, and return the rotations by name."""
     from prefect import get_client
 
     from flows import retire, rotate
 
-    await prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), f"{soak.urls[0]}/api/v1")
+    await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), f"{soak.urls[0]}/api/v1")
     async with get_client() as client:
-        # Scheduled for each superseded key, and run by nobody: the next rotation revokes it as well.
+        # Scheduled for each superseded key, but never run: the next rotation also revokes the key.
         await client.create_deployment(await client.create_flow(retire), "retire")
     rotations = await make_destinations(soak)
     for subject in rotations.values():
@@ -203,7 +197,7 @@ async def soak_through(soak: Soak, runs: int, console: Console) -> dict[str, Any
 
 
 def observe(soak: Soak, number: int) -> None:
-    """Write memory and sockets down."""
+    """Record memory and sockets."""
     for app in soak.apps:
         app.state.requests.clear()
     gc.collect()
@@ -211,11 +205,7 @@ def observe(soak: Soak, number: int) -> None:
 
 
 async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
-    """Switch the faults off, let every rotation run twice more, and compare ledger, destination and OpenRouter.
-
-    Returns:
-        What does not agree.
-    """
+    """Stop the faults, run every rotation twice, and return the differences of ledger, destination and OpenRouter."""
     from flows import rotate
     from tasks.model.keys import fingerprint
     from tasks.world.ledgers import read_ledger
@@ -239,11 +229,7 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
 
 
 def growth(soak: Soak) -> tuple[float, float]:
-    """Compare the first quarter of the measuring points with the last quarter, by their medians.
-
-    Returns:
-        How much memory has grown, as a part of what it was, and how many sockets have been added.
-    """
+    """Return the relative growth of memory and the growth of sockets from the first to the last quarter, by medians."""
     quarter = max(1, len(soak.rows) // 4)
     first, last = soak.rows[:quarter], soak.rows[-quarter:]
     memory, sockets = ([statistics.median(row[column] for row in part) for part in (first, last)] for column in (1, 2))
@@ -251,11 +237,7 @@ def growth(soak: Soak) -> tuple[float, float]:
 
 
 def show(soak: Soak, wrong: list[str], seconds: float, console: Console) -> bool:
-    """Print the table.
-
-    Returns:
-        Whether nothing failed, nothing is left over, and memory and sockets have stayed flat.
-    """
+    """Print the table, and return whether no request failed, nothing is left over, and nothing has leaked."""
     failed = sum(count for status, count in soak.answers.items() if status != httpx.codes.OK)
     memory, sockets = growth(soak)
     table = Table("what", "number", "aim", title="Soak")
@@ -281,16 +263,16 @@ def show(soak: Soak, wrong: list[str], seconds: float, console: Console) -> bool
 
 
 def main() -> int:
-    """Soak and show.
+    """Run the soak test and print its table.
 
     Returns:
-        0 if no request failed, nothing is left over, and memory and sockets have stayed flat.
+        The exit code: 0 if no request failed, nothing is left over, and nothing has leaked; 1 otherwise.
     """
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--runs", type=int, default=2_000)
     parser.add_argument("--names", type=int, default=20)
     chosen, console, begun = parser.parse_args(), Console(), time.monotonic()
-    sandbox = openrouter.OpenRouterSandbox()
+    sandbox = OpenRouterSandbox()
     apps = [openrouter.create_app(sandbox), vault.create_app(), infisical.create_app()]
     with ExitStack() as open_, Stack() as stack, stack.as_client():
         logging.disable(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Prefect blocks that hold the management credentials and name the destinations of API keys."""
+"""Prefect blocks for the management credentials and the destinations of API keys."""
 
 from prefect.blocks.core import Block
 
@@ -15,7 +15,7 @@ BLOCKS: tuple[type[Block], ...] = (
     InfisicalCredentials,
     InfisicalSecret,
 )
-"""Every block type of this project, as it is registered with a server."""
+"""The block types to register with a Prefect server."""
 
 __all__ = [
     "BLOCKS",

@@ -1,4 +1,4 @@
-"""What can go wrong, said for the person on call.
+"""The errors of this project, written for the engineer on call.
 
 ```
 KeyRotationError
@@ -21,19 +21,19 @@ KeyRotationError
     └── UnexpectedAnswerError an answer that is not what the service documents
 ```
 
-Every message is one sentence or two, written by us: no answer's body, no URL with a query and no secret is ever part of
-it, so that it may stand in a state message, a log line and an event.
+Every message is one or two sentences of our own. It never includes a response body, a URL with a query or a secret, so
+it is safe in a state message, a log line and an event.
 """
 
 from __future__ import annotations
 
 
 class KeyRotationError(Exception):
-    """The root of this project's errors; its text is safe to show and to store."""
+    """Base class of this project's errors; the text is safe to show and to store."""
 
 
 class ConfigurationError(KeyRotationError):
-    """Something that a person filled in cannot work; the message names the field, and nothing was created."""
+    """Invalid input; the message names the field, and nothing was created."""
 
 
 class MissingBlockError(ConfigurationError):
@@ -41,15 +41,15 @@ class MissingBlockError(ConfigurationError):
 
 
 class PlaceLostError(KeyRotationError):
-    """Another run of the same rotation has taken over; this run stopped before its next write."""
+    """Another run of the same rotation took over; this run stopped before its next write."""
 
 
 class LedgerError(KeyRotationError):
-    """The ledger cannot be read, cannot be written, or the next entry would not fit."""
+    """The ledger cannot be read or written, or the next entry would not fit."""
 
 
 class VerificationError(KeyRotationError):
-    """The new key was not accepted in time, or its settings differ from those asked for."""
+    """The new key was not accepted in time, or its settings differ from the requested ones."""
 
 
 class DestinationError(KeyRotationError):
@@ -60,12 +60,12 @@ class ServiceError(KeyRotationError):
     """A call to another service failed.
 
     Args:
-        message: One sentence for the person on call.
-        outcome_unknown: Whether the call may have taken effect all the same. `False` only where the service has
-            said, or the network has shown, that it did not.
-        retryable: Whether the same call may succeed a little later.
-        retry_after: The seconds that the service asked to wait, if it did.
-        status: The HTTP status of the answer, if there was one.
+        message: One sentence for the engineer on call.
+        outcome_unknown: Whether the call may have taken effect. `False` only if the service or the network has
+            confirmed that it did not.
+        retryable: Whether the same call may succeed later.
+        retry_after: The seconds that the service asked to wait, if any.
+        status: The HTTP status of the response, if any.
     """
 
     outcome_unknown = False
@@ -101,19 +101,19 @@ class UnauthorizedError(ServiceError):
 
 
 class ForbiddenError(ServiceError):
-    """The credential is accepted but may not do this (403)."""
+    """The credential is valid, but lacks the permission (403)."""
 
 
 class NotFoundError(ServiceError):
-    """What was asked for does not exist (404)."""
+    """The requested object does not exist (404)."""
 
 
 class ConflictError(ServiceError):
-    """Somebody else changed it first (409, or a check-and-set that did not match)."""
+    """Someone else changed it first (409, or a check-and-set mismatch)."""
 
 
 class RejectedError(ServiceError):
-    """The service refused the request as it stands (any other 4xx)."""
+    """The service rejected the request (any other 4xx)."""
 
 
 class RateLimitedError(ServiceError):
@@ -123,7 +123,7 @@ class RateLimitedError(ServiceError):
 
 
 class UnavailableError(ServiceError):
-    """The service cannot answer now (5xx, or a sealed Vault)."""
+    """The service is unavailable (5xx, or a sealed Vault)."""
 
     outcome_unknown = True
     retryable = True
@@ -134,7 +134,7 @@ class OtherAccountError(ServiceError):
 
 
 class UnexpectedAnswerError(ServiceError):
-    """The answer is not what the service documents: not JSON, too large, or a field is missing."""
+    """The response is not as documented: not JSON, too large, or with missing fields."""
 
     outcome_unknown = True
 
@@ -146,18 +146,11 @@ STATUS_ERRORS: dict[int, type[ServiceError]] = {
     409: ConflictError,
     429: RateLimitedError,
 }
-"""Which error stands for which HTTP status; the rest is decided by its hundreds."""
+"""The error for each HTTP status; other statuses are mapped by their class (4xx, 5xx)."""
 
 
 def error_for_status(status: int) -> type[ServiceError]:
-    """Say which error stands for an HTTP status.
-
-    Args:
-        status: The status of the answer.
-
-    Returns:
-        The class to raise.
-    """
+    """Return the error class for an HTTP status."""
     if status in STATUS_ERRORS:
         return STATUS_ERRORS[status]
     if status >= 500:  # noqa: PLR2004 - the hundreds are the meaning

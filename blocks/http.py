@@ -1,6 +1,6 @@
-"""How this project talks HTTP: explicit timeouts, a bounded answer, bounded retries, and errors that hold no secret.
+"""The HTTP client: explicit timeouts, bounded responses, bounded retries, and errors without secrets.
 
-One `JsonHttp` is one connection: one `httpx.AsyncClient`, opened once and shared by every call of a run.
+A `JsonHttp` owns one `httpx.AsyncClient`, which all calls of a run share.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ from blocks.redaction import keep_answers_out_of_logs
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 15.0
 CALL_DEADLINE_SECONDS = 20.0
-"""The longest that one attempt may take in all, however slowly its answer trickles in."""
+"""The total timeout of one attempt, however slowly the response trickles in."""
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-"""The largest answer that is read; a page of 100 keys is below 100 kB."""
+"""The largest accepted response; a page of 100 keys is below 100 kB."""
 MAX_ATTEMPTS = 4
 MAX_WAIT_SECONDS = 10.0
-"""The longest wait between two attempts; a service that asks for more is reported instead of waited for."""
+"""The longest wait between two attempts; if a service asks for more, the call fails instead."""
 JITTER_SECONDS = 1.0
-"""How much longer at most than a service asks is waited, so that not all callers come back at once."""
+"""Maximum jitter added to the wait that a service asks for, so that callers do not return all at once."""
 
 T = TypeVar("T")
 Meaning = tuple[type[ServiceError], str]
-"""What an error answer means: the error to raise, and our words for it, as they read before "while"."""
+"""The meaning of an error response: the error to raise, and the words before "while" in its message."""
 
 keep_answers_out_of_logs()
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """Read a `Retry-After` header (RFC 9110, section 10.2.3).
+    """Parse a `Retry-After` header (RFC 9110, section 10.2.3): seconds, or an HTTP date.
 
     Args:
-        value: The header's value: seconds, or an HTTP date.
+        value: The header's value.
         now: The current time, UTC.
 
     Returns:
-        The seconds to wait, at least 0, or `None` where there is no header or it cannot be read.
+        The seconds to wait, at least 0; `None` if the header is missing or invalid.
     """
     if value is None:
         return None
@@ -91,14 +91,14 @@ async def with_retries(
     repeatable: bool = True,
     attempts: int | None = None,
 ) -> T:
-    """Repeat a call a few times, with jitter, as long as its error is worth repeating and that is harmless.
+    """Retry a call up to `MAX_ATTEMPTS` times, with jitter, if its error is retryable and a repetition is harmless.
 
     Args:
-        call: What to do; it raises `ServiceError` where it fails.
-        sleep: How to wait, in seconds; tests pass their own.
-        repeatable: Whether the call may be made again when it may have taken effect; one that certainly did nothing
-            is always made again.
-        attempts: How often it is made at most; `MAX_ATTEMPTS` by default, 1 where whoever calls decides about each.
+        call: The call; it raises `ServiceError` if it fails.
+        sleep: Sleeps for a number of seconds; tests pass their own.
+        repeatable: Whether the call may be repeated if it may have taken effect. A call that certainly had no effect
+            is always repeatable.
+        attempts: The maximum number of attempts; `MAX_ATTEMPTS` by default, 1 if the caller decides about each attempt.
 
     Returns:
         What the call returned.
@@ -123,14 +123,7 @@ async def with_retries(
 
 
 def is_certificate_error(error: BaseException | None) -> bool:
-    """Say whether an error comes from a certificate that is not trusted.
-
-    Args:
-        error: The error, whose causes are followed.
-
-    Returns:
-        Whether a failed certificate check is among the causes.
-    """
+    """Return whether an untrusted certificate is among an error's causes."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(error):
             return True
@@ -140,7 +133,7 @@ def is_certificate_error(error: BaseException | None) -> bool:
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Load the certificate authorities once per process; it takes tens of milliseconds."""
+    """Load the certificate authorities once per process, because it takes tens of milliseconds."""
     return httpx.create_ssl_context()
 
 
@@ -153,7 +146,7 @@ def _number(value: object) -> orjson.Fragment:
 def _with_body(headers: Mapping[str, str], body: Mapping[str, Any] | None) -> dict[str, Any]:
     if body is None:
         return {"headers": dict(headers)}
-    # Not httpx's own JSON: it would need a float, which is another number than most decimals.
+    # Not httpx's own JSON: it requires floats, which cannot represent most decimals.
     content = orjson.dumps(dict(body), default=_number)
     return {"headers": {**headers, "Content-Type": "application/json"}, "content": content}
 
@@ -162,13 +155,12 @@ class JsonHttp:
     """A connection to one service that speaks JSON.
 
     Args:
-        service: The name by which messages call the service, such as `OpenRouter`.
-        base_url: Where the service is; paths are added to it.
-        transport: A transport for tests; real sockets without it.
-        sleep: How to wait between attempts, in seconds.
-        explain: Says what an error answer means, given its status and its JSON object, where the status alone does
-            not tell; `None` leaves it to the status. An answer that is not a JSON object counts as an empty one. Its
-            words must not quote the answer.
+        service: The service's name in messages, such as `OpenRouter`.
+        base_url: The service's base URL, to which paths are appended.
+        transport: A transport for tests; real sockets by default.
+        sleep: Sleeps for a number of seconds between attempts.
+        explain: Returns the meaning of an error response, given its status and its JSON object (empty if it has none);
+            `None` if the status is enough. The words must not quote the response.
     """
 
     def __init__(
@@ -194,7 +186,7 @@ class JsonHttp:
 
     @property
     def host(self) -> str:
-        """Where the service is, for messages: scheme, host and port, never a path or a query."""
+        """Scheme, host and port of the service, for messages; never a path or a query."""
         url = self._client.base_url
         return f"{url.scheme}://{url.netloc.decode()}"
 
@@ -222,20 +214,20 @@ class JsonHttp:
 
         Args:
             method: The HTTP method.
-            path: The path below the base URL, each variable part already percent-encoded.
-            doing: What the call is for, as it reads after "while", such as `creating a key`.
+            path: The path below the base URL, with variable parts percent-encoded.
+            doing: The purpose of the call, as it reads after "while", such as `creating a key`.
             headers: The headers that carry the credential.
-            json_body: The body, if any; a `Decimal` in it is sent as the number that it is, to the last digit.
+            json_body: The body, if any; a `Decimal` in it is sent exactly, to the last digit.
             params: The query, never with a secret in it.
-            repeatable: Whether the call may be made again when it may have taken effect. A create may not.
-            attempts: How often it is made at most; `MAX_ATTEMPTS` by default, 1 where whoever calls decides about each.
+            repeatable: Whether the call may be repeated if it may have taken effect. A create may not.
+            attempts: The maximum number of attempts; `MAX_ATTEMPTS` by default, 1 if the caller decides about each.
 
         Returns:
-            The JSON object of a 2xx answer; an empty one for an empty answer. Numbers with a fraction are `Decimal`.
+            The JSON object of a 2xx response; empty for an empty response. Numbers with a fraction are `Decimal`.
 
         Raises:
-            ServiceError: The call failed; which subclass says how, and whether it may have taken effect.
-            ConfigurationError: The address or the credential cannot be sent over HTTP; nothing was.
+            ServiceError: The call failed; the subclass says how, `outcome_unknown` whether it may have taken effect.
+            ConfigurationError: The URL or the credential cannot be sent over HTTP; nothing was sent.
         """
         try:
             request = self._client.build_request(

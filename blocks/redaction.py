@@ -1,6 +1,6 @@
-"""The second line of defence against a secret in a log: whatever looks like one is struck out before it is written.
+"""The second line of defence against secrets in logs: redact whatever looks like one.
 
-The first line is that no message is made from a secret or an answer; nothing may rely on this one.
+The first line is that no message is built from a secret or a response; nothing may rely on this one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _FORMATTER = logging.Formatter()
 
 _LOOKS_SECRET = re.compile(
     r"(?P<openrouter>sk-or-v[0-9]+-)[A-Za-z0-9_-]{21,}"
-    # Vault's service, batch and recovery tokens, as they are since 1.10 and as they were before.
+    # Vault's service, batch and recovery tokens, in the formats since 1.10 and before.
     r"|(?<![\w.-])(?P<vault>hv[sbr]\.|[sbr]\.(?=[A-Za-z0-9]{24}))[A-Za-z0-9_-]{8,}"
     r"|(?P<header>\bx-vault-token['\"]?[\s:=,]+b?['\"]?)[^\s'\",]+"
     r"|(?P<bearer>\bbearer\s+)(?=[A-Za-z0-9._~+/-]{16})[A-Za-z0-9._~+/=-]+",
@@ -23,47 +23,35 @@ _LOOKS_SECRET = re.compile(
 
 
 def redacted(text: str) -> str:
-    """Strike out what looks like a secret.
+    """Return a text with `[redacted]` after the prefix of each OpenRouter key, Vault token and bearer credential.
 
-    Args:
-        text: Any text.
-
-    Returns:
-        The text, in which each OpenRouter key, Vault token and bearer credential has become its kind and
-        `[redacted]`. A key's label, such as `sk-or-v1-0e6...1c96`, stays.
+    A key's label, such as `sk-or-v1-0e6...1c96`, is kept.
     """
     return _LOOKS_SECRET.sub(lambda found: f"{found[found.lastgroup or 0]}{STRUCK_OUT}", text)
 
 
 _QUOTE_REQUESTS = "botocore."
-"""Whose records below INFO quote whole requests, with the secret in base64, which looks like nothing in particular."""
+"""Loggers whose records below INFO quote whole requests, with the secret in base64, where no pattern recognises it."""
 
 
 class RedactionFilter(logging.Filter):
-    """Lets records pass without what looks like a secret in message, traceback and stack; drops AWS's DEBUG records."""
+    """Redacts message, traceback and stack of each record; drops AWS's DEBUG records."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Redact one record; one that holds no secret is left exactly as it is.
-
-        Args:
-            record: The record, changed in place.
-
-        Returns:
-            `False` for a record that quotes a request to AWS; `True` for every other one.
-        """
+        """Redact a record in place; return `False` for one that quotes a request to AWS."""
         if record.name.startswith(_QUOTE_REQUESTS) and record.levelno < logging.INFO:
             return False
         try:
             message = record.getMessage()
         except (TypeError, ValueError, KeyError):
-            # Arguments that do not fit their message: logging prints both, and so would leave the secret in.
+            # The arguments do not fit the message: logging would print both, including the secret.
             message = f"{record.msg} {record.args}"
         if (clean := redacted(message)) != message:
             record.msg, record.args = clean, None
         if record.exc_info and not record.exc_text:
             record.exc_text = _FORMATTER.formatException(record.exc_info)
         if record.exc_text and (clean := redacted(record.exc_text)) != record.exc_text:
-            # A formatter that spells the error anew would bring the secret back.
+            # A formatter that formats `exc_info` again would restore the secret.
             record.exc_text, record.exc_info = clean, None
         if record.stack_info:
             record.stack_info = redacted(record.stack_info)
@@ -76,11 +64,11 @@ _QUOTES_ANSWER = (
     "receive_response_body.failed",
     "Failed to parse headers",
 )
-"""How the records begin by which httpcore and urllib3 log what was answered, or what of it breaks the protocol."""
+"""Prefixes of the records in which httpcore and urllib3 quote a response or its protocol errors."""
 
 
 class _AnswerFilter(logging.Filter):
-    """Drops the records by which HTTP libraries quote an answer, which anybody may have filled."""
+    """Drops the records in which HTTP libraries quote a response, whose content is not under our control."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith(_QUOTES_ANSWER)
@@ -91,19 +79,19 @@ _NO_ANSWERS = _AnswerFilter()
 
 
 def keep_answers_out_of_logs() -> None:
-    """Keep answers out of the log, even at DEBUG: httpx and urllib3 would write their headers there."""
+    """Keep responses out of the log: at DEBUG, httpx and urllib3 would log their headers."""
     for name in ("httpcore.http11", "httpcore.http2", "urllib3.connection"):
         logging.getLogger(name).addFilter(_NO_ANSWERS)
 
 
 def redact_logs() -> None:
-    """Redact everything that this process's log handlers write from now on; repeating it does no harm."""
+    """Add the redaction filter to all log handlers of this process; idempotent."""
     for handler in _handlers():
         handler.addFilter(_REDACTION)
 
 
 def _handlers() -> Iterator[logging.Handler]:
-    # On handlers, not on loggers: a logger's filter does not see the records of the loggers below it.
+    # On handlers, because a logger's filter does not see the records of its child loggers.
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     for logger in loggers:
         if isinstance(logger, logging.Logger):

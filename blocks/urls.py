@@ -1,4 +1,4 @@
-"""Which addresses a credential may be sent to."""
+"""Validation of the URLs that credentials are sent to."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ import httpx
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host name or address is this machine itself.
-
-    Args:
-        host: A host name, an IPv4 or an IPv6 address without brackets.
-
-    Returns:
-        Whether it is `localhost` or a loopback address.
-    """
+    """Return whether a host is `localhost` or a loopback address (IPv4, or IPv6 without brackets)."""
     if host.lower() == "localhost":
         return True
     try:
@@ -26,17 +19,14 @@ def is_loopback(host: str) -> bool:
 
 
 def safe_base_url(value: str, field: str) -> str:
-    """Check the base URL of a service that a credential will be sent to.
+    """Validate the base URL of a service that a credential is sent to, and return it without a trailing slash.
 
     Args:
-        value: The URL as a person filled it in.
-        field: The name of the field, for the message.
-
-    Returns:
-        The URL without a trailing slash.
+        value: The URL as entered.
+        field: The name of the field, for error messages.
 
     Raises:
-        ValueError: It is not https (http is for loopback only), has no host, or carries a user, a query or a fragment.
+        ValueError: It is not https (http is for loopback only), has no host, or has a user, a query or a fragment.
     """
     try:
         url = urlsplit(value.strip())
@@ -48,7 +38,7 @@ def safe_base_url(value: str, field: str) -> str:
         raise ValueError(f"{field} must be a URL with a host, such as https://example.com.")
     if url.scheme != "https" and not (url.scheme == "http" and is_loopback(host)):
         raise ValueError(f"{field} must begin with https:// (plain http is accepted on loopback only).")
-    # The characters count, not the parts: an empty query or fragment would swallow every path added later.
+    # Check the characters, not the parsed parts: even an empty query or fragment would swallow every appended path.
     if set("@?#") & set(value):
         raise ValueError(f"{field} must not contain a user, a query or a fragment.")
     return value.strip().rstrip("/")

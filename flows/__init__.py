@@ -1,4 +1,4 @@
-"""The flows of this project: what deployments run and the dashboard shows."""
+"""The flows that the deployments run."""
 
 from flows.add_rotation import add_rotation
 from flows.apply_settings import apply_settings

@@ -1,10 +1,10 @@
-"""Add a rotation, or change one, from a form in the dashboard."""
+"""Add or change a rotation from a form in the dashboard."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from prefect import State
@@ -18,6 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from blocks import InfisicalSecret, OpenRouterCredentials, VaultSecret
 from blocks.errors import ConfigurationError
 from flows.deployments import link, make_first_key, read_deployment, save_deployment
+from flows.forms import label
 from flows.runs import conclude
 from flows.show.artifacts import show_markdown
 from flows.show.overview import bring_up_to_date
@@ -48,18 +49,12 @@ FIELDS = {
     "rotation.key.limit_reset": "limit_reset",
     "rotation.key.include_byok_in_limit": "include_byok_in_limit",
 }
-"""What the form calls the fields of a rotation."""
+"""Which parameter of the form sets which field of a rotation."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person asked for.
-
-    Args:
-        rotation: The rotation.
-        timetable: When it rotates by itself.
-        active: Whether it rotates by itself.
-    """
+    """The rotation that the form describes, its schedule, and whether that is active."""
 
     rotation: Rotation
     timetable: Timetable
@@ -68,49 +63,49 @@ class Wanted:
 
 @secret_flow("add-rotation")
 async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
-    connection: OpenRouterCredentials,
+    connection: Annotated[OpenRouterCredentials, label("Connection")],
     *,
-    auto_rotation: bool = True,
-    rotate_at: str = "03:30",
-    time_zone: str = "UTC",
-    interval_days: int = 30,
-    key_name: str,
-    limit_usd: Usd | None = None,
-    limit_reset: Literal["none", "daily", "weekly", "monthly"] = "none",
-    include_byok_in_limit: bool = False,
-    # Never changed, and the form needs lists; a parametrised `Secret` would be another block type there.
-    destinations: list[Secret | VaultSecret | InfisicalSecret] = [],  # type: ignore[type-arg] # noqa: B006
-    other_destinations: list[str] = [],  # noqa: B006
-    overwrite: list[str] = [],  # noqa: B006
-    overlap: timedelta = timedelta(hours=24),
-    rotation_name: str,
-    description: str = "",
-    make_key_now: bool = True,
+    auto_rotation: Annotated[bool, label("Rotate on a schedule")] = True,
+    rotate_at: Annotated[str, label("Rotate at")] = "03:30",
+    time_zone: Annotated[str, label("Time zone")] = "UTC",
+    interval_days: Annotated[int, label("Interval in days")] = 30,
+    key_name: Annotated[str, label("Key name")],
+    limit_usd: Annotated[Usd | None, label("Limit (USD)")] = None,
+    limit_reset: Annotated[Literal["none", "daily", "weekly", "monthly"], label("Limit reset")] = "none",
+    include_byok_in_limit: Annotated[bool, label("Include BYOK in the limit")] = False,
+    # The lists are never mutated, and the form needs them; a parametrised `Secret` would be another block type there.
+    destinations: Annotated[list[Secret | VaultSecret | InfisicalSecret], label("Destinations")] = [],  # type: ignore[type-arg] # noqa: B006
+    other_destinations: Annotated[list[str], label("Other destinations")] = [],  # noqa: B006
+    overwrite: Annotated[list[str], label("Overwrite")] = [],  # noqa: B006
+    overlap: Annotated[timedelta, label("Overlap")] = timedelta(hours=24),
+    rotation_name: Annotated[str, label("Rotation name")],
+    description: Annotated[str, label("Description")] = "",
+    make_key_now: Annotated[bool, label("Make the first key now")] = True,
 ) -> State[None]:
-    """Add a rotation: a key that is kept fresh by itself. The name of an existing rotation changes that one.
+    """Add a rotation, or change the existing one of that name.
 
-    Everything is checked first: the connection and each destination must work before anything is made.
+    The connection and each destination are checked before anything is created.
 
     Args:
-        connection: The OpenRouter connection that makes the keys.
-        auto_rotation: Whether it rotates by itself; off, it rotates when somebody runs it.
-        rotate_at: The local time at which it rotates, such as 03:30.
-        time_zone: The time zone of that time, such as Europe/Berlin.
-        interval_days: How many days lie between two rotations.
-        key_name: How the key is called at OpenRouter; date and marker are added.
-        limit_usd: The most that the key may spend, in US dollars; none for no limit.
-        limit_reset: When the spending starts again from zero (UTC).
-        include_byok_in_limit: Whether spending on your own provider keys counts towards the limit.
-        destinations: Where consumers read the key; make the blocks first, under Blocks.
-        other_destinations: Any other secret block where consumers read the key, as block-type-slug/block-name.
-        overwrite: Those of them, as block-type-slug/block-name, whose value is no OpenRouter key and may be lost.
-        overlap: How long a superseded key stays valid, such as PT24H or P7D; PT0S revokes it at once.
-        rotation_name: A short name, in lowercase letters, digits and dashes.
+        connection: The OpenRouter connection that creates the keys.
+        auto_rotation: Rotate on the schedule below. When off, the rotation only runs manually.
+        rotate_at: Local time of the rotation, in 24-hour format, such as 03:30.
+        time_zone: IANA time zone of that time, such as Europe/Berlin.
+        interval_days: Days between two rotations.
+        key_name: The key's name at OpenRouter. A rotation marker and the date are added.
+        limit_usd: Spending limit of the key in US dollars. None means no limit.
+        limit_reset: How often the spent amount is reset to zero (UTC).
+        include_byok_in_limit: Count spending on your own provider keys (BYOK) towards the limit.
+        destinations: Secret blocks from which consumers read the key. Create them first, under Blocks.
+        other_destinations: Secret blocks of other types, each as block-type-slug/block-name.
+        overwrite: Destinations whose content may be replaced although it is no OpenRouter key.
+        overlap: How long a superseded key stays valid, such as PT24H or P7D. PT0S revokes it immediately.
+        rotation_name: A unique name of lowercase letters, digits and dashes.
         description: What the key is for, and who uses it.
-        make_key_now: Whether the first key is made at once; a rotation that has a key already is not rotated.
+        make_key_now: Create the first key now. A rotation that already has a key is not rotated.
 
     Returns:
-        The final state, whose message says in one sentence what happened.
+        The final state; its message describes the result.
     """
     asked = {
         "name": rotation_name,
@@ -149,13 +144,13 @@ def _listed(field: str, value: Any) -> list[Any]:
 async def _understand(
     asked: dict[str, Any], timetable: Timetable, active: bool
 ) -> tuple[DeploymentResponse | None, Wanted]:
-    """Read the form, on top of what an existing rotation of that name has beyond it."""
+    """Merge the form into the existing rotation of that name, which may have settings that the form lacks."""
     connection = await block_name(asked["connection"], "connection")
     if not connection.startswith(f"{CONNECTION_TYPE}/"):
         raise ConfigurationError("connection: it is not an OpenRouter connection. Nothing was created.")
     destinations = [await block_name(value, "destinations") for value in asked["destinations"]]
     asked = {**asked, "connection": connection.partition("/")[2], "destinations": destinations}
-    # Parsed by itself first: only a proper name may be looked up.
+    # Parse the form alone first: only a valid name may be looked up.
     name = _parse(asked).name
     before = await read_deployment(name)
     kept = before.parameters.get("rotation") if before else None
@@ -167,7 +162,7 @@ def _parse(rotation: dict[str, Any]) -> Rotation:
         return parse_rotation(rotation)
     except ConfigurationError as error:
         field, colon, sentence = str(error).partition(":")
-        # A position in a list follows the field's name.
+        # The index of a list item follows the field's name.
         name = next(
             (ours for theirs, ours in FIELDS.items() if field == theirs or field.startswith(f"{theirs}.")), field
         )
@@ -175,17 +170,14 @@ def _parse(rotation: dict[str, Any]) -> Rotation:
 
 
 async def block_name(value: Any, field: str) -> str:
-    """Name the block that a form's picker chose; the block itself, with its secrets, is not loaded for that.
+    """Return `<block type slug>/<name>` of the block picked in a form, without loading its secrets.
 
     Args:
-        value: A block, the reference to one as Prefect stores it, or its name.
-        field: The field of the form, for the message.
-
-    Returns:
-        The block's type slug and name.
+        value: A block, Prefect's stored reference to one, or its name.
+        field: The field of the form, for error messages.
 
     Raises:
-        ConfigurationError: There is no such block.
+        ConfigurationError: The block does not exist.
     """
     reference = value.get("$ref") if isinstance(value, dict) else value
     if isinstance(reference, dict) and "block_document_slug" in reference:
@@ -194,7 +186,7 @@ async def block_name(value: Any, field: str) -> str:
         return reference
     document_id = reference.get("block_document_id") if isinstance(reference, dict) else reference
     if isinstance(reference, Block):
-        document_id = reference._block_document_id  # noqa: SLF001 - Prefect offers no other way to it
+        document_id = reference._block_document_id  # noqa: SLF001 - Prefect has no public accessor
     try:
         wanted = UUID(str(document_id))
         with api_errors("looking a block up"):
@@ -207,13 +199,13 @@ async def block_name(value: Any, field: str) -> str:
 
 
 async def _check(rotation: Rotation) -> None:
-    """Prove that no other rotation publishes there, and side by side that the connection and each destination work."""
+    """Verify that no destination is used twice, and that the connection and all destinations work (concurrently)."""
     in_use = await destinations_in_use()
     for name in rotation.destinations:
-        # The two would overwrite each other's key.
+        # Two rotations would overwrite each other's key.
         if others := in_use.get(name, set()) - {rotation.name}:
             raise ConfigurationError(
-                f"destinations: {name} is a destination of the rotation {min(others)} already. Nothing was created."
+                f"destinations: {name} is already a destination of the rotation {min(others)}. Nothing was created."
             )
     _, *checked = await gather_all(
         [
@@ -225,12 +217,12 @@ async def _check(rotation: Rotation) -> None:
     for name, outcome in zip(rotation.destinations, checked, strict=True):
         if (other := meant.setdefault(outcome.place, name)) != name:
             raise ConfigurationError(
-                f"destinations: {other} and {name} are the same place, {outcome.place}. Nothing was created."
+                f"destinations: {other} and {name} point to the same place, {outcome.place}. Nothing was created."
             )
 
 
 async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key_now: bool, now: datetime) -> str:
-    """Make or change the deployment, make the first key, and show what was done."""
+    """Create or update the deployment, create the first key, and write the artifact."""
     name = wanted.rotation.name
     ledger = await read_ledger(name)
     starts = make_key_now and ledger.current is None
@@ -241,11 +233,11 @@ async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key
     run = await make_first_key(after) if starts else None
     message = _sentence(before, wanted, changes, first, run)
     page = _markdown(after, wanted, changes if before else None, run, message, now)
-    await show_markdown(f"add-rotation-{name}", page, f"What was made for rotation {name}")
+    await show_markdown(f"add-rotation-{name}", page, f"Result of add-rotation for {name}")
     if run is not None and run.state is not None and run.state.is_final() and not run.state.is_completed():
         raise ConfigurationError(
             f"The rotation {name} was saved, but its first key was not made: {run.state.message} "
-            "Mend that, and press Retry here or on that run."
+            "Fix the cause, then press Retry here or on that run."
         )
     return message
 
@@ -259,16 +251,16 @@ def _sentence(
 ) -> str:
     what = f"The rotation {wanted.rotation.name} was " + ("added" if before is None else "changed")
     if before is not None and not changes:
-        what = f"The rotation {wanted.rotation.name} is as it was"
-    when = f"it rotates next at {show_time(first)}" if wanted.active else "it rotates when somebody runs it"
+        what = f"The rotation {wanted.rotation.name} is unchanged"
+    when = f"next rotation at {show_time(first)}" if wanted.active else "it rotates only when run manually"
     if before is not None and wanted.active and not {"schedule", "auto_rotation"} & set(changes):
         when = f"it rotates {wanted.timetable}, as before"
     if run is None:
         return f"{what}; {when}."
     if run.state is None or run.state.is_scheduled():
-        return f"{what}; {when}. The run that makes its first key starts as soon as a worker is free."
+        return f"{what}; {when}. Its first key is created as soon as a worker is free."
     if not run.state.is_final():
-        return f"{what}; {when}. The run that makes its first key is still at work."
+        return f"{what}; {when}. The run that creates its first key is still running."
     return f"{what}; {when}. Its first key is published."
 
 
@@ -283,12 +275,14 @@ def _markdown(
     lines = [f"# Rotation {wanted.rotation.name}", "", message, ""]
     lines += [f"- Deployment: {link('deployment', deployment.id, f'rotate/{deployment.name}')}"]
     if run is not None:
-        state = run.state.name if run.state else "not known"
-        lines += [f"- Run that makes the first key: {link('flow-run', run.id, run.name)} ({state})"]
+        state = run.state.name if run.state else "unknown"
+        lines += [f"- Run that creates the first key: {link('flow-run', run.id, run.name)} ({state})"]
     lines += [f"- Destinations: {', '.join(f'`{name}`' for name in wanted.rotation.destinations)}"]
     skipped = wanted.timetable.skipped(now) if wanted.active else None
     if skipped:
-        lines += [f"- On {skipped} the clocks skip {wanted.timetable.at:%H:%M}; a rotation of that day is an hour off."]
+        lines += [
+            f"- On {skipped} the clocks skip {wanted.timetable.at:%H:%M}: a rotation on that day runs an hour off."
+        ]
     if changes is not None:
-        lines += ["", "## What changed", "", *change_table(changes)]
+        lines += ["", "## Changes", "", *change_table(changes)]
     return "\n".join(lines)

@@ -1,9 +1,12 @@
-"""Let a rotation's settings reach OpenRouter at once, without a new key."""
+"""Apply a rotation's settings to its current key, without rotating it."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from prefect import State
 
+from flows.forms import label
 from flows.runs import conclude, open_run
 from flows.show.sentences import applied
 from tasks.life.settings import apply_settings as apply_to_current_key
@@ -12,14 +15,14 @@ from tasks.world.secrecy import secret_flow
 
 
 @secret_flow("apply-settings")
-async def apply_settings(rotation: str) -> State[None]:
-    """Let the current key have the settings that the deployment of its rotation names now.
+async def apply_settings(rotation: Annotated[str, label("Rotation")]) -> State[None]:
+    """Apply the settings of a rotation's deployment to its current key.
 
     Args:
-        rotation: The name of the rotation.
+        rotation: Name of the rotation.
 
     Returns:
-        The final state, whose message says in one sentence what was changed.
+        The final state; its message lists the changed settings.
     """
     async with conclude() as conclusion, open_run(str(rotation), False, conclusion) as run:
         conclusion.succeeded(await apply_deployed_settings(run))
@@ -27,16 +30,10 @@ async def apply_settings(rotation: str) -> State[None]:
 
 
 async def apply_deployed_settings(run: Run) -> str:
-    """Read the rotation's deployment and apply its settings.
-
-    Args:
-        run: The run.
-
-    Returns:
-        What was changed, in one sentence.
+    """Read the rotation's deployment, apply its settings, and return the final message.
 
     Raises:
-        KeyRotationError: It could not be applied; a Retry goes on.
+        KeyRotationError: A setting could not be applied. Retry continues.
     """
     run.step = "read the settings"
     rotation = await run.world.deployed_rotation(run.name)

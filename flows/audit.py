@@ -1,16 +1,18 @@
-"""The audit: what OpenRouter, the ledgers, the destinations and the deployments say, side by side."""
+"""Audit an account: compare OpenRouter, the ledgers, the destinations and the deployments."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Annotated
 
 from prefect import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from blocks.errors import ConfigurationError, ForbiddenError, KeyRotationError, UnauthorizedError
+from flows.forms import label
 from flows.runs import Conclusion, conclude, open_run
 from flows.show.artifacts import show_table
 from flows.show.audit_report import as_description, as_sentence, as_table
@@ -29,16 +31,20 @@ MAX_OLDER_THAN_DAYS = 36_500
 
 
 @secret_flow("audit")
-async def audit(connection: str, older_than_days: int = DEFAULT_OLDER_THAN_DAYS, repair: bool = False) -> State[None]:
-    """Compare every key of an account with all ledgers, destinations and deployments, and tell what does not agree.
+async def audit(
+    connection: Annotated[str, label("Connection")],
+    older_than_days: Annotated[int, label("Report unmanaged keys older than (days)")] = DEFAULT_OLDER_THAN_DAYS,
+    repair: Annotated[bool, label("Repair")] = False,
+) -> State[None]:
+    """Compare every key of an account with all ledgers, destinations and deployments, and report each difference.
 
     Args:
-        connection: The name of the openrouter-credentials block whose account is audited.
-        older_than_days: From which age on a key of no rotation is told of, in days.
-        repair: Delete orphans that nobody holds, and write a lost ledger anew where one key is beyond doubt.
+        connection: Name of the openrouter-credentials block whose account is audited.
+        older_than_days: Age in days from which a key without a rotation is reported.
+        repair: Delete orphans that no destination holds, and restore a lost ledger if its current key is unambiguous.
 
     Returns:
-        The final state: Failed where something needs a person, with one sentence that says what.
+        The final state: Failed if a finding requires action; its message starts with the most severe one.
     """
     async with conclude() as conclusion:
         older_than = check_order(connection, older_than_days, repair)
@@ -52,18 +58,10 @@ async def audit(connection: str, older_than_days: int = DEFAULT_OLDER_THAN_DAYS,
 
 
 def check_order(connection: object, older_than_days: object, repair: object) -> timedelta:
-    """Refuse an audit that cannot work, before anything is looked at.
-
-    Args:
-        connection: The name of the connection.
-        older_than_days: From which age on a key of no rotation is told of, in days.
-        repair: Whether something may be put right.
-
-    Returns:
-        That age.
+    """Validate the parameters and return the age from which a key without a rotation is reported.
 
     Raises:
-        ConfigurationError: One sentence that names the field.
+        ConfigurationError: A parameter is invalid; the message names it.
     """
     if not isinstance(connection, str) or not is_slug(connection):
         raise ConfigurationError("connection: it must be the name of an openrouter-credentials block.")
@@ -80,26 +78,26 @@ async def _open_rotation(name: str) -> AsyncIterator[Run]:
     conclusion = Conclusion()
     async with open_run(name, False, conclusion) as run:
         run.step = "repair"
-        conclusion.message = "An audit with repair has looked at this rotation."
+        conclusion.message = "Checked by an audit with repair."
         yield run
 
 
 async def follow_audit(
     world: World, connection: str, older_than: timedelta, open_rotation: OpenRotation | None = None
 ) -> Report:
-    """Audit a connection's account.
+    """Audit a connection's account, and emit an event for each finding.
 
     Args:
-        world: The way to everything outside of the process.
-        connection: The connection.
-        older_than: From which age on a key of no rotation is told of.
-        open_rotation: Takes a rotation's slot, where something may be put right; `None` to change nothing.
+        world: Access to everything outside of the process.
+        connection: Name of the connection.
+        older_than: Age from which a key without a rotation is reported.
+        open_rotation: Takes a rotation's slot for a repair; `None` changes nothing.
 
     Returns:
-        What was found, and what was put right.
+        The findings, including the repaired ones.
 
     Raises:
-        KeyRotationError: Something could not be looked at, so that the audit would have gaps.
+        KeyRotationError: Something could not be read, so the audit would be incomplete.
     """
     openrouter: KeyReader = await world.connection(connection)
     at = world.now()
@@ -136,5 +134,5 @@ async def _emit(world: World, connection: str, finding: Finding) -> None:
         "key_label": finding.key_label,
         "key_hash": finding.key_hash,
     }
-    # What is about no rotation is about the connection; a rotation's name holds no colon.
+    # A finding without a rotation is about the connection; the colon cannot occur in a rotation's name.
     await world.emit(event, finding.rotation or f"connection:{connection}", **payload)

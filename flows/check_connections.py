@@ -1,4 +1,4 @@
-"""Check every connection and destination in use, before a rotation finds out."""
+"""Check every connection and destination in use, before a rotation depends on it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tasks.world.secrecy import secret_flow
 
 ARTIFACT = "connections"
 TIMEOUT_SECONDS = 60.0
-"""How long one check may take, all its attempts included."""
+"""Timeout of one check, including its retries."""
 AT_ONCE = 10
-"""How many checks run side by side."""
+"""How many checks run concurrently."""
 ENDS_SOON = timedelta(days=14)
-"""How long before its end a login is told of."""
+"""How long before a login expires to warn."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Checked:
     """The outcome of one check.
 
     Args:
-        name: The block's type slug and name, or a rotation that cannot be read.
+        name: `<block type slug>/<name>`, or the deployment of a rotation that cannot be read.
         used_by: The rotations that use it.
         works: Whether it works.
-        why: One sentence that says what works, or what is wrong.
-        seconds: How long the check took.
-        ends: When its login ends, UTC; `None` where that is not known.
-        place: The place that a destination means; `None` where that is not known.
+        why: What works, or what is wrong, in one sentence.
+        seconds: Duration of the check.
+        ends: When its login expires, UTC; `None` if unknown.
+        place: The place that a destination points to; `None` if unknown.
     """
 
     name: str
@@ -53,25 +53,25 @@ class Checked:
     place: str | None = None
 
     def cells(self) -> dict[str, Any]:
-        """Spell the outcome for a table."""
+        """Return the row of the artifact."""
         return {
             "block": self.name,
             "used by": ", ".join(self.used_by),
             "works": "yes" if self.works else "no",
-            "why": self.why,
+            "details": self.why,
             "seconds": round(self.seconds, 2),
-            "login ends": show_time(self.ends) if self.ends else "not known",
+            "login expires": show_time(self.ends) if self.ends else "unknown",
         }
 
 
 @secret_flow("check-connections")
 async def check_connections() -> State[None]:
-    """Check every connection and destination that a rotation uses, and show which ones do not work.
+    """Check every connection and destination that a rotation uses, and report the ones that do not work.
 
-    Nothing is changed. The overview of all rotations is brought up to date, too.
+    No key and no secret is changed. The overview of all rotations is refreshed.
 
     Returns:
-        The final state: failed, with one sentence for each, where something does not work.
+        The final state: Failed if something does not work; its message has one sentence for each.
     """
     async with conclude() as conclusion:
         used, unreadable = in_use(await read_deployments())
@@ -79,7 +79,7 @@ async def check_connections() -> State[None]:
         checked = apart(await asyncio.gather(*(_checked(name, by, at_once) for name, by in used.items())))
         checked += unreadable
         table = [each.cells() for each in sorted(checked, key=lambda each: (each.works, each.name))]
-        await show_table(ARTIFACT, table, "Connections and destinations in use, and whether they work")
+        await show_table(ARTIFACT, table, "Status of all connections and destinations in use")
         now = datetime.now(UTC)
         await bring_up_to_date(now)
         conclusion.succeeded(verdict(checked, now))
@@ -87,14 +87,7 @@ async def check_connections() -> State[None]:
 
 
 def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]], list[Checked]]:
-    """Say which blocks the rotations use.
-
-    Args:
-        deployments: The deployments of all rotations, as the API shows them.
-
-    Returns:
-        Each block with the rotations that use it, and the deployments whose rotation cannot be read.
-    """
+    """Return each block with the rotations that use it, and the deployments whose rotation cannot be read."""
     used: dict[str, tuple[str, ...]] = {}
     unreadable = []
     for deployment in deployments:
@@ -119,7 +112,7 @@ async def _checked(name: str, used_by: tuple[str, ...], at_once: asyncio.Semapho
         except KeyRotationError as error:
             why = str(error)
         except TimeoutError:
-            why = f"There was no answer within {TIMEOUT_SECONDS:.0f} seconds."
+            why = f"No answer within {TIMEOUT_SECONDS:.0f} seconds."
         seconds = time.monotonic() - begun
         if outcome is None:
             return Checked(name, used_by, works=False, why=why, seconds=seconds)
@@ -134,14 +127,7 @@ async def _check(name: str) -> Outcome:
 
 
 def apart(checked: list[Checked]) -> list[Checked]:
-    """Find the destinations that are one and the same place.
-
-    Args:
-        checked: The outcomes.
-
-    Returns:
-        The outcomes; what means a place that another rotation, or another block, publishes to as well does not work.
-    """
+    """Mark each destination as not working whose place another rotation or another block uses as well."""
     sharing: dict[str | None, list[Checked]] = {}
     for each in checked:
         sharing.setdefault(each.place, []).append(each)
@@ -161,22 +147,15 @@ def _judged(each: Checked, others: list[Checked]) -> Checked:
 
 
 def verdict(checked: list[Checked], now: datetime) -> str:
-    """Sum the checks up.
-
-    Args:
-        checked: The outcomes.
-        now: The current moment, UTC.
-
-    Returns:
-        One sentence, and one more for each login that ends soon.
+    """Return the final message, with a warning for each login that expires soon.
 
     Raises:
         DestinationError: Something does not work.
     """
     broken = [each for each in checked if not each.works]
     if broken:
-        told = " ".join(f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken)
-        raise DestinationError(f"{len(broken)} of {len(checked)} do not work. {told}")
+        details = " ".join(f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken)
+        raise DestinationError(f"{len(broken)} of {len(checked)} do not work. {details}")
     soon = [each for each in checked if each.ends and each.ends - now < ENDS_SOON]
-    told = "".join(f" The login of {each.name} ends at {show_time(each.ends)}." for each in soon if each.ends)
-    return f"All {len(checked)} connections and destinations work.{told}"
+    warnings = "".join(f" The login of {each.name} expires at {show_time(each.ends)}." for each in soon if each.ends)
+    return f"All {len(checked)} connections and destinations work.{warnings}"

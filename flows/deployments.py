@@ -1,4 +1,4 @@
-"""The deployment of a rotation: read, made, changed, and run for the first key."""
+"""A rotation's deployment: read, create and update it, and run it for the first key."""
 
 from __future__ import annotations
 
@@ -31,39 +31,29 @@ from tasks.world.api import LEDGER_TAG, api_errors
 from tasks.world.deployments import read_timetable
 
 WORK_POOL = "key-rotation"
-"""The work pool of a rotation that was added by a run outside of any work pool."""
+"""The work pool of a rotation that was added by a run outside of a work pool."""
 FIRST_KEY_TAG = "first-key"
 STARTS_WITHIN_SECONDS = 45.0
-"""How long to wait for a worker to start a run; a worker with one slot starts it when the waiting run has ended."""
+"""How long to wait for a run to start; a worker with a single slot starts it only after the waiting run has ended."""
 ENDS_WITHIN_SECONDS = 300.0
-"""How long to wait for the end of a run in all, whatever it is doing."""
+"""How long to wait for a run to end, in total."""
 POLL_SECONDS = 0.5
 
 
 def link(kind: str, object_id: UUID, text: str) -> str:
-    """Link to something in the dashboard.
+    """Return a Markdown link to an object in the dashboard; the text alone if the dashboard's address is unknown.
 
     Args:
-        kind: What it is, as `prefect.utilities.urls.url_for` calls it.
-        object_id: Its id.
-        text: What to show.
-
-    Returns:
-        A link in markdown; the text alone where the dashboard's address is not known.
+        kind: The object's type, as named by `prefect.utilities.urls.url_for`.
+        object_id: The object's id.
+        text: The link's text.
     """
     url = url_for(kind, object_id)
     return f"[{text}]({url})" if url else text
 
 
 async def read_deployment(rotation: str) -> DeploymentResponse | None:
-    """Read the deployment of a rotation.
-
-    Args:
-        rotation: The rotation's name.
-
-    Returns:
-        The deployment; `None` where there is none.
-    """
+    """Return the deployment of a rotation; `None` if it does not exist."""
     client, _ = get_or_create_client()
     try:
         with api_errors("reading the deployment"):
@@ -75,19 +65,19 @@ async def read_deployment(rotation: str) -> DeploymentResponse | None:
 async def save_deployment(
     before: DeploymentResponse | None, rotation: Rotation, schedule: RRuleSchedule, active: bool
 ) -> DeploymentResponse:
-    """Make the deployment of a rotation, or change what differs.
+    """Create the deployment of a rotation, or update what differs.
 
     Args:
-        before: The deployment as it is, if there is one.
+        before: The existing deployment, if any.
         rotation: The rotation.
-        schedule: When it rotates by itself.
-        active: Whether it rotates by itself.
+        schedule: When to rotate.
+        active: Whether the schedule is active.
 
     Returns:
-        The deployment as it is now.
+        The deployment after the change.
 
     Raises:
-        ConfigurationError: There is no such work pool.
+        ConfigurationError: The work pool does not exist.
         ServiceError: Prefect's API failed.
     """
     try:
@@ -100,8 +90,8 @@ async def save_deployment(
             return await client.read_deployment_by_name(f"rotate/{rotation.name}")
     except ObjectNotFound:
         raise ConfigurationError(
-            f"There is no work pool {WORK_POOL}: make it with `prefect work-pool create --type process {WORK_POOL}`. "
-            "Nothing was created."
+            f"The work pool {WORK_POOL} does not exist. Nothing was created. Create it with "
+            f"`prefect work-pool create --type process {WORK_POOL}`."
         ) from None
 
 
@@ -119,8 +109,8 @@ async def _create(rotation: Rotation, schedule: RRuleSchedule, active: bool) -> 
         parameter_openapi_schema=parameter_schema(rotate).model_dump(exclude_unset=True),
         enforce_parameter_schema=True,
         schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)],
-        # No concurrency_limit: each rotation has a slot of its own, for which an emergency does not queue up.
-        # The same workers, image and environment as the run that makes it.
+        # No concurrency_limit: it would queue an emergency behind other runs. Each rotation has a slot of its own.
+        # The same workers, image and environment as the run that creates it.
         work_pool_name=own.work_pool_name if own and own.work_pool_name else WORK_POOL,
         work_queue_name=own.work_queue_name if own else None,
         job_variables=own.job_variables if own else None,
@@ -129,8 +119,8 @@ async def _create(rotation: Rotation, schedule: RRuleSchedule, active: bool) -> 
 
 def _description(name: str) -> str:
     return (
-        f"Rotates the API key of the {name} rotation. Run it at any time; Retry of a failed run finishes the same "
-        f"rotation. The artifact rotation-{name} shows which keys are alive."
+        f"Rotates the API key of the rotation {name}. It can be run at any time; Retry of a failed run finishes the "
+        f"same rotation. The artifact rotation-{name} shows its keys."
     )
 
 
@@ -151,11 +141,11 @@ async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRul
     own = next((each for each in before.schedules if each.slug == SLUG), None)
     same = own is not None and _keeps_its_place(own.schedule, schedule)
     if own is None or not same or own.active != active:
-        # A schedule whose timetable stays keeps its start, and with it the place of the next run.
+        # An unchanged timetable keeps its start date, and with it the date of the next run.
         kept = own.schedule if own is not None and same else schedule
         changes["schedules"] = [DeploymentScheduleUpdate(slug=SLUG, schedule=kept, active=active)]
     if before.global_concurrency_limit is not None:
-        # An earlier version set one, behind which an emergency would queue up.
+        # Set by an earlier version; it would queue an emergency behind other runs.
         changes |= {"concurrency_limit": None, "concurrency_options": None}
     if changes:
         client, _ = get_or_create_client()
@@ -167,15 +157,9 @@ def _keeps_its_place(before: Any, after: RRuleSchedule) -> bool:
 
 
 async def make_first_key(deployment: DeploymentResponse) -> FlowRun:
-    """Run a rotation's deployment for its first key, and wait for the end.
+    """Run a rotation's deployment for its first key, wait for a while, and return the run.
 
-    A run that an earlier attempt has started is waited for, so that no second key is made.
-
-    Args:
-        deployment: The rotation's deployment.
-
-    Returns:
-        The run: ended, or still waiting for a worker or at work after a while.
+    If an earlier attempt has started a run, wait for that one, so that no second key is created.
     """
     with api_errors("starting the first rotation"):
         runs = await _first_runs(deployment.id)

@@ -1,40 +1,45 @@
-"""Take a rotation away for good."""
+"""Remove a rotation permanently."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from prefect import State
 
 from blocks.errors import ConfigurationError
+from flows.forms import label
 from flows.runs import conclude, open_run
 from flows.show.sentences import removed
 from tasks.life.due import revoke_what_is_due
 from tasks.life.remove import forget_when_nothing_is_left, give_up_keys
+from tasks.model.events import Event
 from tasks.model.rotation import MAX_OVERLAP
 from tasks.steps import AS_TASKS, Steps
 from tasks.world.run import Run
 from tasks.world.secrecy import secret_flow
 
 Keys = Literal["revoke", "keep", "keep-until"]
-"""What becomes of a removed rotation's current key."""
+"""What happens to the current key of a removed rotation."""
 
 
 @secret_flow("remove-rotation")
 async def remove_rotation(
-    rotation: str, confirm_name: str, keys: Keys = "revoke", keep_until: datetime | None = None
+    rotation: Annotated[str, label("Rotation")],
+    confirm_name: Annotated[str, label("Confirm the rotation's name")],
+    keys: Annotated[Keys, label("Current key")] = "revoke",
+    keep_until: Annotated[datetime | None, label("Keep until")] = None,
 ) -> State[None]:
-    """Take a rotation away for good: its deployment with the schedule, its ledger, and its keys as chosen.
+    """Remove a rotation permanently: its deployment and schedule, its ledger, and its keys as chosen.
 
     Args:
-        rotation: The name of the rotation.
-        confirm_name: The name once more, typed by hand, because a removal cannot be undone.
-        keys: What becomes of its current key; older keys end as planned, and never later than that.
-        keep_until: For keep-until: when the current key is revoked, with its time zone.
+        rotation: Name of the rotation.
+        confirm_name: The name again, to confirm: a removal cannot be undone.
+        keys: What happens to the current key. Older keys are revoked as planned, but never later than it.
+        keep_until: For keep-until: when to revoke the current key, with a time zone.
 
     Returns:
-        The final state, whose message says in one sentence what happened.
+        The final state; its message describes the result.
     """
     async with conclude() as conclusion:
         checked = check_removal(str(rotation), confirm_name, keys, keep_until)
@@ -45,65 +50,46 @@ async def remove_rotation(
 
 
 def check_removal(rotation: str, confirm_name: object, keys: object, keep_until: object) -> str:
-    """Refuse a removal that is not meant so, before anything is changed.
-
-    Args:
-        rotation: The name of the rotation.
-        confirm_name: What was typed to confirm it.
-        keys: What is to become of the current key.
-        keep_until: Until when it is kept.
-
-    Returns:
-        The name of the rotation.
+    """Validate the parameters before anything is changed, and return the rotation's name.
 
     Raises:
-        ConfigurationError: One sentence that names the field.
+        ConfigurationError: A parameter is invalid; the message names it.
     """
     if confirm_name != rotation:
-        raise ConfigurationError("confirm_name: it is not the name of the rotation. Nothing was changed.")
+        raise ConfigurationError("confirm_name: does not match the name of the rotation. Nothing was changed.")
     if keys not in get_args(Keys):
-        raise ConfigurationError(f"keys: it must be one of {', '.join(get_args(Keys))}. Nothing was changed.")
+        raise ConfigurationError(f"keys: must be one of {', '.join(get_args(Keys))}. Nothing was changed.")
     if (keys == "keep-until") != (parse_keep_until(keep_until) is not None):
         raise ConfigurationError(
-            "keep_until: a date with a time zone is needed for keep-until, and only there. Nothing was changed."
+            "keep_until: keep-until requires a date with a time zone; leave it empty otherwise. Nothing was changed."
         )
     return rotation
 
 
 def end_of_keys(run: Run, keep_until: datetime | None, *, revoke: bool) -> datetime | None:
-    """Say when no key of the rotation may be alive any more.
+    """Return when to revoke every key of the rotation, UTC; `None` if the current key is kept permanently.
 
-    Args:
-        run: The run. A Retry may well come after the date; only a first attempt can have meant another one.
-        keep_until: Until when the current key is kept, UTC.
-        revoke: Whether it is not kept at all.
-
-    Returns:
-        The moment, UTC; `None` where the current key is kept for good.
+    The date is compared with the first start of the run, because a Retry may legitimately come after it.
 
     Raises:
-        ConfigurationError: The date had passed when the run was started, or lies too far ahead.
+        ConfigurationError: The date had passed when the run was started, or is too far ahead.
     """
     if revoke:
         return run.world.now()
     if keep_until is not None and keep_until <= run.identity.first_started:
-        raise ConfigurationError("keep_until: it is past already. Nothing was changed.")
+        raise ConfigurationError("keep_until: must be in the future. Nothing was changed.")
     if keep_until is not None and keep_until - run.identity.first_started > MAX_OVERLAP:
         raise ConfigurationError(
-            f"keep_until: it is more than {MAX_OVERLAP.days} days ahead; to keep the key for good, choose keep. "
-            "Nothing was changed."
+            f"keep_until: must not be more than {MAX_OVERLAP.days} days ahead; to keep the key permanently, choose "
+            "keep. Nothing was changed."
         )
     return keep_until
 
 
 def parse_keep_until(value: object) -> datetime | None:
-    """Read a moment from a parameter, which is text where a deployment stores it.
+    """Return a date and time, or its ISO 8601 text as deployments store it, in UTC.
 
-    Args:
-        value: A date and time, or its ISO 8601 text.
-
-    Returns:
-        The moment, UTC; `None` for nothing, for a time without a zone, and for one that UTC cannot tell.
+    `None` stands for no value, for a time without a zone, and for one outside of the range of UTC.
     """
     if isinstance(value, str):
         try:
@@ -117,29 +103,29 @@ def parse_keep_until(value: object) -> datetime | None:
 
 
 async def remove(run: Run, revoke_at: datetime | None, steps: Steps) -> str:
-    """Take a rotation away, from whatever state the last run left.
+    """Remove a rotation, whatever state the last run left, and return the final message.
 
     Args:
         run: The run.
-        revoke_at: When no key may be alive any more, UTC; `None` to keep the current one for good.
-        steps: How each step is done.
-
-    Returns:
-        What happened, in one sentence.
+        revoke_at: When to revoke every key, UTC; `None` to keep the current one permanently.
+        steps: The implementations of the steps.
 
     Raises:
-        KeyRotationError: It is not done; a Retry goes on.
+        KeyRotationError: The removal is incomplete. Retry continues.
     """
     ledger = await run.load()
     run.connection = ledger.current.connection if ledger.current else ""
     if revoke_at is None and ledger.pending is not None and ledger.pending.key is not None:
         raise ConfigurationError(
-            f"keys: the last rotation of {run.name} has not ended, so it is not clear which key is to be kept. Retry "
-            "that rotation first. Nothing was changed."
+            f"keys: the last rotation of {run.name} is unfinished, so it is unclear which key to keep. Retry that "
+            "rotation first. Nothing was changed."
         )
     run.step = "delete the deployment"
     had_deployment = await run.world.delete_deployment(run.name)
     if not run.has_ledger:
+        if ledger.is_closed:
+            # The run that closed the ledger may have died before it told anybody.
+            await run.world.emit(Event.ROTATION_REMOVED, run.name)
         return removed(run, had_deployment=had_deployment, gone=True)
     run.step = "give up the keys"
     await give_up_keys(run, revoke_at)

@@ -1,10 +1,13 @@
-"""Bring back a superseded key, where a destination still keeps it."""
+"""Restore a superseded key that a destination still stores."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 from prefect import State
 
 from blocks.errors import ConfigurationError
+from flows import forms
 from flows.runs import conclude, open_run
 from flows.show.sentences import restored, superseded_since
 from tasks.life.due import revoke_what_is_due, where_keys_are_read
@@ -16,17 +19,19 @@ from tasks.world.secrecy import secret_flow
 
 
 @secret_flow("restore-key")
-async def restore_key(rotation: str, label: str = "") -> State[None]:
-    """Let consumers have a superseded key again: enable it, publish it everywhere, supersede the one that it replaces.
+async def restore_key(
+    rotation: Annotated[str, forms.label("Rotation")], label: Annotated[str, forms.label("Key label")] = ""
+) -> State[None]:
+    """Restore a superseded key: enable it, publish it to all destinations, and supersede the current key.
 
-    It works as long as the key was not deleted and a destination keeps it, as Vault does in its older versions.
+    The key must not be deleted yet, and a destination must still store it, as Vault does in older versions.
 
     Args:
-        rotation: The name of the rotation.
-        label: The label of the key, such as sk-or-v1-0e6...1c96; empty for the one that was superseded last.
+        rotation: Name of the rotation.
+        label: Label of the key, such as sk-or-v1-0e6...1c96. Empty restores the most recently superseded key.
 
     Returns:
-        The final state, whose message says in one sentence what happened.
+        The final state; its message describes the result.
     """
     async with conclude() as conclusion, open_run(str(rotation), False, conclusion) as run:
         conclusion.succeeded(await restore(run, str(label), AS_TASKS))
@@ -34,22 +39,19 @@ async def restore_key(rotation: str, label: str = "") -> State[None]:
 
 
 async def restore(run: Run, label: str, steps: Steps) -> str:
-    """Bring a superseded key back, from whatever state the last run left.
+    """Restore a superseded key, whatever state the last run left, and return the final message.
 
     Args:
         run: The run.
-        label: The key's label; empty for the one that was superseded last.
-        steps: How each step is done.
-
-    Returns:
-        What happened, in one sentence.
+        label: The key's label; empty for the most recently superseded key.
+        steps: The implementations of the steps.
 
     Raises:
-        KeyRotationError: It could not be brought back; the current key stays as it is.
+        KeyRotationError: The key could not be restored; the current key stays live.
     """
     current = (await run.load()).current
     if not run.has_ledger:
-        raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was changed.")
+        raise ConfigurationError(f"rotation: {run.name} does not exist or has never run. Nothing was changed.")
     if current is None or current.rotated_by != run.identity.id:
         if rotated_since(run.ledger, run.identity):
             return superseded_since(run)

@@ -1,11 +1,13 @@
-"""The rotation: a new key, proven and published, before the old one dies."""
+"""Rotate a key: create, verify and publish a new one before revoking the old one."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated
 
 from prefect import State
 
+from flows.forms import label
 from flows.runs import conclude, open_run, show_plan
 from flows.show.sentences import rotated, superseded_since
 from tasks.life.due import revoke_what_is_due
@@ -20,18 +22,22 @@ from tasks.world.secrecy import secret_flow
 
 
 @secret_flow("rotate")
-async def rotate(rotation: Rotation, emergency: bool = False, plan_only: bool = False) -> State[None]:
-    """Rotate an API key: create a new one, verify it, publish it everywhere, then revoke the old one.
+async def rotate(
+    rotation: Annotated[Rotation, label("Rotation settings")],
+    emergency: Annotated[bool, label("Emergency")] = False,
+    plan_only: Annotated[bool, label("Plan only")] = False,
+) -> State[None]:
+    """Rotate an API key: create a new one, verify it, publish it to all destinations, then revoke the old one.
 
-    A run may be started at any time and as often as one likes. A Retry of a failed run finishes the same rotation.
+    It is safe to run at any time. Retry of a failed run finishes the same rotation.
 
     Args:
-        rotation: The key that is kept fresh: its connection, settings, destinations and overlap.
-        emergency: Revoke every older key of this rotation at once, without overlap.
-        plan_only: Change nothing anywhere; check everything and show what a run would do now.
+        rotation: The key to rotate: its connection, settings, destinations and overlap.
+        emergency: Revoke every older key of this rotation immediately, without overlap.
+        plan_only: Check everything and show what a run would do now, without changing anything.
 
     Returns:
-        The final state, whose message says in one sentence what happened.
+        The final state; its message describes the result.
     """
     async with conclude() as conclusion:
         check_switch("emergency", emergency)
@@ -46,21 +52,18 @@ async def rotate(rotation: Rotation, emergency: bool = False, plan_only: bool = 
 
 
 async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
-    """Follow the protocol of a rotation from whatever state the last run left.
+    """Rotate the key, whatever state the last run left, and return the final message.
 
-    The ledger is written before each step that it announces: by `create_key` before and after the key is made, by
-    `supersede` once every destination holds it, by `revoke_key` once the old key is dead.
+    The ledger is a write-ahead log: `create_key` writes it before and after the key is created, `supersede` once every
+    destination holds the key, `revoke_key` once the old key is deleted.
 
     Args:
         run: The run.
         rotation: The rotation.
-        steps: How each step is done: as Prefect tasks, or plainly in a simulation.
-
-    Returns:
-        What happened, in one sentence.
+        steps: The implementations of the steps: Prefect tasks, or plain functions in a simulation.
 
     Raises:
-        KeyRotationError: A step failed. What it announced is in the ledger, so that the next run can go on.
+        KeyRotationError: A step failed. The ledger holds what it had announced, so the next run can continue.
     """
     situation = await observe(run, rotation)
     if situation is Situation.ROTATED_SINCE:
@@ -78,7 +81,7 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         run.step = "write the ledger"
         await supersede(run, rotation)
     if situation is not Situation.TOO_YOUNG and (current := run.ledger.current):
-        # A Retry tells it again: the process that wrote the ledger may have died before it told anybody.
+        # A Retry emits it again: the process that wrote the ledger may have died before it emitted the event.
         await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.told())
 
     run.step = "revoke-key"
@@ -87,10 +90,9 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
 
 
 async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, steps: Steps) -> None:
-    """Publish to all destinations side by side; each one that works gets the key even if another fails.
+    """Publish to all destinations concurrently; one that fails does not stop the others.
 
-    Where a store does not compare before it sets, a write may take effect after it was given up: the ledger says so
-    before.
+    In a store without check-and-set, a write may take effect after its timeout: the ledger records that first.
     """
     late_writes = max([(await run.world.destination(name)).late_writes for name in rotation.destinations])
     if late_writes and run.ledger.pending and run.ledger.pending.late_writes != late_writes:
@@ -99,7 +101,7 @@ async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, ste
 
 
 async def supersede(run: Run, rotation: Rotation) -> None:
-    """Make the published key the current one; the former one is superseded until its overlap ends."""
+    """Make the published key the current one; the former one stays superseded until its overlap ends."""
     now = run.world.now()
     overlap = timedelta(0) if run.identity.emergency else rotation.overlap
     destinations = tuple(rotation.destinations)

@@ -1,4 +1,4 @@
-"""How a run begins and ends: its identity, its slot, its ledger, and a final state that a person can act on."""
+"""Start and end of a run: its identity, its slot, its ledger, and its final state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flows.show.artifacts import show_markdown
 from flows.show.overview import refresh_overview
 from flows.show.rotation_page import artifact_key, as_markdown, plan_as_markdown
 from flows.show.sentences import failed
-from flows.slot import take_slot
+from flows.slot import Slot
 from tasks.life.plan import plan
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
@@ -33,11 +33,11 @@ from tasks.world.run import Run
 from tasks.world.secrecy import unexpected
 
 MAX_SECONDS_EARLY = 60.0
-"""How far ahead of its time a run may be and still wait for it; a worker fetches runs 10 seconds ahead."""
+"""How much early a run may start and still wait for its scheduled time; a worker fetches runs 10 seconds early."""
 
 
 class Conclusion:
-    """How a run ended."""
+    """The outcome of a run: its final state and message."""
 
     def __init__(self) -> None:
         self.rotation = ""
@@ -46,20 +46,12 @@ class Conclusion:
         self.message = ""
 
     def succeeded(self, message: str) -> None:
-        """Record that the run reached its end.
-
-        Args:
-            message: What happened, in one sentence.
-        """
+        """Record success, with the final message."""
         self.message = message
         self.state = Completed(message=message)
 
     def failed(self, error: Exception) -> None:
-        """Record that a step failed.
-
-        Args:
-            error: What failed; of an error that is not ours only its class and its place are told.
-        """
+        """Record a failure. Only the class and location of a foreign error are kept: its text may quote a secret."""
         if not isinstance(error, KeyRotationError):
             error = unexpected(error)
         ledger = self.run.ledger if self.run and self.run.has_looked else None
@@ -69,16 +61,12 @@ class Conclusion:
 
 @asynccontextmanager
 async def conclude() -> AsyncIterator[Conclusion]:
-    """Turn whatever ends the block inside into a final state with a plain message.
-
-    Yields:
-        The conclusion, whose `state` the flow returns.
-    """
+    """Turn any exception of the body into a final state with a message; the flow returns the conclusion's `state`."""
     redact_logs()
     conclusion = Conclusion()
     try:
         yield conclusion
-    except Exception as error:  # noqa: BLE001 - whatever ends a run, its state says so plainly
+    except Exception as error:  # noqa: BLE001 - every failure becomes a state with a message
         conclusion.failed(error)
     if conclusion.rotation and conclusion.state.is_failed():
         step = conclusion.run.step if conclusion.run else "begin"
@@ -87,37 +75,42 @@ async def conclude() -> AsyncIterator[Conclusion]:
 
 @asynccontextmanager
 async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncIterator[Run]:
-    """Take the rotation's slot and open its ledger; at the end, show the rotation's state as an artifact.
+    """Take the rotation's slot and open its ledger; at the end, write the rotation's artifact.
 
     Args:
         name: The rotation's name.
-        emergency: Whether every older key is to die at once.
-        conclusion: Learns about the run, and how it ended.
+        emergency: Whether to revoke every older key immediately.
+        conclusion: Receives the run and its outcome.
 
     Yields:
         The run.
 
     Raises:
-        ConfigurationError: The name cannot be a rotation's.
-        PlaceLostError: Another run of the rotation holds the slot for too long.
+        ConfigurationError: The name is not valid.
+        PlaceLostError: Another run held the rotation's slot for too long.
     """
     if not is_slug(name):
-        raise ConfigurationError("rotation: it must be the name of a rotation. Nothing was changed.")
+        raise ConfigurationError("rotation: must be the name of a rotation. Nothing was changed.")
     conclusion.rotation = name
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(PrefectWorld())
         await world.sleep(seconds_early(_flow_run().expected_start_time, world.now()))
-        await take_slot(stack, name, emergency=emergency)
+        slot = Slot(name, _flow_run().id)
+        await slot.take(stack, emergency=emergency)
         identity = await _identify(emergency, world)
         run = Run(name, identity, OpenLedger(name, VariableStore(name), identity.id), world)
         conclusion.run = run
+        for sentence in slot.notes:
+            run.note(sentence)
         try:
             yield run
-        except Exception as error:  # noqa: BLE001 - whatever ends a run, its artifact shows where it stands
+        except Exception as error:  # noqa: BLE001 - the artifact is written however the run ends
             conclusion.failed(error)
         await _prune(run)
-        page = as_markdown(run, conclusion.message)
-        await show_markdown(artifact_key(name), page, f"The state of rotation {name}")
+        if run.has_looked:
+            # Without a look at the ledger the page would say that there is no key.
+            page = as_markdown(run, conclusion.message)
+            await show_markdown(artifact_key(name), page, f"State of rotation {name}")
         await refresh_overview(name, str(identity.id), conclusion.state, world.now())
 
 
@@ -130,17 +123,12 @@ async def _prune(run: Run) -> None:
 
 
 async def show_plan(rotation: Rotation, emergency: bool) -> str:
-    """Show as an artifact what a run would do now; nothing is written but that, so no slot is needed.
+    """Write an artifact with the steps that a run would take now, and return the final message.
 
-    Args:
-        rotation: The rotation.
-        emergency: Whether every older key would have to die at once.
-
-    Returns:
-        One sentence.
+    Nothing else is written, so no slot is needed.
 
     Raises:
-        KeyRotationError: A run could not even begin; the message says why.
+        KeyRotationError: A run could not start; the message says why.
     """
     async with PrefectWorld() as world:
         identity = await _identify(emergency, world)
@@ -156,23 +144,16 @@ async def show_plan(rotation: Rotation, emergency: bool) -> str:
         await acreate_markdown_artifact(
             key=artifact,
             markdown=plan_as_markdown(run, checked, steps),
-            description=f"What a run of rotation {rotation.name} would do now",
+            description=f"Plan of the next run of rotation {rotation.name}",
         )
-    return f"Nothing was changed; the artifact {artifact} shows what a run would do now."
+    return f"Plan only, nothing was changed: see the artifact {artifact}."
 
 
 def seconds_early(scheduled: datetime | None, now: datetime) -> float:
-    """Say how long to wait for a run's scheduled time, because a worker fetches runs early and may start them so.
+    """Return how many seconds to wait for a run's scheduled time: workers fetch runs early, and may start them early.
 
-    Without the wait a retirement could find that nothing is due yet, and no other run of it is scheduled.
-
-    Args:
-        scheduled: When the run was to start.
-        now: The current moment, UTC.
-
-    Returns:
-        The seconds to wait: none for a run that is on time or late, nor where the clocks disagree about more than what
-        a worker fetches ahead.
+    Without the wait, a retirement could start before its key is due, and no later run of it is scheduled. A difference
+    above `MAX_SECONDS_EARLY` means that the clocks disagree, and is not waited for.
     """
     early = (scheduled - now).total_seconds() if scheduled else 0.0
     return early if 0 < early <= MAX_SECONDS_EARLY else 0.0
@@ -181,7 +162,7 @@ def seconds_early(scheduled: datetime | None, now: datetime) -> float:
 def _flow_run() -> FlowRun:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        raise ConfigurationError("A rotation runs as a Prefect flow run only.")
+        raise ConfigurationError("A rotation must run as a Prefect flow run.")
     return context.flow_run
 
 
@@ -201,7 +182,7 @@ async def _identify(emergency: bool, world: PrefectWorld) -> Identity:
         first_started=started.astimezone(UTC) if started else world.now(),
         attempt=max(flow_run.run_count, 1),
         emergency=emergency,
-        # A Retry is a person's.
+        # A Retry is manual.
         scheduled_for=flow_run.expected_start_time if flow_run.auto_scheduled and flow_run.run_count <= 1 else None,
         completed=await _has_completed(flow_run),
     )

@@ -1,4 +1,4 @@
-"""What the commands of the terminal share: they ask the Prefect server that PREFECT_API_URL names, and no other."""
+"""The Prefect server of the terminal commands: the one that PREFECT_API_URL names, and no other."""
 
 from __future__ import annotations
 
@@ -14,17 +14,11 @@ T = TypeVar("T")
 
 
 def ask_prefect(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Do something with the Prefect server that the environment names.
-
-    Args:
-        work: What to do.
-
-    Returns:
-        What it returns.
+    """Run a coroutine function against the Prefect server that `PREFECT_API_URL` names, and return its result.
 
     Raises:
-        ConfigurationError: `PREFECT_API_URL` is not set. Prefect would start a server of its own, which knows no
-            rotation, and keeps nothing that is made there.
+        ConfigurationError: `PREFECT_API_URL` is not set. Prefect would start a temporary server of its own, which has
+            no rotations and does not keep what is created there.
         ServiceError: The server cannot be reached.
     """
     url = PREFECT_API_URL.value()
@@ -33,5 +27,5 @@ def ask_prefect(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         return asyncio.run(work())
     except RuntimeError:
-        # What Prefect's client makes of a server that it cannot reach.
+        # Raised by Prefect's client if the server is unreachable.
         raise ServiceError(f"The Prefect server at {url} cannot be reached.") from None

@@ -1,59 +1,116 @@
-"""A rotation's slot: its runs queue up for it, and an emergency goes first."""
+"""A rotation's slot: its runs queue for it, and an emergency goes first.
+
+The slot only orders the runs. The ledger keeps two runs apart, so a run whose slot was lost continues, and a slot whose
+holder has died is reclaimed.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from uuid import UUID
 
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.utilities import get_or_create_client
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, ConcurrencySlotAcquisitionError, concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 
 from blocks.errors import PlaceLostError, ServiceError
-from tasks.world.api import api_errors
+from tasks.world.api import LEDGER_TAG, api_errors
+from tasks.world.inventory import runs_at_work
 
-SLOT_WAIT_SECONDS = 300.0
+WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""
-SLOT_LEASE_SECONDS = 60.0
-"""How long the slot of a killed run stays taken; Prefect allows no less."""
+LOOK_AFTER_SECONDS = 45.0
+"""How long a run waits before it checks whether the holder of the slot is still running."""
+LEASE_SECONDS = 60.0
+"""How long the slot of a killed run stays taken; Prefect's minimum."""
 STEP_BACK_SECONDS = 5.0
-"""How long a run waits before it looks again whether an emergency is over."""
+"""The interval at which a waiting run checks whether an emergency is over."""
 
 
-async def take_slot(stack: AsyncExitStack, name: str, *, emergency: bool) -> None:
-    """Wait for the slot of a rotation, and hold it until the stack is closed; an emergency goes first."""
-    limit, emergencies = f"key-rotation-{name}", f"key-rotation-{name}-emergency"
-    if emergency:
-        # Held from now on, it makes every other run that waits for the rotation's slot step back.
-        await _enter(stack, emergencies, name)
-        await _enter(stack, limit, name)
-        return
-    for _ in range(round(SLOT_WAIT_SECONDS / STEP_BACK_SECONDS)):
-        async with AsyncExitStack() as attempt:
-            await _enter(attempt, limit, name)
-            if not await _is_taken(emergencies):
-                stack.push_async_exit(attempt.pop_all())
-                return
-        await asyncio.sleep(STEP_BACK_SECONDS)
-    raise PlaceLostError(f"An emergency of rotation {name} was still at work after {SLOT_WAIT_SECONDS:.0f} seconds.")
+def slot_of(rotation: str) -> str:
+    """Return the name of a rotation's concurrency limit; no rotation's name contains an underscore."""
+    return f"{LEDGER_TAG}_{rotation}"
 
 
-async def _enter(stack: AsyncExitStack, limit: str, name: str) -> None:
-    for was_made in (False, True):
-        try:
-            await stack.enter_async_context(_slot(limit))
-        except AcquireConcurrencySlotTimeoutError:
-            raise PlaceLostError(
-                f"Another run of rotation {name} was still at work after {SLOT_WAIT_SECONDS:.0f} seconds."
-            ) from None
-        except ConcurrencySlotAcquisitionError:
-            if was_made:
-                raise ServiceError(f"Prefect's API failed while taking the slot {limit}.", retryable=True) from None
-            await _make_limit(limit)
-        else:
+def emergency_slot_of(rotation: str) -> str:
+    """Return the name of the concurrency limit that an emergency holds, so that every other run steps back."""
+    return f"{LEDGER_TAG}_{rotation}_emergency"
+
+
+class Slot:
+    """A rotation's slot, as seen by the flow run that takes it."""
+
+    def __init__(self, rotation: str, run_id: UUID) -> None:
+        self._rotation = rotation
+        self._run_id = run_id
+        self._deadline = time.monotonic() + WAIT_SECONDS
+        self.notes: list[str] = []
+        """What was repaired, for the run's artifact."""
+
+    async def take(self, stack: AsyncExitStack, *, emergency: bool) -> None:
+        """Wait for the slot, and hold it until the stack is closed.
+
+        Raises:
+            PlaceLostError: Another run of the rotation held the slot for too long.
+            ServiceError: Prefect's API failed.
+        """
+        if emergency:
+            await self._enter(stack, emergency_slot_of(self._rotation))
+            await self._enter(stack, slot_of(self._rotation))
             return
+        while True:
+            async with AsyncExitStack() as attempt:
+                await self._enter(attempt, slot_of(self._rotation))
+                if not await self._emergency_is_at_work():
+                    stack.push_async_exit(attempt.pop_all())
+                    return
+            self._require_time()
+            await asyncio.sleep(STEP_BACK_SECONDS)
+
+    async def _emergency_is_at_work(self) -> bool:
+        limit = emergency_slot_of(self._rotation)
+        waited = time.monotonic() - (self._deadline - WAIT_SECONDS)
+        if not await _is_taken(limit):
+            return False
+        if waited < LOOK_AFTER_SECONDS or await runs_at_work(self._rotation, but=self._run_id, emergency=True):
+            return True
+        await self._take_back(limit)
+        return False
+
+    async def _enter(self, stack: AsyncExitStack, limit: str) -> None:
+        was_made = False
+        while True:
+            try:
+                await stack.enter_async_context(_held(limit))
+            except AcquireConcurrencySlotTimeoutError:
+                self._require_time()
+                if not await runs_at_work(self._rotation, but=self._run_id):
+                    await self._take_back(limit)
+            except ConcurrencySlotAcquisitionError:
+                if was_made:
+                    raise ServiceError(f"Prefect's API failed while taking the slot {limit}.", retryable=True) from None
+                await _make_limit(limit)
+                was_made = True
+            else:
+                return
+
+    def _require_time(self) -> None:
+        if time.monotonic() >= self._deadline:
+            raise PlaceLostError(
+                f"Another run of rotation {self._rotation} was still running after {WAIT_SECONDS:.0f} seconds."
+            )
+
+    async def _take_back(self, limit: str) -> None:
+        # With Prefect's default lease storage, a restart of the server leaves a slot taken forever.
+        client, _ = get_or_create_client()
+        with suppress(ObjectNotFound), api_errors(f"reclaiming the slot {limit}"):
+            await client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=0))
+        self.notes.append(f"The slot {limit} was reclaimed: the run that held it is no longer running.")
 
 
 async def _is_taken(limit: str) -> bool:
@@ -66,34 +123,29 @@ async def _is_taken(limit: str) -> bool:
 
 
 @asynccontextmanager
-async def _slot(limit: str) -> AsyncIterator[None]:
-    task = asyncio.current_task()
-    cancelled_before = task.cancelling() if task else 0
+async def _held(limit: str) -> AsyncIterator[None]:
     ended = False
     try:
         async with concurrency(
-            limit, occupy=1, timeout_seconds=SLOT_WAIT_SECONDS, lease_duration=SLOT_LEASE_SECONDS, strict=True
+            limit,
+            occupy=1,
+            timeout_seconds=LOOK_AFTER_SECONDS,
+            lease_duration=LEASE_SECONDS,
+            strict=True,
+            raise_on_lease_renewal_failure=False,
         ):
             yield
             ended = True
-    except asyncio.CancelledError:
-        # Prefect cancels what is inside when it could not renew the lease, and takes its request to cancel back.
-        # One that is still there came from a person or from the worker.
-        if task is None or task.cancelling() > cancelled_before:
-            raise
-        raise PlaceLostError(
-            f"This run lost its hold on {limit}, because Prefect's server did not renew it in time, so it stopped."
-        ) from None
     except Exception as error:
         if not ended:
             raise
-        # What was done is done, and the lease ends by itself.
+        # The work is done, and the lease expires by itself.
         get_run_logger().warning(
-            "The slot %s was not given back (%s): it ends in a minute.", limit, type(error).__name__
+            "The slot %s was not released (%s); it expires within a minute.", limit, type(error).__name__
         )
 
 
 async def _make_limit(limit: str) -> None:
     client, _ = get_or_create_client()
-    with suppress(ObjectAlreadyExists), api_errors("making the rotation's slot"):
+    with suppress(ObjectAlreadyExists), api_errors("creating the rotation's slot"):
         await client.upsert_global_concurrency_limit_by_name(limit, 1)

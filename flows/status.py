@@ -1,4 +1,4 @@
-"""The overview of all rotations in the terminal: `python -m flows.status`."""
+"""Show all rotations in the terminal: `python -m flows.status`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ COLOURS = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.FAILED: "r
 
 
 async def read() -> list[Row]:
-    """Read all rotations over one connection.
-
-    Returns:
-        The rotations.
-    """
+    """Read all rotations over one connection."""
     async with AsyncClientContext.get_or_create():
         return await read_rows(datetime.now(UTC))
 
@@ -33,7 +29,7 @@ def main() -> int:
     """Print the table.
 
     Returns:
-        0 where every rotation is healthy, 1 where one is not, 2 where Prefect cannot be asked.
+        The exit code: 0 if every rotation is healthy, 1 if not, 2 if Prefect cannot be reached.
     """
     try:
         rows = ask_prefect(read)
@@ -45,15 +41,10 @@ def main() -> int:
 
 
 def show(rows: list[Row], console: Console) -> None:
-    """Print the rotations, and below them what needs a person.
-
-    Args:
-        rows: The rotations.
-        console: Where to print.
-    """
+    """Print the rotations, and below them the required actions."""
     table = Table(title=summary(rows), box=box.SIMPLE, pad_edge=False)
     for name in HEADER:
-        # What is broken up cannot be copied.
+        # A wrapped name cannot be copied.
         table.add_column(name, overflow="fold", no_wrap=name in {"Rotation", "Health", "Current key"})
     for row in worst_first(rows):
         table.add_row(*map(escape, row.cells()), style=COLOURS[row.health])

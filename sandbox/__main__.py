@@ -18,10 +18,10 @@ STAND_INS: dict[str, Callable[[], Starlette]] = {
 
 
 def main() -> None:
-    """Read the command line and serve."""
+    """Serve the stand-in that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
     parser.add_argument("stand_in", choices=STAND_INS)
-    parser.add_argument("--port", type=int, required=True, help="the port on loopback")
+    parser.add_argument("--port", type=int, required=True, help="port on loopback")
     chosen = parser.parse_args()
     serve(STAND_INS[chosen.stand_in](), chosen.port)
 

@@ -1,4 +1,4 @@
-"""The main job, start to end: rotate a key three times while a consumer uses it, and show what happened.
+"""Rotate a key three times while a consumer uses it, and print the result.
 
 Everything runs on loopback: a Prefect server with its embedded database, a worker, and the OpenRouter stand-in.
 """
@@ -20,7 +20,8 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
+from sandbox.openrouter import create_app
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.setup import CONNECTION, SECRET, prepare
 from sandbox.stack import Stack
@@ -29,18 +30,14 @@ ROTATION = "example"
 ROTATIONS = 3
 OVERLAP_SECONDS = 6
 CACHE_SECONDS = 1.0
-"""How long the consumer keeps the key before it reads the secret again; the overlap covers it."""
+"""How long the consumer caches the key; the overlap must be longer."""
 REQUESTS_PER_SECOND = 20
 RUN_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass
 class Consumer:
-    """An application that reads the key from the secret and calls the API with it, all the time.
-
-    Args:
-        base_url: Where the OpenRouter stand-in is.
-    """
+    """An application that reads the key from the secret and continuously calls the API with it."""
 
     base_url: str
     answers: Counter[int] = field(default_factory=Counter)
@@ -48,11 +45,11 @@ class Consumer:
 
     @property
     def failed(self) -> int:
-        """How many requests did not succeed."""
+        """The number of failed requests."""
         return sum(count for status, count in self.answers.items() if status != httpx.codes.OK)
 
     async def work(self) -> None:
-        """Send requests until it is stopped."""
+        """Send requests until `stopped` is set."""
         from prefect.blocks.system import Secret
 
         body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
@@ -70,10 +67,10 @@ class Consumer:
 
 
 async def run_rotation(console: Console) -> None:
-    """Start a run of the example rotation and wait until the worker has done it.
+    """Start a run of the example rotation and wait until the worker has completed it.
 
     Raises:
-        RuntimeError: The run did not complete; its message is part of the text.
+        RuntimeError: The run did not complete; the text includes its message.
     """
     from prefect import get_client
 
@@ -92,7 +89,7 @@ async def wait_for(client: Any, run_id: Any) -> None:
     """Wait until a run has ended.
 
     Raises:
-        RuntimeError: It did not end in time.
+        RuntimeError: The run did not end in time.
     """
     deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
@@ -104,10 +101,10 @@ async def wait_for(client: Any, run_id: Any) -> None:
 
 
 async def wait_until_retired(openrouter: OpenRouterSandbox) -> None:
-    """Wait until the last superseded key is dead.
+    """Wait until the last superseded key is revoked.
 
     Raises:
-        RuntimeError: It is still alive after the overlap and a generous margin.
+        RuntimeError: It is still valid after the overlap and a generous margin.
     """
     deadline = time.monotonic() + OVERLAP_SECONDS + RUN_TIMEOUT_SECONDS
     while len(openrouter.live_keys()) > 1:
@@ -117,11 +114,7 @@ async def wait_until_retired(openrouter: OpenRouterSandbox) -> None:
 
 
 async def story(console: Console, openrouter: OpenRouterSandbox, base_url: str) -> Consumer:
-    """Tell the story: a first rotation, then two more while a consumer keeps calling.
-
-    Returns:
-        The consumer and what it saw.
-    """
+    """Rotate once, then twice more while a consumer keeps calling, and return the consumer."""
     consumer = Consumer(base_url)
     console.print("A first rotation, by the worker:")
     await run_rotation(console)
@@ -137,11 +130,7 @@ async def story(console: Console, openrouter: OpenRouterSandbox, base_url: str) 
 
 
 def show(console: Console, openrouter: OpenRouterSandbox, consumer: Consumer, seconds: float) -> bool:
-    """Show what happened.
-
-    Returns:
-        Whether no request failed, the old keys are dead and nothing is left over.
-    """
+    """Print the result, and return whether no request failed and exactly one key is left."""
     live, revoked = len(openrouter.live_keys()), len(openrouter.deleted)
     good = consumer.failed == 0 and live == 1 and revoked == ROTATIONS - 1 and sum(consumer.answers.values()) > 0
     table = Table("what", "number", title="Three rotations of one key", min_width=50)
@@ -158,7 +147,7 @@ def show(console: Console, openrouter: OpenRouterSandbox, consumer: Consumer, se
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a termination signal end the demo as Ctrl-C does, so that everything is stopped."""
+    """Handle SIGTERM like Ctrl-C, so that everything is stopped."""
 
     def interrupt(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -174,7 +163,7 @@ def main() -> int:
     """Run the demo.
 
     Returns:
-        0 if no request failed, the old keys are dead and nothing is left over; 1 otherwise.
+        The exit code: 0 if no request failed and exactly one key is left, 1 otherwise.
     """
     console, begun = Console(), time.monotonic()
     openrouter = OpenRouterSandbox()

@@ -1,7 +1,7 @@
 """A stand-in of Infisical: universal auth and the raw secrets of projects, environments and folders.
 
-After Infisical's API reference (https://infisical.com/docs/api-reference/overview/introduction); names and messages of
-error answers, and that a missing folder lists as an empty one, after its server (https://github.com/Infisical/infisical).
+Sources: Infisical's API reference (https://infisical.com/docs/api-reference/overview/introduction); for the names and
+messages of errors, and for the empty list of a missing folder, its server (https://github.com/Infisical/infisical).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ HIDDEN = "<hidden-by-infisical>"
 
 
 class InfisicalError(Exception):
-    """An answer that is an error.
+    """An error response.
 
     Args:
         status: The HTTP status.
         message: Infisical's message.
-        name: Infisical's name for it; the usual one of the status by default.
+        name: Infisical's name of the error; the usual one of the status by default.
     """
 
     def __init__(self, status: int, message: str, name: str | None = None) -> None:
@@ -49,7 +49,7 @@ class InfisicalError(Exception):
 
 @dataclass
 class StoredSecret:
-    """A secret with its versions and what users wrote beside it."""
+    """A secret with its versions, comment and metadata."""
 
     name: str
     values: list[str]
@@ -59,11 +59,11 @@ class StoredSecret:
 
 
 class InfisicalSandbox:
-    """The state of the stand-in; tests look into it and turn its switches.
+    """The state of the stand-in, which tests read and change.
 
     Args:
         now: The clock, UTC.
-        token_ttl: How long a token lives; zero for one that never ends.
+        token_ttl: The lifetime of a token; zero for one that does not expire.
     """
 
     def __init__(
@@ -81,42 +81,24 @@ class InfisicalSandbox:
         }
 
     def put(self, name: str, value: str, *, environment: str = "prod", path: str = "/", comment: str = "") -> None:
-        """Store a secret as a user would.
-
-        Args:
-            name: Its name.
-            value: Its value.
-            environment: The environment.
-            path: The folder.
-            comment: A comment.
-        """
+        """Store a secret as a user would."""
         self.folders[PROJECT_ID, environment, path][name] = StoredSecret(name, [value], comment)
 
     def add_folder(self, environment: str, path: str = "/", *, project: str = PROJECT_ID) -> None:
-        """Make an empty folder, and its project and environment where they are new.
-
-        Args:
-            environment: The environment.
-            path: The folder.
-            project: The project's id.
-        """
+        """Create an empty folder, with its project and environment if necessary."""
         self.folders.setdefault((project, environment, path), {})
 
     def end_tokens(self) -> None:
-        """End every token, as when their time is over."""
+        """Let every token expire."""
         self.tokens = {token: (identity, self.now()) for token, (identity, _) in self.tokens.items()}
 
     def revoke_tokens(self) -> None:
-        """Revoke every token, as an operator can."""
+        """Revoke every token."""
         self.tokens.clear()
 
 
 class Api:
-    """The endpoints.
-
-    Args:
-        sandbox: The state.
-    """
+    """The endpoints."""
 
     def __init__(self, sandbox: InfisicalSandbox) -> None:
         self.sandbox = sandbox
@@ -197,7 +179,7 @@ class Api:
         return request.query_params.get("viewSecretValue") == "false"
 
     async def list(self, request: Request) -> Response:
-        """`GET /api/v3/secrets/raw`; a folder that does not exist lists as an empty one, as at the real one."""
+        """`GET /api/v3/secrets/raw`; a missing folder returns an empty list, as the real server does."""
         place = self._place(request.query_params, request, write=False)
         stored = self.sandbox.folders.get(place, {}).values()
         shown = [self._show(secret, place, hidden=self._hidden(request)) for secret in stored]
@@ -258,14 +240,7 @@ async def _answer_error(_request: Request, error: Exception) -> Response:
 
 
 def create_app(sandbox: InfisicalSandbox | None = None) -> Starlette:
-    """Make the stand-in's application.
-
-    Args:
-        sandbox: Its state; a new one by default.
-
-    Returns:
-        The application.
-    """
+    """Return the stand-in's application, with the given state or a new one."""
     api = Api(sandbox or InfisicalSandbox())
     one = "/api/v3/secrets/raw/{name}"
     routes = [

@@ -1,4 +1,4 @@
-"""What keeps this process apart from the user's own Prefect. It imports nothing but the standard library."""
+"""Isolation of this process from the user's own Prefect. It imports only the standard library."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A stand-in of OpenRouter's key management, after its API description.
+"""A stand-in of OpenRouter's management API, based on its API reference.
 
-It keeps state, counts usage, and answers as the real one does; what the description leaves open can be set either way.
+It keeps state, counts usage, and responds as the real service does; what the reference leaves open is configurable.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ import re
 import secrets
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,417 +19,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sandbox.openrouter_account import PREFIX, RESETS, Account, ApiError, OpenRouterSandbox, StoredKey, spelled_text
 from sandbox.server import make_app
 
-DEFAULT_MANAGEMENT_KEY = "sk-or-v1-management-key-of-the-local-stand-in"
-PREFIX = "/api/v1"
 PAGE_SIZE = 100
-RESETS = ("daily", "weekly", "monthly", None)
-UTC_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
-"""The description asks for UTC; the SDK adds that a timestamp without seconds is rejected."""
-
-
-class ApiError(Exception):
-    """An answer that is an error.
-
-    Args:
-        status: The HTTP status.
-        message: OpenRouter's message.
-        headers: Headers of the answer.
-    """
-
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.headers = status, message, headers or {}
-
-
-@dataclass
-class Account:
-    """An OpenRouter account."""
-
-    user_id: str
-    workspaces: list[str]
-    management_keys: set[str]
-    management_keys_expire: dict[str, datetime] = field(default_factory=dict)
-
-
-@dataclass
-class StoredKey:
-    """A key of an account."""
-
-    secret: str
-    hash: str
-    account: Account
-    name: str
-    workspace_id: str
-    created_at: datetime
-    limit: Decimal | None = None
-    limit_reset: str | None = None
-    include_byok_in_limit: bool = False
-    expires_at: datetime | None = None
-    creator_user_id: str | None = None
-    disabled: bool = False
-    updated_at: datetime | None = None
-    last_used_at: datetime | None = None
-    guardrail_id: str | None = None
-    refusals_left: int = 0
-    valid_from: datetime | None = None
-    spent: list[tuple[datetime, Decimal]] = field(default_factory=list)
-    byok_spent: list[tuple[datetime, Decimal]] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """How the key is shown to people."""
-        body = self.secret.removeprefix("sk-or-v1-")
-        return f"sk-or-v1-{body[:3]}...{body[-4:]}"
-
-
-def period_start(period: str | None, now: datetime) -> datetime:
-    """Say when the current period began: midnight UTC, Monday, or the first of the month.
-
-    Args:
-        period: `daily`, `weekly`, `monthly`, or `None` for no reset.
-        now: The current moment, UTC.
-
-    Returns:
-        The beginning.
-    """
-    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    match period:
-        case "daily":
-            return day
-        case "weekly":
-            return day - timedelta(days=day.weekday())
-        case "monthly":
-            return day.replace(day=1)
-        case _:
-            return datetime.min.replace(tzinfo=UTC)
-
-
-class OpenRouterSandbox:
-    """The state of the stand-in; tests look into it and turn its switches.
-
-    Args:
-        now: The clock, UTC.
-        cost: What one chat completion costs, in USD.
-        byok: Whether a chat completion is paid for with the account's own provider key.
-        plaintext_in: Where the answer to a create holds the plaintext: `top` (beside data) or `data`.
-        refusals: How often a new key answers 401 before it works.
-        lag: How long a new key answers 401 before it works.
-        with_last_used_at: Whether a key shows when it was used last.
-        over_limit_status: What a key over its limit answers: 402 or 403.
-        not_management_status: What a normal key gets at a management endpoint: 401 or 403.
-        counts_reassigned: Whether a key that is assigned to its own guardrail again counts as assigned.
-    """
-
-    def __init__(
-        self,
-        *,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        cost: Decimal = Decimal("0.001"),
-        byok: bool = False,
-        plaintext_in: Literal["top", "data"] = "top",
-        refusals: int = 0,
-        lag: timedelta = timedelta(0),
-        with_last_used_at: bool = True,
-        over_limit_status: int = 402,
-        not_management_status: int = 403,
-        counts_reassigned: bool = True,
-    ) -> None:
-        self.now = now
-        self.cost = cost
-        self.byok = byok
-        self.plaintext_in = plaintext_in
-        self.refusals = refusals
-        self.lag = lag
-        self.with_last_used_at = with_last_used_at
-        self.over_limit_status = over_limit_status
-        self.not_management_status = not_management_status
-        self.counts_reassigned = counts_reassigned
-        self.keys: dict[str, StoredKey] = {}
-        self.by_secret: dict[str, StoredKey] = {}
-        self.created: list[str] = []
-        self.deleted: list[str] = []
-        self.secrets: set[str] = set()
-        self.requests_failed = 0
-        """How many chat completions were refused, that is: what consumers noticed."""
-        self.guardrails: dict[str, dict[str, Any]] = {}
-        self.accounts: list[Account] = []
-        self.add_account(DEFAULT_MANAGEMENT_KEY)
-
-    def change(self, wanted: Mapping[str, Any]) -> None:
-        """Turn switches by name, as JSON spells them: all of them or none.
-
-        Args:
-            wanted: The constructor's arguments but the clock, with `cost` in USD and `lag` in seconds.
-
-        Raises:
-            ApiError: There is no such switch, or it cannot stand so.
-        """
-        try:
-            values = {name: SWITCHES[name](value) for name, value in wanted.items()}
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
-            raise ApiError(400, "No such option, or not such a value") from None
-        for name, value in values.items():
-            setattr(self, name, value)
-
-    def add_account(self, management_key: str) -> Account:
-        """Add an account.
-
-        Args:
-            management_key: Its first management key.
-
-        Returns:
-            The account, with a default workspace.
-        """
-        account = Account(f"user_{secrets.token_hex(8)}", [str(uuid.uuid4())], {management_key})
-        self.accounts.append(account)
-        return account
-
-    def live_keys(self) -> list[StoredKey]:
-        """List the keys that consumers can use.
-
-        Returns:
-            The keys that are neither deleted nor disabled nor expired.
-        """
-        return [key for key in self.keys.values() if self._is_live(key)]
-
-    def is_live(self, secret: str) -> bool:
-        """Say whether a consumer can use a key.
-
-        Args:
-            secret: The key's plaintext.
-
-        Returns:
-            Whether it is live.
-        """
-        key = self.by_secret.get(secret)
-        return key is not None and self._is_live(key)
-
-    def _is_live(self, key: StoredKey) -> bool:
-        return not key.disabled and (key.expires_at is None or key.expires_at > self.now())
-
-    def seed_keys(self, count: int) -> None:
-        """Fill the first account with keys that no rotation made.
-
-        Args:
-            count: How many.
-        """
-        account = self.accounts[0]
-        for number in range(count):
-            self.add_key(account, {"name": f"seeded {number}"})
-
-    def add_key(self, account: Account, body: dict[str, Any]) -> StoredKey:
-        """Make a key.
-
-        Args:
-            account: Whose key it is.
-            body: What was asked for, already checked.
-
-        Returns:
-            The key.
-        """
-        limit = body.get("limit")
-        key = StoredKey(
-            secret=f"sk-or-v1-{secrets.token_hex(32)}",
-            hash=secrets.token_hex(32),
-            account=account,
-            name=body["name"],
-            workspace_id=body.get("workspace_id") or account.workspaces[0],
-            created_at=self.now(),
-            limit=None if limit is None else Decimal(str(limit)),
-            limit_reset=body.get("limit_reset"),
-            include_byok_in_limit=bool(body.get("include_byok_in_limit")),
-            expires_at=_utc(body.get("expires_at")),
-            creator_user_id=body.get("creator_user_id") or account.user_id,
-            refusals_left=self.refusals,
-            valid_from=self.now() + self.lag if self.lag else None,
-        )
-        self.keys[key.hash] = self.by_secret[key.secret] = key
-        self.created.append(key.hash)
-        self.secrets.add(key.secret)
-        return key
-
-    def delete_key(self, key: StoredKey) -> None:
-        """Delete a key.
-
-        Args:
-            key: The key.
-        """
-        del self.keys[key.hash], self.by_secret[key.secret]
-        self.deleted.append(key.hash)
-
-    def usage(self, key: StoredKey, period: str | None = None, *, byok: bool = False) -> Decimal:
-        """Sum up what a key has spent.
-
-        Args:
-            key: The key.
-            period: The period; from the beginning without it.
-            byok: Whether to sum up what was paid for with the account's own provider key, or the rest.
-
-        Returns:
-            The sum in USD.
-        """
-        start = period_start(period, self.now())
-        return sum((amount for at, amount in (key.byok_spent if byok else key.spent) if at >= start), Decimal(0))
-
-    def remaining(self, key: StoredKey) -> Decimal | None:
-        """Say what a key may still spend in its period.
-
-        Args:
-            key: The key.
-
-        Returns:
-            The rest in USD, or `None` without a limit.
-        """
-        if key.limit is None:
-            return None
-        spent = self.usage(key, key.limit_reset)
-        if key.include_byok_in_limit:
-            spent += self.usage(key, key.limit_reset, byok=True)
-        return max(Decimal(0), key.limit - spent)
-
-    def use(self, secret: str) -> StoredKey:
-        """Let a key be used once.
-
-        Args:
-            secret: Its plaintext.
-
-        Returns:
-            The key.
-
-        Raises:
-            ApiError: It is not live, or not yet.
-        """
-        key = self.by_secret.get(secret)
-        if key is None or not self._is_live(key):
-            raise ApiError(401, "No auth credentials found")
-        if key.refusals_left > 0 or (key.valid_from and key.valid_from > self.now()):
-            key.refusals_left = max(0, key.refusals_left - 1)
-            raise ApiError(401, "No auth credentials found")
-        return key
-
-    def show(self, key: StoredKey) -> dict[str, Any]:
-        """Show a key as the management API does.
-
-        Args:
-            key: The key.
-
-        Returns:
-            The JSON object.
-        """
-        remaining = self.remaining(key)
-        shown: dict[str, Any] = {
-            "hash": key.hash,
-            "name": key.name,
-            "label": key.label,
-            "disabled": key.disabled,
-            "limit": _number(key.limit),
-            "limit_remaining": _number(remaining),
-            "limit_reset": key.limit_reset,
-            "include_byok_in_limit": key.include_byok_in_limit,
-            "created_at": _text(key.created_at),
-            "updated_at": _text(key.updated_at),
-            "expires_at": _text(key.expires_at),
-            "creator_user_id": key.creator_user_id,
-            "external_user": None,
-            "workspace_id": key.workspace_id,
-            **self._usage_fields(key),
-        }
-        if self.with_last_used_at:
-            shown["last_used_at"] = _text(key.last_used_at)
-        return shown
-
-    def _usage_fields(self, key: StoredKey) -> dict[str, Any]:
-        return {
-            f"{prefix}usage{suffix}": float(self.usage(key, period, byok=bool(prefix)))
-            for prefix in ("", "byok_")
-            for suffix, period in (("", None), ("_daily", "daily"), ("_weekly", "weekly"), ("_monthly", "monthly"))
-        }
-
-    def show_itself(
-        self, key: StoredKey | None, account: Account, expires_at: datetime | None = None
-    ) -> dict[str, Any]:
-        """Show a key its own view (`GET /key`).
-
-        Args:
-            key: The key; `None` for a management key.
-            account: Whose key it is.
-            expires_at: When a management key ends.
-
-        Returns:
-            The JSON object.
-        """
-        base: dict[str, Any] = {
-            "allowed_data_regions": [],
-            "budgets": [],
-            "effective_budget": None,
-            "free_model_daily_requests": {"limit": 50, "remaining": 50, "used": 0},
-            "organization_id": None,
-            "is_free_tier": False,
-            "is_management_key": key is None,
-            "is_provisioning_key": key is None,
-            "rate_limit": {"interval": "1h", "note": "This field is deprecated and safe to ignore.", "requests": -1},
-        }
-        if key is None:
-            blank = StoredKey(
-                "", "", account, "management key", account.workspaces[0], self.now(), expires_at=expires_at
-            )
-            return {**base, **self._own_fields(blank), "label": "sk-or-v1-man...in"}
-        return {**base, **self._own_fields(key)}
-
-    def _own_fields(self, key: StoredKey) -> dict[str, Any]:
-        names = ("label", "limit", "limit_remaining", "limit_reset", "include_byok_in_limit", "creator_user_id")
-        shown = self.show(key)
-        return {**{name: shown[name] for name in (*names, "expires_at", "workspace_id")}, **self._usage_fields(key)}
-
-
-def _one_of(*allowed: Any) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if value not in allowed:
-            raise ValueError("not one of the allowed values")
-        return value
-
-    return check
-
-
-def _not_negative(value: Any) -> Any:
-    if not value >= type(value)(0):
-        raise ValueError("must not be negative")
-    return value
-
-
-SWITCHES: dict[str, Callable[[Any], Any]] = {
-    "cost": lambda usd: _not_negative(Decimal(str(usd)).quantize(Decimal("1E-9"))),
-    "byok": _one_of(True, False),
-    "plaintext_in": _one_of("top", "data"),
-    "refusals": lambda count: _not_negative(int(count)),
-    "lag": lambda seconds: _not_negative(timedelta(seconds=seconds)),
-    "with_last_used_at": _one_of(True, False),
-    "over_limit_status": _one_of(402, 403),
-    "not_management_status": _one_of(401, 403),
-    "counts_reassigned": _one_of(True, False),
-}
-"""What can be changed while the stand-in runs, and how its JSON is read."""
-
-
-def _utc(text: Any) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        if UTC_TIMESTAMP.fullmatch(text):
-            return datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        pass
-    raise ApiError(400, "expires_at must be an ISO 8601 timestamp in UTC, with seconds")
-
-
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _number(amount: Decimal | None) -> float | None:
-    return None if amount is None else float(amount)
 
 
 def _bearer(request: Request) -> str:
@@ -452,7 +43,7 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 def _is_amount(value: Any) -> bool:
-    # The comparison also keeps NaN and infinity out, which Python's JSON would let in.
+    # The comparison also rejects NaN and infinity, which Python's JSON parser accepts.
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
@@ -469,7 +60,7 @@ KEY_FIELDS: dict[str, Callable[[Any], bool]] = {
     "creator_user_id": lambda value: value is None or _is_text(value),
     "workspace_id": _is_text,
 }
-"""What the fields of a create and of an update may hold."""
+"""Validators of the fields of a create and of an update."""
 
 
 def _check_key(body: dict[str, Any], account: Account) -> None:
@@ -493,17 +84,13 @@ def _page(request: Request, found: Sequence[dict[str, Any]]) -> Response:
 
 
 class Api:
-    """The endpoints.
-
-    Args:
-        sandbox: The state.
-    """
+    """The endpoints."""
 
     def __init__(self, sandbox: OpenRouterSandbox) -> None:
         self.sandbox = sandbox
 
     def account(self, request: Request) -> Account:
-        """Find the account of the management key that a request carries."""
+        """Return the account of a request's management key."""
         token = _bearer(request)
         managed = self._managed_by(token)
         if managed is not None:
@@ -520,7 +107,7 @@ class Api:
         return None
 
     def key(self, request: Request) -> StoredKey:
-        """Find the key that a request's path names."""
+        """Return the key that a request's path names."""
         account = self.account(request)
         key = self.sandbox.keys.get(request.path_params["hash"])
         if key is None or key.account is not account:
@@ -610,7 +197,7 @@ class Api:
                 "object": "chat.completion",
                 "created": int(sandbox.now().timestamp()),
                 "model": body.get("model", "sandbox"),
-                "system_fingerprint": None,  # the SDK requires it, the description does not know it
+                "system_fingerprint": None,  # required by the SDK, absent from the API reference
                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
                 "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
             }
@@ -673,7 +260,7 @@ class Api:
             "include_byok_in_budgets": False,
             **body,
             "id": str(uuid.uuid4()),
-            "created_at": _text(self.sandbox.now()),
+            "created_at": spelled_text(self.sandbox.now()),
             "updated_at": None,
             "workspace_id": workspace,
         }
@@ -720,11 +307,11 @@ class Api:
             "key_name": key.name,
             "key_label": key.label,
             "assigned_by": key.creator_user_id,
-            "created_at": _text(key.created_at),
+            "created_at": spelled_text(key.created_at),
         }
 
     async def assign(self, request: Request) -> Response:
-        """`POST /guardrails/{id}/assignments/keys`; a key holds at most one guardrail."""
+        """`POST /guardrails/{id}/assignments/keys`; a key has at most one guardrail."""
         guardrail = self._guardrail(request)
         keys = await self._named_keys(request)
         counted = [key for key in keys if self.sandbox.counts_reassigned or key.guardrail_id != guardrail]
@@ -733,7 +320,7 @@ class Api:
         return JSONResponse({"assigned_count": len(counted)})
 
     async def unassign(self, request: Request) -> Response:
-        """`POST /guardrails/{id}/assignments/keys/remove`; a key that holds another guardrail keeps it."""
+        """`POST /guardrails/{id}/assignments/keys/remove`; a key with another guardrail keeps it."""
         guardrail = self._guardrail(request)
         keys = [key for key in await self._named_keys(request) if key.guardrail_id == guardrail]
         for key in keys:
@@ -748,7 +335,7 @@ class Api:
         return [key for key in found if key is not None and key.account is account]
 
     async def change_options(self, request: Request) -> Response:
-        """`PATCH /_sandbox/options`: turn the stand-in's own switches, for whoever drives it from another process."""
+        """`PATCH /_sandbox/options`: change the stand-in's options from another process."""
         body = await _body(request)
         self.sandbox.change(body)
         return JSONResponse({"changed": sorted(body)})
@@ -769,14 +356,7 @@ async def _answer_unrouted(_request: Request, error: Exception) -> Response:
 
 
 def create_app(sandbox: OpenRouterSandbox | None = None) -> Starlette:
-    """Make the stand-in's application.
-
-    Args:
-        sandbox: Its state; a new one by default.
-
-    Returns:
-        The application; the API is below `/api/v1`.
-    """
+    """Return the stand-in's application, with the given state or a new one; the API is below `/api/v1`."""
     api = Api(sandbox or OpenRouterSandbox())
     paths: list[tuple[str, str, Callable[[Request], Any]]] = [
         ("GET", "/keys", api.list_keys),

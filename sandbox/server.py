@@ -1,4 +1,4 @@
-"""Real HTTP servers for the stand-ins, with faults that can be switched on and a log of the requests."""
+"""HTTP servers for the stand-ins, with fault injection and a log of the requests."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 START_TIMEOUT_SECONDS = 30.0
 PAUSE_SECONDS = 0.02
-"""How often a request that is held looks whether it is to go on."""
+"""The polling interval of a delayed request."""
 
 
 @dataclass
 class Fault:
-    """Something that goes wrong with the requests that match.
+    """A fault that is injected into matching requests.
 
     Args:
-        when: `before` the request takes effect, or `after` it has.
-        method: The HTTP method; any without it.
-        path: A regular expression that the path must contain.
-        status: The status answered in place of the real one; without it the connection is dropped.
-        headers: Headers of that answer.
-        body: Body of that answer.
-        delay: Seconds to wait first; with `status` 0 only the delay happens, and the real answer follows. A request
-            that waits goes on as soon as this is made shorter.
-        times: How many requests it strikes; without it, every one.
-        probability: How likely it strikes one.
+        when: `before` or `after` the request takes effect.
+        method: The HTTP method; any by default.
+        path: A regular expression that is searched in the path.
+        status: The status of the error response; without it, the connection is dropped.
+        headers: Headers of the error response.
+        body: Body of the error response.
+        delay: Seconds to wait first. With `status` 0 only the delay happens, and the real response follows. Shortening
+            the delay releases a waiting request.
+        times: How many requests are affected; all by default.
+        probability: The probability that a request is affected.
 
     Raises:
-        ValueError: `when` is neither, or `path` is not a regular expression.
+        ValueError: `when` or `path` is invalid.
     """
 
     when: Literal["before", "after"] = "before"
@@ -55,7 +55,7 @@ class Fault:
     times: int | None = None
     probability: float = 1.0
     struck: int = field(default=0, init=False)
-    """How many requests it has struck so far; one that is struck `after` its effect counts once that is done."""
+    """The number of affected requests; with `after`, each counts once it has taken effect."""
 
     def __post_init__(self) -> None:
         if self.when not in ("before", "after"):
@@ -66,16 +66,7 @@ class Fault:
             raise ValueError("path must be a regular expression") from None
 
     def strikes(self, method: str, path: str, random: Random) -> bool:
-        """Say whether a request is struck, and count it.
-
-        Args:
-            method: The request's method.
-            path: The request's path.
-            random: Where chance comes from.
-
-        Returns:
-            Whether it is.
-        """
+        """Return whether the fault affects a request, and count it down."""
         if self.times == 0 or (self.method and self.method != method) or not re.search(self.path, path):
             return False
         if random.random() >= self.probability:
@@ -85,18 +76,18 @@ class Fault:
         return True
 
     async def hold(self) -> None:
-        """Hold a request that was struck, for as long as `delay` says."""
+        """Delay an affected request."""
         self.struck += 1
         begun = time.monotonic()
-        while (left := begun + self.delay - time.monotonic()) > 0:  # noqa: ASYNC110 - another thread tells
+        while (left := begun + self.delay - time.monotonic()) > 0:  # noqa: ASYNC110 - another thread may change the delay
             await asyncio.sleep(min(left, PAUSE_SECONDS))
 
 
 class Faults:
-    """The faults that are switched on.
+    """The active faults.
 
     Args:
-        seed: Makes chance repeatable.
+        seed: The seed of the random number generator.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -104,42 +95,21 @@ class Faults:
         self.rules: list[Fault] = []
 
     def add(self, fault: Fault) -> Fault:
-        """Switch a fault on.
-
-        Args:
-            fault: The fault.
-
-        Returns:
-            The same fault.
-        """
+        """Activate a fault, and return it."""
         self.rules.append(fault)
         return fault
 
     def clear(self) -> None:
-        """Switch all faults off."""
+        """Deactivate all faults."""
         self.rules.clear()
 
     def choose(self, method: str, path: str) -> Fault | None:
-        """Choose the fault for a request.
-
-        Args:
-            method: The request's method.
-            path: The request's path.
-
-        Returns:
-            The first that strikes.
-        """
+        """Return the first fault that affects a request."""
         return next((fault for fault in list(self.rules) if fault.strikes(method, path, self._random)), None)
 
 
 class FaultMiddleware:
-    """Logs each request's method and path, and lets the faults strike.
-
-    Args:
-        app: The application behind it.
-        faults: The faults.
-        log: Takes method and path of each request.
-    """
+    """Logs each request's method and path, and injects the faults."""
 
     def __init__(self, app: ASGIApp, faults: Faults, log: list[tuple[str, str]]) -> None:
         self._app = app
@@ -147,7 +117,7 @@ class FaultMiddleware:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, or let a fault strike it."""
+        """Serve one request, or inject a fault."""
         if scope["type"] != "http" or scope["path"].startswith("/_sandbox/"):
             await self._app(scope, receive, send)
             return
@@ -158,7 +128,7 @@ class FaultMiddleware:
         elif fault.when == "before":
             await self._strike(fault, self._app, scope, _Body(receive), send)
         else:
-            # The request takes effect exactly once, here; what is left to choose is what becomes of its answer.
+            # The request takes effect exactly once, here; the fault affects only its response.
             answer, body = _Held(), _Body(receive)
             await self._app(scope, body, answer.hold)
             await self._strike(fault, answer, scope, body, send)
@@ -170,14 +140,14 @@ class FaultMiddleware:
             return
         await body.read_to_the_end()
         if fault.status is None:
-            # An answer that is begun and never completed makes the server close the connection.
+            # An incomplete response makes the server close the connection.
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
             return
         await Response(fault.body, fault.status, fault.headers)(scope, body, send)
 
 
 class _Body:
-    """A request's body, which knows whether it has been read to its end."""
+    """A request's body, which tracks whether it was read completely."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -189,13 +159,13 @@ class _Body:
         return message
 
     async def read_to_the_end(self) -> None:
-        # A connection closed over an unread body is reset, and the client would see now one error, now another.
+        # Closing a connection with an unread body resets it, and the client would see varying errors.
         while not self._ended:
             await self()
 
 
 class _Held:
-    """An answer that was given and waits to be sent, or is lost on its way."""
+    """A response that is held back, to be sent later or dropped."""
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
@@ -209,14 +179,9 @@ class _Held:
 
 
 def make_app(routes: list[Route], *, exception_handlers: Any = None) -> Starlette:
-    """Make a stand-in's application: its routes, the faults, the request log, and the paths that control them.
+    """Return a stand-in's application: its routes, the faults, the request log, and the paths that control them.
 
-    Args:
-        routes: The stand-in's own routes.
-        exception_handlers: How its errors are answered.
-
-    Returns:
-        The application; `app.state.faults` and `app.state.requests` are for tests in the same process.
+    `app.state.faults` and `app.state.requests` are for tests in the same process.
     """
     faults, log = Faults(), list[tuple[str, str]]()
 
@@ -247,7 +212,7 @@ def make_app(routes: list[Route], *, exception_handlers: Any = None) -> Starlett
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the process's signals alone."""
+    """A uvicorn server that does not install signal handlers."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -265,8 +230,8 @@ def running(app: ASGIApp, port: int = 0, *, certfile: str | None = None, keyfile
     Args:
         app: The application.
         port: The port on loopback; a free one by default.
-        certfile: A certificate, for https.
-        keyfile: The certificate's key.
+        certfile: The certificate, for https.
+        keyfile: The certificate's private key.
 
     Yields:
         The base URL, without a trailing slash.
@@ -274,7 +239,7 @@ def running(app: ASGIApp, port: int = 0, *, certfile: str | None = None, keyfile
     Raises:
         RuntimeError: The server did not start.
     """
-    # With the protocol named, asyncio switches Nagle's algorithm off; without it each answer would wait 40 ms.
+    # With an explicit protocol, asyncio disables Nagle's algorithm, which would delay each response by 40 ms.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
@@ -302,10 +267,5 @@ def _wait_until_started(server: uvicorn.Server, thread: threading.Thread) -> Non
 
 
 def serve(app: ASGIApp, port: int) -> None:
-    """Run a stand-in in the foreground until it is interrupted.
-
-    Args:
-        app: The application.
-        port: The port on loopback.
-    """
+    """Run a stand-in in the foreground, on loopback, until it is interrupted."""
     uvicorn.Server(_config(app, host="127.0.0.1", port=port)).run()

@@ -1,4 +1,4 @@
-"""What a person would click together before the first rotation: the blocks and the work pool."""
+"""The blocks and the work pool that the first rotation requires."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ PLACEHOLDER = "not-yet-rotated"
 
 
 async def prepare(management_key: SecretStr, base_url: str | None = None) -> None:
-    """Make the work pool, the connection and the destination of the example rotation; what exists is kept up to date.
+    """Create or update the work pool, the connection and the destination of the example rotation.
 
     Args:
         management_key: The OpenRouter management key.
-        base_url: Where OpenRouter is; the real one by default.
+        base_url: The base URL of OpenRouter's API; the real one by default.
     """
     from prefect import get_client
     from prefect.blocks.system import Secret

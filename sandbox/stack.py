@@ -34,14 +34,7 @@ STOP_TIMEOUT_SECONDS = 15.0
 
 
 def free_port(wanted: int = 0) -> int:
-    """Find a port that nobody uses on loopback.
-
-    Args:
-        wanted: The port to take if it is free.
-
-    Returns:
-        The port.
-    """
+    """Return a free port on loopback, `wanted` if possible."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", wanted))
@@ -51,25 +44,18 @@ def free_port(wanted: int = 0) -> int:
 
 
 def read_settings(file: Path = SETTINGS_FILE) -> dict[str, str]:
-    """Read a file of `NAME=value` lines.
-
-    Args:
-        file: The file; the project's own by default.
-
-    Returns:
-        The settings.
-    """
+    """Read a file of `NAME=value` lines."""
     lines = (line.strip() for line in file.read_text().splitlines())
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 class Process:
-    """A process of ours with all its children, which stops when it is told to.
+    """A child process and its descendants.
 
     Args:
-        command: What to run.
-        env: Its environment.
-        log: The file that takes what it prints.
+        command: The command line.
+        env: The environment.
+        log: The file for its output.
     """
 
     def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
@@ -86,7 +72,7 @@ class Process:
         return self.popen.pid
 
     def stop(self) -> None:
-        """Ask the process to end, and end it with its children where it does not."""
+        """Terminate the process; kill it with its descendants if it does not end in time."""
         if self.popen.poll() is None:
             self.popen.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -101,7 +87,7 @@ class Stack:
     """A Prefect server with its embedded database, and workers; use it in `with`.
 
     Args:
-        settings: Settings added to those of the project's file, or changed.
+        settings: Settings that extend or override those of the project's file.
         home: Where the server keeps its data; a temporary directory by default, removed at the end.
         port: The server's port; a free one by default.
     """
@@ -119,12 +105,12 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """The dashboard's address."""
+        """The dashboard's URL."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def ui_url(self) -> str:
-        """What the addresses of the dashboard's pages begin with."""
+        """The prefix of the URLs of the dashboard's pages."""
         return f"{self.url}/v2"
 
     @property
@@ -134,7 +120,7 @@ class Stack:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of everything that belongs to this server."""
+        """The environment of this server's processes and clients."""
         foreign = ("PREFECT_", "OPENROUTER_", "VAULT_", "INFISICAL_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {
@@ -178,7 +164,7 @@ class Stack:
         """Start the server and wait until it answers.
 
         Raises:
-            RuntimeError: It did not answer in time; the end of its log is in the message.
+            RuntimeError: It did not answer in time; the message includes the end of its log.
         """
         self.server = self._start("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
         self._wait(self.server)
@@ -187,7 +173,7 @@ class Stack:
         """Stop the server and start it again on the same port and database.
 
         Raises:
-            RuntimeError: It did not come back.
+            RuntimeError: It did not start.
         """
         if self.server is not None:
             self.server.stop()
@@ -207,7 +193,7 @@ class Stack:
         raise RuntimeError(f"The Prefect server did not start:\n{server.log.read_text()[-2000:]}")
 
     def _answers(self, client: httpx.Client) -> bool:
-        # Another server may have taken the port in the meantime, and would answer in the place of ours.
+        # Another server may have taken the port in the meantime.
         answer = client.get(f"{self.url}/api/admin/settings")
         return answer.is_success and Path(answer.json().get("home", "")).resolve() == (self.home / "prefect").resolve()
 
@@ -219,11 +205,11 @@ class Stack:
         Args:
             name: The worker's name.
             pool: The pool; the project's own by default.
-            limit: How many runs it takes at a time; as many as come by default.
-            queue: The one work queue that it serves; all of the pool by default.
+            limit: The maximum number of concurrent runs; unlimited by default.
+            queue: The only work queue that it serves; all of the pool by default.
 
         Returns:
-            Its process.
+            The worker's process.
         """
         how = [] if limit is None else ["--limit", str(limit)]
         how += [] if queue is None else ["--work-queue", queue]
@@ -239,30 +225,30 @@ class Stack:
         """Run a `prefect` command against this server.
 
         Args:
-            *args: The command's words.
-            cwd: Where it runs; the checkout by default.
+            *args: The arguments.
+            cwd: The working directory; the checkout by default.
 
         Returns:
-            What it printed.
+            The standard output.
 
         Raises:
-            RuntimeError: It failed; what it printed is in the message.
+            RuntimeError: The command failed; the message includes its output.
         """
         return self.module("prefect", *args, cwd=cwd)
 
     def module(self, name: str, *args: str, cwd: Path = CHECKOUT) -> str:
-        """Run a Python module as a command, with this server as its Prefect.
+        """Run a Python module as a command against this server.
 
         Args:
             name: The module.
-            *args: The command's words.
-            cwd: Where it runs; the checkout by default.
+            *args: The arguments.
+            cwd: The working directory; the checkout by default.
 
         Returns:
-            What it printed.
+            The standard output.
 
         Raises:
-            RuntimeError: It failed; what it printed is in the message.
+            RuntimeError: The command failed; the message includes its output.
         """
         done = subprocess.run(  # noqa: S603 - the command is ours
             [sys.executable, "-m", name, *args],
@@ -278,7 +264,7 @@ class Stack:
         return done.stdout
 
     def stop(self) -> None:
-        """Stop everything that was started, the youngest first, and remove the temporary directory."""
+        """Stop all processes, the latest first, and remove the temporary directory."""
         for process in reversed(self._processes):
             process.stop()
         self._processes.clear()
@@ -287,11 +273,7 @@ class Stack:
 
     @contextmanager
     def as_client(self) -> Iterator[None]:
-        """Let Prefect's own client in this process talk to this server.
-
-        Yields:
-            Nothing; inside, `get_client()`, blocks and variables are those of this server.
-        """
+        """Point Prefect's client in this process to this server: `get_client()`, blocks and variables."""
         from prefect.context import use_profile  # importing Prefect takes a second
         from prefect.settings import Profile
 

@@ -1,6 +1,6 @@
-"""A dashboard with everything wired, kept running until Ctrl-C.
+"""Run a complete setup with a dashboard until Ctrl-C.
 
-With `OPENROUTER_MANAGEMENT_KEY` in the environment it rotates at the real OpenRouter, otherwise at the stand-in.
+With `OPENROUTER_MANAGEMENT_KEY` in the environment it uses the real OpenRouter, otherwise the stand-in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from rich.console import Console
 from flows.automations import make_automations
 from flows.show.overview import read_rows, show
 from sandbox.demo import interruptible
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
+from sandbox.openrouter import create_app
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.setup import CONNECTION, SECRET, prepare
 from sandbox.stack import Stack, free_port
@@ -29,20 +30,13 @@ MANAGEMENT_KEY = "OPENROUTER_MANAGEMENT_KEY"
 
 
 async def wire(management_key: SecretStr, base_url: str | None) -> None:
-    """Make pool, blocks and automations."""
+    """Create the pool, the blocks and the automations."""
     await prepare(management_key, base_url)
     await make_automations({})
 
 
 async def first_pages(ui_url: str) -> dict[str, str]:
-    """Write the overview, and say where the pages are that the menu does not lead to.
-
-    Args:
-        ui_url: What the addresses of the dashboard's pages begin with.
-
-    Returns:
-        The addresses, by what is done there.
-    """
+    """Write the overview, and return the URLs of the pages that the dashboard's menu lacks, by their purpose."""
     now = datetime.now(UTC)
     overview = await show(await read_rows(now), now)
     async with get_client() as client:
@@ -50,14 +44,14 @@ async def first_pages(ui_url: str) -> dict[str, str]:
     return {
         "Add a rotation": f"{ui_url}/deployments/deployment/{form.id}/run",
         "See all rotations": f"{ui_url}/artifacts/artifact/{overview}",
-        "See everything shown": f"{ui_url}/artifacts",
+        "See all artifacts": f"{ui_url}/artifacts",
     }
 
 
 def main() -> None:
-    """Start everything, print where the dashboard is, and wait."""
+    """Start everything, print the dashboard's URL, and wait."""
     console = Console()
-    # Taken out of the environment, so that no process started here inherits it.
+    # Removed from the environment, so that no child process inherits it.
     real = os.environ.pop(MANAGEMENT_KEY, None)
     with interruptible(), ExitStack() as open_:
         base_url = None if real else open_.enter_context(running(create_app(OpenRouterSandbox()))) + "/api/v1"

@@ -1,16 +1,12 @@
-"""A stand-in of Vault for machines without one: KV version 2, four ways to log in, policies, sealing.
+"""A stand-in of Vault: KV versions 1 and 2, four auth methods, policies, sealing.
 
-After Vault's API documentation (https://developer.hashicorp.com/vault/api-docs). Where a `vault` or `bao` binary is on
-PATH the tests run against that one as well.
+Source: Vault's API documentation (https://developer.hashicorp.com/vault/api-docs). If a `vault` or `bao` binary is on
+PATH, the tests also run against that.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,495 +14,24 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sandbox.server import make_app, serve
+from sandbox.vault_engines import Json, VaultError, permission_denied, spelled_text
+from sandbox.vault_tokens import Token, VaultSandbox
 
-ROOT_TOKEN = "root-token-of-the-local-stand-in"
-MAX_VERSIONS = 10
-MAX_CUSTOM_KEYS = 64
-MAX_CUSTOM_KEY_BYTES = 128
-MAX_CUSTOM_VALUE_BYTES = 512
 MERGE_PATCH = "application/merge-patch+json"
 CAPABILITY = {"GET": "read", "LIST": "list", "POST": "update", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
-DEFAULT_POLICY = ("auth/token/lookup-self", "auth/token/renew-self", "auth/token/revoke-self", "sys/capabilities-self")
-
-Json = dict[str, Any]
-Policy = dict[str, set[str]]
-Clock = Callable[[], datetime]
-
-
-class VaultError(Exception):
-    """An answer that is an error.
-
-    Args:
-        status: The HTTP status.
-        errors: Vault's messages.
-        data: The answer's `data`, where Vault sends it along with the error.
-    """
-
-    def __init__(self, status: int, *errors: str, data: Json | None = None) -> None:
-        super().__init__(*errors)
-        self.status, self.errors, self.data = status, list(errors), data
-
-
-def permission_denied() -> VaultError:
-    """What a policy answers; a token that Vault does not know gets the bare words."""
-    return VaultError(403, "1 error occurred:\n\t* permission denied\n\n")
-
-
-@dataclass
-class Version:
-    """One version of a secret."""
-
-    data: Json
-    created: datetime
-    deleted: datetime | None = None
-    destroyed: bool = False
-
-    @property
-    def gone(self) -> bool:
-        """Whether reading it answers 404."""
-        return self.destroyed or self.deleted is not None
-
-
-@dataclass
-class SecretRecord:
-    """A path of a KV version 2 engine."""
-
-    created: datetime
-    updated: datetime
-    versions: dict[int, Version] = field(default_factory=dict)
-    current: int = 0
-    custom_metadata: dict[str, str] | None = None
-    max_versions: int = 0
-    cas_required: bool = False
-    delete_version_after: str = "0s"
-
-
-@dataclass
-class Token:
-    """A token and what it may do: path patterns to capabilities."""
-
-    policy: Policy
-    expires: datetime | None = None
-    accessor: str = field(default_factory=lambda: secrets.token_hex(8))
-    default_policy: bool = True
-
-
-def _text(moment: datetime | None) -> str:
-    return "" if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _merged(kept: Json, patch: Json) -> Json:
-    # RFC 7396.
-    merged = dict(kept)
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        elif isinstance(value, dict):
-            old = merged.get(name)
-            merged[name] = _merged(old if isinstance(old, dict) else {}, value)
-        else:
-            merged[name] = value
-    return merged
-
-
-def _checked_custom(custom: Json) -> dict[str, str]:
-    if len(custom) > MAX_CUSTOM_KEYS:
-        raise VaultError(400, f"custom_metadata validation failed: payload must contain at most {MAX_CUSTOM_KEYS} keys")
-    for key, value in custom.items():
-        for what, text, limit in (("key", key, MAX_CUSTOM_KEY_BYTES), ("value", str(value), MAX_CUSTOM_VALUE_BYTES)):
-            if not 0 < len(text.encode()) <= limit:
-                raise VaultError(400, f"custom_metadata validation failed: length of {what} must be at most {limit}")
-            if not text.isprintable():
-                raise VaultError(400, f"custom_metadata validation failed: {what} contains unprintable characters")
-    return {key: str(value) for key, value in custom.items()}
-
-
-def _listed(paths: Iterable[str], under: str) -> Json:
-    prefix = f"{under}/" if under else ""
-    below = [path.removeprefix(prefix) for path in paths if path.startswith(prefix)]
-    keys = sorted({first + ("/" if rest else "") for first, rest, _ in (path.partition("/") for path in below)})
-    if not keys:
-        raise VaultError(404)
-    return {"keys": keys}
-
-
-class KvVersion1:
-    """An engine that keeps one document a path and knows no versions."""
-
-    version = "1"
-
-    def __init__(self) -> None:
-        self.documents: dict[str, Json] = {}
-
-    def exists(self, path: str) -> bool:
-        """Say whether a write is an update."""
-        return path in self.documents
-
-    def handle(self, method: str, path: str, body: Json, _query: dict[str, str]) -> Json | None:
-        """Answer a request; `None` for an empty answer.
-
-        Raises:
-            VaultError: An error.
-        """
-        match method:
-            case "LIST":
-                return _listed(self.documents, path)
-            case "GET" if path in self.documents:
-                return self.documents[path]
-            case "GET":
-                raise VaultError(404)
-            case "POST" | "PUT":
-                self.documents[path] = body
-            case "DELETE":
-                self.documents.pop(path, None)
-            case _:
-                raise VaultError(405)
-        return None
-
-
-class KvVersion2:
-    """An engine that keeps versions, soft deletion and metadata.
-
-    Args:
-        now: The clock, UTC.
-    """
-
-    version = "2"
-
-    def __init__(self, now: Clock) -> None:
-        self.now = now
-        self.records: dict[str, SecretRecord] = {}
-
-    def exists(self, path: str) -> bool:
-        """Say whether a write is an update."""
-        return path.partition("/")[2] in self.records
-
-    def handle(self, method: str, path: str, body: Json, query: dict[str, str]) -> Json | None:
-        """Answer a request; `None` for an empty answer.
-
-        Raises:
-            VaultError: An error.
-        """
-        kind, _, name = path.partition("/")
-        method = "POST" if method == "PUT" else method
-        change = {"delete": self._delete, "undelete": self._undelete, "destroy": self._destroy}.get(kind)
-        if change is not None and method == "POST":
-            for number in body.get("versions") or []:
-                change(self._record(name).versions.get(int(number)))
-            return None
-        match kind, method:
-            case "data", "GET":
-                return self.read(name, int(query.get("version") or 0))
-            case "data", "POST":
-                return self.write(name, body.get("data"), body.get("options") or {})
-            case "data", "PATCH":
-                return self.patch(name, body)
-            case "data", "DELETE":
-                record = self._record(name)
-                self._delete(record.versions.get(record.current))
-                return None
-            case "metadata", _:
-                return self._metadata(method, name, body)
-            case _:
-                raise VaultError(404)
-
-    def _record(self, name: str) -> SecretRecord:
-        if name not in self.records:
-            raise VaultError(404)
-        return self.records[name]
-
-    def _made(self, name: str) -> SecretRecord:
-        return self.records.setdefault(name, SecretRecord(self.now(), self.now()))
-
-    def read(self, name: str, number: int = 0) -> Json:
-        """Read a version.
-
-        Args:
-            name: The secret's path.
-            number: Its version; the current one by default.
-
-        Returns:
-            Data and metadata.
-
-        Raises:
-            VaultError: It is not there, or not any more.
-        """
-        record = self._record(name)
-        number = number or record.current
-        version = record.versions.get(number)
-        if version is None:
-            raise VaultError(404)
-        answer = {"data": None if version.gone else version.data, "metadata": self._described(record, number)}
-        if version.gone:
-            raise VaultError(404, data=answer)
-        return answer
-
-    def _described(self, record: SecretRecord, number: int, *, custom: bool = True) -> Json:
-        version = record.versions[number]
-        described = {
-            "created_time": _text(version.created),
-            "deletion_time": _text(version.deleted),
-            "destroyed": version.destroyed,
-        }
-        return {**described, "version": number, "custom_metadata": record.custom_metadata} if custom else described
-
-    def write(self, name: str, data: Any, options: Json) -> Json:
-        """Write a version.
-
-        Args:
-            name: The secret's path.
-            data: The fields.
-            options: `cas`, if it is a check-and-set.
-
-        Returns:
-            The version's metadata.
-
-        Raises:
-            VaultError: The check-and-set does not match, or there is no data.
-        """
-        if not isinstance(data, dict):
-            raise VaultError(400, "no data provided")
-        record = self.records.get(name)
-        self._check_and_set(record, options.get("cas"))
-        record = record or self._made(name)
-        record.current += 1
-        record.updated = self.now()
-        record.versions[record.current] = Version(data, self.now())
-        for number in sorted(record.versions)[: -(record.max_versions or MAX_VERSIONS)]:
-            del record.versions[number]
-        return self._described(record, record.current)
-
-    @staticmethod
-    def _check_and_set(record: SecretRecord | None, cas: Any) -> None:
-        if cas is None:
-            if record is not None and record.cas_required:
-                raise VaultError(400, "check-and-set parameter required for this call")
-            return
-        if not str(cas).isdigit():
-            raise VaultError(400, "error parsing check-and-set parameter")
-        if int(cas) != (record.current if record else 0):
-            raise VaultError(400, "check-and-set parameter did not match the current version")
-
-    def patch(self, name: str, body: Json) -> Json:
-        """Write a version that differs from the current one in some fields.
-
-        Args:
-            name: The secret's path.
-            body: `data`, a merge patch, and `options`.
-
-        Returns:
-            The new version's metadata.
-
-        Raises:
-            VaultError: There is nothing to patch, or the check-and-set does not match.
-        """
-        return self.write(name, _merged(self.read(name)["data"], body.get("data") or {}), body.get("options") or {})
-
-    def _delete(self, version: Version | None) -> None:
-        if version is not None and version.deleted is None:
-            version.deleted = self.now()
-
-    def _undelete(self, version: Version | None) -> None:
-        if version is not None and not version.destroyed:
-            version.deleted = None
-
-    def _destroy(self, version: Version | None) -> None:
-        if version is not None:
-            version.destroyed, version.data = True, {}
-
-    def _metadata(self, method: str, name: str, body: Json) -> Json | None:
-        match method:
-            case "LIST":
-                return _listed(self.records, name)
-            case "GET":
-                return self._described_record(self._record(name))
-            case "DELETE":
-                self.records.pop(name, None)
-            case "PATCH" | "POST":
-                self._change_metadata(name, body, patch=method == "PATCH")
-            case _:
-                raise VaultError(405)
-        return None
-
-    def _change_metadata(self, name: str, body: Json, *, patch: bool) -> None:
-        if patch:
-            self._record(name)
-        custom = body.get("custom_metadata")
-        checked = None if custom is None else _checked_custom({k: v for k, v in custom.items() if v is not None})
-        record = self._made(name)
-        if checked is not None:
-            record.custom_metadata = _merged(record.custom_metadata or {}, custom or {}) if patch else checked
-        record.max_versions = int(body.get("max_versions", record.max_versions))
-        record.cas_required = bool(body.get("cas_required", record.cas_required))
-        record.delete_version_after = str(body.get("delete_version_after", record.delete_version_after))
-        record.updated = self.now()
-
-    def _described_record(self, record: SecretRecord) -> Json:
-        return {
-            "cas_required": record.cas_required,
-            "created_time": _text(record.created),
-            "current_version": record.current,
-            "custom_metadata": record.custom_metadata,
-            "delete_version_after": record.delete_version_after,
-            "max_versions": record.max_versions,
-            "oldest_version": min(record.versions, default=0),
-            "updated_time": _text(record.updated),
-            "versions": {str(number): self._described(record, number, custom=False) for number in record.versions},
-        }
-
-
-class VaultSandbox:
-    """The state of the stand-in; tests look into it and turn its switches.
-
-    Args:
-        now: The clock, UTC.
-        token_ttl: How long a token from a login lives.
-    """
-
-    def __init__(self, *, now: Clock = lambda: datetime.now(UTC), token_ttl: timedelta = timedelta(hours=1)) -> None:
-        self.now = now
-        self.token_ttl = token_ttl
-        self.sealed = False
-        self.namespaces: dict[str, dict[str, KvVersion1 | KvVersion2]] = {}
-        self.tokens = {ROOT_TOKEN: Token({"*": {"root"}})}
-        self.logins: dict[tuple[str, str, str], Policy] = {}
-        self.mount("secret")
-
-    def mount(self, path: str, version: str = "2", namespace: str = "") -> None:
-        """Enable a KV engine.
-
-        Args:
-            path: Where.
-            version: `1` or `2`.
-            namespace: In which namespace, which is made with it.
-        """
-        engine = KvVersion2(self.now) if version == "2" else KvVersion1()
-        self.namespaces.setdefault(namespace, {})[path] = engine
-
-    def allow_login(self, mount: str, role: str, credential: str, policy: Policy | None = None) -> None:
-        """Let a machine log in.
-
-        Args:
-            mount: The auth method's mount: `approle`, `kubernetes` or `jwt`, or another name.
-            role: The role, or role id.
-            credential: The secret id or JWT.
-            policy: What the token may do; everything by default.
-        """
-        self.logins[mount, role, credential] = policy or {"*": {"root"}}
-
-    def add_token(self, policy: Policy, ttl: timedelta | None = None) -> str:
-        """Make a token.
-
-        Args:
-            policy: What it may do.
-            ttl: How long it lives; for ever by default.
-
-        Returns:
-            The token.
-        """
-        token = f"hvs.{secrets.token_urlsafe(24)}"
-        self.tokens[token] = Token(policy, self.now() + ttl if ttl else None)
-        return token
-
-    def end_tokens(self) -> None:
-        """End every token but the root token, as when their time is over."""
-        self.tokens = {name: token for name, token in self.tokens.items() if name == ROOT_TOKEN}
-
-    def log_in(self, mount: str, role: str, credential: str) -> Json:
-        """Log a machine in.
-
-        Returns:
-            The answer's `auth` part.
-
-        Raises:
-            VaultError: The credential is wrong, or there is no such auth method.
-        """
-        if mount not in {enabled for enabled, _, _ in self.logins}:
-            raise VaultError(403, "permission denied")
-        policy = self.logins.get((mount, role, credential))
-        if policy is None:
-            raise VaultError(400, "invalid role or secret ID")
-        token = self.add_token(policy, self.token_ttl)
-        return {**self.lease(self.tokens[token]), "client_token": token, "token_type": "service", "metadata": {}}
-
-    def lease(self, token: Token) -> Json:
-        """Describe a token as a login's answer does."""
-        left = int((token.expires - self.now()).total_seconds()) if token.expires else 0
-        policies = ["default"] if token.default_policy else []
-        return {
-            "accessor": token.accessor,
-            "lease_duration": left,
-            "renewable": token.expires is not None,
-            "policies": policies,
-            "token_policies": policies,
-        }
-
-    def token(self, name: str) -> Token:
-        """Find a token.
-
-        Raises:
-            VaultError: It is wrong, or its time is over.
-        """
-        token = self.tokens.get(name)
-        if token is None or (token.expires is not None and token.expires <= self.now()):
-            raise VaultError(403, "permission denied")
-        return token
-
-    def granted(self, token: Token, path: str) -> set[str]:
-        """Say what a token may do at a path: what its most exact pattern says, and the default policy unless denied.
-
-        Returns:
-            The capabilities.
-        """
-        fitting = [pattern for pattern in token.policy if _fits(pattern, path)]
-        best = max(fitting, key=lambda pattern: (not pattern.endswith("*"), len(pattern)), default=None)
-        granted = token.policy[best] if best is not None else set()
-        by_default = token.default_policy and path in DEFAULT_POLICY and "deny" not in granted
-        return granted | {"read", "update"} if by_default else granted
-
-    def engine(self, namespace: str, path: str) -> tuple[str, KvVersion1 | KvVersion2]:
-        """Find the engine that a path is in.
-
-        Returns:
-            Its mount and the engine.
-
-        Raises:
-            VaultError: There is none, or no such namespace.
-        """
-        if namespace not in self.namespaces:
-            raise VaultError(404, "namespace not found")
-        mounts = self.namespaces[namespace]
-        found = [mount for mount in mounts if path == mount or path.startswith(f"{mount}/")]
-        if not found:
-            raise VaultError(404, f'no handler for route "{path}". route entry not found.')
-        mount = max(found, key=len)
-        return mount, mounts[mount]
-
-
-def _fits(pattern: str, path: str) -> bool:
-    wanted, given = pattern.removesuffix("*").split("/"), path.split("/")
-    if len(given) < len(wanted) or (len(given) > len(wanted) and not pattern.endswith("*")):
-        return False
-    *whole, last = zip(wanted, given, strict=False)
-    fits_last = last[1].startswith(last[0]) if pattern.endswith("*") else last[0] in ("+", last[1])
-    return fits_last and all(want in ("+", have) for want, have in whole)
 
 
 class Api:
-    """The endpoints.
-
-    Args:
-        sandbox: The state.
-    """
+    """The endpoints."""
 
     def __init__(self, sandbox: VaultSandbox) -> None:
         self.sandbox = sandbox
 
     def permit(self, request: Request, path: str, capability: str) -> Token:
-        """Let a request pass, or not.
+        """Authorize a request and return its token.
 
         Raises:
-            VaultError: Vault is sealed, the token is wrong, or it does not have the capability.
+            VaultError: Vault is sealed, the token is invalid, or it lacks the capability.
         """
         self.unsealed()
         token = self.sandbox.token(request.headers.get("x-vault-token", ""))
@@ -516,7 +41,7 @@ class Api:
         return token
 
     def unsealed(self) -> None:
-        """Refuse everything that a sealed Vault refuses.
+        """Refuse the request if Vault is sealed.
 
         Raises:
             VaultError: Vault is sealed.
@@ -560,7 +85,7 @@ class Api:
         token = self.permit(request, "auth/token/lookup-self", "read")
         lease = self.sandbox.lease(token)
         own = {"id": request.headers["x-vault-token"], "ttl": lease["lease_duration"], "expire_time": None}
-        return _answer(data={**lease, **own, "expire_time": _text(token.expires) or None})
+        return _answer(data={**lease, **own, "expire_time": spelled_text(token.expires) or None})
 
     async def renew_self(self, request: Request) -> Response:
         """`/v1/auth/token/renew-self`."""
@@ -588,7 +113,7 @@ class Api:
         return _answer(data=found, beside=found)
 
     async def mount(self, request: Request) -> Response:
-        """`/v1/sys/internal/ui/mounts/{mount}`: for every token that may do something below the mount."""
+        """`/v1/sys/internal/ui/mounts/{mount}`: for every token with a capability below the mount."""
         self.unsealed()
         token = self.sandbox.token(request.headers.get("x-vault-token", ""))
         path = request.path_params["mount"].strip("/")
@@ -663,14 +188,7 @@ async def _answer_bad_json(_request: Request, _error: Exception) -> Response:
 
 
 def create_app(sandbox: VaultSandbox | None = None) -> Starlette:
-    """Make the stand-in's application.
-
-    Args:
-        sandbox: Its state; a new one by default.
-
-    Returns:
-        The application.
-    """
+    """Return the stand-in's application, with the given state or a new one."""
     api = Api(sandbox or VaultSandbox())
     writes = ["POST", "PUT"]
     routes = [
@@ -691,9 +209,5 @@ def create_app(sandbox: VaultSandbox | None = None) -> Starlette:
 
 
 def main(port: int) -> None:
-    """Run the stand-in in the foreground.
-
-    Args:
-        port: The port on loopback.
-    """
+    """Run the stand-in in the foreground, on loopback."""
     serve(create_app(), port)

@@ -1,4 +1,4 @@
-"""Ends what a process has started when that process is gone, even by SIGKILL.
+"""End the child processes of a process that has died, even by SIGKILL.
 
 A killed process cleans nothing up, and what it started may have left its process group: each run of a worker has a
 session of its own. So a second process, this file run as a script, reads a pipe whose other end only the first process

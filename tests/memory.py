@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from blocks.errors import PlaceLostError
-from tasks.model.ledger import Ledger
+from tasks.model.ledger import FORMAT, Ledger
 from tasks.world.open_ledger import Term
 
 
@@ -49,7 +49,7 @@ class Memory:
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
         """Mark a ledger without terms."""
-        self.terms[0] = {**value, "format": 2}
+        self.terms[0] = {**value, "format": FORMAT}
 
     async def delete(self, numbers: Iterable[int]) -> None:
         """Delete terms."""

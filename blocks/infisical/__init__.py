@@ -1,1 +1,1 @@
-"""Infisical: the login, the client, one secret; imports the rest of `blocks`."""
+"""Infisical: login, client and secret; may import the rest of `blocks`."""

@@ -1,4 +1,4 @@
-"""The client of Infisical: a login by universal auth, and its API."""
+"""The client of Infisical's API, with universal auth."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from blocks.errors import (
 from blocks.http import JsonHttp, Meaning
 
 TOKEN_MARGIN_SECONDS = 30.0
-"""How long before its end a token is given up; a tenth of its life where that is shorter."""
+"""How long before its expiry a token is replaced; at most a tenth of its lifetime."""
 MAX_TOKEN_SECONDS = 10**10
-"""The longest life of a token that is believed: three centuries."""
+"""The longest accepted lifetime of a token: three centuries."""
 MAX_MESSAGE = 1024
-"""How much of an error answer's message is looked at."""
+"""How many characters of an error message are examined."""
 
 
 class _LockedOutError(UnauthorizedError):
-    """Infisical refuses every login for a while after too many wrong ones."""
+    """Infisical refuses all logins for a while after too many failed ones."""
 
 
 class NoSuchSecretError(NotFoundError):
-    """The folder is there and may be read, and holds no such secret."""
+    """The folder exists and may be read, but does not hold the secret."""
 
 
 _MEANINGS: tuple[tuple[int, str, type[ServiceError], str], ...] = (
@@ -51,12 +51,12 @@ _MEANINGS: tuple[tuple[int, str, type[ServiceError], str], ...] = (
     (404, r"Folder\b.* not found", NotFoundError, "knows no such environment or folder"),
     (404, r"Project\b.* not found", NotFoundError, "knows no such project"),
 )
-"""Where one status stands for several conditions: what the answer's message begins with, and what to say."""
+"""Statuses with several meanings: the pattern of the response's message, the error, and our words for it."""
 
 
 def _meaning(status: int, answer: Mapping[str, Any]) -> Meaning | None:
     if answer.get("error") == "TokenError":
-        # Infisical answers 403, not 401, where a token's time is over.
+        # Infisical answers 403, not 401, to an expired token.
         return UnauthorizedError, "does not accept the token any more"
     message = str(answer.get("message"))[:MAX_MESSAGE]
     found = (row for row in _MEANINGS if row[0] == status and re.match(row[1], message, re.DOTALL))
@@ -67,12 +67,12 @@ class InfisicalClient:
     """Infisical's secrets over one HTTP connection, logged in with universal auth.
 
     Args:
-        host: Where Infisical is.
+        host: Infisical's base URL.
         client_id: The machine identity's client id.
-        client_secret: Its client secret.
-        transport: A transport for tests; real sockets without it.
-        sleep: How to wait between attempts, in seconds.
-        monotonic: A clock in seconds, by which a token's end is known.
+        client_secret: The machine identity's client secret.
+        transport: A transport for tests; real sockets by default.
+        sleep: Sleeps for a number of seconds between attempts.
+        monotonic: A clock in seconds, which determines when a token expires.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class InfisicalClient:
         await self._http.__aexit__(None, None, None)
 
     async def log_in(self) -> SecretStr:
-        """Log in, or reuse the token until it ends: a client secret may be limited in how often it logs in.
+        """Log in, or reuse the token until it expires: the number of uses of a client secret may be limited.
 
         Returns:
             The token.
 
         Raises:
             UnauthorizedError: The client id or the client secret is wrong.
-            ServiceError: Infisical failed.
+            ServiceError: The call failed.
         """
         async with self._login:
             if self._token is None or self._monotonic() >= self._token_ends:
@@ -114,14 +114,14 @@ class InfisicalClient:
             return self._token
 
     async def _new_token(self) -> tuple[SecretStr, float]:
-        """Log in; returns the token and the seconds it lives."""
+        """Log in and return the token and its lifetime in seconds."""
         answer = await self._ask_for_token()
         token, lives = answer.get("accessToken"), answer.get("expiresIn")
         if not isinstance(token, str) or not token or not isinstance(lives, int) or lives > MAX_TOKEN_SECONDS:
             raise UnexpectedAnswerError(
                 f"Infisical's answer lacks the field accessToken or expiresIn while logging in at {self._http.host}."
             )
-        # 0 stands for a token that never ends.
+        # 0 stands for a token that does not expire.
         return SecretStr(token), lives if lives > 0 else math.inf
 
     async def _ask_for_token(self) -> dict[str, Any]:
@@ -149,25 +149,25 @@ class InfisicalClient:
             ) from None
 
     async def request(self, method: str, path: str, *, doing: str, **how: Any) -> dict[str, Any]:
-        """Make one call, logging in first, and once more where the token has ended.
+        """Make one call; log in first, and again if the token has expired.
 
         Args:
             method: The HTTP method.
-            path: The path, each variable part already percent-encoded.
-            doing: What the call is for, as it reads after "while".
+            path: The path, with variable parts percent-encoded.
+            doing: The purpose of the call, as it reads after "while".
             **how: `json_body`, `params`, `repeatable` and `attempts` of `JsonHttp.request`.
 
         Returns:
-            The JSON object of the answer.
+            The JSON object of the response.
 
         Raises:
-            ServiceError: Infisical failed.
+            ServiceError: The call failed.
         """
         token = await self.log_in()
         try:
             return await self._with(token, method, path, doing, how)
         except UnauthorizedError as error:
-            # A refused token means that nothing was done, so that even a create may be made again.
+            # A refused token means that the call had no effect, so even a create may be repeated.
             if self._token is token:
                 self._token = None
             if how.get("attempts") == 1:

@@ -1,4 +1,4 @@
-"""The login block of Infisical."""
+"""The credentials block of Infisical."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MAX_TEXT = 255
 
 
 def valid_text(field: str, value: str) -> str:
-    """Return a name or an id as it is; `ValueError` where Infisical would store another one."""
-    # Infisical cuts blanks off both ends, so that such a name would be another one there.
+    """Return a name or an id unchanged; raise `ValueError` if Infisical would store a different one."""
+    # Infisical strips leading and trailing blanks, which would change the name.
     if not value or len(value) > MAX_TEXT or not value.isprintable() or value != value.strip() or value in {".", ".."}:
         raise ValueError(f"{field} must be 1 to {MAX_TEXT} printable characters, without blanks at its ends.")
     return value
@@ -26,12 +26,12 @@ class InfisicalCredentials(CredentialsBlock):
     """A connection to Infisical: a machine identity with universal auth.
 
     Attributes:
-        host: Where Infisical is.
+        host: Infisical's base URL.
         client_id: The machine identity's client id.
-        client_secret: Its client secret.
+        client_secret: The machine identity's client secret.
 
     Example:
-        Prove that the machine identity can log in:
+        Check that the machine identity can log in:
 
         ```python
         from blocks import InfisicalCredentials
@@ -44,7 +44,7 @@ class InfisicalCredentials(CredentialsBlock):
         ```
     """
 
-    # A refused value must not be quoted by the error.
+    # An error must not quote a refused value.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     _block_type_name: ClassVar[str] = "Infisical Credentials"
@@ -56,7 +56,7 @@ class InfisicalCredentials(CredentialsBlock):
     _description: ClassVar[str] = "A connection to Infisical: a machine identity with universal auth."
 
     host: str = Field(
-        default=INFISICAL_URL, title="Host", description="Where Infisical is: its cloud, or your own instance."
+        default=INFISICAL_URL, title="Host", description="Infisical's base URL: its cloud, or your own instance."
     )
     client_id: str = Field(title="Client ID", description="The machine identity's client id.")
     client_secret: SecretStr = Field(
@@ -76,10 +76,10 @@ class InfisicalCredentials(CredentialsBlock):
         return valid_text("client_id", value)
 
     def get_client(self) -> InfisicalClient:
-        """Open the connection, once per block.
+        """Return the client, opened once per block.
 
         Returns:
-            The client; `aclose` closes it.
+            The client; close it with `aclose`.
         """
         if self._client is None:
             self._client = InfisicalClient(self.host, self.client_id, self.client_secret)
@@ -92,23 +92,23 @@ class InfisicalCredentials(CredentialsBlock):
             self._client = None
 
     def apart(self) -> Self:
-        """Copy the block, without the connection that it has opened.
+        """Return a copy of the block without its open connection.
 
         Returns:
-            The copy, which opens its own.
+            The copy, which opens its own connection.
         """
         copy = self.model_copy()
         copy._client = None  # noqa: SLF001 - of this very class
         return copy
 
     async def check(self) -> str:
-        """Prove that the machine identity can log in right now; `aclose` closes the connection.
+        """Check that the machine identity can log in; close the connection with `aclose`.
 
         Returns:
-            One sentence that says what works.
+            What works, in one sentence.
 
         Raises:
-            KeyRotationError: One sentence that says what is wrong.
+            KeyRotationError: It does not work; the message says why.
         """
         await self.get_client().log_in()
         return f"Infisical at {self.host} accepts the machine identity."

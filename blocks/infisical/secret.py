@@ -1,4 +1,4 @@
-"""One secret in Infisical, as a destination."""
+"""A destination: one secret in Infisical."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from blocks.infisical.credentials import MAX_TEXT, InfisicalCredentials, valid_t
 
 
 class InfisicalSecret(DestinationBlock):
-    """One secret in a project, environment and folder of Infisical; other secrets are never touched.
+    """One secret in a project, environment and folder of Infisical; other secrets are never changed.
 
-    Infisical has no check-and-set: the rotation's concurrency slot and the ledger keep two runs apart. It keeps older
-    versions of a secret, where its plan does so. Comment, tags and metadata of the secret stay as they are.
+    Infisical has no check-and-set: the rotation's concurrency slot and the ledger keep two runs apart. Whether
+    Infisical keeps older versions depends on its plan. Comment, tags and metadata of the secret are kept.
 
     Attributes:
         credentials: The connection to Infisical.
-        project_id: The project.
+        project_id: The project's id.
         environment: The environment's slug.
-        path: The folder.
+        path: The folder's path.
         name: The secret's name.
 
     Example:
@@ -52,9 +52,9 @@ class InfisicalSecret(DestinationBlock):
     _description: ClassVar[str] = "One secret in a project, environment and folder of Infisical."
 
     credentials: InfisicalCredentials = Field(title="Credentials", description="The connection to Infisical.")
-    project_id: str = Field(title="Project ID", description="The project's id, from its settings.")
+    project_id: str = Field(title="Project ID", description="The project's id, as shown in its settings.")
     environment: str = Field(title="Environment", description="The environment's slug, such as prod.")
-    path: str = Field(default="/", title="Path", description="The folder, such as / or /apps/checkout.")
+    path: str = Field(default="/", title="Path", description="The folder's path, such as / or /apps/checkout.")
     name: str = Field(title="Name", description="The secret's name, such as OPENROUTER_API_KEY.")
 
     @field_validator("project_id", "environment", "name")
@@ -81,24 +81,24 @@ class InfisicalSecret(DestinationBlock):
         return self.model_copy(update={"credentials": self.credentials.apart()})
 
     def place(self) -> str:
-        """Name the place for messages.
+        """Return the name of the place for messages.
 
         Returns:
-            The secret's name, path and environment, and the project.
+            The secret's name, path, environment and project.
         """
         return f"{self.name} at {self.path} in {self.environment} of the Infisical project {self.project_id}"
 
     async def read_content(self) -> Content:
-        """Read the secret itself, neither expanded nor imported from elsewhere.
+        """Read the stored value, without expanding references or following imports.
 
         Returns:
-            The secret with its version, which Infisical counts but does not check; a `Content` without a value only
-            where Infisical answers that the folder is there and the secret is not. Any other 404 is an error, so that
-            a proxy's answer is never taken for an empty place.
+            The secret with its version, which Infisical counts but does not check. A `Content` without a value is
+            returned only if Infisical confirms that the folder exists and the secret does not. Any other 404 is an
+            error, so that a proxy's response is never taken for an empty place.
 
         Raises:
-            NotFoundError: The project, the environment or the folder is unknown.
-            ServiceError: Infisical cannot be read.
+            NotFoundError: The project, the environment or the folder does not exist.
+            ServiceError: The secret cannot be read.
         """
         doing = f"reading {self.place()}"
         params: dict[str, str | int] = {
@@ -124,14 +124,14 @@ class InfisicalSecret(DestinationBlock):
 
         Args:
             value: The secret to store.
-            content: What `read_content` returned.
+            content: The result of `read_content`.
             written_by: Not stored: Infisical's metadata and comments belong to the users, and a change replaces them.
 
         Raises:
-            ConflictError: Somebody else has made the secret since `content` was read.
-            RejectedError: The project's change policy keeps the change back until a person approves it.
-            ServiceError: Infisical cannot be written. The request is sent once: only who calls knows whether the write
-                is still wanted.
+            ConflictError: Someone else has created the secret since `content` was read.
+            RejectedError: The project's change policy requires an approval.
+            ServiceError: The secret cannot be written. The request is sent once: only the caller knows whether the
+                write is still wanted.
         """
         body = {**self._where(), "type": "shared", "secretValue": value.get_secret_value()}
         doing = f"writing {self.place()}"
@@ -141,8 +141,8 @@ class InfisicalSecret(DestinationBlock):
             answer = await self._request("PATCH", doing, json_body=body, attempts=1)
         if "approval" in answer:
             raise RejectedError(
-                f"Infisical keeps the change back until a person approves it while {doing}: reject that request, and "
-                "let this machine identity write without approval."
+                f"Infisical requires an approval while {doing}: reject that approval request, and allow this machine "
+                "identity to write without approval."
             )
         if "secret" not in answer:
             raise UnexpectedAnswerError(f"Infisical's answer lacks the field secret while {doing}.")
@@ -159,13 +159,13 @@ class InfisicalSecret(DestinationBlock):
         await self.credentials.aclose()
 
     async def check(self) -> str:
-        """Prove that the machine identity can read this place right now; whether it may write shows on a write only.
+        """Check that the machine identity can read the secret; only a write shows whether it may write.
 
         Returns:
-            One sentence that says what works, and whether the secret exists yet.
+            What works, in one sentence, and whether the secret exists yet.
 
         Raises:
-            KeyRotationError: One sentence that says what is wrong.
+            KeyRotationError: It does not work; the message says why.
         """
         content = await self.read_content()
         return f"{self.place()} can be read" + (", and does not exist yet." if content.value is None else ".")

@@ -1,4 +1,4 @@
-"""The parts of OpenRouter's answers that only the client reads."""
+"""The parts of OpenRouter's responses that only the client reads."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class Workspace(Answer):
 
 
 class Assignment(Answer):
-    """Which guardrail a key has."""
+    """The assignment of a guardrail to a key."""
 
     key_hash: Identifier
     guardrail_id: Identifier
 
 
 class Assigned(Answer):
-    """How many keys were given a guardrail."""
+    """How many keys were assigned."""
 
     assigned_count: int = Field(strict=True)
 
 
 class Unassigned(Answer):
-    """From how many keys a guardrail was taken."""
+    """How many keys were unassigned."""
 
     unassigned_count: int = Field(strict=True, ge=0, le=1)
 
@@ -47,8 +47,8 @@ class Page(Answer):
 
 
 def parse(model: type[M], data: object, doing: str) -> M:
-    """Read an answer; `UnexpectedAnswerError` names the fields that are missing or malformed, and quotes nothing."""
-    # `from None`: pydantic's text quotes the data.
+    """Validate a response; `UnexpectedAnswerError` names the missing or malformed fields, without quoting values."""
+    # `from None`, because pydantic's text quotes the data.
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -59,7 +59,7 @@ def parse(model: type[M], data: object, doing: str) -> M:
 
 
 def meaning_of(status: int, answer: Mapping[str, Any]) -> Meaning | None:
-    """Return the error that a status means; `None` where the usual one is meant."""
+    """Return the meaning of an error response; `None` for the usual meaning of its status."""
     error = answer.get("error")
     if status not in _NEEDS_PROOF or (isinstance(error, dict) and error.get("code") == status):
         return None
@@ -67,4 +67,4 @@ def meaning_of(status: int, answer: Mapping[str, Any]) -> Meaning | None:
 
 
 _NEEDS_PROOF = frozenset({402, 403, 404})
-"""Statuses that say something about a key: it is gone, or it is good and may not spend. Proxies answer them, too."""
+"""Statuses that say that a key is deleted, or is valid but may not spend. Proxies send them as well."""

@@ -1,4 +1,4 @@
-"""The client of OpenRouter's key management.
+"""The client of OpenRouter's management API.
 
 Source of every path, field and status: OpenRouter's API reference, "API Keys", "Guardrails" and "Workspaces"
 (https://openrouter.ai/docs/api-reference/api-keys/list).
@@ -33,20 +33,20 @@ from blocks.redaction import redacted
 M = TypeVar("M", bound=BaseModel)
 
 PAGE_SIZE = 100
-"""How many records one answer of a list holds at most; for keys it cannot be asked for."""
+"""The maximum number of records on a page; the list of keys has no parameter for it."""
 MAX_PAGES = 1_000
-"""Where a list that never ends is given up: 100,000 records."""
+"""The maximum number of pages of a list: 100,000 records."""
 
 
 class OpenRouterClient:
-    """OpenRouter's key management over one HTTP connection.
+    """OpenRouter's management API over one HTTP connection.
 
     Args:
-        management_key: The key that may manage keys.
-        base_url: Where the API is.
-        connection: The name of the connection, for messages; empty where there is only one.
-        transport: A transport for tests; real sockets without it.
-        sleep: How to wait between attempts, in seconds.
+        management_key: The management key.
+        base_url: The API's base URL.
+        connection: The connection's name in messages; empty if there is only one.
+        transport: A transport for tests; real sockets by default.
+        sleep: Sleeps for a number of seconds between attempts.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class OpenRouterClient:
         await self._http.__aexit__(None, None, None)
 
     async def create_key(self, request: KeyRequest) -> CreatedKey:
-        """Create a key; the call is made again only where the one before has certainly made none.
+        """Create a key; the call is repeated only if the previous attempt has certainly not created one.
 
         Args:
             request: The key's name and settings.
@@ -84,12 +84,12 @@ class OpenRouterClient:
             The key with its plaintext.
 
         Raises:
-            ServiceError: The call failed; `outcome_unknown` says whether a key may have been made all the same.
+            ServiceError: The call failed; `outcome_unknown` says whether a key may have been created.
         """
         doing = "creating a key"
         answer = await self._manage("POST", "keys", doing, json_body=request.body(), repeatable=False)
         data = answer.get("data")
-        # The API description shows the plaintext beside `data`, OpenRouter's own cookbook inside it.
+        # The API reference shows the plaintext next to `data`, OpenRouter's cookbook inside it.
         secret = answer.get("key") or (data.get("key") if isinstance(data, dict) else None)
         if not isinstance(secret, str) or not secret:
             raise UnexpectedAnswerError(f"OpenRouter's answer lacks the field key while {doing}.")
@@ -110,19 +110,19 @@ class OpenRouterClient:
             The key.
 
         Raises:
-            NotFoundError: There is no such key in this account.
+            NotFoundError: The key does not exist in this account.
             ServiceError: The call failed.
         """
         doing = "reading a key"
         return parse(ApiKey, (await self._manage("GET", _path(key_hash), doing)).get("data"), doing)
 
     async def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
-        """Walk through all keys of a workspace, disabled and expired ones too, page by page.
+        """Iterate over all keys of a workspace, including disabled and expired ones.
 
-        A key may be met twice, or missed, while others come and go: paging is by offset.
+        Paging is by offset: while keys are created or deleted, one may be returned twice or missed.
 
         Args:
-            workspace_id: The workspace; the account's default one without it.
+            workspace_id: The workspace; the account's default one if omitted.
 
         Yields:
             Each key.
@@ -142,14 +142,14 @@ class OpenRouterClient:
                 raise UnexpectedAnswerError(f"OpenRouter's answer lacks the list data while {doing}.")
             for key in keys:
                 yield parse(ApiKey, key, doing)
-            # A short page need not be the last one: the list does not say how long it or a page of it is.
+            # A short page may not be the last one: neither the total nor the page size is documented.
             if not keys:
                 return
             offset += len(keys)
         raise UnexpectedAnswerError(f"OpenRouter's list of keys did not end after {MAX_PAGES} pages.")
 
     async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
-        """Change a key's settings; a change that may have been made already is made again.
+        """Change a key's settings; the call is repeated if its outcome is unknown, because it is idempotent.
 
         Args:
             key_hash: The key's hash at OpenRouter.
@@ -159,8 +159,8 @@ class OpenRouterClient:
             The key after the change.
 
         Raises:
-            ValueError: There is nothing to change.
-            NotFoundError: There is no such key in this account.
+            ValueError: No change was given.
+            NotFoundError: The key does not exist in this account.
             ServiceError: The call failed.
         """
         if not changes:
@@ -170,13 +170,13 @@ class OpenRouterClient:
         return parse(ApiKey, answer.get("data"), doing)
 
     async def delete_key(self, key_hash: str) -> bool:
-        """Delete a key for good.
+        """Delete a key permanently.
 
         Args:
             key_hash: The key's hash at OpenRouter.
 
         Returns:
-            Whether this call deleted it; `False` where this account has no such key (any more).
+            Whether this call deleted it; `False` if the key does not exist (any longer) in this account.
 
         Raises:
             ServiceError: The call failed, or OpenRouter did not confirm the deletion.
@@ -191,20 +191,20 @@ class OpenRouterClient:
         return True
 
     async def assign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
-        """Put a key under a guardrail, in place of the one that it had; a call that may have done so is made again.
+        """Assign a guardrail to a key, replacing its former one; the call is repeated if its outcome is unknown.
 
         Args:
             guardrail_id: The guardrail.
             key_hash: The key's hash at OpenRouter.
 
         Raises:
-            NotFoundError: There is no such guardrail in this account.
-            UnexpectedAnswerError: The key is not under the guardrail after the call.
+            NotFoundError: The guardrail does not exist in this account.
+            UnexpectedAnswerError: The guardrail is not assigned after the call.
             ServiceError: The call failed.
         """
         doing = "assigning a guardrail"
         answer = await self._change_assignment(guardrail_id, key_hash, "", doing)
-        # It is not documented whether a key that has the guardrail already counts as assigned.
+        # It is undocumented whether a key that already has the guardrail counts as assigned.
         if parse(Assigned, answer, doing).assigned_count == 1 or await self.guardrail_of(key_hash) == guardrail_id:
             return
         raise UnexpectedAnswerError(
@@ -212,27 +212,27 @@ class OpenRouterClient:
         )
 
     async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
-        """Take a key out of a guardrail; nothing happens to a key that is not under it.
+        """Unassign a guardrail from a key; a key without it is not changed.
 
         Args:
             guardrail_id: The guardrail.
             key_hash: The key's hash at OpenRouter.
 
         Raises:
-            NotFoundError: There is no such guardrail in this account.
+            NotFoundError: The guardrail does not exist in this account.
             ServiceError: The call failed.
         """
         doing = "unassigning a guardrail"
         parse(Unassigned, await self._change_assignment(guardrail_id, key_hash, "/remove", doing), doing)
 
     async def guardrail_of(self, key_hash: str) -> str | None:
-        """Find the guardrail that a key is under; a key has at most one.
+        """Return the guardrail of a key; a key has at most one.
 
         Args:
             key_hash: The key's hash at OpenRouter.
 
         Returns:
-            The guardrail's id, or `None` without one. It may be missed while other keys' assignments come and go.
+            The guardrail's id; `None` if there is none. It may be missed while other assignments are changed.
 
         Raises:
             ServiceError: A call failed, or the list does not end.
@@ -244,7 +244,7 @@ class OpenRouterClient:
         return None
 
     async def list_workspaces(self) -> AsyncIterator[str]:
-        """Walk through the workspaces of this connection's account, page by page.
+        """Iterate over the workspaces of the account.
 
         Yields:
             Each workspace's id.
@@ -256,13 +256,13 @@ class OpenRouterClient:
             yield workspace.id
 
     async def has_workspace(self, workspace_id: str) -> bool:
-        """Say whether a workspace belongs to this connection's account.
+        """Return whether a workspace belongs to the account.
 
         Args:
             workspace_id: The workspace.
 
         Returns:
-            Whether the account has it.
+            Whether the account has the workspace.
 
         Raises:
             ServiceError: The call failed.
@@ -276,7 +276,7 @@ class OpenRouterClient:
         return True
 
     async def current_key(self, secret: SecretStr) -> CurrentKey:
-        """Use a key to look at itself, which proves that OpenRouter accepts it.
+        """Read a key's own view with that key, which shows that OpenRouter accepts it.
 
         Args:
             secret: The key's plaintext.
@@ -285,7 +285,7 @@ class OpenRouterClient:
             The key's own view.
 
         Raises:
-            UnauthorizedError: OpenRouter does not accept the key (yet, or any more).
+            UnauthorizedError: OpenRouter does not accept the key (yet, or any longer).
             ServiceError: The call failed.
         """
         doing = "using a key"
@@ -293,7 +293,7 @@ class OpenRouterClient:
         return parse(CurrentKey, answer.get("data"), doing)
 
     async def about_itself(self) -> CurrentKey:
-        """Return the management key's own view, which shows when it expires.
+        """Return the management key's own view, which shows its expiry.
 
         Raises:
             UnauthorizedError: OpenRouter does not accept the management key.
@@ -302,20 +302,20 @@ class OpenRouterClient:
         return await self.current_key(self._management_key)
 
     async def login_ends(self) -> datetime | None:
-        """Look up when the management key expires (UTC); `None` for never, or where OpenRouter does not tell."""
+        """Return when the management key expires (UTC); `None` for never, or if OpenRouter does not say."""
         return (await self.about_itself()).expires_at
 
     async def accepts(self, secret: SecretStr) -> bool:
-        """Say whether a key works, however empty its budget is.
+        """Return whether a key is valid, even if its budget is exhausted.
 
         Args:
             secret: The key's plaintext.
 
         Returns:
-            `False` for a 401. A key over its limit (402, at times 403) is a key that works.
+            `False` for a 401; `True` also for a key over its limit (402, sometimes 403).
 
         Raises:
-            ServiceError: The call failed in a way that says nothing about the key.
+            ServiceError: The call failed without showing whether the key is valid.
         """
         try:
             await self.current_key(secret)
@@ -329,13 +329,13 @@ class OpenRouterClient:
         return True
 
     async def check(self) -> str:
-        """Prove that the management key may manage keys right now.
+        """Check that the management key may manage keys.
 
         Returns:
-            One sentence that says what works.
+            What works, in one sentence.
 
         Raises:
-            KeyRotationError: One sentence that says what is wrong.
+            KeyRotationError: It does not work; the message says why.
         """
         try:
             answer = await self._manage("GET", "keys", "listing the keys")
@@ -367,7 +367,7 @@ class OpenRouterClient:
         return NotFoundError(f"{where} has no guardrail {redacted(guardrail_id)} in this account.", status=404)
 
     async def _walk(self, model: type[M], path: str, doing: str) -> AsyncIterator[M]:
-        """Walk through a list that says how long it is; the one of the keys does not."""
+        """Iterate over a list that states its total count, which the list of keys does not."""
         offset = 0
         for _ in range(MAX_PAGES):
             answer = await self._manage("GET", path, doing, params={"offset": offset, "limit": PAGE_SIZE})
@@ -392,7 +392,7 @@ def _path(key_hash: str) -> str:
 
 
 def _segment(value: str, name: str) -> str:
-    # Percent-encoding leaves dots alone, and servers tend to undo that of a slash before they look for the path.
+    # Percent-encoding does not encode dots, and servers tend to decode slashes before they route the path.
     if value in {"", ".", ".."} or not value.isprintable() or set("/\\") & set(value):
         raise ConfigurationError(f"The id of the {name} is not one that OpenRouter gives out.")
     return quote(value, safe="")

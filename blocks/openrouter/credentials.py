@@ -1,4 +1,4 @@
-"""The connection block: an OpenRouter management key."""
+"""The credentials block of OpenRouter: a management key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class OpenRouterCredentials(CredentialsBlock):
 
     Attributes:
         management_key: The management key.
-        base_url: Where OpenRouter's API is.
+        base_url: The base URL of OpenRouter's API.
 
     Example:
         List the names of all keys:
@@ -33,7 +33,7 @@ class OpenRouterCredentials(CredentialsBlock):
         ```
     """
 
-    # A refused value must not be quoted by the error.
+    # An error must not quote a refused value.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     _block_type_name: ClassVar[str] = "OpenRouter Credentials"
@@ -48,12 +48,12 @@ class OpenRouterCredentials(CredentialsBlock):
 
     management_key: SecretStr = Field(
         title="Management key",
-        description="A management key of the account, made at openrouter.ai under Settings, Management Keys.",
+        description="A management key of the account, created at openrouter.ai under Settings, Management Keys.",
     )
     base_url: str = Field(
         default=OPENROUTER_URL,
         title="Base URL",
-        description="Where OpenRouter's API is; https, or plain http on loopback only.",
+        description="The base URL of OpenRouter's API; https, or plain http on loopback only.",
     )
 
     @field_validator("management_key")
@@ -70,10 +70,10 @@ class OpenRouterCredentials(CredentialsBlock):
         return safe_base_url(value, "base_url")
 
     def get_client(self, **how: Any) -> OpenRouterClient:
-        """Open a connection with this management key; use it in `async with`, or call its `aclose`.
+        """Return a client with this management key; use it in `async with`, or call its `aclose`.
 
         Args:
-            **how: `connection`, and for tests `transport` and `sleep`, of `OpenRouterClient`.
+            **how: `connection` of `OpenRouterClient`, and for tests its `transport` and `sleep`.
 
         Returns:
             The client.
@@ -81,13 +81,13 @@ class OpenRouterCredentials(CredentialsBlock):
         return OpenRouterClient(self.management_key, self.base_url, **how)
 
     async def check(self) -> str:
-        """Prove that the management key may manage keys right now.
+        """Check that the management key may manage keys.
 
         Returns:
-            One sentence that says what works.
+            What works, in one sentence.
 
         Raises:
-            KeyRotationError: One sentence that says what is wrong.
+            KeyRotationError: It does not work; the message says why.
         """
         async with self.get_client() as client:
             return await client.check()

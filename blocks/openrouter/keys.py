@@ -1,4 +1,4 @@
-"""Keys as OpenRouter's key management shows them, and what is asked for when one is made."""
+"""Keys as OpenRouter's management API shows them, and the request that creates one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from blocks.redaction import redacted
 
 PAYMENT_REQUIRED = 402
 MAX_IDENTIFIER = 200
-"""The longest hash or label that is believed; OpenRouter's hashes have 64 characters."""
+"""The longest accepted hash or label; OpenRouter's hashes have 64 characters."""
 
 LimitReset = Literal["daily", "weekly", "monthly"]
 
 
 def _identifier(value: str) -> str:
-    # It is kept in the ledger and shown to people, and a hash becomes part of a path.
+    # It is stored in the ledger and displayed, and a hash becomes part of a path.
     crooked = value in {".", ".."} or not value.isprintable() or set("/\\") & set(value)
     if crooked or len(value) > MAX_IDENTIFIER or redacted(value) != value:
         raise ValueError("not an identifier")
@@ -33,23 +33,23 @@ def _in_utc(value: datetime) -> datetime:
 
 Identifier = Annotated[str, Field(min_length=1), AfterValidator(_identifier)]
 UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
-"""A moment as OpenRouter tells it, which is UTC even where it does not say so."""
+"""A time as OpenRouter sends it: UTC, even without an offset."""
 WholeSecond = Annotated[AwareDatetime, AfterValidator(lambda value: value.astimezone(UTC).replace(microsecond=0))]
-"""A moment as OpenRouter takes it: UTC, and no fraction."""
+"""A time as OpenRouter accepts it: UTC, without a fraction of a second."""
 
 
 class Answer(BaseModel):
-    """Part of an answer: unknown fields are tolerated, missing ones are an error."""
+    """Part of a response: unknown fields are ignored, missing ones are an error."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        # Whoever names a key may have pasted a key there.
+        # Someone may have pasted a key into the name of a key.
         return ()
 
 
 class ApiKey(Answer):
-    """A key as the management API shows it, without its plaintext. Amounts are US dollars, periods those of UTC."""
+    """A key as the management API shows it, without its plaintext. Amounts are in US dollars, periods in UTC."""
 
     hash: Identifier
     name: str
@@ -74,14 +74,14 @@ class ApiKey(Answer):
     workspace_id: Identifier | None = None
 
     def spent(self, reset: str | None) -> Decimal:
-        """Sum up what counts towards a limit since it was last reset.
+        """Return the usage that counts towards the limit since its last reset.
 
         Args:
-            reset: How often the limit is reset: `daily`, `weekly` or `monthly`; `None` for never.
+            reset: The reset interval: `daily`, `weekly` or `monthly`; `None` for never.
 
         Returns:
-            The usage in US dollars of the current day, week or month, or of the key's whole life where the limit is
-            never reset; with the usage of the account's own provider keys (BYOK) where the limit includes it.
+            The usage in US dollars in the current day, week or month, or in the key's whole lifetime without a reset;
+            it includes the usage of the account's own provider keys (BYOK) if the limit does.
         """
         usage, byok_usage = {
             "daily": (self.usage_daily, self.byok_usage_daily),
@@ -102,12 +102,12 @@ class CurrentKey(Answer):
 
     @property
     def manages_keys(self) -> bool:
-        """Whether this is a management key; older answers call it a provisioning key."""
+        """Whether this is a management key; older responses call it a provisioning key."""
         return bool(self.is_management_key or self.is_provisioning_key)
 
 
 class KeyRequest(BaseModel):
-    """What is asked for when a key is created."""
+    """The request that creates a key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -120,10 +120,10 @@ class KeyRequest(BaseModel):
     expires_at: WholeSecond | None = None
 
     def body(self) -> dict[str, Any]:
-        """Spell the request as the API wants it.
+        """Return the request's JSON body.
 
         Returns:
-            The JSON object; what was left open is left out, so that OpenRouter's own default applies.
+            The JSON object, without the fields that were not given, so that OpenRouter's defaults apply.
         """
         always: dict[str, Any] = {
             "name": self.name,
@@ -134,7 +134,7 @@ class KeyRequest(BaseModel):
         where_given = {
             "workspace_id": self.workspace_id,
             "creator_user_id": self.creator_user_id,
-            # OpenRouter refuses other time zones, and a moment without seconds.
+            # OpenRouter rejects other time zones, and times without seconds.
             "expires_at": self.expires_at and f"{self.expires_at:%Y-%m-%dT%H:%M:%SZ}",
         }
         return always | {name: value for name, value in where_given.items() if value is not None}
@@ -142,11 +142,11 @@ class KeyRequest(BaseModel):
 
 @dataclass(frozen=True)
 class CreatedKey:
-    """A key that was just created: the only moment at which its plaintext is known.
+    """A newly created key; only the response to its creation holds the plaintext.
 
     Args:
         secret: The plaintext.
-        key: What the management API shows of it.
+        key: The key as the management API shows it.
     """
 
     secret: SecretStr

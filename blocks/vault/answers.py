@@ -1,4 +1,4 @@
-"""The parts of Vault's answers that a secret reads."""
+"""The parts of Vault's responses that `VaultSecret` reads."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pydantic import BaseModel
 
 
 class Metadata(BaseModel):
-    """Which version was read."""
+    """The metadata of a version."""
 
     version: int
 
 
 class VersionContent(BaseModel):
-    """One version of a secret; without data where it was deleted."""
+    """One version of a secret; without data if it was deleted."""
 
     data: dict[str, Any] | None
     metadata: Metadata
 
 
 class Version(BaseModel):
-    """Whether a version still exists."""
+    """The state of a version."""
 
     destroyed: bool
 
@@ -34,7 +34,7 @@ class Versions(BaseModel):
 
 
 class Mounted(BaseModel):
-    """An engine, as Vault shows it to any login."""
+    """A secrets engine, as Vault shows it to any login."""
 
     path: str
     type: str
@@ -42,7 +42,7 @@ class Mounted(BaseModel):
 
 
 class Written(BaseModel):
-    """What Vault answers to a write."""
+    """The response to a write."""
 
     version: int
     custom_metadata: dict[str, Any] | None = None

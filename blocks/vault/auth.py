@@ -1,4 +1,4 @@
-"""How to log in at Vault: one class for each auth method."""
+"""Vault's auth methods, one class each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from blocks.errors import ConfigurationError
 from blocks.vault.paths import Mount
 
-SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - the place, not the token
+SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path, not a token
 
 
 def _header_safe(value: SecretStr, name: str) -> SecretStr:
@@ -22,7 +22,7 @@ def _header_safe(value: SecretStr, name: str) -> SecretStr:
 
 
 def _one_line(schema: dict[str, Any]) -> None:
-    # The form shows the description as it is, and would show the whole docstring.
+    # The form shows the description verbatim, which would be the whole docstring.
     schema["description"] = schema["description"].partition("\n")[0]
 
 
@@ -31,13 +31,13 @@ class _Auth(BaseModel):
 
     @property
     def where(self) -> str | None:
-        """The auth method's path; `None` for a token, which cannot be had anew."""
+        """The auth method's path; `None` for a token, which cannot log in again."""
         mount = getattr(self, "mount", None)
         return f"auth/{mount}" if mount else None
 
 
 class TokenAuth(_Auth):
-    """A token that somebody made; it is used as it is and never renewed.
+    """A given token, which is never renewed.
 
     Attributes:
         token: The token.
@@ -45,7 +45,9 @@ class TokenAuth(_Auth):
 
     model_config = ConfigDict(title="Token")
 
-    token: SecretStr = Field(title="Token", description="A Vault token; when it ends, nobody can log in with it again.")
+    token: SecretStr = Field(
+        title="Token", description="A Vault token. It is not renewed: replace it before it expires."
+    )
 
     @field_validator("token")
     @classmethod
@@ -53,7 +55,7 @@ class TokenAuth(_Auth):
         return _header_safe(value, "token")
 
     def log_in(self, client: hvac.Client) -> dict[str, Any]:
-        """Let a client use the token."""
+        """Set the client's token."""
         client.token = self.token.get_secret_value()
         return {}
 
@@ -64,17 +66,17 @@ class AppRoleAuth(_Auth):
     Attributes:
         role_id: The role's id.
         secret_id: A secret id of the role.
-        mount: Where the auth method is mounted.
+        mount: The auth method's mount path.
     """
 
     model_config = ConfigDict(title="AppRole")
 
     role_id: str = Field(title="Role ID", min_length=1, description="The role's id.")
     secret_id: SecretStr = Field(title="Secret ID", min_length=1, description="A secret id of the role.")
-    mount: Mount = Field(default="approle", title="Mount", description="Where AppRole is enabled, below auth/.")
+    mount: Mount = Field(default="approle", title="Mount", description="The mount path of AppRole, below auth/.")
 
     def log_in(self, client: hvac.Client) -> Any:
-        """Log a client in."""
+        """Log the client in."""
         return client.auth.approle.login(self.role_id, self.secret_id.get_secret_value(), mount_point=self.mount)
 
 
@@ -82,28 +84,30 @@ class KubernetesAuth(_Auth):
     """A login with the service account of the pod that the flow runs in.
 
     Attributes:
-        kubernetes_role: The role at Vault.
-        mount: Where the auth method is mounted.
-        token_path: The file that Kubernetes keeps the service account's token in.
+        kubernetes_role: The role in Vault.
+        mount: The auth method's mount path.
+        token_path: The file in which Kubernetes stores the service account's token.
     """
 
     model_config = ConfigDict(title="Kubernetes")
 
     kubernetes_role: str = Field(title="Role", min_length=1, description="The role of Vault's Kubernetes auth method.")
-    mount: Mount = Field(default="kubernetes", title="Mount", description="Where Kubernetes is enabled, below auth/.")
+    mount: Mount = Field(
+        default="kubernetes", title="Mount", description="The mount path of the Kubernetes auth method, below auth/."
+    )
     token_path: str = Field(
         default=SERVICE_ACCOUNT_TOKEN,
         title="Token path",
-        description="The file with the service account's token, where the flow runs.",
+        description="The file with the service account's token, on the machine that runs the flow.",
     )
 
     def log_in(self, client: hvac.Client) -> Any:
-        """Log a client in with the token that the file holds now; Kubernetes replaces it every hour."""
+        """Log the client in with the current content of the token file, which Kubernetes replaces every hour."""
         try:
             token = Path(self.token_path).read_text().strip()
         except (OSError, ValueError):
             raise ConfigurationError(
-                "auth.token_path: the file with the service account's token cannot be read where this flow runs."
+                "auth.token_path: the file with the service account's token cannot be read on the machine of this run."
             ) from None
         return client.auth.kubernetes.login(self.kubernetes_role, token, mount_point=self.mount)
 
@@ -112,17 +116,19 @@ class JwtAuth(_Auth):
     """A login with a JSON Web Token.
 
     Attributes:
-        jwt_role: The role at Vault.
+        jwt_role: The role in Vault.
         jwt: The signed token.
-        mount: Where the auth method is mounted.
+        mount: The auth method's mount path.
     """
 
     model_config = ConfigDict(title="JWT")
 
     jwt_role: str = Field(title="Role", min_length=1, description="The role of Vault's JWT auth method.")
-    jwt: SecretStr = Field(title="JWT", min_length=1, description="The signed token that proves who is logging in.")
-    mount: Mount = Field(default="jwt", title="Mount", description="Where JWT is enabled, below auth/.")
+    jwt: SecretStr = Field(title="JWT", min_length=1, description="The signed token.")
+    mount: Mount = Field(
+        default="jwt", title="Mount", description="The mount path of the JWT auth method, below auth/."
+    )
 
     def log_in(self, client: hvac.Client) -> Any:
-        """Log a client in."""
+        """Log the client in."""
         return client.auth.jwt.jwt_login(self.jwt_role, self.jwt.get_secret_value(), path=self.mount)

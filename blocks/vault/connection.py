@@ -1,4 +1,4 @@
-"""One session with HashiCorp Vault over hvac: bounded answers, no redirects, a deadline, and this project's errors."""
+"""A session with HashiCorp Vault over hvac: bounded responses, no redirects, a deadline, and this project's errors."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from blocks.errors import (
 from blocks.http import MAX_ANSWER_BYTES, is_certificate_error, retry_after_seconds, with_retries
 
 CAS_MISMATCH = "check-and-set parameter did not match"
-"""How Vault's 400 says that the version has moved on; there is no code for it."""
+"""The text of Vault's 400 for a version mismatch; there is no code for it."""
 READ_BYTES = 64 * 1024
 
 Request = Callable[[hvac.Client], Any]
 
 
 class Login(Protocol):
-    """How to log in.
+    """An auth method.
 
     Attributes:
-        where: The auth method's path, such as `auth/approle`; `None` for a token, which cannot be had anew.
+        where: The auth method's path, such as `auth/approle`; `None` for a token, which cannot log in again.
     """
 
     @property
@@ -52,25 +52,25 @@ class Login(Protocol):
         """The auth method's path."""
 
     def log_in(self, client: hvac.Client) -> Any:
-        """Give a client its token."""
+        """Set the client's token."""
 
 
 class _AnswerTooLargeError(Exception):
-    """More was sent than is read."""
+    """The response exceeds the limit."""
 
 
 _deadline: ContextVar[float | None] = ContextVar("_deadline", default=None)
-"""Until when the exchanges of one attempt must be over, by the monotonic clock. An attempt that was given up must not
-begin another exchange in the thread that it left behind."""
+"""The deadline of one attempt, by the monotonic clock: an attempt that timed out must not start another exchange in the
+thread that it left behind."""
 
 
 class _Transport(HTTPAdapter):
-    """Reads a bounded answer before a deadline, and trusts a private authority only, where there is one.
+    """Reads a bounded response before a deadline; trusts only the private certificate authority, if there is one.
 
     Args:
-        connect: The seconds to wait for a connection.
-        read: The seconds to wait for more of the answer.
-        trust: The authorities to trust; those of requests without it.
+        connect: The connect timeout in seconds.
+        read: The read timeout in seconds.
+        trust: The trusted certificate authorities; those of requests by default.
     """
 
     def __init__(self, connect: float, read: float, trust: ssl.SSLContext | None) -> None:
@@ -80,23 +80,23 @@ class _Transport(HTTPAdapter):
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: bool | str, cert: Any = None
     ) -> Any:
-        """Choose the TLS settings of a connection."""
+        """Return the TLS settings of a connection."""
         if self._trust is None:
             return super().build_connection_pool_key_attributes(request, verify, cert)
         host, _ = super().build_connection_pool_key_attributes(request, True, cert)
         return host, {"ssl_context": self._trust}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Add requests' own authorities, but not to a private one."""
+        """Add the certificate authorities of requests, unless a private one is trusted."""
         if self._trust is None:
             super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call] # requests has none
 
     def send(self, request: requests.PreparedRequest, *_args: Any, **how: Any) -> requests.Response:
-        """Exchange one request, before requests would look at a redirect or read its body.
+        """Send one request and read its response, before requests handles redirects or reads the body.
 
         Raises:
-            TimeoutError: The deadline is over.
-            _AnswerTooLargeError: The answer is larger than what is read.
+            TimeoutError: The deadline has passed.
+            _AnswerTooLargeError: The response is too large.
         """
         deadline = _deadline.get() or time.monotonic() + self._connect + self._read
         left = _time_left(deadline)
@@ -118,7 +118,7 @@ def _time_left(deadline: float) -> float:
 
 def _bounded(response: requests.Response, deadline: float) -> bytes:
     body = bytearray()
-    # `read1` returns what has arrived, so that a trickle cannot outlast the deadline.
+    # `read1` returns what has arrived, so a slow response cannot outlast the deadline.
     while chunk := response.raw.read1(READ_BYTES, decode_content=True):
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
@@ -128,7 +128,7 @@ def _bounded(response: requests.Response, deadline: float) -> bytes:
 
 
 class _Adapter(JSONAdapter):  # type: ignore[misc] # hvac has no types
-    """hvac's adapter, whose errors bring the answer along: hvac itself drops the status and Retry-After."""
+    """hvac's adapter, with the response attached to its errors: hvac drops the status and Retry-After."""
 
     def request(self, *args: Any, raise_exception: bool = True, **kwargs: Any) -> Any:
         """Make a request."""
@@ -152,7 +152,7 @@ def _json_object(response: requests.Response) -> dict[str, Any] | None:
 
 
 def _is_from_vault(body: Any) -> bool:
-    # A proxy's 404 must not be taken for an empty place: a key that is published there would count as unpublished.
+    # A proxy's 404 must not be taken for an empty place: a key published there would count as unpublished.
     return isinstance(body, dict) and (isinstance(body.get("errors"), list) or isinstance(body.get("data"), dict))
 
 
@@ -167,16 +167,16 @@ def _was_connected(error: BaseException) -> bool:
 
 
 class VaultConnection:
-    """A session with one Vault: logs in when it must, and says in this project's errors what went wrong.
+    """A session with one Vault, which logs in when necessary and raises this project's errors.
 
     Args:
-        url: Where Vault is.
-        login: How to log in.
-        namespace: The namespace of every call; Vault's root without it.
-        trust: The authorities that Vault's certificate may come from; the usual ones without it.
-        connect_timeout: The seconds to wait for a connection.
-        read_timeout: The seconds to wait for more of an answer.
-        sleep: How to wait between attempts, in seconds.
+        url: Vault's base URL.
+        login: The auth method.
+        namespace: The namespace of every call; the root namespace by default.
+        trust: The trusted certificate authorities; the usual ones by default.
+        connect_timeout: The connect timeout in seconds.
+        read_timeout: The read timeout in seconds.
+        sleep: Sleeps for a number of seconds between attempts.
     """
 
     def __init__(
@@ -193,16 +193,16 @@ class VaultConnection:
         parts = urlsplit(url)
         self.host = f"{parts.scheme}://{parts.netloc}"
         self._login = login
-        # Calls are made in threads, and several destinations may share this session.
+        # Calls run in threads, and several destinations may share this session.
         self._logging_in = threading.Lock()
         self._sleep = sleep
-        # One attempt may have to log in before it makes its call.
+        # One attempt may have to log in before its call.
         self._deadline_seconds = 2 * (connect_timeout + read_timeout)
         session = requests.Session()
         transport = _Transport(connect_timeout, read_timeout, trust)
         session.mount("https://", transport)
         session.mount("http://", transport)
-        # An empty token, because hvac would take one from the environment in place of None.
+        # An empty token, because hvac would replace None by one from the environment.
         self._client = hvac.Client(
             url=url,
             token="",
@@ -214,13 +214,10 @@ class VaultConnection:
         )
 
     def logged_in(self) -> hvac.Client:
-        """Log in, unless that has been done.
-
-        Returns:
-            The client.
+        """Return the client, logged in.
 
         Raises:
-            KeyRotationError: Vault cannot be reached, or does not accept the login.
+            KeyRotationError: Vault cannot be reached, or refuses the login.
         """
         with self._logging_in:
             if not self._client.token:
@@ -240,20 +237,20 @@ class VaultConnection:
         attempts: int | None = None,
         examine: bool = True,
     ) -> dict[str, Any]:
-        """Make one call, logged in, and repeat it as often as that is harmless and worth it.
+        """Log in if necessary and make one call, with retries.
 
         Args:
-            doing: What the call is for, as it reads after "while", such as `reading secret/app`.
+            doing: The purpose of the call, as it reads after "while", such as `reading secret/app`.
             request: The call.
-            repeatable: Whether the call may be made again when it may have taken effect.
-            attempts: How often it is made at most; 1 where whoever calls decides about each attempt.
-            examine: Whether a refusal is worth finding out whether the token has ended.
+            repeatable: Whether the call may be repeated if it may have taken effect.
+            attempts: The maximum number of attempts; 1 if the caller decides about each attempt.
+            examine: Whether to check, after a refusal, if the token has expired.
 
         Returns:
-            Vault's answer; empty where it has no body.
+            Vault's response; empty if it has no body.
 
         Raises:
-            ServiceError: The call failed; which subclass says how, and whether it may have taken effect.
+            ServiceError: The call failed; the subclass says how, `outcome_unknown` whether it may have taken effect.
         """
 
         async def attempt() -> dict[str, Any]:
@@ -269,13 +266,13 @@ class VaultConnection:
             raise self._unreachable(error, doing) from None
 
     def _perform(self, doing: str, request: Request, examine: bool) -> dict[str, Any]:
-        # Visible in this call's thread only.
+        # Visible only in the thread of this call.
         _deadline.set(time.monotonic() + self._deadline_seconds)
         token = self.logged_in().token
         try:
             return self._answer(doing, request)
         except ForbiddenError as error:
-            # Where another call has logged in meanwhile, this one may have used the token that had ended.
+            # If another call has logged in meanwhile, this one may have used the expired token.
             if self._client.token == token:
                 if not examine:
                     raise
@@ -297,7 +294,7 @@ class VaultConnection:
             )
 
     def _token_is_valid(self) -> bool:
-        # Vault answers 403 both to a token that has ended and to one that lacks a permission.
+        # Vault answers 403 both to an expired token and to a missing permission.
         try:
             self._answer("looking the token up", lambda client: client.auth.token.lookup_self())
         except (ForbiddenError, UnauthorizedError):
@@ -317,7 +314,7 @@ class VaultConnection:
             ) from None
 
     def _answer(self, doing: str, request: Request) -> dict[str, Any]:
-        # `from None` throughout: a library's text may quote the request or the answer.
+        # `from None` throughout: a library's text may quote the request or the response.
         try:
             answer = request(self._client)
         except VaultError as error:

@@ -1,4 +1,4 @@
-"""The login block of Vault."""
+"""The credentials block of Vault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOOKING_UP = "looking the token up"
 
 
 def _trust(pem: str) -> ssl.SSLContext:
-    # The lines of a PEM text that was pasted into a one-line input have run together.
+    # A PEM text pasted into a one-line input has lost its line breaks.
     found = re.findall(r"-----BEGIN CERTIFICATE-----([^-]+)-----END CERTIFICATE-----", pem)
     if not found:
         raise ValueError("no certificate")
@@ -33,15 +33,15 @@ def _trust(pem: str) -> ssl.SSLContext:
 
 
 class VaultCredentials(CredentialsBlock):
-    """A login at HashiCorp Vault.
+    """A login to HashiCorp Vault.
 
     Attributes:
-        url: Where Vault is.
-        namespace: The namespace that everything happens in.
-        auth: How to log in.
-        ca_certificate: The private authority that issued Vault's certificate.
-        connect_timeout_seconds: How long to wait for a connection.
-        read_timeout_seconds: How long to wait for an answer.
+        url: Vault's base URL.
+        namespace: The namespace of every call.
+        auth: The auth method.
+        ca_certificate: The certificate of the private authority that issued Vault's certificate.
+        connect_timeout_seconds: The connect timeout in seconds.
+        read_timeout_seconds: The read timeout in seconds.
 
     Example:
         Read a secret with hvac:
@@ -56,7 +56,7 @@ class VaultCredentials(CredentialsBlock):
         ```
     """
 
-    # A refused value must not be quoted by the error.
+    # An error must not quote a refused value.
     model_config = ConfigDict(hide_input_in_errors=True)
 
     _block_type_name: ClassVar[str] = "Vault Credentials"
@@ -64,20 +64,20 @@ class VaultCredentials(CredentialsBlock):
     _logo_url: ClassVar[HttpUrl] = HttpUrl("https://github.com/hashicorp.png")
     _documentation_url: ClassVar[HttpUrl] = HttpUrl("https://developer.hashicorp.com/vault/docs/auth")
     _description: ClassVar[str] = (
-        "A login at HashiCorp Vault, with a token, AppRole, a Kubernetes service account or a JWT."
+        "A login to HashiCorp Vault, with a token, AppRole, a Kubernetes service account or a JWT."
     )
 
     url: str = Field(
         title="URL",
-        description="Where Vault is, such as https://vault.example.com:8200; plain http on loopback only.",
+        description="Vault's base URL, such as https://vault.example.com:8200; plain http on loopback only.",
     )
     namespace: str | None = Field(
         default=None,
         title="Namespace",
-        description="The namespace that the login and the secrets are in, where Vault has namespaces.",
+        description="The namespace of the login and the secrets, if Vault has namespaces.",
     )
     auth: TokenAuth | AppRoleAuth | KubernetesAuth | JwtAuth = Field(
-        title="Login", description="How to log in; a new token is fetched when one ends, except for the method Token."
+        title="Login", description="The auth method. Expired tokens are replaced automatically, except with Token."
     )
     ca_certificate: str | None = Field(
         default=None,
@@ -89,14 +89,14 @@ class VaultCredentials(CredentialsBlock):
         gt=0,
         le=60,
         title="Connect timeout",
-        description="How many seconds to wait for a connection.",
+        description="Connect timeout in seconds.",
     )
     read_timeout_seconds: float = Field(
         default=READ_TIMEOUT_SECONDS,
         gt=0,
         le=300,
         title="Read timeout",
-        description="How many seconds to wait for an answer.",
+        description="Read timeout in seconds.",
     )
 
     _connection: VaultConnection | None = PrivateAttr(default=None)
@@ -130,7 +130,7 @@ class VaultCredentials(CredentialsBlock):
         return value
 
     def connection(self) -> VaultConnection:
-        """Give the one session of this block; it is opened and logged in by its first call.
+        """Return the session of this block; its first call opens it and logs in.
 
         Returns:
             The session.
@@ -148,47 +148,47 @@ class VaultCredentials(CredentialsBlock):
         return self._connection
 
     def get_client(self) -> hvac.Client:
-        """Log in; the client is the same one each time.
+        """Return hvac's client, logged in; it is the same one each time.
 
         Returns:
-            hvac's client, logged in.
+            The client.
 
         Raises:
-            KeyRotationError: Vault cannot be reached, or does not accept the login.
+            KeyRotationError: Vault cannot be reached, or refuses the login.
         """
         return self.connection().logged_in()
 
     def apart(self) -> Self:
-        """Copy the block, without the connection that it has opened.
+        """Return a copy of the block without its open connection.
 
         Returns:
-            The copy, which opens its own.
+            The copy, which opens its own connection.
         """
         copy = self.model_copy()
         copy._connection = None  # noqa: SLF001 - of this very class
         return copy
 
     async def check(self) -> str:
-        """Prove that Vault accepts this login right now; `aclose` closes the connection.
+        """Check that Vault accepts the login; close the connection with `aclose`.
 
         Returns:
-            One sentence that says what works.
+            What works, in one sentence.
 
         Raises:
-            KeyRotationError: One sentence that says what is wrong.
+            KeyRotationError: It does not work; the message says why.
         """
         await self._look_token_up()
         return f"Vault at {self.connection().host} accepts this login."
 
     async def token_ends(self) -> datetime | None:
-        """Say when a token that somebody made ends; nobody can log in with it again.
+        """Return when the block's own token expires.
 
         Returns:
-            The moment, UTC; `None` for a token that does not end, and for every other way to log in, which fetches a
-            new token when one ends.
+            The expiry, UTC; `None` for a token that does not expire, and for every other auth method, which logs in
+            again when its token expires.
 
         Raises:
-            KeyRotationError: One sentence that says what is wrong.
+            KeyRotationError: The expiry cannot be looked up; the message says why.
         """
         if not isinstance(self.auth, TokenAuth):
             return None
@@ -205,7 +205,7 @@ class VaultCredentials(CredentialsBlock):
         return data
 
     async def aclose(self) -> None:
-        """Close the connections that this block has opened."""
+        """Close the open connections."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -1,4 +1,4 @@
-"""Names of mounts, paths and namespaces in Vault."""
+"""Validation of mounts, paths and namespaces in Vault."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_PATH_CHARACTERS = 512
 
 
 def valid_path(value: str, name: str) -> str:
-    """Return a path without the slashes around it; `ValueError` where Vault would not take it."""
+    """Return a path without surrounding slashes; raise `ValueError` if Vault would not accept it."""
     text = value.strip().strip("/")
     dots = {"", ".", ".."} & set(text.split("/"))
     if dots or not text.isprintable() or len(text) > MAX_PATH_CHARACTERS:
@@ -22,4 +22,4 @@ def valid_path(value: str, name: str) -> str:
 
 
 Mount = Annotated[str, AfterValidator(lambda value: valid_path(value, "mount"))]
-"""Where an engine or an auth method is mounted."""
+"""The mount path of a secrets engine or an auth method."""

@@ -1,4 +1,4 @@
-"""One field of a KV version 2 secret in HashiCorp Vault, as a destination.
+"""A destination: one field of a KV version 2 secret in HashiCorp Vault.
 
 Source of paths, fields and limits: Vault's API reference, "KV secrets engine version 2" and its auth methods
 (https://developer.hashicorp.com/vault/api-docs/secret/kv/kv-v2).
@@ -33,17 +33,17 @@ from blocks.vault.paths import Mount, valid_path
 MAX_FIELD_CHARACTERS = 256
 MAX_LABEL_KEY_BYTES = 128
 MAX_LABEL_VALUE_BYTES = 512
-"""Vault's limits of `custom_metadata`; a write that breaks one is refused as a whole."""
+"""Vault's limits for `custom_metadata`; it rejects a write that exceeds one as a whole."""
 MERGE_PATCH = {"Content-Type": "application/merge-patch+json"}
 
 
 @dataclass(frozen=True, eq=False)
 class VaultContent(Content):
-    """What a secret's field holds, and the fields beside it, which a write keeps.
+    """The content of a secret's field, and of the other fields, which a write keeps.
 
     Args:
         value: The field's value.
-        version: The secret's current version; 0 where there is none.
+        version: The secret's current version; 0 if there is none.
         fields: All fields of that version.
     """
 
@@ -54,10 +54,10 @@ class VaultSecret(DestinationBlock):
     """One field of a secret in Vault's KV version 2 engine.
 
     Attributes:
-        credentials: How to log in.
-        mount: Where the engine is mounted.
+        credentials: The login.
+        mount: The engine's mount path.
         path: The secret's path below the mount.
-        field: The field that holds the key; other fields of the secret are kept.
+        field: The field that holds the key; the secret's other fields are kept.
 
     Example:
         Read the secret in any flow:
@@ -83,13 +83,13 @@ class VaultSecret(DestinationBlock):
     _documentation_url: ClassVar[HttpUrl] = HttpUrl("https://developer.hashicorp.com/vault/docs/secrets/kv/kv-v2")
     _description: ClassVar[str] = "One field of a secret in HashiCorp Vault's KV version 2 engine."
 
-    credentials: VaultCredentials = Field(title="Credentials", description="How to log in at Vault.")
-    mount: Mount = Field(default="secret", title="Mount", description="Where the KV version 2 engine is mounted.")
+    credentials: VaultCredentials = Field(title="Credentials", description="The login to Vault.")
+    mount: Mount = Field(default="secret", title="Mount", description="The mount path of the KV version 2 engine.")
     path: Annotated[str, AfterValidator(lambda value: valid_path(value, "path"))] = Field(
         title="Path", description="The secret's path below the mount, such as team/app."
     )
     field: str = Field(
-        default="value", title="Field", description="The field that holds the key; other fields of the secret are kept."
+        default="value", title="Field", description="The field that holds the key; the secret's other fields are kept."
     )
 
     @field_validator("field")
@@ -103,13 +103,13 @@ class VaultSecret(DestinationBlock):
         return text
 
     async def read_content(self) -> VaultContent:
-        """Read the field, the fields beside it and the secret's version.
+        """Read the field, the other fields and the secret's version.
 
         Returns:
-            What is held; a version without a value where the field is absent or the latest version was deleted.
+            The content; a version without a value if the field is absent or the latest version was deleted.
 
         Raises:
-            NotFoundError: There is no KV version 2 engine at the mount.
+            NotFoundError: The mount has no KV version 2 engine.
             ServiceError: The secret cannot be read.
         """
         content = await self._read_version(None)
@@ -124,11 +124,11 @@ class VaultSecret(DestinationBlock):
 
         Args:
             value: The secret to store.
-            content: What `read_content` returned; the write is refused if the secret has changed since.
-            written_by: Labels for the path's custom metadata, which keeps what others put there.
+            content: The result of `read_content`; the write is refused if the secret has changed since.
+            written_by: Labels to add to the path's custom metadata.
 
         Raises:
-            ConflictError: Somebody else has written since `content` was read.
+            ConflictError: Someone else has written since `content` was read.
             ServiceError: The secret cannot be written.
         """
         current = await self._with_fields(content)
@@ -139,20 +139,20 @@ class VaultSecret(DestinationBlock):
         try:
             await self._label(written, _within_limits(written_by))
         except ServiceError as error:
-            # The secret is stored: whatever happens to its labels must not look like a failed write.
-            self.logger.warning("The secret was written, but not who wrote it: %s", error)
+            # The secret is stored: a failure of the labels must not look like a failed write.
+            self.logger.warning("The secret was written, but its labels were not: %s", error)
 
     async def fence(self, content: Content) -> Content:
-        """Write the very same fields once more, so that a write prepared before this moment fails.
+        """Write the same fields again, so that every write prepared earlier fails.
 
         Args:
-            content: What `read_content` returned.
+            content: The result of `read_content`.
 
         Returns:
-            What is held now: the same, one version later.
+            The same content, one version later.
 
         Raises:
-            ConflictError: Somebody else has written since `content` was read.
+            ConflictError: Someone else has written since `content` was read.
             ServiceError: The secret cannot be written.
         """
         current = await self._with_fields(content)
@@ -160,16 +160,16 @@ class VaultSecret(DestinationBlock):
         return VaultContent(current.value, written.version, current.fields)
 
     async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
-        """Look for a secret among the field's older versions, from the newest to the oldest.
+        """Search the field's older versions for a secret, from the newest to the oldest.
 
         Args:
-            is_wanted: Says of a version's secret whether it is the one.
+            is_wanted: Returns whether a secret matches.
 
         Returns:
-            The first one that is wanted, or `None`. Deleted and destroyed versions hold nothing.
+            The first match, or `None`. Deleted and destroyed versions are skipped.
 
         Raises:
-            ForbiddenError: This login may not read the metadata, which says what versions there are.
+            ForbiddenError: The login may not read the metadata, which lists the versions.
             ServiceError: A version cannot be read.
         """
         for version in await self._older_versions():
@@ -180,13 +180,13 @@ class VaultSecret(DestinationBlock):
         return None
 
     async def check(self) -> str:
-        """Prove that the field can be read and written right now, without writing.
+        """Check, without writing, that the field can be read and written.
 
         Returns:
-            One sentence that says what works.
+            What works, in one sentence.
 
         Raises:
-            KeyRotationError: One sentence that says what is wrong.
+            KeyRotationError: It does not work; the message says why.
         """
         content = await self.read_content()
         granted = await self._granted()
@@ -201,27 +201,27 @@ class VaultSecret(DestinationBlock):
         return f"{self.place()} can be read and written."
 
     def place(self) -> str:
-        """Name the place for messages.
+        """Return the name of the place for messages.
 
         Returns:
-            Mount, path and field, the host, and the namespace if there is one.
+            Mount, path, field, host, and the namespace if there is one.
         """
         within = f" in the namespace {self.credentials.namespace}" if self.credentials.namespace else ""
         return f"{self.mount}/{self.path}#{self.field}{within} in Vault at {self.credentials.connection().host}"
 
     async def login_ends(self) -> datetime | None:
-        """Look up when a Vault token ends that a person made; every other login is made anew by each run.
+        """Return when the login expires, if it is a given token; other auth methods log in again in each run.
 
         Returns:
-            The end, UTC; `None` where there is none.
+            The expiry, UTC; `None` if there is none.
 
         Raises:
-            KeyRotationError: The token may not look itself up, or Vault failed.
+            KeyRotationError: The token may not look itself up, or the call failed.
         """
         return await self.credentials.token_ends()
 
     async def aclose(self) -> None:
-        """Close the connections that this block has opened."""
+        """Close the open connections."""
         await self.credentials.aclose()
 
     def _apart(self) -> Self:
@@ -276,7 +276,7 @@ class VaultSecret(DestinationBlock):
             found = Versions.model_validate(answer.get("data"))
         except ValidationError:
             raise UnexpectedAnswerError(f"Vault's answer is not as documented while {doing} {self.place()}.") from None
-        # Reading tells of a deleted version: its time may lie ahead, and the clocks may differ.
+        # Only a read shows whether a version is deleted: its deletion time may be in the future, and clocks differ.
         existing = (number for number, version in found.versions.items() if not version.destroyed)
         return sorted((number for number in existing if number < found.current_version), reverse=True)
 
@@ -314,20 +314,20 @@ class VaultSecret(DestinationBlock):
         try:
             await self._send_labels("patch", labels, MERGE_PATCH)
         except (ForbiddenError, RejectedError):
-            # A policy may allow update but not patch, and old Vaults do not know PATCH.
+            # A policy may allow update but not patch, and old versions of Vault do not support PATCH.
             await self._send_labels("post", {**(written.custom_metadata or {}), **labels}, {})
 
     async def _send_labels(self, method: str, labels: dict[str, Any], headers: dict[str, str]) -> None:
         url = format_url("/v1/{mount}/metadata/{path}", mount=self.mount, path=self.path)
         await self.credentials.connection().call(
             f"writing the custom metadata of {self.mount}/{self.path}",
-            # Not hvac's own update_metadata, which sets delete_version_after too.
+            # Not hvac's update_metadata, which also sets delete_version_after.
             lambda client: client.adapter.request(method, url, headers=dict(headers), json={"custom_metadata": labels}),
             examine=False,
         )
 
     async def _require_version_2(self) -> None:
-        # A KV version 1 engine answers just the same for an absent secret, and would store the write's envelope.
+        # A KV version 1 engine sends the same response for an absent secret, and would store the write's envelope.
         url = format_url("/v1/sys/internal/ui/mounts/{mount}", mount=self.mount)
         try:
             answer = await self._call(
@@ -357,7 +357,7 @@ def _unless_absent(read: Callable[[], Any]) -> Any:
     try:
         return read()
     except InvalidPath as error:
-        # Absent is 404 with an empty list of errors, deleted is 404 with the metadata; a missing engine has a text.
+        # 404 with an empty list of errors: absent; 404 with metadata: deleted; 404 with an error text: no engine.
         body = error.json if isinstance(error.json, dict) else {}
         if body.get("errors") == [] or isinstance(body.get("data"), dict):
             return body

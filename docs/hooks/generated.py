@@ -1,6 +1,6 @@
-"""Parts of pages that are made from the project's files when the documentation is built, so that they cannot grow old.
+"""Generate parts of the pages from the project's files when the documentation is built, so that they stay up to date.
 
-A page asks for one by a line such as `{{ commands }}` or `{{ fields tasks.model.rotation.Rotation }}`.
+A page includes one by a line such as `{{ commands }}` or `{{ fields tasks.model.rotation.Rotation }}`.
 """
 
 from __future__ import annotations
@@ -19,26 +19,18 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = re.compile(r"^([a-z]+):.*## (.*)$", re.MULTILINE)
 SECTION = re.compile(r"^# --- (.*) ---$")
 WORDS = {"str": "text", "SecretStr": "secret", "float": "number", "Decimal": "number", "timedelta": "duration"}
-"""How a type is called where it is written as text, in YAML or in a form."""
+"""The name of a type where a person writes its values, in YAML or in a form."""
 PLACEHOLDER = re.compile(r"^\{\{ (\w+)((?: [\w.]+)*) \}\}$", re.MULTILINE)
 
 
 def commands() -> str:
-    """Tell the commands of the Makefile.
-
-    Returns:
-        A table in Markdown.
-    """
+    """Return a table, in Markdown, of the commands in the Makefile."""
     rows = COMMAND.findall((CHECKOUT / "Makefile").read_text())
     return _table(("command", "what it does"), [(f"`make {name}`", what) for name, what in rows])
 
 
 def flows() -> str:
-    """Tell every flow that the package exports, with the parameters that a person fills in.
-
-    Returns:
-        A section for each flow, in the order of their names.
-    """
+    """Return a section, in Markdown, for each flow that the package exports, with its parameters."""
     exported = ast.parse((CHECKOUT / "flows" / "__init__.py").read_text())
     imports = [node for node in exported.body if isinstance(node, ast.ImportFrom)]
     found = [f"{node.module}.{name.name}" for node in imports for name in node.names]
@@ -61,11 +53,7 @@ def _flow(function: griffe.Function) -> str:
 
 
 def states() -> str:
-    """Tell the states of a key, and how it comes to each.
-
-    Returns:
-        A table in Markdown.
-    """
+    """Return a table, in Markdown, of the states of a key and the transitions to each."""
     module = _code()["tasks.model.states"]
     named = {f"KeyState.{name}": ast.literal_eval(str(each.value)) for name, each in _members(module["KeyState"])}
     ways: Any = ast.parse(str(module["TRANSITIONS"].value), mode="eval").body
@@ -73,17 +61,13 @@ def states() -> str:
     for step, why in zip(ways.keys, ways.values, strict=True):
         before, after = (named.get(ast.unparse(state)) for state in step.elts)
         came[after].append((f"from `{before}`: " if before else "") + ast.literal_eval(why))
-    return _table(("state", "how a key comes to it"), [(f"`{name}`", "<br>".join(how)) for name, how in came.items()])
+    return _table(("state", "transitions to it"), [(f"`{name}`", "<br>".join(how)) for name, how in came.items()])
 
 
 def findings() -> str:
-    """Tell what a run can find when it starts.
-
-    Returns:
-        A table in Markdown.
-    """
+    """Return a table, in Markdown, of the situations that a run can find when it starts."""
     found = [ast.literal_eval(str(each.value)) for _, each in _members(_code()["tasks.model.decisions.Situation"])]
-    return _table(("it finds",), [(words,) for words in found])
+    return _table(("situation",), [(words,) for words in found])
 
 
 def _members(enum: Any) -> list[tuple[str, griffe.Attribute]]:
@@ -91,11 +75,7 @@ def _members(enum: Any) -> list[tuple[str, griffe.Attribute]]:
 
 
 def settings() -> str:
-    """Tell the settings of `prefect.env`, each with the comment above it.
-
-    Returns:
-        A table in Markdown for each section of the file.
-    """
+    """Return a table, in Markdown, for each section of `prefect.env`: its settings, each with the comment above it."""
     parts: list[str] = []
     why: list[str] = []
     rows: list[tuple[str, ...]] = []
@@ -115,13 +95,10 @@ def settings() -> str:
 
 
 def fields(path: str) -> str:
-    """Tell the fields of a pydantic model, as the dashboard's form does; the code is read and not run.
+    """Return a table, in Markdown, of the fields of a pydantic model; the code is read and not run.
 
     Args:
         path: The class, with its module.
-
-    Returns:
-        A table in Markdown.
     """
     rows = [row for attribute in _code()[path].attributes.values() if (row := _field(attribute))]
     return _table(("field", "type", "default", "description"), rows)
@@ -161,7 +138,7 @@ def _row(name: str, annotation: Any, default: Any, module: Any, *, described: st
 
 
 def _shown(default: str, module: Any) -> str:
-    """Spell a default as a person writes it."""
+    """Return a default as a person writes it."""
     if default in module.attributes:
         return _shown(str(module[default].value), module)
     call = ast.parse(default, mode="eval").body
@@ -189,7 +166,7 @@ def _iso(length: timedelta) -> str:
 
 
 class _Plain(ast.NodeTransformer):
-    """Spells a type for those who fill it in: `Annotated[timedelta, ...]`, or a name for it, becomes `duration`."""
+    """Rewrite a type for those who fill it in: `Annotated[timedelta, ...]`, or a name for it, becomes `duration`."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -223,16 +200,16 @@ PARTS: dict[str, Callable[..., str]] = {
 
 
 def on_page_markdown(markdown: str, **_context: Any) -> str:
-    """Put the parts in, where a page asks for them; called by MkDocs for each page.
+    """Replace each placeholder of a page by its part; MkDocs calls this for each page.
 
     Args:
         markdown: The page.
-        **_context: What else MkDocs tells.
+        **_context: Other arguments of the MkDocs event.
 
     Returns:
         The page with its parts.
 
     Raises:
-        KeyError: The page asks for a part that does not exist.
+        KeyError: A part does not exist.
     """
     return PLACEHOLDER.sub(lambda found: PARTS[found[1]](*found[2].split()), markdown)

@@ -1,1 +1,1 @@
-"""What people read: sentences, artifacts, the overview; imports `tasks` and `blocks`."""
+"""What people read: state messages, artifacts and the overview; imports `tasks` and `blocks`."""

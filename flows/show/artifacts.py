@@ -1,4 +1,4 @@
-"""Show in the dashboard what a run has done; where that fails, the run itself has not."""
+"""Write artifacts to the dashboard; a failure to write one never fails the run."""
 
 from __future__ import annotations
 
@@ -9,33 +9,21 @@ from prefect.logging import get_run_logger
 
 
 async def show_markdown(key: str, markdown: str, description: str) -> None:
-    """Show a page as an artifact; where that fails, the log says so, and the run goes on.
-
-    Args:
-        key: The artifact's key.
-        markdown: The page, without any secret.
-        description: What it is, in a few words.
-    """
+    """Write a Markdown artifact; a failure is logged as a warning."""
     try:
         await acreate_markdown_artifact(key=key, markdown=markdown, description=description)
-    except Exception as error:  # noqa: BLE001 - what was done is done, whether it can be shown or not
+    except Exception as error:  # noqa: BLE001 - the run's work is done, whether or not it can be shown
         _warn(key, error)
 
 
 async def show_table(key: str, table: list[dict[str, Any]], description: str) -> None:
-    """Show a table as an artifact; where that fails, the log says so, and the run goes on.
-
-    Args:
-        key: The artifact's key.
-        table: The rows, without any secret.
-        description: What it is, in a few words.
-    """
+    """Write a table artifact; a failure is logged as a warning."""
     try:
         await acreate_table_artifact(key=key, table=table, description=description)
-    except Exception as error:  # noqa: BLE001 - what was done is done, whether it can be shown or not
+    except Exception as error:  # noqa: BLE001 - the run's work is done, whether or not it can be shown
         _warn(key, error)
 
 
 def _warn(key: str, error: Exception) -> None:
-    # Its text may quote the artifact, which is long.
+    # The error's text may quote the whole artifact.
     get_run_logger().warning("The artifact %s was not written (%s).", key, type(error).__name__)

@@ -1,4 +1,4 @@
-"""An audit as a table, and in one sentence."""
+"""An audit's artifact and state message."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from tasks.audit.findings import Report
 from tasks.model.keys import show_time
 
 MAX_ROWS = 500
-"""How many findings the artifact shows."""
+"""How many findings the artifact lists."""
 
 
 def as_table(report: Report) -> list[dict[str, str]]:
-    """Show the findings of an audit as a table.
+    """Return one row per finding, the most severe first.
 
-    Args:
-        report: What was found.
-
-    Returns:
-        One row for each finding, the gravest first; one row that says so where there is none, or how many more there
-        are.
+    A placeholder row stands for no findings; a last row counts the findings beyond `MAX_ROWS`.
     """
     rows = [
         {
@@ -26,61 +21,53 @@ def as_table(report: Report) -> list[dict[str, str]]:
             "rotation": finding.rotation,
             "key": finding.key_label,
             "key hash": finding.key_hash,
-            "what": finding.sentence,
-            "what to do": "Nothing." if finding.repaired else finding.kind.advice,
+            "details": finding.sentence,
+            "action": "None." if finding.repaired else finding.kind.advice,
         }
         for finding in report.findings[:MAX_ROWS]
     ]
-    nothing = {"severity": "none", "finding": "", "rotation": "", "key": "", "key hash": "", "what to do": "Nothing."}
+    nothing = {"severity": "none", "finding": "", "rotation": "", "key": "", "key hash": "", "action": "None."}
     if not rows:
-        return [{**nothing, "what": "Everything agrees."}]
+        return [{**nothing, "details": "No findings."}]
     if left_out := len(report.findings) - len(rows):
-        advice = "Look after those above, then audit again; each finding is an event, too."
-        rows.append({**nothing, "what": f"{left_out} more findings are not shown.", "what to do": advice})
+        action = "Resolve the findings above, then audit again. Each finding is also an event."
+        rows.append({**nothing, "details": f"{left_out} more findings are not shown.", "action": action})
     return rows
 
 
 def as_description(report: Report, run_id: object) -> str:
-    """Say what was audited, when and by which run, and how many keys there are.
-
-    Args:
-        report: What was found.
-        run_id: The flow run's id.
-
-    Returns:
-        Markdown for an artifact, without any secret.
-    """
+    """Return the artifact's description: what was audited, when, by which run, and the number of keys."""
     lines = [f"# Audit of {report.connection}", "", as_sentence(report), ""]
-    lines += [f"- When: {show_time(report.at)}", f"- By flow run: {run_id}"]
+    lines += [f"- Time: {show_time(report.at)}", f"- Flow run: {run_id}"]
     if report.counts is not None:
         lines += [
-            f"- Keys seen: {report.counts.seen}, disabled and expired ones included",
-            f"- of rotations: {report.counts.of_rotations}",
-            f"- with a marker that no ledger explains: {report.counts.unexplained}",
-            f"- of no rotation: {report.counts.of_nobody}",
+            f"- Keys checked: {report.counts.seen}, including disabled and expired ones",
+            f"- Managed (in a ledger): {report.counts.of_rotations}",
+            f"- Unrecorded (with a rotation marker, but in no ledger): {report.counts.unexplained}",
+            f"- Unmanaged (without a rotation marker): {report.counts.of_nobody}",
         ]
     return "\n".join(lines)
 
 
 def as_sentence(report: Report) -> str:
-    """Say how an audit ended.
-
-    Args:
-        report: What was found.
-
-    Returns:
-        One or two sentences.
-    """
+    """Return the final message of an audit."""
     needing = report.needing_person()
     repaired = sum(finding.repaired for finding in report.findings)
     done = f" {repaired} repaired." if repaired else ""
     if needing:
-        things = "1 finding needs" if len(needing) == 1 else f"{len(needing)} findings need"
-        return f"{things} a person, first: {needing[0].sentence} {needing[0].kind.advice}{done}"
+        return (
+            f"Action required: {_count(len(needing), 'finding')}. "
+            f"First: {needing[0].sentence} {needing[0].kind.advice}{done}"
+        )
     if report.counts is None:
-        return "Nothing could be looked at."
+        return "No keys could be checked."
+    notices = len(report.findings) - repaired
     return (
-        f"Nothing needs a person: {report.counts.seen} keys seen, {report.counts.of_rotations} of rotations, "
-        f"{report.counts.unexplained} with a marker that no ledger explains, {report.counts.of_nobody} of no rotation; "
-        f"{len(report.findings)} findings to know.{done}"
+        f"{_count(report.counts.seen, 'key')} checked: {report.counts.of_rotations} managed, "
+        f"{report.counts.unexplained} unrecorded, {report.counts.of_nobody} unmanaged. "
+        f"{_count(notices, 'notice') if notices else 'No notices'}.{done}"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""All rotations on one page: which keys are alive, what comes next, and what needs a person."""
+"""The overview of all rotations: their keys, next runs and required actions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefect.client.utilities import get_or_create_client
 from prefect.logging import get_run_logger
 
 from blocks.errors import KeyRotationError
-from flows.show.rotation_page import artifact_key
+from flows.show.rotation_page import artifact_key, how_it_ends
 from flows.show.settings import cell
 from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger, Superseded
@@ -23,22 +23,22 @@ from tasks.world.api import api_errors
 from tasks.world.inventory import Facts, SeenRun, count_deployments, read_facts
 
 OVERVIEW = "key-rotations"
-"""The key of the artifact."""
+"""The artifact's key."""
 LATE_AFTER = timedelta(minutes=5)
-"""How long after its time something may still be waiting for a worker without being reported."""
+"""How late a run or a revocation may be before it is reported."""
 ALWAYS_FRESH = 50
-"""Up to how many rotations every run refreshes the overview; it takes about a quarter of a second for as many."""
+"""Up to this many rotations, every run refreshes the overview; that takes about a quarter of a second."""
 SELDOM = timedelta(minutes=1)
-"""How old the overview gets before a run refreshes it, where there are more rotations than that."""
+"""The minimum age of the overview before a run refreshes it, with more rotations than that."""
 A_WHILE = timedelta(days=180)
-"""How far away a moment may be and still be told without its year."""
+"""Dates further away than this are shown with their year."""
 MAX_MESSAGE = 300
-"""How much of a run's message is shown."""
+"""How many characters of a run's message are shown."""
 HEADER = ("Rotation", "Health", "Current key", "Next run (UTC)", "Last result (UTC)", "Superseded keys")
 
 
 class Health(IntEnum):
-    """How a rotation is; the worst of what was found counts."""
+    """The health of a rotation: that of its worst problem."""
 
     HEALTHY = 0
     DEGRADED = 1
@@ -51,12 +51,12 @@ class Row:
 
     Args:
         name: The rotation's name.
-        health: How it is.
-        current: The label of the current key, and how old it is.
+        health: Its health.
+        current: Label and age of the current key.
         next_run: When it rotates next.
-        last: How its last run ended.
-        superseded: The superseded keys, and when each ends.
-        needs: What needs a person, in sentences.
+        last: State and time of its last run.
+        superseded: The superseded keys, each with its end.
+        needs: The required actions, in sentences.
     """
 
     name: str
@@ -68,20 +68,12 @@ class Row:
     needs: str
 
     def cells(self) -> tuple[str, ...]:
-        """Spell the row, in the order of the header; what needs a person is too long for a cell."""
+        """Return the row in the order of `HEADER`; the required actions are too long for a cell."""
         return self.name, self.health.name.lower(), self.current, self.next_run, self.last, self.superseded
 
 
 def row(facts: Facts, now: datetime) -> Row:
-    """Judge one rotation.
-
-    Args:
-        facts: What is known about it.
-        now: The current moment, UTC.
-
-    Returns:
-        Its row.
-    """
+    """Assess one rotation."""
     ledger = facts.ledger or Ledger()
     problems = _problems(facts, ledger, now)
     current = ledger.current
@@ -90,7 +82,7 @@ def row(facts: Facts, now: datetime) -> Row:
         health=max((health for health, _ in problems), default=Health.HEALTHY),
         current=f"{current.label}, {_age(now - current.since)}" if current else "none",
         next_run=_next_run(facts, now),
-        last="not known" if _is_unknown(facts, ledger) else _last(facts.last_run, now),
+        last="unknown" if _is_unknown(facts, ledger) else _last(facts.last_run, now),
         superseded=", ".join(_superseded(key, facts, now) for key in ledger.superseded) or "none",
         needs=" ".join(sentence for _, sentence in problems),
     )
@@ -102,39 +94,44 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
     if facts.damage:
         found.append((Health.FAILED, facts.damage))
     if last is not None and last.state in {"FAILED", "CRASHED"}:
-        said = f" It says: {last.message[:MAX_MESSAGE]}" if last.message else ""
-        found.append((Health.FAILED, f"Look at its last run, which {last.state.lower()}; Retry there is safe.{said}"))
+        message = f" Message: {last.message[:MAX_MESSAGE]}" if last.message else ""
+        found.append(
+            (Health.FAILED, f"The last run {last.state.lower()}: open it and press Retry, which is safe.{message}")
+        )
     elif ledger.pending and (last is None or last.state != "RUNNING"):
-        found.append((Health.DEGRADED, "An interrupted rotation is pending: retry that run, or start a new one."))
+        found.append((Health.DEGRADED, "An interrupted rotation is pending: retry its run, or start a new one."))
     if _is_unknown(facts, ledger):
-        found.append((Health.DEGRADED, "Its last result is not known: Prefect has no run of it any more."))
+        found.append((Health.DEGRADED, "The last result is unknown: Prefect no longer stores a run of this rotation."))
     if ledger.current is None and not facts.damage:
-        found.append((Health.DEGRADED, "It has no key yet: run it."))
+        found.append((Health.DEGRADED, "No key yet: run the rotation."))
     if facts.deployment is None:
-        found.append((Health.DEGRADED, f"There is no deployment rotate/{facts.name}, so nothing rotates it."))
+        found.append(
+            (Health.DEGRADED, f"The deployment rotate/{facts.name} does not exist, so the key is not rotated.")
+        )
     if facts.next_run is not None and facts.next_run.at < now - LATE_AFTER:
-        found.append((Health.DEGRADED, f"Its run of {show_time(facts.next_run.at)} is late: is a worker running?"))
+        found.append(
+            (Health.DEGRADED, f"The run of {show_time(facts.next_run.at)} is late: check that a worker is running.")
+        )
     return found + [(Health.DEGRADED, said) for key in ledger.superseded if (said := _overstays(key, facts, now))]
 
 
 def _is_unknown(facts: Facts, ledger: Ledger) -> bool:
-    # A key was made by a run.
+    # A current key proves that a run existed.
     return facts.last_run is None and ledger.current is not None
 
 
 def _overstays(key: Superseded, facts: Facts, now: datetime) -> str:
     if key.revoke_at in facts.cancelled:
-        return f"{key.label} is kept alive until the next run of the rotation or of retire/retire."
+        return f"{key.label} stays valid until the next run of the rotation or of retire/retire."
     if key.revoke_at < now - LATE_AFTER:
-        return f"{key.label} should have been revoked at {show_time(key.revoke_at)}: is a worker running?"
+        return f"{key.label} was due for revocation at {show_time(key.revoke_at)}: check that a worker is running."
     return ""
 
 
 def _superseded(key: Superseded, facts: Facts, now: datetime) -> str:
     if key.revoke_at in facts.cancelled:
-        return f"{key.label} kept alive: its retirement was cancelled"
-    what = "is looked at again" if key.postponed and not key.disabled else "ends"
-    return f"{key.label} {what} {_short(key.revoke_at, now)}"
+        return f"{key.label} kept: retirement cancelled"
+    return f"{key.label} {how_it_ends(key)} {_short(key.revoke_at, now)}"
 
 
 def _next_run(facts: Facts, now: datetime) -> str:
@@ -144,8 +141,8 @@ def _next_run(facts: Facts, now: datetime) -> str:
         return "none"
     own = next((each for each in facts.deployment["schedules"] if each["slug"] == SLUG), None)
     if facts.deployment["paused"] or own is None or not own["active"]:
-        return "when somebody runs it"
-    return "being scheduled"
+        return "manual only"
+    return "not scheduled yet"
 
 
 def _last(run: SeenRun | None, now: datetime) -> str:
@@ -155,7 +152,7 @@ def _last(run: SeenRun | None, now: datetime) -> str:
 
 
 def _short(at: datetime, now: datetime) -> str:
-    # The header says the zone.
+    # The header names the time zone.
     return f"{at:%-d %b %H:%M}" if abs(at - now) < A_WHILE else f"{at:%-d %b %Y}"
 
 
@@ -165,61 +162,36 @@ def _age(age: timedelta) -> str:
 
 
 def as_page(rows: Sequence[Row], now: datetime) -> str:
-    """Show all rotations.
-
-    Args:
-        rows: The rotations.
-        now: When the facts were read, UTC.
-
-    Returns:
-        Markdown for an artifact, without any secret.
-    """
+    """Return the artifact's Markdown."""
     rows = worst_first(rows)
     needs = [f"- **{each.name}** ({each.health.name.lower()}): {cell(each.needs)}" for each in rows if each.needs]
     table = [f"| {' | '.join(HEADER)} |", f"|{' --- |' * len(HEADER)}"]
     table += [f"| {' | '.join(cell(text) for text in each.cells())} |" for each in rows]
-    note = f"Each rotation's own artifact is `{artifact_key('<rotation>')}`."
+    note = f"Details of a rotation: artifact `{artifact_key('<rotation>')}`."
     lines = ["# Key rotations", "", f"{summary(rows)} As of {show_time(now)}."]
-    lines += ["", "## Needs a person", "", *(needs or ["Nothing."]), "", "## All rotations", "", *table, "", note]
+    lines += ["", "## Action required", "", *(needs or ["None."]), "", "## All rotations", "", *table, "", note]
     return "\n".join(lines)
 
 
 def worst_first(rows: Sequence[Row]) -> list[Row]:
-    """Put the rotations in trouble before the others.
-
-    Args:
-        rows: The rotations.
-
-    Returns:
-        The same rotations, by health and name.
-    """
+    """Sort by health, the worst first, then by name."""
     return sorted(rows, key=lambda each: (-each.health, each.name))
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Count the rotations by their health.
-
-    Args:
-        rows: The rotations.
-
-    Returns:
-        One sentence.
-    """
+    """Return the number of rotations by health, in one sentence."""
     counts = {health: sum(each.health is health for each in rows) for health in Health}
     parts = [f"{count} {health.name.lower()}" for health, count in counts.items() if count]
     return f"{len(rows)} rotation{'' if len(rows) == 1 else 's'}: {', '.join(parts) or 'none yet'}."
 
 
 async def read_rows(now: datetime, ended: SeenRun | None = None, rotation: str = "") -> list[Row]:
-    """Read and judge all rotations.
+    """Read and assess all rotations.
 
     Args:
-        now: The current moment, UTC.
-        ended: The run that asks, as it is about to end: Prefect still shows it as running.
+        now: The current time, UTC.
+        ended: The calling run with its final state, because Prefect still shows it as running.
         rotation: The rotation of that run.
-
-    Returns:
-        The rows, by name.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -236,36 +208,32 @@ def _concluded(facts: Facts, ended: SeenRun) -> Facts:
 
 
 async def refresh_overview(rotation: str, run_id: str, state: State[None], now: datetime) -> None:
-    """Bring the artifact `key-rotations` up to date at the end of a rotation's run, unless it is young already.
+    """Refresh the artifact `key-rotations` at the end of a rotation's run, unless it is recent enough.
 
     Args:
-        rotation: The rotation that the run was about.
-        run_id: The flow run.
-        state: The state in which it is about to end.
-        now: The current moment, UTC.
+        rotation: The rotation of the run.
+        run_id: The flow run's id.
+        state: The state in which the run is about to end.
+        now: The current time, UTC.
     """
     ended = SeenRun(run_id, state.type.value, state.message or "", now)
     await _refresh(now, ended, rotation, unless_fresh=True)
 
 
 async def bring_up_to_date(now: datetime) -> None:
-    """Bring the artifact `key-rotations` up to date, however young it is.
-
-    Args:
-        now: The current moment, UTC.
-    """
+    """Refresh the artifact `key-rotations`, however recent it is."""
     await _refresh(now, None, "", unless_fresh=False)
 
 
 async def _refresh(now: datetime, ended: SeenRun | None, rotation: str, *, unless_fresh: bool) -> None:
-    # Nothing in an overview may fail a run: a failure is a warning in its log and no more.
+    # The overview must never fail a run: a failure is only logged as a warning.
     try:
         if unless_fresh and await _is_fresh_enough(now):
             return
         await show(await read_rows(now, ended, rotation), now)
     except KeyRotationError as error:
         get_run_logger().warning("The overview of all rotations was not refreshed: %s", error)
-    except Exception as error:  # noqa: BLE001 - its text may quote anything
+    except Exception as error:  # noqa: BLE001 - a foreign error's text may quote anything, so only its class is logged
         get_run_logger().warning("The overview of all rotations was not refreshed (%s).", type(error).__name__)
 
 
@@ -282,24 +250,19 @@ async def _artifact() -> StoredArtifact | None:
 
 
 async def show(rows: Sequence[Row], now: datetime) -> str:
-    """Write the artifact: always the same one, because each version would be kept for ever, and every run writes it.
+    """Create or update the artifact, and return its id.
 
-    Args:
-        rows: The rotations.
-        now: When the facts were read, UTC.
-
-    Returns:
-        The artifact's id.
+    It is updated in place: every run writes it, and Prefect would keep each new version forever.
 
     Raises:
         ServiceError: Prefect's API failed.
     """
     page, last = as_page(rows, now), await _artifact()
     client, _ = get_or_create_client()
-    # Not the client's own methods, which put the whole page into an event, too.
+    # The client's own methods would also copy the whole page into an event.
     with api_errors("writing the overview"):
         if last is None:
-            body = {"key": OVERVIEW, "type": "markdown", "description": "All rotations, and what needs a person"}
+            body = {"key": OVERVIEW, "type": "markdown", "description": "All rotations and required actions"}
             answer = await client.request("POST", "/artifacts/", json={**body, "data": page})
             return str(answer.json()["id"])
         await client.request("PATCH", "/artifacts/{id}", path_params={"id": last.id}, json={"data": page})

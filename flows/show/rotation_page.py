@@ -1,4 +1,4 @@
-"""A rotation's artifact: its keys, its destinations, its next step; and the plan of a run."""
+"""A rotation's artifact (keys, destinations, next step), and the plan of a run."""
 
 from __future__ import annotations
 
@@ -11,27 +11,12 @@ from tasks.world.run import Run
 
 
 def artifact_key(rotation: str) -> str:
-    """Name the artifact that shows a rotation's state.
-
-    Args:
-        rotation: The rotation's name.
-
-    Returns:
-        The artifact's key.
-    """
+    """Return the key of the artifact that shows a rotation's state."""
     return f"rotation-{rotation}"
 
 
 def as_markdown(run: Run, message: str) -> str:
-    """Show the state of a rotation.
-
-    Args:
-        run: The run.
-        message: How the run ended.
-
-    Returns:
-        Markdown for an artifact, without any secret.
-    """
+    """Return the artifact's Markdown: the final message of the run, and the state of the rotation."""
     ledger = run.ledger
     lines = [f"# Rotation {run.name}", "", message, "", *_keys(ledger), "", "## Destinations", ""]
     lines += [f"- `{name}`" for name in (ledger.current.destinations if ledger.current else ())] or ["- none yet"]
@@ -44,27 +29,18 @@ def as_markdown(run: Run, message: str) -> str:
             for entry in ledger.written_off
         ]
     if run.notes:
-        lines += ["", "## To know", "", *(f"- {note}" for note in run.notes)]
+        lines += ["", "## Notes", "", *(f"- {note}" for note in run.notes)]
     return "\n".join(lines)
 
 
 def plan_as_markdown(run: Run, checked: Sequence[str], steps: Sequence[str]) -> str:
-    """Show what a run would do.
-
-    Args:
-        run: The run.
-        checked: What was checked.
-        steps: The steps of a run now.
-
-    Returns:
-        Markdown for an artifact, without any secret.
-    """
-    lines = [f"# Plan of rotation {run.name}", "", "Nothing was changed. A run now would do this:", ""]
+    """Return the Markdown of a plan: the steps that a run would take now, and what was checked."""
+    lines = [f"# Plan of rotation {run.name}", "", "Nothing was changed. A run started now would take these steps:", ""]
     lines += [f"{number}. {step}" for number, step in enumerate(steps, 1)]
     lines += ["", "## Checked", "", *(f"- {sentence}" for sentence in checked)]
-    lines += ["", "## Keys now", "", *_keys(run.ledger)]
+    lines += ["", "## Keys", "", *_keys(run.ledger)]
     if run.notes:
-        lines += ["", "## To know", "", *(f"- {note}" for note in run.notes)]
+        lines += ["", "## Notes", "", *(f"- {note}" for note in run.notes)]
     return "\n".join(lines)
 
 
@@ -76,7 +52,7 @@ def _keys(ledger: Ledger) -> list[str]:
             f"{ledger.current.made_by or 'adopted'} |"
         )
     if ledger.pending:
-        label = f"`{ledger.pending.key.label}`" if ledger.pending.key else "not known"
+        label = f"`{ledger.pending.key.label}`" if ledger.pending.key else "unknown"
         rows.append(f"| {label} | pending | since {show_time(ledger.pending.intended_at)} | {ledger.pending.run_id} |")
     rows += [
         f"| `{key.label}` | {_state(key)} | {how_it_ends(key)} {show_time(key.revoke_at)} | "
@@ -88,19 +64,20 @@ def _keys(ledger: Ledger) -> list[str]:
 
 def _state(key: Superseded) -> str:
     state = state_of(key)
-    return f"{state}, still used" if key.postponed and state is KeyState.SUPERSEDED else state
+    return f"{state}, still in use" if key.postponed and state is KeyState.SUPERSEDED else state
 
 
 def how_it_ends(key: Superseded) -> str:
-    """Return the words before the time at which a former key is looked at next."""
-    return "is looked at again" if key.postponed and not key.disabled else "ends"
+    """Return the words before `revoke_at`: a postponed key may outlive it."""
+    return "next check" if key.postponed and not key.disabled else "until"
 
 
 def _next_step(ledger: Ledger) -> str:
     if ledger.pending:
-        return "Retry the failed run, or start a new one: both finish or clean up what is pending."
+        return "Retry the failed run, or start a new one: either finishes or cleans up the pending rotation."
     if ledger.superseded:
         first = min(ledger.superseded, key=lambda key: key.revoke_at)
-        what = "looked at again, because it was still used," if first.postponed and not first.disabled else "revoked"
-        return f"The superseded key `{first.label}` is {what} at {show_time(first.revoke_at)}."
-    return "The next rotation, by its schedule or by hand."
+        if first.postponed and not first.disabled:
+            return f"The superseded key `{first.label}` was still in use; next check at {show_time(first.revoke_at)}."
+        return f"The superseded key `{first.label}` is revoked at {show_time(first.revoke_at)}."
+    return "The next rotation, scheduled or manual."

@@ -1,10 +1,10 @@
-"""The one sentence in which a run ends."""
+"""The final state messages of the flows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blocks.errors import ConfigurationError, KeyRotationError
+from blocks.errors import ConfigurationError, KeyRotationError, LedgerError
 from flows.show.rotation_page import how_it_ends
 from tasks.model.decisions import Situation
 from tasks.model.keys import fingerprint, show_time
@@ -14,27 +14,19 @@ from tasks.world.run import Run
 
 
 def rotated(run: Run, situation: Situation) -> str:
-    """Say how a rotation ended.
-
-    Args:
-        run: The run.
-        situation: What it had found at its start.
-
-    Returns:
-        One sentence.
-    """
+    """Return the message of a completed rotation, given the situation at its start."""
     current = run.ledger.current
     if current is None:
-        return "Nothing is published yet."
+        return "No key is published yet."
     if situation is Situation.TOO_YOUNG:
         return (
-            f"Nothing to do: the key {current.label} is younger than its minimum age, or than the time for which this "
-            f"run was scheduled; {_rest(run.ledger)}."
+            f"Nothing to do: the key {current.label} is younger than its minimum age, or newer than this run's "
+            f"scheduled time; {_rest(run.ledger)}."
         )
     if run.ledger.pending is not None:
         return (
-            f"Already rotated, and since then run {run.ledger.pending.run_id} has begun another rotation, which "
-            f"is not finished: retry that run, or start a new one. The key {current.label} is the current one."
+            f"Already rotated, but the later rotation by run {run.ledger.pending.run_id} is unfinished: retry that "
+            f"run, or start a new one. The key {current.label} is the current one."
         )
     if situation is Situation.ALREADY_ROTATED:
         return (
@@ -56,31 +48,16 @@ def _but_for(run: Run, current: Current) -> str:
 
 
 def superseded_since(run: Run) -> str:
-    """Say that a Retry came too late to matter.
-
-    Args:
-        run: The run.
-
-    Returns:
-        One sentence.
-    """
+    """Return the message of a Retry that another rotation has made obsolete."""
     current = run.ledger.current
-    why = "this run has completed before" if run.identity.completed else "a later run has rotated since"
+    why = "this run has completed before" if run.identity.completed else "a later run has already rotated"
     if current is None:
         return f"Nothing to do: {why}. There is no current key now; to make one, start a new run."
     return f"Nothing to do: {why}. The key {current.label} is the current one{_but_for(run, current)}."
 
 
 def retired(run: Run, before: Sequence[Superseded]) -> str:
-    """Say how a retirement ended.
-
-    Args:
-        run: The run.
-        before: The superseded keys at its start.
-
-    Returns:
-        One sentence.
-    """
+    """Return the message of a completed retirement, given the superseded keys at its start."""
     left = {key.hash: key for key in run.ledger.superseded}
     gone = [key.label for key in before if key.hash not in left]
     disabled = [key.label for key in before if not key.disabled and key.hash in left and left[key.hash].disabled]
@@ -89,50 +66,32 @@ def retired(run: Run, before: Sequence[Superseded]) -> str:
 
 
 def restored(run: Run) -> str:
-    """Say how a key was brought back.
-
-    Args:
-        run: The run.
-
-    Returns:
-        One sentence.
-    """
+    """Return the message of a restored key."""
     current = run.ledger.current
     label = current.label if current else "none"
-    return f"Brought back: the key {label} is live again; {_rest(run.ledger)}."
+    return f"Restored: the key {label} is live again; {_rest(run.ledger)}."
 
 
 def applied(run: Run, changed: Sequence[str]) -> str:
-    """Say which settings reached the current key.
-
-    Args:
-        run: The run.
-        changed: The names of the settings.
-
-    Returns:
-        One sentence.
-    """
+    """Return the message of applied settings, given their names."""
     current = run.ledger.current
     label = current.label if current else "none"
-    what = f"Changed {', '.join(changed)}" if changed else "Nothing to change"
-    return f"{what} at the key {label}."
+    what = f"Changed {', '.join(changed)} of" if changed else "Nothing to change at"
+    return f"{what} the key {label}."
 
 
 def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
-    """Say how a rotation was taken away.
+    """Return the message of a removed rotation.
 
     Args:
         run: The run.
         had_deployment: Whether this run deleted its deployment.
         gone: Whether there was no ledger.
-
-    Returns:
-        One or two sentences.
     """
     ledger = run.ledger
     if gone and not had_deployment:
-        return f"Nothing to do: there is no rotation {run.name} any more."
-    kept = f" The key {ledger.kept.label} was kept and is yours now." if ledger.kept else ""
+        return f"Nothing to do: the rotation {run.name} does not exist."
+    kept = f" The key {ledger.kept.label} was kept and is no longer managed." if ledger.kept else ""
     later = f" Still to be revoked: {_rest(ledger)}." if ledger.superseded else ""
     return f"The rotation {run.name} was removed.{kept}{later}"
 
@@ -155,26 +114,26 @@ def wrote_off(run: Run, entry: WrittenOff) -> str:
 
 def _rest(ledger: Ledger) -> str:
     if not ledger.superseded:
-        return "no older key is alive"
+        return "no superseded keys"
     ends = ", ".join(f"{key.label} {how_it_ends(key)} {show_time(key.revoke_at)}" for key in ledger.superseded)
     return f"superseded: {ends}"
 
 
 def failed(error: KeyRotationError, step: str, ledger: Ledger | None) -> str:
-    """Say for the person on call what failed, what is still safe, and what to do.
+    """Return what failed, what is still safe, and what to do.
 
     Args:
-        error: What failed, in one sentence.
+        error: The error.
         step: The step that failed.
-        ledger: The ledger as this run knows it, if it got that far.
-
-    Returns:
-        A few sentences.
+        ledger: The ledger as read by this run; `None` if it was not read.
     """
     if isinstance(error, ConfigurationError) and (ledger is None or ledger.pending is None):
         return str(error)
+    if isinstance(error, LedgerError) and ledger is None:
+        # It cannot be read, and a Retry finds the same.
+        return str(error)
     if ledger is None:
-        return f"{error} No key was changed; Retry is safe."
+        return f"{error} No key was changed. Retry is safe."
     if ledger.removed:
         return f"{step} failed: {error} The rotation is removed; {_rest(ledger)}. Retry is safe."
     live = f"The key {ledger.current.label} is live" if ledger.current else "No key of this rotation is live yet"

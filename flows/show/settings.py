@@ -1,4 +1,4 @@
-"""A rotation's settings, and what changed in them."""
+"""A rotation's settings, and the table of their changes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,12 @@ from tasks.world.deployments import read_timetable
 
 
 def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
-    """Spell what a person can set of a rotation, for a comparison.
-
-    Args:
-        deployment: The rotation's deployment.
-
-    Returns:
-        The rotation's fields, its `schedule`, and `auto_rotation`.
-    """
+    """Return the settings of a rotation for a comparison: its fields, its `schedule`, and `auto_rotation`."""
     rotation = deployment.parameters.get("rotation")
     try:
         settings = parse_rotation(rotation).model_dump(mode="json")
     except ConfigurationError:
-        # Somebody has put something else there; it is compared as it stands.
+        # The parameter was edited to something invalid; compare it as it is.
         settings = dict(rotation) if isinstance(rotation, Mapping) else {"rotation": rotation}
     own = next((each for each in deployment.schedules if each.slug == SLUG), None)
     timetable = read_timetable(own.schedule) if own else None
@@ -38,18 +31,11 @@ def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
 
 
 def change_table(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """Show what changed, field by field.
-
-    Args:
-        changes: The fields with their former and their new values.
-
-    Returns:
-        The lines of a table in markdown.
-    """
+    """Return a Markdown table of the changed fields, given the former and new value of each."""
     if not changes:
-        return ["Nothing: every field is as it was."]
+        return ["No changes."]
     rows = [f"| {name} | {_spelt(before)} | {_spelt(after)} |" for name, (before, after) in changes.items()]
-    return ["| Field | Before | Now |", "| --- | --- | --- |", *rows]
+    return ["| Field | Before | After |", "| --- | --- | --- |", *rows]
 
 
 def _spelt(value: Any) -> str:
@@ -59,12 +45,5 @@ def _spelt(value: Any) -> str:
 
 
 def cell(text: str) -> str:
-    """Make a text fit into a cell of a markdown table.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        One line, whose bars do not end the cell.
-    """
+    """Escape a text for one cell of a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())

@@ -167,17 +167,17 @@ async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None
     await _fence_pending_off(run)
     late_until = run.ledger.late_until(run.world.now())
     await run.write(run.ledger.abandoned(run.world.now(), at_once=True, late_until=late_until))
+    key = run.ledger.superseded[-1]
     if late_until is not None:
-        label = run.ledger.superseded[-1].label
         run.note(
-            f"The unpublished key {label} of an earlier run is kept until {show_time(late_until)}, because a write of "
-            "it may still be under way."
+            f"The unpublished key {key.label} of an earlier run is kept until {show_time(late_until)}, because a "
+            "write of it may still be under way."
         )
         return
     try:
-        await revoke(run, run.ledger.superseded[-1], rotation.destinations)
+        await revoke(run, key, rotation.destinations)
     except (ConfigurationError, ServiceError) as error:
-        if not (run.has_left(run.ledger.superseded[-1].connection, error) or isinstance(error, OtherAccountError)):
+        if not (run.has_left(key.connection, error) or isinstance(error, OtherAccountError)):
             raise
         run.note(f"An unpublished key of an earlier run is still alive: {error}")
 

@@ -339,7 +339,8 @@ class Ledger(_Entry):
 
     def closed(self) -> Self:
         """Forget a removed rotation, of which no key is left that will have to be revoked."""
-        return type(self)(removed=True, package=self.package, revision=self.revision, writer=self.writer)
+        signed = self.model_dump(include={"format", "package", "revision", "writer"})
+        return type(self)(**signed, removed=True)
 
     def found(self, keys: Iterable[Superseded]) -> Self:
         """Take up keys of this rotation that no ledger explained."""
@@ -380,7 +381,7 @@ def parse_ledger(rotation: str, value: Any) -> Ledger:
     if isinstance(value, Mapping) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
         raise LedgerError(
             f"The ledger of rotation {rotation} was written by a newer version of this package"
-            f"{_version_in(value)}: upgrade this worker. Nothing was changed."
+            f"{_version_in(value)}, so nothing was changed: upgrade this worker."
         )
     try:
         return Ledger.model_validate(value)

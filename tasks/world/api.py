@@ -85,3 +85,15 @@ async def pages(route: Route, body: Json, doing: str, most: int | None = None) -
         yield page
         if len(page) < PAGE_SIZE:
             return
+
+
+def parse_time(text: str) -> datetime:
+    """Read a moment as Prefect's API spells it.
+
+    Args:
+        text: An ISO 8601 moment with its offset.
+
+    Returns:
+        The moment, UTC.
+    """
+    return datetime.fromisoformat(text).astimezone(UTC)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from prefect.client.utilities import get_or_create_client
 
 from blocks.errors import LedgerError
 from tasks.model.ledger import Ledger, parse_ledger
-from tasks.world.api import Json, api_errors, pages
+from tasks.world.api import Json, api_errors, pages, parse_time
 from tasks.world.deployments import all_deployments
 from tasks.world.ledgers import all_ledgers
 
@@ -125,6 +126,38 @@ def rotation_name(parameters: Any, otherwise: str) -> str:
     return name if isinstance(name, str) and name else otherwise
 
 
+AT_WORK = ("RUNNING", "PENDING", "CANCELLING")
+"""The types of the states in which a run may hold the slot of its rotation."""
+RUN_BY_ROTATION = ["rotate", "retire", "restore-key", "apply-settings", "remove-rotation", "audit"]
+"""The flows whose runs open a ledger; an audit does so where it repairs."""
+
+
+async def runs_at_work(rotation: str, *, but: UUID, emergency: bool = False) -> bool:
+    """Return whether a run of a rotation is at work, as far as Prefect knows.
+
+    Args:
+        rotation: The rotation's name.
+        but: The run that asks.
+        emergency: Whether only an emergency counts.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    body = {
+        "flows": {"name": {"any_": RUN_BY_ROTATION}},
+        "flow_runs": {"state": {"type": {"any_": list(AT_WORK)}}, "start_time": {"is_null_": False}},
+    }
+    async for page in pages("/flow_runs/filter", body, "looking for runs at work"):
+        for run in page:
+            named = rotation_name(run["parameters"], "")
+            # An audit names a connection, and may repair any rotation.
+            if named not in (rotation, "") or run["id"] == str(but):
+                continue
+            if not emergency or run["parameters"].get("emergency") is True:
+                return True
+    return False
+
+
 async def read_facts() -> list[Facts]:
     """Read what Prefect knows about all rotations.
 
@@ -185,18 +218,6 @@ def _seen(run: Json) -> SeenRun:
     return SeenRun(
         run["id"], run["state_type"], state.get("message") or "", parse_time(at or run["expected_start_time"])
     )
-
-
-def parse_time(text: str) -> datetime:
-    """Read a moment as Prefect's API spells it.
-
-    Args:
-        text: An ISO 8601 moment with its offset.
-
-    Returns:
-        The moment, UTC.
-    """
-    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 async def _first_of_each(body: Json, most: int) -> dict[str, Json]:

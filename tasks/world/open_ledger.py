@@ -132,8 +132,12 @@ class OpenLedger:
 
     async def prune(self) -> None:
         """Delete the terms that are older than the newest two; `ServiceError` where Prefect's API failed."""
+        if 0 in self._stored and self._term:
+            # Where all terms are deleted by hand, what it said must not be taken for the ledger again.
+            await self._store.close_format_1(Ledger().closed().to_json())
+            self._stored.remove(0)
         kept = 1 if self.ledger.is_closed else KEPT_TERMS
-        older = [number for number in self._stored[kept:] if number]
+        older = self._stored[kept:]
         await self._store.delete(older)
         self._stored = [number for number in self._stored if number not in older]
 

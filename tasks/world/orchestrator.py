@@ -13,15 +13,10 @@ from uuid import UUID
 
 from prefect.blocks.core import Block
 from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.utilities import get_or_create_client
 from prefect.context import FlowRunContext
@@ -36,7 +31,7 @@ from blocks.errors import ConfigurationError
 from blocks.openrouter.client import OpenRouterClient
 from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation, parse_rotation
-from tasks.world.api import LEDGER_TAG, PAGE_SIZE, api_errors
+from tasks.world.api import LEDGER_TAG, PAGE_SIZE, api_errors, pages, parse_time
 from tasks.world.connections import open_connection
 from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
 from tasks.world.destinations import open_destination
@@ -296,14 +291,15 @@ class PrefectWorld:
             name: The rotation's name.
             but: The moments, UTC, at which one is still wanted.
         """
+        doing = "cancelling scheduled retirements"
+        body = {
+            "flows": {"name": {"any_": ["retire"]}},
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": [LEDGER_TAG, name]}},
+        }
+        found = [run async for page in pages("/flow_runs/filter", body, doing) for run in page]
         client, _ = get_or_create_client()
-        with api_errors("cancelling scheduled retirements"):
-            runs = await client.read_flow_runs(
-                flow_filter=FlowFilter(name=FlowFilterName(any_=["retire"])),
-                flow_run_filter=FlowRunFilter(
-                    tags=FlowRunFilterTags(all_=[LEDGER_TAG, name]),
-                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-                ),
-            )
-            for run in [run for run in runs if run.next_scheduled_start_time not in but]:
-                await client.set_flow_run_state(run.id, Cancelled(message=f"The rotation {name} was removed."))
+        with api_errors(doing):
+            for run in found:
+                # A rotation may be called like the tag that all have.
+                if run["parameters"].get("rotation") == name and parse_time(run["expected_start_time"]) not in but:
+                    await client.set_flow_run_state(run["id"], Cancelled(message=f"The rotation {name} was removed."))

@@ -80,16 +80,16 @@ async def fill_in(
 ) -> None:
     """Fill the form of add-rotation in, for a rotation that publishes to the Vault secret of the same name."""
     await open_form(page, "add-rotation/add-rotation")
-    await pick(page, field(page, "connection"), CONNECTION)
-    await field(page, "time_zone").get_by_role("textbox").fill(time_zone)
-    await field(page, "interval_days").get_by_role("spinbutton").fill(str(days))
-    await field(page, "key_name").get_by_role("textbox").fill(f"{rotation} service")
-    await field(page, "limit_usd").get_by_role("tab", name="float").click()
-    await field(page, "limit_usd").get_by_role("spinbutton").fill(str(usd))
-    await field(page, "destinations").get_by_role("button", name="Add item").click()
+    await pick(page, field(page, "Connection"), CONNECTION)
+    await field(page, "Time zone").get_by_role("textbox").fill(time_zone)
+    await field(page, "Interval in days").get_by_role("spinbutton").fill(str(days))
+    await field(page, "Key name").get_by_role("textbox").fill(f"{rotation} service")
+    await field(page, "Limit (USD)").get_by_role("tab", name="float").click()
+    await field(page, "Limit (USD)").get_by_role("spinbutton").fill(str(usd))
+    await field(page, "Destinations").get_by_role("button", name="Add item").click()
     await page.get_by_role("tab", name="VaultSecret").click()
     await pick(page, page.locator("body"), rotation)
-    await field(page, "rotation_name").get_by_role("textbox").fill(rotation)
+    await field(page, "Rotation name").get_by_role("textbox").fill(rotation)
 
 
 async def submit(page: Page, name: str) -> FlowRun:

@@ -21,7 +21,7 @@ from flows import check_connections, rotate
 from flows.deployments import save_deployment
 from sandbox.server import Fault, running
 from sandbox.stack import free_port
-from sandbox.vault import ROOT_TOKEN
+from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.rotation import KeySettings, Retirement, Rotation
 from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import schedule_of
@@ -87,7 +87,7 @@ async def held(name: str) -> str:
 async def test_a_new_block_is_made_in_its_form(world: World, page: Page, picture: Picture) -> None:
     """The forms of a login and of a secret show what they are, logo and all, and what they save works."""
     await open_new_block(page, blocks.VaultCredentials)
-    await expect(page.get_by_text("A login at HashiCorp Vault")).to_be_visible()
+    await expect(page.get_by_text("A login to HashiCorp Vault")).to_be_visible()
     await page.get_by_label("Name", exact=True).fill("vault")
     await page.get_by_label("URL", exact=True).fill(world.vault_url)
     await page.get_by_label("Token", exact=True).last.fill(ROOT_TOKEN)
@@ -135,7 +135,7 @@ async def test_the_form_changes_a_rotation_and_shows_the_difference(world: World
 
     assert run.state_name == "Completed", run.state
     await open_artifact(page, f"add-rotation-{rotation.name}")
-    await expect(page.get_by_role("heading", name="What changed")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Changes")).to_be_visible()
     await expect(page.get_by_role("row").filter(has_text="key.limit_usd")).to_have_text("key.limit_usd50.080.0")
     await expect(page.get_by_role("row").filter(has_text="schedule")).to_contain_text("every 7 days at 03:30")
     await expect(page.get_by_text("connection")).to_be_hidden()
@@ -262,7 +262,7 @@ async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, pag
     world.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
     assert (await rotate(broken, return_state=True)).is_failed()
     await open_artifact(page, "key-rotations")
-    await expect(page.get_by_text("kept alive: its retirement was cancelled").first).to_be_visible()
+    await expect(page.get_by_text("kept: retirement cancelled").first).to_be_visible()
     await picture("key-rotations", 1100)
     assert world.openrouter.is_live(old)
 
@@ -278,7 +278,7 @@ async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World,
     await open_artifact(page, f"rotation-{rotation.name}")
     await expect(page.get_by_text(f"The superseded key {used.label} may still be used").first).to_be_visible()
     await open_artifact(page, "key-rotations")
-    await expect(page.get_by_text(f"{used.label} is looked at again").first).to_be_visible()
+    await expect(page.get_by_text(f"{used.label} next check").first).to_be_visible()
     run_id = await retirement(rotation)
     await open_run(page, run_id)
     await expect(page.get_by_text("Scheduled", exact=True).first).to_be_visible()
@@ -288,7 +288,7 @@ async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World,
     assert (await ended(run_id, attempt=0)).state_name == "Cancelled"
     await check_connections(return_state=True)
     await open_artifact(page, "key-rotations")
-    await expect(page.get_by_text(f"{used.label} kept alive: its retirement was cancelled").first).to_be_visible()
+    await expect(page.get_by_text(f"{used.label} kept: retirement cancelled").first).to_be_visible()
     assert world.openrouter.is_live(used.secret)
 
 

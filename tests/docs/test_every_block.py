@@ -21,10 +21,11 @@ from tests.docs import pages
 from tests.docs.pages import Block
 
 FOLLOWED = {
+    "how-to/add-rotation.md": "test_adding_a_rotation",
     "how-to/adopt.md": "test_adopting_a_key",
     "how-to/audit.md": "test_what_is_done_with_a_rotation",
     "how-to/aws-secrets-manager.md": "test_aws_secrets_manager",
-    "how-to/change-settings.md": "test_what_is_done_with_a_rotation",
+    "how-to/change-rotation.md": "test_what_is_done_with_a_rotation",
     "how-to/emergency.md": "test_what_is_done_with_a_rotation",
     "how-to/infisical.md": "test_infisical",
     "how-to/kubernetes.md": "test_vaults_kubernetes_login",
@@ -32,9 +33,8 @@ FOLLOWED = {
     "how-to/openrouter.md": "test_openrouter",
     "how-to/read-a-secret-in-a-flow.md": "test_reading_a_secret_in_a_flow",
     "how-to/read-the-key.md": "test_reading_the_key_from_an_application",
-    "how-to/remove.md": "test_what_is_done_with_a_rotation",
+    "how-to/remove-rotation.md": "test_what_is_done_with_a_rotation",
     "how-to/restore-key.md": "test_what_is_done_with_a_rotation",
-    "how-to/rotations.md": "test_rotations",
     "how-to/vault.md": "test_vault",
     "how-to/write-off.md": "test_writing_a_key_off",
     "reference/blocks.md": "test_the_commands_of_the_reference",
@@ -143,7 +143,7 @@ def test_the_image_has_what_there_is(text: str) -> None:
     """It begins with the Prefect that is pinned, and copies every package and file that the installation needs."""
     copied = {name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()}
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    packages = project["tool"]["setuptools"]["packages"]
+    packages = [pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]]
 
     assert f"FROM prefecthq/prefect:{version('prefect')}-" in text
     assert copied == {*packages, "requirements.txt", "pyproject.toml", project["project"]["readme"]}

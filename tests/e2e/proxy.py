@@ -61,6 +61,7 @@ class Proxy:
         while chunk := await reader.read(CHUNK):
             if self._strikes(chunk):
                 if self._when == "refused":
+                    self.reached.set()
                     client.write(REFUSAL)
                     await client.drain()
                     return

@@ -18,14 +18,13 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Pending, Running
 from prefect.utilities.callables import parameter_schema
-from prefect.variables import Variable
 
 from flows import add_rotation, deployments, rotate
 from flows.show import artifacts
 from sandbox.server import Fault
 from tasks.model.rotation import parse_rotation
 from tasks.world.deployments import read_timetable
-from tests.by_hand import ledger_of
+from tests.by_hand import ledger_of, ledger_value
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 
 
@@ -159,7 +158,7 @@ async def test_auto_rotation_may_be_off(world: World) -> None:
     made = await deployed(fields["rotation_name"])
     assert made is not None
     assert [schedule.active for schedule in made.schedules] == [False]
-    assert "rotates when somebody runs it" in str(state.message)
+    assert "rotates only when run manually" in str(state.message)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +235,7 @@ async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
     changed = await add({**fields, "interval_days": 7})
 
     assert refused.message == (
-        f"destinations: secret/{name} is a destination of the rotation {name} already. Nothing was created."
+        f"destinations: secret/{name} is already a destination of the rotation {name}. Nothing was created."
     )
     assert await deployed(taken) is None
     assert changed.is_completed(), changed.message
@@ -252,7 +251,7 @@ async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
     refused = await add({**fields, "destinations": ["vault-secret/one", "vault-secret/another"]})
 
     assert refused.message == (
-        f"destinations: vault-secret/one and vault-secret/another are the same place, {block.place()}. "
+        f"destinations: vault-secret/one and vault-secret/another point to the same place, {block.place()}. "
         "Nothing was created."
     )
     assert await deployed(fields["rotation_name"]) is None
@@ -346,7 +345,7 @@ async def test_the_same_form_again_changes_nothing(world: World) -> None:
     assert before is not None
     assert after is not None
     assert (after.id, after.parameters, after.schedules) == (before.id, before.parameters, before.schedules)
-    assert "is as it was" in str(state.message)
+    assert "is unchanged" in str(state.message)
 
 
 async def test_a_change_never_rotates_at_once(world: World) -> None:
@@ -380,7 +379,7 @@ async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) 
     made = await deployed(fields["rotation_name"])
     assert made is not None
     [run] = await runs_of(made)
-    assert "starts as soon as a worker is free" in str(first.message)
+    assert "is created as soon as a worker is free" in str(first.message)
     assert again.is_completed()
     assert run.state_name == "Scheduled"
     assert str(run.id) in await shown(fields["rotation_name"])
@@ -416,7 +415,7 @@ async def test_a_first_key_that_takes_long_is_not_waited_for_without_end(
     state, _ = await asyncio.gather(add(fields), conclude_next_run(fields["rotation_name"], Running()))
 
     assert state.is_completed(), state.message
-    assert str(state.message).endswith("The run that makes its first key is still at work.")
+    assert str(state.message).endswith("The run that creates its first key is still running.")
 
 
 async def conclude_next_run(name: str, state: State[Any]) -> None:
@@ -441,4 +440,4 @@ async def test_the_form_leaves_no_secret_anywhere(world: World) -> None:
     assert made is not None
     everything = f"{made.model_dump_json()}{await shown(fields['rotation_name'])}"
     assert "sk-or-" not in everything
-    assert await Variable.aget(f"key-rotation-{fields['rotation_name']}") is None
+    assert await ledger_value(fields["rotation_name"]) is None

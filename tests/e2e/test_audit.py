@@ -13,7 +13,7 @@ from prefect.artifacts import Artifact
 import blocks
 from flows import audit, rotate
 from sandbox import infisical
-from sandbox.openrouter import StoredKey
+from sandbox.openrouter_account import StoredKey
 from tasks.audit.findings import Kind
 from tasks.model.events import Event
 from tasks.model.keys import marker
@@ -72,7 +72,7 @@ async def test_an_audit_shows_what_it_finds_and_repairs_what_it_may(world: World
     repaired = await audit(rotation.connection, repair=True, return_state=True)
 
     assert found.is_failed()
-    assert str(found.message).startswith("1 finding needs a person, first: ")
+    assert str(found.message).startswith("Action required: 1 finding. First: ")
     assert [(row["finding"], row["key hash"], row["severity"]) for row in shown] == [
         (Kind.ORPHAN.value, orphan.hash, "warning")
     ]

@@ -109,7 +109,7 @@ async def test_a_failed_retirement_says_which_rotation_it_is_about(world: World,
     """The one deployment of all retirements does not tell it, so the notification does."""
     await do(retire, {"rotation": "nobody"}, "retire")
 
-    await on_call.waits_for("retire/retire failed", "nobody: ", "there is no rotation nobody")
+    await on_call.waits_for("retire/retire failed", "nobody: ", "nobody does not exist or has never run")
 
 
 async def test_a_crashed_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
@@ -161,7 +161,7 @@ async def test_a_late_run_tells_the_person_on_call(world: World, on_call: Receiv
     """A run that no worker takes is found by the server, and told."""
     await scheduled(retire, {"rotation": "nobody"}, "waiting", at=datetime.now(UTC) - timedelta(minutes=1))
 
-    await on_call.waits_for("retire/waiting is late", "Is a worker running?")
+    await on_call.waits_for("retire/waiting is late", "Check that a worker is running.")
 
 
 async def test_an_audit_that_found_something_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
@@ -170,7 +170,7 @@ async def test_an_audit_that_found_something_tells_the_person_on_call(world: Wor
 
     await audit(world.connection, return_state=True)
 
-    await on_call.waits_for("Audit of API keys", "1 finding needs a person")
+    await on_call.waits_for("Audit of API keys", "Action required: 1 finding.")
 
 
 async def test_an_e_mail_comes_by_smtp(world: World, no_automations: None) -> None:
@@ -184,7 +184,9 @@ async def test_an_e_mail_comes_by_smtp(world: World, no_automations: None) -> No
 
         await do(retire, {"rotation": "nobody"}, "retire")
 
-        await receiver.waits_for("To: on-call@example.com", "retire/retire failed", "there is no rotation nobody")
+        await receiver.waits_for(
+            "To: on-call@example.com", "retire/retire failed", "nobody does not exist or has never run"
+        )
 
 
 async def test_a_block_for_slack_is_accepted(world: World, no_automations: None) -> None:
@@ -194,7 +196,7 @@ async def test_a_block_for_slack_is_accepted(world: World, no_automations: None)
 
     done = await make_automations({"notify": "slack-webhook/on-call"})
 
-    assert done[FAILED] == "made"
+    assert done[FAILED] == "created"
 
 
 async def test_slack_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +281,7 @@ async def test_making_them_twice_makes_none_twice(world: World, on_call: Receive
     assert set(done) == {wanted["name"] for wanted in read_files().values()}
     async with get_client() as client:
         there = [automation.name for automation in await client.read_automations()]
-    assert sorted(there) == sorted(name for name, what in done.items() if what == "brought up to date")
+    assert sorted(there) == sorted(name for name, what in done.items() if what == "updated")
 
 
 async def test_a_paused_automation_stays_paused(world: World, on_call: Receiver) -> None:
@@ -292,15 +294,15 @@ async def test_a_paused_automation_stays_paused(world: World, on_call: Receiver)
 
         [automation] = await client.read_automations_by_name(FAILED)
     assert not automation.enabled
-    assert done[FAILED] == "brought up to date, and paused as before"
+    assert done[FAILED] == "updated, still paused"
 
 
 async def test_what_is_not_given_is_left_out_and_said(world: World, no_automations: None) -> None:
     """Without a block to notify, only what needs none is made."""
     done = await make_automations({})
 
-    assert done[FAILED] == "left out: it needs --notify"
-    assert done[CRASHED_RUNS] == "made"
+    assert done[FAILED] == "skipped: requires --notify"
+    assert done[CRASHED_RUNS] == "created"
 
 
 async def test_what_cannot_work_is_refused_before_anything_is_made(world: World, no_automations: None) -> None:
@@ -308,16 +310,20 @@ async def test_what_cannot_work_is_refused_before_anything_is_made(world: World,
     await Secret(value="not-yet-rotated").asave("key", overwrite=True)
     wrong = [
         ("notify", "slack-webhook", "write slack-webhook as <block type slug>/<name>."),
-        ("notify", "slack-webhook/nobody", "there is no block slack-webhook/nobody; make it in the dashboard first."),
-        ("notify", "secret/key", "secret/key is no block that notifies."),
-        ("webhook", "secret/key", "secret/key is no block of the type webhook."),
+        (
+            "notify",
+            "slack-webhook/nobody",
+            "the block slack-webhook/nobody does not exist; create it in the dashboard first.",
+        ),
+        ("notify", "secret/key", "secret/key is not a notification block."),
+        ("webhook", "secret/key", "secret/key is not a block of type webhook."),
         ("restart", "nobody", "write nobody as <flow>/<deployment>."),
-        ("restart", "nobody/here", "there is no deployment nobody/here; deploy it first."),
+        ("restart", "nobody/here", "the deployment nobody/here does not exist; deploy it first."),
     ]
 
     refusals = [await refusal({option: name}) for option, name, _ in wrong]
 
-    assert refusals == [f"--{option}: {why} Nothing was made." for option, _, why in wrong]
+    assert refusals == [f"--{option}: {why} Nothing was created." for option, _, why in wrong]
     async with get_client() as client:
         assert await client.read_automations_by_name(CRASHED_RUNS) == []
 
@@ -334,7 +340,7 @@ def test_the_command_says_plainly_what_is_wrong(world: World) -> None:
     with pytest.raises(RuntimeError) as failed:
         world.stack.module("flows.automations", "--notify", "slack-webhook/nobody")
 
-    assert "there is no block slack-webhook/nobody; make it in the dashboard first." in str(failed.value)
+    assert "the block slack-webhook/nobody does not exist; create it in the dashboard first." in str(failed.value)
     assert "Traceback" not in str(failed.value)
 
 
@@ -352,4 +358,4 @@ async def test_the_page_leads_to_somebody_who_is_told(world: World, no_automatio
         for promised, printed in promises:
             assert pages.prints(promised, printed), f"promised:\n{promised}\nprinted:\n{printed}"
         await receiver.waits_for("This is a try-out.")
-        await receiver.waits_for("retire/retire failed", "there is no rotation nobody")
+        await receiver.waits_for("retire/retire failed", "nobody does not exist or has never run")

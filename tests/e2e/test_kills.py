@@ -64,15 +64,15 @@ ROTATION = {
         Effect("infisical", "PATCH /raw/"),
     ],
     "prefect": [
-        *(Effect("prefect", "PATCH /api/variables/", number) for number in range(6)),
+        *(Effect("prefect", "POST /api/variables/$", number) for number in range(7)),
         Effect("prefect", "PATCH /api/block_documents/"),
         Effect("prefect", "POST /api/artifacts/"),
     ],
 }
 """What a rotation does to each service, in turn.
 
-In the ledger it writes the intent, the key's hash, the current key, that the former one can spend no more, that this is
-about to be revoked, and that it was.
+In the ledger it writes the intent, the key's hash, that it is about to be published, the current key, that the former
+one can spend no more, that this is about to be revoked, and that it was.
 """
 DESTINATIONS = {
     "openrouter": ["secret"],
@@ -82,25 +82,26 @@ DESTINATIONS = {
 }
 """Where the rotation publishes to that dies at one of a service's effects."""
 RETIREMENT = [
-    Effect("prefect", "PATCH /api/variables/"),
+    Effect("prefect", "POST /api/variables/$"),
     Effect("openrouter", "{} /keys/"),
-    Effect("prefect", "PATCH /api/variables/", 1),
+    Effect("prefect", "POST /api/variables/$", 1),
 ]
 """What a retirement does: it announces, disables or deletes, and writes down that it has."""
 RESTORE = [
-    Effect("prefect", "PATCH /api/variables/"),
+    Effect("prefect", "POST /api/variables/$"),
     Effect("openrouter", "PATCH /keys/"),
     Effect("vault", "POST /data/"),
-    Effect("prefect", "PATCH /api/variables/", 1),
+    Effect("prefect", "POST /api/variables/$", 1),
 ]
 """What bringing a key back does: it says until when, enables the key, publishes it, and writes it down as current."""
 REMOVAL = [
     Effect("prefect", "DELETE /api/deployments/"),
-    Effect("prefect", "PATCH /api/variables/"),
+    Effect("prefect", "POST /api/variables/$"),
     Effect("openrouter", "DELETE /keys/"),
+    Effect("prefect", "POST /api/variables/$", 3),
     Effect("prefect", "DELETE /api/variables/"),
 ]
-"""What a removal does: away with the deployment, the keys are given up, revoked, and away with the ledger."""
+"""What a removal does: away with the deployment, the keys are given up, revoked, and the ledger is closed."""
 DISABLE = Retirement(revoke="disable-then-delete")
 
 

@@ -19,6 +19,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Cancelled, Pending
 
 from flows import apply_settings, remove_rotation, restore_key, rotate
+from flows.slot import slot_of
 from sandbox.server import Fault
 from tasks.model.events import Event
 from tasks.model.ledger import Ledger
@@ -56,7 +57,7 @@ async def test_a_plan_shows_what_a_run_would_do_and_changes_nothing(world: World
     assert await ledger_value(rotation.name) is None
     async with get_client() as client:
         with pytest.raises(ObjectNotFound):
-            await client.read_global_concurrency_limit_by_name(f"key-rotation-{rotation.name}")
+            await client.read_global_concurrency_limit_by_name(slot_of(rotation.name))
 
 
 async def test_a_plan_of_what_cannot_work_fails_with_one_sentence(world: World) -> None:
@@ -102,7 +103,7 @@ async def test_an_emergency_goes_before_a_run_that_waits(world: World, slots: li
     """While one run is at work and another waits, an emergency comes next, and the waiting one after it."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=7)))
     await rotate(rotation, return_state=True)
-    slot = f"key-rotation-{rotation.name}"
+    slot = slot_of(rotation.name)
     held = Fault("after", "POST", "/keys$", status=0, delay=HELD_SECONDS, times=1)
     world.openrouter_app.state.faults.add(held)
     order: list[str] = []
@@ -119,7 +120,7 @@ async def test_an_emergency_goes_before_a_run_that_waits(world: World, slots: li
     runs.append(asyncio.create_task(run("waiting")))
     await until_answered(slots, (slot, False))
     runs.append(asyncio.create_task(run("emergency", emergency=True)))
-    await until_answered(slots, (f"{slot}-emergency", True))
+    await until_answered(slots, (f"{slot}_emergency", True))
     held.delay = 0
     await asyncio.gather(*runs)
 

@@ -15,7 +15,7 @@ from prefect.states import Cancelled
 from flows import check_connections, rotate, status
 from flows.deployments import save_deployment
 from flows.show import overview
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from sandbox.server import Fault
 from tasks.model.rotation import Rotation
 from tasks.model.schedules import parse_timetable
@@ -81,7 +81,7 @@ async def test_a_cancelled_retirement_is_shown(world: World) -> None:
     rows = await status.read()
 
     [mine] = [row for row in rows if row.name == rotation.name]
-    assert "kept alive: its retirement was cancelled" in mine.superseded
+    assert "kept: retirement cancelled" in mine.superseded
     assert mine.health is overview.Health.DEGRADED
 
 
@@ -184,7 +184,7 @@ async def test_the_check_tells_when_a_management_key_ends(world: World) -> None:
     state = await check_connections(return_state=True)
 
     assert state.is_completed(), state.message
-    assert f"The login of openrouter-credentials/{world.connection} ends at" in str(state.message)
+    assert f"The login of openrouter-credentials/{world.connection} expires at" in str(state.message)
 
 
 async def test_a_login_that_may_not_look_at_itself_works_all_the_same(world: World) -> None:
@@ -197,7 +197,7 @@ async def test_a_login_that_may_not_look_at_itself_works_all_the_same(world: Wor
 
     table = await connections()
     assert state.is_completed(), state.message
-    assert {entry["login ends"] for entry in table.values()} == {"not known"}
+    assert {entry["login expires"] for entry in table.values()} == {"unknown"}
     assert rotation.name in table["vault-secret/shy"]["used by"]
 
 
@@ -210,10 +210,10 @@ async def connections() -> dict[str, Any]:
 async def test_the_check_tells_when_a_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Vault token that ends soon is told before it does; a check changes nothing at OpenRouter."""
     rotation = world.rotation(destinations=["vault-secret/ends"])
-    monkeypatch.setattr("sandbox.vault.ROOT_TOKEN", world.vault.add_token({"*": {"root"}}, timedelta(days=3)))
+    monkeypatch.setattr("tests.e2e.conftest.ROOT_TOKEN", world.vault.add_token({"*": {"root"}}, timedelta(days=3)))
     await deploy(await world.prepare(rotation))
 
     state = await check_connections(return_state=True)
 
-    assert "The login of vault-secret/ends ends at" in str(state.message)
+    assert "The login of vault-secret/ends expires at" in str(state.message)
     assert world.openrouter.created == []

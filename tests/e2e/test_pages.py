@@ -25,9 +25,11 @@ from blocks import OpenRouterCredentials
 from blocks.vault.auth import TokenAuth
 from flows import add_rotation, rotate
 from flows.deployments import read_deployment, save_deployment
-from sandbox import infisical, openrouter, vault
+from sandbox import infisical
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from sandbox.setup import CONNECTION, SECRET
 from sandbox.stack import CHECKOUT
+from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.rotation import Rotation
 from tests.blocks.vault import vaults
 from tests.by_hand import delete_ledger, ledger_of, ledger_value
@@ -92,7 +94,7 @@ async def test_openrouter(world: World, tmp_path: Path) -> None:
     await forget("example")
 
     with at_work(world.stack):
-        follow("how-to/openrouter.md", world, tmp_path, typed=openrouter.DEFAULT_MANAGEMENT_KEY + "\n")
+        follow("how-to/openrouter.md", world, tmp_path, typed=DEFAULT_MANAGEMENT_KEY + "\n")
 
     [live] = world.openrouter.live_keys()
     async with get_client() as client:
@@ -136,7 +138,7 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
     await save_deployment(await read_deployment("example"), rotation, EVERY_MONTH, active=False)
     for _ in range(2):
         assert (await rotate(rotation, return_state=True)).is_completed()
-    names = ("audit", "change-settings", "restore-key", "emergency", "remove")
+    names = ("audit", "change-rotation", "restore-key", "emergency", "remove-rotation")
     page = [block for name in names for block in pages.read(f"how-to/{name}.md")]
     here = {"connection=openrouter": f"connection={rotation.connection}", "rotate/checkout": "rotate/example"}
 
@@ -177,11 +179,11 @@ async def test_the_commands_of_the_reference(page: str, world: World, tmp_path: 
     follow(page, world, tmp_path)
 
 
-async def test_rotations(world: World, tmp_path: Path) -> None:
+async def test_adding_a_rotation(world: World, tmp_path: Path) -> None:
     """What the page deploys is there."""
     shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
 
-    follow("how-to/rotations.md", world, tmp_path)
+    follow("how-to/add-rotation.md", world, tmp_path)
 
     async with get_client() as client:
         assert await client.read_deployment_by_name("retire/retire")
@@ -252,7 +254,7 @@ async def test_a_secret_that_aws_does_not_have_makes_nothing(world: World, aws: 
 async def to_vault(world: World) -> Rotation:
     """A rotation to the block of the pages, and a consumer who may read there."""
     world.vault.allow_login("approle", "consumer", "its-secret", {f"secret/data/{APP}": {"read"}})
-    credentials = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=vault.ROOT_TOKEN))
+    credentials = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path=APP).asave("checkout", overwrite=True)
     return world.rotation(destinations=["vault-secret/checkout"])
 
@@ -293,7 +295,7 @@ def real_vault(tmp_path: Path) -> Iterator[tuple[vaults.TestVault, dict[str, str
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "vault").symlink_to(str(vaults.BINARY))
     with vaults.real(tmp_path) as running:
-        where = {"VAULT_ADDR": running.url, "VAULT_TOKEN": vault.ROOT_TOKEN}
+        where = {"VAULT_ADDR": running.url, "VAULT_TOKEN": ROOT_TOKEN}
         also = {name.replace("VAULT", "BAO"): value for name, value in where.items()}
         yield running, {**where, **also, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 

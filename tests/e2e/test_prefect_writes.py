@@ -20,7 +20,6 @@ from tests.e2e.processes import (
     check_no_outage,
     check_nothing_leaked,
     ended_by_itself,
-    held_by,
     keys_of,
     kill_at,
     ledger_of,
@@ -47,7 +46,7 @@ async def test_a_process_killed_while_it_schedules_the_retirement_leaves_one_sch
     await check_no_outage(world, rotation)
     healed = await retry_after_death(run_id, rotation.name)
 
-    ledger = await ledger_of(rotation)
+    ledger = await ledger_of(rotation.name)
     assert healed.is_completed()
     assert len(ledger.superseded) == 1
     assert [run.next_scheduled_start_time for run in await retirements_of(rotation)] == ledger.due_times()
@@ -55,29 +54,22 @@ async def test_a_process_killed_while_it_schedules_the_retirement_leaves_one_sch
     check_nothing_leaked(world)
 
 
-async def test_a_run_that_loses_its_hold_on_the_slot_ends_with_a_plain_message(world: World) -> None:
-    """When the slot's lease is not renewed, the run says where it stopped and what is live, and writes no more."""
+async def test_a_run_that_loses_its_hold_on_the_slot_goes_on(world: World) -> None:
+    """The slot is for order only: while nobody has taken the ledger over, a rotation is finished without it."""
     rotation = await world.prepare(world.rotation())
-    assert (await rotate(rotation, return_state=True)).is_completed()
-    live = world.openrouter.live_keys()[0]
     fault = world.openrouter_app.state.faults.add(Fault("before", "GET", "/keys/", status=0, delay=HELD_SECONDS))
     run_id = await begin_rotation(rotation)
 
     async with proxy(world.stack.url, "refused", r"POST /api/v2/concurrency_limits/leases/") as between:
         with process(world, run_id, between.url) as running:
+            await between.reached.wait()
+            fault.delay = 0
             await ended_by_itself(running)
     world.openrouter_app.state.faults.rules.remove(fault)
     state = (await ended(run_id)).state
-    held = await held_by(rotation)
-    healed = await retry_after_death(run_id, rotation.name)
 
     assert state is not None
-    assert state.is_failed()
-    assert f" failed: This run lost its hold on key-rotation-{rotation.name}" in str(state.message)
-    assert f"The key {live.label} is live" in str(state.message)
-    assert "Retry is safe" in str(state.message)
-    assert held == {live.secret}
-    assert healed.is_completed()
+    assert state.is_completed()
     await check_converged(world, rotation)
 
 

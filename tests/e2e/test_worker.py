@@ -88,7 +88,7 @@ async def test_a_superseded_key_dies_when_its_overlap_ends(
     rotation = await world.prepare(world.rotation(overlap=timedelta(seconds=9)))
     for _ in range(2):
         assert (await rotate(rotation, return_state=True)).is_completed()
-    [former] = (await ledger_of(rotation)).superseded
+    [former] = (await ledger_of(rotation.name)).superseded
     deleted: dict[str, datetime] = {}
     delete_key = world.openrouter.delete_key
     monkeypatch.setattr(

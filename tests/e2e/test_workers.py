@@ -44,7 +44,7 @@ def two_workers(stack: Stack) -> Iterator[str]:
 
 async def owner(rotation: Rotation) -> UUID:
     """The run that has announced a key and not published it."""
-    pending = (await ledger_of(rotation)).pending
+    pending = (await ledger_of(rotation.name)).pending
     assert pending is not None
     return pending.run_id
 

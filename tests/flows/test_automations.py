@@ -67,10 +67,10 @@ def needed_by(wanted: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name: [", "a.yaml is not YAML."),
-        ("- name: a", "a.yaml is no automation: look at name."),
-        ("name: a", "a.yaml is no automation: look at actions."),
-        ("{name: a, actions: [{block_document: $nobody}]}", "a.yaml: there is no $nobody, only $notify, "),
+        ("name: [", "a.yaml is not valid YAML."),
+        ("- name: a", "a.yaml is not a valid automation: check name."),
+        ("name: a", "a.yaml is not a valid automation: check actions."),
+        ("{name: a, actions: [{block_document: $nobody}]}", "a.yaml: unknown placeholder $nobody; known are $notify, "),
     ],
 )
 def test_a_file_that_is_no_automation_is_named(tmp_path: Path, text: str, said: str) -> None:
@@ -81,7 +81,7 @@ def test_a_file_that_is_no_automation_is_named(tmp_path: Path, text: str, said: 
         read_files(tmp_path)
 
     assert str(refused.value).startswith(said)
-    assert str(refused.value).endswith("Nothing was made.")
+    assert str(refused.value).endswith("Nothing was created.")
 
 
 def test_an_installed_package_brings_them_along(tmp_path: Path) -> None:
@@ -100,5 +100,5 @@ def test_an_installed_package_brings_them_along(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_no_success(tmp_path: Path) -> None:
     """Whoever runs the command elsewhere hears that nothing was found."""
-    with pytest.raises(ConfigurationError, match="--folder: there are no automations in"):
+    with pytest.raises(ConfigurationError, match=r"--folder: .* contains no \*\.yaml files\."):
         read_files(tmp_path)

@@ -66,6 +66,38 @@ def test_every_field_has_a_title_and_a_description_of_one_line(name: str) -> Non
     assert silent - GROUPS == set()
 
 
+def test_the_form_of_add_rotation_is_labelled_as_a_wizard() -> None:
+    """Prefect would label each field with the name of its parameter."""
+    asked = sorted(FORMS["add-rotation"]["properties"].values(), key=lambda field: field["position"])
+
+    assert [field["title"] for field in asked] == [
+        "Connection",
+        "Rotate on a schedule",
+        "Rotate at",
+        "Time zone",
+        "Interval in days",
+        "Key name",
+        "Limit (USD)",
+        "Limit reset",
+        "Include BYOK in the limit",
+        "Destinations",
+        "Other destinations",
+        "Overwrite",
+        "Overlap",
+        "Rotation name",
+        "Description",
+        "Make the first key now",
+    ]
+
+
+@pytest.mark.parametrize("name", [flow.name for flow in FLOWS])
+def test_no_parameter_is_labelled_with_its_own_name(name: str) -> None:
+    """A person reads words, not identifiers."""
+    titles = {parameter: field["title"] for parameter, field in FORMS[name]["properties"].items()}
+
+    assert {parameter for parameter, title in titles.items() if title == parameter} == set()
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_every_group_of_fields_says_in_one_line_what_it_is(name: str) -> None:
     """A docstring with its list of attributes is for those who read code."""

@@ -226,6 +226,7 @@ class Histories(Watched):
         """Somebody presses Retry on any run that there ever was."""
         index = which % len(self.runs)
         run = self.runs[index]
+        self.model.time += timedelta(seconds=1)
         completed = run.id in self.completed
         self.runs[index] = Identity(run.id, run.first_started, run.attempt + 1, run.emergency, completed=completed)
         self.model.tell(f"run {run.id.int} is retried")
@@ -241,6 +242,8 @@ class Histories(Watched):
         """A person asks what a run would do, and then starts one."""
         identity = self._identity(emergency=emergency, scheduled=scheduled)
         self.model.tell(f"a plan of run {self.numbers}{' (emergency)' * emergency}{' (scheduled)' * scheduled}")
+        if emergency:
+            self.model.settle()
         before, world = Before.of(self.model), self._everything()
         planned = play(run_plan(self.model, self.rotation, identity))
         self._after(planned.ended)

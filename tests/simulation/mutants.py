@@ -51,7 +51,8 @@ from tasks.model.ledger import Current, Ledger, Superseded
 from tasks.model.rotation import KeySettings, Retirement, Rotation
 from tasks.model.terms import Terms
 from tasks.steps import PLAIN
-from tasks.world.open_ledger import OpenLedger
+from tasks.world.ledgers import term_variable
+from tasks.world.open_ledger import OpenLedger, Term
 from tasks.world.run import NewKey, Run, VerifiedKey
 from tests.simulation import model
 from tests.simulation.machine import Histories, histories_of
@@ -138,8 +139,8 @@ def _finding(wrong: Situation, *instead_of: Situation) -> Callable[..., Situatio
     return found
 
 
-def _forget_earlier(self: Ledger, *args: Any) -> Ledger:
-    right = _published(self, *args)
+def _forget_earlier(self: Ledger, *args: Any, **how: Any) -> Ledger:
+    right = _published(self, *args, **how)
     return right.model_copy(update={"superseded": right.superseded[-1:]})
 
 
@@ -248,8 +249,11 @@ def _obeyed_by_all(ledger: Ledger, run: Identity, *rest: Any) -> bool:
 _too_young = tasks.model.decisions._too_young
 
 
-def _adopted_is_due(self: Ledger, run_id: Any, destinations: Any, now: datetime, at: datetime, policy: Any) -> Ledger:
-    return _published(self, run_id, destinations, now, at if self.current and self.current.made_by else now, policy)
+def _adopted_is_due(
+    self: Ledger, run_id: Any, destinations: Any, now: datetime, at: datetime, policy: Any, **how: Any
+) -> Ledger:
+    end = at if self.current and self.current.made_by else now
+    return _published(self, run_id, destinations, now, end, policy, **how)
 
 
 def _terms_without(*names: str) -> Callable[..., Terms]:
@@ -293,6 +297,33 @@ async def _plan_and_sign(run: Run, rotation: Rotation) -> Situation:
 
 def _plan_without_emergency(finding: Any, ledger: Any, rotation: Any, run: Identity, now: datetime) -> list[str]:
     return steps_ahead(finding, ledger, rotation, replace(run, emergency=False), now)
+
+
+def _make_over(self: model.ModelStore, term: Term) -> None:
+    self._model.variables.pop(term_variable(self._rotation, term.number), None)
+    _make(self, term)
+
+
+_make = model.ModelStore._create
+
+
+async def _prune_all_of_a_removed_rotation(self: OpenLedger) -> None:
+    if self.ledger.is_closed:
+        await self._store.delete(self._stored)
+    else:
+        await _prune(self)
+
+
+_prune = OpenLedger.prune
+
+
+async def _publish_unannounced(run: Run, rotation: Rotation, key: VerifiedKey, steps: Any) -> None:
+    for name in rotation.destinations:
+        await steps.publish(run, key, name)
+
+
+def _published_for_good(self: Ledger, *args: Any, **_how: Any) -> Ledger:
+    return _published(self, *args)
 
 
 UNUSED = Retirement(
@@ -410,6 +441,47 @@ MUTANTS = [
         nothing,
         ("rotate", "late_effects_happen"),
         AT_ONCE,
+    ),
+    # --- writes that come late ---
+    Mutant(
+        "a term of the ledger is made over another",
+        model.ModelStore,
+        "_create",
+        _make_over,
+        ("rotate", "paused"),
+        SIMPLE,
+    ),
+    Mutant(
+        "the last term of a removed rotation is deleted",
+        OpenLedger,
+        "prune",
+        _prune_all_of_a_removed_rotation,
+        ("rotate", "paused"),
+        SIMPLE,
+    ),
+    Mutant(
+        "a key that a late write could still bring in is deleted",
+        Ledger,
+        "late_until",
+        lambda *_: None,
+        ("rotate", "late_effects_happen"),
+        {**AT_ONCE, "names": ["secret/c"]},
+    ),
+    Mutant(
+        "nobody is told that writes begin",
+        ROTATE,
+        "publish_everywhere",
+        _publish_unannounced,
+        ("rotate", "paused", "late_effects_happen"),
+        {**AT_ONCE, "names": ["secret/c"]},
+    ),
+    Mutant(
+        "a published key's late write is forgotten",
+        Ledger,
+        "published",
+        _published_for_good,
+        ("rotate", "late_effects_happen"),
+        {**AT_ONCE, "names": ["secret/c"]},
     ),
     # --- what a run finds ---
     Mutant(

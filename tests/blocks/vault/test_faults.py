@@ -33,7 +33,9 @@ from blocks.errors import (
 from blocks.http import MAX_ANSWER_BYTES, MAX_ATTEMPTS
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox.server import Fault, Faults, running
-from sandbox.vault import ROOT_TOKEN, KvVersion2, VaultSandbox, create_app
+from sandbox.vault import create_app
+from sandbox.vault_engines import KvVersion2
+from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tests.blocks.vault.vaults import READ_WRITE, at_once
 from tests.byte_server import speaking
 
@@ -152,12 +154,25 @@ async def test_a_service_that_asks_for_a_long_wait_is_reported(stand_in: StandIn
     assert len(stand_in.requests) == 1
 
 
-async def test_a_write_that_was_refused_for_the_moment_is_repeated(stand_in: StandIn, secret: VaultSecret) -> None:
-    """A 429 shows that nothing was written, so the write is made again."""
+async def test_a_write_that_was_refused_for_the_moment_is_left_to_who_calls(
+    stand_in: StandIn, secret: VaultSecret
+) -> None:
+    """A 429 shows that nothing was written; a rotation looks at its ledger before it tries again."""
     held = await secret.read_content()
     stand_in.faults.add(Fault(method="POST", status=429, times=1))
 
-    await secret.write_content(KEY, held, {})
+    with pytest.raises(ServiceError) as refused:
+        await secret.write_content(KEY, held, {})
+
+    assert refused.value.retryable
+    assert [method for method, _ in stand_in.requests].count("POST") == 1
+
+
+async def test_a_secret_written_by_a_person_is_tried_again(stand_in: StandIn, secret: VaultSecret) -> None:
+    """Outside of a rotation nobody looks at a ledger, so what was refused for the moment is tried again."""
+    stand_in.faults.add(Fault(method="POST", status=429, times=1))
+
+    await secret.awrite_secret(KEY.get_secret_value().encode())
 
     assert stand_in.stored() == {"value": KEY.get_secret_value()}
 
@@ -189,7 +204,7 @@ async def test_labels_never_fail_a_write(
         await secret.write_content(KEY, await secret.read_content(), LABELS)
 
     assert stand_in.stored() == {"value": KEY.get_secret_value()}
-    assert "not who wrote it" in caplog.text
+    assert "its labels were not" in caplog.text
     assert KEY.get_secret_value() not in caplog.text
 
 

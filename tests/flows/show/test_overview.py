@@ -64,25 +64,25 @@ def test_a_healthy_rotation_needs_nobody() -> None:
 @pytest.mark.parametrize(
     ("changes", "health", "says"),
     [
-        ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "Retry there is safe"),
-        ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "It says: publish failed"),
-        ({"last_run": seen("CRASHED")}, Health.FAILED, "which crashed"),
+        ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "press Retry, which is safe"),
+        ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "Message: publish failed"),
+        ({"last_run": seen("CRASHED")}, Health.FAILED, "The last run crashed"),
         ({"last_run": seen("CANCELLED"), "ledger": Ledger(pending=PENDING)}, Health.DEGRADED, "is pending"),
         ({"last_run": seen("RUNNING"), "ledger": Ledger(current=CURRENT, pending=PENDING)}, Health.HEALTHY, ""),
         ({"ledger": None, "damage": "The ledger is damaged."}, Health.FAILED, "The ledger is damaged."),
-        ({"ledger": Ledger(), "last_run": None}, Health.DEGRADED, "It has no key yet"),
-        ({"last_run": None}, Health.DEGRADED, "Its last result is not known"),
-        ({"deployment": None, "next_run": None}, Health.DEGRADED, "nothing rotates it"),
+        ({"ledger": Ledger(), "last_run": None}, Health.DEGRADED, "No key yet"),
+        ({"last_run": None}, Health.DEGRADED, "The last result is unknown"),
+        ({"deployment": None, "next_run": None}, Health.DEGRADED, "the key is not rotated"),
         (
             {"next_run": seen("SCHEDULED", at=NOW - timedelta(hours=1))},
             Health.DEGRADED,
-            "is late: is a worker running?",
+            "is late: check that a worker is running.",
         ),
         ({"next_run": seen("SCHEDULED", at=NOW - timedelta(minutes=1))}, Health.HEALTHY, ""),
         (
             {"ledger": Ledger(current=CURRENT, superseded=(superseded(NOW - timedelta(hours=1)),))},
             Health.DEGRADED,
-            "should have been revoked",
+            "was due for revocation",
         ),
         ({"ledger": Ledger(current=CURRENT, superseded=(superseded(NOW + timedelta(hours=1)),))}, Health.HEALTHY, ""),
     ],
@@ -118,16 +118,16 @@ def test_a_key_whose_retirement_was_cancelled_is_shown_as_kept_alive(ends: datet
 
     found = row(replace(WELL, ledger=ledger, cancelled=frozenset({ends})), NOW)
 
-    assert found.superseded == "old-key kept alive: its retirement was cancelled"
+    assert found.superseded == "old-key kept: retirement cancelled"
     assert found.health is Health.DEGRADED
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({}, "old-key ends 2 Mar 12:00"),
-        ({"postponed": 1}, "old-key is looked at again 2 Mar 12:00"),
-        ({"postponed": 1, "disabled": True}, "old-key ends 2 Mar 12:00"),
+        ({}, "old-key until 2 Mar 12:00"),
+        ({"postponed": 1}, "old-key next check 2 Mar 12:00"),
+        ({"postponed": 1, "disabled": True}, "old-key until 2 Mar 12:00"),
     ],
 )
 def test_a_key_that_may_outlive_its_next_look_is_not_said_to_end_then(changes: dict[str, Any], told: str) -> None:
@@ -153,10 +153,10 @@ def test_a_moment_far_away_has_its_year(days: int, told: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"schedules": [{"slug": "auto-rotation", "active": False}]}, "when somebody runs it"),
-        ({"schedules": []}, "when somebody runs it"),
-        ({"paused": True}, "when somebody runs it"),
-        ({}, "being scheduled"),
+        ({"schedules": [{"slug": "auto-rotation", "active": False}]}, "manual only"),
+        ({"schedules": []}, "manual only"),
+        ({"paused": True}, "manual only"),
+        ({}, "not scheduled yet"),
     ],
 )
 def test_without_a_scheduled_run_it_says_why(changes: dict[str, Any], says: str) -> None:
@@ -187,8 +187,8 @@ def test_what_needs_a_person_stands_above_the_table() -> None:
 
     before, _, table = page.partition("| Rotation |")
     [told] = [line for line in before.splitlines() if line.startswith("- ")]
-    assert told.startswith("- **billing** (failed): Look at its last run, which failed;")
-    assert told.endswith("It says: publish failed at Vault")
+    assert told.startswith("- **billing** (failed): The last run failed:")
+    assert told.endswith("Message: publish failed at Vault")
     assert "publish failed" not in table
 
 
@@ -203,7 +203,7 @@ def test_the_terminal_breaks_no_key_and_no_name_up_in_100_columns(capsys: pytest
     printed = capsys.readouterr().out
     [line] = [line for line in printed.splitlines() if label in line]
     assert all(word in line for word in ("checkout", "failed", "3 d", "28 Mar 12:00"))
-    assert "checkout: Look at its last run, which failed;" in printed.partition(line)[2]
+    assert "checkout: The last run failed:" in printed.partition(line)[2]
 
 
 def test_the_summary_counts() -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
+from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, LedgerError
 from flows.show.sentences import failed
 from tasks.model.ledger import Current, Ledger, MadeKey, Pending, Superseded
 
@@ -47,7 +47,7 @@ def test_a_failed_removal_tells_what_is_left() -> None:
     said = failed(ERROR, "revoke-key", Ledger(superseded=(FORMER,), removed=True))
 
     assert said == (
-        "revoke-key failed: Vault is sealed. The rotation is removed; superseded: old ends 2026-12-01 04:30 UTC. "
+        "revoke-key failed: Vault is sealed. The rotation is removed; superseded: old until 2026-12-01 04:30 UTC. "
         "Retry is safe."
     )
 
@@ -56,7 +56,7 @@ def test_a_failure_before_the_ledger_was_read_changed_nothing() -> None:
     """Then there is no more to say."""
     said = failed(KeyRotationError("Prefect's API failed."), "", None)
 
-    assert said == "Prefect's API failed. No key was changed; Retry is safe."
+    assert said == "Prefect's API failed. No key was changed. Retry is safe."
 
 
 def test_bad_input_is_the_one_sentence_that_names_the_field() -> None:
@@ -64,3 +64,10 @@ def test_bad_input_is_the_one_sentence_that_names_the_field() -> None:
     said = failed(ConfigurationError("rotation.name: it is no name. Nothing was created."), "", None)
 
     assert said == "rotation.name: it is no name. Nothing was created."
+
+
+def test_a_ledger_that_cannot_be_read_is_the_one_sentence_that_says_what_to_do() -> None:
+    """A Retry would find the same, so it is not advised."""
+    said = failed(LedgerError("The ledger was written by a newer version: upgrade this worker."), "", None)
+
+    assert said == "The ledger was written by a newer version: upgrade this worker."

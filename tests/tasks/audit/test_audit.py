@@ -18,8 +18,7 @@ from blocks.errors import NotFoundError
 from blocks.openrouter.keys import ApiKey, CurrentKey
 from flows.audit import check_order
 from flows.show.audit_report import MAX_ROWS, as_description, as_sentence, as_table
-from sandbox import openrouter
-from sandbox.openrouter import StoredKey
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, Account, OpenRouterSandbox, StoredKey
 from sandbox.server import Fault
 from sandbox.stack import CHECKOUT
 from tasks.audit.compare import OPEN_AT_ONCE, RUNS_AT_ONCE
@@ -82,7 +81,7 @@ async def test_a_healthy_rotation_has_no_finding(life: Life) -> None:
     assert report.findings == ()
     assert report.counts is not None
     assert (report.counts.seen, report.counts.of_rotations) == (2, 2)
-    assert as_sentence(report).startswith("Nothing needs a person: 2 keys seen, 2 of rotations")
+    assert as_sentence(report).startswith("2 keys checked: 2 managed, 0 unrecorded, 0 unmanaged. No notices.")
 
 
 async def test_every_workspace_is_looked_at(life: Life) -> None:
@@ -289,7 +288,7 @@ async def test_a_key_of_another_account_is_not_taken_for_a_deleted_one(life: Lif
     """The connection's management key was exchanged for one of another account."""
     await life.rotate()
     account = life.openrouter.accounts[0]
-    life.openrouter.accounts.append(openrouter.Account("user_other", ["elsewhere"], account.management_keys))
+    life.openrouter.accounts.append(Account("user_other", ["elsewhere"], account.management_keys))
     account.management_keys = set()
 
     report = await life.audit()
@@ -410,7 +409,7 @@ async def test_a_run_at_work_is_not_judged_halfway(life: Life, monkeypatch: pyte
 
 async def test_a_management_key_that_ends_soon_is_found(life: Life) -> None:
     """Two weeks ahead: only a person can make a new one."""
-    key = openrouter.DEFAULT_MANAGEMENT_KEY
+    key = DEFAULT_MANAGEMENT_KEY
     life.openrouter.accounts[0].management_keys_expire[key] = life.time + timedelta(days=13)
 
     finding = only(await life.audit(), Kind.MANAGEMENT_KEY_EXPIRING)
@@ -576,7 +575,7 @@ async def test_repair_stops_where_another_run_takes_over(life: Life, monkeypatch
 
     monkeypatch.setattr(life, "opened", opened_and_lost)
 
-    await keeps(life, key, "It was not repaired: Another run of rotation checkout has taken over")
+    await keeps(life, key, "It was not repaired: Another run")
 
 
 async def test_repair_keeps_an_orphan_that_cannot_be_looked_at_again(life: Life) -> None:
@@ -664,8 +663,8 @@ async def test_the_table_holds_no_secret_and_says_what_to_do(life: Life) -> None
     shown = f"{as_table(report)} {as_description(report, 'run-1')} {life.events}"
 
     assert "Audit with repair" in shown
-    assert "By flow run: run-1" in shown
-    assert "Keys seen: 2" in shown
+    assert "Flow run: run-1" in shown
+    assert "Keys checked: 2" in shown
     assert not any(secret in shown for secret in life.openrouter.secrets)
 
 
@@ -680,7 +679,7 @@ def test_an_audit_without_findings_says_so_in_its_table() -> None:
     """An empty table could be taken for an audit that did not run."""
     (row,) = as_table(Report("openrouter", Life().time, None, ()))
 
-    assert row["what"] == "Everything agrees."
+    assert row["details"] == "No findings."
 
 
 @pytest.mark.parametrize(
@@ -747,7 +746,7 @@ async def test_the_table_says_how_many_findings_it_does_not_show() -> None:
     rows = as_table(Report("openrouter", Life().time, None, findings))
 
     assert len(rows) == MAX_ROWS + 1
-    assert rows[-1]["what"] == "7 more findings are not shown."
+    assert rows[-1]["details"] == "7 more findings are not shown."
 
 
 async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -829,7 +828,7 @@ class ManyPlaces(Life):
 async def test_only_some_destinations_are_open_at_once() -> None:
     """An audit of hundreds of rotations needs no more sockets and logins than one of a few."""
     life = ManyPlaces(100)
-    life.client = Account([])
+    life.client = LongAccount([])
 
     await life.audit()
 
@@ -837,7 +836,7 @@ async def test_only_some_destinations_are_open_at_once() -> None:
     assert life.is_open == 0
 
 
-class Account:
+class LongAccount:
     """A connection to an account with keys that are made when they are asked for, and held by nobody here."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
@@ -863,7 +862,7 @@ class Account:
 
 def keys_of_an_account(count: int) -> Iterator[ApiKey]:
     """Many keys, one at a time: of nobody, and every second one of another Prefect server."""
-    shown = openrouter.OpenRouterSandbox()
+    shown = OpenRouterSandbox()
     shown.seed_keys(1)
     key = shown.show(next(iter(shown.keys.values())))
     for number in range(count):
@@ -874,7 +873,7 @@ def keys_of_an_account(count: int) -> Iterator[ApiKey]:
 async def peak(count: int) -> int:
     """The most memory that an audit of so many keys takes, in bytes."""
     life = Life()
-    life.client = Account(keys_of_an_account(count))
+    life.client = LongAccount(keys_of_an_account(count))
     life.later(days=365)
     tracemalloc.start()
     report = await life.audit()

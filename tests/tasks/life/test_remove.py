@@ -113,20 +113,22 @@ async def test_a_key_is_not_kept_while_it_is_not_clear_which_one(life: Life) -> 
 
     sentence = await life.failure(life.remove(None))
 
-    assert "has not ended, so it is not clear which key is to be kept" in sentence
+    assert "is unfinished, so it is unclear which key to keep" in sentence
     assert sentence.endswith("Nothing was changed.")
     assert (life.store.value, life.is_deployed) == (before, True)
 
 
 def test_a_date_that_is_past_is_refused(life: Life) -> None:
     """A mistyped year must not end the current key at once."""
-    with pytest.raises(ConfigurationError, match=r"^keep_until: it is past already\. Nothing was changed\.$"):
+    with pytest.raises(ConfigurationError, match=r"^keep_until: must be in the future\. Nothing was changed\.$"):
         end_of_keys(life.open(), life.time - timedelta(days=365), revoke=False)
 
 
 def test_a_date_too_far_ahead_is_refused(life: Life) -> None:
     """No scheduler keeps a run for thousands of years: who means for ever says keep."""
-    with pytest.raises(ConfigurationError, match=r"^keep_until: it is more than 3650 days ahead; .* choose keep\."):
+    with pytest.raises(
+        ConfigurationError, match=r"^keep_until: must not be more than 3650 days ahead; .* choose keep\."
+    ):
         end_of_keys(life.open(), life.time + timedelta(days=3651), revoke=False)
 
 

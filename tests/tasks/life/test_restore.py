@@ -218,7 +218,7 @@ async def test_a_retry_of_a_restore_is_out_of_date_once_the_rotation_has_gone_on
 
     said = await life.restore(run_id=run_id, attempt=2, first_started=first_started)
 
-    assert "a later run has rotated since" in said
+    assert "a later run has already rotated" in said
     assert (await life.held()).hash == current
 
 

@@ -37,7 +37,7 @@ async def test_a_retry_of_a_finished_run_tells_of_the_one_that_is_not(life: Life
 
     said = await life.rotate(run_id=first, attempt=2)
 
-    assert f"run {second} has begun another rotation, which is not finished" in said
+    assert f"the later rotation by run {second} is unfinished" in said
 
 
 @pytest.mark.parametrize("emergency", [False, True])
@@ -61,7 +61,7 @@ async def test_a_retry_of_a_run_that_completed_makes_no_key_and_ends_none_once_i
         run_id=run_id, first_started=first_started, attempt=2, emergency=emergency, completed=knows
     )
 
-    why = "this run has completed before" if knows else "a later run has rotated since"
+    why = "this run has completed before" if knows else "a later run has already rotated"
     assert said == f"Nothing to do: {why}. The key {(await life.held()).label} is the current one."
     assert life.everything() == before
 
@@ -81,7 +81,7 @@ async def test_a_retry_of_an_emergency_whose_last_revocation_failed_ends_no_key_
 
     said = await life.rotate(run_id=run_id, first_started=first_started, attempt=2, emergency=True)
 
-    assert said.startswith("Nothing to do: a later run has rotated since.")
+    assert said.startswith("Nothing to do: a later run has already rotated.")
     assert life.everything() == before
 
 
@@ -127,5 +127,5 @@ async def test_a_retry_does_not_say_that_a_key_is_live_where_it_is_not(life: Lif
 
     assert said == (
         f"Already rotated: the key {label} is the current one, but vault-secret/checkout does not hold it: start a new "
-        "run; no older key is alive."
+        "run; no superseded keys."
     )

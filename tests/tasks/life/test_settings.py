@@ -149,7 +149,7 @@ async def test_apply_settings_changes_the_current_key_and_makes_none(life: Life)
     assert (shown.limit, shown.limit_reset, shown.include_byok_in_limit) == (75, "daily", True)
     assert await guardrail_of(life) == rail
     assert len(life.openrouter.created) == 1
-    assert message.startswith("Changed guardrail_id, include_byok_in_limit, limit, limit_reset at the key")
+    assert message.startswith("Changed guardrail_id, include_byok_in_limit, limit, limit_reset of the key")
 
 
 async def test_apply_settings_takes_a_guardrail_away(life: Life) -> None:

@@ -39,7 +39,7 @@ async def test_a_deleted_connection_ends_healthy_by_what_its_message_says(life: 
     assert "its connection openrouter was deleted" in sentence
     assert "write the key off with write-off-key" in sentence
     assert message.startswith(f"Written off: {former.label} was not revoked")
-    assert after[0] == "Nothing was due; no older key is alive."
+    assert after[0] == "Nothing was due; no superseded keys."
     assert after[1].startswith("Rotated")
     assert former.hash not in life.ledger.hashes()
 
@@ -72,7 +72,7 @@ async def test_a_deleted_workspace_ends_healthy_by_what_its_message_says(life: L
 
     assert "the workspace was deleted, or the connection belongs to another account" in sentence
     assert "write the key off with write-off-key" in sentence
-    assert await life.retire() == "Nothing was due; no older key is alive."
+    assert await life.retire() == "Nothing was due; no superseded keys."
 
 
 async def test_a_lost_create_in_a_deleted_connection_ends_healthy_by_what_its_message_says(life: Life) -> None:

@@ -57,7 +57,10 @@ class Prefect:
         self.asked[route] += 1
         match route:
             case "/variables/filter":
-                found = [{"name": f"key-rotation-{each['name']}", "value": {"format": 1}} for each in self.deployments]
+                found = [
+                    {"name": f"key-rotation_{each['name']}_00000001", "value": {"format": 1}}
+                    for each in self.deployments
+                ]
             case "/deployments/filter":
                 found = self.deployments
             case _:

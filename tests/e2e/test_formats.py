@@ -1,0 +1,87 @@
+"""Ledgers of other versions of this package, in a real Prefect server."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from prefect.artifacts import Artifact
+from prefect.variables import Variable
+
+from flows import rotate
+from tasks.model.ledger import FORMAT, Ledger
+from tasks.model.rotation import Rotation
+from tasks.world.ledgers import VariableStore, all_ledgers
+from tests.by_hand import delete_ledger, edit_ledger, ledger_of, ledger_value
+from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.processes import check_no_outage, check_nothing_leaked, keys_of, traces
+
+
+def before_terms(rotation: Rotation) -> str:
+    """The variable in which format 1 kept the ledger."""
+    return f"key-rotation-{rotation.name}"
+
+
+async def put_in_format_1(rotation: Rotation) -> Ledger:
+    """Store a rotation's ledger as an earlier package did: in one variable, which says nothing of the package."""
+    former = await ledger_of(rotation.name)
+    value = former.model_copy(update={"format": 1, "package": ""}).to_json()
+    await delete_ledger(rotation.name)
+    await Variable.aset(before_terms(rotation), value)
+    return former
+
+
+async def test_a_ledger_of_format_1_is_carried_on_in_terms(world: World) -> None:
+    """The key of the earlier package is superseded and explained, and that package refuses what it finds now."""
+    rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    former = await put_in_format_1(rotation)
+
+    state = await rotate(rotation, return_state=True)
+
+    ledger = await ledger_of(rotation.name)
+    left_behind = await Variable.aget(before_terms(rotation))
+    assert state.is_completed()
+    assert former.current is not None
+    assert [key.hash for key in ledger.superseded] == [former.current.hash]
+    assert {key.hash for key in keys_of(world, rotation)} == ledger.hashes()
+    assert [term.value["format"] for term in await VariableStore(rotation.name).newest()] == [FORMAT, FORMAT]
+    assert left_behind == {"format": FORMAT, "superseded": [], "removed": True}
+    await check_no_outage(world, rotation)
+    check_nothing_leaked(world)
+
+
+async def test_a_rotation_is_listed_once_while_its_ledger_is_in_both_formats(world: World) -> None:
+    """What lists all rotations reads the newest term, and not the variable that was left behind."""
+    rotation = await world.prepare(world.rotation())
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    await put_in_format_1(rotation)
+    listed_before = [name async for name, _ in all_ledgers()]
+
+    await rotate(rotation, return_state=True)
+
+    assert listed_before.count(rotation.name) == 1
+    assert [value["format"] async for name, value in all_ledgers() if name == rotation.name] == [FORMAT]
+
+
+async def test_an_older_package_changes_nothing_in_a_newer_ledger(world: World) -> None:
+    """The run fails with one sentence; ledger, keys, destinations and the rotation's page stay as they are."""
+    rotation = await world.prepare(world.rotation())
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    newer = {**await ledger_value(rotation.name), "format": FORMAT + 1, "package": "99.0.0", "region": "eu"}
+    await edit_ledger(rotation.name, newer)
+    terms = await VariableStore(rotation.name).newest()
+    before, page = await traces(world, rotation), await Artifact.aget(f"rotation-{rotation.name}")
+
+    state = await rotate(rotation, return_state=True)
+
+    shown = await Artifact.aget(f"rotation-{rotation.name}")
+    assert state.is_failed()
+    assert state.message == (
+        f"The ledger of rotation {rotation.name} was written by a newer version of this package (99.0.0), "
+        "so nothing was changed: upgrade this worker."
+    )
+    assert await traces(world, rotation) == before
+    assert await VariableStore(rotation.name).newest() == terms
+    assert page is not None
+    assert shown == page
+    await delete_ledger(rotation.name)

@@ -1,0 +1,59 @@
+"""A slot that is held by nobody stops no run."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.artifacts import Artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+
+from flows import rotate, slot
+from flows.slot import emergency_slot_of, slot_of
+from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the group of these tests
+
+
+async def leak(limit: str) -> None:
+    """Leave a slot taken with no lease behind it, as a restart of a server with leases in memory does."""
+    async with get_client() as client:
+        await client.upsert_global_concurrency_limit_by_name(limit, 1)
+        await client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=1))
+
+
+@pytest.mark.parametrize("limit_of", [slot_of, emergency_slot_of])
+async def test_a_slot_whose_holder_is_not_at_work_is_taken_back(
+    world: World, limit_of: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leaked slot, the emergency's too, makes a run wait a while; the run takes it back and says so."""
+    monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", 0.5)
+    rotation = await world.prepare(world.rotation())
+    limit = limit_of(rotation.name)  # type: ignore[operator]
+    await leak(limit)
+
+    state = await rotate(rotation, return_state=True)
+    page = await Artifact.aget(f"rotation-{rotation.name}")
+
+    assert state.is_completed()
+    assert page is not None
+    assert f"The slot {limit} was reclaimed: the run that held it is no longer running." in str(page.data)
+
+
+async def test_an_emergency_takes_a_leaked_slot_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both slots may be leaked; an emergency starts all the same."""
+    monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", 0.5)
+    rotation = await world.prepare(world.rotation())
+    await rotate(rotation, return_state=True)
+    for limit in (slot_of(rotation.name), emergency_slot_of(rotation.name)):
+        await leak(limit)
+
+    assert (await rotate(rotation, emergency=True, return_state=True)).is_completed()
+
+
+async def test_a_limit_that_is_switched_off_stops_no_run(world: World) -> None:
+    """It grants every slot; the ledger keeps the runs apart."""
+    rotation = await world.prepare(world.rotation())
+    async with get_client() as client:
+        await client.upsert_global_concurrency_limit_by_name(slot_of(rotation.name), 1)
+        await client.update_global_concurrency_limit(slot_of(rotation.name), GlobalConcurrencyLimitUpdate(active=False))
+
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    assert (await rotate(rotation, return_state=True)).is_completed()

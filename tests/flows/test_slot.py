@@ -1,0 +1,26 @@
+"""The names of slots and ledgers."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.slot import emergency_slot_of, slot_of
+from tasks.model.rotation import is_slug
+from tasks.world.ledgers import term_variable
+
+slugs = st.from_regex(r"[a-z0-9]{1,3}(-[a-z0-9]{1,9}){0,3}", fullmatch=True).filter(is_slug)
+
+
+@given(slugs, slugs, st.integers(1, 10**7), st.integers(1, 10**7))
+def test_no_name_of_one_rotation_is_one_of_another(one: str, other: str, term: int, another: int) -> None:
+    """Whatever two rotations are called, they share no slot and no ledger; `checkout-emergency` is an ordinary name."""
+    names = {slot_of(one), emergency_slot_of(one), term_variable(one, term)}
+    others = {slot_of(other), emergency_slot_of(other), term_variable(other, another)}
+
+    assert one == other or not names & others
+
+
+def test_a_rotation_called_emergency_has_a_slot_of_its_own() -> None:
+    """The slot of an emergency is no rotation's."""
+    assert emergency_slot_of("checkout") != slot_of("checkout-emergency")

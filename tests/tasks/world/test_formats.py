@@ -1,0 +1,177 @@
+"""Ledgers of other versions of this package: a newer one reads every older format, an older one refuses a newer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+from uuid import uuid4
+
+import pytest
+
+from blocks.errors import LedgerError, ServiceError
+from flows.rotate import follow_protocol
+from sandbox.server import Fault
+from tasks.model.ledger import FORMAT, Ledger, parse_ledger
+from tasks.steps import PLAIN
+from tests.memory import Memory
+from tests.tasks.conftest import Life
+
+STORED = {
+    file.stem: json.loads(file.read_text())
+    for file in sorted((Path(__file__).parents[1] / "model" / "ledgers").glob("*.json"))
+}
+"""Ledgers as Prefect kept them, of every format that there ever was. What was written once never changes."""
+REFUSAL = (
+    "The ledger of rotation checkout was written by a newer version of this package (9.9.9), so nothing was changed: "
+    "upgrade this worker."
+)
+
+
+def fields(schema: dict[str, Any]) -> set[str]:
+    """The names of all fields of a ledger and of what is in it."""
+    return {name for model in (schema, *schema["$defs"].values()) for name in model.get("properties", {})}
+
+
+def names(value: Any) -> set[str]:
+    """The names of all fields in a JSON value."""
+    if isinstance(value, list):
+        return set().union(*map(names, value))
+    return set(value).union(*map(names, value.values())) if isinstance(value, dict) else set()
+
+
+def as_format_1(store: Memory) -> Memory:
+    """The ledger as an earlier package stored it: in a variable without terms, and without what came later."""
+    before_terms = Memory()
+    before_terms.terms[0] = {**{name: field for name, field in store.value.items() if name != "package"}, "format": 1}
+    assert names(before_terms.terms) <= names([v for v in STORED.values() if v["format"] == 1]) | {0}
+    return before_terms
+
+
+async def rotate_and_prune(life: Life) -> None:
+    """Run the protocol once, to the very end of the run."""
+    run = life.open()
+    await follow_protocol(run, life.rotation, PLAIN)
+    await run.prune()
+
+
+def test_a_ledger_of_every_format_is_kept() -> None:
+    """Whoever raises the format keeps a ledger of the former one here, or adds one of the new."""
+    assert {value["format"] for value in STORED.values()} == set(range(1, FORMAT + 1))
+
+
+def test_the_ledgers_of_this_format_have_every_field() -> None:
+    """What is stored is read with nothing left out, so that a renamed field is found by the tests below."""
+    stored = [value for value in STORED.values() if value["format"] == FORMAT]
+
+    assert fields(Ledger.model_json_schema(mode="serialization")) - names(stored) == set()
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_stored_ledger_is_read_whole(name: str) -> None:
+    """Every key, date, budget and policy that an earlier version wrote is still there after reading."""
+    assert parse_ledger("checkout", STORED[name]).to_json() == STORED[name]
+
+
+@pytest.mark.parametrize("stored_format", range(1, FORMAT + 1))
+def test_a_removed_rotation_stays_removed_for_a_newer_package(stored_format: int) -> None:
+    """The last term of a removed rotation is none of an existing one, whichever version wrote it."""
+    value = {**Ledger().closed().to_json(), "format": stored_format}
+
+    assert parse_ledger("checkout", value).is_closed
+
+
+async def test_a_ledger_of_format_1_is_carried_on(life: Life) -> None:
+    """The key that an earlier package made is superseded and keeps its overlap: no key is lost, none is made twice."""
+    await life.rotate()
+    former = await life.held()
+    life.store = as_format_1(life.store)
+
+    await life.rotate()
+
+    assert [key.hash for key in life.ledger.superseded] == [former.hash]
+    assert set(life.openrouter.keys) == life.ledger.hashes()
+    assert life.store.value["format"] == FORMAT
+
+
+async def test_a_rotation_that_an_earlier_package_began_is_finished(life: Life) -> None:
+    """A Retry by this package deletes the key that nobody holds, and the rotation has one new key."""
+    await life.rotate()
+    run_id, first_started = uuid4(), life.time
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
+    await life.failure(life.rotate(run_id=run_id))
+    life.app.state.faults.clear()
+    life.store = as_format_1(life.store)
+
+    await life.rotate(run_id=run_id, first_started=first_started, attempt=2)
+
+    assert life.ledger.pending is None
+    assert len(life.ledger.superseded) == 1
+    assert set(life.openrouter.keys) == life.ledger.hashes()
+
+
+async def test_a_ledger_of_format_1_is_closed_before_it_is_continued(life: Life) -> None:
+    """A run that dies in between has lost nothing, and an earlier package refuses what is there then."""
+    await life.rotate()
+    former = await life.held()
+    life.store = as_format_1(life.store)
+    dying = mock.AsyncMock(side_effect=ServiceError("The process died."))
+    with mock.patch.object(life.store, "create", dying):
+        await life.failure(life.rotate())
+    closed = life.store.value
+
+    await life.rotate()
+
+    assert closed["format"] == FORMAT
+    assert [key.hash for key in life.ledger.superseded] == [former.hash]
+    assert set(life.openrouter.keys) == life.ledger.hashes()
+
+
+async def test_what_a_ledger_of_format_1_said_is_not_taken_for_the_ledger_again(life: Life) -> None:
+    """Where all terms are deleted by hand later, the keys are found by their markers, as without any ledger."""
+    await life.rotate()
+    life.store = as_format_1(life.store)
+    await rotate_and_prune(life)
+    await life.rotate()
+    for number in [number for number in life.store.terms if number]:
+        del life.store.terms[number]
+
+    await life.rotate()
+
+    assert len(life.openrouter.created) == 4
+    assert set(life.openrouter.keys) == life.ledger.hashes()
+
+
+@pytest.mark.parametrize("what", ["rotate", "emergency", "retire", "restore", "apply", "remove", "keep"])
+async def test_an_older_package_refuses_a_newer_ledger_and_changes_nothing(life: Life, what: str) -> None:
+    """Whatever is run, it is one sentence that says what to do; keys, destinations and ledger stay as they are."""
+    await life.rotate()
+    life.later(days=2)
+    life.store.value = {**life.store.value, "format": FORMAT + 1, "package": "9.9.9", "surprise": True}
+    before = life.everything()
+    work: dict[str, Callable[[], Awaitable[str]]] = {
+        "rotate": life.rotate,
+        "emergency": lambda: life.rotate(emergency=True),
+        "retire": life.retire,
+        "restore": life.restore,
+        "apply": life.apply,
+        "remove": lambda: life.remove(life.time),
+        "keep": lambda: life.remove(None),
+    }
+
+    said = await life.failure(work[what]())
+
+    assert said == REFUSAL
+    assert life.everything() == before
+    assert life.is_deployed
+
+
+@pytest.mark.parametrize("package", ["", "sk-or-v1-" + "0" * 64, "9.9.9; rm -rf /", None, 7])
+def test_a_version_that_is_none_is_not_quoted(package: object) -> None:
+    """What a variable says may have been edited by anybody."""
+    with pytest.raises(LedgerError) as refused:
+        parse_ledger("checkout", {"format": FORMAT + 1, "package": package})
+
+    assert str(refused.value) == REFUSAL.replace(" (9.9.9)", "")
