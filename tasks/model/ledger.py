@@ -123,6 +123,13 @@ class Unresolved(_Entry):
     since: datetime
 
 
+class Emergency(_Entry):
+    """The last emergency that has published its key, and when it made every older one due at once."""
+
+    run_id: UUID
+    at: datetime
+
+
 class Ledger(_Entry):
     """What is known about a rotation's keys; each method returns the ledger after one more step.
 
@@ -138,6 +145,7 @@ class Ledger(_Entry):
     superseded: tuple[Superseded, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
     written_off: tuple[WrittenOff, ...] = ()
+    emergency: Emergency | None = None
     retirement: Retirement = Retirement()
     removed: bool = False
     kept: Current | None = None
@@ -282,18 +290,17 @@ class Ledger(_Entry):
             ),
         )
 
-    def hastened(self, now: datetime) -> Self:
-        """Make every superseded key due at once, whatever its policy says.
+    def hastened(self, now: datetime, emergency: Emergency | None = None) -> Self:
+        """Make every superseded key due at once, whatever its policy says; for an emergency that has published.
 
         What was noted about its use is dropped, so that even a full ledger has room for this.
         """
         forgotten = {name: Superseded.model_fields[name].default for name in ("postponed", "usage", "usage_since")}
-        return self._with(
-            superseded=tuple(
-                key.model_copy(update={**forgotten, "revoke_at": min(key.revoke_at, now), "at_once": True})
-                for key in self.superseded
-            )
+        changes = {**forgotten, "at_once": True}
+        ends = tuple(
+            key.model_copy(update={**changes, "revoke_at": min(key.revoke_at, now)}) for key in self.superseded
         )
+        return self._with(superseded=ends, emergency=emergency or self.emergency)
 
     def changed(self, key_hash: str, **changes: Any) -> Self:
         """Note something about one superseded key."""

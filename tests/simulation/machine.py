@@ -90,6 +90,7 @@ class Histories(Watched):
     def __init__(self) -> None:
         super().__init__()
         self.runs: list[Identity] = []
+        self.completed: set[UUID] = set()
         self.numbers = 0
         self.touched: set[str] = set()
 
@@ -148,6 +149,8 @@ class Histories(Watched):
     def _rotate(self, identity: Identity, process: Process | None = None) -> Ended:
         ended = play(run_protocol(self.model, self.rotation, identity, process, self.steps))
         self._after(ended)
+        if ended.succeeded:
+            self.completed.add(identity.id)
         return ended
 
     def _after(self, ended: Ended) -> None:
@@ -224,13 +227,15 @@ class Histories(Watched):
         index = which % len(self.runs)
         run = self.runs[index]
         self.model.time += timedelta(seconds=1)
-        self.runs[index] = Identity(run.id, run.first_started, run.attempt + 1, run.emergency)
+        completed = run.id in self.completed
+        self.runs[index] = Identity(run.id, run.first_started, run.attempt + 1, run.emergency, completed=completed)
         self.model.tell(f"run {run.id.int} is retried")
         ledger, keys = self.model.ledger("checkout"), set(self.model.keys)
         done = ledger and ledger.current and run.id in (ledger.current.made_by, ledger.current.rotated_by)
         self._fate(planned)
         self._rotate(self.runs[index])
-        promise(not done or set(self.model.keys) <= keys, "I6: a Retry of a finished run made another key")
+        made = set(self.model.keys) - keys
+        promise(not (done or completed) or not made, "I6: a Retry of a finished run made another key")
 
     @rule(emergency=st.booleans(), scheduled=st.booleans())
     def plan(self, emergency: bool, scheduled: bool) -> None:

@@ -712,6 +712,14 @@ MUTANTS = [
         SIMPLE,
     ),
     Mutant(
+        "a run that has completed is begun anew",
+        Identity,
+        "completed",
+        property(lambda _self: False, lambda _self, _value: None),
+        ("rotate", "retry", "retire", "delete_the_ledger"),
+        SIMPLE,
+    ),
+    Mutant(
         "any key is written off",
         tasks.life.write_off,
         "_refuse_what_can_be_revoked",
