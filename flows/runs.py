@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 from prefect import State
@@ -44,18 +44,29 @@ class Conclusion:
         self.run: Run | None = None
         self.state: State[None] = Failed(message="The run ended without a result.")
         self.message = ""
+        self._error: KeyRotationError | None = None
 
     def succeeded(self, message: str) -> None:
         """Record success, with the final message."""
         self.message = message
         self.state = Completed(message=message)
 
-    def failed(self, error: Exception) -> None:
+    async def failed(self, error: Exception) -> None:
         """Record a failure. Only the class and location of a foreign error are kept: its text may quote a secret."""
-        if not isinstance(error, KeyRotationError):
-            error = unexpected(error)
-        ledger = self.run.ledger if self.run and self.run.has_looked else None
-        self.message = failed(error, self.run.step if self.run else "", ledger)
+        self._error = error if isinstance(error, KeyRotationError) else unexpected(error)
+        await self.look_again()
+
+    async def look_again(self) -> None:
+        """Name in the message of a failure the key that is live now: another run may have rotated since."""
+        if self._error is None:
+            return
+        ledger = None
+        if self.run and self.run.has_looked:
+            # Where the ledger cannot be read, what this run knows of it is the latest that can be told.
+            with suppress(KeyRotationError):
+                await self.run.load()
+            ledger = self.run.ledger
+        self.message = failed(self._error, self.run.step if self.run else "", ledger)
         self.state = Failed(message=self.message)
 
 
@@ -67,7 +78,9 @@ async def conclude() -> AsyncIterator[Conclusion]:
     try:
         yield conclusion
     except Exception as error:  # noqa: BLE001 - every failure becomes a state with a message
-        conclusion.failed(error)
+        await conclusion.failed(error)
+    # Giving the slot back may have taken longer than the slot's lease.
+    await conclusion.look_again()
     if conclusion.rotation and conclusion.state.is_failed():
         step = conclusion.run.step if conclusion.run else "begin"
         await PrefectWorld().emit(Event.ROTATION_FAILED, conclusion.rotation, step=step, sentence=conclusion.message)
@@ -105,7 +118,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
         try:
             yield run
         except Exception as error:  # noqa: BLE001 - the artifact is written however the run ends
-            conclusion.failed(error)
+            await conclusion.failed(error)
         await _prune(run)
         if run.has_looked:
             # Without a look at the ledger the page would say that there is no key.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.logging import get_run_logger
 
+from tasks.world.gate import DEADLINE_SECONDS
+
 
 async def show_markdown(key: str, markdown: str, description: str) -> None:
     """Write a Markdown artifact; a failure is logged as a warning."""
     try:
-        await acreate_markdown_artifact(key=key, markdown=markdown, description=description)
+        # Prefect's client would go on for minutes, and then put this page over that of a later run.
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await acreate_markdown_artifact(key=key, markdown=markdown, description=description)
     except Exception as error:  # noqa: BLE001 - the run's work is done, whether or not it can be shown
         _warn(key, error)
 
@@ -19,7 +24,8 @@ async def show_markdown(key: str, markdown: str, description: str) -> None:
 async def show_table(key: str, table: list[dict[str, Any]], description: str) -> None:
     """Write a table artifact; a failure is logged as a warning."""
     try:
-        await acreate_table_artifact(key=key, table=table, description=description)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await acreate_table_artifact(key=key, table=table, description=description)
     except Exception as error:  # noqa: BLE001 - the run's work is done, whether or not it can be shown
         _warn(key, error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger, Superseded
 from tasks.model.schedules import SLUG
 from tasks.world.api import api_errors
+from tasks.world.gate import DEADLINE_SECONDS
 from tasks.world.inventory import Facts, SeenRun, count_deployments, read_facts
 
 OVERVIEW = "key-rotations"
@@ -230,7 +232,9 @@ async def _refresh(now: datetime, ended: SeenRun | None, rotation: str, *, unles
     try:
         if unless_fresh and await _is_fresh_enough(now):
             return
-        await show(await read_rows(now, ended, rotation), now)
+        rows = await read_rows(now, ended, rotation)
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await show(rows, now)
     except KeyRotationError as error:
         get_run_logger().warning("The overview of all rotations was not refreshed: %s", error)
     except Exception as error:  # noqa: BLE001 - a foreign error's text may quote anything, so only its class is logged

@@ -339,8 +339,9 @@ class Ledger(_Entry):
 
     def closed(self) -> Self:
         """Forget a removed rotation, of which no key is left that will have to be revoked."""
-        signed = self.model_dump(include={"format", "package", "revision", "writer"})
-        return type(self)(**signed, removed=True)
+        return type(self)(
+            format=self.format, package=self.package, revision=self.revision, writer=self.writer, removed=True
+        )
 
     def found(self, keys: Iterable[Superseded]) -> Self:
         """Take up keys of this rotation that no ledger explained."""

@@ -14,7 +14,14 @@ from contextlib import asynccontextmanager
 from prefect.client.orchestration import PrefectClient
 from prefect.client.utilities import get_or_create_client
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_random_exponential,
+)
 
 from blocks.errors import ServiceError
 from tasks.world.api import api_errors
@@ -22,7 +29,7 @@ from tasks.world.api import api_errors
 DEADLINE_SECONDS = 15.0
 """How long one request may take; far below the lease of a slot."""
 ATTEMPTS = 9
-"""How often an idempotent write is tried: for about 15 seconds, while each attempt fails at once."""
+"""How often an idempotent write is tried at most; no attempt begins later than the deadline after the first."""
 FIRST_WAIT_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 5.0
 
@@ -56,7 +63,10 @@ async def persistently(attempt: Callable[[], Awaitable[None]]) -> None:
         ServiceError: It did not succeed in time, or cannot.
     """
     retrying = AsyncRetrying(
-        stop=stop_after_attempt(ATTEMPTS), wait=_wait, retry=retry_if_exception(_may_retry), reraise=True
+        stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(DEADLINE_SECONDS),
+        wait=_wait,
+        retry=retry_if_exception(_may_retry),
+        reraise=True,
     )
     await retrying(attempt)
 

@@ -28,7 +28,7 @@ from tasks.world.ports import World
 
 T = TypeVar("T")
 WRITE_SECONDS = 20.0
-"""How long one write to a destination may take; far below the lease of a slot."""
+"""How long a look at the ledger and one write to a destination may take together; far below the lease of a slot."""
 
 
 class NewKey:
@@ -130,19 +130,21 @@ class Run:
     async def write_to(
         self, place: Destination, value: SecretStr, content: Content, written_by: Mapping[str, str]
     ) -> None:
-        """Store a key in a destination: one attempt with a deadline, right after a look at the ledger.
+        """Store a key in a destination: a look at the ledger and one attempt, with one deadline for both.
+
+        An answer that comes late tells of a ledger that has changed meanwhile, so the look may not take long either.
 
         Raises:
             PlaceLostError: Another run has taken over; nothing was written.
             ServiceError: The place cannot be written, or did not answer in time.
         """
-        await self.guard()
         try:
             async with asyncio.timeout(WRITE_SECONDS):
+                await self.guard()
                 await place.write_content(value, content, written_by)
         except TimeoutError:
             raise ServiceError(
-                f"{place.place()} did not answer a write within {WRITE_SECONDS:.0f} seconds.",
+                f"{place.place()} could not be written within {WRITE_SECONDS:.0f} seconds.",
                 outcome_unknown=True,
                 retryable=True,
             ) from None

@@ -30,7 +30,7 @@ from tests.e2e import child
 from tests.e2e.conftest import World
 from tests.e2e.driver import attempt, retry
 from tests.e2e.leaks import leaks
-from tests.e2e.proxy import proxy
+from tests.e2e.proxy import Barrier, serving
 
 HELD_SECONDS = 600.0
 """How long a request is held whose process is about to be killed, or which a test lets go."""
@@ -91,7 +91,7 @@ async def until_held(fault: Fault, within: float = REACHED_WITHIN) -> None:
 async def kill_at(world: World, run_id: UUID, effect: Effect, when: Literal["before", "after"]) -> None:
     """Run a flow run in a process of its own, and kill that before the effect, or after it and before its answer."""
     if effect.service == "prefect":
-        async with proxy(world.stack.url, when, effect.request, effect.skip) as between:
+        async with serving(Barrier(world.stack.url, when, effect.request, effect.skip)) as between:
             with process(world, run_id, between.url) as started:
                 await asyncio.wait_for(between.reached.wait(), REACHED_WITHIN)
                 started.kill()

@@ -27,7 +27,7 @@ from tests.e2e.processes import (
     retry_after_death,
     until_held,
 )
-from tests.e2e.proxy import proxy
+from tests.e2e.proxy import Barrier, serving
 
 pytestmark = with_processes
 
@@ -60,7 +60,7 @@ async def test_a_run_that_loses_its_hold_on_the_slot_goes_on(world: World) -> No
     fault = world.openrouter_app.state.faults.add(Fault("before", "GET", "/keys/", status=0, delay=HELD_SECONDS))
     run_id = await begin_rotation(rotation)
 
-    async with proxy(world.stack.url, "refused", r"POST /api/v2/concurrency_limits/leases/") as between:
+    async with serving(Barrier(world.stack.url, "refused", r"POST /api/v2/concurrency_limits/leases/")) as between:
         with process(world, run_id, between.url) as running:
             await between.reached.wait()
             fault.delay = 0

@@ -1,11 +1,28 @@
-"""Several things at once: every one is waited for, and what failed is told as what it is."""
+"""A run's writes to destinations, and several things at once."""
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+from typing import NoReturn
+from unittest import mock
+from uuid import uuid4
 
-from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, PlaceLostError, UnavailableError
-from tasks.world.run import gather_all
+import pytest
+from pydantic import SecretStr
+
+from blocks.destination import Content, Destination
+from blocks.errors import (
+    ConfigurationError,
+    DestinationError,
+    KeyRotationError,
+    PlaceLostError,
+    ServiceError,
+    UnavailableError,
+)
+from tasks.world import run as module
+from tasks.world.open_ledger import OpenLedger
+from tasks.world.run import Run, gather_all
+from tests.memory import Memory
 
 
 async def fails(error: Exception) -> None:
@@ -40,3 +57,24 @@ async def test_an_error_that_is_not_ours_is_not_told_as_ours() -> None:
     """A mistake in the code must not look like a destination that failed."""
     with pytest.raises(TypeError):
         await gather_all([fails(DestinationError("a")), fails(TypeError("b"))])
+
+
+class Silent(Memory):
+    """A ledger that is never answered for."""
+
+    async def newest(self) -> NoReturn:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_destination_is_not_written_after_a_look_at_the_ledger_that_took_too_long() -> None:
+    """What such a look has seen may be long past: another run may have taken over since."""
+    place = mock.create_autospec(Destination, instance=True)
+    place.place.return_value = "secret/checkout"
+    run = Run("checkout", mock.Mock(), OpenLedger("checkout", Silent(), uuid4()), mock.Mock())
+
+    with mock.patch.object(module, "WRITE_SECONDS", 0.01), pytest.raises(ServiceError, match="could not be written"):
+        await run.write_to(place, SecretStr("key"), Content(None), {})
+
+    place.write_content.assert_not_awaited()

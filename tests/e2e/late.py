@@ -1,0 +1,150 @@
+"""Two runs of one rotation: Prefect's API stops taking run A's writes, and run B rotates meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
+from multiprocessing.process import BaseProcess
+from typing import Any
+from uuid import UUID
+
+from prefect import State
+
+from flows import retire, rotate
+from tasks.model.rotation import Rotation
+from tests.by_hand import edit_ledger, ledger_of, ledger_value
+from tests.e2e.conftest import World
+from tests.e2e.driver import begin_rotation, ended
+from tests.e2e.processes import check_no_outage, check_one_key, give_the_slot_back, held_at, process
+from tests.e2e.proxy import Outage, serving
+
+NAMED_KEY = re.compile(r"\bthe key (sk-or-v1-\S+) is live", re.IGNORECASE)
+
+
+class Watch:
+    """A consumer that reads every destination again and again, and asks OpenRouter for what it has read."""
+
+    def __init__(self, world: World, rotation: Rotation) -> None:
+        self._world = world
+        self._rotation = rotation
+        self.seen: set[str] = set()
+        """The labels of the keys that it has read."""
+
+    async def look(self) -> None:
+        """Read each destination once."""
+        for name in self._rotation.destinations:
+            held = await held_at(name)
+            if not all(self._world.openrouter.is_live(secret) for secret in held):
+                # It may have been replaced, and have ended, since it was read: a consumer reads again.
+                held = await held_at(name)
+            assert held, name
+            assert all(self._world.openrouter.is_live(secret) for secret in held), name
+            self.seen |= {key.label for key in self._world.openrouter.keys.values() if key.secret in held}
+
+    async def go_on(self, every: float) -> None:
+        """Read for ever, after so many seconds each."""
+        while True:
+            await self.look()
+            await asyncio.sleep(every)
+
+
+@asynccontextmanager
+async def watched(world: World, rotation: Rotation, every: float = 0.2) -> AsyncIterator[Watch]:
+    """At every moment inside, every destination holds a key that works."""
+    watch = Watch(world, rotation)
+    await watch.look()
+    reading = asyncio.create_task(watch.go_on(every))
+    try:
+        yield watch
+    finally:
+        reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reading
+    await watch.look()
+
+
+async def until_it_begins(outage: Outage, a: BaseProcess) -> None:
+    """Wait until run A meets the outage, or has ended with fewer writes."""
+    while a.is_alive() and not outage.began.is_set():  # noqa: ASYNC110 - a process has no event
+        await asyncio.sleep(0.02)
+
+
+async def overtaken(
+    world: World,
+    rotation: Rotation,
+    outage: Outage,
+    *,
+    turn: AbstractAsyncContextManager[Any] | None = None,
+    longer: float = 0,
+) -> None:
+    """Let run A meet an outage and run B rotate during it; A ends once it is over, with a true sentence.
+
+    Args:
+        world: The stand-ins.
+        rotation: The rotation, which has a key.
+        outage: The outage.
+        turn: What A holds until it meets the outage, where many such histories go on at once; B then waits until A's
+            lease has ended. Without it A's slot is given back by hand.
+        longer: For how many seconds the outage lasts at least.
+    """
+    run_id = await begin_rotation(rotation)
+    async with serving(outage), watched(world, rotation, 5.0 if turn else 0.2) as watch, AsyncExitStack() as stack:
+        async with turn or nullcontext():
+            a = stack.enter_context(process(world, run_id, outage.url))
+            await until_it_begins(outage, a)
+        began = time.monotonic()
+        if turn is None:
+            await give_the_slot_back(rotation.name)
+        b = await rotate(rotation, return_state=True)
+        assert b.is_completed(), b.message
+        await asyncio.sleep(max(0.0, longer - (time.monotonic() - began)))
+        outage.is_over = True
+        state = (await ended(run_id, within=300)).state
+        await asyncio.to_thread(a.join, 30)
+    assert state is not None
+    await check_sentence(rotation, run_id, state, watch)
+
+
+async def check_sentence(rotation: Rotation, run_id: UUID, state: State, watch: Watch) -> None:
+    """A run that met an outage says truly how it ended and which key is live."""
+    said = str(state.message)
+    ledger = await ledger_of(rotation.name)
+    named = NAMED_KEY.search(said)
+    assert named, said
+    assert ledger.current, said
+    if state.is_completed():
+        # Another run may have rotated since this one had done its work.
+        assert named[1] in watch.seen, (said, ledger)
+        assert said.startswith(("Rotated: ", "Already rotated: ", "Finished an interrupted rotation: ")), said
+        assert named[1] == ledger.current.label or ledger.current.made_by != run_id, (said, ledger)
+    else:
+        assert state.is_failed(), said
+        assert " failed: " in said, said
+        assert named[1] == ledger.current.label, (said, ledger)
+        assert "Retry is safe" in said, said
+
+
+async def make_due(rotation: Rotation) -> None:
+    """Let the time of every superseded key be over, that in which a late write may bring it in, too."""
+    value = await ledger_value(rotation.name)
+    for key in value["superseded"]:
+        key["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    await edit_ledger(rotation.name, value)
+
+
+async def check_repaired(world: World, rotation: Rotation, during: object = "") -> None:
+    """After the next run, and once no late write can bring a key in any more, one live key is left."""
+    following = await rotate(rotation, return_state=True)
+    assert following.is_completed(), (during, following.message)
+    await check_no_outage(world, rotation, during)
+    ledger = await ledger_of(rotation.name)
+    assert all(key.late_until for key in ledger.superseded), (during, ledger)
+    if ledger.superseded:
+        await make_due(rotation)
+        retired = await retire(rotation.name, return_state=True)
+        assert retired.is_completed(), (during, retired.message)
+    await check_one_key(world, rotation, during)

@@ -1,0 +1,150 @@
+"""Prefect's API is down for one run while another rotates: what comes late takes no effect, or does no harm."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from flows import retire, rotate
+from tasks.model.rotation import Rotation
+from tests.by_hand import ledger_value
+from tests.e2e.conftest import World, with_kills
+from tests.e2e.driver import begin_rotation
+from tests.e2e.late import check_repaired, make_due, overtaken, watched
+from tests.e2e.processes import (
+    check_converged,
+    check_nothing_leaked,
+    ended_by_itself,
+    held_by,
+    process,
+)
+from tests.e2e.proxy import Outage, Request, serving
+
+pytestmark = [*with_kills, pytest.mark.timeout(300)]
+LEDGER = "POST /api/variables/"
+SECRET = "PATCH /api/block_documents/"
+SHORT_SECONDS = 5.0
+LONGER_THAN_A_LEASE_SECONDS = 75.0
+STORES = pytest.mark.parametrize("store", ["secret", "vault-secret"])
+
+
+async def with_a_key(world: World, store: str) -> Rotation:
+    """A rotation that has rotated once, and whose superseded key ends at once."""
+    rotation = world.rotation()
+    rotation = await world.prepare(rotation.model_copy(update={"destinations": [f"{store}/{rotation.name}"]}))
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    return rotation
+
+
+def writes_of_the_ledger(outage: Outage) -> list[Request]:
+    """The writes of the ledger that were refused."""
+    return [request for request in outage.refused if request.line.startswith(LEDGER)]
+
+
+@pytest.mark.parametrize(
+    ("store", "first", "skip"),
+    [("vault-secret", LEDGER, 1), ("secret", SECRET, 0), ("secret", LEDGER, 3)],
+    ids=["that writes down which key was created", "to the secret", "that makes the key the current one"],
+)
+@pytest.mark.parametrize(
+    "commits", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["lost", "committed"]
+)
+async def test_a_run_that_is_overtaken_while_its_write_is_refused_says_so_and_does_no_harm(
+    world: World, store: str, first: str, skip: int, commits: bool
+) -> None:
+    """Every destination holds a working key all along, and one is left after the next run."""
+    rotation = await with_a_key(world, store)
+    outage = Outage(world.stack.url, skip, first=first, retry_after=SHORT_SECONDS, commits=commits)
+
+    await overtaken(world, rotation, outage)
+
+    await check_repaired(world, rotation)
+    check_nothing_leaked(world)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("commits", [False, True], ids=["lost", "committed"])
+@STORES
+async def test_an_outage_longer_than_a_lease_that_begins_at_any_write_does_no_harm(
+    world: World, store: str, commits: bool
+) -> None:
+    """The lease ends, B rotates, A goes on; then each of A's writes to the ledger arrives three times more."""
+    seen = await writes_of_a_rotation(world, store)
+    rotations = [await with_a_key(world, store) for _ in seen]
+    outages = [
+        Outage(world.stack.url, skip, retry_after=LONGER_THAN_A_LEASE_SECONDS, commits=commits)
+        for skip in range(len(seen))
+    ]
+
+    # Two cores cannot start them all at once, but they can wait for the leases to end side by side.
+    turn = asyncio.Lock()
+
+    async def history(outage: Outage, rotation: Rotation) -> None:
+        await overtaken(world, rotation, outage, turn=turn, longer=LONGER_THAN_A_LEASE_SECONDS)
+        await deliver_without_effect(outage, rotation, writes_of_the_ledger(outage) * 3)
+        async with turn:
+            await check_repaired(world, rotation, outage.writes)
+
+    results = await asyncio.gather(*map(history, outages, rotations), return_exceptions=True)
+
+    failed = {f"{skip}: {seen[skip]}": result for skip, result in enumerate(results) if result is not None}
+    assert failed == {}
+    assert {kind(outage.refused[0].line) for outage in outages if outage.refused} == {kind(line) for line in seen}
+    check_nothing_leaked(world)
+
+
+def kind(line: str) -> str:
+    """What a write is, whichever record it is about."""
+    return re.sub(r"[0-9a-f-]{36}|/name/\S+", "…", line)
+
+
+async def writes_of_a_rotation(world: World, store: str) -> list[str]:
+    """The writes to Prefect's API that a rotation makes when nothing is wrong."""
+    rotation = await with_a_key(world, store)
+    outage = Outage(world.stack.url, first="nothing")
+    run_id = await begin_rotation(rotation)
+    async with serving(outage):
+        with process(world, run_id, outage.url) as running:
+            await ended_by_itself(running)
+    assert len(outage.writes) > 10
+    return outage.writes
+
+
+async def deliver_without_effect(outage: Outage, rotation: Rotation, requests: list[Request]) -> None:
+    """Let writes arrive late: neither the ledger nor a destination changes."""
+
+    async def now() -> tuple[Any, set[str]]:
+        return await ledger_value(rotation.name), await held_by(rotation)
+
+    before = await now()
+    for request in requests:
+        await outage.deliver(request)
+    assert await now() == before
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.exhaustive)])
+async def test_a_secret_written_late_brings_in_a_key_that_works_until_the_next_run(world: World, times: int) -> None:
+    """The key of the write that was refused outlives it, and does not end while the secret holds it."""
+    rotation = await with_a_key(world, "secret")
+    outage = Outage(world.stack.url, first=SECRET, retry_after=SHORT_SECONDS)
+    await overtaken(world, rotation, outage)
+    patch = next(request for request in outage.refused if request.line.startswith(SECRET))
+    current = await held_by(rotation)
+
+    async with watched(world, rotation):
+        for _ in range(times):
+            assert await outage.deliver(patch) == 204
+        assert await held_by(rotation) != current
+        await make_due(rotation)
+        kept = await retire(rotation.name, return_state=True)
+        repaired = await rotate(rotation, return_state=True)
+
+    assert kept.is_failed()
+    assert f"because secret/{rotation.name} still holds it" in str(kept.message)
+    assert repaired.is_completed(), repaired.message
+    await check_repaired(world, rotation)
+    await check_converged(world, rotation)
