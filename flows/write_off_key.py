@@ -28,16 +28,16 @@ async def write_off_key(
 ) -> State[None]:
     """Remove a key from a rotation's ledger that cannot be revoked any more, because its account is out of reach.
 
-    The key may stay valid at OpenRouter. A key that can be revoked is refused.
+    The key may live on at OpenRouter. Where it can be revoked, nothing is changed.
 
     Args:
-        rotation: Name of the rotation.
-        label: Label of the key, such as sk-or-v1-0e6...1c96; for a create of unknown outcome, the id of its run.
-        reason: Why it is written off, for the ledger, the event and the artifact.
-        confirm_name: The name of the rotation again, to confirm: a key that is written off is not revoked.
+        rotation: The name of the rotation.
+        label: The key's label, such as sk-or-v1-0e6...1c96; for a create of unknown outcome the id of its run.
+        reason: Why it is written off; the ledger, the event and the artifact show it.
+        confirm_name: The rotation's name once more, typed by hand, because a key that is written off is not revoked.
 
     Returns:
-        The final state; its message describes the result.
+        The final state, whose message says in one sentence what happened.
     """
     async with conclude() as conclusion:
         why = check_write_off(str(rotation), confirm_name, reason)
@@ -74,7 +74,7 @@ async def follow_write_off(run: Run, label: str, reason: str) -> str:
 
     Args:
         run: The run.
-        label: The key's label or hash, or a run's id.
+        label: The key's label.
         reason: Why.
 
     Returns:
