@@ -45,7 +45,7 @@ docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 test: $(VENV)/dev ## Run the tests, all but those that take long: make kills has them
 	$(BIN)/python -m pytest -n 6 --dist loadgroup -m "not exhaustive"
 
-kills: $(VENV)/dev ## Kill real runs before and after each of their effects, and stop services and servers in mid-run
+kills: $(VENV)/dev ## Kill real runs before and after each of their effects, stop services in mid-run, and refuse their writes
 	$(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_late_writes.py -n 0 -v
 
 mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each one is caught
