@@ -329,7 +329,10 @@ class Ledger(_Entry):
         ends = tuple(
             key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at), "at_once": True}) for key in abandoned
         )
-        former = tuple(key.model_copy(update={"at_once": True}) for key in self._retiring(now, revoke_at))
+        # Nobody promises anything for a removed rotation's destinations, so a write that comes late is not waited for.
+        former = tuple(
+            key.model_copy(update={"at_once": True, "revoke_at": revoke_at}) for key in self._retiring(now, revoke_at)
+        )
         return self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
 
     def left_to_its_user(self) -> Self:
