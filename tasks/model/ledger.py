@@ -320,10 +320,7 @@ class Ledger(_Entry):
         return self._with(current=self.current.model_copy(update=changes))
 
     def given_up(self, now: datetime, revoke_at: datetime) -> Self:
-        """Take the rotation away: no key lives longer than until `revoke_at`, the current one until just then.
-
-        Nobody is left to decide about a key that is still used, or to bring one back, so each is deleted at its end.
-        """
+        """Remove the rotation: each key is deleted at its end, and no later than at `revoke_at`."""
         pending = self.pending and self.pending.key
         abandoned = self.abandoned(revoke_at, at_once=True).superseded if pending else self.superseded
         ends = tuple(
