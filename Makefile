@@ -6,7 +6,7 @@ UV := 0.13.9
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up status automations test lint kills mutants simulate soak bench docs lock clean
+.PHONY: help demo up status automations lint check docs test kills mutants simulate soak bench lock release clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -39,8 +39,12 @@ lint: $(VENV)/dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+check: lint ## Check style and types, and run every test that needs no server, in less than a minute
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not e2e and not slow"
+
 docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in site/index.html"
 
 test: $(VENV)/dev ## Run the tests, all but those that take long: make kills has them
 	$(BIN)/python -m pytest -n 6 --dist loadgroup -m "not exhaustive"
@@ -67,5 +71,8 @@ lock: $(VENV)/run ## Pin every dependency again, with hashes and without naming 
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" pyproject.toml --group build --group dev -c requirements.txt -o requirements-dev.txt
 
+release: $(VENV)/run ## Build the wheel into dist/, if the version, the changelog and the tag of this commit agree
+	@$(BIN)/python .ci/release.py
+
 clean: ## Remove what the commands made
-	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

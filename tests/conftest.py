@@ -21,6 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--take-pictures", action="store_true", help="write docs/images from the tests in tests/browser")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what starts a Prefect server, so that no module can forget to."""
+    if "migrated" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.e2e)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuse to run without groups, where each process would start servers and workers for every group of tests."""

@@ -8,6 +8,7 @@ import pytest
 
 from sandbox.stack import CHECKOUT
 
+PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
@@ -23,15 +24,18 @@ def anchors(page: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("link", sorted({link for link in links("README.md") if "://" not in link}))
-def test_the_readme_links_to_what_is_there(link: str) -> None:
-    """A file that the README names exists, and so does the heading."""
+@pytest.mark.parametrize(
+    ("page", "link"), sorted({(page, link) for page in PAGES for link in links(page) if "://" not in link})
+)
+def test_each_link_leads_to_what_is_there(page: str, link: str) -> None:
+    """A file that a page names exists, and so does the heading."""
     file, _, anchor = link.partition("#")
 
     assert (CHECKOUT / file).exists()
-    assert not anchor or anchor in anchors(file or "README.md")
+    assert not anchor or anchor in anchors(file or page)
 
 
-def test_the_readme_names_no_insecure_address() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_names_an_insecure_address(page: str) -> None:
     """Links to the outside are https."""
-    assert not [link for link in links("README.md") if link.startswith("http:")]
+    assert not [link for link in links(page) if link.startswith("http:")]

@@ -37,6 +37,7 @@ from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import running
+from sandbox.vault_engines import KvVersion2
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tests.blocks.vault.vaults import at_once
 from tests.certificates import self_signed
@@ -99,7 +100,7 @@ def _apps() -> tuple[dict[Service, Liar], StoredKey, str]:
     key = o.add_key(o.accounts[0], {"name": "checkout"})
     o.guardrails[GUARDRAIL] = {"id": GUARDRAIL, "workspace_id": o.accounts[0].workspaces[0]}
     engine = v.namespaces[""]["secret"]
-    assert isinstance(engine, vault.KvVersion2)
+    assert isinstance(engine, KvVersion2)
     for value in ("older", "old"):
         engine.write("app", {"value": value}, {})
     for login in LOGINS:

@@ -22,6 +22,7 @@ from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
+from sandbox.vault_engines import KvVersion2
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.model.keys import read_marker
 from tasks.model.rotation import MAX_KEY_NAME, KeySettings, Retirement, Rotation, parse_rotation
@@ -376,7 +377,7 @@ async def test_a_secret_is_written_where_the_block_says_and_nowhere_else(
     await block.aclose()
 
     engine = sandbox.namespaces[""][block.mount]
-    assert isinstance(engine, vault.KvVersion2)
+    assert isinstance(engine, KvVersion2)
     assert list(engine.records) == [block.path]
     assert engine.read(block.path)["data"] == {block.field: KEY}
     assert read == KEY.encode()

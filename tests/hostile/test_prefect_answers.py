@@ -129,6 +129,7 @@ def test_no_call_of_the_world_is_left_out() -> None:
     assert asked <= set(CALLS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_lie_of_prefects_api_ends_with_one_sentence_and_no_secret(
     prefect: Liar, name: str, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ import pytest
 
 from sandbox.stack import CHECKOUT
 
+pytestmark = pytest.mark.slow
 COMMANDS = re.findall(r"python -m ((?:sandbox|bench)\S*)", (CHECKOUT / "Makefile").read_text())
 PROGRAM = """
 import importlib, os, sys

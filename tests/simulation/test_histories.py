@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.simulation.machine import Histories
+
+pytestmark = pytest.mark.slow
 
 Histories.TestCase.settings = settings(
     max_examples=300, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.simulation.mutants import MUTANTS, Mutant, hunt
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.wrong)
 def test_a_wrong_version_is_caught(mutant: Mutant) -> None:

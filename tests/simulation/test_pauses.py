@@ -15,6 +15,7 @@ from tests.simulation.machine import Histories
 from tests.simulation.model import Fate
 from tests.simulation.strategies import Aim
 
+pytestmark = pytest.mark.slow
 MOST_CALLS = 80
 """More than any run makes."""
 

@@ -1,0 +1,63 @@
+"""Build the wheel of a release, from this commit and nothing beside it: `make release`.
+
+The version in `pyproject.toml`, the top of `CHANGELOG.md` and the tag of the commit have to agree first.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+
+DIST = Path("dist")
+
+
+def disagreement(version: str, changelog: str, tags: Collection[str]) -> str | None:
+    """Say in one sentence why a commit is not the release of its version.
+
+    Args:
+        version: The version in `pyproject.toml`.
+        changelog: The text of `CHANGELOG.md`.
+        tags: The commit's tags.
+
+    Returns:
+        The sentence; `None` if it is the release.
+    """
+    newest = re.search(r"^## .*$", changelog, re.MULTILINE)
+    wanted = f"## {version} - "
+    if newest is None or not re.fullmatch(re.escape(wanted) + r"\d{4}-\d{2}-\d{2}", newest[0]):
+        found = f"`{newest[0]}`" if newest else "missing"
+        return f"CHANGELOG.md has no entry for {version}: its first heading is {found}, not `{wanted}<YYYY-MM-DD>`."
+    if f"v{version}" not in tags:
+        return f"This commit is not tagged v{version}; its tags: {', '.join(sorted(tags)) or 'none'}."
+    return None
+
+
+def main() -> None:
+    """Check the commit that is checked out in the current folder, and build its wheel into `dist/`."""
+    with tempfile.TemporaryDirectory(prefix="release-") as folder:
+        # Neither changes that are not committed nor what an earlier build left behind gets into the wheel.
+        with tarfile.open(fileobj=io.BytesIO(_git("archive", "HEAD"))) as archive:
+            archive.extractall(folder, filter="data")
+        source = Path(folder)
+        version = tomllib.loads((source / "pyproject.toml").read_text())["project"]["version"]
+        tags = _git("tag", "--points-at", "HEAD").decode().split()
+        if why := disagreement(version, (source / "CHANGELOG.md").read_text(), tags):
+            sys.exit(why)
+        pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+        subprocess.run([*pip, "--wheel-dir", DIST, source], check=True)
+    print(f"Built the wheel of {version} into {DIST}/.")
+
+
+def _git(*args: str) -> bytes:
+    return subprocess.run(["git", *args], check=True, stdout=subprocess.PIPE).stdout
+
+
+if __name__ == "__main__":
+    main()

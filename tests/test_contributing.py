@@ -1,0 +1,76 @@
+"""What newcomers are told to run is there, and CI runs what the guide says and nothing else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from sandbox.stack import CHECKOUT
+from tests.test_rooms import ROOMS
+
+COMMAND = re.compile(r"(?:`|entry: )make ([a-z]+)")
+ROOM = re.compile(r"^\| `((?:blocks|tasks|flows)/[^`]*)` \|", re.MULTILINE)
+
+
+def read(file: str) -> str:
+    """Read a file of the checkout."""
+    return (CHECKOUT / file).read_text()
+
+
+def steps(workflow: Any) -> list[Any]:
+    """Return the steps of a workflow's jobs."""
+    return [step for job in workflow["jobs"].values() for step in job["steps"]]
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["CONTRIBUTING.md", "SECURITY.md", ".pre-commit-config.yaml", ".github/PULL_REQUEST_TEMPLATE.md"],
+)
+def test_each_command_is_one_that_make_lists(file: str) -> None:
+    """Nobody is told to run what does not exist."""
+    listed = subprocess.run(["make", "help"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
+
+    named = COMMAND.findall(read(file))
+
+    assert named
+    assert [name for name in named if not re.search(rf"^make {name}\t", listed, re.MULTILINE)] == []
+
+
+def test_the_guide_lists_every_room() -> None:
+    """The table has the rooms whose arrows are enforced; the services' own rooms are in that of `blocks`."""
+    rooms = {room.replace("*.py", "").strip("/").replace("/", ".") for room in ROOM.findall(read("CONTRIBUTING.md"))}
+
+    assert rooms == {room for room in ROOMS if not room.startswith("blocks.")}
+
+
+def test_the_workflow_checks_out_and_runs_one_command() -> None:
+    """What CI does can be run anywhere; an action is pinned by its commit, and nothing may write."""
+    workflow = yaml.safe_load(read(".github/workflows/ci.yml"))
+
+    checkout, run = steps(workflow)
+    assert re.fullmatch(r"actions/checkout@[0-9a-f]{40}", checkout["uses"])
+    assert run == {"run": ".ci/run"}
+    assert workflow["permissions"] == {}
+    assert [job["permissions"] for job in workflow["jobs"].values()] == [{"contents": "read"}]
+
+
+def test_the_guide_tells_what_ci_runs() -> None:
+    """CI runs the commands that the guide names, in their order."""
+    [told] = re.findall(r"^CI runs `\.ci/run`: ([^.]*)", read("CONTRIBUTING.md"), re.MULTILINE)
+
+    ran = [
+        name for line in re.findall(r"^(?:exec )?make (.*)$", read(".ci/run"), re.MULTILINE) for name in line.split()
+    ]
+    assert COMMAND.findall(told) == ran
+
+
+def test_hooks_fetch_nothing() -> None:
+    """Each hook is local and uses what is installed already."""
+    repositories = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+
+    assert [each["repo"] for each in repositories] == ["local"]
+    assert {hook["language"] for hook in repositories[0]["hooks"]} == {"system"}
