@@ -8,6 +8,7 @@ After each effect `watch` is called, which checks the invariants.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -869,10 +870,21 @@ async def _until_it_ends(work: Awaitable[str], run: Run | None = None) -> Ended:
     return ended
 
 
+LOOP = asyncio.new_event_loop()
+"""One for all runs: thousands of them take a millisecond each, and so does making a loop."""
+atexit.register(LOOP.close)
+
+
 def play(work: Awaitable[T]) -> T:
-    """Run something to its end from a test that is not async."""
+    """Run something to its end from a test that is not async; nothing that it has begun goes on after that."""
 
     async def main() -> T:
         return await work
 
-    return asyncio.run(main())
+    try:
+        return LOOP.run_until_complete(main())
+    finally:
+        if left := asyncio.all_tasks(LOOP):
+            for task in left:
+                task.cancel()
+            LOOP.run_until_complete(asyncio.wait(left))

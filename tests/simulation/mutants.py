@@ -781,10 +781,16 @@ def hunt(mutant: Mutant, histories: int = MAX_HISTORIES) -> Caught:
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    machine = seed(0)(histories_of(*mutant.among, **mutant.begun_with))
+    machine = histories_of(*mutant.among, **mutant.begun_with)
+
+    # Of a class Hypothesis would read and digest the whole module, which takes longer than some hunts.
+    @seed(0)
+    def begin() -> Histories:
+        return machine()
+
     with mutant.planted(), contextlib.redirect_stdout(io.StringIO()):
         try:
-            run_state_machine_as_test(machine, settings=chosen)
+            run_state_machine_as_test(begin, settings=chosen)
         except BrokenPromiseError as broken:
             by = str(broken)
     return Caught(by, time.monotonic() - begun, COUNTED["histories"] - before)
