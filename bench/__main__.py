@@ -20,9 +20,11 @@ from rich.table import Table
 from starlette.applications import Starlette
 
 from sandbox import infisical, openrouter, vault
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import Stack
+from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.world.deployments import schedule_of
 
 PAIRS = 15
@@ -39,7 +41,7 @@ class Bench:
     """The setup of the measurements, and their results."""
 
     stack: Stack
-    sandbox: openrouter.OpenRouterSandbox
+    sandbox: OpenRouterSandbox
     openrouter_app: Starlette
     openrouter_url: str
     vault_app: Starlette
@@ -138,7 +140,7 @@ async def three_destinations(bench: Bench) -> list[str]:
     from blocks.vault.auth import TokenAuth
 
     await Secret(value="not-yet-rotated").asave("bench", overwrite=True)
-    credentials = blocks.VaultCredentials(url=bench.vault_app.state.url, auth=TokenAuth(token=vault.ROOT_TOKEN))
+    credentials = blocks.VaultCredentials(url=bench.vault_app.state.url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path="bench").asave("bench", overwrite=True)
     identity = blocks.InfisicalCredentials(
         host=bench.infisical_app.state.url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET
@@ -279,7 +281,7 @@ def a_ledger(now: datetime) -> dict[str, Any]:
 
 async def measure(bench: Bench) -> None:
     """Take all measurements."""
-    await prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), bench.openrouter_url)
+    await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), bench.openrouter_url)
     for part in (wall_time, calls, under_load, overview):
         await part(bench)
     bench.stack.cli("deploy", "--all", "--no-prompt")
@@ -296,7 +298,7 @@ def main() -> int:
     """
     console = Console()
     table = Table("what", "measured", "aim", "met", title="Rotations, measured")
-    sandbox = openrouter.OpenRouterSandbox()
+    sandbox = OpenRouterSandbox()
     apps = openrouter.create_app(sandbox), vault.create_app(), infisical.create_app()
     with ExitStack() as open_, Stack() as stack, stack.as_client():
         urls = [open_.enter_context(running(app)) for app in apps]

@@ -30,9 +30,11 @@ from starlette.applications import Starlette
 
 from bench.__main__ import rotation
 from sandbox import infisical, openrouter, vault
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import Fault, running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
+from sandbox.vault_tokens import ROOT_TOKEN
 
 OVERLAP = timedelta(seconds=12)
 CACHE_SECONDS = 3.0
@@ -58,7 +60,7 @@ is_consumer: ContextVar[bool] = ContextVar("is_consumer", default=False)
 class Soak:
     """The setup of a soak test, and its results."""
 
-    sandbox: openrouter.OpenRouterSandbox
+    sandbox: OpenRouterSandbox
     apps: list[Starlette]
     urls: list[str]
     names: int
@@ -127,7 +129,7 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
         if kind == "secret":
             await Secret(value="not-yet-rotated").asave(name, overwrite=True)
         elif kind == "vault-secret":
-            login = blocks.VaultCredentials(url=soak.urls[1], auth=TokenAuth(token=vault.ROOT_TOKEN))
+            login = blocks.VaultCredentials(url=soak.urls[1], auth=TokenAuth(token=ROOT_TOKEN))
             await blocks.VaultSecret(credentials=login, path=name).asave(name, overwrite=True)
         else:
             identity = blocks.InfisicalCredentials(
@@ -172,7 +174,7 @@ async def soak_through(soak: Soak, runs: int, console: Console) -> dict[str, Any
 
     from flows import retire, rotate
 
-    await prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), f"{soak.urls[0]}/api/v1")
+    await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), f"{soak.urls[0]}/api/v1")
     async with get_client() as client:
         # Scheduled for each superseded key, but never run: the next rotation also revokes the key.
         await client.create_deployment(await client.create_flow(retire), "retire")
@@ -270,7 +272,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=2_000)
     parser.add_argument("--names", type=int, default=20)
     chosen, console, begun = parser.parse_args(), Console(), time.monotonic()
-    sandbox = openrouter.OpenRouterSandbox()
+    sandbox = OpenRouterSandbox()
     apps = [openrouter.create_app(sandbox), vault.create_app(), infisical.create_app()]
     with ExitStack() as open_, Stack() as stack, stack.as_client():
         logging.disable(logging.CRITICAL)

@@ -3,6 +3,7 @@
 ```
 KeyRotationError
 ├── ConfigurationError        bad input; nothing was created
+│   └── MissingBlockError     a connection or a destination was deleted, or never made
 ├── PlaceLostError            another run took over; this one stopped before its next write
 ├── LedgerError               the ledger cannot be read, or would not fit
 ├── VerificationError         the new key does not work, or is not what was asked for
@@ -33,6 +34,10 @@ class KeyRotationError(Exception):
 
 class ConfigurationError(KeyRotationError):
     """Invalid input; the message names the field, and nothing was created."""
+
+
+class MissingBlockError(ConfigurationError):
+    """There is no block of the name by which a connection or a destination is known."""
 
 
 class PlaceLostError(KeyRotationError):

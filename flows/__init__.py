@@ -8,6 +8,7 @@ from flows.remove_rotation import remove_rotation
 from flows.restore_key import restore_key
 from flows.retire import retire
 from flows.rotate import rotate
+from flows.write_off_key import write_off_key
 from tasks.model.rotation import KeySettings, Retirement, Rotation
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "restore_key",
     "retire",
     "rotate",
+    "write_off_key",
 ]

@@ -14,6 +14,7 @@ from tasks.life.due import revoke_what_is_due
 from tasks.life.recover import observe, recover
 from tasks.model.decisions import Situation
 from tasks.model.events import Event
+from tasks.model.ledger import Emergency
 from tasks.model.rotation import Rotation, check_switch, parse_rotation
 from tasks.steps import AS_TASKS, Steps
 from tasks.world.run import Run, VerifiedKey, gather_all
@@ -112,4 +113,6 @@ async def supersede(run: Run, rotation: Rotation) -> None:
         rotation.retirement,
         late_until=run.ledger.late_until(now) if run.has_late_writes else None,
     )
-    await run.write(published.hastened(now) if run.identity.emergency else published)
+    await run.write(
+        published.hastened(now, Emergency(run_id=run.identity.id, at=now)) if run.identity.emergency else published
+    )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from prefect import State
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.utilities import get_or_create_client
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
@@ -109,7 +110,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
         await world.sleep(seconds_early(_flow_run().expected_start_time, world.now()))
         slot = Slot(name, _flow_run().id)
         await slot.take(stack, emergency=emergency)
-        identity = _identity(emergency, world)
+        identity = await _identify(emergency, world)
         run = Run(name, identity, OpenLedger(name, VariableStore(name), identity.id), world)
         conclusion.run = run
         for sentence in slot.notes:
@@ -143,7 +144,7 @@ async def show_plan(rotation: Rotation, emergency: bool) -> str:
         KeyRotationError: A run could not start; the message says why.
     """
     async with PrefectWorld() as world:
-        identity = _identity(emergency, world)
+        identity = await _identify(emergency, world)
         run = Run(
             rotation.name,
             identity,
@@ -178,7 +179,15 @@ def _flow_run() -> FlowRun:
     return context.flow_run
 
 
-def _identity(emergency: bool, world: PrefectWorld) -> Identity:
+async def _has_completed(flow_run: FlowRun) -> bool:
+    if flow_run.run_count <= 1:
+        return False
+    with api_errors("reading the states of this run"):
+        client, _ = get_or_create_client()
+        return any(state.is_completed() for state in await client.read_flow_run_states(flow_run.id))
+
+
+async def _identify(emergency: bool, world: PrefectWorld) -> Identity:
     flow_run = _flow_run()
     started = flow_run.start_time
     return Identity(
@@ -188,4 +197,5 @@ def _identity(emergency: bool, world: PrefectWorld) -> Identity:
         emergency=emergency,
         # A Retry is manual.
         scheduled_for=flow_run.expected_start_time if flow_run.auto_scheduled and flow_run.run_count <= 1 else None,
+        completed=await _has_completed(flow_run),
     )

@@ -19,7 +19,8 @@ from rich.console import Console
 from flows.automations import make_automations
 from flows.show.overview import read_rows, show
 from sandbox.demo import interruptible
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
+from sandbox.openrouter import create_app
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.setup import CONNECTION, SECRET, prepare
 from sandbox.stack import Stack, free_port

@@ -9,7 +9,7 @@ from blocks.errors import DestinationError, NotFoundError
 from tasks.model.decisions import Judgement, Verdict, judge, needed_by
 from tasks.model.events import Event
 from tasks.model.ledger import Superseded
-from tasks.world.account import confirm_gone
+from tasks.world.account import confirm_gone, open_account_of
 from tasks.world.ports import KeyReader, OpenRouter
 from tasks.world.run import Run
 
@@ -30,7 +30,7 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
     """
     policy = run.ledger.retirement
     await _refuse_where_held(run, key, destinations)
-    openrouter = await run.world.connection(key.connection)
+    openrouter = await open_account_of(run, key)
     asks_for_quiet = policy.retire_when == "unused" and not (key.at_once or key.disabled or key.revoking)
     if asks_for_quiet and await _still_used(run, openrouter, key):
         return
@@ -49,7 +49,7 @@ async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[s
     # A rotation that was taken away with its current key no longer says what its destinations hold.
     if run.ledger.removed and run.ledger.kept is None:
         return
-    holders = needed_by(key, run.ledger, await run.look(destinations))
+    holders = needed_by(key, run.ledger, await run.look_where_possible(destinations))
     if holders:
         raise DestinationError(
             f"The superseded key {key.label} was not revoked, because {', '.join(holders)} still holds it."

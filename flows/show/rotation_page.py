@@ -21,6 +21,13 @@ def as_markdown(run: Run, message: str) -> str:
     lines = [f"# Rotation {run.name}", "", message, "", *_keys(ledger), "", "## Destinations", ""]
     lines += [f"- `{name}`" for name in (ledger.current.destinations if ledger.current else ())] or ["- none yet"]
     lines += ["", "## Next step", "", _next_step(ledger)]
+    if ledger.written_off:
+        lines += ["", "## Written off", "", "Not revoked, and perhaps still alive at OpenRouter:", ""]
+        lines += [
+            f"- `{entry.label}` of the connection {entry.connection}, at {show_time(entry.at)} by run {entry.by}: "
+            f"{entry.reason}"
+            for entry in ledger.written_off
+        ]
     if run.notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in run.notes)]
     return "\n".join(lines)

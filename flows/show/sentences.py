@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from blocks.errors import ConfigurationError, KeyRotationError, LedgerError
 from flows.show.rotation_page import how_it_ends
 from tasks.model.decisions import Situation
-from tasks.model.keys import show_time
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.keys import fingerprint, show_time
+from tasks.model.ledger import Current, Ledger, Superseded
+from tasks.model.written_off import WrittenOff
 from tasks.world.run import Run
 
 
@@ -25,21 +26,34 @@ def rotated(run: Run, situation: Situation) -> str:
     if run.ledger.pending is not None:
         return (
             f"Already rotated, but the later rotation by run {run.ledger.pending.run_id} is unfinished: retry that "
-            f"run, or start a new one. The key {current.label} is live."
+            f"run, or start a new one. The key {current.label} is the current one."
         )
-    verb = {Situation.ALREADY_ROTATED: "Already rotated", Situation.KEY_PUBLISHED: "Finished an interrupted rotation"}
+    if situation is Situation.ALREADY_ROTATED:
+        return (
+            f"Already rotated: the key {current.label} is the current one{_but_for(run, current)}; {_rest(run.ledger)}."
+        )
+    verb = "Finished an interrupted rotation" if situation is Situation.KEY_PUBLISHED else "Rotated"
     places = len(current.destinations)
     return (
-        f"{verb.get(situation, 'Rotated')}: the key {current.label} is live at {places} "
+        f"{verb}: the key {current.label} is live at {places} "
         f"destination{'s' if places > 1 else ''}; {_rest(run.ledger)}."
     )
+
+
+def _but_for(run: Run, current: Current) -> str:
+    """Name the destinations that do not hold the current key, as a run has seen them that has published nothing."""
+    seen = [name for name in current.destinations if name in run.contents]
+    others = [name for name in seen if fingerprint(run.contents[name].value) != current.fingerprint]
+    return f", but {', '.join(others)} does not hold it: start a new run" if others else ""
 
 
 def superseded_since(run: Run) -> str:
     """Return the message of a Retry that another rotation has made obsolete."""
     current = run.ledger.current
-    label = current.label if current else "none"
-    return f"Nothing to do: a later run has already rotated. The key {label} is live."
+    why = "this run has completed before" if run.identity.completed else "a later run has already rotated"
+    if current is None:
+        return f"Nothing to do: {why}. There is no current key now; to make one, start a new run."
+    return f"Nothing to do: {why}. The key {current.label} is the current one{_but_for(run, current)}."
 
 
 def retired(run: Run, before: Sequence[Superseded]) -> str:
@@ -80,6 +94,22 @@ def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
     kept = f" The key {ledger.kept.label} was kept and is no longer managed." if ledger.kept else ""
     later = f" Still to be revoked: {_rest(ledger)}." if ledger.superseded else ""
     return f"The rotation {run.name} was removed.{kept}{later}"
+
+
+def wrote_off(run: Run, entry: WrittenOff) -> str:
+    """Say what was written off.
+
+    Args:
+        run: The run.
+        entry: The key, and why.
+
+    Returns:
+        One sentence.
+    """
+    return (
+        f"Written off: {entry.label} was not revoked, is no longer in the ledger, and may be alive at OpenRouter; "
+        f"{_rest(run.ledger)}."
+    )
 
 
 def _rest(ledger: Ledger) -> str:

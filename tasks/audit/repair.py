@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from tasks.model.keys import fingerprint, label_agrees, period_end, read_marker
 from tasks.model.ledger import Budget, Current, Ledger
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
+from tasks.model.written_off import as_explanation
 from tasks.world.ports import Deployed
 from tasks.world.run import Run
 
@@ -45,7 +45,7 @@ async def remove_orphans(
     """
     ledger = await run.load()
     # As text, so that even a ledger that cannot be read speaks for its keys.
-    explaining = [json.dumps(value) async for _, value in run.world.ledgers()]
+    explaining = [as_explanation(value) async for _, value in run.world.ledgers()]
     destinations = _destinations(ledger, deployed)
     kept: dict[str, str | None] = {}
     doomed: list[ApiKey] = []

@@ -64,7 +64,10 @@ async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, look_agai
     # The connection may only have got another name.
     if run.connection and await _delete_marked(run, run.connection, made.workspace_id, made.run_id):
         return True
-    run.note(f"Run {made.run_id} may have left a key behind, and its connection cannot be used: {gone}")
+    run.note(
+        f"Run {made.run_id} may have left a key behind, and its connection cannot be used: {gone} If it never can be "
+        f"again, write the key off with write-off-key, by the label {made.run_id}."
+    )
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from blocks.errors import ConfigurationError, NotFoundError
@@ -11,6 +10,7 @@ from tasks.model.keys import fingerprint, label_agrees, read_marker
 from tasks.model.ledger import Current
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
+from tasks.model.written_off import as_explanation
 from tasks.world.ports import KeyReader
 from tasks.world.run import Run
 
@@ -80,7 +80,7 @@ async def rotation_that_explains(run: Run, key_hash: str) -> str | None:
     """
     # As text, so that even a ledger that cannot be read speaks for its keys.
     async for name, value in run.world.ledgers():
-        if name != run.name and key_hash in json.dumps(value):
+        if name != run.name and key_hash in as_explanation(value):
             return name
     return None
 

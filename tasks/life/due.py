@@ -69,7 +69,7 @@ async def require_current_everywhere(run: Run, destinations: list[str]) -> None:
     current = run.ledger.current
     if current is None:
         return
-    found = await run.look(destinations)
+    found = await run.look_where_possible(destinations)
     others = sorted(name for name, content in found.items() if content != current.fingerprint)
     if others:
         raise DestinationError(

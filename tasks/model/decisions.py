@@ -26,7 +26,7 @@ class Situation(Enum):
     FIRST_RUN = "there is no ledger yet"
     NOTHING_PENDING = "nothing is pending"
     ALREADY_ROTATED = "this run has already made the current key"
-    ROTATED_SINCE = "a later run has rotated since"
+    ROTATED_SINCE = "this run has completed before, or a later run has rotated since"
     TOO_YOUNG = "the current key is younger than its minimum age, or than the time for which this run was scheduled"
     INTENT_WITHOUT_KEY = "a create was announced, and its outcome is not known"
     KEY_UNPUBLISHED = "a key was created, and no destination holds it"
@@ -44,6 +44,7 @@ class Identity:
         attempt: 1 for the first attempt, more for a Retry.
         emergency: Whether every older key is to die at once.
         scheduled_for: When its schedule meant it to run, UTC; `None` for a run that a person started.
+        completed: Whether an earlier attempt has completed, so that this one was started by mistake, or to ask.
     """
 
     id: UUID
@@ -51,6 +52,7 @@ class Identity:
     attempt: int = 1
     emergency: bool = False
     scheduled_for: datetime | None = None
+    completed: bool = False
 
 
 def assess(
@@ -74,7 +76,7 @@ def assess(
         The situation, which decides what the run does.
     """
     if ledger is None:
-        return Situation.FIRST_RUN
+        return Situation.ROTATED_SINCE if run.completed else Situation.FIRST_RUN
     if ledger.current and run.id in (ledger.current.made_by, ledger.current.rotated_by):
         return Situation.ALREADY_ROTATED
     if rotated_since(ledger, run):
@@ -98,22 +100,28 @@ def _too_young(
 
 
 def rotated_since(ledger: Ledger, run: Identity) -> bool:
-    """Say whether the current key has changed since a run that is retried was first started.
+    """Say whether a run that is retried has nothing left to do: it has completed, or another one has rotated since.
 
     Args:
         ledger: The rotation's ledger.
         run: Which run asks. A first attempt is never out of date, nor is what it has begun, whatever the clocks say.
 
     Returns:
-        Whether another run has made another key current since, so that there is nothing left to do.
+        Whether it has completed before, or another run has made another key current since it was first started; of an
+        emergency, whether it or a later one has published its key since.
     """
+    if run.completed:
+        return True
     unfinished = ledger.pending is not None and ledger.pending.run_id == run.id
     if run.attempt == 1 or ledger.current is None or unfinished:
         return False
     if any(key.made_by == run.id for key in ledger.superseded):
         return True
-    # What an emergency was to end, a later run has left in its overlap.
-    return ledger.current.since > run.first_started and not run.emergency
+    if run.emergency:
+        # What an emergency was to end, a later run has left in its overlap, unless that was an emergency too.
+        last = ledger.emergency
+        return last is not None and (last.run_id == run.id or last.at > run.first_started)
+    return ledger.current.since > run.first_started
 
 
 def _find_key(fingerprint: str, run: Identity, fingerprints: Mapping[str, str | None]) -> Situation:

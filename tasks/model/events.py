@@ -49,6 +49,11 @@ class Event(StrEnum):
         "A superseded key may still be used, so its revocation waits.",
         (*KEY, "sentence"),
     )
+    KEY_WRITTEN_OFF = (
+        "key-rotation.key.written-off",
+        "A key that nobody can revoke any more was taken out of the ledger; it may still be alive.",
+        (*KEY, "reason"),
+    )
     ROTATION_COMPLETED = "key-rotation.rotation.completed", "Every destination holds the new key.", KEY
     ROTATION_FAILED = (
         "key-rotation.rotation.failed",

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from blocks.errors import LedgerError
 from tasks.model.rotation import Retirement
 from tasks.model.terms import Terms
+from tasks.model.written_off import WrittenOff
 
 FORMAT = 2
 """The newest format of a ledger that this package reads, and the one that it writes."""
@@ -122,6 +123,13 @@ class Unresolved(_Entry):
     since: datetime
 
 
+class Emergency(_Entry):
+    """The last emergency that has published its key, and when it made every older one due at once."""
+
+    run_id: UUID
+    at: datetime
+
+
 class Ledger(_Entry):
     """What is known about a rotation's keys; each method returns the ledger after one more step.
 
@@ -136,6 +144,8 @@ class Ledger(_Entry):
     pending: Pending | None = None
     superseded: tuple[Superseded, ...] = ()
     unresolved: tuple[Unresolved, ...] = ()
+    written_off: tuple[WrittenOff, ...] = ()
+    emergency: Emergency | None = None
     retirement: Retirement = Retirement()
     removed: bool = False
     kept: Current | None = None
@@ -143,9 +153,7 @@ class Ledger(_Entry):
     @property
     def is_closed(self) -> bool:
         """Whether the rotation was removed and no key of it is left: the last term of a ledger, which stays."""
-        return self.removed and self == Ledger(
-            format=self.format, package=self.package, revision=self.revision, writer=self.writer, removed=True
-        )
+        return self.removed and self == self.closed()
 
     def hashes(self) -> set[str]:
         """Collect the hashes of every key that the ledger explains.
@@ -282,18 +290,17 @@ class Ledger(_Entry):
             ),
         )
 
-    def hastened(self, now: datetime) -> Self:
-        """Make every superseded key due at once, whatever its policy says.
+    def hastened(self, now: datetime, emergency: Emergency | None = None) -> Self:
+        """Make every superseded key due at once, whatever its policy says; for an emergency that has published.
 
         What was noted about its use is dropped, so that even a full ledger has room for this.
         """
         forgotten = {name: Superseded.model_fields[name].default for name in ("postponed", "usage", "usage_since")}
-        return self._with(
-            superseded=tuple(
-                key.model_copy(update={**forgotten, "revoke_at": min(key.revoke_at, now), "at_once": True})
-                for key in self.superseded
-            )
+        changes = {**forgotten, "at_once": True}
+        ends = tuple(
+            key.model_copy(update={**changes, "revoke_at": min(key.revoke_at, now)}) for key in self.superseded
         )
+        return self._with(superseded=ends, emergency=emergency or self.emergency)
 
     def changed(self, key_hash: str, **changes: Any) -> Self:
         """Note something about one superseded key."""
@@ -322,7 +329,10 @@ class Ledger(_Entry):
         ends = tuple(
             key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at), "at_once": True}) for key in abandoned
         )
-        former = tuple(key.model_copy(update={"at_once": True}) for key in self._retiring(now, revoke_at))
+        # Nobody promises anything for a removed rotation's destinations, so a write that comes late is not waited for.
+        former = tuple(
+            key.model_copy(update={"at_once": True, "revoke_at": revoke_at}) for key in self._retiring(now, revoke_at)
+        )
         return self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
 
     def left_to_its_user(self) -> Self:
@@ -332,8 +342,8 @@ class Ledger(_Entry):
 
     def closed(self) -> Self:
         """Forget a removed rotation, of which no key is left that will have to be revoked."""
-        return self._with(
-            current=None, pending=None, superseded=(), unresolved=(), kept=None, removed=True, retirement=Retirement()
+        return type(self)(
+            format=self.format, package=self.package, revision=self.revision, writer=self.writer, removed=True
         )
 
     def found(self, keys: Iterable[Superseded]) -> Self:

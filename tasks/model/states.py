@@ -29,18 +29,20 @@ TRANSITIONS: dict[tuple[KeyState | None, KeyState], str] = {
     (None, KeyState.SUPERSEDED): "found again after its ledger was lost",
     (KeyState.INTENDED, KeyState.CREATED): "created at OpenRouter",
     (KeyState.INTENDED, KeyState.UNRESOLVED): "not answered, and not found by its marker",
-    (KeyState.INTENDED, KeyState.FORGOTTEN): "refused, or found by its marker and deleted",
-    (KeyState.UNRESOLVED, KeyState.FORGOTTEN): "turned up and deleted, or certainly never made",
+    (KeyState.INTENDED, KeyState.FORGOTTEN): "refused, found by its marker and deleted, or written off",
+    (KeyState.UNRESOLVED, KeyState.FORGOTTEN): "turned up and deleted, certainly never made, or written off",
     (KeyState.CREATED, KeyState.CURRENT): "verified, published everywhere and read back",
     (KeyState.CREATED, KeyState.SUPERSEDED): "given up by a later run",
     (KeyState.CURRENT, KeyState.SUPERSEDED): "the next key was published, or the rotation removed",
     (KeyState.CURRENT, KeyState.FORGOTTEN): "the rotation was removed and the key kept",
     (KeyState.SUPERSEDED, KeyState.REVOKING): "its overlap ended, or an emergency ended it",
     (KeyState.SUPERSEDED, KeyState.CURRENT): "restored",
+    (KeyState.SUPERSEDED, KeyState.FORGOTTEN): "written off",
     (KeyState.REVOKING, KeyState.DISABLED): "disabled, and may still be restored",
-    (KeyState.REVOKING, KeyState.FORGOTTEN): "revoked",
+    (KeyState.REVOKING, KeyState.FORGOTTEN): "revoked, or written off",
     (KeyState.DISABLED, KeyState.REVOKING): "its time to be restored ended",
     (KeyState.DISABLED, KeyState.SUPERSEDED): "enabled again, to be restored",
+    (KeyState.DISABLED, KeyState.FORGOTTEN): "written off",
 }
 """How one state follows another, and why; `None` is before the ledger knew the key."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from blocks.errors import OtherAccountError
+from blocks.errors import MissingBlockError, OtherAccountError
 from tasks.model.ledger import MadeKey
-from tasks.world.ports import KeyReader
+from tasks.world.ports import KeyReader, OpenRouter
 from tasks.world.run import Run
+
+OR_WRITE_OFF = "If that cannot be done any more, write the key off with write-off-key."
+"""What is left to do about a key that nobody can revoke."""
 
 
 async def confirm_gone(openrouter: KeyReader, key: MadeKey) -> None:
@@ -22,9 +25,34 @@ async def confirm_gone(openrouter: KeyReader, key: MadeKey) -> None:
     # "No such key" is also what another account answers, after the connection's management key was exchanged.
     if key.workspace_id is not None and not await openrouter.has_workspace(key.workspace_id):
         raise OtherAccountError(
-            f"The connection {key.connection} does not know the key {key.label} nor its workspace: it seems "
-            "to belong to another account now. Put the former management key back, so that the key can be revoked."
+            f"The connection {key.connection} does not know the key {key.label} nor its workspace: the workspace was "
+            "deleted, or the connection belongs to another account now. If its management key was exchanged, put the "
+            f"former one back, so that the key can be revoked. {OR_WRITE_OFF}"
         )
+
+
+async def open_account_of(run: Run, key: MadeKey) -> OpenRouter:
+    """Open the connection with which a key can be revoked.
+
+    Args:
+        run: The run.
+        key: The key.
+
+    Returns:
+        The connection.
+
+    Raises:
+        MissingBlockError: It was deleted.
+        ServiceError: Prefect's API failed.
+    """
+    try:
+        return await run.world.connection(key.connection)
+    except MissingBlockError:
+        raise MissingBlockError(
+            f"The key {key.label} cannot be revoked, because its connection {key.connection} was deleted. Make a "
+            "connection of that name again, with a management key of the account in which the key was made. "
+            f"{OR_WRITE_OFF}"
+        ) from None
 
 
 async def has_workspace(run: Run, connection: str, workspace_id: str | None) -> bool:

@@ -14,6 +14,7 @@ from blocks.errors import (
     DestinationError,
     ForbiddenError,
     KeyRotationError,
+    MissingBlockError,
     OtherAccountError,
     PlaceLostError,
     ServiceError,
@@ -197,6 +198,34 @@ class Run:
         for name in set(former) - set(destinations):
             found[name] = await self._look_at_former(name)
         return found
+
+    async def look_where_possible(self, destinations: Sequence[str]) -> dict[str, str | None]:
+        """Read what the destinations hold whose blocks were not deleted.
+
+        A deleted block keeps no key alive for ever: the current key was published to it, and no run writes there any
+        more.
+
+        Args:
+            destinations: Where consumers read a key.
+
+        Returns:
+            The fingerprint of what each one holds.
+
+        Raises:
+            KeyRotationError: One of them cannot be read.
+        """
+        there = []
+        for name in destinations:
+            try:
+                await self.world.destination(name)
+            except MissingBlockError:
+                self.note(
+                    f"The block {name} was deleted, so nobody looked which key its readers have. Take it out of the "
+                    "rotation's destinations, or make it again."
+                )
+            else:
+                there.append(name)
+        return await self.look(there)
 
     async def _read(self, name: str) -> Content:
         return await (await self.world.destination(name)).read_content()

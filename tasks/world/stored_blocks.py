@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect.blocks.core import Block
 
-from blocks.errors import ConfigurationError, ServiceError
+from blocks.errors import ConfigurationError, MissingBlockError, ServiceError
 
 
 async def load_block(name: str, field: str) -> Block:
@@ -18,15 +18,21 @@ async def load_block(name: str, field: str) -> Block:
         The block, freshly loaded.
 
     Raises:
-        ConfigurationError: There is no such block, or it cannot be loaded here.
+        MissingBlockError: There is no such block.
+        ConfigurationError: It cannot be loaded here.
         ServiceError: Prefect's API failed.
     """
     try:
         return await Block.aload(name)
     except ValueError as error:
         # Prefect raises ValueError for "not found", and pydantic's ValidationError, which is one, for a damaged block.
-        why = "does not exist" if "Unable to find" in str(error) else "is not valid: open it in the dashboard"
-        raise ConfigurationError(f"{field}: the block {name} {why}. Nothing was created.") from None
+        if "Unable to find" in str(error):
+            raise MissingBlockError(
+                f"{field}: the block {name} does not exist; make it, or name another one. Nothing was created."
+            ) from None
+        raise ConfigurationError(
+            f"{field}: the block {name} is not valid: open it in the dashboard. Nothing was created."
+        ) from None
     except Exception as error:  # noqa: BLE001 - its text may quote the block
         kind = type(error).__name__
         if kind == "UnknownBlockType":

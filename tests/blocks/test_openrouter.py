@@ -29,7 +29,8 @@ from blocks.errors import (
 from blocks.http import JITTER_SECONDS
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import ApiKey, KeyRequest
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, create_app
+from sandbox.openrouter import create_app
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 
 MANAGEMENT = "sk-or-v1-the-management-key"
 PLAINTEXT = "sk-or-v1-the-plaintext-of-a-new-key"

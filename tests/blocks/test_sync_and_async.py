@@ -14,9 +14,10 @@ from blocks.errors import NotFoundError
 from blocks.vault.auth import AppRoleAuth
 from sandbox import infisical, vault
 from sandbox.server import running
+from sandbox.vault_tokens import VaultSandbox
 
 
-def in_vault(url: str, sandbox: vault.VaultSandbox) -> VaultSecret:
+def in_vault(url: str, sandbox: VaultSandbox) -> VaultSecret:
     """A secret in Vault that does not exist yet."""
     sandbox.allow_login("approle", "a-role", "its-secret", {"secret/data/app": {"read", "create", "update"}})
     login = AppRoleAuth(role_id="a-role", secret_id="its-secret")
@@ -33,7 +34,7 @@ def in_infisical(url: str) -> InfisicalSecret:
 def secret(request: pytest.FixtureRequest) -> Iterator[DestinationBlock]:
     """A secret that does not exist yet, in each of the stores."""
     if request.param == "vault":
-        sandbox = vault.VaultSandbox()
+        sandbox = VaultSandbox()
         with running(vault.create_app(sandbox)) as url:
             yield in_vault(url, sandbox)
     else:

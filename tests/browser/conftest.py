@@ -14,7 +14,7 @@ from playwright.async_api import FloatRect, Page, Route, ViewportSize, async_pla
 from prefect.logging.handlers import APILogWorker
 from pydantic import SecretStr
 
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import CHECKOUT, Stack
 from tests.e2e.conftest import world  # noqa: F401 - the stand-ins, around the server of this package

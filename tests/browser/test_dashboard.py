@@ -21,7 +21,7 @@ from flows import check_connections, rotate
 from flows.deployments import save_deployment
 from sandbox.server import Fault, running
 from sandbox.stack import free_port
-from sandbox.vault import ROOT_TOKEN
+from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.rotation import KeySettings, Retirement, Rotation
 from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import schedule_of

@@ -36,6 +36,7 @@ FOLLOWED = {
     "how-to/remove-rotation.md": "test_what_is_done_with_a_rotation",
     "how-to/restore-key.md": "test_what_is_done_with_a_rotation",
     "how-to/vault.md": "test_vault",
+    "how-to/write-off.md": "test_writing_a_key_off",
     "reference/blocks.md": "test_the_commands_of_the_reference",
     "reference/settings.md": "test_the_commands_of_the_reference",
     "reference/vault-policy.md": "test_vault",

@@ -19,9 +19,11 @@ from starlette.applications import Starlette
 import blocks
 from blocks.vault.auth import TokenAuth
 from sandbox import infisical, openrouter, vault
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
+from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.model.rotation import KeySettings, Rotation
 from tests.e2e.driver import end_all_runs
 
@@ -43,10 +45,10 @@ class World:
     """Everything that a rotation talks to, and what tests need to know of it."""
 
     stack: Stack
-    openrouter: openrouter.OpenRouterSandbox
+    openrouter: OpenRouterSandbox
     openrouter_app: Starlette
     openrouter_url: str
-    vault: vault.VaultSandbox
+    vault: VaultSandbox
     vault_app: Starlette
     vault_url: str
     infisical: infisical.InfisicalSandbox
@@ -68,7 +70,7 @@ class World:
 
     async def connect(self, url: str) -> None:
         """Let the rotations find OpenRouter at an address."""
-        key = SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY)
+        key = SecretStr(DEFAULT_MANAGEMENT_KEY)
         await blocks.OpenRouterCredentials(management_key=key, base_url=url).asave(self.connection, overwrite=True)
 
     def guardrail(self) -> str:
@@ -90,7 +92,7 @@ class World:
             case "secret":
                 return Secret(value="not-yet-rotated")
             case "vault-secret":
-                credentials = blocks.VaultCredentials(url=self.vault_url, auth=TokenAuth(token=vault.ROOT_TOKEN))
+                credentials = blocks.VaultCredentials(url=self.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
                 return blocks.VaultSecret(credentials=credentials, path=f"apps/app-{next(numbers)}")
             case _:
                 identity = blocks.InfisicalCredentials(
@@ -109,7 +111,7 @@ def stack(migrated: Callable[[Stack], Stack]) -> Iterator[Stack]:
     """A Prefect server that persists results and logs at DEBUG, as the least careful one would."""
     with migrated(Stack(PERSISTENT | UNHURRIED)) as stack:
         with stack.as_client():
-            asyncio.run(prepare(SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY)))
+            asyncio.run(prepare(SecretStr(DEFAULT_MANAGEMENT_KEY)))
         yield stack
         with stack.as_client():
             # What is left would be sent at exit, again and again, to a server that is gone.
@@ -125,7 +127,7 @@ def connection() -> str:
 @pytest.fixture
 async def world(stack: Stack, connection: str) -> AsyncIterator[World]:
     """The stand-ins with fresh state, and a connection to them; nothing of the test goes on after it."""
-    o, v, i = openrouter.OpenRouterSandbox(), vault.VaultSandbox(), infisical.InfisicalSandbox()
+    o, v, i = OpenRouterSandbox(), VaultSandbox(), infisical.InfisicalSandbox()
     apps = openrouter.create_app(o), vault.create_app(v), infisical.create_app(i)
     with running(apps[0]) as o_url, running(apps[1]) as v_url, running(apps[2]) as i_url, stack.as_client():
         world = World(stack, o, apps[0], f"{o_url}/api/v1", v, apps[1], v_url, i, apps[2], i_url, connection)

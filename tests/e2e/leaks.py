@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import sqlite3
 
-from sandbox import infisical, openrouter, vault
+from sandbox import infisical
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from sandbox.stack import Stack
+from sandbox.vault_tokens import ROOT_TOKEN
 from tests.e2e.conftest import World
 
 
@@ -31,8 +33,8 @@ def leaks(world: World) -> list[str]:
     """The beginning of each secret of this world that is stored outside of the blocks."""
     secrets = {
         *world.openrouter.secrets,
-        openrouter.DEFAULT_MANAGEMENT_KEY,
-        vault.ROOT_TOKEN,
+        DEFAULT_MANAGEMENT_KEY,
+        ROOT_TOKEN,
         infisical.CLIENT_SECRET,
         *world.infisical.tokens,
     }

@@ -19,7 +19,7 @@ from prefect.states import Crashed
 from starlette.applications import Starlette
 
 from flows.slot import slot_of
-from sandbox.openrouter import StoredKey
+from sandbox.openrouter_account import StoredKey
 from sandbox.server import Fault
 from tasks.model.keys import read_marker
 from tasks.model.ledger import Ledger

@@ -13,7 +13,7 @@ from prefect.artifacts import Artifact
 import blocks
 from flows import audit, rotate
 from sandbox import infisical
-from sandbox.openrouter import StoredKey
+from sandbox.openrouter_account import StoredKey
 from tasks.audit.findings import Kind
 from tasks.model.events import Event
 from tasks.model.keys import marker

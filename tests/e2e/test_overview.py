@@ -15,7 +15,7 @@ from prefect.states import Cancelled
 from flows import check_connections, rotate, status
 from flows.deployments import save_deployment
 from flows.show import overview
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from sandbox.server import Fault
 from tasks.model.rotation import Rotation
 from tasks.model.schedules import parse_timetable
@@ -210,7 +210,7 @@ async def connections() -> dict[str, Any]:
 async def test_the_check_tells_when_a_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Vault token that ends soon is told before it does; a check changes nothing at OpenRouter."""
     rotation = world.rotation(destinations=["vault-secret/ends"])
-    monkeypatch.setattr("sandbox.vault.ROOT_TOKEN", world.vault.add_token({"*": {"root"}}, timedelta(days=3)))
+    monkeypatch.setattr("tests.e2e.conftest.ROOT_TOKEN", world.vault.add_token({"*": {"root"}}, timedelta(days=3)))
     await deploy(await world.prepare(rotation))
 
     state = await check_connections(return_state=True)

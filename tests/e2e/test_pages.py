@@ -25,9 +25,11 @@ from blocks import OpenRouterCredentials
 from blocks.vault.auth import TokenAuth
 from flows import add_rotation, rotate
 from flows.deployments import read_deployment, save_deployment
-from sandbox import infisical, openrouter, vault
+from sandbox import infisical
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from sandbox.setup import CONNECTION, SECRET
 from sandbox.stack import CHECKOUT
+from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.rotation import Rotation
 from tests.blocks.vault import vaults
 from tests.by_hand import delete_ledger, ledger_of, ledger_value
@@ -92,7 +94,7 @@ async def test_openrouter(world: World, tmp_path: Path) -> None:
     await forget("example")
 
     with at_work(world.stack):
-        follow("how-to/openrouter.md", world, tmp_path, typed=openrouter.DEFAULT_MANAGEMENT_KEY + "\n")
+        follow("how-to/openrouter.md", world, tmp_path, typed=DEFAULT_MANAGEMENT_KEY + "\n")
 
     [live] = world.openrouter.live_keys()
     async with get_client() as client:
@@ -144,6 +146,31 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
         pages.follow(page, tmp_path, here, world.stack.env)
 
     assert await ledger_value("example") is None
+
+
+@pytest.mark.timeout(300)
+async def test_writing_a_key_off(world: World, tmp_path: Path) -> None:
+    """Given a superseded key whose connection was deleted, the command of the page takes it out of the ledger."""
+    await forget("example")
+    world.stack.cli("deploy", "--no-prompt", "--name", "write-off-key")
+    former = f"openrouter-of-a-closed-account-{next(numbers)}"
+    wanted = {"name": "example", "destinations": ["vault-secret/example"], "overlap": timedelta(days=1)}
+    rotations = [world.rotation(**wanted, connection=former)]
+    rotations += [rotations[0].model_copy(update={"connection": "openrouter"})]
+    for rotation in rotations:
+        world.connection = rotation.connection
+        await world.connect(world.openrouter_url)
+        assert (await rotate(await world.prepare(rotation), return_state=True)).is_completed()
+    await OpenRouterCredentials.adelete(former)
+    superseded = (await ledger_of("example")).superseded
+    here = {"sk-or-v1-0e6...1c96": superseded[0].label}
+
+    with at_work(world.stack):
+        pages.follow(pages.read("how-to/write-off.md"), tmp_path, here, world.stack.env)
+
+    ledger = await ledger_of("example")
+    assert ledger.superseded == ()
+    assert [entry.hash for entry in ledger.written_off] == [superseded[0].hash]
 
 
 @pytest.mark.parametrize("page", ["reference/blocks.md", "reference/settings.md"])
@@ -227,7 +254,7 @@ async def test_a_secret_that_aws_does_not_have_makes_nothing(world: World, aws: 
 async def to_vault(world: World) -> Rotation:
     """A rotation to the block of the pages, and a consumer who may read there."""
     world.vault.allow_login("approle", "consumer", "its-secret", {f"secret/data/{APP}": {"read"}})
-    credentials = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=vault.ROOT_TOKEN))
+    credentials = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path=APP).asave("checkout", overwrite=True)
     return world.rotation(destinations=["vault-secret/checkout"])
 
@@ -268,7 +295,7 @@ def real_vault(tmp_path: Path) -> Iterator[tuple[vaults.TestVault, dict[str, str
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "vault").symlink_to(str(vaults.BINARY))
     with vaults.real(tmp_path) as running:
-        where = {"VAULT_ADDR": running.url, "VAULT_TOKEN": vault.ROOT_TOKEN}
+        where = {"VAULT_ADDR": running.url, "VAULT_TOKEN": ROOT_TOKEN}
         also = {name.replace("VAULT", "BAO"): value for name, value in where.items()}
         yield running, {**where, **also, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
 

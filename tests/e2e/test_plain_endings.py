@@ -16,7 +16,9 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 import tasks.publish
 from flows import rotate
 from tasks.world.run import VerifiedKey
+from tests.by_hand import delete_ledger
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.driver import attempt, begin_rotation, retry
 
 
 def broken(where: str) -> Any:
@@ -103,3 +105,17 @@ async def test_a_switch_that_is_neither_on_nor_off_changes_nothing(world: World,
 
     assert str(state.message) == f"{field}: it must be true or false. Nothing was changed."
     assert world.openrouter.created == []
+
+
+async def test_a_retry_of_a_completed_rotation_changes_nothing(world: World) -> None:
+    """Given a deleted ledger, only Prefect's own record says that the run has completed; its Retry makes no key."""
+    rotation = await world.prepare(world.rotation())
+    run_id = await begin_rotation(rotation)
+    await attempt(run_id)
+    await delete_ledger(rotation.name)
+    await retry(run_id)
+
+    state = await attempt(run_id)
+
+    assert str(state.message).startswith("Nothing to do: this run has completed before.")
+    assert len(world.openrouter.created) == 1

@@ -15,8 +15,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymen
 from prefect.client.schemas.sorting import FlowRunSort
 
 from flows import retire, rotate
-from sandbox import vault
 from sandbox.server import Fault
+from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.keys import read_marker
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
@@ -231,16 +231,16 @@ async def test_a_vault_that_cannot_be_used_costs_no_key(world: World, how: str) 
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/unusable"]))
     await run(rotation)
     made = list(world.openrouter.created)
-    token = world.vault.tokens[vault.ROOT_TOKEN]
+    token = world.vault.tokens[ROOT_TOKEN]
     if how == "sealed":
         world.vault.sealed = True
     else:
-        del world.vault.tokens[vault.ROOT_TOKEN]
+        del world.vault.tokens[ROOT_TOKEN]
 
     state = await run(rotation)
     failed_with = list(world.openrouter.created)
     world.vault.sealed = False
-    world.vault.tokens[vault.ROOT_TOKEN] = token
+    world.vault.tokens[ROOT_TOKEN] = token
     healed = await run(rotation)
 
     assert state.is_failed()

@@ -41,6 +41,7 @@ def test_the_deployments_are_those_that_users_rely_on() -> None:
         ("restore-key", "flows.restore_key:restore_key"),
         ("apply-settings", "flows.apply_settings:apply_settings"),
         ("remove-rotation", "flows.remove_rotation:remove_rotation"),
+        ("write-off-key", "flows.write_off_key:write_off_key"),
         ("audit", "flows.audit:audit", "15 6 * * * Europe/Berlin"),
     ]
 

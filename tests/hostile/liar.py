@@ -17,8 +17,8 @@ from typing import Any, Literal
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sandbox.infisical import CLIENT_SECRET
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
-from sandbox.vault import ROOT_TOKEN
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
+from sandbox.vault_tokens import ROOT_TOKEN
 
 KEY = "sk-or-v1-" + "0123456789abcdef" * 4
 SECRET_ID = "the-secret-id-of-the-approle"

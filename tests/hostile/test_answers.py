@@ -35,12 +35,14 @@ from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import KeyRequest
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import running
+from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tests.blocks.vault.vaults import at_once
 from tests.certificates import self_signed
 from tests.hostile.liar import ANSWERS, FORMS, KEY, SECRET_ID, Liar, Service, listening
 
-MANAGEMENT_KEY = openrouter.DEFAULT_MANAGEMENT_KEY
+MANAGEMENT_KEY = DEFAULT_MANAGEMENT_KEY
 ATTEMPTS = 2
 DEADLINE_SECONDS = 0.3
 """How long an attempt may take where the answer trickles."""
@@ -57,7 +59,7 @@ class Liars:
 
     liars: dict[Service, Liar]
     urls: dict[Service, str]
-    key: openrouter.StoredKey
+    key: StoredKey
     workspace: str
     jwt_file: str = ""
     slow: bool = False
@@ -78,7 +80,7 @@ class Liars:
     def logins(self) -> dict[str, Any]:
         """Each way to log in at Vault."""
         return {
-            "token": TokenAuth(token=SecretStr(vault.ROOT_TOKEN)),
+            "token": TokenAuth(token=SecretStr(ROOT_TOKEN)),
             "approle": AppRoleAuth(role_id="role", secret_id=SecretStr(SECRET_ID)),
             "kubernetes": KubernetesAuth(kubernetes_role="role", token_path=self.jwt_file),
             "jwt": JwtAuth(jwt_role="role", jwt=SecretStr(SECRET_ID)),
@@ -92,8 +94,8 @@ class Liars:
         return InfisicalSecret(credentials=credentials, project_id=infisical.PROJECT_ID, environment="prod", name=name)
 
 
-def _apps() -> tuple[dict[Service, Liar], openrouter.StoredKey, str]:
-    o, v, i = openrouter.OpenRouterSandbox(), vault.VaultSandbox(), infisical.InfisicalSandbox()
+def _apps() -> tuple[dict[Service, Liar], StoredKey, str]:
+    o, v, i = OpenRouterSandbox(), VaultSandbox(), infisical.InfisicalSandbox()
     key = o.add_key(o.accounts[0], {"name": "checkout"})
     o.guardrails[GUARDRAIL] = {"id": GUARDRAIL, "workspace_id": o.accounts[0].workspaces[0]}
     engine = v.namespaces[""]["secret"]

@@ -25,7 +25,7 @@ from blocks.infisical.client import InfisicalClient
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import KeyRequest
 from blocks.vault.auth import AppRoleAuth
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from tests.blocks.vault.vaults import at_once
 from tests.hostile.liar import KEY, listening
 from tests.hostile.test_answers import LABELS, shown

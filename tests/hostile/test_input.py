@@ -20,7 +20,9 @@ from blocks.errors import ConfigurationError, NotFoundError, RejectedError
 from blocks.openrouter.client import OpenRouterClient
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
+from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.model.keys import read_marker
 from tasks.model.rotation import MAX_KEY_NAME, KeySettings, Retirement, Rotation, parse_rotation
 from tests.hostile.liar import KEY, listening
@@ -176,7 +178,7 @@ async def test_a_keys_name_reaches_openrouter_as_it_was_typed(value: str) -> Non
         rotation = parse_rotation(filled_in("key.name", value))
     except ConfigurationError:
         return
-    sandbox = openrouter.OpenRouterSandbox()
+    sandbox = OpenRouterSandbox()
     request = rotation.key.terms(NOW).request(rotation.key_name(RUN, NOW))
 
     async with connected(sandbox) as client:
@@ -189,7 +191,7 @@ async def test_a_keys_name_reaches_openrouter_as_it_was_typed(value: str) -> Non
 # --- OpenRouter ---
 
 
-def connected(sandbox: openrouter.OpenRouterSandbox, seen: list[httpx.Request] | None = None) -> OpenRouterClient:
+def connected(sandbox: OpenRouterSandbox, seen: list[httpx.Request] | None = None) -> OpenRouterClient:
     """A client of a stand-in in this process, whose requests can be looked at."""
 
     class Seen(httpx.ASGITransport):
@@ -198,7 +200,7 @@ def connected(sandbox: openrouter.OpenRouterSandbox, seen: list[httpx.Request] |
                 seen.append(request)
             return await super().handle_async_request(request)
 
-    credentials = OpenRouterCredentials(management_key=openrouter.DEFAULT_MANAGEMENT_KEY)
+    credentials = OpenRouterCredentials(management_key=DEFAULT_MANAGEMENT_KEY)
     return credentials.get_client(transport=Seen(openrouter.create_app(sandbox)))
 
 
@@ -223,7 +225,7 @@ async def test_what_becomes_part_of_a_path_stays_one_segment(call: str, value: s
     path, ask = IN_PATHS[call]
     before, after = path.encode().split(b"{}")
 
-    async with connected(openrouter.OpenRouterSandbox(), seen) as client:
+    async with connected(OpenRouterSandbox(), seen) as client:
         with suppress(NotFoundError, ConfigurationError):
             assert await ask(client, value) is False
 
@@ -247,7 +249,7 @@ async def test_what_is_asked_for_in_a_query_or_a_body_stays_one_value(value: str
     """A workspace whose keys are listed, or a key whose guardrail is changed, changes nothing else of its request."""
     seen: list[httpx.Request] = []
 
-    async with connected(openrouter.OpenRouterSandbox(), seen) as client:
+    async with connected(OpenRouterSandbox(), seen) as client:
         for call in (
             _hashes(client, value),
             client.assign_guardrail("guardrail", value),
@@ -345,9 +347,9 @@ def test_what_is_accepted_is_one_clean_line(kind: type[Any], field: str, others:
 
 
 @pytest.fixture(scope="module")
-def vault_server() -> Iterator[tuple[str, vault.VaultSandbox]]:
+def vault_server() -> Iterator[tuple[str, VaultSandbox]]:
     """The Vault stand-in, over real sockets: hvac and requests have their say about each path."""
-    sandbox = vault.VaultSandbox()
+    sandbox = VaultSandbox()
     with running(vault.create_app(sandbox)) as url:
         yield url, sandbox
 
@@ -358,11 +360,11 @@ def vault_server() -> Iterator[tuple[str, vault.VaultSandbox]]:
 @example(mount="a?b", path="a#b;c=d&e", field="{{ key }}")
 @example(mount="x" * 512, path="é" * 512, field="x" * 256)
 async def test_a_secret_is_written_where_the_block_says_and_nowhere_else(
-    vault_server: tuple[str, vault.VaultSandbox], mount: str, path: str, field: str
+    vault_server: tuple[str, VaultSandbox], mount: str, path: str, field: str
 ) -> None:
     """Vault has the key in exactly this field at exactly this path of exactly this mount, or nothing was sent."""
     url, sandbox = vault_server
-    credentials = VaultCredentials(url=url, auth=TokenAuth(token=vault.ROOT_TOKEN))
+    credentials = VaultCredentials(url=url, auth=TokenAuth(token=ROOT_TOKEN))
     block = _made(VaultSecret, credentials=credentials, mount=mount, path=path, field=field)
     if block is None:
         return

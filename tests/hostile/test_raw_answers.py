@@ -14,6 +14,7 @@ from blocks.errors import KeyRotationError, UnexpectedAnswerError, UnreachableEr
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import KeyRequest
 from sandbox import openrouter
+from sandbox.openrouter_account import OpenRouterSandbox
 from sandbox.server import running
 from tests.byte_server import speaking
 from tests.hostile.liar import KEY, LEAK, Answer, Liar, listening
@@ -44,7 +45,7 @@ def broken_status(connection: socket.socket, _over: threading.Event) -> None:
 
 def at(url: str) -> Liars:
     """Clients that all call the same address."""
-    nobody = openrouter.OpenRouterSandbox()
+    nobody = OpenRouterSandbox()
     key = nobody.add_key(nobody.accounts[0], {"name": "checkout"})
     return Liars({}, dict.fromkeys(("OpenRouter", "Vault", "Infisical"), url), key, "workspace", slow=True)
 
@@ -96,7 +97,7 @@ def _created(**lies: str) -> Answer:
 @pytest.mark.parametrize("field", ["label", "hash"])
 async def test_a_key_shown_where_none_belongs_is_not_kept(field: str) -> None:
     """A label or a hash that holds the plaintext would end in the ledger; the key counts as not understood."""
-    liar = Liar(openrouter.create_app(openrouter.OpenRouterSandbox()), "OpenRouter")
+    liar = Liar(openrouter.create_app(OpenRouterSandbox()), "OpenRouter")
     liar.lies = ("POST", "/keys$", _created(**{field: KEY}))
 
     with running(liar) as url:

@@ -14,7 +14,8 @@ import pytest
 from openrouter import OpenRouter, errors
 from openrouter.utils import RetryConfig
 
-from sandbox.openrouter import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey, create_app
+from sandbox.openrouter import create_app
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import Fault, running
 
 MONDAY = datetime(2026, 11, 30, 23, 0, tzinfo=UTC)

@@ -53,6 +53,7 @@ from tests.simulation.model import (
     run_remove,
     run_restore,
     run_retire,
+    run_write_off,
 )
 from tests.simulation.outcomes import Before
 from tests.simulation.promises import promise
@@ -89,6 +90,7 @@ class Histories(Watched):
     def __init__(self) -> None:
         super().__init__()
         self.runs: list[Identity] = []
+        self.completed: set[UUID] = set()
         self.numbers = 0
         self.touched: set[str] = set()
 
@@ -147,6 +149,8 @@ class Histories(Watched):
     def _rotate(self, identity: Identity, process: Process | None = None) -> Ended:
         ended = play(run_protocol(self.model, self.rotation, identity, process, self.steps))
         self._after(ended)
+        if ended.succeeded:
+            self.completed.add(identity.id)
         return ended
 
     def _after(self, ended: Ended) -> None:
@@ -223,13 +227,15 @@ class Histories(Watched):
         index = which % len(self.runs)
         run = self.runs[index]
         self.model.time += timedelta(seconds=1)
-        self.runs[index] = Identity(run.id, run.first_started, run.attempt + 1, run.emergency)
+        completed = run.id in self.completed
+        self.runs[index] = Identity(run.id, run.first_started, run.attempt + 1, run.emergency, completed=completed)
         self.model.tell(f"run {run.id.int} is retried")
         ledger, keys = self.model.ledger("checkout"), set(self.model.keys)
         done = ledger and ledger.current and run.id in (ledger.current.made_by, ledger.current.rotated_by)
         self._fate(planned)
         self._rotate(self.runs[index])
-        promise(not done or set(self.model.keys) <= keys, "I6: a Retry of a finished run made another key")
+        made = set(self.model.keys) - keys
+        promise(not (done or completed) or not made, "I6: a Retry of a finished run made another key")
 
     @rule(emergency=st.booleans(), scheduled=st.booleans())
     def plan(self, emergency: bool, scheduled: bool) -> None:
@@ -313,6 +319,20 @@ class Histories(Watched):
         if ended.succeeded:
             outcomes.check_applied(self.model, self.rotation, before)
 
+    @precondition(lambda self: self.last_ledger.superseded)
+    @rule(which=nth)
+    def write_off(self, which: int) -> None:
+        """A person wants to be rid of a superseded key, whether or not it can be revoked."""
+        key = nth_of(self.last_ledger.superseded, which)
+        self.model.tell(f"write-off-key starts for {key.hash}")
+        before = Before.of(self.model)
+        self._after(ended := play(run_write_off(self.model, "checkout", self._other_identity(), key.hash)))
+        promise(set(self.model.keys) == set(before.keys), "write-off-key made or deleted a key")
+        if ended.succeeded:
+            outcomes.check_written_off(self.model, before, key)
+            # It is nobody's to revoke any more, unless an audit finds it.
+            self.out_of_sight.add(key.hash)
+
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates, keys=st.sampled_from(["revoke", "keep", "keep-until"]))
     def remove(self, planned: Planned, keys: str) -> None:
@@ -358,7 +378,8 @@ class Histories(Watched):
         everything = {key.hash: key.settings() for key in self.model.keys.values()}
         self._fate(planned)
         audited = self._audit(connection, repair=repair)
-        may_look = not planned and self.model.connections[connection] not in self.model.revoked_accounts
+        may_look = not planned and connection not in self.model.deleted_connections
+        may_look = may_look and self.model.connections[connection] not in self.model.revoked_accounts
         if audited.report and may_look and not repair:
             outcomes.check_findings(self.model, connection, audited.report.findings, before.told)
         after = {key.hash: key.settings() for key in self.model.keys.values()}
@@ -397,7 +418,9 @@ class Histories(Watched):
         """Whether a lost ledger can be written anew: the one key of the rotation works wherever it should be."""
         key = self.model.keys.get(self._current() or "")
         account = self.model.connections[self.rotation.connection]
-        if key is None or key.account != account or account in self.model.revoked_accounts or self.model.late:
+        reachable = self.rotation.connection not in self.model.deleted_connections
+        reachable = reachable and account not in self.model.revoked_accounts
+        if key is None or key.account != account or not reachable or self.model.late:
             return False
         places = [self.model.places[name] for name in self.rotation.destinations]
         marks = [read_marker(k.request.name) for k in self.model.keys.values() if k.account == account]
@@ -584,6 +607,7 @@ class Histories(Watched):
         # Who puts in a dead key, or a key of a rotation that was taken away, knows that it does not work for ever.
         content = self.model.places[name].content
         works = content in self.made and self.model.works(content) and not self.last_ledger.removed
+        works = works and (self.model.places[name].exists or self.made[content or ""] == self._current())
         (self.serving.add if works and self._is_explained(content) else self.serving.discard)(name)
 
     def _is_explained(self, secret: str | None) -> bool:
@@ -769,6 +793,15 @@ class Histories(Watched):
         """A destination's block is deleted, or made anew."""
         self.model.tell(f"by hand: the block {name} {'exists' if exists else 'is deleted'}")
         self.model.places[name].exists = exists
+        # Where nobody can look, only what was published last is known to be read.
+        if not exists and self.made.get(self.model.places[name].content or "") != self._current():
+            self.serving.discard(name)
+
+    @rule(name=st.sampled_from(["openrouter", "other"]), exists=st.booleans())
+    def delete_a_connection(self, name: str, exists: bool) -> None:
+        """A connection's block is deleted, or made anew."""
+        self.model.tell(f"by hand: the connection {name} {'exists' if exists else 'is deleted'}")
+        (self.model.deleted_connections.discard if exists else self.model.deleted_connections.add)(name)
 
     # --- what the world does ---
 
@@ -801,6 +834,7 @@ class Histories(Watched):
         begun = len(self.model.story)
         self.model.late_effects_happen()
         self.model.revoked_accounts.clear()
+        self.model.deleted_connections.clear()
         self.model.longest_name = None
         for place in self.model.places.values():
             place.exists = True

@@ -27,6 +27,7 @@ from blocks.errors import (
     ConflictError,
     ForbiddenError,
     KeyRotationError,
+    MissingBlockError,
     NotFoundError,
     PlaceLostError,
     RateLimitedError,
@@ -42,6 +43,7 @@ from flows.remove_rotation import remove
 from flows.restore_key import restore
 from flows.retire import retire_due
 from flows.rotate import follow_protocol
+from flows.write_off_key import follow_write_off
 from tasks.audit.findings import Report
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
@@ -207,6 +209,7 @@ class Model:
         self.time = start
         self.keys: dict[str, ModelKey] = {}
         self.connections: dict[str, str] = {"openrouter": "account-1"}
+        self.deleted_connections: set[str] = set()
         self.revoked_accounts: set[str] = set()
         self.variables: dict[str, Any] = {}
         self.signatures = 0
@@ -652,14 +655,14 @@ class ModelWorld:
 
     async def connection(self, name: str) -> ModelOpenRouter:
         """Open a connection."""
-        if name not in self._process.model.connections:
-            raise ConfigurationError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
+        if name not in self._process.model.connections or name in self._process.model.deleted_connections:
+            raise MissingBlockError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
         return ModelOpenRouter(self._process, name)
 
     async def destination(self, name: str) -> ModelDestination:
         """Open a destination."""
         if name not in self._process.model.places or not self._process.model.places[name].exists:
-            raise ConfigurationError(f"rotation.destinations: the block {name} does not exist.")
+            raise MissingBlockError(f"rotation.destinations: the block {name} does not exist.")
         return ModelDestination(self._process, name)
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
@@ -788,6 +791,15 @@ async def run_remove(
     process = process or Process(model, "remove")
     run = open_run(model, rotation, identity, process)
     return await _until_it_ends(remove(run, revoke_at, PLAIN), run)
+
+
+async def run_write_off(
+    model: Model, rotation: str, identity: Identity, key_hash: str, process: Process | None = None
+) -> Ended:
+    """Write a key off, in a process of its own."""
+    process = process or Process(model, "write off")
+    run = open_run(model, rotation, identity, process)
+    return await _until_it_ends(follow_write_off(run, key_hash, "its account is gone"), run)
 
 
 @dataclass(frozen=True)

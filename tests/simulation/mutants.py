@@ -34,6 +34,7 @@ import tasks.life.due
 import tasks.life.plan
 import tasks.life.recover
 import tasks.life.settings
+import tasks.life.write_off
 import tasks.model.decisions
 import tasks.publish
 import tasks.revoke
@@ -708,6 +709,22 @@ MUTANTS = [
         "_current",
         _current_unseen,
         ("rotate", "audit_after_the_ledger_was_lost", "change_the_rotation", "retire"),
+        SIMPLE,
+    ),
+    Mutant(
+        "a run that has completed is begun anew",
+        Identity,
+        "completed",
+        property(lambda _self: False, lambda _self, _value: None),
+        ("rotate", "retry", "retire", "delete_the_ledger"),
+        SIMPLE,
+    ),
+    Mutant(
+        "any key is written off",
+        tasks.life.write_off,
+        "_refuse_what_can_be_revoked",
+        nothing,
+        ("rotate", "write_off", "exchange_the_management_key"),
         SIMPLE,
     ),
     Mutant(

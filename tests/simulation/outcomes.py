@@ -13,7 +13,7 @@ from tasks.audit.judge import SETTLED_AFTER
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tasks.model.keys import read_marker
-from tasks.model.ledger import TURNS_UP_WITHIN, Current, Ledger
+from tasks.model.ledger import TURNS_UP_WITHIN, Current, Ledger, Superseded
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tests.simulation.model import Model, ModelKey
@@ -224,6 +224,18 @@ def check_removed(model: Model, before: Before, keys: str, until: datetime | Non
             promise(ends.get(current.hash) == until, "a key that was kept for a while has no such end")
     if ledger is None:
         promise(before.told_since(model, Event.ROTATION_REMOVED), "nobody was told that a rotation was removed")
+
+
+def check_written_off(model: Model, before: Before, key: Superseded) -> None:
+    """Only what nobody can revoke is written off, and everybody is told."""
+    account = model.connections[key.connection]
+    there = key.hash in model.keys and model.keys[key.hash].account == account
+    closed = account in model.revoked_accounts or key.connection in model.deleted_connections
+    promise(closed or not there, "a key was written off that could be revoked")
+    ledger = model.ledger(NAME)
+    promise(ledger is None or key.hash not in ledger.hashes(), "a key that was written off is in the ledger")
+    promise(ledger is None or ledger.written_off[-1].hash == key.hash, "the ledger does not say what was written off")
+    promise(before.told_since(model, Event.KEY_WRITTEN_OFF, key.hash), "nobody was told of a key that was written off")
 
 
 def check_findings(model: Model, connection: str, findings: Sequence[Finding], told: int) -> None:

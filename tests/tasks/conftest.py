@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 import blocks
 from blocks.destination import Destination
-from blocks.errors import ConfigurationError, KeyRotationError
+from blocks.errors import KeyRotationError, MissingBlockError
 from blocks.openrouter.client import OpenRouterClient
 from blocks.vault.auth import TokenAuth
 from flows.apply_settings import apply_deployed_settings
@@ -29,8 +29,11 @@ from flows.remove_rotation import remove
 from flows.restore_key import restore
 from flows.retire import retire_due
 from flows.rotate import follow_protocol
+from flows.write_off_key import follow_write_off
 from sandbox import openrouter, vault
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import running
+from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.audit.findings import Report
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
@@ -50,10 +53,12 @@ class Life:
 
     def __init__(self) -> None:
         self.time = datetime(2026, 12, 16, 3, 30, tzinfo=UTC)
-        self.openrouter = openrouter.OpenRouterSandbox(now=self.now)
-        self.vault = vault.VaultSandbox(now=self.now)
+        self.openrouter = OpenRouterSandbox(now=self.now)
+        self.vault = VaultSandbox(now=self.now)
         self.store = Memory()
         self.other_stores: dict[str, Memory] = {}
+        self.connections = {"openrouter"}
+        self.deleted_destinations: set[str] = set()
         self.is_deployed = True
         self.interval = timedelta(0)
         self.deployed: Rotation | None = None
@@ -85,13 +90,15 @@ class Life:
         self.time += timedelta(seconds=seconds)
 
     async def connection(self, name: str) -> OpenRouterClient:
-        """The one connection."""
-        if name != "openrouter":
-            raise ConfigurationError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
+        """The one account, by whatever name."""
+        if name not in self.connections:
+            raise MissingBlockError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
         return self.client
 
-    async def destination(self, _name: str) -> Destination:
+    async def destination(self, name: str) -> Destination:
         """The one destination."""
+        if name in self.deleted_destinations:
+            raise MissingBlockError(f"rotation.destinations: the block {name} does not exist. Nothing was created.")
         return self.block
 
     async def emit(self, event: Event, rotation: str, **payload: Any) -> None:
@@ -195,6 +202,11 @@ class Life:
         run = self.open()
         return await self._do(run, remove(run, revoke_at, PLAIN))
 
+    async def write_off(self, label: str, reason: str = "the account was closed", **who: Any) -> str:
+        """Write a key off."""
+        run = self.open(**who)
+        return await self._do(run, follow_write_off(run, label, reason))
+
     @asynccontextmanager
     async def opened(self, name: str) -> AsyncIterator[Run]:
         """Open a rotation's ledger, as an audit with repair does."""
@@ -232,17 +244,17 @@ class Life:
     def in_vault(self) -> str:
         """What Vault holds, as its own client reads it."""
         block: Any = self.block
-        client = hvac.Client(url=block.credentials.url, token=vault.ROOT_TOKEN)
+        client = hvac.Client(url=block.credentials.url, token=ROOT_TOKEN)
         read = client.secrets.kv.v2.read_secret_version(path=block.path, raise_on_deleted_version=True)
         return str(read["data"]["data"]["value"])
 
-    async def held(self) -> openrouter.StoredKey:
+    async def held(self) -> StoredKey:
         """The key that the destination holds."""
         value = (await self.block.read_content()).value
         assert value is not None
         return self.openrouter.by_secret[value.get_secret_value()]
 
-    def key(self, key_hash: str) -> openrouter.StoredKey:
+    def key(self, key_hash: str) -> StoredKey:
         """A key at OpenRouter."""
         return self.openrouter.keys[key_hash]
 
@@ -251,12 +263,18 @@ class Life:
         self.openrouter.accounts[0].workspaces.append(str(uuid4()))
         return self.openrouter.accounts[0].workspaces[-1]
 
-    def spend(self, key: openrouter.StoredKey, usd: str) -> None:
+    def delete_workspace(self, workspace: str) -> None:
+        """Somebody deletes a workspace, with the keys in it."""
+        self.openrouter.accounts[0].workspaces.remove(workspace)
+        for key in [key for key in self.openrouter.keys.values() if key.workspace_id == workspace]:
+            self.openrouter.delete_key(key)
+
+    def spend(self, key: StoredKey, usd: str) -> None:
         """Let a consumer spend."""
         key.spent.append((self.time, Decimal(usd)))
         key.last_used_at = self.time
 
-    def use(self, key: openrouter.StoredKey) -> int:
+    def use(self, key: StoredKey) -> int:
         """Call a model with a key; the status of the answer."""
         body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
         headers = {"Authorization": f"Bearer {key.secret}"}
@@ -265,7 +283,7 @@ class Life:
     def sdk(self) -> OpenRouter:
         """OpenRouter's own client, as a judge."""
         return OpenRouter(
-            api_key=openrouter.DEFAULT_MANAGEMENT_KEY,
+            api_key=DEFAULT_MANAGEMENT_KEY,
             server_url=f"{self.url}/api/v1",
             retry_config=RetryConfig("none", None, False),
         )
@@ -279,10 +297,10 @@ async def life() -> AsyncIterator[Life]:
         life.url = stack.enter_context(running(life.app))
         vault_url = stack.enter_context(running(vault.create_app(life.vault)))
         connection = blocks.OpenRouterCredentials(
-            management_key=SecretStr(openrouter.DEFAULT_MANAGEMENT_KEY), base_url=f"{life.url}/api/v1"
+            management_key=SecretStr(DEFAULT_MANAGEMENT_KEY), base_url=f"{life.url}/api/v1"
         )
         life.client = await stack.enter_async_context(connection.get_client())
-        credentials = blocks.VaultCredentials(url=vault_url, auth=TokenAuth(token=SecretStr(vault.ROOT_TOKEN)))
+        credentials = blocks.VaultCredentials(url=vault_url, auth=TokenAuth(token=SecretStr(ROOT_TOKEN)))
         life.block = blocks.VaultSecret(credentials=credentials, path=f"apps/app-{next(numbers)}")
         stack.push_async_callback(life.block.aclose)
         yield life

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.openrouter import Account, StoredKey
+from sandbox.openrouter_account import Account, StoredKey
 from tasks.model.keys import read_marker
 from tests.tasks.conftest import Life
 

@@ -9,7 +9,7 @@ import hvac
 import pytest
 from hvac.exceptions import Forbidden, InvalidPath, InvalidRequest, VaultDown
 
-from sandbox.vault import ROOT_TOKEN
+from sandbox.vault_tokens import ROOT_TOKEN
 from tests.blocks.vault.vaults import READ_WRITE, TestVault
 
 paths = (f"contract/secret-{number}" for number in itertools.count())

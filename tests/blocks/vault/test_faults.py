@@ -33,7 +33,9 @@ from blocks.errors import (
 from blocks.http import MAX_ANSWER_BYTES, MAX_ATTEMPTS
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox.server import Fault, Faults, running
-from sandbox.vault import ROOT_TOKEN, KvVersion2, VaultSandbox, create_app
+from sandbox.vault import create_app
+from sandbox.vault_engines import KvVersion2
+from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tests.blocks.vault.vaults import READ_WRITE, at_once
 from tests.byte_server import speaking
 

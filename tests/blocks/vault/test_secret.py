@@ -21,7 +21,7 @@ from blocks.errors import (
 )
 from blocks.vault.auth import AppRoleAuth, TokenAuth
 from sandbox.stack import free_port
-from sandbox.vault import ROOT_TOKEN
+from sandbox.vault_tokens import ROOT_TOKEN
 from tests.blocks.vault.vaults import READ_WRITE, TestVault, at_once
 
 KEY = SecretStr("sk-or-v1-the-new-key")

@@ -18,7 +18,8 @@ import requests
 
 from sandbox.server import running
 from sandbox.stack import free_port
-from sandbox.vault import ROOT_TOKEN, VaultSandbox, create_app
+from sandbox.vault import create_app
+from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 
 BINARY = shutil.which("vault") or shutil.which("bao")
 READ_WRITE = {"read", "create", "update"}

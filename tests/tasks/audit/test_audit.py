@@ -18,8 +18,7 @@ from blocks.errors import NotFoundError
 from blocks.openrouter.keys import ApiKey, CurrentKey
 from flows.audit import check_order
 from flows.show.audit_report import MAX_ROWS, as_description, as_sentence, as_table
-from sandbox import openrouter
-from sandbox.openrouter import StoredKey
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, Account, OpenRouterSandbox, StoredKey
 from sandbox.server import Fault
 from sandbox.stack import CHECKOUT
 from tasks.audit.compare import OPEN_AT_ONCE, RUNS_AT_ONCE
@@ -289,7 +288,7 @@ async def test_a_key_of_another_account_is_not_taken_for_a_deleted_one(life: Lif
     """The connection's management key was exchanged for one of another account."""
     await life.rotate()
     account = life.openrouter.accounts[0]
-    life.openrouter.accounts.append(openrouter.Account("user_other", ["elsewhere"], account.management_keys))
+    life.openrouter.accounts.append(Account("user_other", ["elsewhere"], account.management_keys))
     account.management_keys = set()
 
     report = await life.audit()
@@ -410,7 +409,7 @@ async def test_a_run_at_work_is_not_judged_halfway(life: Life, monkeypatch: pyte
 
 async def test_a_management_key_that_ends_soon_is_found(life: Life) -> None:
     """Two weeks ahead: only a person can make a new one."""
-    key = openrouter.DEFAULT_MANAGEMENT_KEY
+    key = DEFAULT_MANAGEMENT_KEY
     life.openrouter.accounts[0].management_keys_expire[key] = life.time + timedelta(days=13)
 
     finding = only(await life.audit(), Kind.MANAGEMENT_KEY_EXPIRING)
@@ -829,7 +828,7 @@ class ManyPlaces(Life):
 async def test_only_some_destinations_are_open_at_once() -> None:
     """An audit of hundreds of rotations needs no more sockets and logins than one of a few."""
     life = ManyPlaces(100)
-    life.client = Account([])
+    life.client = LongAccount([])
 
     await life.audit()
 
@@ -837,7 +836,7 @@ async def test_only_some_destinations_are_open_at_once() -> None:
     assert life.is_open == 0
 
 
-class Account:
+class LongAccount:
     """A connection to an account with keys that are made when they are asked for, and held by nobody here."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
@@ -863,7 +862,7 @@ class Account:
 
 def keys_of_an_account(count: int) -> Iterator[ApiKey]:
     """Many keys, one at a time: of nobody, and every second one of another Prefect server."""
-    shown = openrouter.OpenRouterSandbox()
+    shown = OpenRouterSandbox()
     shown.seed_keys(1)
     key = shown.show(next(iter(shown.keys.values())))
     for number in range(count):
@@ -874,7 +873,7 @@ def keys_of_an_account(count: int) -> Iterator[ApiKey]:
 async def peak(count: int) -> int:
     """The most memory that an audit of so many keys takes, in bytes."""
     life = Life()
-    life.client = Account(keys_of_an_account(count))
+    life.client = LongAccount(keys_of_an_account(count))
     life.later(days=365)
     tracemalloc.start()
     report = await life.audit()

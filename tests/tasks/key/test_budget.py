@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox.openrouter import Account
+from sandbox.openrouter_account import Account
 from sandbox.server import Fault
 from tasks.model.events import Event
 from tasks.model.keys import period_end

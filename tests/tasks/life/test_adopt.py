@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from pydantic import SecretStr
 
-from sandbox.openrouter import StoredKey
+from sandbox.openrouter_account import StoredKey
 from tasks.model.keys import label_agrees, marker
 from tests.memory import Memory
 from tests.tasks.conftest import Life

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+import pytest
+
 from sandbox.server import Fault
 from tests.tasks.conftest import Life
 
@@ -36,3 +38,94 @@ async def test_a_retry_of_a_finished_run_tells_of_the_one_that_is_not(life: Life
     said = await life.rotate(run_id=first, attempt=2)
 
     assert f"the later rotation by run {second} is unfinished" in said
+
+
+@pytest.mark.parametrize("emergency", [False, True])
+@pytest.mark.parametrize("knows", [False, True], ids=["Prefect has forgotten that it completed", "Prefect knows"])
+async def test_a_retry_of_a_run_that_completed_makes_no_key_and_ends_none_once_its_own_is_gone(
+    life: Life, emergency: bool, knows: bool
+) -> None:
+    """Given a completed run whose key was superseded and revoked long ago, nothing is changed."""
+    await life.rotate()
+    run_id, first_started = uuid4(), life.time
+    life.later(seconds=1)
+    await life.rotate(run_id=run_id, emergency=emergency)
+    life.later(days=1)
+    await life.rotate()
+    life.later(days=2)
+    await life.retire()
+    await life.rotate()
+    before = life.everything()
+
+    said = await life.rotate(
+        run_id=run_id, first_started=first_started, attempt=2, emergency=emergency, completed=knows
+    )
+
+    why = "this run has completed before" if knows else "a later run has already rotated"
+    assert said == f"Nothing to do: {why}. The key {(await life.held()).label} is the current one."
+    assert life.everything() == before
+
+
+async def test_a_retry_of_an_emergency_whose_last_revocation_failed_ends_no_key_before_its_time(life: Life) -> None:
+    """Given an emergency that published and then failed, later runs did its work: its Retry does nothing."""
+    await life.rotate()
+    run_id, first_started = uuid4(), life.time
+    life.later(seconds=1)
+    life.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=403))
+    await life.failure(life.rotate(run_id=run_id, emergency=True))
+    life.app.state.faults.clear()
+    for _ in range(3):
+        life.later(days=2)
+        await life.rotate()
+    before = life.everything()
+
+    said = await life.rotate(run_id=run_id, first_started=first_started, attempt=2, emergency=True)
+
+    assert said.startswith("Nothing to do: a later run has already rotated.")
+    assert life.everything() == before
+
+
+async def test_a_retry_of_a_completed_run_makes_no_key_after_the_clock_was_set_back(life: Life) -> None:
+    """Given that the moments in the ledger say nothing any more, Prefect's own record of the run decides."""
+    run_id, first_started = uuid4(), life.time
+    await life.rotate(run_id=run_id)
+    life.later(days=-3)
+    await life.rotate()
+    life.later(days=2)
+    await life.retire()
+    before = life.everything()
+
+    said = await life.rotate(run_id=run_id, first_started=first_started, attempt=2, completed=True)
+
+    assert said.startswith("Nothing to do: this run has completed before.")
+    assert life.everything() == before
+
+
+async def test_a_retry_of_a_completed_run_says_that_there_is_no_key_any_more(life: Life) -> None:
+    """Given a rotation whose ledger is gone, a run that has completed does not begin it anew."""
+    run_id = uuid4()
+    await life.rotate(run_id=run_id)
+    life.store.value = None
+    before = life.everything()
+
+    said = await life.rotate(run_id=run_id, attempt=2, completed=True)
+
+    assert said == (
+        "Nothing to do: this run has completed before. There is no current key now; to make one, start a new run."
+    )
+    assert life.everything() == before
+
+
+async def test_a_retry_does_not_say_that_a_key_is_live_where_it_is_not(life: Life) -> None:
+    """Given that somebody has put another value into the destination, the Retry names it."""
+    run_id = uuid4()
+    await life.rotate(run_id=run_id)
+    label = (await life.held()).label
+    await life.block.write_secret(b"by hand")
+
+    said = await life.rotate(run_id=run_id, attempt=2, completed=True)
+
+    assert said == (
+        f"Already rotated: the key {label} is the current one, but vault-secret/checkout does not hold it: start a new "
+        "run; no superseded keys."
+    )

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from tasks.model.decisions import MAYBE, Identity, Situation, assess, judge, needed_by
-from tasks.model.ledger import Current, Ledger, MadeKey, Pending, Superseded
+from tasks.model.ledger import Current, Emergency, Ledger, MadeKey, Pending, Superseded
 from tasks.model.rotation import Retirement
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
@@ -104,6 +104,48 @@ GONE = {PLACES[0]: MAYBE, PLACES[1]: "print-current"}
             replace(RETRY, emergency=True),
             NOWHERE,
             Situation.ROTATED_SINCE,
+        ),
+        (
+            "a Retry of an emergency whose key is long gone",
+            Ledger(current=current(since=NOW), emergency=Emergency(run_id=ME, at=NOW - timedelta(days=365))),
+            replace(RETRY, emergency=True),
+            NOWHERE,
+            Situation.ROTATED_SINCE,
+        ),
+        (
+            "a Retry of an emergency that left its work to a later emergency",
+            Ledger(current=current(since=NOW), emergency=Emergency(run_id=OTHER, at=NOW)),
+            replace(RETRY, emergency=True),
+            NOWHERE,
+            Situation.ROTATED_SINCE,
+        ),
+        (
+            "a Retry of an emergency that came after another emergency",
+            Ledger(current=current(since=NOW), emergency=Emergency(run_id=OTHER, at=NOW - timedelta(days=365))),
+            replace(RETRY, emergency=True),
+            NOWHERE,
+            Situation.NOTHING_PENDING,
+        ),
+        (
+            "a Retry of a run that has completed, though a clock that jumped back makes the current key older",
+            Ledger(current=current(since=NOW - timedelta(days=365))),
+            replace(RETRY, completed=True),
+            NOWHERE,
+            Situation.ROTATED_SINCE,
+        ),
+        (
+            "a Retry of a run that has completed, and no ledger",
+            None,
+            replace(RETRY, completed=True),
+            NOWHERE,
+            Situation.ROTATED_SINCE,
+        ),
+        (
+            "a Retry of a run that has completed, and whose key is the current one",
+            Ledger(current=current(ME)),
+            replace(RETRY, completed=True),
+            NOWHERE,
+            Situation.ALREADY_ROTATED,
         ),
         (
             "a Retry whose own key is half-published, though the clocks say that a later run has rotated",

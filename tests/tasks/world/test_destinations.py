@@ -17,7 +17,8 @@ from blocks.destination import Content, Destination
 from blocks.errors import DestinationError, ServiceError
 from blocks.vault.auth import TokenAuth
 from sandbox.server import running
-from sandbox.vault import ROOT_TOKEN, VaultSandbox, create_app
+from sandbox.vault import create_app
+from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.world.destinations import AnySecretBlock, PrefectSecret
 
 

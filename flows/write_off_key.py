@@ -1,0 +1,93 @@
+"""Write a key off that nobody can revoke any more."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import State
+
+from blocks.errors import ConfigurationError
+from blocks.redaction import redacted
+from flows.forms import label as field_label
+from flows.runs import conclude, open_run
+from flows.show.sentences import wrote_off
+from tasks.life.remove import forget_when_nothing_is_left
+from tasks.life.write_off import write_key_off
+from tasks.model.rotation import printable
+from tasks.model.written_off import MAX_REASON
+from tasks.world.run import Run
+from tasks.world.secrecy import secret_flow
+
+
+@secret_flow("write-off-key")
+async def write_off_key(
+    rotation: Annotated[str, field_label("Rotation")],
+    label: Annotated[str, field_label("Key label")],
+    reason: Annotated[str, field_label("Reason")],
+    confirm_name: Annotated[str, field_label("Confirm the rotation's name")],
+) -> State[None]:
+    """Remove a key from a rotation's ledger that cannot be revoked any more, because its account is out of reach.
+
+    The key may live on at OpenRouter. Where it can be revoked, nothing is changed.
+
+    Args:
+        rotation: The name of the rotation.
+        label: The key's label, such as sk-or-v1-0e6...1c96; for a create of unknown outcome the id of its run.
+        reason: Why it is written off; the ledger, the event and the artifact show it.
+        confirm_name: The rotation's name once more, typed by hand, because a key that is written off is not revoked.
+
+    Returns:
+        The final state, whose message says in one sentence what happened.
+    """
+    async with conclude() as conclusion:
+        why = check_write_off(str(rotation), confirm_name, reason)
+        async with open_run(str(rotation), False, conclusion) as run:
+            conclusion.succeeded(await follow_write_off(run, str(label), why))
+    return conclusion.state
+
+
+def check_write_off(rotation: str, confirm_name: object, reason: object) -> str:
+    """Refuse what is not meant so, before anything is changed.
+
+    Args:
+        rotation: The name of the rotation.
+        confirm_name: What was typed to confirm it.
+        reason: Why the key is written off.
+
+    Returns:
+        The reason, on one line and cut.
+
+    Raises:
+        ConfigurationError: One sentence that names the field.
+    """
+    if confirm_name != rotation:
+        raise ConfigurationError("confirm_name: it is not the name of the rotation. Nothing was changed.")
+    if not isinstance(reason, str) or not printable(reason, MAX_REASON).strip():
+        raise ConfigurationError("reason: say why the key is written off. Nothing was changed.")
+    if redacted(reason) != reason:
+        raise ConfigurationError("reason: it holds what looks like a secret. Nothing was changed.")
+    return printable(reason, MAX_REASON).strip()
+
+
+async def follow_write_off(run: Run, label: str, reason: str) -> str:
+    """Write a key off, from whatever state the last run left.
+
+    Args:
+        run: The run.
+        label: The key's label.
+        reason: Why.
+
+    Returns:
+        What happened, in one sentence.
+
+    Raises:
+        KeyRotationError: The key was not written off.
+    """
+    await run.load()
+    if not run.has_ledger:
+        raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was changed.")
+    run.step = "write the key off"
+    entry = await write_key_off(run, label.strip(), reason)
+    message = wrote_off(run, entry)
+    await forget_when_nothing_is_left(run)
+    return message

@@ -1,0 +1,111 @@
+"""Write a key off that nobody can revoke any more."""
+
+from __future__ import annotations
+
+from blocks.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    MissingBlockError,
+    NotFoundError,
+    OtherAccountError,
+    UnauthorizedError,
+)
+from tasks.model.events import Event
+from tasks.model.ledger import Ledger, Pending, Superseded, Unresolved
+from tasks.model.room import MAX_LEDGER_BYTES, largest_size
+from tasks.model.written_off import MAX_WRITTEN_OFF, WrittenOff, write_off
+from tasks.world.account import confirm_gone
+from tasks.world.ports import KeyReader
+from tasks.world.run import Run
+
+OUT_OF_REACH = (MissingBlockError, UnauthorizedError, ForbiddenError, OtherAccountError)
+"""How it shows that a key cannot be revoked through its connection, and will not be by waiting."""
+
+
+async def write_key_off(run: Run, label: str, reason: str) -> WrittenOff:
+    """Take a key out of the ledger that cannot be revoked; that it cannot is tried first.
+
+    Args:
+        run: The run, whose ledger is loaded.
+        label: The label or the hash of a superseded key, or the id of the run whose create has no known outcome.
+        reason: Why, in a person's words.
+
+    Returns:
+        What was written off.
+
+    Raises:
+        ConfigurationError: The ledger holds no such key, or it can be revoked; nothing was changed.
+        PlaceLostError: Another run has taken over.
+        ServiceError: It is not known whether the key can be revoked, because a call failed; nothing was changed.
+    """
+    if done := next((entry for entry in run.ledger.written_off if entry.by == run.identity.id), None):
+        return done
+    found = _find(run, label)
+    await _refuse_what_can_be_revoked(run, found)
+    entry = WrittenOff(
+        hash=found.hash if isinstance(found, Superseded) else "",
+        label=found.label if isinstance(found, Superseded) else str(found.run_id),
+        connection=found.connection,
+        reason=reason,
+        at=run.world.now(),
+        by=run.identity.id,
+    )
+    await run.write(_without(run.ledger, entry))
+    await run.world.emit(Event.KEY_WRITTEN_OFF, run.name, **entry.told())
+    return entry
+
+
+def _without(ledger: Ledger, entry: WrittenOff) -> Ledger:
+    # A full ledger has room for its keys rather than for those that it has no more.
+    after = [write_off(ledger, entry, remembered) for remembered in range(MAX_WRITTEN_OFF, -1, -1)]
+    return next((each for each in after if largest_size(each) <= MAX_LEDGER_BYTES), after[-1])
+
+
+def _find(run: Run, label: str) -> Superseded | Pending | Unresolved:
+    ledger = run.ledger
+    keys = [key for key in ledger.superseded if label in (key.label, key.hash)]
+    if len(keys) > 1:
+        raise ConfigurationError(
+            "label: several superseded keys have this label; give the key's hash instead, as the ledger shows it. "
+            "Nothing was changed."
+        )
+    pending = [ledger.pending] if ledger.pending and ledger.pending.key is None else []
+    lost: list[Pending | Unresolved] = [*pending, *ledger.unresolved]
+    found: list[Superseded | Pending | Unresolved] = [*keys, *(each for each in lost if label == str(each.run_id))]
+    if not found:
+        raise ConfigurationError(
+            f"label: the ledger of rotation {run.name} holds no such superseded key, nor a create of unknown outcome "
+            "by a run of this id. A current key is superseded by the next rotation. Nothing was changed."
+        )
+    return found[0]
+
+
+async def _refuse_what_can_be_revoked(run: Run, found: Superseded | Pending | Unresolved) -> None:
+    try:
+        openrouter = await run.world.connection(found.connection)
+        if isinstance(found, Superseded):
+            what = await _look_at(openrouter, found)
+        else:
+            what = await _look_for(openrouter, found)
+    except OUT_OF_REACH as error:
+        run.note(f"It could not be revoked: {error}")
+        return
+    raise ConfigurationError(f"label: {what}. Nothing was changed.")
+
+
+async def _look_at(openrouter: KeyReader, key: Superseded) -> str:
+    try:
+        await openrouter.get_key(key.hash)
+    except NotFoundError:
+        await confirm_gone(openrouter, key)
+        return f"the key {key.label} does not exist any more: run retire/retire, which takes it out of the ledger"
+    return f"the key {key.label} can be revoked: run retire/retire, or wait for the end of its overlap"
+
+
+async def _look_for(openrouter: KeyReader, lost: Pending | Unresolved) -> str:
+    try:
+        async for _key in openrouter.list_keys(lost.workspace_id):
+            break
+    except NotFoundError as error:
+        raise OtherAccountError(str(error)) from None
+    return f"what run {lost.run_id} may have left behind can be looked for: run rotate or retire, which settles it"

@@ -1,0 +1,277 @@
+"""Keys that nobody can revoke any more, and what a person does about them as the message says."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from blocks.errors import ConfigurationError
+from flows.show.rotation_page import as_markdown
+from flows.write_off_key import check_write_off
+from sandbox.server import Fault
+from tasks.model.events import Event
+from tasks.model.ledger import Superseded, Unresolved
+from tasks.model.room import MAX_LEDGER_BYTES, largest_size
+from tasks.model.written_off import MAX_REASON, MAX_WRITTEN_OFF
+from tests.tasks.conftest import Life
+
+
+async def superseded_in_a_deleted_connection(life: Life) -> Superseded:
+    """A key whose connection was deleted, after the rotation had moved to another one; its overlap has ended."""
+    await life.rotate()
+    life.connections = {"openrouter", "second"}
+    life.change(connection="second")
+    await life.rotate()
+    life.connections = {"second"}
+    life.later(hours=24)
+    return life.superseded
+
+
+async def test_a_deleted_connection_ends_healthy_by_what_its_message_says(life: Life) -> None:
+    """Given a key that only a deleted connection could revoke, writing it off lets the next runs end well."""
+    former = await superseded_in_a_deleted_connection(life)
+    sentence = await life.failure(life.retire())
+
+    message = await life.write_off(former.label)
+    after = [await life.retire(), await life.rotate()]
+
+    assert "its connection openrouter was deleted" in sentence
+    assert "write the key off with write-off-key" in sentence
+    assert message.startswith(f"Written off: {former.label} was not revoked")
+    assert after[0] == "Nothing was due; no superseded keys."
+    assert after[1].startswith("Rotated")
+    assert former.hash not in life.ledger.hashes()
+
+
+async def test_a_deleted_connection_ends_healthy_when_it_is_made_again(life: Life) -> None:
+    """Given the other way out that the message names, the key is revoked."""
+    former = await superseded_in_a_deleted_connection(life)
+    await life.failure(life.retire())
+    life.connections = {"openrouter", "second"}
+
+    await life.retire()
+
+    assert former.hash in life.openrouter.deleted
+
+
+async def test_a_deleted_workspace_ends_healthy_by_what_its_message_says(life: Life) -> None:
+    """Given a workspace that was deleted with the key in it, writing it off lets the next runs end well."""
+    workspace = life.other_workspace()
+    life.change(key={"workspace_id": workspace})
+    await life.rotate()
+    former = life.ledger.current
+    life.delete_workspace(workspace)
+    life.change(key={"workspace_id": None})
+    await life.rotate()
+    life.later(hours=24)
+    sentence = await life.failure(life.retire())
+    assert former is not None
+
+    await life.write_off(former.label)
+
+    assert "the workspace was deleted, or the connection belongs to another account" in sentence
+    assert "write the key off with write-off-key" in sentence
+    assert await life.retire() == "Nothing was due; no superseded keys."
+
+
+async def test_a_lost_create_in_a_deleted_connection_ends_healthy_by_what_its_message_says(life: Life) -> None:
+    """Given a create of unknown outcome that nobody can look for, the note names what write-off-key takes."""
+    lost, former_run = uuid4(), life.time
+    await life.rotate()
+    lost_entry = Unresolved(run_id=lost, connection="gone", since=former_run)
+    life.store.value = life.ledger.model_copy(update={"unresolved": (lost_entry,)}).to_json()
+    life.later(hours=1)
+    await life.retire()
+    noted = " ".join(life.notes)
+
+    await life.write_off(str(lost))
+    await life.retire()
+
+    assert f"write the key off with write-off-key, by the label {lost}" in noted
+    assert life.ledger.unresolved == ()
+    assert life.notes == []
+
+
+async def test_a_key_that_can_be_revoked_is_not_written_off(life: Life) -> None:
+    """Given a connection that still knows the key, nothing is changed, and the sentence says what to run."""
+    await life.rotate()
+    await life.rotate()
+    before = life.everything()
+
+    sentence = await life.failure(life.write_off(life.superseded.label))
+
+    assert "can be revoked: run retire/retire" in sentence
+    assert life.everything() == before
+
+
+async def test_a_key_that_is_gone_is_not_written_off(life: Life) -> None:
+    """Given a key that somebody deleted, retire takes it out of the ledger; nothing has to be written off."""
+    await life.rotate()
+    await life.rotate()
+    life.openrouter.delete_key(life.key(life.superseded.hash))
+
+    sentence = await life.failure(life.write_off(life.superseded.label))
+
+    assert "does not exist any more: run retire/retire" in sentence
+
+
+async def test_nothing_is_written_off_while_openrouter_is_down(life: Life) -> None:
+    """Given a failure that passes, it is not known whether the key can be revoked."""
+    await life.rotate()
+    await life.rotate()
+    life.app.state.faults.add(Fault("before", "GET", "/keys/", status=503))
+
+    await life.failure(life.write_off(life.superseded.label))
+
+    assert len(life.ledger.superseded) == 1
+
+
+async def test_the_current_key_is_not_written_off(life: Life) -> None:
+    """Given the label of the current key, the sentence says that the next rotation supersedes it."""
+    await life.rotate()
+    current = life.ledger.current
+    assert current is not None
+
+    sentence = await life.failure(life.write_off(current.label))
+
+    assert "A current key is superseded by the next rotation" in sentence
+
+
+async def test_ledger_event_and_artifact_say_what_was_written_off_and_why(life: Life) -> None:
+    """Who asks later finds the key, the reason, the time and the run."""
+    former = await superseded_in_a_deleted_connection(life)
+    run_id = uuid4()
+
+    message = await life.write_off(former.label, "account closed, ticket 7", run_id=run_id)
+
+    (entry,) = life.ledger.written_off
+    run = life.open()
+    await run.load()
+    page = as_markdown(run, message)
+    told = [payload for event, payload in life.events if event is Event.KEY_WRITTEN_OFF]
+    assert (entry.hash, entry.reason, entry.at, entry.by) == (
+        former.hash,
+        "account closed, ticket 7",
+        life.time,
+        run_id,
+    )
+    assert told == [{"rotation": "checkout", **entry.told()}]
+    assert f"- `{former.label}` of the connection openrouter" in page
+    assert f"by run {run_id}: account closed, ticket 7" in page
+
+
+async def test_a_retry_of_a_write_off_that_is_done_does_nothing(life: Life) -> None:
+    """Given that the process was killed after the ledger was written, a Retry says the same and ends well."""
+    former = await superseded_in_a_deleted_connection(life)
+    run_id = uuid4()
+    first = await life.write_off(former.label, run_id=run_id)
+    before = life.everything()
+
+    assert await life.write_off(former.label, run_id=run_id, attempt=2) == first
+    assert life.everything() == before
+
+
+async def test_a_key_that_turns_up_after_it_was_written_off_is_an_orphan(life: Life) -> None:
+    """Given a connection that was made again, the audit finds the key, and its repair deletes what nobody uses."""
+    former = await superseded_in_a_deleted_connection(life)
+    await life.write_off(former.label)
+    life.connections = {"openrouter", "second"}
+
+    report = await life.audit(repair=True)
+
+    assert [finding.key_hash for finding in report.findings if finding.repaired] == [former.hash]
+    assert former.hash in life.openrouter.deleted
+
+
+async def test_a_removed_rotation_is_gone_once_its_last_key_is_written_off(life: Life) -> None:
+    """Given a removal that waits for a key which nobody can revoke, the write-off finishes it."""
+    former = await superseded_in_a_deleted_connection(life)
+    await life.failure(life.remove(life.time))
+
+    await life.write_off(former.label)
+
+    assert life.store.value is None
+    assert Event.ROTATION_REMOVED in [event for event, _ in life.events]
+
+
+async def test_the_ledger_remembers_the_newest_and_always_has_room(life: Life) -> None:
+    """Given a full ledger, a key is written off all the same; older entries make room."""
+    former = await superseded_in_a_deleted_connection(life)
+    many = [
+        former.model_copy(update={"hash": f"{number:064}", "label": f"sk-or-v1-{number:015}"}) for number in range(9)
+    ]
+    ledger = life.ledger.model_copy(update={"superseded": tuple(many)})
+    while largest_size(ledger) > MAX_LEDGER_BYTES:
+        many.pop()
+        ledger = life.ledger.model_copy(update={"superseded": tuple(many)})
+    life.store.value = ledger.to_json()
+
+    for key in many:
+        await life.write_off(key.label, "x" * MAX_REASON)
+
+    assert largest_size(life.ledger) <= MAX_LEDGER_BYTES
+    assert life.ledger.superseded == ()
+    assert [entry.hash for entry in life.ledger.written_off] == [key.hash for key in many[-MAX_WRITTEN_OFF:]]
+
+
+@pytest.mark.parametrize(
+    ("confirm_name", "reason", "field"),
+    [
+        ("another", "gone", "confirm_name"),
+        ("checkout", " \n ", "reason"),
+        ("checkout", None, "reason"),
+        ("checkout", f"sk-or-v1-{'5' * 64}", "reason"),
+    ],
+)
+def test_what_is_not_meant_so_is_refused(confirm_name: str, reason: object, field: str) -> None:
+    """The name is typed twice, and the reason is neither empty nor a secret."""
+    with pytest.raises(ConfigurationError, match=rf"^{field}: .* Nothing was changed\.$"):
+        check_write_off("checkout", confirm_name, reason)
+
+
+def test_the_reason_is_one_line_of_a_bounded_length() -> None:
+    """It stands in a ledger of few bytes, and in a list."""
+    assert check_write_off("checkout", "checkout", "a\nb" + "c" * 500) == ("ab" + "c" * 500)[:MAX_REASON]
+
+
+async def test_a_deleted_destination_block_does_not_stop_retirement(life: Life) -> None:
+    """Given a block that was deleted after the current key was published to it, the former key dies at its time."""
+    await life.rotate()
+    await life.rotate()
+    former = life.superseded.hash
+    life.deleted_destinations = {"vault-secret/checkout"}
+    life.later(hours=24)
+
+    message = await life.retire()
+
+    assert message.startswith("Revoked")
+    assert former in life.openrouter.deleted
+    assert "The block vault-secret/checkout was deleted" in " ".join(life.notes)
+
+
+async def test_a_deleted_destination_block_ends_healthy_by_what_its_message_says(life: Life) -> None:
+    """Given a rotation that names a deleted block, it goes on once another one is named in its place."""
+    await life.rotate()
+    life.deleted_destinations = {"vault-secret/checkout"}
+    sentence = await life.failure(life.rotate())
+
+    life.change(destinations=["vault-secret/another"])
+    message = await life.rotate()
+
+    assert sentence.startswith("rotation.destinations: the block vault-secret/checkout does not exist")
+    assert message.startswith("Rotated")
+    assert life.openrouter.is_live((await life.held()).secret)
+
+
+async def test_a_destination_that_cannot_be_read_still_stops_retirement(life: Life) -> None:
+    """Given a store that is only down, nobody knows which key its readers have, so none dies."""
+    await life.rotate()
+    await life.rotate()
+    former = life.superseded.hash
+    life.vault.sealed = True
+    life.later(days=1)
+
+    await life.failure(life.retire())
+
+    assert former in life.openrouter.keys
