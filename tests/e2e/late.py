@@ -104,7 +104,6 @@ async def overtaken(
         await asyncio.sleep(max(0.0, longer - (time.monotonic() - began)))
         outage.is_over = True
         state = (await ended(run_id, within=300)).state
-        await asyncio.to_thread(a.join, 30)
     assert state is not None
     await check_sentence(rotation, run_id, state, watch)
 
