@@ -7,15 +7,12 @@ from typing import Any
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> dict[str, tuple[Any, Any]]:
-    """Compare two sets of settings field by field.
+    """Return the fields that differ, by dotted name, each with its old and its new value; `None` for absent.
 
     Args:
         before: The settings as they were.
         after: The settings as they are now.
-        within: The field that holds them, for the names.
-
-    Returns:
-        The fields that differ, by their dotted names, each with its former and its new value; `None` for absent.
+        within: The prefix of the names: the field that holds the settings, with a dot.
     """
     found: dict[str, tuple[Any, Any]] = {}
     for name in {**before, **after}:
@@ -28,15 +25,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], within: str
 
 
 def merged(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Change settings, and keep those that were not asked for.
-
-    Args:
-        kept: The settings as they were.
-        asked: The settings that were asked for, nested alike.
-
-    Returns:
-        The settings as they are to be.
-    """
+    """Return `kept` with the fields of `asked` on top, nested ones included."""
     both = dict(kept)
     for name, new in asked.items():
         old = both.get(name)

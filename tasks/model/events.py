@@ -1,4 +1,4 @@
-"""The events that a rotation tells of: stable names that automations may rely on."""
+"""The events that a rotation emits: stable names that automations may rely on."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ FINDING = (*KEY, "kind", "severity", "sentence")
 
 
 class Event(StrEnum):
-    """What happened; the value is the event's name at Prefect.
+    """What happened; the value is the event's name in Prefect.
 
-    `meaning` says it in words, and `payload` names what it tells beside `rotation`: each of these, and nothing else.
+    `meaning` describes it, and `payload` lists every field of its payload beside `rotation`.
     """
 
     meaning: str
     payload: tuple[str, ...]
 
     def __new__(cls, name: str, meaning: str, payload: tuple[str, ...]) -> Self:
-        """Make an event of its name, its meaning and the fields of its payload."""
+        """Make an event from its name, its meaning and the fields of its payload."""
         event = str.__new__(cls, name)
         event._value_ = name
         event.meaning = meaning
@@ -27,60 +27,57 @@ class Event(StrEnum):
         return event
 
     KEY_CREATED = "key-rotation.key.created", "A key was created at OpenRouter and written into the ledger.", KEY
-    KEY_VERIFIED = "key-rotation.key.verified", "The new key works and has the settings asked for.", KEY
+    KEY_VERIFIED = "key-rotation.key.verified", "The new key works and has the requested settings.", KEY
     KEY_PUBLISHED = (
         "key-rotation.key.published",
-        "One destination holds the new key; it was read back.",
+        "One destination holds the new key, as reading it back confirmed.",
         (*KEY, "destination"),
     )
     KEY_REVOKED = "key-rotation.key.revoked", "A superseded key was deleted at OpenRouter.", KEY
     KEY_DISABLED = (
         "key-rotation.key.disabled",
-        "A superseded key was disabled; until it is deleted it can be restored.",
+        "A superseded key was disabled; it can be restored until it is deleted.",
         KEY,
     )
     KEY_RESTORED = (
         "key-rotation.key.restored",
-        "A superseded key was brought back and is the current one again.",
+        "A superseded key was restored and is the current key again.",
         KEY,
     )
     KEY_REVOCATION_POSTPONED = (
         "key-rotation.key.revocation-postponed",
-        "A superseded key may still be used, so its revocation waits.",
+        "A superseded key may still be in use, so its revocation was postponed.",
         (*KEY, "sentence"),
     )
     KEY_WRITTEN_OFF = (
         "key-rotation.key.written-off",
-        "A key that nobody can revoke any more was taken out of the ledger; it may still be alive.",
+        "A key that can no longer be revoked was removed from the ledger; it may still be alive.",
         (*KEY, "reason"),
     )
     ROTATION_COMPLETED = "key-rotation.rotation.completed", "Every destination holds the new key.", KEY
     ROTATION_FAILED = (
         "key-rotation.rotation.failed",
-        "A run about a rotation failed; its sentence says what is still safe and what to do.",
+        "A run of a rotation failed; `sentence` says what is still safe and what to do.",
         ("step", "sentence"),
     )
-    ROTATION_REMOVED = "key-rotation.rotation.removed", "A rotation was taken away, and none of its keys is left.", ()
+    ROTATION_REMOVED = (
+        "key-rotation.rotation.removed",
+        "A rotation was removed, and none of its keys is left to revoke.",
+        (),
+    )
     BUDGET_RESTORED = (
         "key-rotation.budget.restored",
-        "The period of a carried budget ended; the full limit is back.",
+        "The period of a carried budget ended; the current key has its full limit again.",
         KEY,
     )
-    SETTINGS_APPLIED = "key-rotation.settings.applied", "The rotation's settings reached the current key.", KEY
-    ORPHAN_FOUND = "key-rotation.orphan.found", "An audit found a live key that no ledger explains.", FINDING
+    SETTINGS_APPLIED = "key-rotation.settings.applied", "The rotation's settings were applied to the current key.", KEY
+    ORPHAN_FOUND = "key-rotation.orphan.found", "An audit found a live key that is in no ledger.", FINDING
     ORPHAN_REMOVED = "key-rotation.orphan.removed", "An audit with repair deleted an orphan.", KEY
-    AUDIT_FINDING = "key-rotation.audit.finding", "An audit found something else that a person should know.", FINDING
+    AUDIT_FINDING = "key-rotation.audit.finding", "An audit found anything else that is worth knowing.", FINDING
 
 
 def resource(rotation: str) -> dict[str, str]:
-    """Name the resource that an event is about.
-
-    Args:
-        rotation: The rotation's name.
-
-    Returns:
-        The resource, by which automations match.
-    """
+    """Return the resource by which automations match a rotation's events."""
     return {
         "prefect.resource.id": f"key-rotation.rotation.{rotation}",
         "prefect.resource.name": rotation,

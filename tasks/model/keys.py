@@ -1,4 +1,4 @@
-"""What everybody asks about a key: its marker, its label, its fingerprint, and how moments are spelled."""
+"""Facts about keys: marker, label, fingerprint and period of the limit; and how times and durations are displayed."""
 
 from __future__ import annotations
 
@@ -15,42 +15,25 @@ _MARKER = re.compile(r"\[rotation ([a-z0-9-]+) run ([0-9a-f]{8}(?:-[0-9a-f]{4}){
 
 
 def marker(rotation: str, run_id: UUID) -> str:
-    """Make the part of a key's name that says which rotation and which flow run made it.
+    """Return the part of a key's name that identifies the rotation and the flow run that made it.
 
-    Args:
-        rotation: The rotation's name.
-        run_id: The flow run's id, by which the dashboard finds the run.
-
-    Returns:
-        The marker, which stands at the beginning of the key's name: if OpenRouter cut the name, the user's part of it
-        would be lost and the marker would not. Earlier versions put it at the end.
+    It stands at the beginning of the name: if OpenRouter cut the name, the user's part would be lost and the marker
+    would not. Earlier versions put it at the end.
     """
     return f"[rotation {rotation} run {run_id}]"
 
 
 def read_marker(key_name: str) -> tuple[str, UUID] | None:
-    """Read the marker from the name of a key at OpenRouter.
+    """Return the rotation's name and the flow run's id from a key's name; `None` for a key that no rotation made.
 
-    Args:
-        key_name: The key's name.
-
-    Returns:
-        The rotation's name and the flow run's id, wherever in the name they stand; `None` for a key that no rotation
-        made.
+    The marker is found at either end of the name.
     """
     found = _find_marker(key_name)
     return (found[1], UUID(found[2])) if found else None
 
 
 def without_marker(key_name: str) -> str:
-    """Take the marker off the name of a key.
-
-    Args:
-        key_name: The key's name at OpenRouter.
-
-    Returns:
-        The rest of the name.
-    """
+    """Return the name of a key without its marker."""
     found = _find_marker(key_name)
     return f"{key_name[: found.start()]}{key_name[found.end() :]}".strip() if found else key_name
 
@@ -63,37 +46,30 @@ def _find_marker(key_name: str) -> re.Match[str] | None:
 
 
 CUT = "..."
-"""What stands in a label for the middle of the key."""
+"""What a label shows in place of the middle of the key."""
 KEY_PREFIX = "sk-or-"
-"""How every key of OpenRouter begins."""
+"""The prefix of every OpenRouter key."""
 
 
 NOT_YET_ROTATED = "not-yet-rotated"
-"""What a destination that cannot be empty, such as Prefect's `Secret`, holds before its first rotation."""
+"""The placeholder in a destination that cannot be empty, such as Prefect's `Secret`, before its first rotation."""
 
 
 def may_be_replaced(secret: SecretStr | None) -> bool:
-    """Say whether the first key of a rotation may take the place of what a destination holds.
+    """Return whether the first key of a rotation may replace what a destination holds.
 
-    Args:
-        secret: What a destination holds.
-
-    Returns:
-        Whether it is nothing, a placeholder, or some key of OpenRouter.
+    That is so for nothing, a placeholder, and any key of OpenRouter.
     """
     text = secret.get_secret_value().strip() if secret else ""
     return text in ("", NOT_YET_ROTATED) or text.startswith(KEY_PREFIX)
 
 
 def label_agrees(label: str, secret: SecretStr | None) -> bool | None:
-    """Say whether a key's label can be that of a secret.
+    """Return whether a key's label can be that of a secret; `None` if the secret is no key of OpenRouter.
 
     Args:
         label: The label as OpenRouter shows it, such as `sk-or-v1-0e6...1c96`.
         secret: What a destination holds.
-
-    Returns:
-        Whether its beginning and end agree; `None` where the destination holds no key of OpenRouter.
     """
     text = secret.get_secret_value() if secret else ""
     if not text.startswith(KEY_PREFIX):
@@ -103,45 +79,36 @@ def label_agrees(label: str, secret: SecretStr | None) -> bool | None:
 
 
 FINGERPRINT_LENGTH = 16
-"""How many hex digits of the SHA-256 are kept: enough to tell keys apart, no help in finding one."""
+"""Hex digits of the SHA-256 that are kept: enough to tell keys apart, useless for finding one."""
 
 
 def fingerprint(secret: SecretStr | None) -> str | None:
-    """Tell a key by a short digest instead of by the key itself.
-
-    Args:
-        secret: The key's plaintext, or `None` where there is none.
-
-    Returns:
-        The first digits of its SHA-256, or `None`.
-    """
+    """Return the first digits of a key's SHA-256, which identify it without revealing it; `None` for none."""
     if secret is None:
         return None
     return sha256(secret.get_secret_value().encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def show_time(at: datetime) -> str:
-    """Spell a moment for people.
-
-    Args:
-        at: The moment, UTC.
-
-    Returns:
-        Date and time to the minute, with the zone.
-    """
+    """Return a time (UTC) for display, to the minute."""
     return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
+def show_duration(length: timedelta) -> str:
+    """Return a duration for display, such as `1 day 12 hours`, to the second."""
+    rest = int(length.total_seconds())
+    parts = []
+    for unit, seconds in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
+        number, rest = divmod(rest, seconds)
+        parts += [f"{number} {unit}{'' if number == 1 else 's'}"] * bool(number)
+    return " ".join(parts) or "0 seconds"
+
+
 def period_end(reset: LimitReset | None, now: datetime) -> datetime | None:
-    """Say when a limit is reset next.
+    """Return when a limit is next reset; `None` for never.
 
-    Args:
-        reset: How often OpenRouter resets it; `None` for never.
-        now: The current moment, UTC.
-
-    Returns:
-        The next midnight, Monday's midnight or first of a month, UTC, as OpenRouter's API reference says for
-        `limit_reset`; `None` for never.
+    That is the next midnight, Monday's midnight or first of the month, UTC, as OpenRouter's API reference defines
+    `limit_reset`.
     """
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     match reset:

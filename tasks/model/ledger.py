@@ -1,8 +1,8 @@
 """The ledger: which keys of a rotation are alive at OpenRouter, and why.
 
-It is one Prefect variable per rotation and holds no secret. Every change is written *before* the step it announces,
-so that whatever is killed, the next run knows what may exist. Each method that returns a `Ledger` is a pure transition;
-`OpenLedger` is the only place that writes.
+It is stored in Prefect variables and holds no secret. Every change is written *before* the step that it announces, so
+that after a crash at any point the next run knows what may exist. Each method that returns a `Ledger` is a pure
+transition; `OpenLedger` is the only place that writes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks.model.written_off import WrittenOff
 FORMAT = 2
 """The newest format of a ledger that this package reads, and the one that it writes."""
 TURNS_UP_WITHIN = timedelta(minutes=15)
-"""How late a create may still take effect; until then its marker is looked for again by every run."""
+"""How late a create may still take effect; until then every run searches for its marker."""
 
 
 class _Entry(BaseModel):
@@ -34,8 +34,7 @@ class _Entry(BaseModel):
 class MadeKey(_Entry):
     """A key of this rotation.
 
-    `fingerprint` is empty where the key was found again by its marker after its ledger had been lost, and `made_by`
-    where it was adopted.
+    `fingerprint` is empty if the key was found by its marker after its ledger was lost, `made_by` if it was adopted.
     """
 
     hash: str
@@ -46,28 +45,29 @@ class MadeKey(_Entry):
     workspace_id: str | None = None
 
     def told(self) -> dict[str, str]:
-        """Say in an event which key it is, without its fingerprint."""
+        """Return the key as the payload of an event, without its fingerprint."""
         return {"key_label": self.label, "key_hash": self.hash, "connection": self.connection}
 
 
 class Budget(_Entry):
-    """A limit that is smaller for now, because former keys have spent a part of it.
+    """A limit that is temporarily smaller, because former keys have spent a part of it.
 
-    `ends_at` is when the full limit comes back; never, where the limit has no reset.
+    `ends_at` is when the full limit is due again; never, if the limit has no reset.
     """
 
     carried: Decimal
     ends_at: datetime | None = None
 
     def runs(self, now: datetime) -> bool:
-        """Say whether what former keys spent still counts."""
+        """Return whether the spending of former keys still counts."""
         return self.ends_at is None or now < self.ends_at
 
 
 class Current(MadeKey):
     """The key that every destination holds.
 
-    `terms` are those without a budget that was carried over.
+    `terms` have the full limit, even while a carried budget reduces it at OpenRouter. Until `late_until` a write of the
+    key whose outcome is unknown may still take effect.
     """
 
     since: datetime
@@ -81,9 +81,9 @@ class Current(MadeKey):
 class Superseded(MadeKey):
     """A former key, alive until it is revoked.
 
-    `revoke_at` is when that is looked at next: at the end of the overlap, after a postponement, or when the time as a
-    disabled key is over. `revoking` announces the call that disables or deletes it, until its outcome is known.
-    `capped` says whether it can spend no more, where its budget was carried over.
+    `revoke_at` is when its revocation is next considered: at the end of the overlap, after a postponement, or when its
+    time as a disabled key is over. `revoking` announces the call that disables or deletes it, until its outcome is
+    known. `capped` is whether its limit was lowered to what it has spent, if its budget was carried over.
     """
 
     since: datetime | None = None
@@ -115,7 +115,7 @@ class Pending(_Entry):
 
 
 class Unresolved(_Entry):
-    """A create whose outcome is not known and whose key was not found: it may still turn up."""
+    """A create whose outcome is unknown and whose key was not found: it may still turn up."""
 
     run_id: UUID
     connection: str
@@ -124,7 +124,7 @@ class Unresolved(_Entry):
 
 
 class Emergency(_Entry):
-    """The last emergency that has published its key, and when it made every older one due at once."""
+    """The last emergency that has published its key, and when it made every older key due."""
 
     run_id: UUID
     at: datetime
@@ -133,7 +133,7 @@ class Emergency(_Entry):
 class Ledger(_Entry):
     """What is known about a rotation's keys; each method returns the ledger after one more step.
 
-    `removed` says that the rotation was taken away, and `kept` is the key that was left to its user then.
+    `removed` is whether the rotation was removed, and `kept` the key that was left to its user then.
     """
 
     format: int = FORMAT
@@ -152,35 +152,22 @@ class Ledger(_Entry):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the rotation was removed and no key of it is left: the last term of a ledger, which stays."""
+        """Whether the rotation was removed and none of its keys is left: a ledger's last term, which stays."""
         return self.removed and self == self.closed()
 
     def hashes(self) -> set[str]:
-        """Collect the hashes of every key that the ledger explains.
-
-        Returns:
-            The hashes of the current, the pending and the superseded keys.
-        """
+        """Return the hashes of the current, the pending and the superseded keys."""
         pending = self.pending.key if self.pending else None
         return {key.hash for key in (self.current, pending, *self.superseded) if key}
 
     def due(self, now: datetime) -> list[Superseded]:
-        """Say which superseded keys are to be revoked.
-
-        Args:
-            now: The current moment, UTC.
-
-        Returns:
-            Those whose overlap has ended.
-        """
+        """Return the superseded keys whose revocation is due."""
         return [key for key in self.superseded if key.revoke_at <= now]
 
     def due_times(self) -> list[datetime]:
-        """Say when something will have to be done about this rotation's older keys.
+        """Return, in order, when older keys need attention (UTC).
 
-        Returns:
-            The moments, UTC, in order: each end of an overlap, each end of the time in which a lost create may
-            still turn up, and the end of a budget that was carried over.
+        Those times are the ends of overlaps, of the time in which a lost create may turn up, and of a carried budget.
         """
         ends = {key.revoke_at for key in self.superseded} | {entry.since + TURNS_UP_WITHIN for entry in self.unresolved}
         if self.current and self.current.budget and self.current.budget.ends_at:
@@ -188,7 +175,7 @@ class Ledger(_Entry):
         return sorted(ends)
 
     def intended(self, pending: Pending) -> Self:
-        """Announce that a key is about to be created; a rotation that was taken away is back with that."""
+        """Announce that a key is about to be created; this reactivates a removed rotation."""
         return self._with(pending=pending, removed=False, kept=None)
 
     def created(self, key: MadeKey) -> Self:
@@ -215,23 +202,26 @@ class Ledger(_Entry):
         return self._with(pending=None, unresolved=(*self.unresolved, entry))
 
     def resolved(self, entries: Iterable[Unresolved]) -> Self:
-        """Forget creates that can no longer turn up."""
+        """Forget creates whose keys can no longer turn up."""
         gone = set(entries)
         return self._with(unresolved=tuple(entry for entry in self.unresolved if entry not in gone))
 
     def publishing(self, late_writes: timedelta) -> Self:
-        """Announce writes of the pending key that may take effect as late as this after they were given up."""
+        """Announce writes of the pending key that may take effect up to this long after they were given up."""
         if self.pending is None:
             raise LedgerError("No key was announced, so none can be published.")
         return self._with(pending=self.pending.model_copy(update={"late_writes": late_writes}))
 
     def late_until(self, now: datetime) -> datetime | None:
-        """Return until when a write of the pending key, begun before now, may take effect; `None` for no longer."""
+        """Return until when a write of the pending key may take effect; `None` if none can be late."""
         late = self.pending.late_writes if self.pending else None
         return now + late if late else None
 
     def abandoned(self, revoke_at: datetime, *, at_once: bool = False, late_until: datetime | None = None) -> Self:
-        """Give the pending key up: it becomes a superseded one, which lives until no write can bring it in any more."""
+        """Give up the pending key: it becomes a superseded one.
+
+        It is not revoked before the last write that could still put it into a destination.
+        """
         if self.pending is None or self.pending.key is None:
             raise LedgerError("No pending key was created, so none can be given up.")
         key = Superseded(
@@ -243,7 +233,7 @@ class Ledger(_Entry):
         return self._with(pending=None, superseded=(*self.superseded, key))
 
     def adopted(self, key: Current) -> Self:
-        """Take up a key that this rotation did not make, as the one that it replaces next."""
+        """Make a key that this rotation did not create its current one, to be replaced next."""
         return self._with(current=key)
 
     def published(
@@ -291,9 +281,9 @@ class Ledger(_Entry):
         )
 
     def hastened(self, now: datetime, emergency: Emergency | None = None) -> Self:
-        """Make every superseded key due at once, whatever its policy says; for an emergency that has published.
+        """Make every superseded key due at once, whatever its policy, for an emergency that has published its key.
 
-        What was noted about its use is dropped, so that even a full ledger has room for this.
+        Notes about their use are dropped, so that even a full ledger has room for this.
         """
         forgotten = {name: Superseded.model_fields[name].default for name in ("postponed", "usage", "usage_since")}
         changes = {**forgotten, "at_once": True}
@@ -303,7 +293,7 @@ class Ledger(_Entry):
         return self._with(superseded=ends, emergency=emergency or self.emergency)
 
     def changed(self, key_hash: str, **changes: Any) -> Self:
-        """Note something about one superseded key."""
+        """Change fields of one superseded key."""
         return self._with(
             superseded=tuple(key.model_copy(update=changes) if key.hash == key_hash else key for key in self.superseded)
         )
@@ -314,7 +304,7 @@ class Ledger(_Entry):
         return self._with(current=current, superseded=(*others, *self._retiring(current.since, revoke_at)))
 
     def current_changed(self, **changes: Any) -> Self:
-        """Note something about the current key."""
+        """Change fields of the current key."""
         if self.current is None:
             raise LedgerError("There is no current key yet.")
         return self._with(current=self.current.model_copy(update=changes))
@@ -333,22 +323,22 @@ class Ledger(_Entry):
         return self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
 
     def left_to_its_user(self) -> Self:
-        """Take the rotation away, and leave the current key to its user; older ones are deleted at their ends."""
+        """Remove the rotation and leave the current key to its user; older keys are deleted when due."""
         ends = tuple(key.model_copy(update={"at_once": True}) for key in self.superseded)
         return self._with(current=None, kept=self.current, superseded=ends, removed=True)
 
     def closed(self) -> Self:
-        """Forget a removed rotation, of which no key is left that will have to be revoked."""
+        """Close the ledger of a removed rotation that has no key left to revoke."""
         return type(self)(
             format=self.format, package=self.package, revision=self.revision, writer=self.writer, removed=True
         )
 
     def found(self, keys: Iterable[Superseded]) -> Self:
-        """Take up keys of this rotation that no ledger explained."""
+        """Add keys of this rotation that were in no ledger."""
         return self._with(superseded=(*self.superseded, *keys))
 
     def revoked(self, key_hash: str) -> Self:
-        """Drop a key that is dead."""
+        """Drop a key that no longer exists."""
         return self._with(superseded=tuple(key for key in self.superseded if key.hash != key_hash))
 
     def written(self, writer: str, package: str = "") -> Self:
@@ -364,11 +354,7 @@ class Ledger(_Entry):
         return self.model_copy(update=changes)
 
     def to_json(self) -> dict[str, Any]:
-        """Spell the ledger for a Prefect variable.
-
-        Returns:
-            A JSON object without what is at its default, but for what a reader looks for first.
-        """
+        """Return the ledger as JSON for a Prefect variable: without defaults, except for `format` and `superseded`."""
         always = {"format": self.format, "superseded": []}
         return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
 

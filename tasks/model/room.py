@@ -1,4 +1,4 @@
-"""How much room a ledger takes in its Prefect variable, and whether it can hold another key."""
+"""How much space a ledger takes in its Prefect variable, and whether it can hold another key."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tasks.model.ledger import Ledger, MadeKey, Pending
 from tasks.model.rotation import Retirement
 
 MAX_LEDGER_BYTES = 5_000
-"""What a Prefect variable may hold, as compact JSON."""
+"""The most that a Prefect variable can hold, as compact JSON."""
 RESERVE_BYTES = 300
-"""Room kept free for a create that may still turn up."""
+"""Reserve for a create that may still turn up."""
 
 
 def size(ledger: Ledger) -> int:
-    """Return how many bytes a ledger takes in a Prefect variable: the length of its compact JSON."""
+    """Return the length of a ledger's compact JSON in bytes, which is what Prefect limits."""
     return len(json.dumps(ledger.to_json(), separators=(",", ":")).encode())
 
 
 def largest_size(ledger: Ledger) -> int:
-    """Return how many bytes a ledger takes once everything is noted that may be noted about its superseded keys."""
+    """Return the size of a ledger once everything is recorded that may be recorded about its superseded keys."""
     latest = datetime.max.replace(tzinfo=UTC)
     noted: dict[str, Any] = {"at_once": True, "revoking": True, "disabled": True, "capped": True, "late_until": latest}
     if ledger.retirement.retire_when == "unused":
@@ -38,16 +38,7 @@ def largest_size(ledger: Ledger) -> int:
 
 
 def has_room_for(intent: Pending, ledger: Ledger, retirement: Retirement) -> bool:
-    """Return whether a ledger can hold one more key through all of its states.
-
-    Args:
-        intent: What is about to be announced.
-        ledger: The ledger.
-        retirement: The rotation's policy, which decides what may be noted.
-
-    Returns:
-        Whether it can, with some room left for what a failure may add.
-    """
+    """Return whether a ledger can hold one more key in all of its states, with a reserve for failures."""
     key = MadeKey(
         hash="0" * 64,
         label="0" * 24,

@@ -1,4 +1,4 @@
-"""What a person says about a rotation, and how its keys are named."""
+"""The settings of a rotation, and how its keys are named."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ the marker at the beginning survives, and `verify-key` refuses the key before an
 """
 MAX_DESTINATION_NAME = 250
 MAX_DESTINATION_NAMES = 1_000
-"""How long the names of all destinations may be together, so that the ledger has room for them and for several keys."""
+"""Limit on the total length of all destination names, so that the ledger has room for them and for several keys."""
 MAX_OVERLAP = timedelta(days=3650)
-"""The longest overlap; a date that far away can still be computed."""
+"""The longest overlap; dates that far in the future can still be computed."""
 EXPIRY_MARGIN = timedelta(days=1)
-"""How much longer than interval and overlap a key with an end must live, so that a failed rotation can be put right."""
+"""How much longer than interval and overlap a key must be valid, so that there is time to fix a failed rotation."""
 MAX_SHOWN_FIELD = 40
-"""How much of a field's name is repeated in a message: a person may have invented it."""
+"""How many characters of a field's name a message quotes: a caller may send any name."""
 
 _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _HASH = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -47,14 +47,7 @@ _DESTINATION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def is_slug(value: str) -> bool:
-    """Say whether a text can name a rotation or a block.
-
-    Args:
-        value: The text.
-
-    Returns:
-        Whether it is lowercase letters and digits in words joined by single dashes, and not too long.
-    """
+    """Return whether a text can name a rotation or a block."""
     return bool(_SLUG.fullmatch(value)) and len(value) <= MAX_ROTATION_NAME
 
 
@@ -87,77 +80,76 @@ def _bounded(value: timedelta) -> timedelta:
 
 
 Period = Annotated[timedelta, AfterValidator(_bounded)]
-"""A length of time that a person chooses: not negative, and such that a date that far away can still be computed."""
+"""A duration in the settings: not negative, and short enough that dates that far away can be computed."""
 Identifier = Annotated[str | None, AfterValidator(_identifier)]
-"""An id that OpenRouter gave out; empty text counts as none, because that is what a form sends."""
+"""An id from OpenRouter; empty text counts as none, because a form sends that."""
 
 
 class KeySettings(BaseModel):
-    """The key as consumers get it."""
+    """The key that consumers get."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    name: str = Field(title="Key name", description="How the key is called at OpenRouter; date and marker are added.")
+    name: str = Field(
+        title="Key name", description="The key's name at OpenRouter. A rotation marker and the date are added."
+    )
     limit_usd: Usd | None = Field(
-        default=None, title="Spending limit (USD)", description="The most that the key may spend; empty for no limit."
+        default=None, title="Limit (USD)", description="Spending limit of the key in US dollars. Empty means no limit."
     )
     limit_reset: Literal["none", "daily", "weekly", "monthly"] = Field(
-        default="none", title="Limit reset", description="When the spending starts again from zero (UTC)."
+        default="none", title="Limit reset", description="How often the spent amount is reset to zero (UTC)."
     )
     include_byok_in_limit: bool = Field(
         default=False,
         title="Include BYOK in the limit",
-        description="Whether spending on your own provider keys counts towards the limit.",
+        description="Count spending on your own provider keys (BYOK) towards the limit.",
     )
     carry_budget: bool = Field(
         default=False,
         title="Carry the budget over",
-        description="Whether a new key starts with what is left of the limit, instead of with a fresh one.",
+        description="Give a new key only what is left of the limit, instead of the full limit.",
     )
     workspace_id: Identifier = Field(
-        default=None, title="Workspace", description="The OpenRouter workspace; empty for the account's default one."
+        default=None,
+        title="Workspace",
+        description="Id of the OpenRouter workspace. Empty means the account's default workspace.",
     )
     guardrail_id: Identifier = Field(
-        default=None, title="Guardrail", description="The OpenRouter guardrail that every new key gets; empty for none."
+        default=None,
+        title="Guardrail",
+        description="Id of the OpenRouter guardrail that every new key gets. Empty means none.",
     )
     creator_user_id: Identifier = Field(
-        default=None, title="Creator", description="The organization's member in whose name keys are made."
+        default=None, title="Creator", description="User id of the organization member for whom keys are created."
     )
     inherit: bool = Field(
         default=False,
         title="Inherit settings",
-        description="Whether a new key takes from the current one every setting that is left at its default here.",
+        description="Copy every setting that is left at its default here from the current key to the new one.",
     )
     expires_after: Period | None = Field(
         default=None,
         title="Expires after",
-        description="When a key dies even if nobody rotates any more, such as P60D; empty for never.",
+        description="How long a key is valid even if it is never rotated again, such as P60D. Empty means unlimited.",
     )
 
     @field_validator("name")
     @classmethod
     def _readable(cls, value: str) -> str:
         if not value.strip() or not value.isprintable():
-            raise ValueError("must be a readable name, not empty and without line breaks")
+            raise ValueError("must not be empty, and must consist of printable characters without line breaks")
         return value.strip()
 
     @model_validator(mode="after")
     def _reset_needs_limit(self) -> Self:
         if self.limit_reset != "none" and self.limit_usd is None:
-            raise ValueError("limit_reset needs a limit_usd to reset")
+            raise ValueError("limit_reset requires limit_usd")
         if self.carry_budget and self.limit_usd is None and not self.inherit:
-            raise ValueError("carry_budget needs a limit_usd to carry over")
+            raise ValueError("carry_budget requires limit_usd")
         return self
 
     def terms(self, now: datetime) -> Terms:
-        """Say on which terms a key is made now.
-
-        Args:
-            now: The current moment, UTC.
-
-        Returns:
-            The terms; an end is given to the second, as OpenRouter takes it.
-        """
+        """Return the terms of a key that is made now; OpenRouter takes an expiry to the second."""
         return Terms(
             limit=self.limit_usd,
             limit_reset=None if self.limit_reset == "none" else self.limit_reset,
@@ -177,66 +169,66 @@ class Retirement(BaseModel):
     retire_when: Literal["overlap-ended", "unused"] = Field(
         default="overlap-ended",
         title="Retire when",
-        description="Whether the end of the overlap is enough, or the key must also be unused.",
+        description="Revoke when the overlap has ended, or only when the key is also unused.",
     )
     quiet_time: Period = Field(
         default=timedelta(hours=1),
         title="Quiet time",
-        description="For unused: how long the key must have seen no use, such as PT1H.",
+        description="For unused: how long the key must not have been used, such as PT1H.",
     )
     max_overlap: Period = Field(
         default=timedelta(days=7),
         title="Longest overlap",
-        description="For unused: when waiting ends, counted from the rotation, such as P7D.",
+        description="For unused: how long to wait at most, counted from the rotation, such as P7D.",
     )
     on_still_used: Literal["revoke", "keep"] = Field(
         default="revoke",
         title="If still used then",
-        description="For unused: revoke the key all the same, or keep it and fail until a person decides.",
+        description="For unused: then revoke the key anyway, or keep it and fail until somebody decides.",
     )
     revoke: Literal["delete", "disable-then-delete"] = Field(
         default="delete",
         title="Revoke by",
-        description="Delete the key at once, or disable it first, so that restore-key can bring it back.",
+        description="Delete the key, or disable it first, so that restore-key can still restore it.",
     )
     disabled_for: Period = Field(
         default=timedelta(days=7),
         title="Disabled for",
-        description="For disable-then-delete: how long the key can be brought back, such as P7D.",
+        description="For disable-then-delete: how long the key can still be restored, such as P7D.",
     )
 
     @model_validator(mode="after")
     def _quiet_time_is_a_time(self) -> Self:
         if self.retire_when == "unused" and not self.quiet_time:
-            raise ValueError("retire_when unused needs a quiet_time longer than nothing")
+            raise ValueError("retire_when unused requires a quiet_time longer than zero")
         return self
 
 
 class Rotation(BaseModel):
-    """One named key that is kept fresh."""
+    """One named key that is replaced regularly."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    name: str = Field(title="Rotation name", description="A short name: lowercase letters, digits and dashes.")
+    name: str = Field(title="Rotation name", description="A unique name of lowercase letters, digits and dashes.")
     description: str = Field(default="", title="Description", description="What the key is for, and who uses it.")
     connection: str = Field(
-        title="Connection", description="The name of the openrouter-credentials block that holds the management key."
+        title="Connection", description="Name of the openrouter-credentials block with the management key."
     )
-    key: KeySettings = Field(title="Key", description="The key as consumers get it.")
+    key: KeySettings = Field(title="Key", description="The key that consumers get.")
     destinations: list[str] = Field(
         title="Destinations",
-        description="Where consumers read the key: secret blocks, each as block-type-slug/block-name.",
+        description="Secret blocks from which consumers read the key, each as block-type-slug/block-name.",
         examples=[["secret/openrouter-api-key", "vault-secret/checkout"]],
     )
     overwrite: list[str] = Field(
         default=[],
         title="Overwrite",
-        description="Those of the destinations whose present value is no OpenRouter key, and may be lost all the same.",
+        description="Destinations whose content may be replaced although it is no OpenRouter key.",
     )
     overlap: Period = Field(
         default=timedelta(hours=24),
         title="Overlap",
-        description="How long a superseded key stays valid, such as PT24H or P7D; PT0S revokes it at once.",
+        description="How long a superseded key stays valid, such as PT24H or P7D. PT0S revokes it immediately.",
     )
     retirement: Retirement = Field(
         default=Retirement(),
@@ -246,12 +238,12 @@ class Rotation(BaseModel):
     minimum_age: Period = Field(
         default=timedelta(0),
         title="Minimum age",
-        description="A scheduled run leaves a key alone that is younger than this, such as P7D.",
+        description="A scheduled run does not replace a key that is younger than this, such as P7D.",
     )
     adopt: str | None = Field(
         default=None,
         title="Adopt a key",
-        description="The hash of an existing key that the first rotation replaces; empty to start with a new one.",
+        description="Hash of an existing key that the first rotation replaces. Empty means none.",
     )
 
     @field_validator("name")
@@ -268,7 +260,7 @@ class Rotation(BaseModel):
     @classmethod
     def _destinations_are_blocks(cls, value: list[str]) -> list[str]:
         if not value:
-            raise ValueError("at least one destination is needed")
+            raise ValueError("must name at least one destination")
         for name in value:
             if not _DESTINATION.fullmatch(name) or len(name) > MAX_DESTINATION_NAME:
                 raise ValueError("each destination must be <block type slug>/<block name>, such as secret/my-key")
@@ -303,13 +295,13 @@ class Rotation(BaseModel):
         return self
 
     def check_expiry(self, interval: timedelta) -> None:
-        """Make sure that no key ends before its rotation has replaced it.
+        """Check that no key expires before its rotation has replaced it.
 
         Args:
             interval: The longest time between two scheduled rotations.
 
         Raises:
-            ValueError: `key.expires_after` is shorter than interval, overlap and a margin together.
+            ValueError: `key.expires_after` is shorter than interval, overlap and margin together.
         """
         longest = self.retirement.max_overlap if self.retirement.retire_when == "unused" else self.overlap
         shortest = interval + longest + EXPIRY_MARGIN
@@ -327,24 +319,12 @@ class Rotation(BaseModel):
         return self
 
     def key_name(self, run_id: UUID, today: datetime) -> str:
-        """Name a key at OpenRouter.
-
-        Args:
-            run_id: The flow run that makes the key.
-            today: The current moment, UTC; its date becomes part of the name.
-
-        Returns:
-            The marker, the user's name for it, and the date.
-        """
+        """Return the name of a key at OpenRouter: the marker, the user's name for it, and the date (UTC)."""
         return f"{marker(self.name, run_id)} {self.key.name} {today:%Y-%m-%d}"
 
 
 def check_switch(field: str, value: object) -> None:
-    """Refuse what is neither on nor off; the text "false" would count as on otherwise.
-
-    Args:
-        field: The flow's parameter, for the message.
-        value: What was given.
+    """Refuse what is neither `True` nor `False`: the text "false" would count as true otherwise.
 
     Raises:
         ConfigurationError: One sentence that names the field.
@@ -354,26 +334,12 @@ def check_switch(field: str, value: object) -> None:
 
 
 def printable(text: str, longest: int) -> str:
-    """Spell a text that we did not choose for a message: on one line, cut, and without what looks like a secret.
-
-    Args:
-        text: Any text, even a key.
-        longest: How many characters of it are shown at most.
-
-    Returns:
-        The text for a message.
-    """
+    """Return a foreign text, even a key, fit for a message: on one line, cut to length, without secrets."""
     return "".join(character for character in redacted(text) if character.isprintable())[:longest]
 
 
 def parse_rotation(value: Any) -> Rotation:
-    """Read a rotation from a flow's parameter.
-
-    Args:
-        value: A `Rotation`, or its JSON object as a deployment stores it.
-
-    Returns:
-        The rotation.
+    """Read a rotation from a flow's parameter: a `Rotation`, or its JSON object as a deployment stores it.
 
     Raises:
         ConfigurationError: One sentence that names the first wrong field.

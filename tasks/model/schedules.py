@@ -1,8 +1,8 @@
-"""When a rotation happens by itself, and what a change of it changes: pure, with the clock as an argument.
+"""When a rotation runs by itself, and what a change of the schedule changes: pure, with the clock as an argument.
 
-The schedule is a recurrence rule (RFC 5545) and not Prefect's interval. In prefect 3.8.8 an interval keeps its local
-time only where it is counted from its anchor; the scheduler counts from the current moment and jumps there in absolute
-seconds. A change of the clocks so makes 04:30 of 03:30, beside the runs that were scheduled before it: two rotations.
+The schedule is a recurrence rule (RFC 5545), not Prefect's interval. In prefect 3.8.8 an interval keeps its local time
+only if it is counted from its anchor; the scheduler counts from the current time and jumps there in absolute seconds.
+Across a clock change 03:30 becomes 04:30, beside the runs that were scheduled before it: two rotations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from blocks.errors import ConfigurationError
 
 SLUG = "auto-rotation"
-"""The slug of the schedule of a rotation's deployment; whether it is active is auto-rotation on or off."""
+"""Slug of the schedule of a rotation's deployment; the schedule is active if auto-rotation is on."""
 MAX_INTERVAL_DAYS = 3650
 
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
@@ -29,9 +29,9 @@ class Timetable:
     """Every so many days at a local time.
 
     Args:
-        days: How many days lie between two rotations.
+        days: Days between two rotations.
         at: The local time.
-        zone: Where that is the local time.
+        zone: Its time zone.
     """
 
     days: int
@@ -43,26 +43,21 @@ class Timetable:
         return f"{every} at {self.at:%H:%M} {self.zone.key}"
 
     def on(self, day: date) -> datetime:
-        """Say when the local time is, on a day.
+        """Return the local time on a day, UTC.
 
-        Args:
-            day: The local date.
-
-        Returns:
-            The moment, UTC; the first of two where the clocks show the time twice, and an hour off where they skip it.
+        Where the clocks show it twice, that is the first; where they skip it, it is an hour off.
         """
         return datetime.combine(day, self.at, self.zone).astimezone(UTC)
 
     def next_rotation(self, now: datetime, last: datetime | None) -> datetime:
-        """Say when the next rotation is, so that no change of the settings makes one happen at once.
+        """Return the next rotation, UTC, such that a change of the settings never causes one at once.
+
+        It is one interval after the last rotation, but never in the past; without a last rotation, it is the next
+        occurrence of the local time.
 
         Args:
-            now: The current moment, UTC.
-            last: When the current key became current, UTC; `None` where there is no key yet.
-
-        Returns:
-            The moment, UTC: the interval after the last rotation, but never in the past; without a last rotation the
-            next time that the clock shows the local time.
+            now: The current time, UTC.
+            last: When the current key became current, UTC; `None` if there is no key yet.
         """
         today = now.astimezone(self.zone).date()
         due = last.astimezone(self.zone).date() + timedelta(days=self.days) if last else today
@@ -79,36 +74,28 @@ class Timetable:
         return f"DTSTART:{start:{_START}}\nRRULE:FREQ=DAILY;INTERVAL={self.days}"
 
     def skipped(self, now: datetime) -> date | None:
-        """Find the next day on which the clocks skip the local time.
-
-        Args:
-            now: The current moment, UTC.
-
-        Returns:
-            The day, within a year; `None` where there is none.
-        """
+        """Return the next local date, within a year, on which the clocks skip the local time; `None` for none."""
         today = now.astimezone(self.zone).date()
         days = (today + timedelta(days=ahead) for ahead in range(366))
         return next((day for day in days if self.on(day).astimezone(self.zone).time() != self.at), None)
 
 
 def parse_timetable(days: Any, at: Any, zone: Any) -> Timetable:
-    """Read a timetable as a person fills it in.
+    """Read a timetable from the fields of a form.
 
     Args:
-        days: How many days lie between two rotations.
+        days: Days between two rotations.
         at: The local time, such as `03:30`.
         zone: The IANA time zone, such as `Europe/Berlin`.
-
-    Returns:
-        The timetable.
 
     Raises:
         ConfigurationError: One sentence that names the field.
     """
     found = _TIME.fullmatch(str(at).strip())
     if found is None:
-        raise ConfigurationError("rotate_at: must be a local time of 24 hours, such as 03:30. Nothing was created.")
+        raise ConfigurationError(
+            "rotate_at: must be a local time in 24-hour format, such as 03:30. Nothing was created."
+        )
     if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= MAX_INTERVAL_DAYS:
         raise ConfigurationError(
             f"interval_days: must be a whole number of days from 1 to {MAX_INTERVAL_DAYS}. Nothing was created."
@@ -119,16 +106,16 @@ def parse_timetable(days: Any, at: Any, zone: Any) -> Timetable:
 def _zone(name: Any) -> ZoneInfo:
     try:
         return ZoneInfo(str(name).strip())
-    except (KeyError, ValueError, OSError):  # not found, a crooked path, a directory of the database
+    except (KeyError, ValueError, OSError):  # unknown zone, invalid path, a directory of the database
         raise ConfigurationError(
-            "time_zone: must be the name of a zone of the IANA database, such as Europe/Berlin. Nothing was created."
+            "time_zone: must be an IANA time zone, such as Europe/Berlin. Nothing was created."
         ) from None
 
 
 def read_rule(rule: str, zone: str) -> Timetable | None:
-    """Return the timetable that a recurrence rule keeps; `None` for one that is no local time every so many days."""
+    """Return the timetable of a recurrence rule; `None` if it is not a local time every so many days."""
     found = _RULE.fullmatch(rule.strip())
     if found is None:
         return None
-    start = datetime.strptime(found[1], _START)  # noqa: DTZ007 - a local time; the zone stands beside it
+    start = datetime.strptime(found[1], _START)  # noqa: DTZ007 - a local time; its zone is stored separately
     return Timetable(int(found[2]), start.time(), ZoneInfo(zone))

@@ -1,6 +1,6 @@
-"""The states of a key's life as the ledger knows them, and how one follows another.
+"""The states of a key in the ledger, and the transitions between them.
 
-`docs/` draws this table; a test compares the two, and the simulation holds every write of a ledger against it.
+`docs/` draws this table, which a test compares; the simulation checks every write of a ledger against it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from tasks.model.ledger import Ledger, Superseded
 
 
 class KeyState(StrEnum):
-    """Where a key stands in its life."""
+    """The state of a key."""
 
     INTENDED = "intended"
     UNRESOLVED = "unresolved"
@@ -44,18 +44,11 @@ TRANSITIONS: dict[tuple[KeyState | None, KeyState], str] = {
     (KeyState.DISABLED, KeyState.SUPERSEDED): "enabled again, to be restored",
     (KeyState.DISABLED, KeyState.FORGOTTEN): "written off",
 }
-"""How one state follows another, and why; `None` is before the ledger knew the key."""
+"""The permitted transitions and their causes; `None` is before the ledger knew the key."""
 
 
 def states(ledger: Ledger) -> dict[str, KeyState]:
-    """Say in which state each key of a ledger is.
-
-    Args:
-        ledger: The ledger.
-
-    Returns:
-        The state by the key's hash; by flow run and time, where no hash is known.
-    """
+    """Return the state of each key of a ledger by its hash; by flow run and time, if no hash is known."""
     found = {f"{entry.run_id} at {entry.since}": KeyState.UNRESOLVED for entry in ledger.unresolved}
     if ledger.pending is not None:
         key = ledger.pending.key
@@ -69,34 +62,19 @@ def states(ledger: Ledger) -> dict[str, KeyState]:
 
 
 def state_of(former: Superseded) -> KeyState:
-    """Say in which state a former key is.
-
-    Args:
-        former: The key, as the ledger holds it.
-
-    Returns:
-        Its state.
-    """
+    """Return the state of a superseded key."""
     if former.revoking:
         return KeyState.REVOKING
     return KeyState.DISABLED if former.disabled else KeyState.SUPERSEDED
 
 
 def steps_between(before: Ledger, after: Ledger) -> set[tuple[KeyState | None, KeyState]]:
-    """Say how the states of keys changed from one ledger to the next.
-
-    Args:
-        before: The ledger before a write.
-        after: The ledger after it.
-
-    Returns:
-        Each change, as a pair of states.
-    """
+    """Return the state changes from one ledger to the next."""
     was, now = states(before), states(after)
     steps = {(was.get(key), state) for key, state in now.items() if was.get(key) is not state}
     steps |= {(state, KeyState.FORGOTTEN) for key, state in was.items() if key not in now}
     if before.pending and after.pending and before.pending.key is None and after.pending.key:
-        # The one key has two names: the run that announced it, and its hash.
+        # The same key under two names: first the run that announced it, then its hash.
         steps -= {(KeyState.INTENDED, KeyState.FORGOTTEN), (None, KeyState.CREATED)}
         steps.add((KeyState.INTENDED, KeyState.CREATED))
     return steps

@@ -11,16 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 from blocks.openrouter.keys import ApiKey, KeyRequest, LimitReset
 
 SMALLEST_AMOUNT = Decimal("0.000001")
-"""The smallest part of a US dollar that a limit is given in."""
+"""The precision of a limit, in US dollars."""
 
 Usd = Annotated[
     Decimal,
-    # More digits than a JSON number carries would come back from OpenRouter as another amount.
+    # OpenRouter would return another amount for more digits than a JSON number can carry.
     Field(ge=0, max_digits=15, decimal_places=6, allow_inf_nan=False),
     PlainSerializer(float, when_used="json"),
     WithJsonSchema({"type": "number", "minimum": 0}),
 ]
-"""An amount in US dollars: exact inside, a plain number in forms and JSON."""
+"""An amount in US dollars: exact internally, a plain number in forms and JSON."""
 
 
 class Terms(BaseModel):
@@ -38,14 +38,11 @@ class Terms(BaseModel):
 
     @classmethod
     def of(cls, key: ApiKey, guardrail_id: str | None = None) -> Self:
-        """Say on which terms a key was made.
+        """Return the terms of a key, without its expiry.
 
         Args:
-            key: The key, as OpenRouter shows it.
+            key: The key as OpenRouter shows it.
             guardrail_id: Its guardrail, which OpenRouter does not show with the key.
-
-        Returns:
-            Its terms, without its end.
         """
         return cls(
             limit=key.limit,
@@ -57,32 +54,22 @@ class Terms(BaseModel):
         )
 
     def request(self, name: str, carried: Decimal = Decimal(0)) -> KeyRequest:
-        """Say which key to ask OpenRouter for.
+        """Return the request for a key on these terms, without the guardrail, which a separate call assigns.
 
         Args:
             name: The key's name.
-            carried: US dollars that the former key has spent of this budget.
-
-        Returns:
-            The request; the guardrail is no part of it, because it is assigned by a call of its own.
+            carried: US dollars of this budget that former keys have spent.
         """
         limit = self.limit
         if limit is not None and carried:
-            # No more decimals than a JSON number carries safely.
+            # Only as many decimals as a JSON number carries exactly.
             limit = max(Decimal(0), (limit - carried).quantize(SMALLEST_AMOUNT, ROUND_FLOOR))
         return KeyRequest(name=name, limit=limit, **self.model_dump(exclude={"limit", "guardrail_id"}))
 
     def or_else(self, former: Terms) -> Terms:
-        """Take from the former key's terms what these leave open.
-
-        Args:
-            former: The terms of the key that is replaced.
-
-        Returns:
-            These terms, with the former ones in place of each default.
-        """
+        """Return these terms, with those of the former key in place of every default."""
         named = self.model_dump(exclude_defaults=True)
         if "limit" in named:
-            # A reset belongs to its limit.
+            # A limit and its reset belong together.
             named["limit_reset"] = self.limit_reset
         return former.model_copy(update={"expires_at": None, **named})

@@ -1,4 +1,4 @@
-"""Keys that nobody can revoke any more, and that a person has therefore taken out of the ledger."""
+"""Keys that can no longer be revoked, and that somebody has therefore removed from the ledger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tasks.model.ledger import Ledger
 
 MAX_WRITTEN_OFF = 3
-"""How many of them the ledger remembers: the newest. The events tell of all."""
+"""How many the ledger keeps: the newest. Each one is also reported in an event."""
 MAX_REASON = 120
 """How many characters of the reason are kept."""
 
@@ -22,7 +22,7 @@ MAX_REASON = 120
 class WrittenOff(BaseModel):
     """A key that was written off, and why.
 
-    `label` is the run's id, and `hash` empty, where only a create is known whose outcome is not.
+    If only a create of unknown outcome is known, `label` is the run's id and `hash` is empty.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,7 +35,7 @@ class WrittenOff(BaseModel):
     by: UUID
 
     def told(self) -> dict[str, str]:
-        """Say in an event what was written off, and why."""
+        """Return the entry as the payload of an event."""
         return {
             "key_label": self.label,
             "key_hash": self.hash,
@@ -45,15 +45,12 @@ class WrittenOff(BaseModel):
 
 
 def write_off(ledger: Ledger, entry: WrittenOff, remembered: int = MAX_WRITTEN_OFF) -> Ledger:
-    """Take a key out of a ledger that nobody can revoke any more.
+    """Return a ledger without a key that can no longer be revoked.
 
     Args:
         ledger: The ledger.
-        entry: What is written off: a superseded key by its hash, or a create of unknown outcome by its run.
-        remembered: How many of such entries the ledger is to remember, this one included.
-
-    Returns:
-        The ledger without the key.
+        entry: What to write off: a superseded key by its hash, or a create of unknown outcome by its run.
+        remembered: How many such entries the ledger keeps, this one included.
     """
     pending = ledger.pending
     if pending and pending.key is None and not entry.hash and str(pending.run_id) == entry.label:
@@ -69,14 +66,7 @@ def write_off(ledger: Ledger, entry: WrittenOff, remembered: int = MAX_WRITTEN_O
 
 
 def as_explanation(value: Any) -> str:
-    """Spell a stored ledger for a search of the keys that it explains, which those that were written off are not.
-
-    Args:
-        value: The ledger as it is stored; one that cannot be read speaks for its keys too.
-
-    Returns:
-        The ledger as text.
-    """
+    """Return a stored ledger, readable or not, as text in which to search for keys; those written off are left out."""
     if isinstance(value, Mapping):
         value = {name: part for name, part in value.items() if name != "written_off"}
     return json.dumps(value)

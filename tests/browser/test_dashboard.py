@@ -152,7 +152,7 @@ async def test_a_field_that_is_wrong_is_told_in_one_sentence(world: World, page:
 
     await open_run(page, run.id)
     await page.get_by_role("tab", name="Details").click()
-    told = "time_zone: must be the name of a zone of the IANA database, such as Europe/Berlin. Nothing was created."
+    told = "time_zone: must be an IANA time zone, such as Europe/Berlin. Nothing was created."
     await expect(page.get_by_text(told, exact=True).first).to_be_visible()
     assert world.openrouter.created == []
     with pytest.raises(ObjectNotFound):
@@ -164,9 +164,9 @@ async def test_the_form_of_a_rotation_runs_it_once_with_other_settings(world: Wo
     rotation = await deploy(world, "inventory", overlap=timedelta(hours=6))
     name = f"rotate/{rotation.name}"
     await open_form(page, name)
-    for group, title in [("Key", "Spending limit (USD)"), ("Retirement", "Revoke by")]:
+    for group, title in [("Key", "Limit (USD)"), ("Retirement", "Revoke by")]:
         await expect(field(page, group).get_by_text(f"{title} (Optional)", exact=True)).to_be_visible()
-    await expect(page.get_by_text("The most that the key may spend; empty for no limit.")).to_be_visible()
+    await expect(page.get_by_text("Spending limit of the key in US dollars. Empty means no limit.")).to_be_visible()
     await field(page, "Overlap").get_by_role("textbox").fill("PT0S")
 
     run = await submit(page, name)

@@ -53,7 +53,7 @@ async def test_a_plan_changes_nothing_in_a_world_that_needs_mending(life: Life) 
 
     pending = life.openrouter.keys[life.openrouter.created[-1]].label
     assert steps == [
-        "It finds: a key was created, and no destination holds it.",
+        "It finds: a key was created, but no destination holds it.",
         f"Delete the key {pending}, which no destination holds.",
         "Create a key named `checkout service`, with date and marker.",
         "Verify it.",
