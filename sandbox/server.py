@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
@@ -23,6 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 START_TIMEOUT_SECONDS = 30.0
 PAUSE_SECONDS = 0.02
 """The polling interval of a delayed request."""
+TICK_SECONDS = 1.0
+"""The interval between updates of the Date header."""
 
 
 @dataclass
@@ -212,11 +214,40 @@ def make_app(routes: list[Route], *, exception_handlers: Any = None) -> Starlett
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that does not install signal handlers."""
+    """A uvicorn server that does not install signal handlers, and that another thread stops without delay."""
+
+    _loop: asyncio.AbstractEventLoop
+    _stopped: asyncio.Event
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self.force_exit = True
+        with suppress(RuntimeError):  # the loop is closed: it has stopped by itself
+            self._loop.call_soon_threadsafe(self._stopped.set)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
+        await super().startup(sockets)
+
+    async def main_loop(self) -> None:
+        # uvicorn's own polls ten times a second.
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), TICK_SECONDS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # uvicorn's own always sleeps for a tenth of a second.
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await asyncio.sleep(0)
 
 
 def _config(app: ASGIApp, **options: Any) -> uvicorn.Config:
@@ -246,12 +277,11 @@ def running(app: ASGIApp, port: int = 0, *, certfile: str | None = None, keyfile
         server = _Server(_config(app, ssl_certfile=certfile, ssl_keyfile=keyfile))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
+        _wait_until_started(server, thread)
         try:
-            _wait_until_started(server, thread)
             yield f"{'https' if certfile else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            server.should_exit = True
-            server.force_exit = True
+            server.stop()
             thread.join(timeout=START_TIMEOUT_SECONDS)
 
 

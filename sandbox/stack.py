@@ -19,12 +19,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
+import certifi
 import httpx
 
 from sandbox import watchdog
 from sandbox.isolation import DIRECTORY
+
+if TYPE_CHECKING:  # importing Prefect takes a second
+    from prefect.context import SettingsContext
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = CHECKOUT / "prefect.env"
@@ -102,6 +106,7 @@ class Stack:
         self._settings = settings or {}
         self._processes: list[Process] = []
         self.server: Process | None = None
+        self._client: SettingsContext | None = None
 
     @property
     def url(self) -> str:
@@ -134,6 +139,7 @@ class Stack:
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_SERVER_ENCRYPTION_KEY": self._encryption_key(),
+            "PREFECT_API_SSL_CERT_FILE": self._authorities(),
             "PREFECT_CLI_COLORS": "false",
             **self._settings,
         }
@@ -146,6 +152,15 @@ class Stack:
             file.write_bytes(Fernet.generate_key())
             file.chmod(0o600)
         return file.read_text()
+
+    def _authorities(self) -> str:
+        # The server speaks plain HTTP and no certificate is ever checked, but Prefect loads this file for every client
+        # that it creates, several in each run: all the public authorities take 17 ms of CPU time.
+        file = self.home / "authorities.pem"
+        if not file.exists():
+            first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
+            file.write_text(first + end)
+        return str(file)
 
     def __enter__(self) -> Self:
         try:
@@ -274,12 +289,24 @@ class Stack:
     @contextmanager
     def as_client(self) -> Iterator[None]:
         """Point Prefect's client in this process to this server: `get_client()`, blocks and variables."""
-        from prefect.context import use_profile  # importing Prefect takes a second
+        from prefect.context import SettingsContext  # importing Prefect takes a second
+
+        if self._client is None:
+            self._client = self._client_settings()
+        with SettingsContext(profile=self._client.profile, settings=self._client.settings):
+            yield
+
+    def _client_settings(self) -> SettingsContext:
+        from prefect.context import use_profile
         from prefect.settings import Profile
 
-        names = ("PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_HOME", "PREFECT_PROFILES_PATH")
-        own = {name: self.env[name] for name in names}
-        with use_profile(
-            Profile(name="stack", settings=own), include_current_context=False, override_environment_variables=True
-        ):
-            yield
+        names = (
+            "PREFECT_API_URL",
+            "PREFECT_API_SSL_CERT_FILE",
+            "PREFECT_UI_URL",
+            "PREFECT_HOME",
+            "PREFECT_PROFILES_PATH",
+        )
+        own = Profile(name="stack", settings={name: self.env[name] for name in names})
+        with use_profile(own, include_current_context=False, override_environment_variables=True) as made:
+            return made
