@@ -51,7 +51,7 @@ class Kind(StrEnum):
     LEDGER_UNREADABLE = (
         "ledger-unreadable",
         Severity.CRITICAL,
-        "Put an earlier value of the variable back from its events.",
+        "Upgrade this worker to the newest version in use, or undo the edit of the ledger's variable.",
     )
     LEDGER_LOST = (
         "ledger-lost",

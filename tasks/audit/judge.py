@@ -10,7 +10,7 @@ from uuid import UUID
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import MOST_KEPT, Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
-from tasks.model.keys import read_marker, show_time
+from tasks.model.keys import read_marker, show_duration, show_time
 from tasks.model.ledger import Current, Ledger, MadeKey, Superseded
 from tasks.world.ports import Deployed
 
@@ -204,7 +204,7 @@ def _judge_age(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
     if now - current.since > deployed.interval + minimum_age + min(deployed.interval, LONGEST_MARGIN):
         sentence = (
             f"The current key {current.label} of rotation {snapshot.name} has been in use since "
-            f"{show_time(current.since)}, longer than its schedule allows ({deployed.interval})."
+            f"{show_time(current.since)}, longer than its schedule allows ({show_duration(deployed.interval)})."
         )
         yield _about(Kind.ROTATION_OVERDUE, snapshot, current, sentence)
 

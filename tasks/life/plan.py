@@ -7,6 +7,7 @@ from datetime import datetime
 from tasks.life.adopt import find_adoptable
 from tasks.life.recover import observe
 from tasks.model.decisions import Identity, Situation
+from tasks.model.keys import show_duration
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
 from tasks.world.ports import KeyReader
@@ -100,5 +101,5 @@ def _rotating(situation: Situation, ledger: Ledger, rotation: Rotation, identity
     if ledger.current and identity.emergency:
         steps.append(f"Revoke the key {ledger.current.label} and every older one at once.")
     elif ledger.current:
-        steps.append(f"Supersede the key {ledger.current.label}; its overlap is {rotation.overlap}.")
+        steps.append(f"Supersede the key {ledger.current.label}; its overlap is {show_duration(rotation.overlap)}.")
     return steps

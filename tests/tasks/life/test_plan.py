@@ -58,7 +58,7 @@ async def test_a_plan_changes_nothing_in_a_world_that_needs_mending(life: Life) 
         "Create a key named `checkout service`, with date and marker.",
         "Verify it.",
         "Publish it to `vault-secret/checkout` and read it back.",
-        f"Supersede the key {held}; its overlap is 1:00:00.",
+        f"Supersede the key {held}; its overlap is 1 hour.",
         f"Look at the superseded key {former}, which is due, and revoke it as its policy asks.",
     ]
     assert life.everything() == before
