@@ -35,7 +35,7 @@ async def test_after_a_host_has_died_the_next_run_gets_the_slot_and_the_dead_one
 
     assert healed.is_completed()
     assert dead.state_name == "Crashed"
-    assert "no sign of life" in str(dead.state.message if dead.state else "")
+    assert "no heartbeat for 90 seconds" in str(dead.state.message if dead.state else "")
     assert "Retry is safe" in str(dead.state.message if dead.state else "")
     assert len(world.openrouter.created) == 1
     await check_converged(world, rotation)
