@@ -535,7 +535,7 @@ MUTANTS = [
         SIMPLE,
     ),
     Mutant("the overlap is ignored", Ledger, "due", lambda self, _now: list(self.superseded), ("rotate",), SIMPLE),
-    Mutant("an emergency leaves older keys alive", Ledger, "hastened", lambda self, _now: self, ("rotate",), SIMPLE),
+    Mutant("an emergency leaves older keys alive", Ledger, "hastened", lambda self, *_: self, ("rotate",), SIMPLE),
     Mutant("retirements are never scheduled", Ledger, "due_times", lambda _self: [], ("rotate",), SIMPLE),
     Mutant(
         "a key is revoked although it is used",
