@@ -22,6 +22,10 @@ MAX_PAGES_OF_RUNS = 5
 MAX_PAGES_OF_OLDER_RUNS = 2
 """How far back they are looked for among the runs of the deployments that have none there."""
 MAX_PAGES = 100
+AT_WORK = ("RUNNING", "PENDING", "CANCELLING")
+"""The types of the states in which a run may hold the slot of its rotation."""
+OPENING_A_LEDGER = ["rotate", "retire", "restore-key", "apply-settings", "remove-rotation", "write-off-key", "audit"]
+"""The flows whose runs open a ledger; an audit does so where it repairs."""
 DOING = "reading about the rotations"
 
 
@@ -126,12 +130,6 @@ def rotation_name(parameters: Any, otherwise: str) -> str:
     return name if isinstance(name, str) and name else otherwise
 
 
-AT_WORK = ("RUNNING", "PENDING", "CANCELLING")
-"""The types of the states in which a run may hold the slot of its rotation."""
-RUN_BY_ROTATION = ["rotate", "retire", "restore-key", "apply-settings", "remove-rotation", "audit"]
-"""The flows whose runs open a ledger; an audit does so where it repairs."""
-
-
 async def runs_at_work(rotation: str, *, but: UUID, emergency: bool = False) -> bool:
     """Return whether a run of a rotation is at work, as far as Prefect knows.
 
@@ -144,7 +142,7 @@ async def runs_at_work(rotation: str, *, but: UUID, emergency: bool = False) -> 
         ServiceError: Prefect's API failed.
     """
     body = {
-        "flows": {"name": {"any_": RUN_BY_ROTATION}},
+        "flows": {"name": {"any_": OPENING_A_LEDGER}},
         "flow_runs": {"state": {"type": {"any_": list(AT_WORK)}}, "start_time": {"is_null_": False}},
     }
     async for page in pages("/flow_runs/filter", body, "looking for runs at work"):

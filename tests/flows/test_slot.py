@@ -1,12 +1,19 @@
-"""The names of slots and ledgers."""
+"""The names of slots and ledgers, and of the flows whose runs hold a slot."""
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
+
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect import Flow
 
+import flows
+from flows.runs import open_run
 from flows.slot import emergency_slot_of, slot_of
 from tasks.model.rotation import is_slug
+from tasks.world.inventory import OPENING_A_LEDGER
 from tasks.world.ledgers import term_variable
 
 slugs = st.from_regex(r"[a-z0-9]{1,3}(-[a-z0-9]{1,9}){0,3}", fullmatch=True).filter(is_slug)
@@ -24,3 +31,17 @@ def test_no_name_of_one_rotation_is_one_of_another(one: str, other: str, term: i
 def test_a_rotation_called_emergency_has_a_slot_of_its_own() -> None:
     """The slot of an emergency is no rotation's."""
     assert emergency_slot_of("checkout") != slot_of("checkout-emergency")
+
+
+def test_a_run_of_every_flow_that_takes_a_slot_counts_as_its_holder() -> None:
+    """A slot is taken back only from a run that is not at work, whichever flow it runs."""
+    modules = [import_module(f"flows.{found.name}") for found in pkgutil.iter_modules(flows.__path__)]
+    taking = {
+        value.name
+        for module in modules
+        if vars(module).get("open_run") is open_run
+        for value in vars(module).values()
+        if isinstance(value, Flow) and value.fn.__module__ == module.__name__
+    }
+
+    assert taking == set(OPENING_A_LEDGER)
