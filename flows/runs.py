@@ -110,9 +110,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
         await world.sleep(seconds_early(_flow_run().expected_start_time, world.now()))
         slot = Slot(name, _flow_run().id)
         await slot.take(stack, emergency=emergency)
-        identity = await _identify(emergency, world)
-        run = Run(name, identity, OpenLedger(name, VariableStore(name), identity.id), world)
-        conclusion.run = run
+        run = conclusion.run = await _this_run(name, emergency, world)
         for sentence in slot.notes:
             run.note(sentence)
         try:
@@ -124,7 +122,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
             # Without a look at the ledger the page would say that there is no key.
             page = as_markdown(run, conclusion.message)
             await show_markdown(artifact_key(name), page, f"State of rotation {name}")
-        await refresh_overview(name, str(identity.id), conclusion.state, world.now())
+        await refresh_overview(name, str(run.identity.id), conclusion.state, world.now())
 
 
 async def _prune(run: Run) -> None:
@@ -144,13 +142,7 @@ async def show_plan(rotation: Rotation, emergency: bool) -> str:
         KeyRotationError: A run could not start; the message says why.
     """
     async with PrefectWorld() as world:
-        identity = await _identify(emergency, world)
-        run = Run(
-            rotation.name,
-            identity,
-            OpenLedger(rotation.name, VariableStore(rotation.name), identity.id),
-            world,
-        )
+        run = await _this_run(rotation.name, emergency, world)
         checked, steps = await plan(run, rotation)
     artifact = f"{artifact_key(rotation.name)}-plan"
     with api_errors("showing the plan"):
@@ -199,3 +191,8 @@ async def _identify(emergency: bool, world: PrefectWorld) -> Identity:
         scheduled_for=flow_run.expected_start_time if flow_run.auto_scheduled and flow_run.run_count <= 1 else None,
         completed=await _has_completed(flow_run),
     )
+
+
+async def _this_run(name: str, emergency: bool, world: PrefectWorld) -> Run:
+    identity = await _identify(emergency, world)
+    return Run(name, identity, OpenLedger(name, VariableStore(name), identity.id), world)

@@ -48,7 +48,7 @@ class Slot:
     def __init__(self, rotation: str, run_id: UUID) -> None:
         self._rotation = rotation
         self._run_id = run_id
-        self._deadline = time.monotonic() + WAIT_SECONDS
+        self._began = time.monotonic()
         self.notes: list[str] = []
         """What was repaired, for the run's artifact."""
 
@@ -74,10 +74,9 @@ class Slot:
 
     async def _emergency_is_at_work(self) -> bool:
         limit = emergency_slot_of(self._rotation)
-        waited = time.monotonic() - (self._deadline - WAIT_SECONDS)
         if not await _is_taken(limit):
             return False
-        if waited < LOOK_AFTER_SECONDS or await runs_at_work(self._rotation, but=self._run_id, emergency=True):
+        if self._waited() < LOOK_AFTER_SECONDS or await runs_at_work(self._rotation, but=self._run_id, emergency=True):
             return True
         await self._take_back(limit)
         return False
@@ -99,8 +98,11 @@ class Slot:
             else:
                 return
 
+    def _waited(self) -> float:
+        return time.monotonic() - self._began
+
     def _require_time(self) -> None:
-        if time.monotonic() >= self._deadline:
+        if self._waited() >= WAIT_SECONDS:
             raise PlaceLostError(
                 f"Another run of rotation {self._rotation} was still running after {WAIT_SECONDS:.0f} seconds."
             )

@@ -17,8 +17,9 @@ from blocks.infisical.credentials import MAX_TEXT, InfisicalCredentials, valid_t
 class InfisicalSecret(DestinationBlock):
     """One secret in a project, environment and folder of Infisical; other secrets are never changed.
 
-    Infisical has no check-and-set: the rotation's concurrency slot and the ledger keep two runs apart. Whether
-    Infisical keeps older versions depends on its plan. Comment, tags and metadata of the secret are kept.
+    Infisical has no check-and-set: the ledger keeps two runs apart, each write is sent once, and a key that a late
+    write could still bring back is not deleted. Whether Infisical keeps older versions depends on its plan. Comment,
+    tags and metadata of the secret are kept.
 
     Attributes:
         credentials: The connection to Infisical.

@@ -44,8 +44,8 @@ def changed_only_beside(before: Content, after: Content) -> bool:
 class PrefectSecret(Destination):
     """A destination that is Prefect's own `Secret` block.
 
-    Prefect keeps one value and no version, so there is no check-and-set: the rotation's concurrency slot and the ledger
-    are what keeps two runs apart.
+    Prefect keeps one value and no version, so there is no check-and-set: the ledger keeps two runs apart, each write is
+    sent once, and a key that a late write could still bring back is not deleted.
 
     Args:
         name: The block's type slug and name.

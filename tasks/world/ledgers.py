@@ -59,6 +59,9 @@ async def all_ledgers() -> AsyncIterator[tuple[str, Any]]:
 
 
 def _is_closed(value: Any) -> bool:
+    # A listing has a ledger of every rotation, and only what was removed can be closed.
+    if not isinstance(value, Mapping) or not value.get("removed"):
+        return False
     try:
         return Ledger.model_validate(value).is_closed
     except ValidationError:
