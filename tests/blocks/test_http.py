@@ -38,8 +38,8 @@ from tests.certificates import self_signed
 
 SECRET = "the-management-key"
 HEADERS = {"Authorization": f"Bearer {SECRET}"}
-OK = (200, {}, b'{"works": true}')
 Answer = tuple[int, dict[str, str], bytes]
+OK: Answer = (200, {}, b'{"works": true}')
 
 
 class Service:

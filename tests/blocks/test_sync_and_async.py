@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_sync_code_reads_what_sync_code_wrote(secret: DestinationBlock) -> None:
     assert secret.read_secret() == b"one"
 
 
-async def test_async_code_reads_what_async_code_wrote(secret: DestinationBlock) -> None:
+async def test_async_code_reads_what_async_code_wrote(secret: Any) -> None:
     """Where an event loop runs, the same names are awaited; the explicit ones always are."""
     await secret.write_secret(b"one")
     await secret.awrite_secret(b"two")
@@ -73,7 +74,7 @@ def test_one_block_serves_several_event_loops_and_threads(secret: DestinationBlo
     assert read == [b"one"] * 9
 
 
-async def test_sync_code_may_be_called_from_async_code(secret: DestinationBlock) -> None:
+async def test_sync_code_may_be_called_from_async_code(secret: Any) -> None:
     """A sync helper that asks for it gets the value itself, though a loop runs."""
     await secret.awrite_secret(b"one")
 

@@ -99,7 +99,9 @@ async def attempt(run_id: UUID) -> State[Any]:
     async with get_client() as client:
         run = await client.read_flow_run(run_id)
     flow = await load_flow_from_flow_run(run, use_placeholder_flow=False)
-    return await run_flow_async(flow, flow_run=run, parameters=run.parameters, return_type="state")
+    state = await run_flow_async(flow, flow_run=run, parameters=run.parameters, return_type="state")
+    assert state is not None
+    return state
 
 
 async def retry(run_id: UUID) -> None:
@@ -154,7 +156,7 @@ async def end_all_runs() -> None:
             for run in runs:
                 if run.start_time:
                     signal_run(run.id, signal.SIGKILL)
-            await client.request("POST", "/flow_runs/bulk_set_state", json=wanted)
+            await client._client.post("/flow_runs/bulk_set_state", json=wanted)
 
 
 def processes_of(run_id: UUID) -> list[int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,6 +15,7 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import RRuleSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Pending, Running
 from prefect.utilities.callables import parameter_schema
@@ -29,10 +30,9 @@ from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applie
 
 
 @pytest.fixture(autouse=True)
-def no_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no worker here, as for a worker whose one slot is taken by the form's own run."""
     monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 0.0)
-    return
 
 
 async def reference(slug: str, name: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ async def runs_of(deployment: DeploymentResponse) -> list[FlowRun]:
 
 async def shown(name: str) -> str:
     """What the form's run shows about a rotation."""
-    artifact = await Artifact.get(f"add-rotation-{name}")
+    artifact = await Artifact.aget(f"add-rotation-{name}")
     return str(artifact.data) if artifact else ""
 
 
@@ -103,7 +103,7 @@ async def test_the_form_adds_a_deployment_like_the_example(world: World) -> None
     assert set(made.tags) == {"key-rotation", name}
     rotation = parse_rotation(made.parameters["rotation"])
     assert (rotation.connection, rotation.destinations) == (world.connection, [f"secret/{name}"])
-    assert (rotation.key.limit_usd, rotation.key.limit_reset) == (50, "monthly")
+    assert (rotation.key.limit_usd, rotation.key.limit_reset) == (Decimal(50), "monthly")
     assert (rotation.overlap, rotation.description) == (timedelta(hours=24), "The key of the checkout.")
     [schedule] = made.schedules
     assert (schedule.slug, schedule.active) == ("auto-rotation", True)
@@ -263,7 +263,7 @@ async def test_the_overview_shows_a_rotation_as_soon_as_it_is_added(world: World
 
     await add(fields)
 
-    overview: Any = await Artifact.get("key-rotations")
+    overview: Any = await Artifact.aget("key-rotations")
     assert f"| {fields['rotation_name']} | degraded | none |" in overview.data
 
 
@@ -366,7 +366,9 @@ async def test_a_change_never_rotates_at_once(world: World) -> None:
     ledger = await ledger_of(fields["rotation_name"])
     assert ledger.current is not None
     due = ledger.current.since.astimezone(ZoneInfo("Europe/Berlin")).date() + timedelta(days=10)
-    assert f"DTSTART:{due:%Y%m%d}T033000" in changed.schedules[0].schedule.rrule
+    schedule = changed.schedules[0].schedule
+    assert isinstance(schedule, RRuleSchedule)
+    assert f"DTSTART:{due:%Y%m%d}T033000" in schedule.rrule
 
 
 async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) -> None:

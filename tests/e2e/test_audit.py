@@ -40,7 +40,7 @@ async def deployed(world: World) -> Rotation:
 
 async def rows(rotation: Rotation) -> list[dict[str, str]]:
     """The rows of the newest artifact."""
-    shown = await Artifact.get(f"audit-{rotation.connection}")
+    shown = await Artifact.aget(f"audit-{rotation.connection}")
     assert shown is not None
     return list(json.loads(str(shown.data)))
 

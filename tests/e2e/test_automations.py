@@ -20,10 +20,10 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWe
 from prefect.blocks.system import Secret
 from prefect.blocks.webhook import Webhook
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.flow_engine import run_flow_async
-from prefect.states import Scheduled, State
+from prefect.states import Scheduled
 from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError
@@ -206,7 +206,7 @@ async def test_slack_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(NotifySlack, "webhook_url", receiver.url)
         block = SlackWebhook(url=SecretStr(f"https://hooks.slack.com/services/{hook}"))
 
-        await block.notify("publish failed. Retry is safe.", "Key rotation: rotate/checkout failed")
+        await block.anotify("publish failed. Retry is safe.", "Key rotation: rotate/checkout failed")
 
         told = json.loads(await receiver.waits_for("rotate/checkout failed"))
     assert receiver.paths == [f"/{hook}"]
@@ -257,7 +257,8 @@ async def test_events_hold_what_is_documented_and_no_secret(world: World) -> Non
 
     steps = [Event.KEY_CREATED, Event.KEY_VERIFIED, Event.KEY_PUBLISHED, Event.ROTATION_COMPLETED]
     assert [name for name, _ in told] == [*steps, *steps, Event.KEY_REVOKED, Event.ROTATION_FAILED]
-    assert all(set(payload) == {"rotation", *Event(name).payload} for name, payload in told)
+    payloads = {event.value: event.payload for event in Event}
+    assert all(set(payload) == {"rotation", *payloads[name]} for name, payload in told)
     assert leaks(world) == []
 
 

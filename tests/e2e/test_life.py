@@ -15,7 +15,7 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
-from prefect.flow_engine import run_flow
+from prefect.flow_engine import run_flow_async
 from prefect.states import Cancelled, Pending
 
 from flows import apply_settings, remove_rotation, restore_key, rotate
@@ -39,7 +39,7 @@ async def ledger(rotation: Rotation) -> Ledger:
 
 async def artifact(key: str) -> str:
     """What an artifact shows."""
-    found = await Artifact.get(key)
+    found = await Artifact.aget(key)
     return "" if found is None else str(found.data)
 
 
@@ -262,7 +262,7 @@ async def test_a_kept_key_ends_on_its_date(world: World) -> None:
     await rotate(rotation, return_state=True)
     until = (datetime.now(UTC) + timedelta(days=10)).replace(microsecond=0)
 
-    state = await remove_rotation(rotation.name, rotation.name, "keep-until", until.isoformat(), return_state=True)  # type: ignore[call-overload]
+    state = await remove_rotation(rotation.name, rotation.name, "keep-until", until.isoformat(), return_state=True)
 
     assert state.is_completed()
     assert len(world.openrouter.live_keys()) == 1
@@ -292,7 +292,7 @@ async def test_a_run_that_waited_while_its_rotation_was_removed_does_not_bring_i
         await client.delete_deployment(deployment_id)
         waiting = await client.read_flow_run(waiting.id)
 
-    state = await run_flow(rotate, waiting, {"rotation": rotation}, return_type="state")
+    state: Any = await run_flow_async(rotate, waiting, {"rotation": rotation}, return_type="state")
 
     assert "it was removed while this run waited" in str(state.message)
     assert world.openrouter.created == []

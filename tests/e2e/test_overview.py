@@ -37,14 +37,14 @@ async def no_other_rotations(world: World) -> None:
 async def deploy(rotation: Rotation) -> Rotation:
     """Make a rotation's deployment, without auto-rotation."""
     table = parse_timetable(30, "03:30", "Europe/Berlin")
-    first = table.next_rotation(overview.datetime.now(overview.UTC), None)
+    first = table.next_rotation(datetime.now(UTC), None)
     await save_deployment(None, rotation, schedule_of(table, first), active=False)
     return rotation
 
 
 async def line(rotation: Rotation) -> str:
     """The rotation's line in the overview's table, after what needs a person."""
-    artifact: Any = await Artifact.get("key-rotations")
+    artifact: Any = await Artifact.aget("key-rotations")
     starts = f"- **{rotation.name}** ", f"| {rotation.name} |"
     return " ".join(line for line in str(artifact.data).splitlines() if line.startswith(starts))
 
@@ -107,12 +107,12 @@ async def test_many_rotations_refresh_it_once_a_minute(world: World, monkeypatch
     """Beyond a number of rotations a run leaves an overview alone that is younger than a minute."""
     rotation = await deploy(await world.prepare(world.rotation()))
     await rotate(rotation, return_state=True)
-    first: Any = await Artifact.get("key-rotations")
+    first: Any = await Artifact.aget("key-rotations")
     monkeypatch.setattr(overview, "ALWAYS_FRESH", 0)
 
     await rotate(rotation, return_state=True)
 
-    second: Any = await Artifact.get("key-rotations")
+    second: Any = await Artifact.aget("key-rotations")
     assert (second.id, second.updated) == (first.id, first.updated)
 
 
@@ -120,11 +120,11 @@ async def test_the_overview_is_one_artifact_and_not_one_per_run(world: World) ->
     """Every run writes the same artifact, so that its address stays and nothing piles up."""
     rotation = await deploy(await world.prepare(world.rotation()))
     await rotate(rotation, return_state=True)
-    first: Any = await Artifact.get("key-rotations")
+    first: Any = await Artifact.aget("key-rotations")
 
     await rotate(rotation, return_state=True)
 
-    second: Any = await Artifact.get("key-rotations")
+    second: Any = await Artifact.aget("key-rotations")
     assert second.id == first.id
     assert second.updated > first.updated
 
@@ -203,7 +203,7 @@ async def test_a_login_that_may_not_look_at_itself_works_all_the_same(world: Wor
 
 async def connections() -> dict[str, Any]:
     """What the check shows, by block."""
-    artifact: Any = await Artifact.get("connections")
+    artifact: Any = await Artifact.aget("connections")
     return {entry["block"]: entry for entry in json.loads(artifact.data)}
 
 

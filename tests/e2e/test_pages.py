@@ -102,7 +102,8 @@ async def test_openrouter(world: World, tmp_path: Path) -> None:
         assert await client.read_deployment_by_name("rotate/example")
         known = [await client.read_block_type_by_slug(block.get_block_type_slug()) for block in blocks.BLOCKS]
     assert all(kind.logo_url and kind.description and kind.code_example for kind in known)
-    assert (await Secret.aload(SECRET)).get() == live.secret
+    stored: Any = await Secret.aload(SECRET)
+    assert stored.get() == live.secret
 
 
 async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ async def test_infisical(world: World, tmp_path: Path) -> None:
 
     key = await rotate_to(world, "infisical-secret/checkout")
 
-    secret = await blocks.InfisicalSecret.aload("checkout")
+    secret: Any = await blocks.InfisicalSecret.aload("checkout")
     assert await secret.aread_secret() == key.encode()
 
 

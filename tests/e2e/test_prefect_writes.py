@@ -11,6 +11,7 @@ from prefect import get_client
 
 from flows import rotate
 from sandbox.server import Fault
+from tests.by_hand import ledger_of
 from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import attempt, begin_rotation, deploy_retirements, ended, retirements_of
 from tests.e2e.processes import (
@@ -22,7 +23,6 @@ from tests.e2e.processes import (
     ended_by_itself,
     keys_of,
     kill_at,
-    ledger_of,
     process,
     retry_after_death,
     until_held,

@@ -120,7 +120,7 @@ async def test_a_foreign_key_is_replaced_and_not_revoked(world: World) -> None:
 
     await run(rotation)
 
-    artifact = await Artifact.get(f"rotation-{rotation.name}")
+    artifact = await Artifact.aget(f"rotation-{rotation.name}")
     assert world.openrouter.is_live(foreign.secret)
     assert artifact is not None
     assert "held a secret that this rotation did not make" in str(artifact.data)
@@ -204,7 +204,7 @@ async def test_the_artifact_shows_the_rotations_state(world: World) -> None:
     await run(rotation)
     await run(rotation)
 
-    artifact = await Artifact.get(f"rotation-{rotation.name}")
+    artifact = await Artifact.aget(f"rotation-{rotation.name}")
 
     assert artifact is not None
     shown = str(artifact.data)

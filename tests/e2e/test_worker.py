@@ -12,6 +12,7 @@ import pytest
 from flows import rotate
 from sandbox.server import Fault
 from sandbox.stack import Stack
+from tests.by_hand import ledger_of
 from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import ended, retirements_of, retry, signal_run, start
 from tests.e2e.leaks import everything_stored, spellings
@@ -20,7 +21,6 @@ from tests.e2e.processes import (
     check_converged,
     check_nothing_leaked,
     give_the_slot_back,
-    ledger_of,
     until_held,
 )
 

@@ -14,13 +14,13 @@ from flows import rotate
 from sandbox.server import Fault
 from sandbox.stack import Stack
 from tasks.model.rotation import Rotation
+from tests.by_hand import ledger_of
 from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import cancel, deploy_to, ended, signal_run, start
 from tests.e2e.processes import (
     HELD_SECONDS,
     check_converged,
     give_the_slot_back,
-    ledger_of,
     retry_after_death,
     traces,
     until_held,

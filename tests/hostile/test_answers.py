@@ -114,11 +114,13 @@ def _apps() -> tuple[dict[Service, Liar], StoredKey, str]:
     return liars, key, o.accounts[0].workspaces[0]
 
 
-def _running(home: Path, **tls: str) -> Iterator[Liars]:
+def _running(home: Path, *, certfile: str | None = None, keyfile: str | None = None) -> Iterator[Liars]:
     liars, key, workspace = _apps()
     (home / "jwt").write_text(SECRET_ID)
     with ExitStack() as stack:
-        urls = {name: stack.enter_context(running(liar, **tls)) for name, liar in liars.items()}
+        urls = {
+            name: stack.enter_context(running(liar, certfile=certfile, keyfile=keyfile)) for name, liar in liars.items()
+        }
         yield Liars(liars, urls, key, workspace, str(home / "jwt"))
 
 
@@ -222,12 +224,15 @@ async def _written(block: VaultSecret | InfisicalSecret) -> None:
 
 ANY = ".*"
 IS_OLD, ABSENT = "a secret", "nothing"
-NO_ENGINE = dict.fromkeys(
+NO_ENGINE: dict[str, Any] = dict.fromkeys(
     ["another_shape", "another_shape_inside", "other_types", "lists", "an_object_in_vain", "empty",
      "a_number_beyond_all_numbers"],
     NotFoundError,
 )  # fmt: skip
-REFUSED_LOGIN = dict.fromkeys(["_402", "_403", "_404", "_422", "402_of_a_proxy", "403_of_a_proxy"], UnauthorizedError)
+REFUSED_LOGIN: dict[str, Any] = dict.fromkeys(
+    ["_402", "_403", "_404", "_422", "402_of_a_proxy", "403_of_a_proxy"], UnauthorizedError
+)
+WRITTEN_ANYWAY: dict[str, Any] = {name.replace(" ", "_"): None for name in ANSWERS}
 CALLS: dict[str, Call] = {
     "create_key": _openrouter("POST", "/keys$", lambda c, _: c.create_key(KeyRequest(name="checkout"))),
     "get_key": _openrouter("GET", "/keys/", lambda c, liars: c.get_key(liars.key.hash)),
@@ -251,7 +256,7 @@ CALLS: dict[str, Call] = {
         _401=False,
         _402=True,
         _403=True,
-        **{"401_of_a_proxy": False},
+        _401_of_a_proxy=False,
     ),
     "check": _openrouter("GET", "/keys?$", lambda c, _: c.check(), lists=str),
     "Vault read_content": _vault(
@@ -266,24 +271,20 @@ CALLS: dict[str, Call] = {
         **dict.fromkeys(["_402", "_403", "_404", "_422", "402_of_a_proxy", "403_of_a_proxy"], ABSENT),
     ),
     "Vault write_content": _vault("POST", "/data/", _written),
-    "Vault write_content, the labels": _vault(
-        ANY, "/metadata/", _written, **{name.replace(" ", "_"): None for name in ANSWERS}
-    ),
+    "Vault write_content, the labels": _vault(ANY, "/metadata/", _written, **WRITTEN_ANYWAY),
     "Vault read_older, the versions": _vault("GET", "/metadata/", lambda block: block.read_older(lambda _value: True)),
     "Vault read_older, a version": _vault(
         "GET", "/data/", lambda block: block.read_older(lambda _value: True), another_shape_inside=NotFoundError
     ),
     "Vault fence": _vault("POST", "/data/", lambda block: _fenced(block)),  # noqa: PLW0108 - it is defined below
-    "Vault check": _vault(
-        "POST", "/capabilities-self", lambda block: block.check(), _403=str, **{"403_of_a_proxy": str}
-    ),
+    "Vault check": _vault("POST", "/capabilities-self", lambda block: block.check(), _403=str, _403_of_a_proxy=str),
     "Vault credentials check": _vault(
         "GET",
         "/lookup-self",
         lambda block: block.credentials.check(),
         _403=UnauthorizedError,
         another_shape_inside=str,
-        **{"403_of_a_proxy": UnauthorizedError},
+        _403_of_a_proxy=UnauthorizedError,
     ),
     "Vault credentials token_ends": _vault(
         "GET",
@@ -291,7 +292,7 @@ CALLS: dict[str, Call] = {
         lambda block: block.credentials.token_ends(),
         _403=UnauthorizedError,
         another_shape_inside=None,
-        **{"403_of_a_proxy": UnauthorizedError},
+        _403_of_a_proxy=UnauthorizedError,
     ),
     "Vault login_ends": _vault(
         "GET",
@@ -299,7 +300,7 @@ CALLS: dict[str, Call] = {
         lambda block: block.login_ends(),
         _403=UnauthorizedError,
         another_shape_inside=None,
-        **{"403_of_a_proxy": UnauthorizedError},
+        _403_of_a_proxy=UnauthorizedError,
     ),
     **{
         f"Vault login, {login}": _vault(

@@ -61,12 +61,13 @@ def _secret() -> PrefectSecret:
 async def _in_a_run(call: Callable[[PrefectWorld], Awaitable[Any]]) -> Any:
     """Call as a run of a deployment does."""
     run = FlowRun(id=RUN, flow_id=RUN, deployment_id=RUN)
-    with FlowRunContext.model_construct(flow_run=run):
+    fields: dict[str, Any] = {"flow_run": run}
+    with FlowRunContext.model_construct(**fields):
         return await call(PrefectWorld())
 
 
 def _deployment() -> DeploymentResponse:
-    return DeploymentResponse(id=RUN, flow_id=RUN, name="checkout")
+    return DeploymentResponse(id=RUN, flow_id=RUN, name="checkout", labels={})
 
 
 CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -79,7 +80,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "destination": lambda: PrefectWorld().destination("secret/checkout"),
     "known_runs": lambda: PrefectWorld().known_runs({RUN}),
     "schedule_retirement": lambda: PrefectWorld().schedule_retirement("checkout", NOW, even_if_cancelled=False),
-    "cancel_retirements": lambda: PrefectWorld().cancel_retirements("checkout", None),
+    "cancel_retirements": lambda: PrefectWorld().cancel_retirements("checkout", []),
     "deployed_rotation": lambda: PrefectWorld().deployed_rotation("checkout"),
     "delete_deployment": lambda: PrefectWorld().delete_deployment("checkout"),
     "deployments": lambda: _walked(PrefectWorld().deployments()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from openrouter import OpenRouter, errors
-from openrouter.utils import RetryConfig
+from openrouter.utils import BackoffStrategy, RetryConfig
 
 from sandbox.openrouter import create_app
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
@@ -33,7 +33,8 @@ class World:
 
     def sdk(self, key: str = DEFAULT_MANAGEMENT_KEY) -> OpenRouter:
         """The SDK with a key, its retries off."""
-        return OpenRouter(api_key=key, server_url=f"{self.url}/api/v1", retry_config=RetryConfig("none", None, False))
+        once = RetryConfig("none", BackoffStrategy(0, 0, 0, 0), False)
+        return OpenRouter(api_key=key, server_url=f"{self.url}/api/v1", retry_config=once)
 
     def call(self, key: str) -> httpx.Response:
         """A chat completion with a key."""
@@ -276,12 +277,13 @@ def test_accounts_do_not_see_each_other(world: World) -> None:
 
     with world.sdk("sk-or-v1-another-management-key") as other:
         assert other.api_keys.list().data == []
-        for call in (
+        calls: list[Callable[[], object]] = [
             lambda: other.api_keys.get(hash=key.hash),
             lambda: other.api_keys.delete(hash=key.hash),
             lambda: other.guardrails.get(id=guardrail),
             lambda: other.guardrails.bulk_assign_keys(id=guardrail, key_hashes=[key.hash]),
-        ):
+        ]
+        for call in calls:
             with pytest.raises(errors.NotFoundResponseError):
                 call()
 
@@ -351,7 +353,7 @@ def test_all_assignments_are_listed(world: World) -> None:
         one, two = (sdk.guardrails.create(name=name).data.id for name in ("one", "two"))
         sdk.guardrails.bulk_assign_keys(id=one, key_hashes=[keys[0].hash, keys[1].hash])
         sdk.guardrails.bulk_assign_keys(id=two, key_hashes=[keys[2].hash])
-        page, found = sdk.guardrails.list_key_assignments(limit=2), {}
+        page, found = sdk.guardrails.list_key_assignments(limit=2), dict[str, str]()
         while page is not None:
             assert page.result.total_count == 3
             found |= {assignment.key_hash: assignment.guardrail_id for assignment in page.result.data}

@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -94,7 +94,14 @@ class Histories(Watched):
         self.numbers = 0
         self.touched: set[str] = set()
 
-    @initialize(**BEGINNINGS)
+    @initialize(
+        names=BEGINNINGS["names"],
+        overlap=BEGINNINGS["overlap"],
+        retirement=BEGINNINGS["retirement"],
+        key=BEGINNINGS["key"],
+        minimum_age=BEGINNINGS["minimum_age"],
+        adopts=BEGINNINGS["adopts"],
+    )
     def begin(
         self,
         names: list[str],
@@ -925,6 +932,7 @@ def histories_of(*rules: str, **begun_with: Any) -> type[Histories]:
     taken = set(rules or known)
     # One rule may call another, even one that is left out.
     left_out = {name: function for name, function in known.items() if name not in taken}
-    chosen = BEGINNINGS | {name: st.just(value) for name, value in begun_with.items()}
-    begin = initialize(**chosen)(getattr(Histories.begin, INITIALIZE_RULE_MARKER).function)
+    chosen: dict[str, Any] = BEGINNINGS | {name: st.just(value) for name, value in begun_with.items()}
+    decorate: Callable[[Callable[..., None]], object] = initialize(**chosen)
+    begin = decorate(getattr(Histories.begin, INITIALIZE_RULE_MARKER).function)
     return type("Histories", (Histories,), {**left_out, "begin": begin})

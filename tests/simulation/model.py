@@ -528,7 +528,6 @@ class ModelDestination(Destination):
         self.name = name
         self._process = process
         self._place = process.model.places[name]
-        self.late_writes = timedelta(0) if self._place.checks_and_sets else Destination.late_writes
 
     def place(self) -> str:
         """Name it."""
@@ -581,6 +580,12 @@ class ModelDestination(Destination):
 
     async def aclose(self) -> None:
         """Nothing to close."""
+
+
+class ModelVault(ModelDestination):
+    """A destination that checks and sets, so that no write to it arrives late."""
+
+    late_writes = timedelta(0)
 
 
 class ModelStore:
@@ -664,7 +669,8 @@ class ModelWorld:
         """Open a destination."""
         if name not in self._process.model.places or not self._process.model.places[name].exists:
             raise MissingBlockError(f"rotation.destinations: the block {name} does not exist.")
-        return ModelDestination(self._process, name)
+        kind = ModelVault if self._process.model.places[name].checks_and_sets else ModelDestination
+        return kind(self._process, name)
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Say which runs Prefect knows."""

@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from types import FrameType
+from typing import Any, cast
 from unittest import mock
 from uuid import UUID
 
@@ -215,7 +216,8 @@ async def _publish_garbage_first(run: Run, key: VerifiedKey, name: str) -> None:
 
 
 async def _guard_but_for_revocations(self: OpenLedger) -> None:
-    frame, callers = sys._getframe(1), set[str]()
+    frame: FrameType | None = sys._getframe(1)
+    callers: set[str] = set()
     while frame is not None and len(callers) < SEAMS:
         callers.add(frame.f_code.co_filename)
         frame = frame.f_back
@@ -790,7 +792,7 @@ def hunt(mutant: Mutant, histories: int = MAX_HISTORIES) -> Caught:
 
     with mutant.planted(), contextlib.redirect_stdout(io.StringIO()):
         try:
-            run_state_machine_as_test(begin, settings=chosen)
+            run_state_machine_as_test(cast("type[Histories]", begin), settings=chosen)
         except BrokenPromiseError as broken:
             by = str(broken)
     return Caught(by, time.monotonic() - begun, COUNTED["histories"] - before)

@@ -243,8 +243,8 @@ def check_findings(model: Model, connection: str, findings: Sequence[Finding], t
     found = {(finding.kind, finding.key_hash) for finding in findings}
     ledger, account = model.ledger(NAME), model.connections[connection]
     if ledger is not None:
-        for key in orphans(model, ledger, account):
-            promise((Kind.ORPHAN, key) in found, f"an audit did not find the orphan {key}")
+        for orphan in orphans(model, ledger, account):
+            promise((Kind.ORPHAN, orphan) in found, f"an audit did not find the orphan {orphan}")
     current = ledger.current if ledger and not ledger.removed else None
     if ledger and current and current.connection == connection and current.workspace_id == f"default-of-{account}":
         key = model.keys.get(current.hash)

@@ -64,7 +64,12 @@ def count_effects(rotation: Rotation, *, first: bool) -> int:
     if not first:
         assert story.rotate().succeeded
     seen: list[str] = []
-    story.model.fate = lambda effect: (seen.append(effect), Fate.WORKS)[1]
+
+    def works(effect: str) -> Fate:
+        seen.append(effect)
+        return Fate.WORKS
+
+    story.model.fate = works
     assert story.rotate().succeeded
     return len(seen)
 

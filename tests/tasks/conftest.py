@@ -15,7 +15,7 @@ import httpx
 import hvac
 import pytest
 from openrouter import OpenRouter
-from openrouter.utils import RetryConfig
+from openrouter.utils import BackoffStrategy, RetryConfig
 from pydantic import SecretStr
 
 import blocks
@@ -285,7 +285,7 @@ class Life:
         return OpenRouter(
             api_key=DEFAULT_MANAGEMENT_KEY,
             server_url=f"{self.url}/api/v1",
-            retry_config=RetryConfig("none", None, False),
+            retry_config=RetryConfig("none", BackoffStrategy(0, 0, 0, 0), False),
         )
 
 

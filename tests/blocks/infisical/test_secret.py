@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -59,7 +60,8 @@ def sandbox(server: tuple[str, Starlette]) -> InfisicalSandbox:
     app.state.sandbox.__dict__.update(fresh.__dict__)
     app.state.requests.clear()
     app.state.faults.clear()
-    return app.state.sandbox
+    state: InfisicalSandbox = app.state.sandbox
+    return state
 
 
 def block(url: str, secret: str = CLIENT_SECRET, **fields: str) -> InfisicalSecret:
@@ -128,7 +130,7 @@ async def test_the_version_is_that_of_the_secret(secret: InfisicalSecret, sandbo
     assert (before.version, (await secret.read_content()).version) == (1, 2)
 
 
-async def test_prefect_reads_and_writes_it_as_any_secret_block(secret: InfisicalSecret) -> None:
+async def test_prefect_reads_and_writes_it_as_any_secret_block(secret: Any) -> None:
     """`write_secret` and `read_secret` of Prefect's `SecretBlock` work, first on an absent secret."""
     await secret.write_secret(b"one")
     await secret.write_secret(b"two")
@@ -233,7 +235,7 @@ class TestCreate:
         self, secret: InfisicalSecret, server: tuple[str, Starlette]
     ) -> None:
         """Infisical does not compare before it sets: only who calls knows whether the write is still wanted."""
-        await secret.write_secret(b"old")
+        await secret.awrite_secret(b"old")
         server[1].state.faults.add(Fault("after", "PATCH", "/secrets/raw"))
 
         with pytest.raises(ServiceError) as failed:

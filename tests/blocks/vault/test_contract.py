@@ -37,7 +37,8 @@ def log_in(vault: TestVault, policy: dict[str, set[str]]) -> hvac.Client:
 
 def read(kv: Any, path: str, version: int | None = None) -> dict[str, Any]:
     """The data and metadata of a version."""
-    return kv.read_secret_version(path, version=version, raise_on_deleted_version=False)["data"]
+    read: dict[str, Any] = kv.read_secret_version(path, version=version, raise_on_deleted_version=False)["data"]
+    return read
 
 
 def test_each_write_adds_a_version(kv: Any, path: str) -> None:

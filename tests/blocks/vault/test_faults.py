@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 from cryptography import x509
@@ -56,18 +57,21 @@ class StandIn:
     @property
     def faults(self) -> Faults:
         """The faults that are switched on."""
-        return self.app.state.faults
+        faults: Faults = self.app.state.faults
+        return faults
 
     @property
     def requests(self) -> list[tuple[str, str]]:
         """Method and path of every request so far."""
-        return self.app.state.requests
+        requests: list[tuple[str, str]] = self.app.state.requests
+        return requests
 
     def stored(self) -> dict[str, str]:
         """The fields at the path, as they are now."""
         engine = self.sandbox.namespaces[""]["secret"]
         assert isinstance(engine, KvVersion2)
-        return engine.read("app")["data"]
+        data: dict[str, str] = engine.read("app")["data"]
+        return data
 
     def secret(self, auth: object = None, **credentials: object) -> VaultSecret:
         """The secret `app`, whose retries do not wait."""
@@ -394,7 +398,14 @@ async def test_two_writers_at_once_cannot_both_win(stand_in: StandIn, secret: Va
 
     outcomes = await asyncio.gather(*writes, return_exceptions=True)
 
-    assert sorted(type(outcome) for outcome in outcomes if outcome) == [ConflictError]
+    assert [type(outcome) for outcome in outcomes if outcome] == [ConflictError]
+
+
+class Certified(TypedDict):
+    """The files that a server needs for https."""
+
+    certfile: str
+    keyfile: str
 
 
 class Authority:
@@ -424,7 +435,7 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
 
-    def certify_loopback(self) -> dict[str, str]:
+    def certify_loopback(self) -> Certified:
         """Write a certificate for 127.0.0.1 and its key to files."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "vault")])
@@ -434,7 +445,7 @@ class Authority:
         plain = serialization.NoEncryption()
         form = serialization.PrivateFormat.PKCS8
         (self._home / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
-        return {"certfile": str(self._home / "cert.pem"), "keyfile": str(self._home / "key.pem")}
+        return Certified(certfile=str(self._home / "cert.pem"), keyfile=str(self._home / "key.pem"))
 
 
 @pytest.fixture

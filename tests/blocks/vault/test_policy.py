@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -42,6 +44,10 @@ def _real_role(vault: TestVault, policy: str) -> tuple[str, str]:
     approle.create_or_update_approle("documented", token_policies=["documented"])
     role_id = approle.read_role_id("documented")["data"]["role_id"]
     return role_id, approle.generate_secret_id("documented")["data"]["secret_id"]
+
+
+def _request(client: Any, *, method: str, url: str) -> Any:
+    return client.adapter.request(method, url)
 
 
 @pytest.fixture(autouse=True)
@@ -112,5 +118,5 @@ async def test_a_rotation_can_neither_delete_nor_list(vault: TestVault, method: 
     for kind in ("data", "metadata"):
         url = f"/v1/secret/{kind}/{PATH}"
         with pytest.raises(ForbiddenError):
-            await connection.call("trying", lambda client, url=url: client.adapter.request(method, url))
+            await connection.call("trying", partial(_request, method=method, url=url))
     await block.aclose()

@@ -160,7 +160,12 @@ async def store(secret: VaultSecret, *values: str) -> None:
 async def looked_at(secret: VaultSecret) -> list[str]:
     """The older versions' secrets, as a search that never ends meets them."""
     seen: list[str] = []
-    assert await secret.read_older(lambda value: seen.append(value.get_secret_value()) or False) is None
+
+    def is_wanted(value: SecretStr) -> bool:
+        seen.append(value.get_secret_value())
+        return False
+
+    assert await secret.read_older(is_wanted) is None
     return seen
 
 

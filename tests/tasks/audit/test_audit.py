@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from blocks.destination import Content
 from blocks.errors import NotFoundError
+from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import ApiKey, CurrentKey
 from flows.audit import check_order
 from flows.show.audit_report import MAX_ROWS, as_description, as_sentence, as_table
@@ -232,7 +233,7 @@ async def test_a_rotation_without_an_active_schedule_is_never_overdue(life: Life
 async def test_a_destination_that_holds_something_else_is_found(life: Life) -> None:
     """Somebody has written into it by hand."""
     await life.rotate()
-    await life.block.write_secret(b"by hand")
+    await life.block.awrite_secret(b"by hand")
 
     finding = only(await life.audit(), Kind.DESTINATION_DIFFERS)
 
@@ -392,7 +393,7 @@ async def test_a_lost_ledger_is_found(life: Life) -> None:
 async def test_a_run_at_work_is_not_judged_halfway(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rotation whose ledger changes while it is looked at is left to the next audit."""
     await life.rotate()
-    await life.block.write_secret(b"by hand")
+    await life.block.awrite_secret(b"by hand")
     read = life.block.read_content
 
     async def read_while_a_run_is_at_work() -> Any:
@@ -494,7 +495,7 @@ async def test_repair_keeps_an_orphan_that_a_destination_holds(life: Life) -> No
     """Somebody has put it there: consumers read it."""
     await life.rotate()
     key = marked(life)
-    await life.block.write_secret(key.secret.encode())
+    await life.block.awrite_secret(key.secret.encode())
     life.later(hours=2)
 
     await keeps(life, key, "It was not repaired: vault-secret/checkout holds it.")
@@ -633,7 +634,7 @@ async def test_a_lost_ledger_in_doubt_is_left_to_a_person(life: Life, case: str)
     life.store.value = None
     match case:
         case "another secret":
-            await life.block.write_secret(b"by hand")
+            await life.block.awrite_secret(b"by hand")
         case "dead key":
             (await life.held()).disabled = True
         case "not deployed":
@@ -756,16 +757,22 @@ async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(life: Life, mo
     used = marked(life)
     life.later(hours=2)
     life.spend(used, "0.01")
-    opened, slots, reads = life.opened, [], []
+    opened = life.opened
+    slots: list[str] = []
+    reads: list[str] = []
 
     def counted(name: str) -> Any:
         slots.append(name)
         reads.clear()
         return opened(name)
 
+    def read() -> AsyncIterator[tuple[str, Any]]:
+        reads.append("the ledgers")
+        return ledgers()
+
     ledgers = life.ledgers
     monkeypatch.setattr(life, "opened", counted)
-    monkeypatch.setattr(life, "ledgers", lambda: reads.append(1) or ledgers())
+    monkeypatch.setattr(life, "ledgers", read)
 
     report = await life.audit(repair=True)
 
@@ -828,7 +835,7 @@ class ManyPlaces(Life):
 async def test_only_some_destinations_are_open_at_once() -> None:
     """An audit of hundreds of rotations needs no more sockets and logins than one of a few."""
     life = ManyPlaces(100)
-    life.client = LongAccount([])
+    life.client = cast("OpenRouterClient", LongAccount([]))
 
     await life.audit()
 
@@ -873,7 +880,7 @@ def keys_of_an_account(count: int) -> Iterator[ApiKey]:
 async def peak(count: int) -> int:
     """The most memory that an audit of so many keys takes, in bytes."""
     life = Life()
-    life.client = LongAccount(keys_of_an_account(count))
+    life.client = cast("OpenRouterClient", LongAccount(keys_of_an_account(count)))
     life.later(days=365)
     tracemalloc.start()
     report = await life.audit()

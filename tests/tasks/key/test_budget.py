@@ -265,4 +265,4 @@ async def test_a_ledger_that_an_audit_writes_anew_knows_of_the_budget(life: Life
     current = life.ledger.current
     assert current is not None
     assert current.budget is not None
-    assert (current.budget.carried, current.budget.ends_at) == (30, datetime(2027, 1, 1, tzinfo=UTC))
+    assert (current.budget.carried, current.budget.ends_at) == (Decimal(30), datetime(2027, 1, 1, tzinfo=UTC))

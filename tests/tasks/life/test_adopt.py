@@ -20,7 +20,7 @@ def existing(life: Life, **fields: object) -> StoredKey:
 
 async def publish(life: Life, secret: str) -> None:
     """Somebody put a secret into the destination by hand."""
-    await life.block.write_secret(secret.encode())
+    await life.block.awrite_secret(secret.encode())
 
 
 async def test_an_adopted_key_is_superseded_by_the_first_rotation_with_the_usual_overlap(life: Life) -> None:

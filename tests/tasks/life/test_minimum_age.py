@@ -61,7 +61,7 @@ async def test_a_young_key_that_is_dead_is_replaced(life: Life) -> None:
 async def test_a_destination_that_does_not_hold_the_young_key_gets_a_new_one(life: Life) -> None:
     """A destination changed by hand is put right by the schedule, too."""
     await young(life)
-    await life.block.write_secret(b"something else")
+    await life.block.awrite_secret(b"something else")
 
     await life.rotate(scheduled_for=life.time)
 

@@ -20,7 +20,7 @@ PLACE = "vault-secret/checkout"
 
 async def hold(life: Life, value: str) -> None:
     """Somebody keeps a value in the destination."""
-    await life.block.write_secret(value.encode())
+    await life.block.awrite_secret(value.encode())
 
 
 @pytest.mark.parametrize("emergency", [False, True])
@@ -78,7 +78,7 @@ async def test_a_destination_of_the_rotation_is_healed_whatever_somebody_has_put
 
 async def test_a_half_published_rotation_does_not_make_a_value_ones_own(life: Life) -> None:
     """Given a first run that failed before it published, what somebody has put there since is refused."""
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body={"error": {"code": 418}}))
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
     await life.failure(life.rotate())
     life.app.state.faults.clear()
     await hold(life, DATABASE)

@@ -94,7 +94,7 @@ async def test_a_removal_that_failed_midway_is_finished_by_a_retry(life: Life) -
 async def test_an_interrupted_rotation_is_removed_with_its_pending_key(life: Life) -> None:
     """A key that was created and never published dies with the rotation."""
     await life.rotate()
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body={"error": {"code": 418}}))
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
     await life.failure(life.rotate())
     life.app.state.faults.clear()
 
@@ -106,7 +106,7 @@ async def test_an_interrupted_rotation_is_removed_with_its_pending_key(life: Lif
 async def test_a_key_is_not_kept_while_it_is_not_clear_which_one(life: Life) -> None:
     """Before anything is changed; so the unfinished rotation can still be retried."""
     await life.rotate()
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body={"error": {"code": 418}}))
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
     await life.failure(life.rotate())
     life.app.state.faults.clear()
     before = life.store.value

@@ -225,7 +225,7 @@ async def test_a_retry_of_a_restore_is_out_of_date_once_the_rotation_has_gone_on
 async def test_an_enabled_key_that_is_late_is_waited_for(life: Life) -> None:
     """A key may take some seconds to be accepted after it was enabled."""
     former = await with_a_disabled_key(life)
-    refusal = {"error": {"code": 401, "message": "not yet"}}
+    refusal = '{"error": {"code": 401, "message": "not yet"}}'
     life.app.state.faults.add(Fault("before", "GET", "/key$", status=401, body=refusal, times=2))
 
     await life.restore()

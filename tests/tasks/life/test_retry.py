@@ -31,7 +31,7 @@ async def test_a_retry_of_a_finished_run_tells_of_the_one_that_is_not(life: Life
     """Its own rotation is done; what another run has begun since is named, and not passed over in silence."""
     first, second = uuid4(), uuid4()
     await life.rotate(run_id=first)
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body={"error": {"code": 418}}))
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
     await life.failure(life.rotate(run_id=second))
     life.app.state.faults.clear()
 
@@ -121,7 +121,7 @@ async def test_a_retry_does_not_say_that_a_key_is_live_where_it_is_not(life: Lif
     run_id = uuid4()
     await life.rotate(run_id=run_id)
     label = (await life.held()).label
-    await life.block.write_secret(b"by hand")
+    await life.block.awrite_secret(b"by hand")
 
     said = await life.rotate(run_id=run_id, attempt=2, completed=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import timedelta
+from decimal import Decimal
 from uuid import uuid4
 
 import pytest
@@ -110,7 +111,7 @@ async def test_what_the_rotation_names_wins_over_what_it_inherits(life: Life) ->
 
     await life.rotate()
 
-    assert ((await life.held()).limit, (await life.held()).limit_reset) == (20, None)
+    assert ((await life.held()).limit, (await life.held()).limit_reset) == (Decimal(20), None)
 
 
 async def test_inherited_settings_outlive_a_key_that_was_deleted_by_hand(life: Life) -> None:
@@ -123,7 +124,7 @@ async def test_inherited_settings_outlive_a_key_that_was_deleted_by_hand(life: L
     await life.rotate()
 
     held = await life.held()
-    assert (held.limit, held.limit_reset, held.include_byok_in_limit) == (50, "monthly", True)
+    assert (held.limit, held.limit_reset, held.include_byok_in_limit) == (Decimal(50), "monthly", True)
 
 
 async def test_changed_settings_reach_openrouter_with_the_next_rotation(life: Life) -> None:
@@ -239,7 +240,7 @@ async def test_nothing_is_inherited_from_a_key_that_nobody_holds(life: Life) -> 
     life.change(key={"limit_usd": None, "limit_reset": "none", "inherit": True})
     await life.rotate()
     life.store.value = None
-    await life.block.write_secret(b"sk-or-v1-by-hand")
+    await life.block.awrite_secret(b"sk-or-v1-by-hand")
 
     sentence = await life.failure(life.rotate())
 
