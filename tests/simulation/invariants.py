@@ -7,8 +7,8 @@ from collections.abc import Collection
 from tasks.model.keys import read_marker
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
-from tests.simulation.model import Model
 from tests.simulation.promises import promise
+from tests.simulation.world.model import Model
 
 
 def check_serving(model: Model, rotation: Rotation, serving: Collection[str], effect: str) -> None:

@@ -55,10 +55,12 @@ from tasks.steps import PLAIN
 from tasks.world.ledgers import term_variable
 from tasks.world.open_ledger import OpenLedger, Term
 from tasks.world.run import NewKey, Run, VerifiedKey
-from tests.simulation import model
 from tests.simulation.machine import Histories, histories_of
 from tests.simulation.promises import BrokenPromiseError
 from tests.simulation.watching import COUNTED
+from tests.simulation.world.destinations import ModelDestination
+from tests.simulation.world.ledgers import ModelStore
+from tests.simulation.world.orchestrator import ModelWorld
 
 MAX_HISTORIES = 3_000
 ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow under the same name
@@ -175,7 +177,7 @@ def _leaky_fingerprint(secret: Any) -> str | None:
     return None if secret is None else str(secret.get_secret_value())
 
 
-def _overwrite(self: model.ModelDestination, value: str | None, content: Any) -> None:
+def _overwrite(self: ModelDestination, value: str | None, content: Any) -> None:
     self._place.put(value, content.other_fields)
 
 
@@ -189,7 +191,7 @@ async def _write_again_blindly(run: Run, place: Any, key: VerifiedKey, content: 
 _write_once = tasks.publish._write
 
 
-def _without_other_fields(self: model.ModelDestination, value: str | None, _content: Any) -> None:
+def _without_other_fields(self: ModelDestination, value: str | None, _content: Any) -> None:
     self._place.put(value, {})
 
 
@@ -301,12 +303,12 @@ def _plan_without_emergency(finding: Any, ledger: Any, rotation: Any, run: Ident
     return steps_ahead(finding, ledger, rotation, replace(run, emergency=False), now)
 
 
-def _make_over(self: model.ModelStore, term: Term) -> None:
+def _make_over(self: ModelStore, term: Term) -> None:
     self._model.variables.pop(term_variable(self._rotation, term.number), None)
     _make(self, term)
 
 
-_make = model.ModelStore._create
+_make = ModelStore._create
 
 
 async def _prune_all_of_a_removed_rotation(self: OpenLedger) -> None:
@@ -426,7 +428,7 @@ MUTANTS = [
         ("rotate", "paused"),
         AT_ONCE,
     ),
-    Mutant("check-and-set is dropped", model.ModelDestination, "_write", _overwrite, ("rotate", "paused"), SIMPLE),
+    Mutant("check-and-set is dropped", ModelDestination, "_write", _overwrite, ("rotate", "paused"), SIMPLE),
     Mutant(
         "a write that lost its check-and-set is made again without a look at the ledger",
         tasks.publish,
@@ -435,10 +437,10 @@ MUTANTS = [
         ("rotate", "paused"),
         SIMPLE,
     ),
-    Mutant("a write drops other fields", model.ModelDestination, "_write", _without_other_fields, ("rotate",), SIMPLE),
+    Mutant("a write drops other fields", ModelDestination, "_write", _without_other_fields, ("rotate",), SIMPLE),
     Mutant(
         "an abandoned key is deleted without a fence",
-        model.ModelDestination,
+        ModelDestination,
         "fence",
         nothing,
         ("rotate", "late_effects_happen"),
@@ -447,7 +449,7 @@ MUTANTS = [
     # --- writes that come late ---
     Mutant(
         "a term of the ledger is made over another",
-        model.ModelStore,
+        ModelStore,
         "_create",
         _make_over,
         ("rotate", "paused"),
@@ -516,9 +518,7 @@ MUTANTS = [
         ("rotate", "delete_the_ledger"),
         SIMPLE,
     ),
-    Mutant(
-        "keys of another Prefect server are taken up", model.ModelWorld, "known_runs", mock.AsyncMock(side_effect=set)
-    ),
+    Mutant("keys of another Prefect server are taken up", ModelWorld, "known_runs", mock.AsyncMock(side_effect=set)),
     Mutant(
         '"no such key" is always believed',
         tasks.revoke,
@@ -745,7 +745,7 @@ MUTANTS = [
         ("rotate", "openrouter_cuts_names"),
         SIMPLE,
     ),
-    Mutant("nobody is told of anything", model.ModelWorld, "emit", nothing, ("rotate",), SIMPLE),
+    Mutant("nobody is told of anything", ModelWorld, "emit", nothing, ("rotate",), SIMPLE),
 ]
 """Every wrong version."""
 

@@ -16,8 +16,9 @@ from tasks.model.keys import read_marker
 from tasks.model.ledger import TURNS_UP_WITHIN, Current, Ledger, Superseded
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
-from tests.simulation.model import Model, ModelKey
 from tests.simulation.promises import promise
+from tests.simulation.world.keys import ModelKey
+from tests.simulation.world.model import Model
 
 NAME = "checkout"
 

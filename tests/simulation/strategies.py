@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 
 from tasks.model.rotation import Retirement
-from tests.simulation.model import Fate
+from tests.simulation.world.fates import Fate
 
 T = TypeVar("T")
 

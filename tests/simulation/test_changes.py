@@ -10,8 +10,8 @@ import pytest
 
 from tasks.model.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan
-from tests.simulation.model import Fate
 from tests.simulation.test_crash_matrix import Story
+from tests.simulation.world.fates import Fate
 
 STRIKES = {
     "a create that was not answered": ("create the key", Fate.ANSWER_LOST),

@@ -10,7 +10,11 @@ import pytest
 from tasks.model.decisions import Identity
 from tasks.model.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan, check_serving
-from tests.simulation.model import Ended, Fate, Model, Place, Process, play, run_protocol
+from tests.simulation.runs import Ended, play, run_protocol
+from tests.simulation.world.fates import Fate
+from tests.simulation.world.model import Model
+from tests.simulation.world.places import Place
+from tests.simulation.world.process import Process
 
 FATES = [fate for fate in Fate if fate is not Fate.WORKS]
 

@@ -12,8 +12,10 @@ from blocks.errors import PlaceLostError
 from tasks.model.decisions import Identity
 from tasks.model.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan
-from tests.simulation.model import Ended, Fate, Process, play, run_protocol, run_restore, run_retire
+from tests.simulation.runs import Ended, play, run_protocol, run_restore, run_retire
 from tests.simulation.test_crash_matrix import Story
+from tests.simulation.world.fates import Fate
+from tests.simulation.world.process import Process
 
 VAULT, SECRET = "vault-secret/checkout", "secret/checkout"
 

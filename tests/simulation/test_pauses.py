@@ -12,8 +12,8 @@ import pytest
 
 from tasks.model.rotation import Retirement
 from tests.simulation.machine import Histories
-from tests.simulation.model import Fate
 from tests.simulation.strategies import Aim
+from tests.simulation.world.fates import Fate
 
 pytestmark = pytest.mark.slow
 MOST_CALLS = 80

@@ -9,7 +9,7 @@ import datetime  # noqa: ICN001 - as Hypothesis spells it
 
 from tasks.model.rotation import Retirement
 from tests.simulation.machine import Histories
-from tests.simulation.model import Fate
+from tests.simulation.world.fates import Fate
 
 
 def test_a_late_write_of_a_key_that_was_given_up_stays_out() -> None:

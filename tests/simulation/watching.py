@@ -15,9 +15,11 @@ from tasks.model.ledger import Ledger, Superseded
 from tasks.model.rotation import Retirement, Rotation
 from tasks.model.states import TRANSITIONS, steps_between
 from tests.simulation.invariants import check_serving
-from tests.simulation.model import Model, ModelKey, Place
 from tests.simulation.promises import promise
 from tests.simulation.strategies import PLACES
+from tests.simulation.world.keys import ModelKey
+from tests.simulation.world.model import Model
+from tests.simulation.world.places import Place
 
 COUNTED: Counter[str] = Counter()
 """What the histories of this process did, for the summary."""

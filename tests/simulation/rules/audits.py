@@ -1,0 +1,121 @@
+"""Rules of audits: daily ones, and those that repair."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    precondition,
+    rule,
+)
+
+from tasks.audit.judge import SETTLED_AFTER
+from tasks.model.keys import read_marker
+from tests.simulation import outcomes
+from tests.simulation.invariants import check_agreement
+from tests.simulation.outcomes import Before
+from tests.simulation.promises import promise
+from tests.simulation.rules.by_hand import ByHand
+from tests.simulation.rules.history import Planned
+from tests.simulation.runs import (
+    Audited,
+    play,
+    run_audit,
+)
+from tests.simulation.strategies import (
+    fates,
+)
+from tests.simulation.watching import COUNTED
+
+
+class Audits(ByHand):
+    """A connection is audited, and repaired."""
+
+    @rule(planned=st.just([]) | fates, connection=st.sampled_from(["openrouter", "other"]), repair=st.booleans())
+    def audit(self, planned: Planned, connection: str, repair: bool) -> None:
+        """A daily audit, or one that repairs."""
+        self.model.tell(f"an audit of {connection} starts{' with repair' if repair else ''}")
+        protected, ledgers = self._out_of_reach(), json.dumps(self.model.ledgers())
+        before = Before.of(self.model)
+        everything = {key.hash: key.settings() for key in self.model.keys.values()}
+        self._fate(planned)
+        audited = self._audit(connection, repair=repair)
+        may_look = not planned and connection not in self.model.deleted_connections
+        may_look = may_look and self.model.connections[connection] not in self.model.revoked_accounts
+        if audited.report and may_look and not repair:
+            outcomes.check_findings(self.model, connection, audited.report.findings, before.told)
+        after = {key.hash: key.settings() for key in self.model.keys.values()}
+        held = {name: place.content for name, place in self.model.places.items()}
+        promise(before.held == held, "an audit wrote a destination")
+        promise(repair or after == everything, "an audit without repair changed a key")
+        promise(repair or json.dumps(self.model.ledgers()) == ledgers, "an audit without repair wrote a ledger")
+        promise(protected.items() <= after.items(), "a repair changed a key that it must not touch")
+        restored = ledgers == "{}" and self._current() is not None
+        promise(restored or self._says_the_same(ledgers), "a repair changed a ledger")
+        if restored:
+            COUNTED["restored ledgers"] += 1
+            check_agreement(self.model, self.rotation)
+
+    def _says_the_same(self, ledgers: str) -> bool:
+        # A repair takes the ledger over, so that nobody else writes meanwhile: only its signature changes.
+        signature = dict.fromkeys(("revision", "writer", "package"))
+        before = {name: {**value, **signature} for name, value in json.loads(ledgers).items()}
+        return {name: {**value, **signature} for name, value in self.model.ledgers().items()} == before
+
+    @precondition(lambda self: self._is_simple())
+    @rule(planned=fates)
+    def audit_after_the_ledger_was_lost(self, planned: Planned) -> None:
+        """A person deletes the ledger of a rotation with one key, and lets an audit repair it."""
+        current, certain = self._current(), not planned and self._is_beyond_doubt()
+        self.delete_the_ledger()
+        self.model.time += timedelta(hours=2)
+        self.audit(planned, self.rotation.connection, repair=True)
+        promise(not certain or self._current() == current, "an audit did not write a lost ledger anew")
+
+    def _is_simple(self) -> bool:
+        ledger = self.model.ledger("checkout")
+        return ledger is not None and ledger.current is not None and not (ledger.superseded or ledger.pending)
+
+    def _is_beyond_doubt(self) -> bool:
+        """Whether a lost ledger can be written anew: the one key of the rotation works wherever it should be."""
+        key = self.model.keys.get(self._current() or "")
+        account = self.model.connections[self.rotation.connection]
+        reachable = self.rotation.connection not in self.model.deleted_connections
+        reachable = reachable and account not in self.model.revoked_accounts
+        if key is None or key.account != account or not reachable or self.model.late:
+            return False
+        places = [self.model.places[name] for name in self.rotation.destinations]
+        marks = [read_marker(k.request.name) for k in self.model.keys.values() if k.account == account]
+        known = [mark for mark in marks if mark and mark[0] == "checkout" and mark[1] in self.model.runs]
+        readable = all(place.exists and place.content == key.secret for place in places)
+        lasts = not key.expired(self.model.time + timedelta(hours=3)) and not key.disabled
+        # After a clock was set back, it is younger than an audit must take it to be before it decides.
+        settled = self.model.time + timedelta(hours=2) - key.created_at > SETTLED_AFTER
+        return readable and lasts and settled and len(known) == 1 and known[0] == read_marker(key.request.name)
+
+    def _out_of_reach(self) -> dict[str, Any]:
+        """The keys that no repair may change: explained, held, foreign, young, or in use."""
+        ledger = self.model.ledger("checkout")
+        explained = ledger.hashes() if ledger else set()
+        places = {*self.rotation.destinations, *(ledger.current.destinations if ledger and ledger.current else ())}
+        held = {self.model.places[name].content for name in places}
+        return {
+            key.hash: key.settings()
+            for key in self.model.keys.values()
+            if key.hash in explained
+            or key.hash in self.foreign
+            or key.secret in held
+            or self.model.time - key.created_at <= SETTLED_AFTER
+            or (key.uses and self.model.works(key.secret))
+        }
+
+    def _audit(self, connection: str, *, repair: bool) -> Audited:
+        audited = play(run_audit(self.model, connection, self._other_identity(), repair=repair))
+        self._after(audited.ended)
+        findings = audited.report.findings if audited.report else ()
+        COUNTED["findings"] += len(findings)
+        COUNTED["repairs"] += sum(finding.repaired for finding in findings)
+        return audited

@@ -1,0 +1,183 @@
+"""One rotation, the people and the runs that have to do with it, and what every rule needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    initialize,
+    rule,
+)
+
+from blocks.openrouter.keys import KeyRequest
+from tasks.model.decisions import Identity
+from tasks.model.keys import read_marker
+from tasks.model.rotation import KeySettings, Retirement, Rotation
+from tasks.steps import PLAIN, Steps
+from tests.simulation.promises import promise
+from tests.simulation.runs import (
+    Ended,
+    play,
+    run_protocol,
+)
+from tests.simulation.strategies import (
+    BEGINNINGS,
+    Aim,
+    hits,
+)
+from tests.simulation.watching import COUNTED, Watched
+from tests.simulation.world.fates import Fate
+from tests.simulation.world.process import Process
+
+Planned = list[tuple[Aim, Fate]]
+"""Which effects of a run are struck, and how."""
+
+
+class History(Watched):
+    """One rotation's life in a hostile world: its state, and how a run of it is begun."""
+
+    steps: Steps = PLAIN
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[Identity] = []
+        self.completed: set[UUID] = set()
+        self.numbers = 0
+        self.touched: set[str] = set()
+
+    @initialize(
+        names=BEGINNINGS["names"],
+        overlap=BEGINNINGS["overlap"],
+        retirement=BEGINNINGS["retirement"],
+        key=BEGINNINGS["key"],
+        minimum_age=BEGINNINGS["minimum_age"],
+        adopts=BEGINNINGS["adopts"],
+    )
+    def begin(
+        self,
+        names: list[str],
+        overlap: timedelta,
+        retirement: Retirement,
+        key: dict[str, Any],
+        minimum_age: timedelta,
+        adopts: bool,
+    ) -> None:
+        """A person fills the form in, for a new key or for one that consumers read already."""
+        self.rotation = Rotation(
+            name="checkout",
+            connection="openrouter",
+            key=KeySettings(name="checkout service", limit_usd=50, **key),
+            destinations=names,
+            overlap=overlap,
+            retirement=retirement,
+            minimum_age=minimum_age,
+        )
+        self.model.deployments["checkout"] = self.rotation
+        if adopts:
+            self.adopt_or_not(adopt=True)
+
+    def _fate(self, planned: Planned) -> None:
+        seen: Counter[str] = Counter()
+
+        def fate(effect: str) -> Fate:
+            chosen = next((fate for aim, fate in planned if hits(aim, effect, seen)), Fate.WORKS)
+            seen[effect] += 1
+            COUNTED["crashes" if chosen in (Fate.KILLED_BEFORE, Fate.KILLED_AFTER) else "faults"] += (
+                chosen is not Fate.WORKS
+            )
+            return chosen
+
+        self.model.fate = fate
+
+    def _identity(self, *, emergency: bool = False, scheduled: bool = False) -> Identity:
+        self.numbers += 1
+        self.model.time += timedelta(seconds=1)
+        scheduled_for = self.model.time if scheduled else None
+        identity = Identity(UUID(int=self.numbers), self.model.time, 1, emergency, scheduled_for)
+        self.runs.append(identity)
+        return identity
+
+    def _other_identity(self) -> Identity:
+        """Of a run that is no rotation, so that no Retry of a rotation means it."""
+        self.numbers += 1
+        return Identity(UUID(int=10**6 + self.numbers), self.model.time)
+
+    def _rotate(self, identity: Identity, process: Process | None = None) -> Ended:
+        ended = play(run_protocol(self.model, self.rotation, identity, process, self.steps))
+        self._after(ended)
+        if ended.succeeded:
+            self.completed.add(identity.id)
+        return ended
+
+    def _after(self, ended: Ended) -> None:
+        COUNTED["runs"] += 1
+        self.model.tell(f"    {ended}")
+        said = f"{ended.message} {ended.error!r}"
+        promise(not any(secret in said for secret in self.made), "I3: a key is in a message")
+        self.model.fate = lambda _effect: Fate.WORKS
+
+    def _current(self) -> str | None:
+        """The hash of the current key, where it is there and its ledger can be trusted."""
+        ledger = self.model.ledger("checkout")
+        return ledger.current.hash if ledger and ledger.current and ledger.current.hash in self.model.keys else None
+
+    def _change(self, **changes: Any) -> None:
+        self.rotation = self.rotation.model_copy(update=changes)
+        self.model.deployments["checkout"] = self.rotation
+
+    def _lose_sight(self) -> None:
+        # Without a ledger nothing can know of keys in an account that the rotation does not use; an audit of it does.
+        if self.model.ledger("checkout") is None:
+            used = self.model.connections[self.rotation.connection]
+            self.out_of_sight |= {key.hash for key in self.model.keys.values() if key.account != used}
+
+    def _fill_the_form_in_anew(self) -> None:
+        self.model.deployments["checkout"] = self.rotation
+        self._let_go_of_kept_keys()
+
+    def _let_go_of_kept_keys(self) -> None:
+        # What the form still names to be adopted is the rotation's to revoke, once a run has taken it up.
+        explained = self.last_ledger.hashes() | {self.rotation.adopt}
+        for key in self.model.keys.values():
+            if read_marker(key.request.name) is None and key.hash not in explained:
+                self.foreign.setdefault(key.hash, key.settings())
+                self.made.pop(key.secret, None)
+                self._stop_promising(key.secret)
+
+    def _stop_promising(self, secret: str) -> None:
+        """What a person has done to a key is not the rotation's to answer for, where it is read."""
+        self.serving -= {name for name, place in self.model.places.items() if place.content == secret}
+
+    @rule(adopt=st.booleans())
+    def adopt_or_not(self, adopt: bool) -> None:
+        """A person names a key to adopt, which counts only while the rotation has none."""
+        hash_ = None
+        if adopt and self.rotation.adopt is None:
+            account = self.model.connections[self.rotation.connection]
+            key = self.model.add_key(f"adopted-{self.model.fresh()}", KeyRequest(name="made by a person"), account)
+            hash_ = key.hash
+            place = self.model.places[self.rotation.destinations[0]]
+            if place.content is None:
+                self._put_by_hand(self.rotation.destinations[0], key.secret)
+        self.model.tell(f"by hand: the rotation adopts {hash_}")
+        self._change(adopt=hash_)
+
+    def _put_by_hand(self, name: str, content: str) -> None:
+        self.model.tell(f"by hand: {name} is set to {content}")
+        self.model.places[name].versions.append(content)
+        self.versions[name].append(content)
+        self._promise_what_works(name)
+
+    def _promise_what_works(self, name: str) -> None:
+        # Who puts in a dead key, or a key of a rotation that was taken away, knows that it does not work for ever.
+        content = self.model.places[name].content
+        works = content in self.made and self.model.works(content) and not self.last_ledger.removed
+        works = works and (self.model.places[name].exists or self.made[content or ""] == self._current())
+        (self.serving.add if works and self._is_explained(content) else self.serving.discard)(name)
+
+    def _is_explained(self, secret: str | None) -> bool:
+        return self.made.get(secret or "") in self.last_ledger.hashes()

@@ -1,0 +1,130 @@
+"""Rules of rotations: by schedule, by hand, planned and retried."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    precondition,
+    rule,
+)
+
+from tasks.model.decisions import Identity
+from tests.simulation import outcomes
+from tests.simulation.invariants import check_agreement, check_no_older_key, check_no_orphan
+from tests.simulation.outcomes import Before
+from tests.simulation.promises import promise
+from tests.simulation.rules.history import History, Planned
+from tests.simulation.runs import (
+    play,
+    run_plan,
+)
+from tests.simulation.strategies import (
+    fates,
+    nth,
+)
+
+
+class Rotations(History):
+    """A rotation is run, planned and retried."""
+
+    @rule(planned=fates, emergency=st.booleans(), scheduled=st.booleans())
+    def rotate(self, planned: Planned, emergency: bool, scheduled: bool) -> None:
+        """A new run, by schedule or by hand."""
+        identity = self._identity(emergency=emergency, scheduled=scheduled)
+        self.model.tell(f"run {self.numbers} starts{' (emergency)' * emergency}{' (scheduled)' * scheduled}")
+        if emergency:
+            # In an emergency a key dies at once, whatever may still bring it in.
+            self.model.settle()
+        before, spendable = Before.of(self.model), self._spendable()
+        self._fate(planned)
+        if self._rotate(identity).succeeded:
+            self._check_rotated(identity, before, spendable)
+
+    def _check_rotated(self, identity: Identity, before: Before, spendable: Decimal | None) -> None:
+        check_agreement(self.model, self.rotation)
+        check_no_orphan(self.model, self.rotation, self.out_of_sight)
+        outcomes.check_turn(self.model, self.rotation, identity, before)
+        outcomes.check_new_key(self.model, self.rotation, before)
+        outcomes.check_adopted(self.model, self.rotation, before, at_once=identity.emergency)
+        outcomes.check_told(self.model, before, self.rotation)
+        outcomes.check_ends_told(self.model, before)
+        outcomes.check_scheduled(self.model)
+        if identity.emergency:
+            check_no_older_key(self.model, self.rotation, self.out_of_sight)
+            return
+        outcomes.check_budget(self.model, before)
+        former = before.ledger.current
+        if former and former.hash in before.keys and self.rotation.overlap and former.hash != self._current():
+            alive = former.hash in self.model.alive() or before.keys[former.hash].disabled
+            promise(alive, "a superseded key died before its overlap ended")
+        if self.rotation.key.carry_budget and spendable is not None:
+            left = self._spendable_with_all()
+            promise(left is not None and left <= spendable, f"a rotation made {spendable} USD to {left} USD")
+
+    def _spendable_with_all(self) -> Decimal | None:
+        ledger = self.model.ledger("checkout")
+        alive = [self.model.keys[key] for key in (ledger.hashes() if ledger else ()) if key in self.model.alive()]
+        amounts = [key.may_spend(self.model.time) for key in alive]
+        return None if None in amounts else sum(filter(None, amounts), Decimal(0))
+
+    def _spendable(self) -> Decimal | None:
+        """What the consumers may still spend with the current and the superseded keys, where that is limited."""
+        ledger = self.model.ledger("checkout")
+        if ledger is None or ledger.current is None or ledger.current.hash not in self.model.alive():
+            return None
+        current = self.model.keys[ledger.current.hash]
+        if current.account != self.model.connections.get(ledger.current.connection):
+            # What was spent in an account that the connection has left cannot be known.
+            return None
+        if current.request.limit != self.rotation.key.limit_usd or ledger.pending or ledger.superseded:
+            return None
+        if current.request.limit_reset != self.rotation.key.terms(self.model.time).limit_reset:
+            return None
+        return current.may_spend(self.model.time)
+
+    @precondition(lambda self: self.runs)
+    @rule(planned=fates, which=nth)
+    def retry(self, planned: Planned, which: int) -> None:
+        """Somebody presses Retry on any run that there ever was."""
+        index = which % len(self.runs)
+        run = self.runs[index]
+        self.model.time += timedelta(seconds=1)
+        completed = run.id in self.completed
+        self.runs[index] = Identity(run.id, run.first_started, run.attempt + 1, run.emergency, completed=completed)
+        self.model.tell(f"run {run.id.int} is retried")
+        ledger, keys = self.model.ledger("checkout"), set(self.model.keys)
+        done = ledger and ledger.current and run.id in (ledger.current.made_by, ledger.current.rotated_by)
+        self._fate(planned)
+        self._rotate(self.runs[index])
+        made = set(self.model.keys) - keys
+        promise(not (done or completed) or not made, "I6: a Retry of a finished run made another key")
+
+    @rule(emergency=st.booleans(), scheduled=st.booleans())
+    def plan(self, emergency: bool, scheduled: bool) -> None:
+        """A person asks what a run would do, and then starts one."""
+        identity = self._identity(emergency=emergency, scheduled=scheduled)
+        self.model.tell(f"a plan of run {self.numbers}{' (emergency)' * emergency}{' (scheduled)' * scheduled}")
+        if emergency:
+            self.model.settle()
+        before, world = Before.of(self.model), self._everything()
+        planned = play(run_plan(self.model, self.rotation, identity))
+        self._after(planned.ended)
+        promise(self._everything() == world, "a plan changed something")
+        if not planned.ended.succeeded or not self._rotate(identity).succeeded:
+            return
+        steps = " ".join(planned.steps)
+        made = set(self.model.keys) - set(before.keys)
+        promise(bool(made) or "Create a key" not in steps, "a plan named a key that the run did not make")
+        promise(not made or "Create a key" in steps or "Finish" in steps, "a plan did not name the key that a run made")
+        if emergency and before.ledger.current and made and not before.ledger.pending:
+            promise("every older one at once" in steps, "a plan did not say that an emergency ends older keys")
+
+    def _everything(self) -> str:
+        model = self.model
+        keys = [(key.settings(), key.uses) for key in model.keys.values()]
+        return repr(
+            (keys, model.variables, model.places, model.deployments, sorted(model.retirements.items()), model.events)
+        )

@@ -1,0 +1,139 @@
+"""Rules of what becomes of superseded keys, and of a whole rotation: retired, restored, written off, removed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    precondition,
+    rule,
+)
+
+from tasks.model.events import Event
+from tests.simulation import outcomes
+from tests.simulation.outcomes import Before
+from tests.simulation.promises import promise
+from tests.simulation.rules.history import History, Planned
+from tests.simulation.runs import (
+    play,
+    run_apply,
+    run_remove,
+    run_restore,
+    run_retire,
+    run_write_off,
+)
+from tests.simulation.strategies import (
+    fates,
+    nth,
+    nth_of,
+)
+
+
+class SupersededKeys(History):
+    """Superseded keys are used, retired, restored and written off; settings are applied; the rotation is removed."""
+
+    @precondition(lambda self: self.model.ledger("checkout") is not None)
+    @rule(planned=fates, on_time=st.booleans())
+    def retire(self, planned: Planned, on_time: bool) -> None:
+        """A retirement, at the moment for which it was scheduled, or started by a person."""
+        if on_time:
+            self._wait_for_a_retirement()
+        self.model.tell("a retirement starts")
+        before = Before.of(self.model)
+        self._fate(planned)
+        self._after(ended := play(run_retire(self.model, "checkout", self._other_identity())))
+        if ended.succeeded and before.ledger.current:
+            outcomes.check_scheduled(self.model)
+            outcomes.check_budget(self.model, before)
+            outcomes.check_ends_told(self.model, before)
+            due = {key.hash for key in self.last_ledger.due(self.model.time)}
+            promise(not due, f"a retirement left {due}, which were due")
+
+    def _wait_for_a_retirement(self) -> None:
+        coming = sorted(at for (_, at), live in self.model.retirements.items() if live and at > self.model.time)
+        if coming:
+            self.model.late_effects_happen()
+            self.model.time = coming[0]
+
+    @precondition(lambda self: self.model.ledger("checkout") is not None)
+    @rule(planned=fates)
+    def restore(self, planned: Planned) -> None:
+        """A person wants the superseded key back."""
+        self.model.tell("a restore starts")
+        before = Before.of(self.model)
+        self._fate(planned)
+        self.restoring = True
+        self._after(ended := play(run_restore(self.model, "checkout", self._other_identity())))
+        self.restoring = False
+        ledger = self.model.ledger("checkout")
+        if ended.succeeded and ledger and ledger.current:
+            held = {self.model.places[name].content for name in ledger.current.destinations}
+            key = self.model.keys.get(ledger.current.hash)
+            promise(key is not None and held == {key.secret}, "a restored key is not what consumers read")
+            promise(ledger.current.hash in {k.hash for k in before.ledger.superseded}, "a restore restored nothing")
+            told = before.told_since(self.model, Event.KEY_RESTORED, ledger.current.hash)
+            promise(told, "nobody was told of a restored key")
+            outcomes.check_scheduled(self.model)
+
+    @precondition(lambda self: self.model.ledger("checkout") is not None)
+    @rule(planned=fates)
+    def apply_settings(self, planned: Planned) -> None:
+        """A person wants the settings to reach the current key at once."""
+        self.model.tell("apply-settings starts")
+        before = Before.of(self.model)
+        self._fate(planned)
+        self._after(ended := play(run_apply(self.model, "checkout", self._other_identity())))
+        promise(set(self.model.keys) == set(before.keys), "apply-settings made or deleted a key")
+        if ended.succeeded:
+            outcomes.check_applied(self.model, self.rotation, before)
+
+    @precondition(lambda self: self.last_ledger.superseded)
+    @rule(which=nth)
+    def write_off(self, which: int) -> None:
+        """A person wants to be rid of a superseded key, whether or not it can be revoked."""
+        key = nth_of(self.last_ledger.superseded, which)
+        self.model.tell(f"write-off-key starts for {key.hash}")
+        before = Before.of(self.model)
+        self._after(ended := play(run_write_off(self.model, "checkout", self._other_identity(), key.hash)))
+        promise(set(self.model.keys) == set(before.keys), "write-off-key made or deleted a key")
+        if ended.succeeded:
+            outcomes.check_written_off(self.model, before, key)
+            # It is nobody's to revoke any more, unless an audit finds it.
+            self.out_of_sight.add(key.hash)
+
+    @precondition(lambda self: self.model.ledger("checkout") is not None)
+    @rule(planned=fates, keys=st.sampled_from(["revoke", "keep", "keep-until"]))
+    def remove(self, planned: Planned, keys: str) -> None:
+        """A person takes the rotation away, and fills the form in anew."""
+        self.model.tell(f"remove-rotation starts, keys: {keys}")
+        # Nothing keeps a write of long ago out of a destination that no rotation has any more.
+        self.model.settle()
+        # Whoever removes a rotation knows that its keys die.
+        self.serving.clear()
+        before = Before.of(self.model)
+        self._fate(planned)
+        until = {"revoke": self.model.time, "keep": None, "keep-until": self.model.time + timedelta(hours=1)}[keys]
+        self._after(ended := play(run_remove(self.model, "checkout", self._other_identity(), until)))
+        if ended.succeeded:
+            outcomes.check_removed(self.model, before, keys, until)
+            outcomes.check_ends_told(self.model, before)
+            outcomes.check_scheduled(self.model)
+        self._fill_the_form_in_anew()
+
+    @precondition(lambda self: self.last_ledger.superseded and self.last_ledger.superseded[0].since)
+    @rule()
+    def go_on_using_a_former_key(self) -> None:
+        """A consumer uses a superseded key until its longest overlap ends, and a retirement comes."""
+        former = self.last_ledger.superseded[0]
+        key, since = self.model.keys.get(former.hash), former.since or self.model.time
+        last_call = max(since + self.last_ledger.retirement.max_overlap, former.overlap_ends or since)
+        if key is None or last_call < self.model.time:
+            return
+        self.model.late_effects_happen()
+        self.model.time = last_call
+        self.model.tell(f"a consumer uses {key.hash} until {last_call}")
+        if key.works(self.model.time):
+            key.uses.append((self.model.time - timedelta(minutes=1), Decimal(0)))
+        self.retire(planned=[], on_time=False)

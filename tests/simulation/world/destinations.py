@@ -1,0 +1,82 @@
+"""Destinations with and without check-and-set, as one process sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from pydantic import SecretStr
+
+from blocks.destination import Content, Destination
+from blocks.errors import (
+    ConflictError,
+)
+from tests.simulation.world.places import ModelContent
+from tests.simulation.world.process import Process
+
+
+class ModelDestination(Destination):
+    """A destination, as one process sees it."""
+
+    def __init__(self, process: Process, name: str) -> None:
+        self.name = name
+        self._process = process
+        self._place = process.model.places[name]
+
+    def place(self) -> str:
+        """Name it."""
+        return self.name
+
+    async def read_content(self) -> Content:
+        """Read it."""
+        return await self._process.effect(f"read {self.name}", self._content)
+
+    def _content(self) -> Content:
+        content = self._place.content
+        version = len(self._place.versions) if self._place.checks_and_sets else None
+        return ModelContent(None if content is None else SecretStr(content), version, dict(self._place.other_fields))
+
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Look an older version up."""
+        return await self._process.effect(f"read older versions of {self.name}", lambda: self._older(is_wanted))
+
+    def _older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        kept = self._place.versions if self._place.checks_and_sets else []
+        found = [SecretStr(content) for content in reversed(kept) if content is not None]
+        return next((secret for secret in found if is_wanted(secret)), None)
+
+    async def check(self) -> str:
+        """Try it."""
+        return await self._process.effect(f"try {self.name}", lambda: f"{self.name} works.")
+
+    async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
+        """Write it."""
+        await self._process.effect(
+            f"write {self.name}",
+            lambda: self._write(value.get_secret_value(), content),
+            late=True,
+            arrives_within=None if self._place.checks_and_sets else self.late_writes,
+            changes=True,
+        )
+
+    def _write(self, value: str | None, content: Content) -> None:
+        if self._place.checks_and_sets and content.version != len(self._place.versions):
+            raise ConflictError(f"{self.name} was changed by somebody else.")
+        # As the block does: what was read is written back, and what was not read is read now.
+        self._place.put(value, content.other_fields if isinstance(content, ModelContent) else self._place.other_fields)
+
+    async def fence(self, content: Content) -> Content:
+        """Make older writes fail."""
+        if self._place.checks_and_sets:
+            text = content.value.get_secret_value() if content.value is not None else None
+            await self._process.effect(f"fence {self.name}", lambda: self._write(text, content), changes=True)
+        return content
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+class ModelVault(ModelDestination):
+    """A destination that checks and sets, so that no write to it arrives late."""
+
+    late_writes = timedelta(0)

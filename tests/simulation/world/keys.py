@@ -1,0 +1,83 @@
+"""A key at OpenRouter, with what it has spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from blocks.openrouter.keys import ApiKey, KeyRequest
+
+
+@dataclass
+class ModelKey:
+    """A key at OpenRouter."""
+
+    hash: str
+    secret: str
+    request: KeyRequest
+    account: str
+    workspace: str
+    created_at: datetime
+    valid_from: datetime
+    disabled: bool = False
+    guardrail: str | None = None
+    uses: list[tuple[datetime, Decimal]] = field(default_factory=list)
+    tells_last_use: bool = True
+
+    def settings(self) -> tuple[KeyRequest, bool, str | None]:
+        """What a call could have changed."""
+        return self.request, self.disabled, self.guardrail
+
+    def expired(self, now: datetime) -> bool:
+        """Whether its end has come."""
+        return self.request.expires_at is not None and self.request.expires_at <= now
+
+    def works(self, now: datetime) -> bool:
+        """Whether a consumer can use it."""
+        return not self.disabled and not self.expired(now) and self.valid_from <= now
+
+    def usage(self, reset: str | None, now: datetime) -> Decimal:
+        """What it has spent since the limit was reset last."""
+        return sum((amount for at, amount in self.uses if at >= period_start(reset, now)), Decimal(0))
+
+    def seen_uses(self) -> list[tuple[datetime, Decimal]]:
+        """The uses that OpenRouter lets anybody know of: without a date, one that costs nothing leaves no trace."""
+        return [(at, amount) for at, amount in self.uses if self.tells_last_use or amount]
+
+    def may_spend(self, now: datetime) -> Decimal | None:
+        """What it may still spend now; `None` for as much as one likes."""
+        limit = self.request.limit
+        return None if limit is None else max(Decimal(0), limit - self.usage(self.request.limit_reset, now))
+
+    def shown(self, now: datetime) -> ApiKey:
+        """Show the key as the management API does."""
+        return ApiKey(
+            hash=self.hash,
+            name=self.request.name,
+            label=f"sk-or-v1-{self.secret[-9:-6]}...{self.secret[-4:]}",
+            disabled=self.disabled,
+            limit=self.request.limit,
+            limit_reset=self.request.limit_reset,
+            include_byok_in_limit=self.request.include_byok_in_limit,
+            usage=self.usage(None, now),
+            usage_daily=self.usage("daily", now),
+            usage_weekly=self.usage("weekly", now),
+            usage_monthly=self.usage("monthly", now),
+            created_at=self.created_at,
+            creator_user_id=self.request.creator_user_id,
+            expires_at=self.request.expires_at,
+            last_used_at=max((at for at, _ in self.uses), default=None) if self.tells_last_use else None,
+            workspace_id=self.workspace,
+        )
+
+
+def period_start(reset: str | None, now: datetime) -> datetime:
+    """When a limit was reset last."""
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    return {
+        None: datetime.min.replace(tzinfo=UTC),
+        "daily": midnight,
+        "weekly": midnight - timedelta(days=midnight.weekday()),
+        "monthly": midnight.replace(day=1),
+    }[reset]

@@ -1,0 +1,109 @@
+"""The way to everything outside, as one process sees it: the model's `tasks.world.ports.World`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from blocks.errors import (
+    ConfigurationError,
+    MissingBlockError,
+)
+from tasks.model.events import Event
+from tasks.model.rotation import Rotation
+from tasks.world.ports import Deployed
+from tests.simulation.promises import promise
+from tests.simulation.world.destinations import ModelDestination, ModelVault
+from tests.simulation.world.openrouter import ModelOpenRouter
+from tests.simulation.world.process import Process
+
+
+class ModelWorld:
+    """The way to everything outside, as one process sees it."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def now(self) -> datetime:
+        """Tell the time."""
+        return self._process.model.time
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self._process.model.time += timedelta(seconds=seconds)
+
+    async def connection(self, name: str) -> ModelOpenRouter:
+        """Open a connection."""
+        if name not in self._process.model.connections or name in self._process.model.deleted_connections:
+            raise MissingBlockError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
+        return ModelOpenRouter(self._process, name)
+
+    async def destination(self, name: str) -> ModelDestination:
+        """Open a destination."""
+        if name not in self._process.model.places or not self._process.model.places[name].exists:
+            raise MissingBlockError(f"rotation.destinations: the block {name} does not exist.")
+        kind = ModelVault if self._process.model.places[name].checks_and_sets else ModelDestination
+        return kind(self._process, name)
+
+    async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
+        """Say which runs Prefect knows."""
+        return await self._process.effect("look runs up", lambda: self._process.model.runs & set(run_ids))
+
+    @asynccontextmanager
+    async def apart(self) -> AsyncIterator[ModelWorld]:
+        """Open another world."""
+        yield ModelWorld(self._process)
+
+    async def emit(self, event: Event, rotation: str, **payload: str) -> None:
+        """Tell of an event; it is no effect, because nothing waits for it."""
+        promise(set(payload) == set(event.payload), f"{event} tells {sorted(payload)}")
+        self._process.model.events.append({"event": event.value, "rotation": rotation, **payload})
+        self._process.model.watch(f"tell of {event.value}")
+
+    async def check_deployment(self) -> None:
+        """Refuse nothing: no run waits here."""
+
+    async def longest_interval(self) -> timedelta:
+        """Tell the longest interval."""
+        return self._process.model.interval
+
+    async def deployed_rotation(self, name: str) -> Rotation:
+        """Read the deployment."""
+        found = await self._process.effect("read the deployment", lambda: self._process.model.deployments.get(name))
+        if found is None:
+            raise ConfigurationError(f"rotation: there is no deployment rotate/{name}.")
+        return found
+
+    async def delete_deployment(self, name: str) -> bool:
+        """Delete the deployment."""
+        return await self._process.effect(
+            "delete the deployment", lambda: self._process.model.deployments.pop(name, None) is not None
+        )
+
+    async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
+        """Walk through the ledgers."""
+        found = await self._process.effect("read the ledgers", self._process.model.ledgers)
+        for name, value in found.items():
+            yield name, value
+
+    async def deployments(self) -> AsyncIterator[Deployed]:
+        """Walk through the deployments."""
+        found = await self._process.effect("read the deployments", lambda: dict(self._process.model.deployments))
+        for name, rotation in found.items():
+            yield Deployed(name, rotation, self._process.model.interval)
+
+    async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
+        """Cancel what is to come."""
+        await self._process.effect("cancel the retirements", lambda: self._process.model.cancel_retirements(name, but))
+
+    async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
+        """Schedule a retirement; one that was cancelled stays so, unless another one is to take its place."""
+        retirements = self._process.model.retirements
+        await self._process.effect(
+            "schedule the retirement",
+            lambda: retirements.update({(rotation, at): even_if_cancelled or retirements.get((rotation, at), True)}),
+        )
+        return True
