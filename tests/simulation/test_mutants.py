@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.mutants import MUTANTS, Mutant, hunt
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants.hunt import hunt
+from tests.simulation.mutants.mutant import Mutant
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,19 @@
+"""Wrong versions of the protocol, planted one at a time: the simulation must catch every one of them.
+
+`make mutants` prints the table. A simulation that cannot fail proves nothing.
+"""
+
+from __future__ import annotations
+
+from tests.simulation.mutants import concurrency, operations, order, recovery, retirement, settings
+from tests.simulation.mutants.mutant import Mutant
+
+MUTANTS: list[Mutant] = [
+    *order.MUTANTS,
+    *concurrency.MUTANTS,
+    *recovery.MUTANTS,
+    *retirement.MUTANTS,
+    *settings.MUTANTS,
+    *operations.MUTANTS,
+]
+"""Every wrong version."""

@@ -1,0 +1,81 @@
+"""Wrong versions of what a run finds when it starts, and makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import tasks.audit.compare
+import tasks.audit.repair
+import tasks.create
+import tasks.key.budget
+import tasks.key.terms
+import tasks.key.unrecorded
+import tasks.life.due
+import tasks.life.plan
+import tasks.life.recover
+import tasks.life.settings
+import tasks.life.write_off
+import tasks.model.decisions
+import tasks.publish
+import tasks.revoke
+import tasks.verify
+from tasks.model.decisions import Situation, assess
+from tests.simulation.mutants.mutant import (
+    SIMPLE,
+    Mutant,
+    nothing,
+)
+from tests.simulation.world.orchestrator import ModelWorld
+
+
+def _finding(wrong: Situation, *instead_of: Situation) -> Callable[..., Situation]:
+    def found(*args: Any) -> Situation:
+        right = assess(*args)
+        return wrong if right in instead_of else right
+
+    return found
+
+
+MUTANTS = [
+    Mutant(
+        "a Retry makes a second key",
+        tasks.life.recover,
+        "assess",
+        _finding(Situation.NOTHING_PENDING, Situation.ALREADY_ROTATED),
+        ("rotate", "retry"),
+        SIMPLE,
+    ),
+    Mutant(
+        "a half-published key is thrown away",
+        tasks.life.recover,
+        "assess",
+        _finding(Situation.NOTHING_PENDING, Situation.KEY_PUBLISHED),
+        ("rotate",),
+    ),
+    Mutant(
+        "an unpublished key is left behind",
+        tasks.life.recover,
+        "assess",
+        _finding(Situation.NOTHING_PENDING, Situation.KEY_UNPUBLISHED),
+        ("rotate",),
+    ),
+    Mutant(
+        "keys are not found again after the ledger is lost",
+        tasks.life.recover,
+        "keys_without_ledger",
+        mock.AsyncMock(return_value=[]),
+        ("rotate", "delete_the_ledger"),
+        SIMPLE,
+    ),
+    Mutant("keys of another Prefect server are taken up", ModelWorld, "known_runs", mock.AsyncMock(side_effect=set)),
+    Mutant(
+        '"no such key" is always believed',
+        tasks.revoke,
+        "confirm_gone",
+        nothing,
+        ("rotate", "exchange_the_management_key"),
+        SIMPLE,
+    ),
+]

@@ -1,0 +1,132 @@
+"""Wrong versions of how superseded keys end."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import tasks.audit.compare
+import tasks.audit.repair
+import tasks.create
+import tasks.key.budget
+import tasks.key.terms
+import tasks.key.unrecorded
+import tasks.life.due
+import tasks.life.plan
+import tasks.life.recover
+import tasks.life.settings
+import tasks.life.write_off
+import tasks.model.decisions
+import tasks.publish
+import tasks.revoke
+import tasks.verify
+from tasks.model.decisions import Judgement, Verdict, judge
+from tasks.model.ledger import Ledger, Superseded
+from tasks.model.rotation import Retirement
+from tasks.world.run import NewKey, Run, VerifiedKey
+from tests.simulation.mutants.mutant import (
+    AT_ONCE,
+    DAY,
+    SIMPLE,
+    Mutant,
+    changed_rightly,
+)
+
+RESTORE = importlib.import_module("flows.restore_key")
+
+
+async def _delete_at_once(run: Run, openrouter: Any, key: Superseded) -> None:
+    await openrouter.delete_key(key.hash)
+    await run.write(run.ledger.revoked(key.hash))
+
+
+async def _enable_nothing(_run: Run, key: NewKey) -> VerifiedKey:
+    return VerifiedKey(key.secret, key.record)
+
+
+def _judge_as_if(**changes: Any) -> Callable[..., Judgement]:
+    def judged(key: Superseded, policy: Retirement, *rest: Any) -> Judgement:
+        return judge(key, policy.model_copy(update=changes), *rest)
+
+    return judged
+
+
+def _disabled_is_due(self: Ledger, key_hash: str, **changes: Any) -> Ledger:
+    soon = {"revoke_at": changes["revoke_at"] - DAY} if changes.get("disabled") else {}
+    return changed_rightly(self, key_hash, **{**changes, **soon})
+
+
+UNUSED = Retirement(
+    retire_when="unused",
+    quiet_time=timedelta(hours=2),
+    max_overlap=timedelta(days=8),
+    on_still_used="revoke",
+)
+
+
+KEEP = UNUSED.model_copy(update={"on_still_used": "keep"})
+DISABLE = Retirement(revoke="disable-then-delete", disabled_for=timedelta(days=3))
+
+MUTANTS = [
+    Mutant(
+        "a key that a destination holds is revoked",
+        tasks.revoke,
+        "needed_by",
+        lambda *_: [],
+        ("rotate", "put_a_former_key_back", "retire"),
+        SIMPLE,
+    ),
+    Mutant("the overlap is ignored", Ledger, "due", lambda self, _now: list(self.superseded), ("rotate",), SIMPLE),
+    Mutant("an emergency leaves older keys alive", Ledger, "hastened", lambda self, *_: self, ("rotate",), SIMPLE),
+    Mutant("retirements are never scheduled", Ledger, "due_times", lambda _self: [], ("rotate",), SIMPLE),
+    Mutant(
+        "a key is revoked although it is used",
+        tasks.revoke,
+        "judge",
+        lambda *_: Judgement(Verdict.REVOKE),
+        ("rotate", "spend", "retire"),
+        {**SIMPLE, "retirement": UNUSED},
+    ),
+    Mutant(
+        "the longest overlap is ignored",
+        tasks.revoke,
+        "judge",
+        _judge_as_if(max_overlap=timedelta(days=365)),
+        ("rotate", "spend", "retire", "the_clock_jumps"),
+        {**SIMPLE, "retirement": UNUSED, "overlap": timedelta(days=7)},
+    ),
+    Mutant(
+        "a key that is still used is not kept",
+        tasks.revoke,
+        "judge",
+        _judge_as_if(on_still_used="revoke"),
+        ("rotate", "go_on_using_a_former_key"),
+        {**SIMPLE, "retirement": KEEP},
+    ),
+    Mutant(
+        "a key is deleted that was to be disabled first",
+        tasks.revoke,
+        "_disable",
+        _delete_at_once,
+        ("rotate", "retire"),
+        {**AT_ONCE, "retirement": DISABLE},
+    ),
+    Mutant(
+        "a disabled key cannot be restored for long",
+        Ledger,
+        "changed",
+        _disabled_is_due,
+        ("rotate", "retire"),
+        {**AT_ONCE, "retirement": DISABLE},
+    ),
+    Mutant(
+        "a restored key is published before it is enabled",
+        RESTORE,
+        "enable",
+        _enable_nothing,
+        ("rotate", "restore"),
+        {**AT_ONCE, "retirement": DISABLE},
+    ),
+]
