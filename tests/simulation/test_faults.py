@@ -13,7 +13,7 @@ from tasks.model.decisions import Identity
 from tasks.model.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan
 from tests.simulation.runs import Ended, play, run_protocol, run_restore, run_retire
-from tests.simulation.test_crash_matrix import Story
+from tests.simulation.watched_rotation import WatchedRotation
 from tests.simulation.world.fates import Fate
 from tests.simulation.world.process import Process
 
@@ -21,250 +21,250 @@ VAULT, SECRET = "vault-secret/checkout", "secret/checkout"
 
 
 @pytest.fixture
-def story(rotation: Rotation) -> Story:
+def watched(rotation: Rotation) -> WatchedRotation:
     """A rotation that has run twice, its first key in its overlap."""
-    story = Story(rotation)
-    assert story.rotate().succeeded
-    assert story.rotate().succeeded
-    return story
+    watched = WatchedRotation(rotation)
+    assert watched.rotate().succeeded
+    assert watched.rotate().succeeded
+    return watched
 
 
-def identity(story: Story) -> Identity:
+def identity(watched: WatchedRotation) -> Identity:
     """A run of its own."""
-    return Identity(uuid4(), story.model.time)
+    return Identity(uuid4(), watched.model.time)
 
 
-def retire(story: Story) -> object:
+def retire(watched: WatchedRotation) -> object:
     """Run the retirement now."""
-    return play(run_retire(story.model, story.rotation.name, identity(story)))
+    return play(run_retire(watched.model, watched.rotation.name, identity(watched)))
 
 
-def test_a_destination_changed_by_hand_gets_the_next_key(story: Story) -> None:
+def test_a_destination_changed_by_hand_gets_the_next_key(watched: WatchedRotation) -> None:
     """What a person wrote into a destination is reported and replaced by the next rotation."""
-    story.put_by_hand(SECRET, "by hand")
+    watched.put_by_hand(SECRET, "by hand")
 
-    assert story.rotate().succeeded
+    assert watched.rotate().succeeded
 
-    check_agreement(story.model, story.rotation)
+    check_agreement(watched.model, watched.rotation)
 
 
-def test_a_superseded_key_put_back_by_hand_is_not_revoked(story: Story) -> None:
+def test_a_superseded_key_put_back_by_hand_is_not_revoked(watched: WatchedRotation) -> None:
     """A key that somebody put back into a destination outlives its overlap until it is replaced there."""
-    old = story.model.places[VAULT].versions[0]
-    story.put_by_hand(VAULT, old)
-    story.model.time += timedelta(days=2)
+    old = watched.model.places[VAULT].versions[0]
+    watched.put_by_hand(VAULT, old)
+    watched.model.time += timedelta(days=2)
 
-    retire(story)
-    alive = story.model.works(old)
-    story.rotate()
+    retire(watched)
+    alive = watched.model.works(old)
+    watched.rotate()
 
     assert alive
-    assert not story.model.works(old)
-    check_no_orphan(story.model, story.rotation)
+    assert not watched.model.works(old)
+    check_no_orphan(watched.model, watched.rotation)
 
 
 @pytest.mark.parametrize("which", ["current", "superseded"])
-def test_a_key_deleted_by_hand_does_not_stop_the_rotation(story: Story, which: str) -> None:
+def test_a_key_deleted_by_hand_does_not_stop_the_rotation(watched: WatchedRotation, which: str) -> None:
     """After a person has deleted a key at OpenRouter, the next rotation works and the ledger forgets the dead key."""
-    ledger = story.model.ledger("checkout")
+    ledger = watched.model.ledger("checkout")
     assert ledger is not None
     assert ledger.current is not None
     dead = ledger.current if which == "current" else ledger.superseded[0]
-    story.model.watch = lambda _effect: None  # the outage, if any, was made by the person
-    del story.model.keys[dead.hash]
+    watched.model.watch = lambda _effect: None  # the outage, if any, was made by the person
+    del watched.model.keys[dead.hash]
 
-    assert story.rotate().succeeded
-    story.model.time += timedelta(days=2)
-    assert story.rotate().succeeded
+    assert watched.rotate().succeeded
+    watched.model.time += timedelta(days=2)
+    assert watched.rotate().succeeded
 
-    check_no_orphan(story.model, story.rotation)
+    check_no_orphan(watched.model, watched.rotation)
 
 
-def test_a_deleted_ledger_is_made_again_from_the_markers(story: Story) -> None:
+def test_a_deleted_ledger_is_made_again_from_the_markers(watched: WatchedRotation) -> None:
     """Keys that the lost ledger knew are found by their markers and die after one more overlap."""
-    story.model.variables.clear()
+    watched.model.variables.clear()
 
-    assert story.rotate().succeeded
-    alive = len(story.model.keys)
-    story.model.time += timedelta(days=2)
-    retire(story)
+    assert watched.rotate().succeeded
+    alive = len(watched.model.keys)
+    watched.model.time += timedelta(days=2)
+    retire(watched)
 
     assert alive == 3
-    assert len(story.model.keys) == 1
-    check_no_orphan(story.model, story.rotation)
+    assert len(watched.model.keys) == 1
+    check_no_orphan(watched.model, watched.rotation)
 
 
 def test_a_retirement_without_a_current_key_revokes_nothing(rotation: Rotation) -> None:
     """Where a lost ledger was only half made again, nobody knows what is still read, so nothing is revoked."""
-    story = Story(rotation.model_copy(update={"overlap": timedelta(0)}))
-    assert story.rotate().succeeded
-    story.model.variables.clear()
-    story.model.fate = lambda effect: Fate.FAILS if effect.startswith("create") else Fate.WORKS
-    assert not story.rotate().succeeded
+    watched = WatchedRotation(rotation.model_copy(update={"overlap": timedelta(0)}))
+    assert watched.rotate().succeeded
+    watched.model.variables.clear()
+    watched.model.fate = lambda effect: Fate.FAILS if effect.startswith("create") else Fate.WORKS
+    assert not watched.rotate().succeeded
 
-    story.calm()
-    retire(story)
+    watched.calm()
+    retire(watched)
 
-    assert story.model.works(story.model.places[VAULT].content)
+    assert watched.model.works(watched.model.places[VAULT].content)
 
 
-def test_a_changed_connection_leaves_nothing_behind(story: Story) -> None:
+def test_a_changed_connection_leaves_nothing_behind(watched: WatchedRotation) -> None:
     """Superseded keys are revoked with the connection that made them, after the rotation has moved to another."""
-    story.model.connections["other"] = "account-2"
-    story.rotation = story.rotation.model_copy(update={"connection": "other"})
+    watched.model.connections["other"] = "account-2"
+    watched.rotation = watched.rotation.model_copy(update={"connection": "other"})
 
-    assert story.rotate().succeeded
-    story.model.time += timedelta(days=2)
-    assert story.rotate().succeeded
+    assert watched.rotate().succeeded
+    watched.model.time += timedelta(days=2)
+    assert watched.rotate().succeeded
 
-    assert {key.account for key in story.model.keys.values()} == {"account-2"}
-    check_no_orphan(story.model, story.rotation)
+    assert {key.account for key in watched.model.keys.values()} == {"account-2"}
+    check_no_orphan(watched.model, watched.rotation)
 
 
-def test_an_exchanged_account_is_noticed_before_a_key_is_forgotten(story: Story) -> None:
+def test_an_exchanged_account_is_noticed_before_a_key_is_forgotten(watched: WatchedRotation) -> None:
     """A 404 from another account does not count: the rotation goes on, and the run fails until the key is dead."""
-    story.model.connections["openrouter"] = "account-2"
-    story.model.time += timedelta(days=2)
+    watched.model.connections["openrouter"] = "account-2"
+    watched.model.time += timedelta(days=2)
 
-    ended = story.rotate()
-    story.model.connections["openrouter"] = "account-1"
-    healed = story.rotate()
+    ended = watched.rotate()
+    watched.model.connections["openrouter"] = "account-1"
+    healed = watched.rotate()
 
     assert ended.error is not None
     assert "another account" in str(ended.error)
     assert healed.succeeded
-    check_agreement(story.model, story.rotation)
+    check_agreement(watched.model, watched.rotation)
 
 
-def test_a_removed_destination_is_reported_and_a_new_one_is_served(story: Story) -> None:
+def test_a_removed_destination_is_reported_and_a_new_one_is_served(watched: WatchedRotation) -> None:
     """A destination taken out of the rotation is not written any more; one put in gets the next key."""
-    story.model.places["vault-secret/new"] = type(story.model.places[VAULT])()
-    story.rotation = story.rotation.model_copy(update={"destinations": [VAULT, "vault-secret/new"]})
-    before = story.model.places[SECRET].content
+    watched.model.places["vault-secret/new"] = type(watched.model.places[VAULT])()
+    watched.rotation = watched.rotation.model_copy(update={"destinations": [VAULT, "vault-secret/new"]})
+    before = watched.model.places[SECRET].content
 
-    assert story.rotate().succeeded
+    assert watched.rotate().succeeded
 
-    assert story.model.places[SECRET].content == before
-    check_agreement(story.model, story.rotation)
+    assert watched.model.places[SECRET].content == before
+    check_agreement(watched.model, watched.rotation)
 
 
-def test_a_superseded_key_put_into_a_new_destination_by_hand_is_not_revoked(story: Story) -> None:
+def test_a_superseded_key_put_into_a_new_destination_by_hand_is_not_revoked(watched: WatchedRotation) -> None:
     """The retirement looks at the destinations that the deployment names, though no run has published to them yet."""
-    old = story.model.places[VAULT].versions[0]
-    story.model.places["vault-secret/new"] = type(story.model.places[VAULT])(versions=[old])
-    story.rotation = story.rotation.model_copy(update={"destinations": [VAULT, SECRET, "vault-secret/new"]})
-    story.model.deployments[story.rotation.name] = story.rotation
-    story.model.time += timedelta(days=2)
+    old = watched.model.places[VAULT].versions[0]
+    watched.model.places["vault-secret/new"] = type(watched.model.places[VAULT])(versions=[old])
+    watched.rotation = watched.rotation.model_copy(update={"destinations": [VAULT, SECRET, "vault-secret/new"]})
+    watched.model.deployments[watched.rotation.name] = watched.rotation
+    watched.model.time += timedelta(days=2)
 
-    retire(story)
+    retire(watched)
 
-    assert story.model.works(old)
+    assert watched.model.works(old)
 
 
 @pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(days=400)])
-def test_a_clock_that_jumps_does_not_stop_the_rotation(story: Story, jump: timedelta) -> None:
+def test_a_clock_that_jumps_does_not_stop_the_rotation(watched: WatchedRotation, jump: timedelta) -> None:
     """A new run rotates whatever the clock says, and every destination holds a working key throughout."""
-    story.model.time += jump
-    for key in story.model.keys.values():
-        key.valid_from = min(key.valid_from, story.model.time)
+    watched.model.time += jump
+    for key in watched.model.keys.values():
+        key.valid_from = min(key.valid_from, watched.model.time)
 
-    assert story.rotate().succeeded
+    assert watched.rotate().succeeded
 
-    check_agreement(story.model, story.rotation)
+    check_agreement(watched.model, watched.rotation)
 
 
-def test_a_revoked_management_key_changes_nothing(story: Story) -> None:
+def test_a_revoked_management_key_changes_nothing(watched: WatchedRotation) -> None:
     """Without a valid management key a run fails, and what is published goes on working."""
-    story.model.revoked_accounts.add("account-1")
-    before = dict(story.model.keys)
+    watched.model.revoked_accounts.add("account-1")
+    before = dict(watched.model.keys)
 
-    ended = story.rotate()
+    ended = watched.rotate()
 
     assert ended.error is not None
-    assert story.model.keys == before
-    check_agreement(story.model, story.rotation)
+    assert watched.model.keys == before
+    check_agreement(watched.model, watched.rotation)
 
 
 def test_a_ledger_without_room_refuses_before_anything_is_made(rotation: Rotation) -> None:
     """Where the overlap is too long for the pace, a run is refused in one sentence; an emergency still works."""
-    story = Story(rotation.model_copy(update={"overlap": timedelta(days=365)}))
-    ended = story.rotate()
+    watched = WatchedRotation(rotation.model_copy(update={"overlap": timedelta(days=365)}))
+    ended = watched.rotate()
     while ended.succeeded:
-        made = set(story.model.keys)
-        ended = story.rotate()
-    assert set(story.model.keys) == made
+        made = set(watched.model.keys)
+        ended = watched.rotate()
+    assert set(watched.model.keys) == made
 
-    emergency = story.rotate(emergency=True)
+    emergency = watched.rotate(emergency=True)
 
     assert "no room for another key" in str(ended.error)
     assert len(made) >= 8
     assert emergency.succeeded
-    assert len(story.model.keys) == 1
+    assert len(watched.model.keys) == 1
 
 
 def test_a_create_that_could_not_be_settled_is_not_made_again(rotation: Rotation) -> None:
     """Where the ledger fails right after a lost create, the run ends, and the next one finds the key that turned up."""
-    story = Story(rotation)
+    watched = WatchedRotation(rotation)
     strikes = [("create the key", Fate.LATE), ("write the ledger", Fate.FAILS)]
 
     def fate(effect: str) -> Fate:
         return strikes.pop(0)[1] if strikes and effect.startswith(strikes[0][0]) else Fate.WORKS
 
-    story.model.fate = fate
-    failed = story.rotate()
-    story.calm()
-    healed = story.rotate()
+    watched.model.fate = fate
+    failed = watched.rotate()
+    watched.calm()
+    healed = watched.rotate()
 
     assert not failed.succeeded
     assert healed.succeeded
-    check_no_orphan(story.model, story.rotation)
+    check_no_orphan(watched.model, watched.rotation)
 
 
-def strike(story: Story, *strikes: tuple[str, Fate]) -> None:
+def strike(watched: WatchedRotation, *strikes: tuple[str, Fate]) -> None:
     """Let effects fail: each strike hits the first effect of its name after the strike before it."""
     left = list(strikes)
 
     def fate(effect: str) -> Fate:
         return left.pop(0)[1] if left and effect.startswith(left[0][0]) else Fate.WORKS
 
-    story.model.fate = fate
+    watched.model.fate = fate
 
 
-def test_a_late_write_of_a_key_given_up_in_an_emergency_is_kept_out(story: Story) -> None:
+def test_a_late_write_of_a_key_given_up_in_an_emergency_is_kept_out(watched: WatchedRotation) -> None:
     """The retirement may delete a half-published key, because no write of it can reach a destination any more."""
-    strike(story, (f"write {VAULT}", Fate.LATE), (f"read {VAULT}", Fate.FAILS))
-    half_published = story.rotate()
-    strike(story, (f"write {VAULT}", Fate.FORBIDDEN))
-    emergency = story.rotate(emergency=True)
-    story.model.fate = lambda _effect: Fate.WORKS
+    strike(watched, (f"write {VAULT}", Fate.LATE), (f"read {VAULT}", Fate.FAILS))
+    half_published = watched.rotate()
+    strike(watched, (f"write {VAULT}", Fate.FORBIDDEN))
+    emergency = watched.rotate(emergency=True)
+    watched.model.fate = lambda _effect: Fate.WORKS
 
-    retire(story)
-    story.model.late_effects_happen()
+    retire(watched)
+    watched.model.late_effects_happen()
 
     assert not half_published.succeeded
     assert not emergency.succeeded
-    assert story.model.works(story.model.places[VAULT].content)
+    assert watched.model.works(watched.model.places[VAULT].content)
 
 
 def test_a_key_is_not_discarded_before_its_late_write_is_kept_out(rotation: Rotation) -> None:
     """Where the fence fails, the unpublished key lives on, so a write of it that is late does no harm."""
-    story = Story(rotation.model_copy(update={"destinations": [VAULT]}))
-    assert story.rotate().succeeded
-    strike(story, (f"write {VAULT}", Fate.LATE), (f"read {VAULT}", Fate.FAILS))
-    unpublished = story.rotate()
-    strike(story, (f"fence {VAULT}", Fate.FAILS))
-    discarding = story.rotate()
-    story.model.fate = lambda _effect: Fate.WORKS
+    watched = WatchedRotation(rotation.model_copy(update={"destinations": [VAULT]}))
+    assert watched.rotate().succeeded
+    strike(watched, (f"write {VAULT}", Fate.LATE), (f"read {VAULT}", Fate.FAILS))
+    unpublished = watched.rotate()
+    strike(watched, (f"fence {VAULT}", Fate.FAILS))
+    discarding = watched.rotate()
+    watched.model.fate = lambda _effect: Fate.WORKS
 
-    retire(story)
-    story.model.late_effects_happen()
+    retire(watched)
+    watched.model.late_effects_happen()
 
     assert not unpublished.succeeded
     assert not discarding.succeeded
-    assert story.model.works(story.model.places[VAULT].content)
+    assert watched.model.works(watched.model.places[VAULT].content)
 
 
-def test_a_key_whose_revocation_has_begun_is_not_brought_back(story: Story) -> None:
+def test_a_key_whose_revocation_has_begun_is_not_brought_back(watched: WatchedRotation) -> None:
     """A retirement that is stopped right before its delete does no harm later, because nobody restores that key."""
     paused, go_on = asyncio.Event(), asyncio.Event()
 
@@ -274,25 +274,25 @@ def test_a_key_whose_revocation_has_begun_is_not_brought_back(story: Story) -> N
             await go_on.wait()
 
     async def both() -> tuple[Ended, Ended]:
-        process = Process(story.model, "late retirement")
+        process = Process(watched.model, "late retirement")
         process.gate = stopped_before_the_delete
-        late = asyncio.ensure_future(run_retire(story.model, "checkout", identity(story), process))
+        late = asyncio.ensure_future(run_retire(watched.model, "checkout", identity(watched), process))
         await paused.wait()
-        restored = await run_restore(story.model, "checkout", identity(story))
+        restored = await run_restore(watched.model, "checkout", identity(watched))
         go_on.set()
         return restored, await late
 
-    story.model.time += timedelta(days=2)
-    story.model.deployments["checkout"] = story.rotation
+    watched.model.time += timedelta(days=2)
+    watched.model.deployments["checkout"] = watched.rotation
 
     restored, late = play(both())
 
     assert "revocation of the key" in str(restored.error)
     assert late.succeeded
-    check_agreement(story.model, story.rotation)
+    check_agreement(watched.model, watched.rotation)
 
 
-def test_a_key_that_was_made_after_another_run_has_taken_over_is_deleted_again(story: Story) -> None:
+def test_a_key_that_was_made_after_another_run_has_taken_over_is_deleted_again(watched: WatchedRotation) -> None:
     """A run that was stopped for half an hour right before its create goes on: nobody else would ever find that key."""
     paused, go_on = asyncio.Event(), asyncio.Event()
 
@@ -302,19 +302,19 @@ def test_a_key_that_was_made_after_another_run_has_taken_over_is_deleted_again(s
             await go_on.wait()
 
     async def both() -> Ended:
-        process = Process(story.model, "late run")
+        process = Process(watched.model, "late run")
         process.gate = stopped_before_the_create
-        late = asyncio.ensure_future(run_protocol(story.model, story.rotation, identity(story), process))
+        late = asyncio.ensure_future(run_protocol(watched.model, watched.rotation, identity(watched), process))
         await paused.wait()
-        await run_protocol(story.model, story.rotation, identity(story))
-        story.model.time += timedelta(minutes=30)
-        await run_retire(story.model, "checkout", identity(story))
+        await run_protocol(watched.model, watched.rotation, identity(watched))
+        watched.model.time += timedelta(minutes=30)
+        await run_retire(watched.model, "checkout", identity(watched))
         go_on.set()
         return await late
 
     ended = play(both())
-    story.model.time += timedelta(days=2)
-    assert story.rotate().succeeded
+    watched.model.time += timedelta(days=2)
+    assert watched.rotate().succeeded
 
     assert isinstance(ended.error, PlaceLostError)
-    check_no_orphan(story.model, story.rotation)
+    check_no_orphan(watched.model, watched.rotation)
