@@ -21,7 +21,7 @@ from flows.deployments import link, make_first_key, read_deployment, save_deploy
 from flows.forms import label
 from flows.runs import conclude
 from flows.show.artifacts import show_markdown
-from flows.show.overview import bring_up_to_date
+from flows.show.overview import refresh_overview
 from flows.show.settings import as_settings, change_table
 from tasks.model.changes import differences, merged
 from tasks.model.keys import show_time
@@ -131,7 +131,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         try:
             conclusion.succeeded(await _carry_out(before, wanted, make_key_now, now))
         finally:
-            await bring_up_to_date(now)
+            await refresh_overview(now)
     return conclusion.state
 
 

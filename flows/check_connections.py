@@ -13,7 +13,7 @@ from prefect import State
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
 from flows.runs import conclude
 from flows.show.artifacts import show_table
-from flows.show.overview import bring_up_to_date
+from flows.show.overview import refresh_overview
 from tasks.model.keys import show_time
 from tasks.model.rotation import parse_rotation
 from tasks.world.checks import Outcome, check_connection, check_destination
@@ -81,7 +81,7 @@ async def check_connections() -> State[None]:
         table = [each.cells() for each in sorted(checked, key=lambda each: (each.works, each.name))]
         await show_table(ARTIFACT, table, "Status of all connections and destinations in use")
         now = datetime.now(UTC)
-        await bring_up_to_date(now)
+        await refresh_overview(now)
         conclusion.succeeded(verdict(checked, now))
     return conclusion.state
 

@@ -96,7 +96,7 @@ async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, ste
     """
     late_writes = max([(await run.world.destination(name)).late_writes for name in rotation.destinations])
     if late_writes and run.ledger.pending and run.ledger.pending.late_writes != late_writes:
-        await run.write(run.ledger.publishing(late_writes))
+        await run.record(run.ledger.publishing(late_writes))
     await gather_all([steps.publish(run, key, name) for name in rotation.destinations])
 
 
@@ -113,6 +113,6 @@ async def supersede(run: Run, rotation: Rotation) -> None:
         rotation.retirement,
         late_until=run.ledger.late_until(now) if run.has_late_writes else None,
     )
-    await run.write(
+    await run.record(
         published.hastened(now, Emergency(run_id=run.identity.id, at=now)) if run.identity.emergency else published
     )

@@ -11,13 +11,11 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.utilities import get_or_create_client
 from prefect.context import FlowRunContext
-from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-from blocks.errors import ConfigurationError, KeyRotationError, ServiceError
+from blocks.errors import ConfigurationError, KeyRotationError
 from blocks.redaction import redact_logs
 from flows.show.artifacts import show_markdown
-from flows.show.overview import refresh_overview
 from flows.show.rotation_page import artifact_key, as_markdown, plan_as_markdown
 from flows.show.sentences import failed
 from flows.slot import Slot
@@ -117,20 +115,10 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
             yield run
         except Exception as error:  # noqa: BLE001 - the artifact is written however the run ends
             await conclusion.failed(error)
-        await _prune(run)
         if run.has_looked:
             # Without a look at the ledger the page would say that there is no key.
             page = as_markdown(run, conclusion.message)
             await show_markdown(artifact_key(name), page, f"State of rotation {name}")
-        await refresh_overview(name, str(run.identity.id), conclusion.state, world.now())
-
-
-async def _prune(run: Run) -> None:
-    # The next run prunes what is left.
-    try:
-        await run.prune()
-    except ServiceError as error:
-        get_run_logger().warning("The older terms of the ledger were not deleted: %s", error)
 
 
 async def show_plan(rotation: Rotation, emergency: bool) -> str:

@@ -41,7 +41,7 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
         return
     if not await openrouter.delete_key(key.hash):
         await confirm_gone(openrouter, key)
-    await run.write(run.ledger.revoked(key.hash))
+    await run.record(run.ledger.revoked(key.hash))
     await run.world.emit(Event.KEY_REVOKED, run.name, **key.told())
 
 
@@ -86,7 +86,7 @@ async def _postpone(run: Run, key: Superseded, usage: Decimal, judgement: Judgem
         "usage": usage,
         "usage_since": judgement.unused_since,
     }
-    await run.write(run.ledger.changed(key.hash, **changes))
+    await run.record(run.ledger.changed(key.hash, **changes))
     sentence = (
         f"The superseded key {key.label} may still be used (spent {usage} USD so far, no quiet since "
         f"{judgement.unused_since:%Y-%m-%d %H:%M} UTC), so its revocation waits until "
@@ -101,8 +101,8 @@ async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
         await openrouter.update_key(key.hash, disabled=True)
     except NotFoundError:
         await confirm_gone(openrouter, key)
-        await run.write(run.ledger.revoked(key.hash))
+        await run.record(run.ledger.revoked(key.hash))
         return
     until = run.world.now() + run.ledger.retirement.disabled_for
-    await run.write(run.ledger.changed(key.hash, revoking=False, disabled=True, revoke_at=until))
+    await run.record(run.ledger.changed(key.hash, revoking=False, disabled=True, revoke_at=until))
     await run.world.emit(Event.KEY_DISABLED, run.name, **key.told())

@@ -7,8 +7,8 @@ from copy import deepcopy
 from typing import Any
 
 from blocks.errors import PlaceLostError
-from tasks.model.ledger import FORMAT, Ledger
-from tasks.world.open_ledger import Term
+from tasks.model.ledger import FORMAT
+from tasks.world.open_ledger import Term, is_closed
 
 
 class Memory:
@@ -26,8 +26,7 @@ class Memory:
     def value(self) -> Any:
         """What the newest term says; `None` where there is no ledger, or the last term of a removed rotation."""
         newest = deepcopy(self.terms[max(self.terms)]) if self.terms else None
-        is_closed = isinstance(newest, dict) and newest.get("removed") and Ledger.model_validate(newest).is_closed
-        return None if is_closed else newest
+        return None if is_closed(newest) else newest
 
     @value.setter
     def value(self, value: Any) -> None:

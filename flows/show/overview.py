@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import IntEnum
 
-from prefect import State
 from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import Artifact as StoredArtifact
 from prefect.client.utilities import get_or_create_client
@@ -22,16 +21,12 @@ from tasks.model.ledger import Ledger, Superseded
 from tasks.model.schedules import SLUG
 from tasks.world.api import api_errors
 from tasks.world.gate import DEADLINE_SECONDS
-from tasks.world.inventory import Facts, SeenRun, count_deployments, read_facts
+from tasks.world.inventory import Facts, SeenRun, read_facts
 
 OVERVIEW = "key-rotations"
 """The artifact's key."""
 LATE_AFTER = timedelta(minutes=5)
 """How late a run or a revocation may be before it is reported."""
-ALWAYS_FRESH = 50
-"""Up to this many rotations, every run refreshes the overview; that takes about a quarter of a second."""
-SELDOM = timedelta(minutes=1)
-"""The minimum age of the overview before a run refreshes it, with more rotations than that."""
 A_WHILE = timedelta(days=180)
 """Dates further away than this are shown with their year."""
 MAX_MESSAGE = 300
@@ -187,65 +182,28 @@ def summary(rows: Sequence[Row]) -> str:
     return f"{len(rows)} rotation{'' if len(rows) == 1 else 's'}: {', '.join(parts) or 'none yet'}."
 
 
-async def read_rows(now: datetime, ended: SeenRun | None = None, rotation: str = "") -> list[Row]:
+async def read_rows(now: datetime) -> list[Row]:
     """Read and assess all rotations.
 
     Args:
         now: The current time, UTC.
-        ended: The calling run with its final state, because Prefect still shows it as running.
-        rotation: The rotation of that run.
 
     Raises:
         ServiceError: Prefect's API failed.
     """
-    all_facts = await read_facts()
-    if ended is not None:
-        all_facts = [_concluded(facts, ended) if facts.name == rotation else facts for facts in all_facts]
-    return [row(facts, now) for facts in all_facts]
+    return [row(facts, now) for facts in await read_facts()]
 
 
-def _concluded(facts: Facts, ended: SeenRun) -> Facts:
-    mine = facts.last_run is not None and facts.last_run.id == ended.id
-    return replace(facts, last_run=ended) if mine else facts
-
-
-async def refresh_overview(rotation: str, run_id: str, state: State[None], now: datetime) -> None:
-    """Refresh the artifact `key-rotations` at the end of a rotation's run, unless it is recent enough.
-
-    Args:
-        rotation: The rotation of the run.
-        run_id: The flow run's id.
-        state: The state in which the run is about to end.
-        now: The current time, UTC.
-    """
-    ended = SeenRun(run_id, state.type.value, state.message or "", now)
-    await _refresh(now, ended, rotation, unless_fresh=True)
-
-
-async def bring_up_to_date(now: datetime) -> None:
-    """Refresh the artifact `key-rotations`, however recent it is."""
-    await _refresh(now, None, "", unless_fresh=False)
-
-
-async def _refresh(now: datetime, ended: SeenRun | None, rotation: str, *, unless_fresh: bool) -> None:
-    # The overview must never fail a run: a failure is only logged as a warning.
+async def refresh_overview(now: datetime) -> None:
+    """Refresh the artifact `key-rotations` in a run of another purpose, which it must never fail."""
     try:
-        if unless_fresh and await _is_fresh_enough(now):
-            return
-        rows = await read_rows(now, ended, rotation)
+        rows = await read_rows(now)
         async with asyncio.timeout(DEADLINE_SECONDS):
             await show(rows, now)
     except KeyRotationError as error:
         get_run_logger().warning("The overview of all rotations was not refreshed: %s", error)
     except Exception as error:  # noqa: BLE001 - a foreign error's text may quote anything, so only its class is logged
         get_run_logger().warning("The overview of all rotations was not refreshed (%s).", type(error).__name__)
-
-
-async def _is_fresh_enough(now: datetime) -> bool:
-    if await count_deployments() <= ALWAYS_FRESH:
-        return False
-    last = await _artifact()
-    return last is not None and last.updated is not None and now - last.updated.astimezone(UTC) < SELDOM
 
 
 async def _artifact() -> StoredArtifact | None:
@@ -256,7 +214,7 @@ async def _artifact() -> StoredArtifact | None:
 async def show(rows: Sequence[Row], now: datetime) -> str:
     """Create or update the artifact, and return its id.
 
-    It is updated in place: every run writes it, and Prefect would keep each new version forever.
+    It is updated in place: Prefect would keep each new version forever.
 
     Raises:
         ServiceError: Prefect's API failed.

@@ -71,7 +71,7 @@ async def _settle(run: Run, former: Superseded) -> None:
     ledger = run.ledger.changed(former.hash, capped=True)
     if capped is not None:
         ledger = await _give_the_rest(run, ledger, former, capped)
-    await run.write(ledger)
+    await run.record(ledger)
 
 
 async def _give_the_rest(run: Run, ledger: Ledger, former: Superseded, capped: ApiKey) -> Ledger:
@@ -116,5 +116,5 @@ async def restore_budget(run: Run) -> None:
     if current is None or current.budget is None or current.budget.runs(run.world.now()):
         return
     await _set_limit(run, current, Decimal(0))
-    await run.write(run.ledger.current_changed(budget=None))
+    await run.record(run.ledger.current_changed(budget=None))
     await run.world.emit(Event.BUDGET_RESTORED, run.name, **current.told())

@@ -33,9 +33,9 @@ async def settle_intent(run: Run, *, certain: bool = False) -> None:
     # Signing the ledger keeps out an older attempt that may still be alive.
     await run.write(run.ledger)
     if certain or await _delete_left_behind(run, intent, look_again=True):
-        await run.write(run.ledger.dropped())
+        await run.record(run.ledger.dropped())
     else:
-        await run.write(run.ledger.left_unresolved())
+        await run.record(run.ledger.left_unresolved())
 
 
 async def settle_unresolved(run: Run) -> None:
@@ -50,7 +50,7 @@ async def settle_unresolved(run: Run) -> None:
     for entry in run.ledger.unresolved:
         found = await _delete_left_behind(run, entry)
         if found or (found is not None and run.world.now() - entry.since >= TURNS_UP_WITHIN):
-            await run.write(run.ledger.resolved([entry]))
+            await run.record(run.ledger.resolved([entry]))
 
 
 async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, look_again: bool = False) -> bool | None:

@@ -9,8 +9,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from prefect.client.utilities import get_or_create_client
-
 from blocks.errors import LedgerError
 from tasks.model.ledger import Ledger, parse_ledger
 from tasks.world.api import Json, api_errors, pages, parse_time
@@ -67,17 +65,6 @@ class Facts:
     next_run: SeenRun | None = None
     last_run: SeenRun | None = None
     cancelled: frozenset[datetime] = frozenset()
-
-
-async def count_deployments() -> int:
-    """Count the deployments of rotations.
-
-    Returns:
-        How many there are, those of foreign flows named `rotate` among them.
-    """
-    client, _ = get_or_create_client()
-    with api_errors("counting the rotations"):
-        return int((await client.request("POST", "/deployments/count", json=_of_flow("rotate"))).json())
 
 
 def _of_flow(name: str, **runs: Any) -> Json:

@@ -7,7 +7,6 @@ makes a term that is not the newest and that nobody reads.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
@@ -17,13 +16,12 @@ from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.objects import Variable
 from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from pydantic import ValidationError
 
 from blocks.errors import PlaceLostError
 from tasks.model.ledger import FORMAT, Ledger, parse_ledger
 from tasks.world.api import LEDGER_TAG, api_errors, pages
 from tasks.world.gate import persistently, sent_once
-from tasks.world.open_ledger import Term
+from tasks.world.open_ledger import Term, is_closed, prune
 
 READING = "reading the ledger"
 WRITING = "writing the ledger"
@@ -46,26 +44,29 @@ async def all_ledgers() -> AsyncIterator[tuple[str, Any]]:
     Raises:
         ServiceError: Prefect's API failed.
     """
-    newest: dict[str, Term] = {}
+    for name, terms in sorted((await _all_terms()).items()):
+        if not is_closed(terms[0].value):
+            yield name, terms[0].value
+
+
+async def prune_ledgers() -> None:
+    """Delete the terms that nobody reads any more, of the ledgers of all rotations.
+
+    Raises:
+        ServiceError: Prefect's API failed; the next time goes on here.
+    """
+    for name, terms in (await _all_terms()).items():
+        await prune(VariableStore(name), terms)
+
+
+async def _all_terms() -> dict[str, list[Term]]:
+    found: dict[str, list[Term]] = {}
     async for variable in _variables(f"{LEDGER_TAG}%", "NAME_ASC"):
         # Prefect matches the pattern anywhere in a name, and a database may sort by its own rules.
-        if found := _OURS.fullmatch(variable.name) or _BEFORE_TERMS.fullmatch(variable.name):
-            term = Term(int(found[2]) if found.re is _OURS else 0, variable.value)
-            if found[1] not in newest or newest[found[1]].number < term.number:
-                newest[found[1]] = term
-    for name, term in sorted(newest.items()):
-        if not _is_closed(term.value):
-            yield name, term.value
-
-
-def _is_closed(value: Any) -> bool:
-    # A listing has a ledger of every rotation, and only what was removed can be closed.
-    if not isinstance(value, Mapping) or not value.get("removed"):
-        return False
-    try:
-        return Ledger.model_validate(value).is_closed
-    except ValidationError:
-        return False
+        if ours := _OURS.fullmatch(variable.name) or _BEFORE_TERMS.fullmatch(variable.name):
+            number = int(ours[2]) if ours.re is _OURS else 0
+            found.setdefault(ours[1], []).append(Term(number, variable.value))
+    return {name: sorted(terms, key=lambda term: -term.number) for name, terms in found.items()}
 
 
 async def _variables(pattern: str, sort: str) -> AsyncIterator[Variable]:
@@ -168,8 +169,9 @@ class VariableStore:
         Raises:
             ServiceError: Prefect's API failed.
         """
-        names = [term_variable(self._rotation, number) if number else self._before_terms for number in numbers]
-        await asyncio.gather(*(self._delete(name) for name in names))
+        # One after the other: an embedded database refuses some of several at once.
+        for number in numbers:
+            await self._delete(term_variable(self._rotation, number))
 
     async def _delete(self, name: str) -> None:
         async def attempt() -> None:

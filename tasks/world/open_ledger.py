@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid4
+
+from pydantic import ValidationError
 
 from blocks.errors import LedgerError, PlaceLostError
 from tasks.model.ledger import Ledger, parse_ledger
@@ -64,7 +66,6 @@ class OpenLedger:
         self._writer = f"{run_id}/{uuid4().hex[:8]}"
         self._term: int | None = None
         self._is_mine = False
-        self._stored: list[int] = []
         self.loaded = False
         self.ledger = Ledger()
 
@@ -83,8 +84,7 @@ class OpenLedger:
             LedgerError: It cannot be read by this package.
         """
         terms = await self._store.newest()
-        self._stored = [term.number for term in terms]
-        self._term = self._stored[0] if terms else None
+        self._term = terms[0].number if terms else None
         self._is_mine = False
         self.ledger = parse_ledger(self._rotation, terms[0].value) if terms else Ledger()
         self.loaded = True
@@ -109,7 +109,21 @@ class OpenLedger:
         """Write the ledger as its next term, and see that this term is the newest.
 
         Args:
-            ledger: The ledger after the step that is about to be done, or has just been done.
+            ledger: The ledger after the step that is about to be done.
+
+        Raises:
+            PlaceLostError: Another run has taken over.
+            LedgerError: The ledger would not fit into a Prefect variable.
+        """
+        await self.record(ledger)
+        # The number may have been free because the terms above it were made, and this one was deleted, meanwhile.
+        await self.guard()
+
+    async def record(self, ledger: Ledger) -> None:
+        """Write the ledger as its next term.
+
+        Args:
+            ledger: The ledger after a step that was done; what follows looks at the ledger itself before its effect.
 
         Raises:
             PlaceLostError: Another run has taken over.
@@ -121,25 +135,11 @@ class OpenLedger:
         if self._term == 0:
             await self._store.close_format_1(self.ledger.to_json())
         await self._store.create(Term(number, signed.to_json()))
-        self._stored.insert(0, number)
         self._term, self._is_mine, self.ledger = number, True, signed
-        # The number may have been free because the terms above it were made, and this one was deleted, meanwhile.
-        await self.guard()
 
     async def is_explained(self, key_hash: str) -> bool:
         """Return whether the newest term knows a key; as text, so that even one that cannot be read speaks for it."""
         return any(key_hash in json.dumps(term.value) for term in (await self._store.newest())[:1])
-
-    async def prune(self) -> None:
-        """Delete the terms that are older than the newest two; `ServiceError` where Prefect's API failed."""
-        if 0 in self._stored and self._term:
-            # Where all terms are deleted by hand, what it said must not be taken for the ledger again.
-            await self._store.close_format_1(Ledger().closed().to_json())
-            self._stored.remove(0)
-        kept = 1 if self.ledger.is_closed else KEPT_TERMS
-        older = self._stored[kept:]
-        await self._store.delete(older)
-        self._stored = [number for number in self._stored if number not in older]
 
     def check_size(self, ledger: Ledger) -> None:
         """Refuse a ledger that a Prefect variable cannot hold.
@@ -155,3 +155,33 @@ class OpenLedger:
                 f"The ledger of rotation {self._rotation} has no room for another key: it already holds "
                 f"{len(ledger.superseded)} superseded ones. Shorten the overlap, rotate less often, or run retire."
             )
+
+
+async def prune(store: LedgerStore, terms: Sequence[Term]) -> None:
+    """Delete the terms of a ledger that are older than its newest two, or than the last one of a removed rotation.
+
+    Args:
+        store: Where the ledger is kept.
+        terms: Its terms, the newest first.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    kept = 1 if is_closed(terms[0].value) else KEPT_TERMS
+    older = [term.number for term in terms[kept:]]
+    if 0 in older:
+        # Where all terms are deleted by hand, what it said must not be taken for the ledger again.
+        await store.close_format_1(Ledger().closed().to_json())
+        older.remove(0)
+    await store.delete(older)
+
+
+def is_closed(value: Any) -> bool:
+    """Return whether a term is the last one of a rotation that was removed; `False` where it cannot be read."""
+    # A listing has a ledger of every rotation, and only what was removed can be closed.
+    if not isinstance(value, Mapping) or not value.get("removed"):
+        return False
+    try:
+        return Ledger.model_validate(value).is_closed
+    except ValidationError:
+        return False

@@ -116,8 +116,12 @@ class Run:
         return await self._ledger.load()
 
     async def write(self, ledger: Ledger) -> None:
-        """Write the ledger's next state; `PlaceLostError` where another run has written since."""
+        """Write the ledger before an effect; `PlaceLostError` where another run has written since."""
         await self._ledger.save(ledger)
+
+    async def record(self, ledger: Ledger) -> None:
+        """Write the ledger after an effect, where the next effect is preceded by a look of its own."""
+        await self._ledger.record(ledger)
 
     async def guard(self) -> None:
         """Raise `PlaceLostError` where another run has written since this one last read or wrote."""
@@ -148,10 +152,6 @@ class Run:
                 outcome_unknown=True,
                 retryable=True,
             ) from None
-
-    async def prune(self) -> None:
-        """Delete the ledger's older terms; `ServiceError` where Prefect's API failed."""
-        await self._ledger.prune()
 
     def has_left(self, connection: str, error: KeyRotationError) -> bool:
         """Say whether a failure only tells that a connection is gone which the rotation does not use any more.

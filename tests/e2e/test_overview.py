@@ -14,6 +14,7 @@ from prefect.states import Cancelled
 
 from flows import check_connections, rotate, status
 from flows.deployments import save_deployment
+from flows.overview import overview as refresh
 from flows.show import overview
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from sandbox.server import Fault
@@ -21,6 +22,8 @@ from tasks.model.rotation import Rotation
 from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import schedule_of
 from tasks.world.inventory import read_deployments
+from tasks.world.ledgers import VariableStore
+from tasks.world.open_ledger import KEPT_TERMS
 from tests.by_hand import delete_ledger, edit_ledger
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import deploy_retirements, retirements_of
@@ -49,14 +52,16 @@ async def line(rotation: Rotation) -> str:
     return " ".join(line for line in str(artifact.data).splitlines() if line.startswith(starts))
 
 
-async def test_every_run_brings_the_overview_up_to_date(world: World) -> None:
-    """A run that completed shows its key and its result; one that failed shows why, though it is still running."""
+async def test_the_overview_shows_how_the_last_run_of_a_rotation_ended(world: World) -> None:
+    """A run that completed shows its key and its result; one that failed shows why."""
     rotation = await deploy(await world.prepare(world.rotation()))
 
     await rotate(rotation, return_state=True)
+    await refresh(return_state=True)
     after_success = await line(rotation)
     world.openrouter_app.state.faults.add(Fault(status=401, body='{"error":{"code":401}}'))
     await rotate(rotation, return_state=True)
+    state = await refresh(return_state=True)
     after_failure = await line(rotation)
 
     label = world.openrouter.live_keys()[0].label
@@ -66,6 +71,7 @@ async def test_every_run_brings_the_overview_up_to_date(world: World) -> None:
     assert "| failed |" in after_failure
     assert "answered 401 while creating a key" in after_failure
     assert f"| {label}, 0 h |" in after_failure
+    assert "1 failed" in str(state.message)
 
 
 async def test_a_cancelled_retirement_is_shown(world: World) -> None:
@@ -85,48 +91,47 @@ async def test_a_cancelled_retirement_is_shown(world: World) -> None:
     assert mine.health is overview.Health.DEGRADED
 
 
-async def test_a_broken_overview_never_fails_a_rotation(
+async def test_a_broken_overview_never_fails_the_check_of_connections(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A failure to refresh the overview is one warning in the run's log."""
-    rotation = await world.prepare(world.rotation())
+    await deploy(await world.prepare(world.rotation()))
 
     async def fail() -> int:
         raise ValueError("sk-or-v1-canary")
 
-    monkeypatch.setattr(overview, "count_deployments", fail)
+    monkeypatch.setattr(overview, "read_facts", fail)
 
-    state = await rotate(rotation, return_state=True)
+    state = await check_connections(return_state=True)
 
-    assert state.is_completed()
+    assert state.is_completed(), state.message
     assert "The overview of all rotations was not refreshed (ValueError)." in caplog.text
     assert "canary" not in caplog.text
 
 
-async def test_many_rotations_refresh_it_once_a_minute(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond a number of rotations a run leaves an overview alone that is younger than a minute."""
-    rotation = await deploy(await world.prepare(world.rotation()))
-    await rotate(rotation, return_state=True)
-    first: Any = await Artifact.aget("key-rotations")
-    monkeypatch.setattr(overview, "ALWAYS_FRESH", 0)
-
-    await rotate(rotation, return_state=True)
-
-    second: Any = await Artifact.aget("key-rotations")
-    assert (second.id, second.updated) == (first.id, first.updated)
-
-
 async def test_the_overview_is_one_artifact_and_not_one_per_run(world: World) -> None:
-    """Every run writes the same artifact, so that its address stays and nothing piles up."""
-    rotation = await deploy(await world.prepare(world.rotation()))
-    await rotate(rotation, return_state=True)
+    """Every refresh writes the same artifact, so that its address stays and nothing piles up."""
+    await deploy(await world.prepare(world.rotation()))
+    await refresh(return_state=True)
     first: Any = await Artifact.aget("key-rotations")
 
-    await rotate(rotation, return_state=True)
+    await refresh(return_state=True)
 
     second: Any = await Artifact.aget("key-rotations")
     assert second.id == first.id
     assert second.updated > first.updated
+
+
+async def test_the_overview_deletes_the_terms_that_nobody_reads(world: World) -> None:
+    """A rotation leaves its terms behind; the newest two stay, and say what they said."""
+    rotation = await deploy(await world.prepare(world.rotation()))
+    await rotate(rotation, return_state=True)
+    before = await VariableStore(rotation.name).newest()
+
+    await refresh(return_state=True)
+
+    assert len(before) > KEPT_TERMS
+    assert await VariableStore(rotation.name).newest() == before[:KEPT_TERMS]
 
 
 async def test_a_damaged_ledger_is_shown_and_hides_no_other_rotation(world: World) -> None:

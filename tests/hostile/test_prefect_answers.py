@@ -30,8 +30,8 @@ from sandbox.server import running
 from tasks.model.rotation import KeySettings, Rotation
 from tasks.world import gate
 from tasks.world.destinations import PrefectSecret
-from tasks.world.inventory import count_deployments, destinations_in_use, read_facts
-from tasks.world.ledgers import VariableStore
+from tasks.world.inventory import destinations_in_use, read_facts
+from tasks.world.ledgers import VariableStore, prune_ledgers
 from tasks.world.open_ledger import Term
 from tasks.world.orchestrator import PrefectWorld
 from tests.hostile.liar import ANSWERS, KEY, Liar
@@ -74,7 +74,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "the ledger is read": lambda: VariableStore("checkout").newest(),
     "the ledger is written": lambda: VariableStore("checkout").create(Term(1, {})),
     "a ledger of format 1 is closed": lambda: VariableStore("checkout").close_format_1({}),
-    "the ledger is pruned": lambda: VariableStore("checkout").delete([1]),
+    "a term is deleted": lambda: VariableStore("checkout").delete([1]),
     "ledgers": lambda: _walked(PrefectWorld().ledgers()),
     "connection": lambda: PrefectWorld().connection("openrouter"),
     "destination": lambda: PrefectWorld().destination("secret/checkout"),
@@ -90,7 +90,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "a deployment is made": lambda: save_deployment(None, ROTATION, SCHEDULE, active=True),
     "a deployment is changed": lambda: save_deployment(_deployment(), ROTATION, SCHEDULE, active=True),
     "the first key is made": lambda: make_first_key(_deployment()),
-    "rotations are counted": count_deployments,
+    "all ledgers are pruned": prune_ledgers,
     "destinations are listed": destinations_in_use,
     "all facts are read": read_facts,
     "the overview is shown": lambda: show([], NOW),

@@ -13,7 +13,6 @@ from typing import TypeVar
 import tasks.life.plan
 from blocks.errors import (
     KeyRotationError,
-    ServiceError,
 )
 from flows.apply_settings import apply_deployed_settings
 from flows.audit import follow_audit
@@ -26,7 +25,7 @@ from tasks.audit.findings import Report
 from tasks.model.decisions import Identity
 from tasks.model.rotation import Rotation
 from tasks.steps import PLAIN, Steps
-from tasks.world.open_ledger import OpenLedger
+from tasks.world.open_ledger import OpenLedger, prune
 from tasks.world.run import Run
 from tests.simulation.world.ledgers import ModelStore
 from tests.simulation.world.model import Model
@@ -70,28 +69,28 @@ async def run_protocol(
     """Run the protocol of a rotation once, in a process of its own."""
     process = process or Process(model)
     run = open_run(model, rotation.name, identity, process)
-    return await _until_it_ends(follow_protocol(run, rotation, steps), run)
+    return await _until_it_ends(follow_protocol(run, rotation, steps), model)
 
 
 async def run_retire(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
     """Run the retirement of a rotation once, in a process of its own."""
     process = process or Process(model, "retire")
     run = open_run(model, rotation, identity, process)
-    return await _until_it_ends(retire_due(run, PLAIN), run)
+    return await _until_it_ends(retire_due(run, PLAIN), model)
 
 
 async def run_restore(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
     """Bring back the key that was superseded last, in a process of its own."""
     process = process or Process(model, "restore")
     run = open_run(model, rotation, identity, process)
-    return await _until_it_ends(restore(run, "", PLAIN), run)
+    return await _until_it_ends(restore(run, "", PLAIN), model)
 
 
 async def run_apply(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
     """Apply the deployment's settings to the current key, in a process of its own."""
     process = process or Process(model, "apply")
     run = open_run(model, rotation, identity, process)
-    return await _until_it_ends(apply_deployed_settings(run), run)
+    return await _until_it_ends(apply_deployed_settings(run), model)
 
 
 async def run_remove(
@@ -100,7 +99,7 @@ async def run_remove(
     """Take the rotation away, in a process of its own."""
     process = process or Process(model, "remove")
     run = open_run(model, rotation, identity, process)
-    return await _until_it_ends(remove(run, revoke_at, PLAIN), run)
+    return await _until_it_ends(remove(run, revoke_at, PLAIN), model)
 
 
 async def run_write_off(
@@ -109,7 +108,7 @@ async def run_write_off(
     """Write a key off, in a process of its own."""
     process = process or Process(model, "write off")
     run = open_run(model, rotation, identity, process)
-    return await _until_it_ends(follow_write_off(run, key_hash, "its account is gone"), run)
+    return await _until_it_ends(follow_write_off(run, key_hash, "its account is gone"), model)
 
 
 @dataclass(frozen=True)
@@ -165,15 +164,21 @@ async def run_audit(
     return Audited(ended, reports[0] if reports else None)
 
 
-async def _until_it_ends(work: Awaitable[str], run: Run | None = None) -> Ended:
+async def prune_ledgers(model: Model) -> None:
+    """Delete the terms that nobody reads any more, as the run of the overview does."""
+    for name in model.rotations():
+        with suppress(KeyRotationError, Crash):
+            await prune(ModelStore(Process(model, "overview"), name), model.terms(name))
+
+
+async def _until_it_ends(work: Awaitable[str], model: Model | None = None) -> Ended:
     try:
         try:
             ended = Ended(message=await work)
         except KeyRotationError as error:
             ended = Ended(error=error)
-        if run is not None:
-            with suppress(ServiceError):
-                await run.prune()
+        if model is not None:
+            await prune_ledgers(model)
     except Crash:
         return Ended(killed=True)
     return ended

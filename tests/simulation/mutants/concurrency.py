@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 from unittest import mock
@@ -23,12 +24,13 @@ import tasks.model.decisions
 import tasks.publish
 import tasks.revoke
 import tasks.verify
+import tests.simulation.runs
 from blocks.errors import ServiceError
 from tasks.model.ledger import Ledger, Superseded
 from tasks.model.rotation import Rotation
 from tasks.steps import PLAIN
 from tasks.world.ledgers import term_variable
-from tasks.world.open_ledger import OpenLedger, Term
+from tasks.world.open_ledger import LedgerStore, OpenLedger, Term, is_closed, prune
 from tasks.world.run import Run, VerifiedKey
 from tests.simulation.machine import Histories
 from tests.simulation.mutants.mutant import (
@@ -95,14 +97,11 @@ def _make_over(self: ModelStore, term: Term) -> None:
 _make = ModelStore._create
 
 
-async def _prune_all_of_a_removed_rotation(self: OpenLedger) -> None:
-    if self.ledger.is_closed:
-        await self._store.delete(self._stored)
+async def _prune_all_of_a_removed_rotation(store: LedgerStore, terms: Sequence[Term]) -> None:
+    if is_closed(terms[0].value):
+        await store.delete([term.number for term in terms])
     else:
-        await _prune(self)
-
-
-_prune = OpenLedger.prune
+        await prune(store, terms)
 
 
 async def _publish_unannounced(run: Run, rotation: Rotation, key: VerifiedKey, steps: Any) -> None:
@@ -160,7 +159,7 @@ MUTANTS = [
     ),
     Mutant(
         "the last term of a removed rotation is deleted",
-        OpenLedger,
+        tests.simulation.runs,
         "prune",
         _prune_all_of_a_removed_rotation,
         ("rotate", "paused"),

@@ -110,10 +110,13 @@ class Model:
         numbers = sorted((int(number) for name, number in found if name.endswith(f"_{rotation}")), reverse=True)
         return [Term(number, self.variables[term_variable(rotation, number)]) for number in numbers]
 
+    def rotations(self) -> list[str]:
+        """The rotations that have a ledger, or the last term of one."""
+        return sorted({name.split("_")[1] for name in self.variables})
+
     def ledgers(self) -> dict[str, Any]:
         """The newest term of each rotation."""
-        names = sorted({name.split("_")[1] for name in self.variables})
-        found = {name: self.terms(name)[0].value for name in names}
+        found = {name: self.terms(name)[0].value for name in self.rotations()}
         return {name: value for name, value in found.items() if not Ledger.model_validate(value).is_closed}
 
     def put_ledger(self, rotation: str, value: Any) -> None:

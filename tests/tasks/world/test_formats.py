@@ -16,6 +16,7 @@ from flows.rotate import follow_protocol
 from sandbox.server import Fault
 from tasks.model.ledger import FORMAT, Ledger, parse_ledger
 from tasks.steps import PLAIN
+from tasks.world.open_ledger import prune
 from tests.memory import Memory
 from tests.tasks.conftest import Life
 
@@ -54,7 +55,7 @@ async def rotate_and_prune(life: Life) -> None:
     """Run the protocol once, to the very end of the run."""
     run = life.open()
     await follow_protocol(run, life.rotation, PLAIN)
-    await run.prune()
+    await prune(life.store, await life.store.newest())
 
 
 def test_a_ledger_of_every_format_is_kept() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.world import api, inventory
+from tasks.world import api
 from tasks.world.inventory import read_facts
 
 NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
@@ -86,8 +86,7 @@ class Prefect:
 def prefect(monkeypatch: pytest.MonkeyPatch) -> Prefect:
     """A server with many rotations."""
     prefect = Prefect(MANY)
-    for module in (inventory, api):
-        monkeypatch.setattr(module, "get_or_create_client", lambda: (prefect, None))
+    monkeypatch.setattr(api, "get_or_create_client", lambda: (prefect, None))
     return prefect
 
 
