@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
 from prefect import State
@@ -16,6 +17,9 @@ from tasks.life.remove import forget_when_nothing_is_left
 from tasks.steps import AS_TASKS, Steps
 from tasks.world.run import Run
 from tasks.world.secrecy import secret_flow
+
+CLOCKS_DIFFER_BY = timedelta(hours=1)
+"""How early a retirement may be started by a worker whose clock is slow; it then schedules the one that is in time."""
 
 
 @secret_flow("retire")
@@ -39,6 +43,8 @@ async def retire(rotation: Annotated[str, label("Rotation")]) -> State[None]:
 async def retire_due(run: Run, steps: Steps) -> str:
     """Revoke the keys that are due, whatever state the last run left, and return the final message.
 
+    Where nothing is due, nothing but the ledger is read.
+
     Raises:
         KeyRotationError: A key could not be revoked; it stays in the ledger.
     """
@@ -50,8 +56,9 @@ async def retire_due(run: Run, steps: Steps) -> str:
     run.step = "recover"
     await settle_unresolved(run)
     run.step = "revoke-key"
+    run.is_idle = not (run.notes or run.ledger.removed or run.ledger.has_work(run.world.now() + CLOCKS_DIFFER_BY))
     # Without a current key it is unknown where the older ones are still read, unless the rotation was removed.
-    if current is not None or run.ledger.removed:
+    if (current is not None or run.ledger.removed) and not run.is_idle:
         await revoke_what_is_due(run, await where_keys_are_read(run), steps)
     message = retired(run, before)
     await forget_when_nothing_is_left(run)

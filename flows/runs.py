@@ -115,8 +115,8 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
             yield run
         except Exception as error:  # noqa: BLE001 - the artifact is written however the run ends
             await conclusion.failed(error)
-        if run.has_looked:
-            # Without a look at the ledger the page would say that there is no key.
+        # Without a look at the ledger the page would say that there is no key.
+        if run.has_looked and not run.is_idle:
             page = as_markdown(run, conclusion.message)
             await show_markdown(artifact_key(name), page, f"State of rotation {name}")
 

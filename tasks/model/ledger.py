@@ -174,6 +174,10 @@ class Ledger(_Entry):
             ends.add(self.current.budget.ends_at)
         return sorted(ends)
 
+    def has_work(self, until: datetime) -> bool:
+        """Return whether a retirement has something to do until a moment (UTC)."""
+        return any(at <= until for at in self.due_times()) or any(key.capped is False for key in self.superseded)
+
     def intended(self, pending: Pending) -> Self:
         """Announce that a key is about to be created; this reactivates a removed rotation."""
         return self._with(pending=pending, removed=False, kept=None)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from prefect.blocks.core import Block
+
 from blocks.errors import ConfigurationError
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.credentials import OpenRouterCredentials
-from tasks.world.stored_blocks import load_block
+from tasks.world.stored_blocks import NOTHING, load_block
 
 CONNECTION_TYPE = "openrouter-credentials"
 """The block type slug of a connection."""
 
 
-async def open_connection(name: str, field: str = "rotation.connection") -> OpenRouterClient:
+async def open_connection(
+    name: str, field: str = "rotation.connection", loaded: Mapping[str, Block] = NOTHING
+) -> OpenRouterClient:
     """Load a connection by name.
 
     Args:
         name: The name of the `openrouter-credentials` block.
         field: The field that names it, for the message.
+        loaded: The blocks that are loaded already.
 
     Returns:
         The client; whoever opened it closes it.
@@ -25,7 +32,7 @@ async def open_connection(name: str, field: str = "rotation.connection") -> Open
         ConfigurationError: There is no such block, or it cannot be loaded here.
         ServiceError: Prefect's API failed.
     """
-    block = await load_block(f"{CONNECTION_TYPE}/{name}", field)
+    block = await load_block(f"{CONNECTION_TYPE}/{name}", field, loaded)
     if not isinstance(block, OpenRouterCredentials):
         raise ConfigurationError(f"{field}: {name} is not an OpenRouter connection. Nothing was created.")
     return block.get_client(connection=name)

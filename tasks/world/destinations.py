@@ -20,7 +20,7 @@ from blocks.destination import Content, Destination, DestinationBlock
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, ServiceError
 from tasks.model.keys import fingerprint
 from tasks.world.gate import sent_once
-from tasks.world.stored_blocks import load_block
+from tasks.world.stored_blocks import NOTHING, load_block
 
 CALL_TIMEOUT_SECONDS = 30.0
 """The longest that a block of another package may take; Prefect's client and the clouds' own give up before that."""
@@ -148,7 +148,10 @@ async def _guarded(name: str, what: str, call: Callable[[], Awaitable[Any]]) -> 
 
 
 async def open_destination(
-    name: str, field: str = "rotation.destinations", logins: dict[UUID, Block] | None = None
+    name: str,
+    field: str = "rotation.destinations",
+    logins: dict[UUID, Block] | None = None,
+    loaded: Mapping[str, Block] = NOTHING,
 ) -> Destination:
     """Load a destination by name.
 
@@ -157,6 +160,7 @@ async def open_destination(
         field: The field that names it, for the message.
         logins: The credentials blocks that are in use by document id, so that destinations with the same one share its
             connection; what is opened is added.
+        loaded: The blocks that are loaded already.
 
     Returns:
         The destination; whoever opened it closes it.
@@ -164,7 +168,7 @@ async def open_destination(
     Raises:
         ConfigurationError: There is no such block, it cannot be loaded here, or it is no secret.
     """
-    block = await load_block(name, field)
+    block = await load_block(name, field, loaded)
     if isinstance(block, DestinationBlock):
         _share_login(block, {} if logins is None else logins)
         return block

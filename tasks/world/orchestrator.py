@@ -32,11 +32,12 @@ from blocks.openrouter.client import OpenRouterClient
 from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation, parse_rotation
 from tasks.world.api import LEDGER_TAG, PAGE_SIZE, api_errors, pages, parse_time
-from tasks.world.connections import open_connection
+from tasks.world.connections import CONNECTION_TYPE, open_connection
 from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
 from tasks.world.destinations import open_destination
 from tasks.world.ledgers import all_ledgers
 from tasks.world.ports import Deployed
+from tasks.world.stored_blocks import load_blocks
 
 RETIRE_DEPLOYMENT = "retire/retire"
 
@@ -55,6 +56,7 @@ class PrefectWorld:
         self._connections: dict[str, OpenRouterClient] = {}
         self._destinations: dict[str, Destination] = {}
         self._logins: dict[UUID, Block] = {}
+        self._blocks: dict[str, Block] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,6 +82,18 @@ class PrefectWorld:
         """Wait."""
         await asyncio.sleep(seconds)
 
+    async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
+        """Read the blocks of a rotation with one request; each one is opened where it is used.
+
+        Args:
+            connection: The name of its `openrouter-credentials` block.
+            destinations: Type slug and name of each destination's block.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        self._blocks = await load_blocks([f"{CONNECTION_TYPE}/{connection}", *destinations])
+
     async def connection(self, name: str) -> OpenRouterClient:
         """Open the connection of an `openrouter-credentials` block, once per run.
 
@@ -93,7 +107,9 @@ class PrefectWorld:
             ConfigurationError: There is no such block, or it is not valid.
         """
         if name not in self._connections:
-            self._connections[name] = await self._open.enter_async_context(await open_connection(name))
+            self._connections[name] = await self._open.enter_async_context(
+                await open_connection(name, loaded=self._blocks)
+            )
         return self._connections[name]
 
     async def destination(self, name: str) -> Destination:
@@ -109,7 +125,7 @@ class PrefectWorld:
             ConfigurationError: There is no such block, or it is no secret.
         """
         if name not in self._destinations:
-            destination = await open_destination(name, logins=self._logins)
+            destination = await open_destination(name, logins=self._logins, loaded=self._blocks)
             self._open.push_async_callback(destination.aclose)
             self._destinations[name] = destination
         return self._destinations[name]

@@ -96,6 +96,9 @@ class World(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
+    async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
+        """Read the blocks of a rotation at once; each one is opened where it is used."""
+
     async def connection(self, name: str) -> OpenRouter:
         """Open the connection of an `openrouter-credentials` block, once per run."""
 

@@ -93,6 +93,8 @@ class Run:
         self.step = "look at ledger and destinations"
         self.contents: dict[str, Content] = {}
         self.notes: list[str] = []
+        self.is_idle = False
+        """Whether it has found nothing to do, so that the rotation's page stays as it is."""
         self.has_late_writes = False
         """Whether a write of the key that is published may still take effect, because nobody knows its outcome."""
 

@@ -96,6 +96,8 @@ async def overtaken(
         async with turn or nullcontext():
             a = stack.enter_context(process(world, run_id, outage.url))
             await until_it_begins(outage, a)
+        # Where the answer of A's last write is lost, B follows before the next look that is due.
+        await watch.look()
         began = time.monotonic()
         if turn is None:
             await give_the_slot_back(rotation.name)

@@ -89,6 +89,9 @@ class Life:
         """Let time pass."""
         self.time += timedelta(seconds=seconds)
 
+    async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
+        """Read nothing ahead."""
+
     async def connection(self, name: str) -> OpenRouterClient:
         """The one account, by whatever name."""
         if name not in self.connections:

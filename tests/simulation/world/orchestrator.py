@@ -35,6 +35,9 @@ class ModelWorld:
         """Let time pass."""
         self._process.model.time += timedelta(seconds=seconds)
 
+    async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
+        """Read nothing ahead."""
+
     async def connection(self, name: str) -> ModelOpenRouter:
         """Open a connection."""
         if name not in self._process.model.connections or name in self._process.model.deleted_connections:
