@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
+import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.utilities import get_or_create_client
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -24,7 +26,7 @@ from tenacity import (
 )
 
 from blocks.errors import ServiceError
-from tasks.world.api import api_errors
+from tasks.world.api import PASSING, api_errors
 
 DEADLINE_SECONDS = 15.0
 """How long one request may take; far below the lease of a slot."""
@@ -32,6 +34,7 @@ ATTEMPTS = 9
 """How often an idempotent write is tried at most; no attempt begins later than the deadline after the first."""
 FIRST_WAIT_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 5.0
+_is_sent_once: ContextVar[bool] = ContextVar("is_sent_once", default=False)
 
 
 @asynccontextmanager
@@ -48,9 +51,23 @@ async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
         ServiceError: Prefect's API failed; `retryable` where the same request may well succeed.
     """
     client, _ = get_or_create_client()
-    with api_errors(doing), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            yield client
+    hooks = client._client.event_hooks["response"]  # noqa: SLF001 - Prefect's client offers no other way
+    if _hand_over not in hooks:
+        hooks.append(_hand_over)
+    token = _is_sent_once.set(True)
+    try:
+        with api_errors(doing), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                yield client
+    finally:
+        _is_sent_once.reset(token)
+
+
+async def _hand_over(response: httpx.Response) -> None:
+    # Without a retry left, Prefect's client still sleeps for two seconds, or as long as Retry-After asks, before it
+    # returns such an answer.
+    if _is_sent_once.get() and response.status_code in PASSING:
+        response.raise_for_status()
 
 
 async def persistently(attempt: Callable[[], Awaitable[None]]) -> None:

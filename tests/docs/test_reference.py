@@ -84,7 +84,7 @@ def test_every_setting_is_told_with_its_reason() -> None:
     assert [tuple(cell.strip("`") for cell in CELLS.split(row.strip("| "))[:2]) for row in rows] == list(
         read_settings().items()
     )
-    assert "On SQLite: without these two" in told
+    assert "On SQLite: without these three" in told
 
 
 def test_every_command_is_told() -> None:

@@ -36,6 +36,7 @@ def test_the_deployments_are_those_that_users_rely_on() -> None:
     assert found == [
         ("add-rotation", "flows.add_rotation:add_rotation"),
         ("check-connections", "flows.check_connections:check_connections", "0 6 * * * UTC"),
+        ("overview", "flows.overview:overview", "0 5 * * * UTC"),
         ("example", "flows.rotate:rotate", "every 30 days at 03:30 Europe/Berlin"),
         ("retire", "flows.retire:retire"),
         ("restore-key", "flows.restore_key:restore_key"),

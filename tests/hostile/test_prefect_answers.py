@@ -76,6 +76,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "a ledger of format 1 is closed": lambda: VariableStore("checkout").close_format_1({}),
     "a term is deleted": lambda: VariableStore("checkout").delete([1]),
     "ledgers": lambda: _walked(PrefectWorld().ledgers()),
+    "load_blocks": lambda: PrefectWorld().load_blocks("openrouter", ["secret/checkout"]),
     "connection": lambda: PrefectWorld().connection("openrouter"),
     "destination": lambda: PrefectWorld().destination("secret/checkout"),
     "known_runs": lambda: PrefectWorld().known_runs({RUN}),
