@@ -10,7 +10,7 @@ from prefect.variables import Variable
 from flows import rotate
 from tasks.model.ledger import FORMAT, Ledger
 from tasks.model.rotation import Rotation
-from tasks.world.ledgers import VariableStore, all_ledgers
+from tasks.world.ledgers import VariableStore, all_ledgers, prune_ledgers
 from tests.by_hand import delete_ledger, edit_ledger, ledger_of, ledger_value
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.processes import check_no_outage, check_nothing_leaked, keys_of, traces
@@ -37,6 +37,7 @@ async def test_a_ledger_of_format_1_is_carried_on_in_terms(world: World) -> None
     former = await put_in_format_1(rotation)
 
     state = await rotate(rotation, return_state=True)
+    await prune_ledgers()
 
     ledger = await ledger_of(rotation.name)
     left_behind = await Variable.aget(before_terms(rotation))
