@@ -10,6 +10,7 @@ from blocks.errors import ConfigurationError
 from flows import forms
 from flows.runs import conclude, open_run
 from flows.show.sentences import restored, superseded_since
+from tasks.key.lists import carry_over
 from tasks.life.due import revoke_what_is_due, where_keys_are_read
 from tasks.life.restore import enable, find_restorable, make_current_again
 from tasks.model.decisions import rotated_since
@@ -59,6 +60,8 @@ async def restore(run: Run, label: str, steps: Steps) -> str:
         destinations = current.destinations if current else ()
         run.step = "enable the key"
         enabled = await enable(run, key)
+        run.step = "carry over"
+        await carry_over(run, key.record, inherit=True)
         run.step = "publish"
         await gather_all([steps.publish(run, enabled, name) for name in destinations])
         run.step = "write the ledger"

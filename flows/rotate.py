@@ -10,6 +10,7 @@ from prefect import State
 from flows.forms import label
 from flows.runs import conclude, open_run, show_plan
 from flows.show.sentences import rotated, superseded_since
+from tasks.key.lists import carry_over
 from tasks.life.due import revoke_what_is_due
 from tasks.life.recover import observe, recover
 from tasks.model.decisions import Situation
@@ -76,6 +77,8 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         key = half_published or await steps.create_key(run, rotation)
         run.step = "verify-key"
         verified = await steps.verify_key(run, rotation, key)
+        run.step = "carry over"
+        await carry_over(run, verified.record, inherit=rotation.key.inherit)
         run.step = "publish"
         await publish_everywhere(run, rotation, verified, steps)
         run.step = "write the ledger"
@@ -112,6 +115,7 @@ async def supersede(run: Run, rotation: Rotation) -> None:
         now + overlap,
         rotation.retirement,
         late_until=run.ledger.late_until(now) if run.has_late_writes else None,
+        inherits=rotation.key.inherit,
     )
     await run.record(
         published.hastened(now, Emergency(run_id=run.identity.id, at=now)) if run.identity.emergency else published

@@ -5,11 +5,10 @@ It keeps state, counts usage, and responds as the real service does; what the re
 
 from __future__ import annotations
 
-import re
 import secrets
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 
@@ -20,91 +19,44 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sandbox.openrouter_account import PREFIX, RESETS, Account, ApiError, OpenRouterSandbox, StoredKey, spelled_text
+from sandbox.openrouter_analytics import AnalyticsApi
+from sandbox.openrouter_lists import ListApi
+from sandbox.openrouter_requests import (
+    PAGE_SIZE,
+    Endpoints,
+    bearer,
+    body_of,
+    check_fields,
+    count_in,
+    is_amount,
+    is_switch,
+    is_text,
+    or_null,
+    page,
+)
+from sandbox.openrouter_workspaces import WorkspaceApi
 from sandbox.server import make_app
 
-PAGE_SIZE = 100
-
-
-def _bearer(request: Request) -> str:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise ApiError(401, "Missing Authentication header")
-    return token
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    try:
-        body = await request.json()
-    except (ValueError, RecursionError):
-        raise ApiError(400, "Invalid JSON") from None
-    if not isinstance(body, dict):
-        raise ApiError(400, "Invalid request parameters")
-    return body
-
-
-def _is_amount(value: Any) -> bool:
-    # The comparison also rejects NaN and infinity, which Python's JSON parser accepts.
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
 KEY_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "name": _is_text,
-    "limit": lambda value: value is None or _is_amount(value),
+    "name": is_text,
+    "limit": or_null(is_amount),
     "limit_reset": lambda value: value in RESETS,
-    "include_byok_in_limit": lambda value: isinstance(value, bool),
-    "disabled": lambda value: isinstance(value, bool),
-    "creator_user_id": lambda value: value is None or _is_text(value),
-    "workspace_id": _is_text,
+    "include_byok_in_limit": is_switch,
+    "disabled": is_switch,
+    "creator_user_id": or_null(is_text),
+    "workspace_id": is_text,
 }
 """Validators of the fields of a create and of an update."""
 
 
 def _check_key(body: dict[str, Any], account: Account) -> None:
-    for name, holds in KEY_FIELDS.items():
-        if name in body and not holds(body[name]):
-            raise ApiError(400, f"Invalid value for {name}")
+    check_fields(body, KEY_FIELDS)
     if "workspace_id" in body and body["workspace_id"] not in account.workspaces:
         raise ApiError(400, "Workspace not found")
 
 
-def _count(request: Request, name: str, default: int, low: int, high: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-        raise ApiError(400, f"Invalid value for {name}")
-    return int(text)
-
-
-def _page(request: Request, found: Sequence[dict[str, Any]]) -> Response:
-    offset, limit = _count(request, "offset", 0, 0, sys.maxsize), _count(request, "limit", 50, 1, PAGE_SIZE)
-    return JSONResponse({"data": found[offset : offset + limit], "total_count": len(found)})
-
-
-class Api:
-    """The endpoints."""
-
-    def __init__(self, sandbox: OpenRouterSandbox) -> None:
-        self.sandbox = sandbox
-
-    def account(self, request: Request) -> Account:
-        """Return the account of a request's management key."""
-        token = _bearer(request)
-        managed = self._managed_by(token)
-        if managed is not None:
-            return managed
-        if token in self.sandbox.by_secret:
-            raise ApiError(self.sandbox.not_management_status, "Only management keys can perform this operation")
-        raise ApiError(401, "User not found.")
-
-    def _managed_by(self, token: str) -> Account | None:
-        for account in self.sandbox.accounts:
-            ends = account.management_keys_expire.get(token)
-            if token in account.management_keys and (ends is None or ends > self.sandbox.now()):
-                return account
-        return None
+class Api(Endpoints):
+    """The endpoints of keys, guardrails and models."""
 
     def key(self, request: Request) -> StoredKey:
         """Return the key that a request's path names."""
@@ -128,14 +80,14 @@ class Api:
                 key.expires_at is None or key.expires_at > self.sandbox.now() or query.get("include_expired") == "true"
             )
         ]
-        offset = _count(request, "offset", 0, 0, sys.maxsize)
+        offset = count_in(request, "offset", 0, 0, sys.maxsize)
         page = wanted[offset : offset + PAGE_SIZE]
         return JSONResponse({"data": [self.sandbox.show(key) for key in page]})
 
     async def create_key(self, request: Request) -> Response:
         """`POST /keys`."""
         account = self.account(request)
-        body = await _body(request)
+        body = await body_of(request)
         if "name" not in body:
             raise ApiError(400, "name is required")
         _check_key(body, account)
@@ -152,7 +104,7 @@ class Api:
     async def update_key(self, request: Request) -> Response:
         """`PATCH /keys/{hash}`."""
         key = self.key(request)
-        body = await _body(request)
+        body = await body_of(request)
         if not body:
             raise ApiError(400, "At least one field must be given")
         _check_key(body, key.account)
@@ -171,8 +123,8 @@ class Api:
 
     async def current_key(self, request: Request) -> Response:
         """`GET /key`."""
-        token = _bearer(request)
-        account = self._managed_by(token)
+        token = bearer(request)
+        account = self.managed_by(token)
         if account is not None:
             ends = account.management_keys_expire.get(token)
             return JSONResponse({"data": self.sandbox.show_itself(None, account, ends)})
@@ -180,16 +132,17 @@ class Api:
         return JSONResponse({"data": self.sandbox.show_itself(key, key.account)})
 
     async def chat(self, request: Request) -> Response:
-        """`POST /chat/completions`."""
+        """`POST /chat/completions`; with `?byok=<credential>` it is made with that credential or not at all."""
         sandbox = self.sandbox
         try:
             key = self._payer(request)
         except ApiError:
             sandbox.requests_failed += 1
             raise
-        body = await _body(request)
+        body = await body_of(request)
         key.last_used_at = sandbox.now()
-        (key.byok_spent if sandbox.byok else key.spent).append((sandbox.now(), sandbox.cost))
+        key.uses.append((sandbox.now(), request.headers.get("X-Title"), str(body.get("model", "sandbox"))))
+        (key.byok_spent if self._credential(request) else key.spent).append((sandbox.now(), sandbox.cost))
         message = {"role": "assistant", "content": "Hello from the stand-in."}
         return JSONResponse(
             {
@@ -203,54 +156,28 @@ class Api:
             }
         )
 
+    def _credential(self, request: Request) -> bool | str:
+        return request.query_params.get("byok") or self.sandbox.byok
+
     def _payer(self, request: Request) -> StoredKey:
-        key = self.sandbox.use(_bearer(request))
+        key = self.sandbox.use(bearer(request))
         remaining = self.sandbox.remaining(key)
-        counts = key.include_byok_in_limit or not self.sandbox.byok
+        credential = self._credential(request)
+        if isinstance(credential, str) and not self.sandbox.serves(credential, key.hash, key.workspace_id):
+            raise ApiError(403, "This API key may not use the provider key")
+        if self.sandbox.workspace_is_spent(key.workspace_id):
+            raise ApiError(403, "Workspace budget exceeded")
+        counts = key.include_byok_in_limit or not credential
         if counts and remaining is not None and remaining < self.sandbox.cost:
             raise ApiError(self.sandbox.over_limit_status, "Key limit exceeded")
         return key
 
-    async def list_workspaces(self, request: Request) -> Response:
-        """`GET /workspaces`."""
-        account = self.account(request)
-        return _page(request, [self._workspace(account, workspace) for workspace in account.workspaces])
-
-    async def get_workspace(self, request: Request) -> Response:
-        """`GET /workspaces/{id}`."""
-        account = self.account(request)
-        if request.path_params["id"] not in account.workspaces:
-            raise ApiError(404, "Workspace not found")
-        return JSONResponse({"data": self._workspace(account, request.path_params["id"])})
-
-    def _workspace(self, account: Account, workspace: str) -> dict[str, Any]:
-        first = workspace == account.workspaces[0]
-        return {
-            "id": workspace,
-            "default_guardrail_id": str(uuid.uuid5(uuid.NAMESPACE_OID, workspace)),
-            "name": "Default" if first else "Other",
-            "slug": "default" if first else "other",
-            "description": None,
-            "default_text_model": None,
-            "default_image_model": None,
-            "default_provider_sort": None,
-            "is_observability_io_logging_enabled": False,
-            "is_observability_broadcast_enabled": False,
-            "is_data_discount_logging_enabled": False,
-            "include_byok_in_budgets": False,
-            "io_logging_sampling_rate": 1,
-            "io_logging_api_key_ids": None,
-            "created_at": "2026-01-01T00:00:00Z",
-            "updated_at": None,
-            "created_by": account.user_id,
-        }
-
     async def create_guardrail(self, request: Request) -> Response:
         """`POST /guardrails`."""
-        account, body = self.account(request), await _body(request)
-        if not _is_text(body.get("name")):
+        account, body = self.account(request), await body_of(request)
+        if not is_text(body.get("name")):
             raise ApiError(400, "name is required")
-        if body.get("limit_usd") is not None and not _is_amount(body["limit_usd"]):
+        if body.get("limit_usd") is not None and not is_amount(body["limit_usd"]):
             raise ApiError(400, "Invalid value for limit_usd")
         workspace = body.get("workspace_id", account.workspaces[0])
         if workspace not in account.workspaces:
@@ -273,7 +200,7 @@ class Api:
         workspace = request.query_params.get("workspace_id") or account.workspaces[0]
         mine = workspace in account.workspaces
         found = [one for one in self.sandbox.guardrails.values() if mine and one["workspace_id"] == workspace]
-        return _page(request, found)
+        return page(request, found)
 
     async def get_guardrail(self, request: Request) -> Response:
         """`GET /guardrails/{id}`."""
@@ -290,13 +217,13 @@ class Api:
         """`GET /guardrails/{id}/assignments/keys`."""
         guardrail = self._guardrail(request)
         found = [key for key in self.sandbox.keys.values() if key.guardrail_id == guardrail]
-        return _page(request, [self._assignment(key) for key in found])
+        return page(request, [self._assignment(key) for key in found])
 
     async def list_all_assignments(self, request: Request) -> Response:
         """`GET /guardrails/assignments/keys`."""
         account = self.account(request)
         found = [key for key in self.sandbox.keys.values() if key.account is account and key.guardrail_id is not None]
-        return _page(request, [self._assignment(key) for key in found])
+        return page(request, [self._assignment(key) for key in found])
 
     @staticmethod
     def _assignment(key: StoredKey) -> dict[str, Any]:
@@ -328,15 +255,15 @@ class Api:
         return JSONResponse({"unassigned_count": len(keys)})
 
     async def _named_keys(self, request: Request) -> list[StoredKey]:
-        account, hashes = self.account(request), (await _body(request)).get("key_hashes")
-        if not isinstance(hashes, list) or not hashes or not all(map(_is_text, hashes)):
+        account, hashes = self.account(request), (await body_of(request)).get("key_hashes")
+        if not isinstance(hashes, list) or not hashes or not all(map(is_text, hashes)):
             raise ApiError(400, "key_hashes must name at least one key")
         found = (self.sandbox.keys.get(key_hash) for key_hash in dict.fromkeys(hashes))
         return [key for key in found if key is not None and key.account is account]
 
     async def change_options(self, request: Request) -> Response:
         """`PATCH /_sandbox/options`: change the stand-in's options from another process."""
-        body = await _body(request)
+        body = await body_of(request)
         self.sandbox.change(body)
         return JSONResponse({"changed": sorted(body)})
 
@@ -355,9 +282,24 @@ async def _answer_unrouted(_request: Request, error: Exception) -> Response:
     return JSONResponse(body, error.status_code, error.headers)
 
 
+def _where_not_lacking(
+    api: Api, path: str, endpoint: Callable[[Request], Awaitable[Response]]
+) -> Callable[[Request], Awaitable[Response]]:
+    part = path.split("/")[1]
+
+    async def answered(request: Request) -> Response:
+        if status := api.sandbox.lacks.get(part):
+            api.account(request)
+            raise ApiError(status, "Not found" if status == 404 else "Only management keys can perform this operation")
+        return await endpoint(request)
+
+    return answered
+
+
 def create_app(sandbox: OpenRouterSandbox | None = None) -> Starlette:
     """Return the stand-in's application, with the given state or a new one; the API is below `/api/v1`."""
     api = Api(sandbox or OpenRouterSandbox())
+    lists, workspaces, analytics = ListApi(api.sandbox), WorkspaceApi(api.sandbox), AnalyticsApi(api.sandbox)
     paths: list[tuple[str, str, Callable[[Request], Any]]] = [
         ("GET", "/keys", api.list_keys),
         ("POST", "/keys", api.create_key),
@@ -366,8 +308,25 @@ def create_app(sandbox: OpenRouterSandbox | None = None) -> Starlette:
         ("DELETE", "/keys/{hash}", api.delete_key),
         ("GET", "/key", api.current_key),
         ("POST", "/chat/completions", api.chat),
-        ("GET", "/workspaces", api.list_workspaces),
-        ("GET", "/workspaces/{id}", api.get_workspace),
+        ("GET", "/workspaces", workspaces.list_workspaces),
+        ("GET", "/workspaces/{id}", workspaces.get_workspace),
+        ("PATCH", "/workspaces/{id}", workspaces.update_workspace),
+        ("GET", "/workspaces/{id}/budgets", workspaces.list_budgets),
+        ("GET", "/workspaces/{id}/budgets/{interval}", workspaces.get_budget),
+        ("PUT", "/workspaces/{id}/budgets/{interval}", workspaces.put_budget),
+        ("DELETE", "/workspaces/{id}/budgets/{interval}", workspaces.delete_budget),
+        ("GET", "/byok", lists.list_credentials),
+        ("POST", "/byok", lists.create_credential),
+        ("GET", "/byok/{id}", lists.get_credential),
+        ("PATCH", "/byok/{id}", lists.update_credential),
+        ("DELETE", "/byok/{id}", lists.delete_credential),
+        ("GET", "/observability/destinations", lists.list_broadcasts),
+        ("POST", "/observability/destinations", lists.create_broadcast),
+        ("GET", "/observability/destinations/{id}", lists.get_broadcast),
+        ("PATCH", "/observability/destinations/{id}", lists.update_broadcast),
+        ("DELETE", "/observability/destinations/{id}", lists.delete_broadcast),
+        ("GET", "/analytics/meta", analytics.meta),
+        ("POST", "/analytics/query", analytics.query),
         ("GET", "/guardrails", api.list_guardrails),
         ("POST", "/guardrails", api.create_guardrail),
         ("GET", "/guardrails/assignments/keys", api.list_all_assignments),
@@ -376,7 +335,10 @@ def create_app(sandbox: OpenRouterSandbox | None = None) -> Starlette:
         ("POST", "/guardrails/{id}/assignments/keys", api.assign),
         ("POST", "/guardrails/{id}/assignments/keys/remove", api.unassign),
     ]
-    routes = [Route(PREFIX + path, endpoint, methods=[method]) for method, path, endpoint in paths]
+    routes = [
+        Route(PREFIX + path, _where_not_lacking(api, path, endpoint), methods=[method])
+        for method, path, endpoint in paths
+    ]
     routes.append(Route("/_sandbox/options", api.change_options, methods=["PATCH"]))
     app = make_app(routes, exception_handlers={ApiError: _answer_error, HTTPException: _answer_unrouted})
     app.state.sandbox = api.sandbox

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
+from sandbox.openrouter_state import AccountLists, parse_lacks
+
 DEFAULT_MANAGEMENT_KEY = "sk-or-v1-management-key-of-the-local-stand-in"
 PREFIX = "/api/v1"
 RESETS = ("daily", "weekly", "monthly", None)
@@ -36,7 +38,7 @@ def _not_negative(value: Any) -> Any:
 
 SWITCHES: dict[str, Callable[[Any], Any]] = {
     "cost": lambda usd: _not_negative(Decimal(str(usd)).quantize(Decimal("1E-9"))),
-    "byok": _one_of(True, False),
+    "byok": lambda value: value if isinstance(value, str) else _one_of(True, False)(value),
     "plaintext_in": _one_of("top", "data"),
     "refusals": lambda count: _not_negative(int(count)),
     "lag": lambda seconds: _not_negative(timedelta(seconds=seconds)),
@@ -44,6 +46,7 @@ SWITCHES: dict[str, Callable[[Any], Any]] = {
     "over_limit_status": _one_of(402, 403),
     "not_management_status": _one_of(401, 403),
     "counts_reassigned": _one_of(True, False),
+    "lacks": parse_lacks,
 }
 """The options that can be changed while the stand-in runs, with their JSON parsers."""
 
@@ -111,6 +114,8 @@ class StoredKey:
     valid_from: datetime | None = None
     spent: list[tuple[datetime, Decimal]] = field(default_factory=list)
     byok_spent: list[tuple[datetime, Decimal]] = field(default_factory=list)
+    uses: list[tuple[datetime, str | None, str]] = field(default_factory=list)
+    """When, by which application and with which model it was used."""
 
     @property
     def label(self) -> str:
@@ -133,13 +138,14 @@ def period_start(period: str | None, now: datetime) -> datetime:
             return datetime.min.replace(tzinfo=UTC)
 
 
-class OpenRouterSandbox:
+class OpenRouterSandbox(AccountLists):
     """The state of the stand-in, which tests read and change.
 
     Args:
         now: The clock, UTC.
         cost: The cost of a chat completion in USD.
-        byok: Whether chat completions are paid with the account's own provider key.
+        byok: Whether chat completions are paid with the account's own provider key; the id of a BYOK credential lets
+            only those keys make any that may use it.
         plaintext_in: Where the response to a create holds the plaintext: `top` (next to data) or `data`.
         refusals: How many times a new key is refused with 401 before it works.
         lag: How long a new key is refused with 401 before it works.
@@ -154,7 +160,7 @@ class OpenRouterSandbox:
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         cost: Decimal = Decimal("0.001"),
-        byok: bool = False,
+        byok: bool | str = False,
         plaintext_in: Literal["top", "data"] = "top",
         refusals: int = 0,
         lag: timedelta = timedelta(0),
@@ -163,7 +169,7 @@ class OpenRouterSandbox:
         not_management_status: int = 403,
         counts_reassigned: bool = True,
     ) -> None:
-        self.now = now
+        super().__init__(now)
         self.cost = cost
         self.byok = byok
         self.plaintext_in = plaintext_in
@@ -188,7 +194,7 @@ class OpenRouterSandbox:
         """Change options by name, given as JSON values: all of them or none.
 
         Args:
-            wanted: The constructor's arguments without the clock, with `cost` in USD and `lag` in seconds.
+            wanted: The constructor's arguments without the clock, with `cost` in USD and `lag` in seconds; and `lacks`.
 
         Raises:
             ApiError: An option does not exist, or its value is invalid.
@@ -262,6 +268,21 @@ class OpenRouterSandbox:
         """
         start = period_start(period, self.now())
         return sum((amount for at, amount in (key.byok_spent if byok else key.spent) if at >= start), Decimal(0))
+
+    def known_hashes(self) -> set[str]:
+        """Return the hashes of all keys that there are or were."""
+        return {*self.keys, *self.deleted}
+
+    def workspace_is_spent(self, workspace: str) -> bool:
+        """Return whether a budget of a workspace has no room for another chat completion."""
+        names = ("daily", "weekly", "monthly")
+        kinds = (False, True) if self.counts_byok(workspace) else (False,)
+        keys = [key for key in self.keys.values() if key.workspace_id == workspace]
+        for interval, limit in self.budgets.get(workspace, {}).items():
+            period = interval if interval in names else None
+            if sum(self.usage(key, period, byok=byok) for key in keys for byok in kinds) + self.cost > limit:
+                return True
+        return False
 
     def remaining(self, key: StoredKey) -> Decimal | None:
         """Return the remaining budget of a key in USD; `None` without a limit."""

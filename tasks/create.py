@@ -64,7 +64,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         raise
     await run.world.emit(Event.KEY_CREATED, run.name, **record.told())
     await _assign_guardrail(run, record)
-    return NewKey(created.secret, record)
+    return NewKey(created.secret, record, created.key)
 
 
 async def _assign_guardrail(run: Run, key: MadeKey) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from blocks.errors import DestinationError, NotFoundError
+from tasks.key.lists import take_out
 from tasks.model.decisions import Judgement, Verdict, judge, needed_by
 from tasks.model.events import Event
 from tasks.model.ledger import Superseded
@@ -36,11 +37,16 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
         return
     # Announced first, so that nobody brings a key back that is about to die. Signing the ledger keeps older runs out.
     await run.write(run.ledger.changed(key.hash, revoking=True))
+    if not key.at_once:
+        # A list that names a dead key cannot be changed; but nothing delays the end of a leaked one.
+        await take_out(run, key)
     if policy.revoke == "disable-then-delete" and not (key.at_once or key.disabled):
         await _disable(run, openrouter, key)
         return
     if not await openrouter.delete_key(key.hash):
         await confirm_gone(openrouter, key)
+    if key.at_once:
+        await take_out(run, key)
     await run.record(run.ledger.revoked(key.hash))
     await run.world.emit(Event.KEY_REVOKED, run.name, **key.told())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from blocks.errors import NotFoundError, VerificationError
-from blocks.openrouter.keys import ApiKey, KeyRequest
+from blocks.openrouter.keys import ApiKey, KeyRequest, Standing
 from tasks.key.terms import request_of
 from tasks.model.events import Event
 from tasks.model.keys import read_marker, without_marker
@@ -36,8 +36,7 @@ async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
         ServiceError: OpenRouter failed.
     """
     await wait_until_accepted(run, key)
-    openrouter: KeyReader = await run.world.connection(key.record.connection)
-    found, wanted = await openrouter.get_key(key.record.hash), _wanted(run, rotation)
+    found, wanted = await _as_made(run, key), _wanted(run, rotation)
     if not names_agree(found.name, wanted.name):
         raise VerificationError(
             f"OpenRouter stored the name of the key {key.record.label} as `{printable(found.name, MAX_KEY_NAME)}`, not "
@@ -51,6 +50,13 @@ async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
         )
     await run.world.emit(Event.KEY_VERIFIED, run.name, **key.record.told())
     return VerifiedKey(key.secret, key.record)
+
+
+async def _as_made(run: Run, key: NewKey) -> ApiKey:
+    if key.made is not None:
+        return key.made
+    openrouter: KeyReader = await run.world.connection(key.record.connection)
+    return await openrouter.get_key(key.record.hash)
 
 
 async def wait_until_accepted(run: Run, key: NewKey) -> None:
@@ -67,7 +73,7 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
     openrouter: KeyReader = await run.world.connection(key.record.connection)
     deadline = run.world.now() + ACCEPTED_WITHIN
     wait = FIRST_WAIT_SECONDS
-    while not await openrouter.accepts(key.secret):
+    while not (standing := await openrouter.accepts(key.secret)):
         if run.world.now() >= deadline:
             raise VerificationError(
                 f"OpenRouter still does not accept the key {key.record.label} "
@@ -75,6 +81,8 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
             )
         await run.world.sleep(wait)
         wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+    if standing is Standing.NO_BUDGET:
+        run.note(f"The key {key.record.label} is {standing}: its own, its guardrail's or its workspace's is used up.")
 
 
 def names_agree(found: str, wanted: str) -> bool:

@@ -14,12 +14,6 @@ from blocks.openrouter.keys import Answer, Identifier
 M = TypeVar("M", bound=BaseModel)
 
 
-class Workspace(Answer):
-    """A workspace of the account."""
-
-    id: Identifier
-
-
 class Assignment(Answer):
     """The assignment of a guardrail to a key."""
 

@@ -6,18 +6,13 @@ Source of every path, field and status: OpenRouter's API reference, "API Keys", 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self, TypeVar
-from urllib.parse import quote
+from typing import Any
 
-import httpx
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 
 from blocks.errors import (
-    ConfigurationError,
     ForbiddenError,
     KeyRotationError,
     NotFoundError,
@@ -25,54 +20,17 @@ from blocks.errors import (
     UnauthorizedError,
     UnexpectedAnswerError,
 )
-from blocks.http import JsonHttp
-from blocks.openrouter.answers import Assigned, Assignment, Page, Unassigned, Workspace, meaning_of, parse
-from blocks.openrouter.keys import PAYMENT_REQUIRED, ApiKey, CreatedKey, CurrentKey, KeyRequest
+from blocks.openrouter import api
+from blocks.openrouter.analytics import Analytics
+from blocks.openrouter.answers import Assigned, Assignment, Unassigned, parse
+from blocks.openrouter.api import bearer, segment
+from blocks.openrouter.keys import PAYMENT_REQUIRED, ApiKey, CreatedKey, CurrentKey, KeyRequest, Standing, Workspace
+from blocks.openrouter.lists import KeyLists
 from blocks.redaction import redacted
 
-M = TypeVar("M", bound=BaseModel)
 
-PAGE_SIZE = 100
-"""The maximum number of records on a page; the list of keys has no parameter for it."""
-MAX_PAGES = 1_000
-"""The maximum number of pages of a list: 100,000 records."""
-
-
-class OpenRouterClient:
-    """OpenRouter's management API over one HTTP connection.
-
-    Args:
-        management_key: The management key.
-        base_url: The API's base URL.
-        connection: The connection's name in messages; empty if there is only one.
-        transport: A transport for tests; real sockets by default.
-        sleep: Sleeps for a number of seconds between attempts.
-    """
-
-    def __init__(
-        self,
-        management_key: SecretStr,
-        base_url: str,
-        *,
-        connection: str = "",
-        transport: httpx.AsyncBaseTransport | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._management_key = management_key
-        service = f"OpenRouter (connection {connection})" if connection else "OpenRouter"
-        self._http = JsonHttp(service, base_url, transport=transport, sleep=sleep, explain=meaning_of)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._http.__aexit__(None, None, None)
+class OpenRouterClient(KeyLists, Analytics):
+    """OpenRouter's management API over one HTTP connection; see `ManagementApi` for its arguments."""
 
     async def create_key(self, request: KeyRequest) -> CreatedKey:
         """Create a key; the call is repeated only if the previous attempt has certainly not created one.
@@ -135,7 +93,7 @@ class OpenRouterClient:
         if workspace_id is not None:
             params["workspace_id"] = workspace_id
         offset = 0
-        for _ in range(MAX_PAGES):
+        for _ in range(api.MAX_PAGES):
             answer = await self._manage("GET", "keys", doing, params={**params, "offset": offset})
             keys = answer.get("data")
             if not isinstance(keys, list):
@@ -146,7 +104,7 @@ class OpenRouterClient:
             if not keys:
                 return
             offset += len(keys)
-        raise UnexpectedAnswerError(f"OpenRouter's list of keys did not end after {MAX_PAGES} pages.")
+        raise UnexpectedAnswerError(f"OpenRouter's list of keys did not end after {api.MAX_PAGES} pages.")
 
     async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
         """Change a key's settings; the call is repeated if its outcome is unknown, because it is idempotent.
@@ -255,25 +213,23 @@ class OpenRouterClient:
         async for workspace in self._walk(Workspace, "workspaces", "listing the workspaces"):
             yield workspace.id
 
-    async def has_workspace(self, workspace_id: str) -> bool:
-        """Return whether a workspace belongs to the account.
+    async def workspace(self, workspace_id: str) -> Workspace:
+        """Read one workspace.
 
         Args:
             workspace_id: The workspace.
 
         Returns:
-            Whether the account has the workspace.
+            The workspace.
 
         Raises:
+            NotFoundError: The account does not have it, or has no workspaces at all.
+            ForbiddenError: The management key may not see it.
             ServiceError: The call failed.
         """
         doing = "reading a workspace"
-        try:
-            answer = await self._manage("GET", f"workspaces/{_segment(workspace_id, 'workspace')}", doing)
-        except NotFoundError:
-            return False
-        parse(Workspace, answer.get("data"), doing)
-        return True
+        answer = await self._manage("GET", f"workspaces/{segment(workspace_id, 'workspace')}", doing)
+        return parse(Workspace, answer.get("data"), doing)
 
     async def current_key(self, secret: SecretStr) -> CurrentKey:
         """Read a key's own view with that key, which shows that OpenRouter accepts it.
@@ -289,7 +245,7 @@ class OpenRouterClient:
             ServiceError: The call failed.
         """
         doing = "using a key"
-        answer = await self._http.request("GET", "key", doing=doing, headers=_bearer(secret))
+        answer = await self._http.request("GET", "key", doing=doing, headers=bearer(secret))
         return parse(CurrentKey, answer.get("data"), doing)
 
     async def about_itself(self) -> CurrentKey:
@@ -305,14 +261,14 @@ class OpenRouterClient:
         """Return when the management key expires (UTC); `None` for never, or if OpenRouter does not say."""
         return (await self.about_itself()).expires_at
 
-    async def accepts(self, secret: SecretStr) -> bool:
-        """Return whether a key is valid, even if its budget is exhausted.
+    async def accepts(self, secret: SecretStr) -> Standing:
+        """Return whether a key is valid, even if its budget, or its workspace's, is exhausted.
 
         Args:
             secret: The key's plaintext.
 
         Returns:
-            `False` for a 401; `True` also for a key over its limit (402, sometimes 403).
+            `REFUSED` for a 401, which is false; `NO_BUDGET` for a key over its limit (402, sometimes 403).
 
         Raises:
             ServiceError: The call failed without showing whether the key is valid.
@@ -320,13 +276,14 @@ class OpenRouterClient:
         try:
             await self.current_key(secret)
         except UnauthorizedError:
-            return False
+            return Standing.REFUSED
         except ForbiddenError:
-            return True
+            return Standing.NO_BUDGET
         except RejectedError as error:
             if error.status != PAYMENT_REQUIRED:
                 raise
-        return True
+            return Standing.NO_BUDGET
+        return Standing.VALID
 
     async def check(self) -> str:
         """Check that the management key may manage keys.
@@ -356,7 +313,7 @@ class OpenRouterClient:
         return ForbiddenError(f"{where} says that this is a normal API key; a management key is needed here.")
 
     async def _change_assignment(self, guardrail_id: str, key_hash: str, change: str, doing: str) -> dict[str, Any]:
-        path = f"guardrails/{_segment(guardrail_id, 'guardrail')}/assignments/keys{change}"
+        path = f"guardrails/{segment(guardrail_id, 'guardrail')}/assignments/keys{change}"
         try:
             return await self._manage("POST", path, doing, json_body={"key_hashes": [key_hash]})
         except NotFoundError:
@@ -366,33 +323,6 @@ class OpenRouterClient:
         where = f"OpenRouter at {self._http.host}"
         return NotFoundError(f"{where} has no guardrail {redacted(guardrail_id)} in this account.", status=404)
 
-    async def _walk(self, model: type[M], path: str, doing: str) -> AsyncIterator[M]:
-        """Iterate over a list that states its total count, which the list of keys does not."""
-        offset = 0
-        for _ in range(MAX_PAGES):
-            answer = await self._manage("GET", path, doing, params={"offset": offset, "limit": PAGE_SIZE})
-            page = parse(Page, answer, doing)
-            for record in page.data:
-                yield parse(model, record, doing)
-            offset += len(page.data)
-            if not page.data or offset >= page.total_count:
-                return
-        raise UnexpectedAnswerError(f"OpenRouter's list did not end after {MAX_PAGES} pages while {doing}.")
-
-    async def _manage(self, method: str, path: str, doing: str, **how: Any) -> dict[str, Any]:
-        return await self._http.request(method, path, doing=doing, headers=_bearer(self._management_key), **how)
-
-
-def _bearer(secret: SecretStr) -> dict[str, str]:
-    return {"Authorization": f"Bearer {secret.get_secret_value()}"}
-
 
 def _path(key_hash: str) -> str:
-    return f"keys/{_segment(key_hash, 'key')}"
-
-
-def _segment(value: str, name: str) -> str:
-    # Percent-encoding does not encode dots, and servers tend to decode slashes before they route the path.
-    if value in {"", ".", ".."} or not value.isprintable() or set("/\\") & set(value):
-        raise ConfigurationError(f"The id of the {name} is not one that OpenRouter gives out.")
-    return quote(value, safe="")
+    return f"keys/{segment(key_hash, 'key')}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
@@ -17,6 +18,14 @@ MAX_IDENTIFIER = 200
 """The longest accepted hash or label; OpenRouter's hashes have 64 characters."""
 
 LimitReset = Literal["daily", "weekly", "monthly"]
+
+
+class Standing(StrEnum):
+    """What the use of a key shows; only a key that is refused is false."""
+
+    REFUSED = ""
+    VALID = "valid"
+    NO_BUDGET = "valid, but no budget"
 
 
 def _identifier(value: str) -> str:
@@ -73,6 +82,14 @@ class ApiKey(Answer):
     last_used_at: UtcTime | None = None
     workspace_id: Identifier | None = None
 
+    def is_live(self, now: datetime) -> bool:
+        """Return whether the key is neither disabled nor expired.
+
+        Args:
+            now: The current time, UTC.
+        """
+        return not self.disabled and (self.expires_at is None or self.expires_at > now)
+
     def spent(self, reset: str | None) -> Decimal:
         """Return the usage that counts towards the limit since its last reset.
 
@@ -89,6 +106,22 @@ class ApiKey(Answer):
             "monthly": (self.usage_monthly, self.byok_usage_monthly),
         }.get(reset or "", (self.usage, self.byok_usage))
         return usage + byok_usage if self.include_byok_in_limit else usage
+
+
+class Workspace(Answer):
+    """A workspace of the account.
+
+    `io_logging_api_key_ids` are ids of keys that no other endpoint shows; `None` for every key.
+    """
+
+    id: Identifier
+    is_observability_io_logging_enabled: bool = False
+    io_logging_api_key_ids: tuple[int, ...] | None = None
+
+    @property
+    def logs_chosen_keys(self) -> bool:
+        """Whether it logs what some of its keys are used for, and not the others."""
+        return self.is_observability_io_logging_enabled and self.io_logging_api_key_ids is not None
 
 
 class CurrentKey(Answer):

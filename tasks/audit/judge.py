@@ -35,7 +35,7 @@ def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Fi
     Returns:
         The finding; `None` for one that is in order, or that cannot be used any more.
     """
-    if not is_live(key, now):
+    if not key.is_live(now):
         return None
     faults = []
     if now - key.created_at > older_than:
@@ -48,19 +48,6 @@ def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Fi
         return None
     sentence = f"The key {key.label} belongs to no rotation and {' and '.join(faults)}."
     return Finding(Kind.OF_NOBODY, sentence, key_label=key.label, key_hash=key.hash)
-
-
-def is_live(key: ApiKey, now: datetime) -> bool:
-    """Say whether a key can be used.
-
-    Args:
-        key: The key.
-        now: The current moment, UTC.
-
-    Returns:
-        Whether it is neither disabled nor expired.
-    """
-    return not key.disabled and (key.expires_at is None or key.expires_at > now)
 
 
 def judge_management_key(connection: str, expires_at: datetime | None, now: datetime) -> list[Finding]:
@@ -226,7 +213,7 @@ def _judge_destinations(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
 
 
 def _judge_current(snapshot: Snapshot, entry: Current, key: ApiKey | None, now: datetime) -> Iterator[Finding]:
-    if key is None or not is_live(key, now):
+    if key is None or not key.is_live(now):
         sentence = f"The current key {entry.label} of rotation {snapshot.name} {_why_dead(key)}."
         yield _about(Kind.CURRENT_KEY_UNUSABLE, snapshot, entry, sentence)
     elif key.expires_at and key.expires_at - now <= EXPIRES_WITHIN:

@@ -11,7 +11,7 @@ from blocks.errors import KeyRotationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.compare import Comparison
 from tasks.audit.findings import Finding, Kind
-from tasks.audit.judge import is_live, is_new
+from tasks.audit.judge import is_new
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, label_agrees, period_end, read_marker
 from tasks.model.ledger import Budget, Current, Ledger
@@ -105,7 +105,7 @@ def _why_not_certain(run: Run, key: ApiKey, destinations: list[str]) -> str | No
     if not run.has_ledger or not destinations:
         return "without its rotation's ledger and destinations nobody knows who holds it."
     used = key.last_used_at is not None or key.usage + key.byok_usage > 0
-    if used and is_live(key, run.world.now()):
+    if used and key.is_live(run.world.now()):
         return "it has been used, so somebody holds it."
     return None
 
@@ -158,7 +158,7 @@ async def _current(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> 
     secrets = [run.contents[name].value for name in rotation.destinations]
     mark = read_marker(key.name)
     agree = all(label_agrees(key.label, secret) for secret in secrets) and len(set(held.values())) == 1
-    if mark is None or mark[0] != run.name or not agree or not is_live(key, now):
+    if mark is None or mark[0] != run.name or not agree or not key.is_live(now):
         return None
     terms, budget = _terms_and_budget(rotation, key, now)
     return Current(

@@ -11,8 +11,7 @@ from tasks.model.keys import label_agrees
 from tasks.model.ledger import Budget, Current, MadeKey, Pending
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
-from tasks.world.account import has_workspace
-from tasks.world.ports import KeyReader
+from tasks.world.account import guardrail_of, has_workspace
 from tasks.world.run import Run
 
 
@@ -83,10 +82,9 @@ async def _inherited(run: Run, rotation: Rotation, current: Current, former: Api
 
 
 async def _terms_of(run: Run, rotation: Rotation, current: Current, key: ApiKey) -> Terms:
-    openrouter: KeyReader = await run.world.connection(current.connection)
     # While a budget is carried over, the limit at OpenRouter is not the one that a person chose.
     whole = current.terms if current.budget and current.terms else key
-    guardrail_id = rotation.key.guardrail_id or await openrouter.guardrail_of(current.hash)
+    guardrail_id = rotation.key.guardrail_id or await guardrail_of(run, current.connection, current.hash)
     return Terms.of(key, guardrail_id).model_copy(update={"limit": whole.limit})
 
 

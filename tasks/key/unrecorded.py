@@ -10,6 +10,7 @@ from blocks.errors import ConfigurationError, ServiceError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.keys import read_marker
 from tasks.model.ledger import TURNS_UP_WITHIN, Pending, Superseded, Unresolved
+from tasks.world.optional import Part, if_available, listed
 from tasks.world.ports import KeyReader
 from tasks.world.run import Run
 
@@ -115,7 +116,8 @@ async def keys_without_ledger(run: Run, connection: str, revoke_at: datetime) ->
     """
     openrouter: KeyReader = await run.world.connection(connection)
     marked: dict[str, tuple[ApiKey, UUID]] = {}
-    async for workspace in openrouter.list_workspaces():
+    workspaces = await if_available(Part.WORKSPACES, listed(openrouter.list_workspaces()), run.note)
+    for workspace in [None] if workspaces is None else workspaces:
         async for key in openrouter.list_keys(workspace):
             if (mark := read_marker(key.name)) and mark[0] == run.name:
                 marked[key.hash] = key, mark[1]

@@ -11,6 +11,7 @@ from tasks.model.ledger import Current
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.model.written_off import as_explanation
+from tasks.world.account import guardrail_of
 from tasks.world.ports import KeyReader
 from tasks.world.run import Run
 
@@ -61,7 +62,7 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
         workspace_id=key.workspace_id,
         since=key.created_at,
         destinations=tuple(holders),
-        terms=Terms.of(key, await openrouter.guardrail_of(key.hash) if rotation.key.inherit else None),
+        terms=Terms.of(key, await guardrail_of(run, rotation.connection, key.hash) if rotation.key.inherit else None),
     )
 
 

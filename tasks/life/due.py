@@ -45,8 +45,9 @@ async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) ->
         # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
         if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
-    if any(failures):
-        raise DestinationError(" ".join(dict.fromkeys(str(failure) for failure in failures if failure)))
+    sentences = [*run.left_undone, *(str(failure) for failure in failures if failure)]
+    if sentences:
+        raise DestinationError(" ".join(dict.fromkeys(sentences)))
 
 
 async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
+from tasks.key.lists import places_ahead
 from tasks.life.adopt import find_adoptable
 from tasks.life.recover import observe
 from tasks.model.decisions import Identity, Situation
@@ -48,11 +50,17 @@ async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
     checked = await check_everything(run, rotation)
     situation = await observe(run, rotation)
     await find_adoptable(run, rotation)
-    return checked, steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now())
+    places = await places_ahead(run, rotation)
+    return checked, steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now(), places)
 
 
 def steps_ahead(
-    situation: Situation, ledger: Ledger, rotation: Rotation, identity: Identity, now: datetime
+    situation: Situation,
+    ledger: Ledger,
+    rotation: Rotation,
+    identity: Identity,
+    now: datetime,
+    places: Sequence[str] = (),
 ) -> list[str]:
     """Say which steps a run would take.
 
@@ -62,6 +70,7 @@ def steps_ahead(
         rotation: The rotation.
         identity: Which run asks.
         now: The current moment, UTC.
+        places: What it would do about the lists of the account that name keys, in sentences.
 
     Returns:
         The steps, in order.
@@ -71,7 +80,7 @@ def steps_ahead(
         return steps
     steps += _putting_right(situation, ledger)
     if situation not in (Situation.ALREADY_ROTATED, Situation.TOO_YOUNG):
-        steps += _rotating(situation, ledger, rotation, identity)
+        steps += _rotating(situation, ledger, rotation, identity, places)
     due = [key.label for key in ledger.superseded if identity.emergency or key.revoke_at <= now]
     steps += [f"Look at the superseded key {label}, which is due, and revoke it as its policy asks." for label in due]
     return steps
@@ -90,13 +99,15 @@ def _putting_right(situation: Situation, ledger: Ledger) -> list[str]:
     }.get(situation, [])
 
 
-def _rotating(situation: Situation, ledger: Ledger, rotation: Rotation, identity: Identity) -> list[str]:
+def _rotating(
+    situation: Situation, ledger: Ledger, rotation: Rotation, identity: Identity, places: Sequence[str]
+) -> list[str]:
     steps = []
     if rotation.adopt and ledger.current is None:
         steps.append(f"Adopt the key with the hash {rotation.adopt}.")
     if situation is not Situation.KEY_PUBLISHED:
         steps.append(f"Create a key named `{rotation.key.name}`, with date and marker.")
-    steps.append("Verify it.")
+    steps += ["Verify it.", *places]
     steps += [f"Publish it to `{name}` and read it back." for name in rotation.destinations]
     if ledger.current and identity.emergency:
         steps.append(f"Revoke the key {ledger.current.label} and every older one at once.")

@@ -58,7 +58,7 @@ async def _current_works(run: Run, rotation: Rotation) -> bool:
     # However young it is, a key that somebody has deleted by hand is no reason to do nothing.
     openrouter: KeyReader = await run.world.connection(rotation.connection)
     secret = run.contents[rotation.destinations[0]].value
-    return secret is not None and await openrouter.accepts(secret)
+    return secret is not None and bool(await openrouter.accepts(secret))
 
 
 async def _check_expiry(run: Run, rotation: Rotation) -> None:

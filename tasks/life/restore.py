@@ -148,6 +148,7 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
         rotated_by=run.identity.id,
         destinations=former.destinations,
         terms=former.terms,
+        inherits=former.inherits,
     )
     await run.write(ledger.restored(entry, current, now + overlap))
     await run.world.emit(Event.KEY_RESTORED, run.name, **key.told())

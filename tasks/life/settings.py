@@ -12,6 +12,7 @@ from tasks.model.ledger import Budget, Current
 from tasks.model.room import MAX_LEDGER_BYTES, largest_size
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
+from tasks.world.account import guardrail_of
 from tasks.world.ports import KeyChanger
 from tasks.world.run import Run
 
@@ -41,7 +42,7 @@ async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
     openrouter = await run.world.connection(current.connection)
     try:
         found = await openrouter.get_key(current.hash)
-        guardrail = await openrouter.guardrail_of(current.hash)
+        guardrail = await guardrail_of(run, current.connection, current.hash)
     except NotFoundError:
         raise ConfigurationError(
             f"rotation: the key {current.label} does not exist at OpenRouter any more; start a rotation. Nothing was "

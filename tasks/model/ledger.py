@@ -21,7 +21,7 @@ from tasks.model.rotation import Retirement
 from tasks.model.terms import Terms
 from tasks.model.written_off import WrittenOff
 
-FORMAT = 2
+FORMAT = 3
 """The newest format of a ledger that this package reads, and the one that it writes."""
 TURNS_UP_WITHIN = timedelta(minutes=15)
 """How late a create may still take effect; until then every run searches for its marker."""
@@ -67,7 +67,8 @@ class Current(MadeKey):
     """The key that every destination holds.
 
     `terms` have the full limit, even while a carried budget reduces it at OpenRouter. Until `late_until` a write of the
-    key whose outcome is unknown may still take effect.
+    key whose outcome is unknown may still take effect. `inherits` is whether it takes the places of its predecessors in
+    the account's lists of keys.
     """
 
     since: datetime
@@ -76,6 +77,7 @@ class Current(MadeKey):
     terms: Terms | None = None
     budget: Budget | None = None
     late_until: datetime | None = None
+    inherits: bool = False
 
 
 class Superseded(MadeKey):
@@ -249,6 +251,7 @@ class Ledger(_Entry):
         retirement: Retirement,
         *,
         late_until: datetime | None = None,
+        inherits: bool = False,
     ) -> Self:
         """Make the pending key the current one, and the current one superseded."""
         if self.pending is None or self.pending.key is None:
@@ -261,6 +264,7 @@ class Ledger(_Entry):
             terms=self.pending.terms,
             budget=self.pending.budget,
             late_until=late_until,
+            inherits=inherits,
         )
         former = self._retiring(now, revoke_at)
         if self.pending.budget is not None:

@@ -49,5 +49,5 @@ def has_room_for(intent: Pending, ledger: Ledger, retirement: Retirement) -> boo
     )
     created = ledger.intended(intent).created(key).publishing(timedelta(minutes=15))
     at = intent.intended_at
-    published = created.published(intent.run_id, intent.destinations, at, at, retirement, late_until=at)
+    published = created.published(intent.run_id, intent.destinations, at, at, retirement, late_until=at, inherits=True)
     return max(largest_size(created), largest_size(published)) + RESERVE_BYTES <= MAX_LEDGER_BYTES

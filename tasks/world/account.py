@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from blocks.errors import MissingBlockError, OtherAccountError
+from blocks.errors import MissingBlockError, NotFoundError, OtherAccountError
 from tasks.model.ledger import MadeKey
+from tasks.world.optional import Part, if_available, listed
 from tasks.world.ports import KeyReader, OpenRouter
 from tasks.world.run import Run
 
@@ -23,7 +24,7 @@ async def confirm_gone(openrouter: KeyReader, key: MadeKey) -> None:
         ServiceError: OpenRouter failed.
     """
     # "No such key" is also what another account answers, after the connection's management key was exchanged.
-    if key.workspace_id is not None and not await openrouter.has_workspace(key.workspace_id):
+    if key.workspace_id is not None and not await _knows_workspace(openrouter, key.workspace_id):
         raise OtherAccountError(
             f"The connection {key.connection} does not know the key {key.label} nor its workspace: the workspace was "
             "deleted, or the connection belongs to another account now. If its management key was exchanged, put the "
@@ -57,4 +58,24 @@ async def open_account_of(run: Run, key: MadeKey) -> OpenRouter:
 
 async def has_workspace(run: Run, connection: str, workspace_id: str | None) -> bool:
     """Return whether a workspace is in a connection's account; `False` where it is not known which one is meant."""
-    return workspace_id is not None and await (await run.world.connection(connection)).has_workspace(workspace_id)
+    return workspace_id is not None and await _knows_workspace(await run.world.connection(connection), workspace_id)
+
+
+async def _knows_workspace(openrouter: KeyReader, workspace_id: str) -> bool:
+    def no_note(_sentence: str) -> None: ...
+
+    if await if_available(Part.WORKSPACES, openrouter.workspace(workspace_id), no_note) is not None:
+        return True
+    if await if_available(Part.WORKSPACES, listed(openrouter.list_workspaces()), no_note) is not None:
+        return False
+    # Of an account that shows no workspaces, its keys tell.
+    try:
+        return any(key.workspace_id == workspace_id for key in await listed(openrouter.list_keys(workspace_id)))
+    except NotFoundError:
+        return False
+
+
+async def guardrail_of(run: Run, connection: str, key_hash: str) -> str | None:
+    """Return which guardrail a key has; `None` for none, and where the account shows no guardrails."""
+    openrouter: KeyReader = await run.world.connection(connection)
+    return await if_available(Part.GUARDRAILS, openrouter.guardrail_of(key_hash), run.note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,7 +12,9 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from blocks.destination import Destination
-from blocks.openrouter.keys import ApiKey, CreatedKey, CurrentKey, KeyRequest
+from blocks.openrouter.analytics import Use
+from blocks.openrouter.keys import ApiKey, CreatedKey, CurrentKey, KeyRequest, Standing, Workspace
+from blocks.openrouter.lists import KeyList, ListKind
 from tasks.model.events import Event
 from tasks.model.rotation import Rotation
 
@@ -32,11 +34,17 @@ class KeyReader(Protocol):
     def list_workspaces(self) -> AsyncIterator[str]:
         """Walk through all workspaces of the account."""
 
-    async def has_workspace(self, workspace_id: str) -> bool:
-        """Return whether the account has a workspace."""
+    async def workspace(self, workspace_id: str) -> Workspace:
+        """Read one workspace; `NotFoundError` where there is none."""
 
-    async def accepts(self, secret: SecretStr) -> bool:
-        """Return whether a key works, by using it."""
+    def key_lists(self, kind: ListKind, workspace_id: str | None = None) -> AsyncIterator[KeyList]:
+        """Walk through the lists of a workspace that name keys."""
+
+    async def uses_of(self, key_hash: str, since: datetime, until: datetime) -> list[Use]:
+        """Say who has used a key in a time, the latest first."""
+
+    async def accepts(self, secret: SecretStr) -> Standing:
+        """Say whether a key works, by using it; only a refused one is false."""
 
     async def about_itself(self) -> CurrentKey:
         """Read what the management key says about itself."""
@@ -68,7 +76,17 @@ class KeyChanger(Protocol):
         """Take a guardrail away from a key."""
 
 
-class OpenRouter(KeyReader, KeyMinter, KeyChanger, Protocol):
+class ListKeeper(Protocol):
+    """What reads and changes a list that names keys."""
+
+    async def key_list(self, kind: ListKind, list_id: str) -> KeyList:
+        """Read one list; `NotFoundError` where there is none."""
+
+    async def replace_keys(self, which: KeyList, hashes: Sequence[str]) -> None:
+        """Replace the keys that a list names, once."""
+
+
+class OpenRouter(KeyReader, KeyMinter, KeyChanger, ListKeeper, Protocol):
     """Everything that a connection can do; a step names the part that it needs."""
 
 

@@ -20,6 +20,8 @@ from blocks.errors import (
     ServiceError,
     UnauthorizedError,
 )
+from blocks.openrouter.keys import ApiKey
+from blocks.openrouter.lists import KeyList
 from tasks.model.decisions import MAYBE, Identity
 from tasks.model.keys import fingerprint
 from tasks.model.ledger import Ledger, MadeKey
@@ -37,11 +39,13 @@ class NewKey:
     Args:
         secret: The plaintext.
         record: What the ledger holds of it.
+        made: The key as OpenRouter has shown it when it made it; `None` for a key of an earlier run.
     """
 
-    def __init__(self, secret: SecretStr, record: MadeKey) -> None:
+    def __init__(self, secret: SecretStr, record: MadeKey, made: ApiKey | None = None) -> None:
         self.secret = secret
         self.record = record
+        self.made = made
 
 
 class VerifiedKey(NewKey):
@@ -95,6 +99,10 @@ class Run:
         self.notes: list[str] = []
         self.is_idle = False
         """Whether it has found nothing to do, so that the rotation's page stays as it is."""
+        self.left_undone: list[str] = []
+        """What failed without stopping the run, in sentences; the run fails at its end."""
+        self.lists: dict[tuple[str, str | None], list[KeyList]] = {}
+        """The lists of keys of a connection and a workspace, as this run last saw them."""
         self.has_late_writes = False
         """Whether a write of the key that is published may still take effect, because nobody knows its outcome."""
 

@@ -421,7 +421,7 @@ async def test_pages_may_be_smaller_than_asked_for() -> None:
 
 async def test_a_list_that_counts_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose total runs ahead does not keep a run busy for ever."""
-    monkeypatch.setattr("blocks.openrouter.client.MAX_PAGES", 3)
+    monkeypatch.setattr("blocks.openrouter.api.MAX_PAGES", 3)
     server = always(200, {"data": [{"key_hash": "f01d", "guardrail_id": "one"}], "total_count": 9})
 
     async with server.client() as client:
@@ -482,7 +482,7 @@ async def test_the_list_is_walked_to_its_end(per_page: int, offsets: list[str]) 
 
 async def test_a_list_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that always sends a full page does not keep a run busy for ever."""
-    monkeypatch.setattr("blocks.openrouter.client.MAX_PAGES", 3)
+    monkeypatch.setattr("blocks.openrouter.api.MAX_PAGES", 3)
 
     async with always(200, {"data": [KEY] * 100}).client() as client:
         with pytest.raises(UnexpectedAnswerError, match="did not end"):

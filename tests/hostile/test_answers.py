@@ -10,6 +10,7 @@ import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from blocks.errors import (
 from blocks.infisical.client import InfisicalClient
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import KeyRequest
+from blocks.openrouter.lists import ListKind
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
@@ -52,6 +54,7 @@ LABELS = {"key_rotation": "checkout"}
 LOGINS = ("approle", "kubernetes", "jwt")
 """The ways to log in at Vault that ask Vault: a token is used as it is."""
 GUARDRAIL = "0b0e3c5e-1f3a-4d0b-9b59-2f8f3f3f5c11"
+CREDENTIAL = "11111111-2222-3333-4444-555555555555"
 
 
 @dataclass
@@ -98,6 +101,7 @@ class Liars:
 def _apps() -> tuple[dict[Service, Liar], StoredKey, str]:
     o, v, i = OpenRouterSandbox(), VaultSandbox(), infisical.InfisicalSandbox()
     key = o.add_key(o.accounts[0], {"name": "checkout"})
+    o.add_credential(o.accounts[0], None, id=CREDENTIAL, allowed_api_key_hashes=[key.hash])
     o.guardrails[GUARDRAIL] = {"id": GUARDRAIL, "workspace_id": o.accounts[0].workspaces[0]}
     engine = v.namespaces[""]["secret"]
     assert isinstance(engine, KvVersion2)
@@ -213,7 +217,7 @@ async def _listed(client: OpenRouterClient) -> list[str]:
     return [key.hash async for key in keys]
 
 
-async def _walked(walk: AsyncIterator[str]) -> list[str]:
+async def _walked(walk: AsyncIterator[Any]) -> list[Any]:
     return [one async for one in walk]
 
 
@@ -223,6 +227,7 @@ async def _written(block: VaultSecret | InfisicalSecret) -> None:
 
 
 ANY = ".*"
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
 IS_OLD, ABSENT = "a secret", "nothing"
 NO_ENGINE: dict[str, Any] = dict.fromkeys(
     ["another_shape", "another_shape_inside", "other_types", "lists", "an_object_in_vain", "empty",
@@ -239,7 +244,10 @@ CALLS: dict[str, Call] = {
     "list_keys": _openrouter("GET", "/keys$", lambda c, _: _listed(c)),
     "update_key": _openrouter("PATCH", "/keys/", lambda c, liars: c.update_key(liars.key.hash, disabled=True)),
     "delete_key": _openrouter("DELETE", "/keys/", lambda c, liars: c.delete_key(liars.key.hash), _404=False),
-    "has_workspace": _openrouter("GET", "/workspaces/", lambda c, liars: c.has_workspace(liars.workspace), _404=False),
+    "workspace": _openrouter("GET", "/workspaces/", lambda c, liars: c.workspace(liars.workspace)),
+    "key_lists": _openrouter("GET", "/byok$", lambda c, _: _walked(c.key_lists(ListKind.BYOK))),
+    "key_list": _openrouter("GET", "/byok/", lambda c, liars: c.key_list(ListKind.BYOK, CREDENTIAL)),
+    "uses_of": _openrouter("GET", "/analytics/meta$", lambda c, liars: c.uses_of(liars.key.hash, NOW, NOW)),
     "list_workspaces": _openrouter("GET", "/workspaces$", lambda c, _: _walked(c.list_workspaces())),
     "assign_guardrail": _openrouter("POST", "/keys$", lambda c, liars: c.assign_guardrail(GUARDRAIL, liars.key.hash)),
     "unassign_guardrail": _openrouter(

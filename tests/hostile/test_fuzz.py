@@ -24,11 +24,12 @@ from blocks.errors import KeyRotationError
 from blocks.infisical.client import InfisicalClient
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import KeyRequest
+from blocks.openrouter.lists import KeyList, ListKind
 from blocks.vault.auth import AppRoleAuth
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from tests.blocks.vault.vaults import at_once
 from tests.hostile.liar import KEY, listening
-from tests.hostile.test_answers import LABELS, shown
+from tests.hostile.test_answers import LABELS, NOW, shown
 
 SECRETS = (KEY, DEFAULT_MANAGEMENT_KEY)
 STATUSES = [*[200] * 9, 201, 302, 400, 401, 402, 403, 404, 409, 422, 429, 500, 503]
@@ -113,7 +114,10 @@ OPENROUTER: dict[str, Callable[[OpenRouterClient], Awaitable[Any]]] = {
     "list_keys": _hashes,
     "update_key": lambda c: c.update_key("f01d", disabled=True),
     "delete_key": lambda c: c.delete_key("f01d"),
-    "has_workspace": lambda c: c.has_workspace("default"),
+    "workspace": lambda c: c.workspace("default"),
+    "key_list": lambda c: c.key_list(ListKind.BYOK, "one"),
+    "replace_keys": lambda c: c.replace_keys(KeyList(ListKind.BYOK, "one", "one", ()), ["f01d"]),
+    "uses_of": lambda c: c.uses_of("f01d", NOW, NOW),
     "assign_guardrail": lambda c: c.assign_guardrail("one", "f01d"),
     "unassign_guardrail": lambda c: c.unassign_guardrail("one", "f01d"),
     "about_itself": lambda c: c.about_itself(),
@@ -144,7 +148,7 @@ async def said_about(call: Awaitable[Any]) -> str:
     with (
         listening() as ear,
         mock.patch("blocks.http.MAX_ATTEMPTS", 1),
-        mock.patch("blocks.openrouter.client.MAX_PAGES", 3),
+        mock.patch("blocks.openrouter.api.MAX_PAGES", 3),
     ):
         try:
             result: Any = await call

@@ -18,6 +18,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from blocks import InfisicalCredentials, InfisicalSecret, OpenRouterCredentials, VaultCredentials, VaultSecret
 from blocks.errors import ConfigurationError, NotFoundError, RejectedError
 from blocks.openrouter.client import OpenRouterClient
+from blocks.openrouter.lists import ListKind
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
@@ -210,7 +211,8 @@ IN_PATHS: dict[str, tuple[str, Callable[[OpenRouterClient, str], Awaitable[Any]]
     "get_key": ("/api/v1/keys/{}", lambda client, value: client.get_key(value)),
     "update_key": ("/api/v1/keys/{}", lambda client, value: client.update_key(value, disabled=True)),
     "delete_key": ("/api/v1/keys/{}", lambda client, value: client.delete_key(value)),
-    "has_workspace": ("/api/v1/workspaces/{}", lambda client, value: client.has_workspace(value)),
+    "workspace": ("/api/v1/workspaces/{}", lambda client, value: client.workspace(value)),
+    "key_list": ("/api/v1/byok/{}", lambda client, value: client.key_list(ListKind.BYOK, value)),
     "assign_guardrail": (GUARDED, lambda client, value: client.assign_guardrail(value, "f01d")),
     "unassign_guardrail": (f"{GUARDED}/remove", lambda client, value: client.unassign_guardrail(value, "f01d")),
 }

@@ -13,12 +13,13 @@ from blocks.errors import (
     RejectedError,
     UnauthorizedError,
 )
-from blocks.openrouter.keys import ApiKey, CreatedKey, CurrentKey, KeyRequest
+from blocks.openrouter.keys import ApiKey, CreatedKey, CurrentKey, KeyRequest, Standing, Workspace
 from tests.simulation.world.keys import ModelKey
+from tests.simulation.world.lists import ModelLists
 from tests.simulation.world.process import Process
 
 
-class ModelOpenRouter:
+class ModelOpenRouter(ModelLists):
     """OpenRouter's key management, as one connection sees it."""
 
     def __init__(self, process: Process, connection: str) -> None:
@@ -141,14 +142,20 @@ class ModelOpenRouter:
     def _delete(self, key_hash: str) -> None:
         del self._model.keys[self._own(key_hash).hash]
 
-    async def has_workspace(self, workspace_id: str) -> bool:
-        """Say whether the account has a workspace."""
-        return await self._process.effect("read the workspace at OpenRouter", lambda: self._knows(workspace_id))
+    async def workspace(self, workspace_id: str) -> Workspace:
+        """Read a workspace."""
+        return await self._process.effect("read the workspace at OpenRouter", lambda: self._workspace(workspace_id))
+
+    def _workspace(self, workspace_id: str) -> Workspace:
+        if not self._knows(workspace_id):
+            raise NotFoundError("OpenRouter knows no such workspace.")
+        return Workspace(id=workspace_id)
 
     def _knows(self, workspace_id: str | None) -> bool:
         own = f"default-of-{self._account()}"
         return workspace_id is None or not workspace_id.startswith("default-of-") or workspace_id == own
 
-    async def accepts(self, secret: SecretStr) -> bool:
+    async def accepts(self, secret: SecretStr) -> Standing:
         """Use a key."""
-        return await self._process.effect("use the key", lambda: self._model.works(secret.get_secret_value()))
+        works = await self._process.effect("use the key", lambda: self._model.works(secret.get_secret_value()))
+        return Standing.VALID if works else Standing.REFUSED

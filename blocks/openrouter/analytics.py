@@ -1,0 +1,124 @@
+"""Who uses a key: the part of the client that asks OpenRouter's analytics.
+
+Source of every path, field and status: OpenRouter's API reference, "Analytics"
+(https://openrouter.ai/docs/api-reference/analytics/query).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from blocks.errors import UnexpectedAnswerError
+from blocks.openrouter.answers import parse
+from blocks.openrouter.api import ManagementApi
+from blocks.openrouter.keys import Answer, UtcTime
+from blocks.redaction import redacted
+
+COUNT = "request_count"
+KEY = "api_key_id"
+WHO = ("app", "model")
+"""By what uses are told apart; a query takes two dimensions at most."""
+FINEST_FIRST = ("minute", "hour", "day")
+MAX_ROWS = 1_000
+MAX_SHOWN = 80
+"""How many characters of an application's or a model's name are shown: their users choose them."""
+
+_TIME = TypeAdapter(UtcTime)
+
+
+@dataclass(frozen=True)
+class Use:
+    """One way in which a key was used.
+
+    Args:
+        by: The application and the model, as far as the account tells them apart.
+        last: The beginning of the latest period in which it was used so, UTC; `None` where that is not told.
+    """
+
+    by: str
+    last: datetime | None
+
+
+class _Named(Answer):
+    name: str
+
+
+class _Meta(Answer):
+    metrics: list[_Named]
+    dimensions: list[_Named]
+    granularities: list[_Named]
+
+
+class _Rows(Answer):
+    data: list[dict[str, Any]]
+    warnings: list[Any] | None = None
+
+
+class Analytics(ManagementApi):
+    """The part of the client that asks who uses a key."""
+
+    async def uses_of(self, key_hash: str, since: datetime, until: datetime) -> list[Use]:
+        """Say by which application and model a key was used, and when last.
+
+        Args:
+            key_hash: The key's hash at OpenRouter.
+            since: From when on, UTC.
+            until: Up to when, UTC.
+
+        Returns:
+            The uses, the latest first; none where the account cannot tell the uses of one key.
+
+        Raises:
+            NotFoundError: The account has no analytics.
+            ForbiddenError: The management key may not see them.
+            ServiceError: A call failed.
+        """
+        doing = "reading which analytics there are"
+        meta = parse(_Meta, (await self._manage("GET", "analytics/meta", doing)).get("data"), doing)
+        dimensions = {one.name for one in meta.dimensions}
+        asked = [name for name in WHO if name in dimensions]
+        grains = {one.name for one in meta.granularities}
+        grain = next((name for name in FINEST_FIRST if name in grains), None)
+        if not asked or COUNT not in {one.name for one in meta.metrics}:
+            return []
+        body: dict[str, Any] = {
+            "metrics": [COUNT],
+            "dimensions": asked,
+            "filters": [{"field": KEY, "operator": "eq", "value": key_hash}],
+            "time_range": {"start": _spelled(since), "end": _spelled(until)},
+            "limit": MAX_ROWS,
+            **({"granularity": grain} if grain else {}),
+        }
+        doing = "asking who uses a key"
+        rows = parse(_Rows, (await self._manage("POST", "analytics/query", doing, json_body=body)).get("data"), doing)
+        # A hash that was not resolved leaves the query without its filter, and the answer is about every key.
+        return [] if rows.warnings else _uses(rows.data, asked, f"date__{grain}", doing)
+
+
+def _uses(rows: list[dict[str, Any]], asked: list[str], date: str, doing: str) -> list[Use]:
+    latest: dict[str, datetime | None] = {}
+    for row in rows:
+        by = " with ".join(_shown(row[name]) for name in asked if row.get(name))
+        try:
+            at = _TIME.validate_python(row[date]).astimezone(UTC) if row.get(date) else None
+        except ValidationError:
+            raise UnexpectedAnswerError(
+                f"OpenRouter's answer is not as documented while {doing}; malformed: {date}."
+            ) from None
+        before = latest.get(by)
+        latest[by] = max(at, before) if at and before else at or before
+    never = datetime.min.replace(tzinfo=UTC)
+    uses = [Use(by or "an application that is not named", at) for by, at in latest.items()]
+    return sorted(uses, key=lambda use: use.last or never, reverse=True)
+
+
+def _shown(value: object) -> str:
+    return "".join(character for character in redacted(str(value)) if character.isprintable())[:MAX_SHOWN]
+
+
+def _spelled(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,89 @@
+"""What every part of the client of OpenRouter's management API shares: one connection, one management key, paging."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, SecretStr
+
+from blocks.errors import ConfigurationError, UnexpectedAnswerError
+from blocks.http import JsonHttp
+from blocks.openrouter.answers import Page, meaning_of, parse
+
+M = TypeVar("M", bound=BaseModel)
+
+PAGE_SIZE = 100
+"""The maximum number of records on a page; the list of keys has no parameter for it."""
+MAX_PAGES = 1_000
+"""The maximum number of pages of a list: 100,000 records."""
+
+
+class ManagementApi:
+    """OpenRouter's management API over one HTTP connection.
+
+    Args:
+        management_key: The management key.
+        base_url: The API's base URL.
+        connection: The connection's name in messages; empty if there is only one.
+        transport: A transport for tests; real sockets by default.
+        sleep: Sleeps for a number of seconds between attempts.
+    """
+
+    def __init__(
+        self,
+        management_key: SecretStr,
+        base_url: str,
+        *,
+        connection: str = "",
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._management_key = management_key
+        service = f"OpenRouter (connection {connection})" if connection else "OpenRouter"
+        self._http = JsonHttp(service, base_url, transport=transport, sleep=sleep, explain=meaning_of)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._http.__aexit__(None, None, None)
+
+    async def _walk(self, model: type[M], path: str, doing: str, **params: str) -> AsyncIterator[M]:
+        """Iterate over a list that states its total count, which the list of keys does not."""
+        offset = 0
+        for _ in range(MAX_PAGES):
+            answer = await self._manage("GET", path, doing, params={**params, "offset": offset, "limit": PAGE_SIZE})
+            page = parse(Page, answer, doing)
+            for record in page.data:
+                yield parse(model, record, doing)
+            offset += len(page.data)
+            if not page.data or offset >= page.total_count:
+                return
+        raise UnexpectedAnswerError(f"OpenRouter's list did not end after {MAX_PAGES} pages while {doing}.")
+
+    async def _manage(self, method: str, path: str, doing: str, **how: Any) -> dict[str, Any]:
+        return await self._http.request(method, path, doing=doing, headers=bearer(self._management_key), **how)
+
+
+def bearer(secret: SecretStr) -> dict[str, str]:
+    """Return the header that carries a key."""
+    return {"Authorization": f"Bearer {secret.get_secret_value()}"}
+
+
+def segment(value: str, name: str) -> str:
+    """Return an id as one segment of a path; `ConfigurationError` where OpenRouter gives out no such id."""
+    # Percent-encoding does not encode dots, and servers tend to decode slashes before they route the path.
+    if value in {"", ".", ".."} or not value.isprintable() or set("/\\") & set(value):
+        raise ConfigurationError(f"The id of the {name} is not one that OpenRouter gives out.")
+    return quote(value, safe="")

@@ -1,0 +1,161 @@
+"""The lists of an account that name keys by their hashes, and their part of the client.
+
+Source of every path, field and status: OpenRouter's API reference, "BYOK" and "Observability"
+(https://openrouter.ai/docs/api-reference/byok/list). A change replaces a whole list, and nothing is compared before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import Field
+
+from blocks.openrouter.answers import parse
+from blocks.openrouter.api import ManagementApi, segment
+from blocks.openrouter.keys import Answer, Identifier
+from blocks.redaction import redacted
+
+MAX_NAME = 100
+"""How many characters of a list's name are shown: a person has chosen it."""
+
+
+class ListKind(StrEnum):
+    """What has a list of keys; the value names it in messages.
+
+    `path` is where they are, `field` the list, and `most` how many keys it may name: `None` for any number.
+    """
+
+    path: str
+    field: str
+    most: int | None
+
+    def __new__(cls, title: str, path: str, field: str, most: int | None) -> Self:
+        """Make a kind from its title, its path, the field of its list and the length of that."""
+        kind = str.__new__(cls, title)
+        kind._value_ = title
+        kind.path, kind.field, kind.most = path, field, most
+        return kind
+
+    BYOK = "BYOK credential", "byok", "allowed_api_key_hashes", 100
+    BROADCAST = "broadcast destination", "observability/destinations", "api_key_hashes", None
+
+
+@dataclass(frozen=True)
+class KeyList:
+    """A list that names keys.
+
+    Args:
+        kind: What has it.
+        id: The id of what has it.
+        name: How it is called.
+        hashes: The keys that it names; `None` where it is for every key.
+        workspace_id: The workspace that it is for; `None` for all.
+    """
+
+    kind: ListKind
+    id: str
+    name: str
+    hashes: tuple[str, ...] | None
+    workspace_id: str | None = None
+
+    def __str__(self) -> str:
+        """Return how messages call it."""
+        return f"{self.kind} {self.name}"
+
+
+class _Record(Answer):
+    id: Identifier
+    name: str | None = None
+    provider: str | None = None
+    type: str | None = None
+    workspace_id: Identifier | None = None
+
+    def shown(self) -> str:
+        what = self.name or self.provider or self.type or ""
+        return "".join(character for character in redacted(what) if character.isprintable())[:MAX_NAME] or self.id
+
+
+class _Credential(_Record):
+    hashes: tuple[Identifier, ...] | None = Field(alias=ListKind.BYOK.field)
+
+
+class _Broadcast(_Record):
+    hashes: tuple[Identifier, ...] | None = Field(alias=ListKind.BROADCAST.field)
+
+
+_RECORDS: dict[ListKind, type[_Credential | _Broadcast]] = {
+    ListKind.BYOK: _Credential,
+    ListKind.BROADCAST: _Broadcast,
+}
+
+
+def _as_list(kind: ListKind, record: _Credential | _Broadcast) -> KeyList:
+    return KeyList(kind, record.id, record.shown(), record.hashes, record.workspace_id)
+
+
+class KeyLists(ManagementApi):
+    """The part of the client that reads and changes lists of keys."""
+
+    async def key_lists(self, kind: ListKind, workspace_id: str | None = None) -> AsyncIterator[KeyList]:
+        """Iterate over the lists of a workspace that name keys; what is for every key is left out.
+
+        Args:
+            kind: What has the lists.
+            workspace_id: The workspace; the account's default one if omitted.
+
+        Yields:
+            Each list.
+
+        Raises:
+            NotFoundError: The account has no such thing.
+            ForbiddenError: The management key may not see it.
+            ServiceError: A call failed, or the list does not end.
+        """
+        params = {} if workspace_id is None else {"workspace_id": workspace_id}
+        async for record in self._walk(_RECORDS[kind], kind.path, f"listing the {kind}s", **params):
+            if record.hashes is not None:
+                yield _as_list(kind, record)
+
+    async def key_list(self, kind: ListKind, list_id: str) -> KeyList:
+        """Read one list.
+
+        Args:
+            kind: What has it.
+            list_id: The id of what has it.
+
+        Returns:
+            The list.
+
+        Raises:
+            NotFoundError: It does not exist in this account.
+            ServiceError: The call failed.
+        """
+        doing = f"reading a {kind}"
+        answer = await self._manage("GET", _path(kind, list_id), doing)
+        return _as_list(kind, parse(_RECORDS[kind], answer.get("data"), doing))
+
+    async def replace_keys(self, which: KeyList, hashes: Sequence[str]) -> None:
+        """Replace the keys that a list names; the call is not repeated, because it would undo what came between.
+
+        Args:
+            which: The list.
+            hashes: The keys that it is to name; at least one, because none would open it to every key or be refused.
+
+        Raises:
+            ValueError: No key was given.
+            NotFoundError: It does not exist in this account.
+            RejectedError: OpenRouter refused the keys: one of them is not a live key of the account.
+            ServiceError: The call failed; `outcome_unknown` says whether the list may have been changed.
+        """
+        if not hashes:
+            raise ValueError("replace_keys needs at least one key.")
+        body: dict[str, Any] = {which.kind.field: list(hashes)}
+        doing = f"changing a {which.kind}"
+        await self._manage("PATCH", _path(which.kind, which.id), doing, json_body=body, repeatable=False, attempts=1)
+
+
+def _path(kind: ListKind, list_id: str) -> str:
+    return f"{kind.path}/{segment(list_id, str(kind))}"

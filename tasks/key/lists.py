@@ -1,0 +1,266 @@
+"""The places of a rotation's keys in the account's lists of keys: a successor takes them, and a dead key leaves them.
+
+What has to be done is read from the lists each time, so that a run that was killed anywhere is continued by the next. A
+list is replaced as a whole and nothing is compared before, so that each write is read back, and made again on a
+difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from random import uniform
+
+from blocks.errors import (
+    ConflictError,
+    ForbiddenError,
+    KeyRotationError,
+    NotFoundError,
+    PlaceLostError,
+    RejectedError,
+    ServiceError,
+)
+from blocks.openrouter.keys import ApiKey
+from blocks.openrouter.lists import KeyList, ListKind
+from tasks.model.ledger import MadeKey, Superseded
+from tasks.model.lists import predecessors_of, replaced, successor_of
+from tasks.model.rotation import Rotation
+from tasks.world.account import has_workspace
+from tasks.world.optional import Part, if_available, listed
+from tasks.world.ports import OpenRouter
+from tasks.world.run import Run
+
+WRITES = 5
+"""How often a list is written at most, while others change it at the same moment."""
+SETTLE_SECONDS = 1.0
+"""How long to wait before a list that names other keys is read back: who has read it before may still write it."""
+BAD_REQUEST = 400
+PARTS = {ListKind.BYOK: Part.BYOK, ListKind.BROADCAST: Part.BROADCAST}
+_REFUSALS = (ForbiddenError, NotFoundError, RejectedError)
+
+
+async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
+    """Add a key to every list in which a key is that it is about to replace.
+
+    Args:
+        run: The run.
+        key: The successor, which OpenRouter accepts.
+        inherit: Whether it is to take the places of its predecessors; otherwise they are only noted.
+
+    Raises:
+        PlaceLostError: Another run has taken over.
+        ServiceError: A list cannot be read or changed; nothing was published.
+    """
+    try:
+        await _carry_over(run, key, inherit=inherit)
+    except PlaceLostError:
+        raise
+    except KeyRotationError as error:
+        # Nothing that a consumer may lose keeps a leaked key alive.
+        if not run.identity.emergency:
+            raise
+        run.left_undone.append(str(error))
+
+
+async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
+    former, current = predecessors_of(run.ledger, key.hash), run.ledger.current
+    naming: list[KeyList] = []
+    if former:
+        run.lists.pop((key.connection, key.workspace_id), None)
+        naming = naming_any(await lists_of(run, key.connection, key.workspace_id), former)
+    if naming or current is None or current.made_by is None:
+        await note_logging(run, key.connection, key.workspace_id)
+    if naming and not inherit:
+        run.note(left_behind(naming))
+        return
+    for each in naming:
+        try:
+            await _change(run, key, each, (), key.hash)
+        except _REFUSALS as error:
+            raise type(error)(
+                f"The new key {key.label} could not be added to the {each}, which names the key that it replaces: "
+                f"{_why(error)} Nothing was published.",
+                status=error.status,
+            ) from None
+
+
+def left_behind(naming: Collection[KeyList]) -> str:
+    """Return the sentence about lists whose places are not carried over."""
+    names = ", ".join(str(each) for each in naming)
+    return (
+        f"The old key has a place in the {names}, and the new one has none, because rotation.key.inherit is off: "
+        "switch it on, or name the new key there at OpenRouter."
+    )
+
+
+def naming_any(lists: Collection[KeyList], hashes: Collection[str]) -> list[KeyList]:
+    """Return the lists that name one of some keys."""
+    return [each for each in lists if set(each.hashes or ()) & set(hashes)]
+
+
+async def lists_of(run: Run, connection: str, workspace_id: str | None) -> list[KeyList]:
+    """Read the lists of a workspace that name keys, once per run.
+
+    Args:
+        run: The run.
+        connection: The connection.
+        workspace_id: The workspace; the account's default one if omitted.
+
+    Returns:
+        The lists; none of a kind that the account lacks.
+
+    Raises:
+        ServiceError: OpenRouter failed.
+    """
+    place = connection, workspace_id
+    if place not in run.lists:
+        try:
+            run.lists[place] = await _read_lists(run, connection, workspace_id)
+        except RejectedError:
+            # They are gone with their workspace, or in another account.
+            if await has_workspace(run, connection, workspace_id):
+                raise
+            run.lists[place] = []
+    return run.lists[place]
+
+
+async def _read_lists(run: Run, connection: str, workspace_id: str | None) -> list[KeyList]:
+    openrouter = await run.world.connection(connection)
+    found: list[KeyList] = []
+    for kind, part in PARTS.items():
+        found += await if_available(part, listed(openrouter.key_lists(kind, workspace_id)), run.note) or []
+    return found
+
+
+async def places_ahead(run: Run, rotation: Rotation) -> list[str]:
+    """Return what a rotation would do about the lists of the account, in sentences; nothing is changed.
+
+    Args:
+        run: The run, which has loaded the ledger.
+        rotation: The rotation.
+
+    Raises:
+        ServiceError: OpenRouter failed.
+    """
+    current, pending = run.ledger.current, run.ledger.pending
+    former = predecessors_of(run.ledger, pending.key.hash if pending and pending.key else "")
+    if rotation.adopt and current is None:
+        former |= {rotation.adopt}
+    workspace_id = rotation.key.workspace_id or (current.workspace_id if current else None)
+    await note_logging(run, rotation.connection, workspace_id)
+    naming = naming_any(await lists_of(run, rotation.connection, workspace_id), former) if former else []
+    if naming and not rotation.key.inherit:
+        return [left_behind(naming)]
+    return [f"Add it to the {each}, which names the key that it replaces." for each in naming]
+
+
+async def note_logging(run: Run, connection: str, workspace_id: str | None) -> None:
+    """Note where a workspace logs some of its keys only: it names them by ids that nobody can look up."""
+    if workspace_id is None:
+        return
+    openrouter = await run.world.connection(connection)
+    workspace = await if_available(Part.WORKSPACES, openrouter.workspace(workspace_id), run.note)
+    if workspace and workspace.logs_chosen_keys:
+        run.note(
+            f"The workspace {workspace_id} logs chosen keys only, and its choice cannot be carried over: choose the "
+            "new key there at OpenRouter, if it is to be logged."
+        )
+
+
+async def take_out(run: Run, key: Superseded) -> None:
+    """Take a superseded key out of every list, because a list that names a dead key cannot be changed any more.
+
+    Its successor is put in its place, where that is to have it. A refusal does not keep the key alive, nor does any
+    failure keep one alive that is to die at once; what was left undone is noted.
+
+    Args:
+        run: The run.
+        key: The key, whose revocation is announced.
+
+    Raises:
+        PlaceLostError: Another run has taken over.
+        ServiceError: A list could not be read or changed, which may pass by itself.
+    """
+    try:
+        for each in naming_any(await lists_of(run, key.connection, key.workspace_id), [key.hash]):
+            try:
+                await _change(run, key, each, [key.hash], successor_of(run.ledger, key, each.workspace_id))
+            except NotFoundError:
+                continue
+            except _REFUSALS as error:
+                run.note(f"The revoked key {key.label} could not be taken out of the {each}: {_why(error)}")
+    except ServiceError as error:
+        if not key.at_once:
+            raise
+        run.left_undone.append(f"The key {key.label} may still be named in lists of keys: {error}")
+
+
+def _why(error: ServiceError) -> str:
+    match error:
+        case NotFoundError():
+            return "it does not exist any more. Start the rotation again."
+        case ForbiddenError():
+            return "the management key may not change it. Put one that may into the connection, or change it yourself."
+        case _ if error.status == BAD_REQUEST:
+            return f"{error} One of the other keys that it names may be disabled: take that one out at OpenRouter."
+        case _:
+            return str(error)
+
+
+async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], into: str | None) -> None:
+    openrouter = await run.world.connection(key.connection)
+    dead: set[str] = set()
+    failure: ServiceError | None = None
+    for _ in range(WRITES + 1):
+        found = await openrouter.key_list(which.kind, which.id)
+        wanted = replaced(found.hashes or (), {*out, *dead}, into)
+        if found.hashes is None or wanted == found.hashes:
+            return
+        if not wanted:
+            run.note(
+                f"The {found} names no key but {key.label}, which is revoked, and so serves none: name another one "
+                "there at OpenRouter. It was not opened to every key."
+            )
+            return
+        _refuse_if_full(found, wanted)
+        await run.guard()
+        try:
+            await openrouter.replace_keys(found, wanted)
+        except RejectedError as error:
+            gone = await _dead_among(run, openrouter, wanted, into) if error.status == BAD_REQUEST else set()
+            if not gone:
+                raise
+            dead |= gone
+            run.note(f"The {found} named {len(gone)} keys that are dead, so that nobody could change it: taken out.")
+        except ServiceError as error:
+            # What the list says now shows whether it took effect.
+            if not (error.outcome_unknown or error.retryable or isinstance(error, ConflictError)):
+                raise
+            failure = error
+        if set(wanted) - run.ledger.hashes():
+            # At random, so that two runs do not come back at one moment.
+            await run.world.sleep(uniform(SETTLE_SECONDS, 2 * SETTLE_SECONDS))  # noqa: S311
+    raise failure or ServiceError(
+        f"The {which} was changed by others each of the {WRITES} times that it was written. Retry.", retryable=True
+    )
+
+
+def _refuse_if_full(found: KeyList, wanted: Collection[str]) -> None:
+    most = found.kind.most
+    if most is not None and len(wanted) > most:
+        raise RejectedError(
+            f"it names {most} keys already, which is the most. Take one out that nobody uses, then retry."
+        )
+
+
+async def _dead_among(run: Run, openrouter: OpenRouter, hashes: Collection[str], into: str | None) -> set[str]:
+    """Return which keys keep OpenRouter from taking a list: those that are gone, and our own that are disabled."""
+    dead, ours, now = set(), run.ledger.hashes(), run.world.now()
+    for key_hash in set(hashes) - {into}:
+        try:
+            key: ApiKey = await openrouter.get_key(key_hash)
+        except NotFoundError:
+            dead.add(key_hash)
+        else:
+            if key_hash in ours and not key.is_live(now):
+                dead.add(key_hash)
+    return dead

@@ -1,0 +1,55 @@
+"""What an account may lack: one rule for every part of OpenRouter's API that a rotation can do without."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from enum import StrEnum
+from typing import TypeVar
+
+from blocks.errors import ForbiddenError, NotFoundError, ServiceError
+
+T = TypeVar("T")
+NOT_FOUND = 404
+
+
+class Part(StrEnum):
+    """A part of OpenRouter's API that an account may lack, or that its management key may not see."""
+
+    WORKSPACES = "workspaces"
+    GUARDRAILS = "guardrails"
+    BYOK = "BYOK credentials"
+    BROADCAST = "broadcast destinations"
+    ANALYTICS = "analytics"
+
+
+async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], None]) -> T | None:
+    """Look at a part of an account, if it has it.
+
+    404 and 403 mean that there is nothing to carry over here, and are noted once; whatever else fails is a failure.
+    It is documented nowhere what an account without a part answers, so that a 404 counts whatever its body is.
+
+    Args:
+        part: What is looked at.
+        look: The call.
+        note: Takes the sentence for the report.
+
+    Returns:
+        What the call returned; `None` where the account lacks the part.
+
+    Raises:
+        ServiceError: The call failed without saying that the part is not there.
+    """
+    try:
+        return await look
+    except ServiceError as error:
+        if not isinstance(error, NotFoundError | ForbiddenError) and error.status != NOT_FOUND:
+            raise
+        note(
+            f"The connection sees no {part} (OpenRouter answered {error.status}), so nothing of them was carried over."
+        )
+        return None
+
+
+async def listed(items: AsyncIterator[T]) -> list[T]:
+    """Collect what an iterator yields."""
+    return [item async for item in items]
