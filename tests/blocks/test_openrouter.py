@@ -28,7 +28,7 @@ from blocks.errors import (
 )
 from blocks.http import JITTER_SECONDS
 from blocks.openrouter.client import OpenRouterClient
-from blocks.openrouter.keys import ApiKey, KeyRequest
+from blocks.openrouter.keys import ApiKey, KeyRequest, Standing
 from sandbox.openrouter import create_app
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 
@@ -459,7 +459,7 @@ async def test_a_key_is_made_for_a_member_until_a_moment(account: Account) -> No
     account.now = ends
 
     assert (created.key.creator_user_id, created.key.expires_at) == ("user_2dHF", wanted.expires_at)
-    assert [works, await account.client.accepts(created.secret)] == [True, False]
+    assert [works, await account.client.accepts(created.secret)] == [Standing.VALID, Standing.REFUSED]
 
 
 @pytest.mark.parametrize(("per_page", "offsets"), [(100, ["0", "100", "120"]), (50, ["0", "50", "100", "120"])])
@@ -503,13 +503,21 @@ async def test_an_unconfirmed_delete_is_an_error() -> None:
             await client.delete_key("f01d")
 
 
-@pytest.mark.parametrize(("status", "works"), [(200, True), (401, False), (402, True), (403, True)])
-async def test_a_key_without_budget_still_works(status: int, works: bool) -> None:
+STANDINGS = {
+    200: Standing.VALID,
+    401: Standing.REFUSED,
+    402: Standing.NO_BUDGET,
+    403: Standing.NO_BUDGET,
+}
+
+
+@pytest.mark.parametrize(("status", "standing"), STANDINGS.items())
+async def test_a_key_without_budget_still_works(status: int, standing: Standing) -> None:
     """402 and 403 say that a key is valid though it may not spend; only 401 says that it is not."""
     body = {"data": {"label": "sk-or-v1-the...ey"}} if status == 200 else None
 
     async with always(status, body).client() as client:
-        assert await client.accepts(SecretStr(PLAINTEXT)) is works
+        assert await client.accepts(SecretStr(PLAINTEXT)) is standing
 
 
 async def test_a_hash_cannot_lead_elsewhere() -> None:

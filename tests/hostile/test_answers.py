@@ -33,7 +33,7 @@ from blocks.errors import (
 )
 from blocks.infisical.client import InfisicalClient
 from blocks.openrouter.client import OpenRouterClient
-from blocks.openrouter.keys import KeyRequest
+from blocks.openrouter.keys import KeyRequest, Standing
 from blocks.openrouter.lists import ListKind
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
@@ -246,7 +246,7 @@ CALLS: dict[str, Call] = {
     "delete_key": _openrouter("DELETE", "/keys/", lambda c, liars: c.delete_key(liars.key.hash), _404=False),
     "workspace": _openrouter("GET", "/workspaces/", lambda c, liars: c.workspace(liars.workspace)),
     "key_lists": _openrouter("GET", "/byok$", lambda c, _: _walked(c.key_lists(ListKind.BYOK))),
-    "key_list": _openrouter("GET", "/byok/", lambda c, liars: c.key_list(ListKind.BYOK, CREDENTIAL)),
+    "key_list": _openrouter("GET", "/byok/", lambda c, _: c.key_list(ListKind.BYOK, CREDENTIAL)),
     "uses_of": _openrouter("GET", "/analytics/meta$", lambda c, liars: c.uses_of(liars.key.hash, NOW, NOW)),
     "list_workspaces": _openrouter("GET", "/workspaces$", lambda c, _: _walked(c.list_workspaces())),
     "assign_guardrail": _openrouter("POST", "/keys$", lambda c, liars: c.assign_guardrail(GUARDRAIL, liars.key.hash)),
@@ -261,10 +261,10 @@ CALLS: dict[str, Call] = {
         "GET",
         "/key$",
         lambda c, _: c.accepts(SecretStr(KEY)),
-        _401=False,
-        _402=True,
-        _403=True,
-        _401_of_a_proxy=False,
+        _401=Standing.REFUSED,
+        _402=Standing.NO_BUDGET,
+        _403=Standing.NO_BUDGET,
+        _401_of_a_proxy=Standing.REFUSED,
     ),
     "check": _openrouter("GET", "/keys?$", lambda c, _: c.check(), lists=str),
     "Vault read_content": _vault(

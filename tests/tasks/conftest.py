@@ -35,6 +35,7 @@ from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.audit.findings import Report
+from tasks.life.plan import plan
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tasks.model.ledger import Ledger, Superseded
@@ -184,6 +185,14 @@ class Life:
         """Run the protocol once."""
         run = self.open(**who)
         return await self._do(run, follow_protocol(run, self.rotation, PLAIN))
+
+    async def plan(self) -> tuple[list[str], list[str]]:
+        """Look at what a run would do; what was checked, and the steps."""
+        run = self.open()
+        try:
+            return await plan(run, self.rotation)
+        finally:
+            self.notes = run.notes
 
     async def retire(self) -> str:
         """Run a retirement once."""
