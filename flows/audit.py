@@ -99,7 +99,7 @@ async def follow_audit(
     Raises:
         KeyRotationError: Something could not be read, so the audit would be incomplete.
     """
-    openrouter: KeyReader = await world.connection(connection)
+    openrouter = await world.connection(connection)
     at = world.now()
     try:
         comparison = await compare(world, connection, openrouter, older_than)

@@ -20,9 +20,10 @@ class KeyFilter:
         ledgers: All ledgers.
         older_than: How old a key of no rotation may become.
         now: The current moment, UTC.
+        named: The hashes that the account's lists name.
     """
 
-    def __init__(self, ledgers: LedgerSet, older_than: timedelta, now: datetime) -> None:
+    def __init__(self, ledgers: LedgerSet, older_than: timedelta, now: datetime, named: Collection[str] = ()) -> None:
         self._hashes = ledgers.hashes()
         self._damaged = ledgers.damaged
         self._older_than = older_than
@@ -31,7 +32,11 @@ class KeyFilter:
         self._not_ours = CappedFindings(
             Kind.MARKED_NOT_OURS, "keys were made by runs that this Prefect server does not know"
         )
+        self._named = frozenset(named)
         self.counts = Counts()
+        self.listed: dict[str, ApiKey] = {}
+        """The keys that the account's lists name."""
+        self.workspaces: set[str] = set()
         self.explained: dict[str, ApiKey] = {}
         self.undecided: list[ApiKey] = []
         """Keys with a marker that no ledger explains, until `decide` is told which runs this Prefect server knows."""
@@ -44,6 +49,10 @@ class KeyFilter:
             key: The key, as a list shows it.
         """
         self.counts.seen += 1
+        if key.hash in self._named:
+            self.listed[key.hash] = key
+        if key.workspace_id is not None:
+            self.workspaces.add(key.workspace_id)
         if key.hash in self._hashes:
             self.counts.of_rotations += 1
             self.explained[key.hash] = key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -29,9 +29,11 @@ from tasks.audit.judge import (
     unreadable_ledgers,
 )
 from tasks.audit.ledgers import LedgerSet
+from tasks.audit.lists import ListReader
 from tasks.model.keys import fingerprint, label_agrees
 from tasks.model.ledger import Ledger
-from tasks.world.ports import Deployed, KeyReader, World
+from tasks.world.optional import Part, if_available, listed
+from tasks.world.ports import Deployed, OpenRouter, World
 from tasks.world.run import gather_all
 
 AT_ONCE = 8
@@ -54,6 +56,7 @@ class Comparison:
         deployed: The deployments, by the rotation's name.
         lost: The rotations whose ledger is gone, by name.
         secrets: What each destination holds that was read.
+        named: The hashes of the keys that lists of the account name.
     """
 
     counts: Counts
@@ -61,13 +64,14 @@ class Comparison:
     deployed: Mapping[str, Deployed]
     lost: Mapping[str, LostLedger]
     secrets: Mapping[str, SecretStr | None] = field(repr=False)
+    named: frozenset[str] = frozenset()
 
     def holders(self, label: str) -> list[str]:
         """Return which of the destinations that were read hold a key of this label."""
         return [name for name, value in self.secrets.items() if label_agrees(label, value)]
 
 
-async def compare(world: World, connection: str, openrouter: KeyReader, older_than: timedelta) -> Comparison:
+async def compare(world: World, connection: str, openrouter: OpenRouter, older_than: timedelta) -> Comparison:
     """Compare the account, the ledgers, the destinations and the deployments.
 
     Args:
@@ -86,12 +90,13 @@ async def compare(world: World, connection: str, openrouter: KeyReader, older_th
 
 
 class _Reading:
-    def __init__(self, world: World, connection: str, openrouter: KeyReader) -> None:
+    def __init__(self, world: World, connection: str, openrouter: OpenRouter) -> None:
         self.world = world
         self.connection = connection
         self.openrouter = openrouter
         self._deployed: dict[str, Deployed] = {}
         self._workspaces: list[str] = []
+        self._lists = ListReader(openrouter)
         self._secrets: dict[str, SecretStr | None] = {}
         self._unreadable: dict[str, str] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
@@ -101,8 +106,12 @@ class _Reading:
         management_key = await self.openrouter.about_itself()
         before = await self._ledgers()
         self._deployed = {deployed.name: deployed async for deployed in self.world.deployments()}
-        self._workspaces = [workspace async for workspace in self.openrouter.list_workspaces()]
-        keys = await self._keys(KeyFilter(before, older_than, now))
+        workspaces = await if_available(Part.WORKSPACES, listed(self.openrouter.list_workspaces()), self._lists.note)
+        places: list[str | None] = [None] if workspaces is None else [*workspaces]
+        named = await self._lists.read(places)
+        keys = await self._keys(KeyFilter(before, older_than, now, named), places)
+        # Of an account that shows no workspaces, its keys tell.
+        self._workspaces = sorted(keys.workspaces) if workspaces is None else workspaces
         after = await self._ledgers()
         explained = before.hashes() | after.hashes()
         unexplained = [key for key in keys.ours.values() if key.hash not in explained]
@@ -114,14 +123,25 @@ class _Reading:
             *(finding for each in lost.values() for finding in judge_lost(each, now)),
             *self._orphans(unexplained, after, now),
             *keys.findings(),
+            *await self._at_lists(named, keys.listed, after, now),
         ]
-        return Comparison(keys.counts, findings, self._deployed, lost, self._secrets)
+        return Comparison(keys.counts, findings, self._deployed, lost, self._secrets, frozenset(named))
 
     async def _ledgers(self) -> LedgerSet:
         return LedgerSet({name: value async for name, value in self.world.ledgers()})
 
-    async def _keys(self, keys: KeyFilter) -> KeyFilter:
-        for workspace in self._workspaces:
+    async def _at_lists(
+        self, named: Collection[str], seen: Mapping[str, ApiKey], ledgers: LedgerSet, now: datetime
+    ) -> list[Finding]:
+        current = {name: ledger.current for name, ledger in ledgers.ledgers.items()}
+        ours = {name for name, key in current.items() if key and key.connection == self.connection}
+        used = {key.workspace_id for name, key in current.items() if key and name in ours}
+        await self._lists.read_logging({workspace for workspace in self._workspaces if workspace in used})
+        here = {name: ledgers.ledgers[name] for name in sorted(ours)}
+        return await self._lists.findings(set(named) - set(seen), seen, here, now)
+
+    async def _keys(self, keys: KeyFilter, workspaces: Sequence[str | None]) -> KeyFilter:
+        for workspace in workspaces:
             async for key in self.openrouter.list_keys(workspace):
                 keys.take(key)
                 if len(keys.undecided) >= RUNS_AT_ONCE:

@@ -91,6 +91,16 @@ class Kind(StrEnum):
         Severity.WARNING,
         "Find out who changed it; consumers that still use it may fail.",
     )
+    SUCCESSOR_NOT_LISTED = (
+        "successor-not-listed",
+        Severity.WARNING,
+        "Name the current key there at OpenRouter; otherwise its successor gets the place with the next rotation.",
+    )
+    DEAD_KEY_LISTED = (
+        "dead-key-listed",
+        Severity.WARNING,
+        "Take it out at OpenRouter, which refuses every other change of a list that names a dead key.",
+    )
     WITHOUT_DEPLOYMENT = (
         "no-deployment",
         Severity.WARNING,
@@ -107,6 +117,16 @@ class Kind(StrEnum):
         "Nothing, where another Prefect server rotates keys of this account; otherwise find out who made it.",
     )
     OF_NOBODY = ("key-of-no-rotation", Severity.NOTICE, "Put it under rotation (adopt), limit it, or delete it.")
+    NOT_SEEN = (
+        "not-seen",
+        Severity.NOTICE,
+        "Nothing, where the account has none; otherwise use another management key.",
+    )
+    LOGS_CHOSEN_KEYS = (
+        "logs-chosen-keys",
+        Severity.NOTICE,
+        "Choose new keys there at OpenRouter, if they are to be logged.",
+    )
     IN_CHANGE = ("rotation-in-change", Severity.NOTICE, "Nothing; the next audit looks again.")
 
 

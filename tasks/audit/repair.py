@@ -209,9 +209,14 @@ async def _repair_rotation(
 ) -> dict[Finding, Finding]:
     deployed = comparison.deployed.get(run.name)
     orphans = [finding.key_hash for finding in findings if finding.kind is Kind.ORPHAN]
+    # A list that names a deleted key could not be changed any more.
+    listed = {key_hash: "a list of the account names it." for key_hash in orphans if key_hash in comparison.named}
+    orphans = [key_hash for key_hash in orphans if key_hash not in listed]
     outcomes = {}
     try:
-        removed = await remove_orphans(run, connection, orphans, deployed, comparison.holders) if orphans else {}
+        removed: dict[str, str | None] = {**listed}
+        if orphans:
+            removed |= await remove_orphans(run, connection, orphans, deployed, comparison.holders)
         for finding in findings:
             if finding.kind is Kind.ORPHAN:
                 outcomes[finding] = _repaired(finding, "It was deleted.", removed[finding.key_hash])

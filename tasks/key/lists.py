@@ -20,12 +20,12 @@ from blocks.errors import (
     ServiceError,
 )
 from blocks.openrouter.keys import ApiKey
-from blocks.openrouter.lists import KeyList, ListKind
+from blocks.openrouter.lists import KeyList
 from tasks.model.ledger import MadeKey, Superseded
 from tasks.model.lists import predecessors_of, replaced, successor_of
 from tasks.model.rotation import Rotation
 from tasks.world.account import has_workspace
-from tasks.world.optional import Part, if_available, listed
+from tasks.world.optional import PARTS_WITH_LISTS, Part, if_available, listed
 from tasks.world.ports import OpenRouter
 from tasks.world.run import Run
 
@@ -34,7 +34,6 @@ WRITES = 5
 SETTLE_SECONDS = 1.0
 """How long to wait before a list that names other keys is read back: who has read it before may still write it."""
 BAD_REQUEST = 400
-PARTS = {ListKind.BYOK: Part.BYOK, ListKind.BROADCAST: Part.BROADCAST}
 _REFUSALS = (ForbiddenError, NotFoundError, RejectedError)
 
 
@@ -126,7 +125,7 @@ async def lists_of(run: Run, connection: str, workspace_id: str | None) -> list[
 async def _read_lists(run: Run, connection: str, workspace_id: str | None) -> list[KeyList]:
     openrouter = await run.world.connection(connection)
     found: list[KeyList] = []
-    for kind, part in PARTS.items():
+    for kind, part in PARTS_WITH_LISTS.items():
         found += await if_available(part, listed(openrouter.key_lists(kind, workspace_id)), run.note) or []
     return found
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from blocks.errors import ForbiddenError, NotFoundError, ServiceError
+from blocks.openrouter.lists import ListKind
 
 T = TypeVar("T")
 NOT_FOUND = 404
@@ -20,6 +21,10 @@ class Part(StrEnum):
     BYOK = "BYOK credentials"
     BROADCAST = "broadcast destinations"
     ANALYTICS = "analytics"
+
+
+PARTS_WITH_LISTS = {ListKind.BYOK: Part.BYOK, ListKind.BROADCAST: Part.BROADCAST}
+"""The parts that have lists of keys."""
 
 
 async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], None]) -> T | None:
@@ -44,9 +49,7 @@ async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], Non
     except ServiceError as error:
         if not isinstance(error, NotFoundError | ForbiddenError) and error.status != NOT_FOUND:
             raise
-        note(
-            f"The connection sees no {part} (OpenRouter answered {error.status}), so nothing of them was carried over."
-        )
+        note(f"The connection sees no {part} (OpenRouter answered {error.status}): nothing of them is carried over.")
         return None
 
 

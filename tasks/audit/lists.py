@@ -1,0 +1,126 @@
+"""What is wrong with the account's lists of keys: dead keys in them, and current ones that are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+
+from blocks.errors import NotFoundError
+from blocks.openrouter.keys import ApiKey
+from blocks.openrouter.lists import KeyList, ListKind
+from tasks.audit.findings import CappedFindings, Finding, Kind
+from tasks.model.ledger import Ledger
+from tasks.model.lists import predecessors_of, successor_of
+from tasks.world.optional import PARTS_WITH_LISTS, Part, if_available, listed
+from tasks.world.ports import OpenRouter
+
+SHOWN = 12
+"""How many digits of a hash are shown: enough to find it at OpenRouter."""
+
+
+class ListReader:
+    """The lists of an account, and what is not seen of it.
+
+    Args:
+        openrouter: The connection's client.
+    """
+
+    def __init__(self, openrouter: OpenRouter) -> None:
+        self._openrouter = openrouter
+        self._unseen: list[str] = []
+        self._logging: list[str] = []
+        self.lists: dict[tuple[ListKind, str], KeyList] = {}
+
+    def note(self, sentence: str) -> None:
+        """Remember a part of the account that is not seen."""
+        if sentence not in self._unseen:
+            self._unseen.append(sentence)
+
+    async def read(self, workspaces: Sequence[str | None]) -> set[str]:
+        """Read the lists of some workspaces, and return the hashes that they name.
+
+        Raises:
+            ServiceError: OpenRouter failed.
+        """
+        for workspace in workspaces:
+            for kind, part in PARTS_WITH_LISTS.items():
+                found = await if_available(part, listed(self._openrouter.key_lists(kind, workspace)), self.note)
+                # What is for every workspace is in the list of each.
+                self.lists |= {(kind, each.id): each for each in found or ()}
+        return {key_hash for each in self.lists.values() for key_hash in each.hashes or ()}
+
+    async def read_logging(self, workspaces: Collection[str]) -> None:
+        """Look in which workspaces only some keys are logged.
+
+        Raises:
+            ServiceError: OpenRouter failed.
+        """
+        for workspace_id in sorted(workspaces):
+            found = await if_available(Part.WORKSPACES, self._openrouter.workspace(workspace_id), self.note)
+            if found and found.logs_chosen_keys:
+                self._logging.append(workspace_id)
+
+    async def findings(
+        self, unseen: Collection[str], seen: Mapping[str, ApiKey], ledgers: Mapping[str, Ledger], now: datetime
+    ) -> list[Finding]:
+        """Tell what is wrong; whatever seems so is looked at once more.
+
+        Args:
+            unseen: The hashes that lists name and that no key was seen to have.
+            seen: The keys that lists name, by hash.
+            ledgers: The ledgers of the rotations whose current keys belong to this account.
+            now: The current moment, UTC.
+
+        Returns:
+            The findings.
+
+        Raises:
+            ServiceError: OpenRouter failed.
+        """
+        dead = {key_hash: "is not usable" for key_hash, key in seen.items() if not key.is_live(now)}
+        dead |= {key_hash: "does not exist any more" for key_hash in unseen if await self._is_gone(key_hash)}
+        found = CappedFindings(Kind.DEAD_KEY_LISTED, "dead keys are named in lists")
+        missing: list[Finding] = []
+        for each in self.lists.values():
+            suspicious = set(each.hashes or ()) & set(dead) or any(_missing(each, ledgers))
+            again = await self._again(each) if suspicious else None
+            for key_hash in (again.hashes or ()) if again else ():
+                if key_hash in dead:
+                    sentence = f"The {again} names the key {key_hash[:SHOWN]}, which {dead[key_hash]}."
+                    found.add(Finding(Kind.DEAD_KEY_LISTED, sentence, key_hash=key_hash))
+            missing += _missing(again, ledgers) if again else ()
+        notices = [Finding(Kind.NOT_SEEN, sentence) for sentence in self._unseen]
+        notices += [Finding(Kind.LOGS_CHOSEN_KEYS, _logs(workspace)) for workspace in self._logging]
+        return [*missing, *found.findings(), *notices]
+
+    async def _is_gone(self, key_hash: str) -> bool:
+        try:
+            await self._openrouter.get_key(key_hash)
+        except NotFoundError:
+            return True
+        return False
+
+    async def _again(self, which: KeyList) -> KeyList | None:
+        try:
+            return await self._openrouter.key_list(which.kind, which.id)
+        except NotFoundError:
+            return None
+
+
+def _missing(which: KeyList, ledgers: Mapping[str, Ledger]) -> Iterator[Finding]:
+    listed_hashes = set(which.hashes or ())
+    for name, ledger in ledgers.items():
+        current = ledger.current
+        if current is None or current.hash in listed_hashes:
+            continue
+        former = [key for key in ledger.superseded if key.hash in listed_hashes & predecessors_of(ledger, current.hash)]
+        if any(successor_of(ledger, key, which.workspace_id) for key in former):
+            sentence = (
+                f"The {which} names the superseded key {former[-1].label} of rotation {name}, and not the current key "
+                f"{current.label}."
+            )
+            yield Finding(Kind.SUCCESSOR_NOT_LISTED, sentence, name, current.label, current.hash)
+
+
+def _logs(workspace_id: str) -> str:
+    return f"The workspace {workspace_id} logs chosen keys only, and its choice cannot be carried over to new keys."
