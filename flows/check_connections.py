@@ -15,6 +15,7 @@ from flows.runs import conclude
 from flows.show.artifacts import show_table
 from flows.show.overview import refresh_overview
 from tasks.model.keys import show_time
+from tasks.model.management_keys import InUse
 from tasks.model.rotation import parse_rotation
 from tasks.world.checks import Outcome, check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
@@ -42,6 +43,7 @@ class Checked:
         seconds: Duration of the check.
         ends: When its login expires, UTC; `None` if unknown.
         place: The place that a destination points to; `None` if unknown.
+        in_use: Since when a connection uses its management key.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Checked:
     seconds: float = 0.0
     ends: datetime | None = None
     place: str | None = None
+    in_use: InUse | None = None
 
     def cells(self) -> dict[str, Any]:
         """Return the row of the artifact."""
@@ -61,6 +64,7 @@ class Checked:
             "details": self.why,
             "seconds": round(self.seconds, 2),
             "login expires": show_time(self.ends) if self.ends else "unknown",
+            "in use since": show_time(self.in_use.since) if self.in_use else "",
         }
 
 
@@ -116,7 +120,7 @@ async def _checked(name: str, used_by: tuple[str, ...], at_once: asyncio.Semapho
         seconds = time.monotonic() - begun
         if outcome is None:
             return Checked(name, used_by, works=False, why=why, seconds=seconds)
-        return Checked(name, used_by, True, outcome.sentence, seconds, outcome.ends, outcome.place)
+        return Checked(name, used_by, True, outcome.sentence, seconds, outcome.ends, outcome.place, outcome.in_use)
 
 
 async def _check(name: str) -> Outcome:
@@ -156,6 +160,7 @@ def verdict(checked: list[Checked], now: datetime) -> str:
     if broken:
         details = " ".join(f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken)
         raise DestinationError(f"{len(broken)} of {len(checked)} do not work. {details}")
-    soon = [each for each in checked if each.ends and each.ends - now < ENDS_SOON]
-    warnings = "".join(f" The login of {each.name} expires at {show_time(each.ends)}." for each in soon if each.ends)
-    return f"All {len(checked)} connections and destinations work.{warnings}"
+    soon = [each for each in checked if each.ends and each.ends - now < ENDS_SOON and each.in_use is None]
+    warnings = [f"The login of {each.name} expires at {show_time(each.ends)}." for each in soon if each.ends]
+    warnings += [each.in_use.warning(now) for each in checked if each.in_use]
+    return " ".join([f"All {len(checked)} connections and destinations work.", *filter(None, warnings)])

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from blocks.errors import DestinationError, NotFoundError
 from tasks.key.lists import take_out
+from tasks.key.usage import who_uses
 from tasks.model.decisions import Judgement, Verdict, judge, needed_by
 from tasks.model.events import Event
 from tasks.model.ledger import Superseded
@@ -73,18 +74,19 @@ async def _still_used(run: Run, openrouter: KeyReader, key: Superseded) -> bool:
     latest = f"its latest use seen was at {judgement.unused_since:%Y-%m-%d %H:%M} UTC" if judgement.unused_since else ""
     match judgement.verdict:
         case Verdict.POSTPONE:
-            await _postpone(run, key, found.usage + found.byok_usage, judgement)
+            await _postpone(run, openrouter, key, found.usage + found.byok_usage, judgement)
             return True
         case Verdict.KEEP:
             raise DestinationError(
-                f"The superseded key {key.label} is still used after its longest overlap ({latest}), so it was kept. "
-                "Move its consumer to the current key, or run an emergency rotation to revoke it all the same."
+                f"The superseded key {key.label} is still used after its longest overlap ({latest}), so it was kept."
+                f"{await who_uses(run, openrouter, key)} Move its consumer to the current key, or run an emergency "
+                "rotation to revoke it all the same."
             )
         case Verdict.REVOKE:
             return False
 
 
-async def _postpone(run: Run, key: Superseded, usage: Decimal, judgement: Judgement) -> None:
+async def _postpone(run: Run, openrouter: KeyReader, key: Superseded, usage: Decimal, judgement: Judgement) -> None:
     changes = {
         "revoke_at": judgement.look_again,
         "overlap_ends": key.overlap_ends or key.revoke_at,
@@ -96,7 +98,7 @@ async def _postpone(run: Run, key: Superseded, usage: Decimal, judgement: Judgem
     sentence = (
         f"The superseded key {key.label} may still be used (spent {usage} USD so far, no quiet since "
         f"{judgement.unused_since:%Y-%m-%d %H:%M} UTC), so its revocation waits until "
-        f"{judgement.look_again:%Y-%m-%d %H:%M} UTC."
+        f"{judgement.look_again:%Y-%m-%d %H:%M} UTC.{await who_uses(run, openrouter, key)}"
     )
     run.note(sentence)
     await run.world.emit(Event.KEY_REVOCATION_POSTPONED, run.name, **key.told(), sentence=sentence)

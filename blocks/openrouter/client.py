@@ -285,6 +285,23 @@ class OpenRouterClient(KeyLists, Analytics):
             return Standing.NO_BUDGET
         return Standing.VALID
 
+    async def peek(self, path: str) -> bool:
+        """Look whether the account has a part of the API that can be listed, and shows it to the management key.
+
+        Args:
+            path: The path of the list.
+
+        Returns:
+            `True`.
+
+        Raises:
+            NotFoundError: The account lacks it.
+            ForbiddenError: The management key may not see it.
+            ServiceError: The call failed.
+        """
+        await self._manage("GET", path, "looking what the account has", params={"limit": 1})
+        return True
+
     async def check(self) -> str:
         """Check that the management key may manage keys.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -19,6 +20,7 @@ class OpenRouterCredentials(CredentialsBlock):
     Attributes:
         management_key: The management key.
         base_url: The base URL of OpenRouter's API.
+        remind_after: How long the management key may be in use before `check-connections` warns; at least a day.
 
     Example:
         List the names of all keys:
@@ -54,6 +56,14 @@ class OpenRouterCredentials(CredentialsBlock):
         default=OPENROUTER_URL,
         title="Base URL",
         description="The base URL of OpenRouter's API; https, or plain http on loopback only.",
+    )
+
+    remind_after: timedelta = Field(
+        default=timedelta(days=90),
+        title="Remind after",
+        description="How long the management key may be in use before a warning to exchange it, such as P90D.",
+        ge=timedelta(days=1),
+        le=timedelta(days=3650),
     )
 
     @field_validator("management_key")

@@ -22,6 +22,7 @@ from tasks.model.schedules import SLUG
 from tasks.world.api import api_errors
 from tasks.world.gate import DEADLINE_SECONDS
 from tasks.world.inventory import Facts, SeenRun, read_facts
+from tasks.world.management_keys import all_in_use
 
 OVERVIEW = "key-rotations"
 """The artifact's key."""
@@ -158,10 +159,11 @@ def _age(age: timedelta) -> str:
     return f"{hours // 24} d" if hours >= 48 else f"{hours} h"  # noqa: PLR2004 - two days
 
 
-def as_page(rows: Sequence[Row], now: datetime) -> str:
-    """Return the artifact's Markdown."""
+def as_page(rows: Sequence[Row], now: datetime, warnings: Sequence[str] = ()) -> str:
+    """Return the artifact's Markdown, with warnings about the connections after the required actions."""
     rows = worst_first(rows)
     needs = [f"- **{each.name}** ({each.health.name.lower()}): {cell(each.needs)}" for each in rows if each.needs]
+    needs += [f"- {cell(warning)}" for warning in warnings]
     table = [f"| {' | '.join(HEADER)} |", f"|{' --- |' * len(HEADER)}"]
     table += [f"| {' | '.join(cell(text) for text in each.cells())} |" for each in rows]
     note = f"Details of a rotation: artifact `{artifact_key('<rotation>')}`."
@@ -219,7 +221,8 @@ async def show(rows: Sequence[Row], now: datetime) -> str:
     Raises:
         ServiceError: Prefect's API failed.
     """
-    page, last = as_page(rows, now), await _artifact()
+    warnings = [warning for each in await all_in_use() if (warning := each.warning(now))]
+    page, last = as_page(rows, now, warnings), await _artifact()
     client, _ = get_or_create_client()
     # The client's own methods would also copy the whole page into an event.
     with api_errors("writing the overview"):

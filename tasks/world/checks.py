@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from blocks.errors import KeyRotationError
-from tasks.world.connections import open_connection
+from blocks.openrouter.client import OpenRouterClient
+from tasks.model.management_keys import InUse
+from tasks.world.connections import load_connection
 from tasks.world.destinations import open_destination
+from tasks.world.management_keys import remember_use
+from tasks.world.optional import Part, if_available
 
 
 class Outcome(NamedTuple):
@@ -19,11 +23,13 @@ class Outcome(NamedTuple):
         sentence: What works.
         ends: When its login ends, UTC; `None` where it does not, or that is not known.
         place: The place that a destination means; two blocks of different names may mean the same one.
+        in_use: Since when a connection uses its management key.
     """
 
     sentence: str
     ends: datetime | None
     place: str | None = None
+    in_use: InUse | None = None
 
 
 async def check_connection(name: str, field: str) -> Outcome:
@@ -39,8 +45,25 @@ async def check_connection(name: str, field: str) -> Outcome:
     Raises:
         KeyRotationError: One sentence that says what is wrong.
     """
-    async with await open_connection(name, field) as client:
-        return Outcome(await client.check(), await _if_told(client.login_ends()))
+    credentials = await load_connection(name, field)
+    async with credentials.get_client(connection=name) as client:
+        works, ends = await client.check(), await _if_told(client.login_ends())
+        sees = await _what_is_seen(client)
+    return Outcome(f"{works} {sees}", ends, in_use=await remember_use(name, credentials, ends, datetime.now(UTC)))
+
+
+async def _what_is_seen(openrouter: OpenRouterClient) -> str:
+    """Say which of the parts are seen that an account may lack."""
+
+    def no_note(_sentence: str) -> None: ...
+
+    seen = [part for part in Part if await if_available(part, openrouter.peek(part.path), no_note)]
+    unseen = [part for part in Part if part not in seen]
+    return f"It sees {_enumerated(seen)}." + (f" It does not see {_enumerated(unseen)}." if unseen else "")
+
+
+def _enumerated(parts: Sequence[Part]) -> str:
+    return ", ".join(parts) or "nothing else"
 
 
 async def check_destination(name: str, field: str) -> Outcome:

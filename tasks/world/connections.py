@@ -32,7 +32,12 @@ async def open_connection(
         ConfigurationError: There is no such block, or it cannot be loaded here.
         ServiceError: Prefect's API failed.
     """
+    return (await load_connection(name, field, loaded)).get_client(connection=name)
+
+
+async def load_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> OpenRouterCredentials:
+    """Load the block of a connection by name; the arguments and errors are those of `open_connection`."""
     block = await load_block(f"{CONNECTION_TYPE}/{name}", field, loaded)
     if not isinstance(block, OpenRouterCredentials):
         raise ConfigurationError(f"{field}: {name} is not an OpenRouter connection. Nothing was created.")
-    return block.get_client(connection=name)
+    return block

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import StrEnum
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from blocks.errors import ForbiddenError, NotFoundError, ServiceError
 from blocks.openrouter.lists import ListKind
@@ -14,13 +14,25 @@ NOT_FOUND = 404
 
 
 class Part(StrEnum):
-    """A part of OpenRouter's API that an account may lack, or that its management key may not see."""
+    """A part of OpenRouter's API that an account may lack, or that its management key may not see.
 
-    WORKSPACES = "workspaces"
-    GUARDRAILS = "guardrails"
-    BYOK = "BYOK credentials"
-    BROADCAST = "broadcast destinations"
-    ANALYTICS = "analytics"
+    `path` is one to look at it by.
+    """
+
+    path: str
+
+    def __new__(cls, title: str, path: str) -> Self:
+        """Make a part from its title and its path."""
+        part = str.__new__(cls, title)
+        part._value_ = title
+        part.path = path
+        return part
+
+    WORKSPACES = "workspaces", "workspaces"
+    GUARDRAILS = "guardrails", "guardrails/assignments/keys"
+    BYOK = "BYOK credentials", ListKind.BYOK.path
+    BROADCAST = "broadcast destinations", ListKind.BROADCAST.path
+    ANALYTICS = "analytics", "analytics/meta"
 
 
 PARTS_WITH_LISTS = {ListKind.BYOK: Part.BYOK, ListKind.BROADCAST: Part.BROADCAST}

@@ -1,0 +1,46 @@
+"""Who still uses a key: for a person who is to move its consumers. No decision depends on it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from blocks.errors import ServiceError
+from tasks.model.keys import show_time
+from tasks.model.ledger import Superseded
+from tasks.world.optional import Part, if_available
+from tasks.world.ports import KeyReader
+from tasks.world.run import Run
+
+LOOKS_BACK = timedelta(days=7)
+"""How far back to ask about a key of which it is not known when it was superseded."""
+LONGEST_LOOK = timedelta(days=31)
+SHOWN = 3
+"""How many uses are named."""
+
+
+async def who_uses(run: Run, openrouter: KeyReader, key: Superseded) -> str:
+    """Say by which application and model a superseded key was used, and when last.
+
+    Args:
+        run: The run.
+        openrouter: The key's connection.
+        key: The key.
+
+    Returns:
+        One sentence with a space before it; empty text where the account cannot tell.
+    """
+
+    def no_note(_sentence: str) -> None: ...
+
+    now = run.world.now()
+    since = max(key.since or now - LOOKS_BACK, now - LONGEST_LOOK)
+    try:
+        uses = await if_available(Part.ANALYTICS, openrouter.uses_of(key.hash, since, now), no_note)
+    except ServiceError as error:
+        # Whether the key is used is known without it.
+        return f" By whom could not be asked: {error}"
+    if not uses:
+        return ""
+    said = [f"{use.by}{f', last at {show_time(use.last)}' if use.last else ''}" for use in uses[:SHOWN]]
+    more = f"; and {len(uses) - SHOWN} others" if len(uses) > SHOWN else ""
+    return f" It was used by {'; '.join(said)}{more}."

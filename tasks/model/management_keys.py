@@ -1,0 +1,52 @@
+"""How long a management key has been in use, and when a person is to exchange it: no API makes or rotates one."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from tasks.model.keys import show_time
+
+AHEAD = timedelta(days=14)
+"""How far ahead of its time to warn: only a person can make a new one."""
+PAGE = "https://openrouter.ai/settings/management-keys"
+"""Where a management key is made."""
+
+
+class InUse(BaseModel):
+    """Since when a connection uses its management key; stored without the key, by its fingerprint."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    connection: str
+    fingerprint: str
+    since: AwareDatetime
+    remind_after: timedelta
+    expires_at: AwareDatetime | None = None
+
+    def continued(self, before: InUse | None) -> InUse:
+        """Return what is to be stored: a key that was in use before keeps its beginning, another one starts anew."""
+        if before is None or before.fingerprint != self.fingerprint:
+            return self
+        return self.model_copy(update={"since": min(before.since, self.since)})
+
+    def warning(self, now: datetime) -> str:
+        """Return what a person is to do, in sentences; empty text as long as that is nothing.
+
+        Args:
+            now: The current time, UTC.
+        """
+        reasons = []
+        if self.expires_at is not None and self.expires_at - now <= AHEAD:
+            reasons.append(f"expires at {show_time(self.expires_at)}")
+        if now - self.since >= self.remind_after - AHEAD:
+            days = (now - self.since).days
+            reasons.append(f"has been in use for {days} days, of {self.remind_after.days} that it may be")
+        if not reasons:
+            return ""
+        return (
+            f"The management key of the connection {self.connection} {' and '.join(reasons)}. Exchange it: make one in "
+            f"the same account at {PAGE}, put it into the block openrouter-credentials/{self.connection}, run "
+            "check-connections, and delete the former one there."
+        )

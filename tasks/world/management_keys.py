@@ -1,0 +1,74 @@
+"""Where it is kept since when each connection uses its management key: a Prefect variable beside the block."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from prefect.variables import Variable
+from pydantic import ValidationError
+
+from blocks.openrouter.credentials import OpenRouterCredentials
+from tasks.model.keys import fingerprint
+from tasks.model.management_keys import InUse
+from tasks.world.api import api_errors, pages
+
+PREFIX = "management-key_"
+"""No ledger's name begins so."""
+DOING = "reading since when management keys are in use"
+
+
+async def remember_use(
+    connection: str, credentials: OpenRouterCredentials, expires_at: datetime | None, now: datetime
+) -> InUse:
+    """Keep since when a connection uses its management key; another key starts anew.
+
+    Args:
+        connection: The connection's name.
+        credentials: Its block.
+        expires_at: When the management key expires, UTC; `None` for never.
+        now: The current time, UTC.
+
+    Returns:
+        Since when it is in use.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    seen = InUse(
+        connection=connection,
+        fingerprint=fingerprint(credentials.management_key) or "",
+        since=now,
+        remind_after=credentials.remind_after,
+        expires_at=expires_at,
+    )
+    with api_errors(DOING):
+        before = _parse(await Variable.aget(f"{PREFIX}{connection}"))
+    wanted = seen.continued(before)
+    if wanted != before:
+        with api_errors("writing since when a management key is in use"):
+            await Variable.aset(f"{PREFIX}{connection}", wanted.model_dump(mode="json"), overwrite=True)
+    return wanted
+
+
+async def all_in_use() -> list[InUse]:
+    """Read since when each connection that was ever checked uses its management key.
+
+    Returns:
+        The connections, by name.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    body = {"variables": {"name": {"like_": f"{PREFIX}%"}}, "sort": "NAME_ASC"}
+    found = [entry async for page in pages("/variables/filter", body, DOING) for entry in page]
+    stored = (_parse(entry.get("value")) for entry in found if str(entry.get("name")).startswith(PREFIX))
+    return [each for each in stored if each]
+
+
+def _parse(value: Any) -> InUse | None:
+    try:
+        return InUse.model_validate(value)
+    except ValidationError:
+        # Whatever somebody has written there, the next check begins anew.
+        return None
