@@ -156,11 +156,13 @@ def verdict(checked: list[Checked], now: datetime) -> str:
     Raises:
         DestinationError: Something does not work.
     """
-    broken = [each for each in checked if not each.works]
-    if broken:
-        details = " ".join(f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken)
-        raise DestinationError(f"{len(broken)} of {len(checked)} do not work. {details}")
     soon = [each for each in checked if each.ends and each.ends - now < ENDS_SOON and each.in_use is None]
     warnings = [f"The login of {each.name} expires at {show_time(each.ends)}." for each in soon if each.ends]
     warnings += [each.in_use.warning(now) for each in checked if each.in_use]
+    broken = [each for each in checked if not each.works]
+    if broken:
+        details = [f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken]
+        raise DestinationError(
+            " ".join([f"{len(broken)} of {len(checked)} do not work.", *details, *filter(None, warnings)])
+        )
     return " ".join([f"All {len(checked)} connections and destinations work.", *filter(None, warnings)])

@@ -11,6 +11,7 @@ import pytest
 from prefect import get_client
 from prefect.artifacts import Artifact
 from prefect.states import Cancelled
+from prefect.variables import Variable
 
 from flows import check_connections, rotate, status
 from flows.deployments import save_deployment
@@ -24,6 +25,7 @@ from tasks.world.deployments import schedule_of
 from tasks.world.inventory import read_deployments
 from tasks.world.ledgers import VariableStore
 from tasks.world.open_ledger import KEPT_TERMS
+from tasks.world.management_keys import PREFIX
 from tests.by_hand import delete_ledger, edit_ledger
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import deploy_retirements, retirements_of
@@ -189,7 +191,40 @@ async def test_the_check_tells_when_a_management_key_ends(world: World) -> None:
     state = await check_connections(return_state=True)
 
     assert state.is_completed(), state.message
-    assert f"The login of openrouter-credentials/{world.connection} expires at" in str(state.message)
+    assert f"The management key of the connection {world.connection} expires at" in str(state.message)
+
+
+async def test_the_check_and_the_overview_tell_of_an_old_management_key(world: World) -> None:
+    """Its age counts from the first check that has seen it, and another key starts anew."""
+    await deploy(await world.prepare(world.rotation()))
+    await check_connections(return_state=True)
+    name = f"{PREFIX}{world.connection}"
+    stored: Any = await Variable.aget(name)
+    stored["since"] = (datetime.now(UTC) - timedelta(days=100)).isoformat()
+    await Variable.aset(name, stored, overwrite=True)
+    warning = f"The management key of the connection {world.connection} has been in use for 100 days"
+
+    old = await check_connections(return_state=True)
+    shown: Any = await Artifact.get(overview.OVERVIEW)
+    await Variable.aset(name, {**stored, "fingerprint": "of another key"}, overwrite=True)
+    exchanged = await check_connections(return_state=True)
+
+    assert warning in str(old.message)
+    assert warning in shown.data
+    assert warning not in str(exchanged.message)
+    assert DEFAULT_MANAGEMENT_KEY not in str(stored)
+
+
+async def test_the_check_shows_what_each_connection_sees(world: World) -> None:
+    """Parts that the account lacks are named beside those that it has."""
+    await deploy(await world.prepare(world.rotation()))
+    world.openrouter.lacks = {"byok": 404, "analytics": 403}
+
+    await check_connections(return_state=True)
+
+    details = (await connections())[f"openrouter-credentials/{world.connection}"]["details"]
+    assert "It sees workspaces, guardrails, broadcast destinations." in details
+    assert "It does not see BYOK credentials, analytics." in details
 
 
 async def test_a_login_that_may_not_look_at_itself_works_all_the_same(world: World) -> None:

@@ -1,0 +1,63 @@
+"""A management key is exchanged by a person, who is told in time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tasks.model.management_keys import AHEAD, PAGE, InUse
+
+NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
+
+
+def in_use(days: float, fingerprint: str = "one", expires_in: float | None = None) -> InUse:
+    """A management key that has been in use for some days."""
+    return InUse(
+        connection="openrouter",
+        fingerprint=fingerprint,
+        since=NOW - timedelta(days=days),
+        remind_after=timedelta(days=90),
+        expires_at=None if expires_in is None else NOW + timedelta(days=expires_in),
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        (in_use(0), ""),
+        (in_use(75.9), ""),
+        (in_use(76), "has been in use for 76 days, of 90"),
+        (in_use(0, expires_in=14.1), ""),
+        (in_use(0, expires_in=14), "expires at 2026-12-15 12:00 UTC"),
+        (in_use(100, expires_in=-1), "expires at 2026-11-30 12:00 UTC and has been in use for 100 days"),
+    ],
+)
+def test_a_warning_comes_two_weeks_ahead(key: InUse, says: str) -> None:
+    """Before it is in use for too long, and before it expires; until then there is none."""
+    warning = key.warning(NOW)
+
+    assert timedelta(days=14) == AHEAD
+    assert says in warning
+    assert bool(warning) is bool(says)
+
+
+def test_a_warning_says_what_to_do() -> None:
+    """Where to make a new one, where to put it, and what to do then."""
+    warning = in_use(90).warning(NOW)
+
+    assert PAGE in warning
+    assert "openrouter-credentials/openrouter" in warning
+    assert "check-connections" in warning
+    assert "delete the former one" in warning
+
+
+def test_the_same_key_keeps_its_beginning() -> None:
+    """A check that finds the key of the check before does not start anew."""
+    assert in_use(0).continued(in_use(30)).since == NOW - timedelta(days=30)
+
+
+def test_another_key_starts_anew() -> None:
+    """Its fingerprint differs, or nothing was known before."""
+    assert in_use(0).continued(in_use(30, "another")).since == NOW
+    assert in_use(0).continued(None).since == NOW
