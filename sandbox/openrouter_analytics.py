@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sandbox.openrouter_account import Account, ApiError, StoredKey, period_start, spelled_text, spelled_utc
-from sandbox.openrouter_requests import Endpoints, body_of, check_fields, is_list_of, is_text, or_null
+from sandbox.openrouter_requests import Endpoints, body_of, check_fields, is_list_of, is_one_of, is_text
 
 METRICS = ("request_count",)
 DIMENSIONS = ("model", "app", "api_key_id")
@@ -31,16 +31,16 @@ def _is_object(value: Any) -> bool:
 
 
 QUERY = {
-    "metrics": is_list_of(lambda name: isinstance(name, str) and name in METRICS, 1),
-    "dimensions": is_list_of(lambda name: isinstance(name, str) and name in DIMENSIONS, 0, 2),
+    "metrics": is_list_of(is_one_of(METRICS), 1),
+    "dimensions": is_list_of(is_one_of(DIMENSIONS), 0, 2),
     "filters": is_list_of(_is_object, 0, 20),
-    "granularity": lambda name: isinstance(name, str) and name in GRANULARITIES,
+    "granularity": is_one_of(GRANULARITIES),
     "limit": _is_number,
     "group_limit": _is_number,
     "time_range": _is_object,
     "order_by": _is_object,
-    "classifier_dimensions": or_null(_is_object),
-    "classifier_filters": or_null(_is_object),
+    "classifier_dimensions": _is_object,
+    "classifier_filters": _is_object,
 }
 
 

@@ -15,6 +15,7 @@ from sandbox.openrouter_requests import (
     body_of,
     check_fields,
     is_list_of,
+    is_one_of,
     is_rate,
     is_switch,
     is_text,
@@ -29,15 +30,25 @@ TYPES = frozenset({
     "arize", "braintrust", "clickhouse", "datadog", "grafana", "langfuse", "langsmith", "newrelic", "opik",
     "otel-collector", "posthog", "ramp", "s3", "sentry", "snowflake", "weave", "webhook",
 })  # fmt: skip
+PROVIDERS = frozenset({
+    "ai21", "aion-labs", "akashml", "alibaba", "amazon-bedrock", "amazon-nova", "ambient", "anthropic", "arcee-ai",
+    "atlas-cloud", "avian", "azure", "baidu", "baseten", "black-forest-labs", "byteplus", "cerebras", "chutes",
+    "cirrascale", "clarifai", "cloudflare", "cohere", "coreweave", "crusoe", "darkbloom", "databricks", "decart",
+    "deepgram", "deepinfra", "deepseek", "dekallm", "digitalocean", "featherless", "fireworks", "fish-audio",
+    "friendli", "gmicloud", "google-ai-studio", "google-vertex", "groq", "heygen", "inception", "inceptron",
+    "inferact-vllm", "inference-net", "infermatic", "inflection", "io-net", "ionstream", "krea", "liquid", "makora",
+    "mancer", "mara", "meta", "minimax", "mistral", "modal", "modelrun", "modular", "moonshotai", "morph",
+    "ncompass", "nebius", "nex-agi", "nextbit", "novita", "nvidia", "open-inference", "openai", "parasail",
+    "perceptron", "perplexity", "phala", "poolside", "quiver", "recraft", "reka", "relace", "runway",
+    "sail-research", "sakana", "sakana-ai", "sambanova", "seed", "siliconflow", "sourceful", "stepfun",
+    "streamlake", "switchpoint", "tencent", "tenstorrent", "thinkingmachines", "together", "upstage", "venice",
+    "wafer", "wandb", "wandb-legacy", "xai", "xiaomi", "z-ai",
+})  # fmt: skip
 Validator = Callable[[Any], bool]
 
 
 def _is_hash(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[a-f0-9]{64}", value) is not None
-
-
-def _is_slug(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value) is not None
 
 
 def _is_name(value: Any) -> bool:
@@ -61,7 +72,7 @@ CREDENTIAL: dict[str, Validator] = {
     "key": is_text,
     "name": or_null(_is_name),
 }
-NEW_CREDENTIAL = {**CREDENTIAL, "provider": _is_slug, "workspace_id": is_uuid}
+NEW_CREDENTIAL = {**CREDENTIAL, "provider": is_one_of(PROVIDERS), "workspace_id": is_uuid}
 BROADCAST: dict[str, Validator] = {
     "api_key_hashes": or_null(is_list_of(_is_any_text, 1)),
     "broadcast_generation_cost": is_switch,
@@ -74,7 +85,7 @@ BROADCAST: dict[str, Validator] = {
     "privacy_mode": is_switch,
     "sampling_rate": is_rate,
 }
-NEW_BROADCAST = {**BROADCAST, "type": lambda value: isinstance(value, str) and value in TYPES, "workspace_id": is_uuid}
+NEW_BROADCAST = {**BROADCAST, "type": is_one_of(TYPES), "workspace_id": is_uuid}
 
 
 def _masked(secret: str) -> str:

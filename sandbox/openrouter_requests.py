@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -76,6 +76,11 @@ def is_rate(value: Any) -> bool:
 def or_null(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Return a validator that also permits null."""
     return lambda value: value is None or holds(value)
+
+
+def is_one_of(texts: Collection[str]) -> Callable[[Any], bool]:
+    """Return a validator of one of some texts."""
+    return lambda value: isinstance(value, str) and value in texts
 
 
 def is_list_of(holds: Callable[[Any], bool], least: int = 0, most: int = sys.maxsize) -> Callable[[Any], bool]:
