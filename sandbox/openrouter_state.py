@@ -45,6 +45,11 @@ class AccountLists:
             "allowed_user_ids": None,
             "sort_order": len(self.credentials),
             "created_at": f"{self.now():%Y-%m-%dT%H:%M:%S}Z",
+            # Required by the SDK, absent from the API reference.
+            "declared_region": None,
+            "declared_zdr": None,
+            "is_byok_only": False,
+            "is_required": False,
             **fields,
         }
         self.credentials[credential["id"]] = credential
@@ -70,6 +75,9 @@ class AccountLists:
             "filter_rules": None,
             "created_at": at,
             "updated_at": at,
+            # Required by the SDK, absent from the API reference.
+            "broadcast_generation_cost_allocation": False,
+            "regions": [],
             **fields,
         }
         self.broadcasts[broadcast["id"]] = broadcast
