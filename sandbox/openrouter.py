@@ -107,7 +107,7 @@ class Api(Endpoints):
         body = await body_of(request)
         if not body:
             raise ApiError(400, "At least one field must be given")
-        _check_key({name: value for name, value in body.items() if (name, value) != ("name", "")}, key.account)
+        _check_key(body, key.account)
         for name in ("name", "disabled", "limit_reset", "include_byok_in_limit", "workspace_id"):
             if name in body:
                 setattr(key, name, body[name])

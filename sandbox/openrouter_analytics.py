@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sandbox.openrouter_account import Account, ApiError, StoredKey, period_start, spelled_text, spelled_utc
-from sandbox.openrouter_requests import Endpoints, body_of, check_fields, is_list_of, is_one_of, is_text
+from sandbox.openrouter_requests import Endpoints, body_of, check_fields, is_list_of, is_one_of, is_text, is_uuid
 
 METRICS = ("request_count",)
 DIMENSIONS = ("model", "app", "api_key_id")
@@ -30,6 +30,18 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _has(*required: str, **fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    def holds(value: Any) -> bool:
+        there = isinstance(value, dict) and all(name in value for name in required)
+        return there and all(check(value[name]) for name, check in fields.items() if name in value)
+
+    return holds
+
+
+_is_direction = is_one_of(("asc", "desc"))
+_are_names = is_list_of(lambda value: isinstance(value, str), 0, 2)
+
+
 QUERY = {
     "metrics": is_list_of(is_one_of(METRICS), 1),
     "dimensions": is_list_of(is_one_of(DIMENSIONS), 0, 2),
@@ -37,10 +49,12 @@ QUERY = {
     "granularity": is_one_of(GRANULARITIES),
     "limit": _is_number,
     "group_limit": _is_number,
-    "time_range": _is_object,
-    "order_by": _is_object,
-    "classifier_dimensions": _is_object,
-    "classifier_filters": _is_object,
+    "time_range": _has("start", "end"),
+    "order_by": _has("field", "direction", field=is_text, direction=_is_direction),
+    "classifier_dimensions": _has("classifier_id", classifier_id=is_uuid, dimension_names=_are_names),
+    "classifier_filters": _has(
+        "classifier_id", "filters", classifier_id=is_uuid, filters=is_list_of(_is_object, 1, 10)
+    ),
 }
 
 

@@ -97,7 +97,8 @@ class Standing:
                 "config": {"url": "https://tracing.example"},
             }
             if operation == "PATCH /keys/{hash}":
-                body = {"name": "checkout", **body}
+                # An empty change is refused, and so is an empty name.
+                body, said["name"] = {"name": "checkout", **body}, "checkout"
         return {name: said[name] if name in said and value is not None else value for name, value in body.items()}
 
 
