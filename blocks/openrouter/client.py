@@ -299,7 +299,10 @@ class OpenRouterClient(KeyLists, Analytics):
             ForbiddenError: The management key may not see it.
             ServiceError: The call failed.
         """
-        await self._manage("GET", path, "looking what the account has", params={"limit": 1})
+        doing = "looking what the account has"
+        answer = await self._manage("GET", path, doing, params={"limit": 1})
+        if not isinstance(answer.get("data"), list | dict):
+            raise UnexpectedAnswerError(f"OpenRouter's answer lacks the field data while {doing}.")
         return True
 
     async def check(self) -> str:

@@ -154,7 +154,9 @@ class KeyLists(ManagementApi):
             raise ValueError("replace_keys needs at least one key.")
         body: dict[str, Any] = {which.kind.field: list(hashes)}
         doing = f"changing a {which.kind}"
-        await self._manage("PATCH", _path(which.kind, which.id), doing, json_body=body, repeatable=False, attempts=1)
+        path = _path(which.kind, which.id)
+        answer = await self._manage("PATCH", path, doing, json_body=body, repeatable=False, attempts=1)
+        parse(_RECORDS[which.kind], answer.get("data"), doing)
 
 
 def _path(kind: ListKind, list_id: str) -> str:

@@ -205,7 +205,7 @@ async def test_the_check_and_the_overview_tell_of_an_old_management_key(world: W
     warning = f"The management key of the connection {world.connection} has been in use for 100 days"
 
     old = await check_connections(return_state=True)
-    shown: Any = await Artifact.get(overview.OVERVIEW)
+    shown: Any = await Artifact.aget(overview.OVERVIEW)
     await Variable.aset(name, {**stored, "fingerprint": "of another key"}, overwrite=True)
     exchanged = await check_connections(return_state=True)
 

@@ -34,7 +34,7 @@ from blocks.errors import (
 from blocks.infisical.client import InfisicalClient
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import KeyRequest, Standing
-from blocks.openrouter.lists import ListKind
+from blocks.openrouter.lists import KeyList, ListKind
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
@@ -227,6 +227,7 @@ async def _written(block: VaultSecret | InfisicalSecret) -> None:
 
 
 ANY = ".*"
+LISTED = KeyList(ListKind.BYOK, CREDENTIAL, "production", ())
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 IS_OLD, ABSENT = "a secret", "nothing"
 NO_ENGINE: dict[str, Any] = dict.fromkeys(
@@ -247,6 +248,8 @@ CALLS: dict[str, Call] = {
     "workspace": _openrouter("GET", "/workspaces/", lambda c, liars: c.workspace(liars.workspace)),
     "key_lists": _openrouter("GET", "/byok$", lambda c, _: _walked(c.key_lists(ListKind.BYOK))),
     "key_list": _openrouter("GET", "/byok/", lambda c, _: c.key_list(ListKind.BYOK, CREDENTIAL)),
+    "replace_keys": _openrouter("PATCH", "/byok/", lambda c, liars: c.replace_keys(LISTED, [liars.key.hash])),
+    "peek": _openrouter("GET", "/byok$", lambda c, _: c.peek("byok"), lists=True, another_shape_inside=True),
     "uses_of": _openrouter("GET", "/analytics/meta$", lambda c, liars: c.uses_of(liars.key.hash, NOW, NOW)),
     "list_workspaces": _openrouter("GET", "/workspaces$", lambda c, _: _walked(c.list_workspaces())),
     "assign_guardrail": _openrouter("POST", "/keys$", lambda c, liars: c.assign_guardrail(GUARDRAIL, liars.key.hash)),
@@ -425,7 +428,9 @@ def test_no_call_of_a_client_is_left_out(prefix: str, client: type) -> None:
     """Whoever adds a call adds it above: the matrix has every public method that waits for an answer."""
     waits = {
         name
-        for name, member in vars(client).items()
+        for base in client.__mro__
+        if base.__module__.startswith(client.__module__.rpartition(".")[0])
+        for name, member in vars(base).items()
         if not name.startswith("_") and (inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member))
     }
     lied_to = {name.partition(",")[0] for name in CALLS}

@@ -9,14 +9,14 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox.openrouter import create_app
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, Account, OpenRouterSandbox
-from tests.sandbox.test_openrouter_contract import MONDAY
+from tests.sandbox.conftest import MONDAY
 
 DESCRIBED: dict[str, Any] = json.loads((Path(__file__).parent / "openrouter-description.json").read_text())
 OPERATIONS = {name: described for name, described in DESCRIBED.items() if name != "origin"}

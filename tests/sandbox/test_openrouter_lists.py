@@ -9,24 +9,23 @@ import httpx
 import pytest
 from openrouter import errors
 
-from tests.sandbox.test_openrouter_contract import World, world
+from tests.sandbox.conftest import StandIn
 
-__all__ = ["world"]
 WEBHOOK = {"url": "https://tracing.example", "secret": "whsec-0123456789"}
 
 
-def call(world: World, key: str, credential: str, app: str = "Billing") -> int:
+def call(stand_in: StandIn, key: str, credential: str, app: str = "Billing") -> int:
     """A chat completion with a provider key or not at all; the status of the answer."""
     body = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
     headers = {"Authorization": f"Bearer {key}", "X-Title": app}
     path = f"/api/v1/chat/completions?byok={credential}"
-    return world.http.post(path, json=body, headers=headers).status_code
+    return int(stand_in.http.post(path, json=body, headers=headers).status_code)
 
 
-def test_a_credential_lives_its_whole_life(world: World) -> None:
+def test_a_credential_lives_its_whole_life(stand_in: StandIn) -> None:
     """Create, read, change, list and delete answer as the SDK expects; the provider key is never shown."""
-    key = world.new_key()
-    with world.sdk() as sdk:
+    key = stand_in.new_key()
+    with stand_in.sdk() as sdk:
         made = sdk.byok.create(key="sk-proj-0123456789", provider="openai", allowed_api_key_hashes=[key.hash]).data
         changed = sdk.byok.update(id=made.id, name="production", disabled=True).data
         listed = sdk.byok.list()
@@ -39,16 +38,16 @@ def test_a_credential_lives_its_whole_life(world: World) -> None:
     assert [one.id for one in listed.result.data] == [read.id] == [made.id]
     assert "0123456789" not in str((made, changed, read))
     assert deleted.DELETED is True
-    assert world.state.credentials == {}
+    assert stand_in.state.credentials == {}
 
 
 @pytest.mark.parametrize("hashes", [[], ["0" * 64], ["not a hash"], [*(f"{n:064x}" for n in range(101))]])
-def test_a_list_of_other_than_live_keys_is_refused(world: World, hashes: list[str]) -> None:
+def test_a_list_of_other_than_live_keys_is_refused(stand_in: StandIn, hashes: list[str]) -> None:
     """None, unknown, malformed and too many are a 400, and the list stays as it was."""
-    key = world.new_key()
-    credential = world.state.add_credential(world.state.accounts[0], None, allowed_api_key_hashes=[key.hash])
+    key = stand_in.new_key()
+    credential = stand_in.state.add_credential(stand_in.state.accounts[0], None, allowed_api_key_hashes=[key.hash])
 
-    with world.sdk() as sdk, pytest.raises(errors.OpenRouterError) as refused:
+    with stand_in.sdk() as sdk, pytest.raises(errors.OpenRouterError) as refused:
         sdk.byok.update(id=credential["id"], allowed_api_key_hashes=hashes)
 
     assert refused.value.status_code == 400
@@ -56,21 +55,21 @@ def test_a_list_of_other_than_live_keys_is_refused(world: World, hashes: list[st
 
 
 @pytest.mark.parametrize("how", ["deleted", "disabled", "expired", "of another account"])
-def test_a_list_with_a_dead_key_cannot_be_changed(world: World, how: str) -> None:
+def test_a_list_with_a_dead_key_cannot_be_changed(stand_in: StandIn, how: str) -> None:
     """As long as it names one, every other change of it is refused; without it, the same change is made."""
-    key, dead = world.new_key(), world.new_key(expires_at="2026-12-01T00:00:00Z")
-    credential = world.state.add_credential(world.state.accounts[0], None, allowed_api_key_hashes=[dead.hash])
+    key, dead = stand_in.new_key(), stand_in.new_key(expires_at="2026-12-01T00:00:00Z")
+    credential = stand_in.state.add_credential(stand_in.state.accounts[0], None, allowed_api_key_hashes=[dead.hash])
     match how:
         case "deleted":
-            world.state.delete_key(dead)
+            stand_in.state.delete_key(dead)
         case "disabled":
             dead.disabled = True
         case "expired":
-            world.now += timedelta(days=1)
+            stand_in.now += timedelta(days=1)
         case _:
-            dead.account = world.state.add_account("of another")
+            dead.account = stand_in.state.add_account("of another")
 
-    with world.sdk() as sdk:
+    with stand_in.sdk() as sdk:
         with pytest.raises(errors.OpenRouterError):
             sdk.byok.update(id=credential["id"], allowed_api_key_hashes=[dead.hash, key.hash])
         sdk.byok.update(id=credential["id"], allowed_api_key_hashes=[key.hash])
@@ -78,48 +77,49 @@ def test_a_list_with_a_dead_key_cannot_be_changed(world: World, how: str) -> Non
     assert credential["allowed_api_key_hashes"] == [key.hash]
 
 
-def test_null_lifts_the_restriction(world: World) -> None:
+def test_null_lifts_the_restriction(stand_in: StandIn) -> None:
     """A credential without a list is for every key."""
-    key, other = world.new_key(), world.new_key()
-    credential = world.state.add_credential(world.state.accounts[0], None, allowed_api_key_hashes=[key.hash])
-    before = [call(world, one.secret, credential["id"]) for one in (key, other)]
+    key, other = stand_in.new_key(), stand_in.new_key()
+    credential = stand_in.state.add_credential(stand_in.state.accounts[0], None, allowed_api_key_hashes=[key.hash])
+    before = [call(stand_in, one.secret, credential["id"]) for one in (key, other)]
 
-    with world.sdk() as sdk:
+    with stand_in.sdk() as sdk:
         sdk.byok.update(id=credential["id"], allowed_api_key_hashes=None)
 
     assert before == [200, 403]
-    assert [call(world, one.secret, credential["id"]) for one in (key, other)] == [200, 200]
+    assert [call(stand_in, one.secret, credential["id"]) for one in (key, other)] == [200, 200]
 
 
-def test_a_call_with_a_provider_key_is_paid_with_it(world: World) -> None:
+def test_a_call_with_a_provider_key_is_paid_with_it(stand_in: StandIn) -> None:
     """It counts as BYOK usage; a refused one counts as a failure that consumers notice."""
-    key = world.new_key()
-    credential = world.state.add_credential(world.state.accounts[0], None)
+    key = stand_in.new_key()
+    credential = stand_in.state.add_credential(stand_in.state.accounts[0], None)
 
-    served, refused = call(world, key.secret, credential["id"]), call(world, key.secret, "none")
+    served, refused = call(stand_in, key.secret, credential["id"]), call(stand_in, key.secret, "none")
 
     assert (served, refused) == (200, 403)
-    assert (world.state.usage(key, byok=True), world.state.usage(key)) == (world.state.cost, 0)
-    assert world.state.requests_failed == 1
+    assert stand_in.state.usage(key, byok=True) == stand_in.state.cost
+    assert not stand_in.state.usage(key)
+    assert stand_in.state.requests_failed == 1
 
 
-def test_a_credential_is_listed_in_its_workspace(world: World) -> None:
+def test_a_credential_is_listed_in_its_workspace(stand_in: StandIn) -> None:
     """One without a workspace is listed in each."""
-    account = world.state.accounts[0]
+    account = stand_in.state.accounts[0]
     account.workspaces.append("11111111-2222-3333-4444-555555555555")
-    here = world.state.add_credential(account, account.workspaces[1])["id"]
-    everywhere = world.state.add_credential(account, None)["id"]
+    here = stand_in.state.add_credential(account, account.workspaces[1])["id"]
+    everywhere = stand_in.state.add_credential(account, None)["id"]
 
-    with world.sdk() as sdk:
+    with stand_in.sdk() as sdk:
         found: list[Any] = [sdk.byok.list(workspace_id=one) for one in (None, account.workspaces[1])]
 
     assert [[one.id for one in each.result.data] for each in found] == [[everywhere], [here, everywhere]]
 
 
-def test_a_broadcast_destination_lives_its_whole_life(world: World) -> None:
+def test_a_broadcast_destination_lives_its_whole_life(stand_in: StandIn) -> None:
     """Create, read, change, list and delete answer as the SDK expects; secrets are masked."""
-    key = world.new_key()
-    with world.sdk() as sdk:
+    key = stand_in.new_key()
+    with stand_in.sdk() as sdk:
         made = sdk.observability.create(config=WEBHOOK, name="tracing", type_="webhook", api_key_hashes=[key.hash])
         made_id = made.data.id
         sdk.observability.update(id=made_id, enabled=False)
@@ -133,29 +133,29 @@ def test_a_broadcast_destination_lives_its_whole_life(world: World) -> None:
     assert deleted.DELETED is True
 
 
-def test_a_sixth_destination_of_a_type_is_refused(world: World) -> None:
+def test_a_sixth_destination_of_a_type_is_refused(stand_in: StandIn) -> None:
     """OpenRouter permits five."""
-    with world.sdk() as sdk:
+    with stand_in.sdk() as sdk:
         for number in range(5):
             sdk.observability.create(config=WEBHOOK, name=f"tracing {number}", type_="webhook")
         with pytest.raises(errors.OpenRouterError):
             sdk.observability.create(config=WEBHOOK, name="one more", type_="webhook")
 
 
-def test_the_analytics_tell_who_uses_a_key(world: World) -> None:
+def test_the_analytics_tell_who_uses_a_key(stand_in: StandIn) -> None:
     """By application and model, in minutes, for one key by its hash."""
-    key, other = world.new_key(), world.new_key()
-    credential = world.state.add_credential(world.state.accounts[0], None)["id"]
+    key, other = stand_in.new_key(), stand_in.new_key()
+    credential = stand_in.state.add_credential(stand_in.state.accounts[0], None)["id"]
     for one, app in ((key, "Billing"), (key, "Billing"), (other, "Search")):
-        call(world, one.secret, credential, app)
+        call(stand_in, one.secret, credential, app)
 
     filters: Any = [{"field": "api_key_id", "operator": "eq", "value": key.hash}]
     query: Any = {"metrics": ["request_count"], "dimensions": ["app", "model"], "granularity": "minute"}
-    with world.sdk() as sdk:
+    with stand_in.sdk() as sdk:
         meta: Any = sdk.analytics.get_analytics_meta().data
         found: Any = sdk.analytics.query_analytics(**query, filters=filters).data
     # The SDK reads the rows and leaves their fields out.
-    [row] = world.manage("POST", "/analytics/query", {**query, "filters": filters}).json()["data"]["data"]
+    [row] = stand_in.manage("POST", "/analytics/query", {**query, "filters": filters}).json()["data"]["data"]
 
     assert {"app", "model"} <= {one.name for one in meta.dimensions}
     assert found.metadata.row_count == 1
@@ -163,22 +163,22 @@ def test_the_analytics_tell_who_uses_a_key(world: World) -> None:
     assert row["date__minute"].startswith("2026-11-30T23:00:00")
 
 
-def test_a_hash_that_is_not_known_is_a_warning(world: World) -> None:
+def test_a_hash_that_is_not_known_is_a_warning(stand_in: StandIn) -> None:
     """The query runs without it, and is about every key."""
-    key = world.new_key()
-    call(world, key.secret, world.state.add_credential(world.state.accounts[0], None)["id"])
+    key = stand_in.new_key()
+    call(stand_in, key.secret, stand_in.state.add_credential(stand_in.state.accounts[0], None)["id"])
     wanted = [{"field": "api_key_id", "operator": "eq", "value": "0" * 64}]
 
-    answer = world.manage("POST", "/analytics/query", {"metrics": ["request_count"], "filters": wanted}).json()
+    answer = stand_in.manage("POST", "/analytics/query", {"metrics": ["request_count"], "filters": wanted}).json()
 
     assert answer["data"]["warnings"]
     assert answer["data"]["data"] == [{"request_count": 1}]
 
 
-def test_a_workspace_logs_chosen_keys(world: World) -> None:
+def test_a_workspace_logs_chosen_keys(stand_in: StandIn) -> None:
     """Its ids are numbers that no key shows."""
-    workspace = world.state.accounts[0].workspaces[0]
-    with world.sdk() as sdk:
+    workspace = stand_in.state.accounts[0].workspaces[0]
+    with stand_in.sdk() as sdk:
         sdk.workspaces.update(id=workspace, is_observability_io_logging_enabled=True, io_logging_api_key_ids=[7])
         read = sdk.workspaces.get(id="default").data
 
@@ -186,28 +186,28 @@ def test_a_workspace_logs_chosen_keys(world: World) -> None:
 
 
 @pytest.mark.parametrize("byok", [False, True])
-def test_a_budget_of_a_workspace_is_kept(world: World, byok: bool) -> None:
+def test_a_budget_of_a_workspace_is_kept(stand_in: StandIn, byok: bool) -> None:
     """Whoever reaches it gets 403 until the period ends; what own provider keys pay counts where that is asked for."""
-    key = world.new_key()
-    credential = world.state.add_credential(world.state.accounts[0], None)["id"]
-    with world.sdk() as sdk:
+    key = stand_in.new_key()
+    credential = stand_in.state.add_credential(stand_in.state.accounts[0], None)["id"]
+    with stand_in.sdk() as sdk:
         sdk.workspaces.set_budget(
             workspace_ref=key.workspace_id, interval="daily", limit_usd=0.0015, include_byok_in_budgets=byok
         )
         listed = sdk.workspaces.list_budgets(workspace_ref=key.workspace_id)
 
-    spent = [call(world, key.secret, credential) for _ in range(2)]
-    world.now += timedelta(hours=1)
+    spent = [call(stand_in, key.secret, credential) for _ in range(2)]
+    stand_in.now += timedelta(hours=1)
 
     assert listed.include_byok_in_budgets is byok
     assert spent == [200, 403 if byok else 200]
-    assert call(world, key.secret, credential) == 200
+    assert call(stand_in, key.secret, credential) == 200
 
 
-def test_a_narrower_budget_is_smaller(world: World) -> None:
+def test_a_narrower_budget_is_smaller(stand_in: StandIn) -> None:
     """A daily one that is not below the monthly one is refused."""
-    workspace = world.state.accounts[0].workspaces[0]
-    with world.sdk() as sdk:
+    workspace = stand_in.state.accounts[0].workspaces[0]
+    with stand_in.sdk() as sdk:
         sdk.workspaces.set_budget(workspace_ref=workspace, interval="monthly", limit_usd=10)
         with pytest.raises(errors.OpenRouterError):
             sdk.workspaces.set_budget(workspace_ref=workspace, interval="daily", limit_usd=10)
@@ -215,19 +215,19 @@ def test_a_narrower_budget_is_smaller(world: World) -> None:
 
 @pytest.mark.parametrize("part", ["workspaces", "guardrails", "byok", "observability", "analytics"])
 @pytest.mark.parametrize("status", [403, 404])
-def test_any_part_can_be_lacking(world: World, part: str, status: int) -> None:
+def test_any_part_can_be_lacking(stand_in: StandIn, part: str, status: int) -> None:
     """Whoever asks with a management key is answered as set; with another key, as always."""
     paths = {"observability": "/observability/destinations", "analytics": "/analytics/meta"}
-    changed = httpx.patch(f"{world.url}/_sandbox/options", json={"lacks": {part: status}})
+    changed = httpx.patch(f"{stand_in.url}/_sandbox/options", json={"lacks": {part: status}})
 
-    answer = world.manage("GET", paths.get(part, f"/{part}"))
+    answer = stand_in.manage("GET", paths.get(part, f"/{part}"))
 
     assert changed.status_code == 200
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, status)
-    assert world.http.get(f"/api/v1{paths.get(part, f'/{part}')}").status_code == 401
+    assert stand_in.http.get(f"/api/v1{paths.get(part, f'/{part}')}").status_code == 401
 
 
 @pytest.mark.parametrize("wrong", [{"lacks": {"keys": 404}}, {"lacks": {"byok": 500}}, {"lacks": 404}, {"byok": 7}])
-def test_what_cannot_be_lacking_is_refused(world: World, wrong: dict[str, Any]) -> None:
+def test_what_cannot_be_lacking_is_refused(stand_in: StandIn, wrong: dict[str, Any]) -> None:
     """Keys are never lacking, and a part is lacking with 403 or 404."""
-    assert httpx.patch(f"{world.url}/_sandbox/options", json=wrong).status_code == 400
+    assert httpx.patch(f"{stand_in.url}/_sandbox/options", json=wrong).status_code == 400

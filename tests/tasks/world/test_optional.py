@@ -41,13 +41,19 @@ async def outcome(life: Life, part: str, answer: str, situation: str) -> str:
         await life.rotate()
     told = ANSWERS[answer]
     fault = life.app.state.faults.add(Fault(path=f"/api/v1/{part}", status=told.status, body=told.body))
-    work = {"plan": life.plan, "audit": life.audit}.get(situation, life.rotate)
     life.notes.clear()
+    said = life.notes
     try:
-        result = await work()
+        match situation:
+            case "plan":
+                await life.plan()
+            case "audit":
+                said = [str((await life.audit()).findings)]
+            case _:
+                await life.rotate()
     except KeyRotationError:
         return "fails"
-    said = [str(result.findings)] if situation == "audit" else life.notes
+    said = said or life.notes
     noted = sum(sentence.count(f"sees no {PARTS[part]}") for sentence in said)
     assert noted == (1 if fault.struck else 0)
     return "goes on, with a note" if fault.struck else "is not asked"
