@@ -27,6 +27,7 @@ FOLLOWED = {
     "how-to/aws-secrets-manager.md": "test_aws_secrets_manager",
     "how-to/change-rotation.md": "test_what_is_done_with_a_rotation",
     "how-to/emergency.md": "test_what_is_done_with_a_rotation",
+    "how-to/exchange-management-key.md": "test_exchanging_a_management_key",
     "how-to/infisical.md": "test_infisical",
     "how-to/kubernetes.md": "test_vaults_kubernetes_login",
     "how-to/notifications.md": "test_the_page_leads_to_somebody_who_is_told",

@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import boto3
 import pytest
@@ -19,11 +20,12 @@ from moto.server import ThreadedMotoServer
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import RRuleSchedule
+from prefect.variables import Variable
 
 import blocks
 from blocks import OpenRouterCredentials
 from blocks.vault.auth import TokenAuth
-from flows import add_rotation, rotate
+from flows import add_rotation, check_connections, rotate
 from flows.deployments import read_deployment, save_deployment
 from sandbox import infisical
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
@@ -31,6 +33,8 @@ from sandbox.setup import CONNECTION, SECRET
 from sandbox.stack import CHECKOUT
 from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.rotation import Rotation
+from tasks.world.inventory import read_deployments
+from tasks.world.management_keys import PREFIX
 from tests.blocks.vault import vaults
 from tests.by_hand import delete_ledger, ledger_of, ledger_value
 from tests.docs import pages
@@ -41,6 +45,7 @@ EVERY_MONTH = RRuleSchedule(rrule="DTSTART:20261201T033000\nRRULE:FREQ=DAILY;INT
 REGION = "eu-central-1"
 AWS_SECRET = "checkout/openrouter-api-key"
 APP = "apps/checkout"
+NEW_MANAGEMENT_KEY = f"sk-or-v1-{'7' * 64}"
 pytestmark = with_pages
 needs_vault = pytest.mark.skipif(vaults.BINARY is None, reason="neither vault nor bao is on PATH")
 
@@ -124,6 +129,29 @@ async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
     assert added.is_completed(), added.message
     assert all(pages.prints(promised, printed) for promised, printed in promises)
     assert [key.hash for key in ledger.superseded] == [former.hash]
+
+
+async def test_exchanging_a_management_key(world: World, tmp_path: Path) -> None:
+    """The page "exchange-management-key" puts another key of the account into the block, and its age starts anew."""
+    for deployment in await read_deployments():
+        async with get_client() as client:
+            await client.delete_deployment(UUID(deployment["id"]))
+    await world.connect(world.openrouter_url)
+    rotation = await world.prepare(world.rotation())
+    await save_deployment(None, rotation, EVERY_MONTH, active=False)
+    await check_connections(return_state=True)
+    before: Any = await Variable.aget(f"{PREFIX}{CONNECTION}")
+    world.openrouter.accounts[0].management_keys.add(NEW_MANAGEMENT_KEY)
+    world.stack.cli("deploy", "--no-prompt", "--name", "check-connections")
+
+    with at_work(world.stack):
+        follow("how-to/exchange-management-key.md", world, tmp_path, typed=NEW_MANAGEMENT_KEY + "\n")
+
+    after: Any = await Variable.aget(f"{PREFIX}{CONNECTION}")
+    connection: Any = await OpenRouterCredentials.aload(CONNECTION)
+    assert connection.management_key.get_secret_value() == NEW_MANAGEMENT_KEY
+    assert after["fingerprint"] != before["fingerprint"]
+    assert after["since"] > before["since"]
 
 
 @pytest.mark.timeout(300)
