@@ -168,8 +168,8 @@ async def note_logging(run: Run, connection: str, workspace_id: str | None) -> N
 async def take_out(run: Run, key: Superseded) -> None:
     """Take a superseded key out of every list, because a list that names a dead key cannot be changed any more.
 
-    Its successor is put in its place, where that is to have it. A refusal does not keep the key alive, nor does any
-    failure keep one alive that is to die at once; what was left undone is noted.
+    Its successor is put in its place, where that is to have it. A refusal does not keep the key alive, because waiting
+    does not help; it is noted.
 
     Args:
         run: The run.
@@ -179,18 +179,13 @@ async def take_out(run: Run, key: Superseded) -> None:
         PlaceLostError: Another run has taken over.
         ServiceError: A list could not be read or changed, which may pass by itself.
     """
-    try:
-        for each in naming_any(await lists_of(run, key.connection, key.workspace_id), [key.hash]):
-            try:
-                await _change(run, key, each, [key.hash], successor_of(run.ledger, key, each.workspace_id))
-            except NotFoundError:
-                continue
-            except _REFUSALS as error:
-                run.note(f"The revoked key {key.label} could not be taken out of the {each}: {_why(error)}")
-    except ServiceError as error:
-        if not key.at_once:
-            raise
-        run.left_undone.append(f"The key {key.label} may still be named in lists of keys: {error}")
+    for each in naming_any(await lists_of(run, key.connection, key.workspace_id), [key.hash]):
+        try:
+            await _change(run, key, each, [key.hash], successor_of(run.ledger, key, each.workspace_id))
+        except NotFoundError:
+            continue
+        except _REFUSALS as error:
+            run.note(f"The revoked key {key.label} could not be taken out of the {each}: {_why(error)}")
 
 
 def _why(error: ServiceError) -> str:
@@ -210,6 +205,8 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
     dead: set[str] = set()
     failure: ServiceError | None = None
     for _ in range(WRITES + 1):
+        # Nothing comes between the reading and the write, during which somebody else's change would be lost.
+        await run.guard()
         found = await openrouter.key_list(which.kind, which.id)
         wanted = replaced(found.hashes or (), {*out, *dead}, into)
         if found.hashes is None or wanted == found.hashes:
@@ -221,7 +218,6 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
             )
             return
         _refuse_if_full(found, wanted)
-        await run.guard()
         try:
             await openrouter.replace_keys(found, wanted)
         except RejectedError as error:

@@ -27,6 +27,7 @@ from tests.simulation import outcomes
 from tests.simulation.invariants import check_agreement, check_no_orphan
 from tests.simulation.promises import promise
 from tests.simulation.rules.audits import Audits
+from tests.simulation.rules.lists import Lists, check_no_dead_key
 from tests.simulation.rules.pauses import Pauses
 from tests.simulation.rules.rotations import Rotations
 from tests.simulation.rules.services import Services
@@ -43,7 +44,7 @@ from tests.simulation.strategies import (
 from tests.simulation.watching import COUNTED
 
 
-class Histories(Rotations, SupersededKeys, Audits, Pauses, Settings, Services):
+class Histories(Rotations, SupersededKeys, Audits, Pauses, Settings, Services, Lists):
     """One rotation's life in a hostile world."""
 
     @rule()
@@ -55,6 +56,7 @@ class Histories(Rotations, SupersededKeys, Audits, Pauses, Settings, Services):
         self.model.revoked_accounts.clear()
         self.model.deleted_connections.clear()
         self.model.longest_name = None
+        self.model.late_writers = 0
         for place in self.model.places.values():
             place.exists = True
         # The person on call decides about what is still used, about a key to adopt that is gone, about settings that
@@ -68,6 +70,9 @@ class Histories(Rotations, SupersededKeys, Audits, Pauses, Settings, Services):
         promise(ended.succeeded, f"I6: the run after quiet failed: {ended.error}")
         check_no_orphan(self.model, self.rotation, self.out_of_sight)
         check_agreement(self.model, self.rotation)
+        check_no_dead_key(self)
+        # What is left there is a person's to decide.
+        self.model.lists.clear()
         self._check_that_an_audit_is_content()
         self.model.story[begun:] = ["    all went well"]
 

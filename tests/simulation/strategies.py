@@ -25,6 +25,7 @@ AIMED_AT = (
     "use the key",
     "delete a key",
     "change a key",
+    "replace a list",
     "write the ledger",
     "write vault-secret",
     "write secret",

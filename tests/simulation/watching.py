@@ -55,6 +55,7 @@ class Watched(RuleBasedStateMachine):
         self.announced: dict[str, tuple[datetime, Retirement]] = {}
         self.disabled: dict[str, tuple[datetime, timedelta]] = {}
         self.restoring = False
+        self.hurried = False
         self.taken_away = False
         self.out_of_sight: set[str] = set(self.foreign)
 
@@ -105,9 +106,17 @@ class Watched(RuleBasedStateMachine):
         promise(not lost, f"{name} lost a value that is no key and that nobody has given up, by: {effect}")
         promise(self.model.serves(place.content), f"I1: {name} was given what is no working key by: {effect}")
         self.serving.add(name)
+        if effect == f"write {name}" and (self.restoring or self.rotation.key.inherit) and not self.hurried:
+            self._watch_places(self._key(place.content), effect)
         wanted = self.rotation.key.guardrail_id
         if wanted and effect == f"write {name}" and not self.restoring:
             promise(self._key(place.content).guardrail == wanted, f"{name} was given a key without its guardrail")
+
+    def _watch_places(self, key: ModelKey, effect: str) -> None:
+        current = self.last_ledger.current
+        for which in self.model.lists.values():
+            if current and current.hash in (which.hashes or ()) and which.account == key.account and not which.spoiled:
+                promise(key.hash in (which.hashes or ()), f"a key that is not in {which.id} was published by: {effect}")
 
     def _key(self, secret: str | None) -> ModelKey:
         return next(key for key in self.model.keys.values() if key.secret == secret)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutants import concurrency, operations, order, recovery, retirement, settings
+from tests.simulation.mutants import concurrency, lists, operations, order, recovery, retirement, settings
 from tests.simulation.mutants.mutant import Mutant
 
 MUTANTS: list[Mutant] = [
@@ -15,5 +15,6 @@ MUTANTS: list[Mutant] = [
     *retirement.MUTANTS,
     *settings.MUTANTS,
     *operations.MUTANTS,
+    *lists.MUTANTS,
 ]
 """Every wrong version."""

@@ -107,6 +107,7 @@ class History(Watched):
         return Identity(UUID(int=10**6 + self.numbers), self.model.time)
 
     def _rotate(self, identity: Identity, process: Process | None = None) -> Ended:
+        self.hurried = identity.emergency
         ended = play(run_protocol(self.model, self.rotation, identity, process, self.steps))
         self._after(ended)
         if ended.succeeded:

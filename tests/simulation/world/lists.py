@@ -1,30 +1,90 @@
-"""Lists of an account that name keys, as one connection of the model sees them."""
+"""Lists of an account that name keys, as one connection sees them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
-from blocks.errors import NotFoundError
+from blocks.errors import ForbiddenError, NotFoundError, RejectedError
 from blocks.openrouter.analytics import Use
 from blocks.openrouter.lists import KeyList, ListKind
+from tests.simulation.world.model import Model
+from tests.simulation.world.process import Process
+
+T = TypeVar("T")
+
+
+@dataclass
+class ModelList:
+    """A list of an account; `hashes` is `None` where it is for every key.
+
+    A list is `spoiled` once somebody was not let see or change it: nobody can promise anything about it any more.
+    """
+
+    id: str
+    kind: ListKind
+    account: str
+    hashes: tuple[str, ...] | None
+    spoiled: bool = False
+
+    def shown(self) -> KeyList:
+        """Show it as the management API does."""
+        return KeyList(self.kind, self.id, self.id, self.hashes)
 
 
 class ModelLists:
-    """An account that has none."""
+    """The part of a connection that reads and changes lists."""
+
+    _process: Process
+    _model: Model
+    _account: Callable[[], str]
 
     async def key_lists(self, kind: ListKind, workspace_id: str | None = None) -> AsyncIterator[KeyList]:
-        """List them."""
-        for found in list[KeyList]():
-            yield found
+        """List them; they are for every workspace."""
+
+        def found() -> list[KeyList]:
+            account = self._account()
+            ours = [each for each in self._model.lists.values() if (each.kind, each.account) == (kind, account)]
+            return [each.shown() for each in ours if each.hashes is not None]
+
+        for each in await self._seen(f"read the {kind}s", found, *self._model.lists):
+            yield each
 
     async def key_list(self, kind: ListKind, list_id: str) -> KeyList:
         """Read one."""
-        raise NotFoundError("OpenRouter knows no such list.")
+        return await self._seen("read a list", lambda: self._one(list_id).shown(), list_id)
 
     async def replace_keys(self, which: KeyList, hashes: Sequence[str]) -> None:
-        """Replace the keys of one."""
-        raise NotFoundError("OpenRouter knows no such list.")
+        """Replace the keys of one; somebody who has read it before may write it right after."""
+        await self._seen("replace a list", lambda: self._replace(which.id, hashes), which.id, changes=True)
+
+    async def _seen(self, what: str, do: Callable[[], T], *concerned: str, changes: bool = False) -> T:
+        try:
+            return await self._process.effect(what, do, changes=changes)
+        except ForbiddenError:
+            for list_id in concerned:
+                self._model.lists[list_id].spoiled = True
+            raise
+
+    def _one(self, list_id: str) -> ModelList:
+        found = self._model.lists.get(list_id)
+        if found is None or found.account != self._account():
+            raise NotFoundError("OpenRouter knows no such list.")
+        return found
+
+    def _replace(self, list_id: str, hashes: Sequence[str]) -> None:
+        which, now = self._one(list_id), self._model.time
+        live = {key.hash for key in self._model.keys.values() if key.account == which.account and not key.disabled}
+        live -= {key.hash for key in self._model.keys.values() if key.expired(now)}
+        if not hashes or not set(hashes) <= live:
+            raise RejectedError("OpenRouter knows no such keys.", status=400)
+        before, which.hashes = which.hashes, tuple(hashes)
+        if self._model.late_writers:
+            self._model.late_writers -= 1
+            self._model.tell("    somebody else writes the list as it was before")
+            which.hashes = before
 
     async def uses_of(self, key_hash: str, since: datetime, until: datetime) -> list[Use]:
         """Say who has used a key."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from blocks.openrouter.keys import KeyRequest
@@ -20,6 +20,9 @@ from tasks.world.open_ledger import Term
 from tests.simulation.world.fates import Fate
 from tests.simulation.world.keys import ModelKey
 from tests.simulation.world.places import Place
+
+if TYPE_CHECKING:
+    from tests.simulation.world.lists import ModelList
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class Model:
         self.validity_lag = timedelta(0)
         self.longest_name: int | None = None
         self.late: list[LateEffect] = []
+        self.lists: dict[str, ModelList] = {}
+        self.late_writers = 0
+        """How many changes of lists are undone by somebody who had read the list before."""
         self.story: list[str] = []
         self.fate: Callable[[str], Fate] = lambda _effect: Fate.WORKS
         self.watch: Callable[[str], None] = lambda _effect: None

@@ -28,7 +28,7 @@ class Crash(BaseException):
 
 REFUSALS = {Fate.FORBIDDEN: ForbiddenError, Fate.CONFLICT: ConflictError, Fate.TOO_MANY: RateLimitedError}
 """What OpenRouter or a destination says where it refuses a call."""
-LOOKED_BEFORE = ("change a key", "assign", "unassign", "fence")
+LOOKED_BEFORE = ("change a key", "assign", "unassign", "fence", "replace a list")
 """What some steps begin after a look at the ledger that was for the call before."""
 PREFECTS = ("ledger", "deployment", "retirement", "look a run up")
 """What is asked of Prefect's API, of which no answer but a good one says whether a call took effect."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -183,6 +184,20 @@ async def test_no_list_keeps_a_leaked_key_alive(life: Life, status: int) -> None
     assert former.hash not in life.openrouter.keys
     assert (await life.held()).hash != former.hash
     assert "BYOK credential" in sentence
+
+
+async def test_what_an_emergency_left_in_a_list_is_taken_out_later(life: Life) -> None:
+    """Given a list that could not be changed for a while, the next run takes the dead key out."""
+    former, theirs = await with_first_key(life), other_key(life)
+    which = restrict(life, ListKind.BYOK, former.hash, theirs)
+    life.app.state.faults.add(Fault("before", "PATCH", which["id"], status=500))
+    await life.failure(life.rotate(emergency=True))
+    life.app.state.faults.clear()
+
+    await life.retire()
+
+    assert former.hash not in which["allowed_api_key_hashes"]
+    assert life.ledger.superseded == ()
 
 
 async def test_a_restored_key_has_its_places_again(life: Life) -> None:
@@ -407,17 +422,21 @@ async def test_an_account_without_lists_is_rotated(life: Life, kind: ListKind, s
 
 
 async def test_a_run_that_lost_its_place_writes_no_list(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look at the ledger comes before each write."""
+    """The look at the ledger comes before each list is read and written."""
     former = await with_first_key(life)
     which = restrict(life, ListKind.BYOK, former.hash)
-    read = life.client.key_list
+    read = life.client.key_lists
 
-    async def overtaken(kind: ListKind, list_id: str) -> KeyList:
-        other = life.open()
-        await other.write(await other.load())
-        return await read(kind, list_id)
+    def overtaken(kind: ListKind, workspace_id: str | None = None) -> AsyncIterator[KeyList]:
+        async def lists() -> AsyncIterator[KeyList]:
+            other = life.open()
+            await other.write(await other.load())
+            async for one in read(kind, workspace_id):
+                yield one
 
-    monkeypatch.setattr(life.client, "key_list", overtaken)
+        return lists()
+
+    monkeypatch.setattr(life.client, "key_lists", overtaken)
 
     await life.failure(life.rotate())
 

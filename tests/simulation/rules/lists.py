@@ -1,0 +1,63 @@
+"""Rules of the account's lists of keys, which people edit, and what is promised about them."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from blocks.openrouter.lists import ListKind
+from tests.simulation.promises import promise
+from tests.simulation.rules.history import History
+from tests.simulation.strategies import nth, nth_of
+from tests.simulation.world.lists import ModelList
+
+
+class Lists(History):
+    """Somebody restricts credentials and destinations to some keys."""
+
+    @precondition(lambda self: self._current())
+    @rule(kind=st.sampled_from(list(ListKind)), with_others=st.booleans())
+    def restrict_to_the_current_key(self, kind: ListKind, with_others: bool) -> None:
+        """A person names the keys that may use something: the current one, alone or with that of another."""
+        current = self.model.keys[self._current() or ""]
+        others = [key for key in self.foreign if self.model.keys[key].account == current.account]
+        hashes = (*(others if with_others else ()), current.hash)
+        which = ModelList(f"list-{self.model.fresh()}", kind, current.account, hashes)
+        self.model.lists[which.id] = which
+        self.model.tell(f"by hand: {which.id} is for {', '.join(hashes)} only")
+
+    @precondition(lambda self: self.model.lists)
+    @rule(which=nth)
+    def open_to_every_key(self, which: int) -> None:
+        """A person lifts a restriction."""
+        chosen = nth_of(list(self.model.lists.values()), which)
+        chosen.hashes = None
+        self.model.tell(f"by hand: {chosen.id} is for every key")
+
+    @precondition(lambda self: self.model.lists)
+    @rule(which=nth)
+    def take_a_key_out(self, which: int) -> None:
+        """A person takes the last key out of a list that names several."""
+        chosen = nth_of(list(self.model.lists.values()), which)
+        if chosen.hashes and len(chosen.hashes) > 1:
+            chosen.hashes = chosen.hashes[:-1]
+            self.model.tell(f"by hand: the last key of {chosen.id} is taken out")
+
+    @rule()
+    def somebody_writes_at_the_same_moment(self) -> None:
+        """The next change of a list is undone by somebody who had read it before."""
+        self.model.late_writers = 1
+
+
+def check_no_dead_key(history: History) -> None:
+    """No list names a key of the rotation that a run has ended, but one that would be empty without it.
+
+    What a person did to a key by hand is not the rotation's to answer for, nor is a list that it was not let change.
+    """
+    ended = set(history.made.values()) - set(history.model.keys) - history.touched - set(history.foreign)
+    for which in history.model.lists.values():
+        dead = ended & set(which.hashes or ())
+        alone = not set(which.hashes or ()) - ended
+        promise(
+            not dead or alone or which.spoiled, f"{which.id} names {', '.join(sorted(dead))}, which a run has ended"
+        )
