@@ -24,8 +24,8 @@ from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import schedule_of
 from tasks.world.inventory import read_deployments
 from tasks.world.ledgers import VariableStore
-from tasks.world.open_ledger import KEPT_TERMS
 from tasks.world.management_keys import PREFIX
+from tasks.world.open_ledger import KEPT_TERMS
 from tests.by_hand import delete_ledger, edit_ledger
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import deploy_retirements, retirements_of
