@@ -6,9 +6,7 @@ import asyncio
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -17,8 +15,9 @@ import httpx
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
-from starlette.applications import Starlette
 
+from bench import lists
+from bench.measuring import REQUESTS_PER_SECOND, ROTATIONS_UNDER_LOAD, Bench, rotation, timed
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
@@ -28,54 +27,10 @@ from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.world.deployments import schedule_of
 
 PAIRS = 15
-ROTATIONS_UNDER_LOAD = 20
-REQUESTS_PER_SECOND = 50
 CACHE_SECONDS = 1.0
 OVERVIEW_ROTATIONS = 500
 OVERVIEW_SETTLE_SECONDS = 20.0
 """The time allowed for Prefect's scheduler to schedule the runs of that many deployments."""
-
-
-@dataclass
-class Bench:
-    """The setup of the measurements, and their results."""
-
-    stack: Stack
-    sandbox: OpenRouterSandbox
-    openrouter_app: Starlette
-    openrouter_url: str
-    vault_app: Starlette
-    infisical_app: Starlette
-    table: Table
-    missed: list[str] = field(default_factory=list)
-
-    def row(self, what: str, found: str, aim: str, *, met: bool) -> None:
-        """Add a row to the table."""
-        self.table.add_row(what, found, aim, "[green]yes[/]" if met else "[red]no[/]")
-        if not met:
-            self.missed.append(what)
-
-
-def rotation(name: str, *destinations: str, overlap: timedelta = timedelta(hours=1)) -> Any:
-    """Return a rotation for the benchmark."""
-    from flows import KeySettings, Rotation
-
-    return Rotation(
-        name=name,
-        connection=CONNECTION,
-        key=KeySettings(name="bench", limit_usd=50, limit_reset="monthly"),
-        destinations=list(destinations),
-        overlap=overlap,
-    )
-
-
-async def timed(run: Callable[[], Awaitable[Any]]) -> float:
-    """Run a flow and return its duration in seconds."""
-    begun = time.perf_counter()
-    state = await run()
-    seconds = time.perf_counter() - begun
-    assert state.is_completed(), state.message
-    return seconds
 
 
 async def wall_time(bench: Bench) -> None:
@@ -282,7 +237,7 @@ def a_ledger(now: datetime) -> dict[str, Any]:
 async def measure(bench: Bench) -> None:
     """Take all measurements."""
     await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), bench.openrouter_url)
-    for part in (wall_time, calls, under_load, overview):
+    for part in (wall_time, calls, lists.calls, under_load, lists.under_load, overview):
         await part(bench)
     bench.stack.cli("deploy", "--all", "--no-prompt")
     bench.stack.start_worker()
@@ -304,7 +259,7 @@ def main() -> int:
         urls = [open_.enter_context(running(app)) for app in apps]
         for app, url in zip(apps, urls, strict=True):
             app.state.url = url
-        console.print("Measuring; this takes about two minutes …")
+        console.print("Measuring; this takes about five minutes …")
         bench = Bench(stack, sandbox, apps[0], f"{urls[0]}/api/v1", apps[1], apps[2], table)
         asyncio.run(measure(bench))
     console.print(table)

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from starlette.applications import Starlette
 
-from bench.__main__ import rotation
+from bench.measuring import rotation
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import Fault, running

@@ -1,0 +1,61 @@
+"""What the measurements share: their setup, a rotation, and a run's duration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from rich.table import Table
+from starlette.applications import Starlette
+
+from sandbox.openrouter_account import OpenRouterSandbox
+from sandbox.setup import CONNECTION
+from sandbox.stack import Stack
+
+ROTATIONS_UNDER_LOAD = 20
+REQUESTS_PER_SECOND = 50
+
+
+@dataclass
+class Bench:
+    """The setup of the measurements, and their results."""
+
+    stack: Stack
+    sandbox: OpenRouterSandbox
+    openrouter_app: Starlette
+    openrouter_url: str
+    vault_app: Starlette
+    infisical_app: Starlette
+    table: Table
+    missed: list[str] = field(default_factory=list)
+
+    def row(self, what: str, found: str, aim: str, *, met: bool) -> None:
+        """Add a row to the table."""
+        self.table.add_row(what, found, aim, "[green]yes[/]" if met else "[red]no[/]")
+        if not met:
+            self.missed.append(what)
+
+
+def rotation(name: str, *destinations: str, overlap: timedelta = timedelta(hours=1), **key: Any) -> Any:
+    """Return a rotation for the benchmark."""
+    from flows import KeySettings, Rotation
+
+    return Rotation(
+        name=name,
+        connection=CONNECTION,
+        key=KeySettings(name="bench", limit_usd=50, limit_reset="monthly", **key),
+        destinations=list(destinations),
+        overlap=overlap,
+    )
+
+
+async def timed(run: Callable[[], Awaitable[Any]]) -> float:
+    """Run a flow and return its duration in seconds."""
+    begun = time.perf_counter()
+    state = await run()
+    seconds = time.perf_counter() - begun
+    assert state.is_completed(), state.message
+    return seconds
