@@ -20,6 +20,7 @@ from tasks.model.rotation import parse_rotation
 from tasks.world.checks import Outcome, check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
 from tasks.world.inventory import read_deployments
+from tasks.world.management_keys import forget_others
 from tasks.world.secrecy import secret_flow
 
 ARTIFACT = "connections"
@@ -82,6 +83,7 @@ async def check_connections() -> State[None]:
         at_once = asyncio.Semaphore(AT_ONCE)
         checked = apart(await asyncio.gather(*(_checked(name, by, at_once) for name, by in used.items())))
         checked += unreadable
+        await forget_others({name.partition("/")[2] for name in used if name.startswith(f"{CONNECTION_TYPE}/")})
         table = [each.cells() for each in sorted(checked, key=lambda each: (each.works, each.name))]
         await show_table(ARTIFACT, table, "Status of all connections and destinations in use")
         now = datetime.now(UTC)

@@ -231,7 +231,8 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
             if not (error.outcome_unknown or error.retryable or isinstance(error, ConflictError)):
                 raise
             failure = error
-        if set(wanted) - run.ledger.hashes():
+        # A key that was taken out is about to die, after which nobody can write it back.
+        if into is not None and into not in found.hashes and set(wanted) - run.ledger.hashes():
             # At random, so that two runs do not come back at one moment.
             await run.world.sleep(uniform(SETTLE_SECONDS, 2 * SETTLE_SECONDS))  # noqa: S311
     raise failure or ServiceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -64,6 +65,21 @@ async def all_in_use() -> list[InUse]:
     found = [entry async for page in pages("/variables/filter", body, DOING) for entry in page]
     stored = (_parse(entry.get("value")) for entry in found if str(entry.get("name")).startswith(PREFIX))
     return [each for each in stored if each]
+
+
+async def forget_others(connections: Collection[str]) -> None:
+    """Forget the management keys of connections that no rotation uses any more.
+
+    Args:
+        connections: The connections that are in use.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    for each in await all_in_use():
+        if each.connection not in connections:
+            with api_errors("forgetting a management key"):
+                await Variable.aunset(f"{PREFIX}{each.connection}")
 
 
 def _parse(value: Any) -> InUse | None:

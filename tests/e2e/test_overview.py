@@ -215,6 +215,19 @@ async def test_the_check_and_the_overview_tell_of_an_old_management_key(world: W
     assert DEFAULT_MANAGEMENT_KEY not in str(stored)
 
 
+async def test_the_age_of_a_connection_that_nobody_uses_is_forgotten(world: World) -> None:
+    """Nobody is reminded of a management key that no rotation needs."""
+    await deploy(await world.prepare(world.rotation()))
+    await check_connections(return_state=True)
+    stored: Any = await Variable.aget(f"{PREFIX}{world.connection}")
+    await Variable.aset(f"{PREFIX}of-nobody", {**stored, "connection": "of-nobody"}, overwrite=True)
+
+    await check_connections(return_state=True)
+
+    assert await Variable.aget(f"{PREFIX}of-nobody") is None
+    assert await Variable.aget(f"{PREFIX}{world.connection}") == stored
+
+
 async def test_the_check_shows_what_each_connection_sees(world: World) -> None:
     """Parts that the account lacks are named beside those that it has."""
     await deploy(await world.prepare(world.rotation()))
