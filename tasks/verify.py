@@ -106,7 +106,7 @@ def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
 
 
 async def can_be_finished(run: Run, rotation: Rotation, key: NewKey) -> bool:
-    """Say whether a key that an earlier run left half-published can be finished.
+    """Check whether a key that an earlier run left half-published can be finished.
 
     Args:
         run: The run.

@@ -97,7 +97,7 @@ def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
 
 
 def wrote_off(run: Run, entry: WrittenOff) -> str:
-    """Say what was written off.
+    """Return a sentence about the key that was written off.
 
     Args:
         run: The run.

@@ -55,7 +55,7 @@ class KeyFilter:
             self._of_nobody.add(judge_key_of_nobody(key, self._older_than, self._now))
 
     def runs(self) -> set[UUID]:
-        """Say which runs have made the undecided keys."""
+        """Return the runs that made the undecided keys."""
         return {mark[1] for key in self.undecided if (mark := read_marker(key.name))}
 
     def decide(self, known: Collection[UUID]) -> None:
@@ -73,7 +73,7 @@ class KeyFilter:
         self.undecided.clear()
 
     def findings(self) -> list[Finding]:
-        """Tell what was found about keys of no rotation and of other Prefect servers.
+        """Return what was found about keys of no rotation and of other Prefect servers.
 
         Returns:
             The findings, some of each kind.

@@ -215,5 +215,5 @@ class Report:
     findings: tuple[Finding, ...]
 
     def needing_person(self) -> list[Finding]:
-        """Say what somebody has to look after."""
+        """Return the findings that need a person."""
         return [finding for finding in self.findings if finding.needs_person]

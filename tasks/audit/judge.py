@@ -17,15 +17,15 @@ from tasks.world.ports import Deployed
 SETTLED_AFTER = timedelta(hours=1)
 """How long a run may be at work, or late; until then nothing counts as left behind."""
 EXPIRES_WITHIN = timedelta(days=7)
-"""How far ahead of its end a key is told of."""
+"""How long before a key's expiry to warn."""
 MANAGEMENT_KEY_EXPIRES_WITHIN = timedelta(days=14)
-"""How far ahead of its end a management key is told of: only a person can make a new one."""
+"""How long before a management key's expiry to warn: only a person can make a new one."""
 LONGEST_MARGIN = timedelta(days=1)
 """How late a rotation may be at most before it is overdue; one with a shorter interval may be late by one interval."""
 
 
 def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Finding | None:
-    """Say what is wrong with a key of no rotation.
+    """Judge a key of no rotation.
 
     Args:
         key: The key.
@@ -51,7 +51,7 @@ def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Fi
 
 
 def is_live(key: ApiKey, now: datetime) -> bool:
-    """Say whether a key can be used.
+    """Return whether a key can be used.
 
     Args:
         key: The key.
@@ -64,7 +64,7 @@ def is_live(key: ApiKey, now: datetime) -> bool:
 
 
 def judge_management_key(connection: str, expires_at: datetime | None, now: datetime) -> list[Finding]:
-    """Say whether the management key is about to end.
+    """Judge whether the management key is about to expire.
 
     Args:
         connection: The connection's name.
@@ -102,7 +102,7 @@ class Snapshot:
 
 
 def connection_of(ledger: Ledger, deployed: Deployed | None) -> str | None:
-    """Say which connection a rotation belongs to.
+    """Return the connection that a rotation belongs to.
 
     Args:
         ledger: Its ledger.
@@ -131,7 +131,7 @@ def entries_of(ledger: Ledger, connection: str) -> list[MadeKey]:
 
 
 def read_destinations_of(ledger: Ledger) -> tuple[str, ...]:
-    """Say which destinations are to hold a rotation's current key.
+    """Return the destinations that are to hold a rotation's current key.
 
     Args:
         ledger: The rotation's ledger.
@@ -273,7 +273,7 @@ def _about(kind: Kind, snapshot: Snapshot, entry: MadeKey, sentence: str, graded
 
 
 def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[Finding]:
-    """Tell of ledgers that cannot be read.
+    """Report ledgers that cannot be read.
 
     Args:
         ledgers: All ledgers.
@@ -286,7 +286,7 @@ def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[Finding]:
 
 
 def in_change(name: str) -> Finding:
-    """Say that a run was at work on a rotation, so that it could not be judged."""
+    """Report a rotation that could not be judged because a run was at work on it."""
     sentence = f"A run of rotation {name} was at work during the audit, so the rotation was not judged."
     return Finding(Kind.IN_CHANGE, sentence, name)
 
@@ -324,7 +324,7 @@ def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Coll
 
 
 def judge_lost(lost: LostLedger, now: datetime) -> list[Finding]:
-    """Tell of a lost ledger.
+    """Report a lost ledger.
 
     Args:
         lost: The rotation.
@@ -341,12 +341,12 @@ def judge_lost(lost: LostLedger, now: datetime) -> list[Finding]:
 
 
 def is_new(key: ApiKey, now: datetime) -> bool:
-    """Say whether a key may still be in the hands of the run that makes it."""
+    """Return whether the run that makes a key may still be at work on it."""
     return now - key.created_at <= SETTLED_AFTER
 
 
 def judge_key_not_ours(key: ApiKey, damaged: Collection[str], now: datetime) -> Finding | None:
-    """Tell of a key that a run made which this Prefect server does not know.
+    """Report a key of a run that this Prefect server does not know.
 
     Args:
         key: The key.
@@ -364,7 +364,7 @@ def judge_key_not_ours(key: ApiKey, damaged: Collection[str], now: datetime) -> 
 
 
 def judge_orphan(key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], now: datetime) -> Finding | None:
-    """Tell of a key that a run of this Prefect server made, and that no ledger explains.
+    """Report a key that a run of this Prefect server made and that no ledger explains.
 
     Args:
         key: The key.

@@ -17,7 +17,7 @@ from tasks.world.run import Run
 
 
 def carried_over(former: ApiKey, earlier: Budget | None, terms: Terms, now: datetime) -> Budget | None:
-    """Say how much of the next key's limit is spent already.
+    """Compute how much of the next key's limit is spent already.
 
     Args:
         former: The key that is replaced, as OpenRouter shows it.

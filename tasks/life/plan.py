@@ -33,7 +33,7 @@ async def check_everything(run: Run, rotation: Rotation) -> list[str]:
 
 
 async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
-    """Say what a run would find, and what it would do.
+    """Return what a run would find, and what it would do.
 
     Args:
         run: The run.
@@ -54,7 +54,7 @@ async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
 def steps_ahead(
     situation: Situation, ledger: Ledger, rotation: Rotation, identity: Identity, now: datetime
 ) -> list[str]:
-    """Say which steps a run would take.
+    """Return the steps that a run would take.
 
     Args:
         situation: What it finds.

@@ -20,7 +20,7 @@ ONLY_NEW_KEYS = {"workspace_id": "workspace", "creator_user_id": "creator"}
 
 
 async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
-    """Let the current key have the settings that the rotation names now.
+    """Apply the rotation's settings to the current key.
 
     Args:
         run: The run, whose ledger is loaded.

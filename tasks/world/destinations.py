@@ -29,7 +29,7 @@ WRITES = 5
 
 
 def changed_only_beside(before: Content, after: Content) -> bool:
-    """Say whether a place, which has changed, still holds the same key: another field beside it was written.
+    """Return whether a place that was changed still holds the same key: only another field was written.
 
     Args:
         before: What was read first.

@@ -84,7 +84,7 @@ async def read_deployments() -> list[Json]:
 
 
 async def destinations_in_use() -> dict[str, set[str]]:
-    """Say which rotations publish where.
+    """Return which rotations publish to each destination.
 
     Returns:
         The names of the rotations, by destination.
@@ -103,11 +103,11 @@ async def destinations_in_use() -> dict[str, set[str]]:
 
 
 def rotation_name(parameters: Any, otherwise: str) -> str:
-    """Say which rotation parameters are for.
+    """Return the name of the rotation that parameters belong to.
 
     Args:
         parameters: The parameters of a deployment or a run.
-        otherwise: What to say where they do not tell.
+        otherwise: The name to return if they name none.
 
     Returns:
         The rotation's name.

@@ -75,7 +75,7 @@ class PrefectWorld:
         return PrefectWorld()
 
     def now(self) -> datetime:
-        """Tell the time, UTC."""
+        """Return the time, UTC."""
         return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
@@ -131,7 +131,7 @@ class PrefectWorld:
         return self._destinations[name]
 
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
-        """Tell of an event; it is queued, so that a server that is away neither delays nor fails the run.
+        """Emit an event; it is queued, so that a server that is away neither delays nor fails the run.
 
         Args:
             event: What happened.
@@ -164,7 +164,7 @@ class PrefectWorld:
             return await client.read_deployment(deployment_id)
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
-        """Say which of some flow runs this Prefect server knows.
+        """Return those of some flow runs that this Prefect server knows.
 
         Args:
             run_ids: The flow runs' ids.
@@ -184,10 +184,10 @@ class PrefectWorld:
         return known
 
     async def longest_interval(self) -> timedelta:
-        """Tell the longest time between two scheduled runs of this run's deployment.
+        """Return the longest time between two scheduled runs of this run's deployment.
 
         Returns:
-            The longest gap that its active schedules leave; nothing without one, or where the deployment was deleted.
+            The longest gap that its active schedules leave; zero without one, or where the deployment was deleted.
 
         Raises:
             ServiceError: Prefect's API failed.

@@ -156,7 +156,7 @@ class Run:
             ) from None
 
     def has_left(self, connection: str, error: KeyRotationError) -> bool:
-        """Say whether a failure only tells that a connection is gone which the rotation does not use any more.
+        """Return whether a failure means only that a connection is gone which the rotation no longer uses.
 
         Such a connection must not keep the rotation from going on with the one that it uses now.
 

@@ -69,7 +69,7 @@ class World:
         return rotation.model_copy(update=changes)
 
     async def connect(self, url: str) -> None:
-        """Let the rotations find OpenRouter at an address."""
+        """Point the rotations' connection at an address."""
         key = SecretStr(DEFAULT_MANAGEMENT_KEY)
         await blocks.OpenRouterCredentials(management_key=key, base_url=url).asave(self.connection, overwrite=True)
 

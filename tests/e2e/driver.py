@@ -147,7 +147,7 @@ async def events(rotation: Rotation, *wanted: Event) -> list[dict[str, Any]]:
 
 
 async def end_all_runs() -> None:
-    """Let nothing go on that a test has started or scheduled."""
+    """Stop everything that a test has started or scheduled."""
     unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)))
     over = {"type": "CANCELLED", "name": "Cancelled", "message": "The test is over."}
     wanted = {"flow_runs": unfinished.model_dump(mode="json"), "state": over, "force": True}

@@ -113,7 +113,7 @@ async def with_a_key(world: World, rotation: Rotation) -> Rotation:
 
 
 async def make_due(rotation: Rotation) -> None:
-    """Let the time of every superseded key be over."""
+    """End the overlap of every superseded key."""
     value = await ledger_value(rotation.name)
     for key in value["superseded"]:
         key["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
@@ -268,7 +268,7 @@ async def test_a_run_that_lost_its_place_stops_before_its_next_write(world: Worl
 
 
 async def point_at(world: World, service: str, url: str) -> None:
-    """Let the rotations that are prepared from now on find a service at another address."""
+    """Point the rotations that are prepared from now on at another address of a service."""
     if service == "openrouter":
         await world.connect(f"{url}/api/v1")
     else:

@@ -342,7 +342,7 @@ def usually(name: str) -> type[KeyRotationError]:
 
 
 def is_as_expected(result: Any, expected: Any) -> bool:
-    """Say whether a call's result or error is the expected one."""
+    """Return whether a call's result or error is the expected one."""
     if isinstance(expected, type):
         return type(result) is expected
     if expected == ABSENT:
@@ -372,7 +372,7 @@ async def outcome(call: Call, liars: Liars) -> Any:
 
 
 def is_plain(error: BaseException) -> bool:
-    """Say whether an error's text is one or two sentences on one line."""
+    """Return whether an error's text is one or two sentences on one line."""
     text = str(error)
     return text.isprintable() and text.endswith(".") and len(re.findall(r"\.(?: |$)", text)) <= 2 and len(text) < 600
 

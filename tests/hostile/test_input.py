@@ -86,7 +86,7 @@ typed = st.one_of(
 
 
 def is_plain(text: str) -> bool:
-    """Say whether a message is a short line."""
+    """Return whether a message is a short line."""
     return text.isprintable() and text.endswith(".") and len(text) < 400
 
 

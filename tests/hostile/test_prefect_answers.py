@@ -116,7 +116,7 @@ def prefect() -> Iterator[Liar]:
 
 
 def _is_documented(result: Any) -> bool:
-    """Say whether a call ended with an error of ours in plain words, or as if nothing were there."""
+    """Return whether a call ended with an error of ours in plain words, or as if nothing were there."""
     return (
         is_plain(result)
         if isinstance(result, KeyRotationError)

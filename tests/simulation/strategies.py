@@ -96,6 +96,6 @@ def nth_of(things: Sequence[T], which: int) -> T:
 
 
 def hits(aim: Aim, effect: str, seen: Counter[str]) -> bool:
-    """Say whether an effect is the one aimed at, after those seen before."""
+    """Return whether an effect is the one aimed at, after those seen before."""
     name, before = aim
     return effect.startswith(name) and sum(n for other, n in seen.items() if other.startswith(name)) == before

@@ -82,11 +82,11 @@ class Life:
     # --- what a run needs of the world ---
 
     def now(self) -> datetime:
-        """Tell the time."""
+        """Return the time."""
         return self.time
 
     async def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Pass time."""
         self.time += timedelta(seconds=seconds)
 
     async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
@@ -113,7 +113,7 @@ class Life:
         """Refuse nothing: no run waits here."""
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
-        """Say which runs there were."""
+        """Return the runs that there were."""
         self.runs_asked_for.append(len(run_ids))
         return self.runs & set(run_ids)
 
@@ -123,7 +123,7 @@ class Life:
         yield self
 
     async def longest_interval(self) -> timedelta:
-        """Tell the interval of the schedule."""
+        """Return the interval of the schedule."""
         return self.interval
 
     async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
@@ -158,7 +158,7 @@ class Life:
     # --- what tests do ---
 
     def later(self, **how: float) -> None:
-        """Let time pass."""
+        """Pass time."""
         self.time += timedelta(**how)
 
     def change(self, **changes: Any) -> None:
@@ -273,7 +273,7 @@ class Life:
             self.openrouter.delete_key(key)
 
     def spend(self, key: StoredKey, usd: str) -> None:
-        """Let a consumer spend."""
+        """Spend, as a consumer does."""
         key.spent.append((self.time, Decimal(usd)))
         key.last_used_at = self.time
 

@@ -94,7 +94,7 @@ class ModelOpenRouter:
         self._own(key_hash).guardrail = guardrail_id
 
     async def guardrail_of(self, key_hash: str) -> str | None:
-        """Say which guardrail a key has."""
+        """Return the guardrail of a key."""
         return await self._process.effect("list the guardrails", lambda: self._own(key_hash).guardrail)
 
     async def list_workspaces(self) -> AsyncIterator[str]:
@@ -142,7 +142,7 @@ class ModelOpenRouter:
         del self._model.keys[self._own(key_hash).hash]
 
     async def has_workspace(self, workspace_id: str) -> bool:
-        """Say whether the account has a workspace."""
+        """Return whether the account has a workspace."""
         return await self._process.effect("read the workspace at OpenRouter", lambda: self._knows(workspace_id))
 
     def _knows(self, workspace_id: str | None) -> bool:
