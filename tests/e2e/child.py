@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from typing import Any
 from uuid import UUID
 
 from prefect.context import refresh_global_settings_context
-from prefect.flow_engine import load_flow_and_flow_run, run_flow_async
+from prefect.flow_engine import load_flow_and_flow_run, run_flow
 from prefect.plugins import load_prefect_collections
 
 import flows  # noqa: F401 - imported before the processes are forked, for all of them
@@ -30,4 +31,5 @@ def run(run_id: UUID, env: dict[str, str], log: str) -> None:
     os.environ.update(env)
     refresh_global_settings_context()
     flow_run, flow = load_flow_and_flow_run(run_id)
-    asyncio.run(run_flow_async(flow, flow_run=flow_run, return_type="state"))
+    running: Any = run_flow(flow, flow_run=flow_run, return_type="state")
+    asyncio.run(running)
