@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
+from unittest import mock
 
 import pytest
 
-from blocks.errors import LedgerError
-from flows.rotate import follow_protocol
+from blocks.errors import ServiceError
 from sandbox.server import Fault
 from tasks.audit.findings import Kind
 from tasks.life.plan import plan
 from tasks.model.keys import show_time
+from tasks.model.ledger import Ledger
 from tasks.model.room import MAX_LEDGER_BYTES, size
-from tasks.steps import PLAIN
 from tests.tasks.conftest import Life
 
 OVERLAP = timedelta(hours=24)
@@ -106,13 +107,9 @@ async def test_a_place_to_which_the_rotation_returns_is_left_no_more(life: Life)
 
 async def test_a_half_published_key_lives_where_nobody_can_look_any_more(life: Life) -> None:
     """Given a run that died after it had published, and a block edited since, the key gets its overlap."""
-    life.app.state.faults.clear()
     await life.rotate()
-    run = life.open()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.rotate.supersede", _die)
-        with pytest.raises(KeyboardInterrupt):
-            await follow_protocol(run, life.rotation, PLAIN)
+    with mock.patch.object(Ledger, "published", side_effect=ServiceError("The process died.")):
+        await life.failure(life.rotate())
     half_published, former = await life.held(), edit(life)
 
     said = await life.rotate()
@@ -122,10 +119,6 @@ async def test_a_half_published_key_lives_where_nobody_can_look_any_more(life: L
     assert given_up.revoke_at == life.time + OVERLAP
     assert given_up.left_at == (former,)
     assert f"The former place {former} may still hold the superseded key {half_published.label}" in said
-
-
-async def _die(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 async def test_a_restored_key_is_not_left_at_the_place_to_which_it_returns(life: Life) -> None:
@@ -188,11 +181,13 @@ async def test_places_take_no_room_from_keys(life: Life) -> None:
     """Given a full ledger, the places that were left are dropped, and the rotation is done."""
     life.change(overlap=timedelta(days=30))
     base = life.block.path
-    with pytest.raises(LedgerError, match="has no room for another key"):
-        for number in range(40):
+
+    async def move_for_ever() -> None:
+        for number in itertools.count():
             edit(life, f"{base}/{'long-' * 30}{number}")
             await life.rotate()
 
+    assert "has no room for another key" in await life.failure(move_for_ever())
     assert size(life.ledger) <= MAX_LEDGER_BYTES
     assert len(life.ledger.superseded) >= 6
 
