@@ -12,6 +12,7 @@ from tasks.life.adopt import adopt
 from tasks.model.decisions import MAYBE, Situation, assess
 from tasks.model.keys import fingerprint, may_be_replaced, show_time
 from tasks.model.ledger import Superseded
+from tasks.model.places import is_same
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.verify import can_be_finished
@@ -77,7 +78,9 @@ def _known_fingerprints(run: Run) -> set[str | None]:
 def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
     # What somebody puts into a destination that has held a key of this rotation is not worth an outage.
     current, known = run.ledger.current, _known_fingerprints(run)
-    permitted = {*rotation.overwrite, *(current.destinations if current else ())}
+    where = current.where() if current else {}
+    ours = {name for name, place in where.items() if not place or is_same(place, run.places.get(name, ""))}
+    permitted = {*rotation.overwrite, *ours}
     others = [
         name
         for name in rotation.destinations

@@ -110,7 +110,11 @@ class Watched(RuleBasedStateMachine):
             # Nothing keeps a write of long ago out of a destination that no rotation has any more.
             return
         seen, current = self.versions[name], self.last_ledger.current
-        permitted = {*self.rotation.overwrite, *(current.destinations if current else ())}
+        where = current.where() if current else {}
+        permitted = {
+            *self.rotation.overwrite,
+            *(one for one, at in where.items() if at in ("", self.model.places[one].at)),
+        }
         # Nothing keeps a write of long ago from replacing what was put there since.
         lost = seen and seen[-1] == FOREIGN and name not in permitted and not effect.startswith("late")
         promise(not lost, f"{name} lost a value that is no key and that nobody has given up, by: {effect}")

@@ -203,3 +203,16 @@ async def test_a_failed_publish_to_the_new_place_ends_nothing_at_the_former(life
 
     assert life.openrouter.is_live(key.secret)
     assert life.ledger.superseded == ()
+
+
+async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(life: Life) -> None:
+    """Given a block that was edited to where a database's URL is kept, the run refuses as a first run would."""
+    await life.rotate()
+    edit(life)
+    await life.block.write_secret(b"postgresql://checkout:hunter2@db/checkout")
+    before = life.everything()
+
+    sentence = await life.failure(life.rotate())
+
+    assert sentence.startswith("rotation.overwrite: vault-secret/checkout holds a value that is no OpenRouter key")
+    assert life.everything() == before
