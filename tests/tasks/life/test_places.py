@@ -126,9 +126,9 @@ async def test_a_restored_key_is_not_left_at_the_place_to_which_it_returns(life:
     await life.rotate()
     await life.rotate()
     replaced, former = await life.held(), edit(life)
-    await life.block.write_secret(b"not-yet-rotated")
+    await life.block.awrite_secret(b"not-yet-rotated")
     secret = next(key for key in life.openrouter.keys.values() if key.hash == life.superseded.hash).secret
-    await life.block.write_secret(secret.encode())
+    await life.block.awrite_secret(secret.encode())
 
     said = await life.restore()
 
@@ -197,7 +197,7 @@ async def test_a_failed_publish_to_the_new_place_ends_nothing_at_the_former(life
     await life.rotate()
     key = await life.held()
     edit(life)
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body={"error": {"code": 418}}))
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
 
     await life.failure(life.rotate())
 
@@ -209,7 +209,7 @@ async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(
     """Given a block that was edited to where a database's URL is kept, the run refuses as a first run would."""
     await life.rotate()
     edit(life)
-    await life.block.write_secret(b"postgresql://checkout:hunter2@db/checkout")
+    await life.block.awrite_secret(b"postgresql://checkout:hunter2@db/checkout")
     before = life.everything()
 
     sentence = await life.failure(life.rotate())

@@ -156,7 +156,7 @@ async def test_a_retry_of_a_completed_run_says_where_its_key_is_not(life: Life, 
     """Given a destination that somebody has changed since, no Retry says that the key is live there."""
     run_id = uuid4()
     await life.rotate(run_id=run_id, emergency=emergency)
-    await life.block.write_secret(b"by hand")
+    await life.block.awrite_secret(b"by hand")
     keys = set(life.openrouter.keys)
 
     try:
