@@ -451,12 +451,13 @@ async def test_the_form_says_which_key_the_former_place_of_an_edited_block_holds
     block = world.make("vault-secret")
     await block.asave("moves", overwrite=True)
     await rotate(rotation, return_state=True)
-    label = (await ledger_of(rotation.name)).current.label
+    key = (await ledger_of(rotation.name)).current
+    assert key is not None
     await block.model_copy(update={"path": f"{block.path}-moved"}).asave("moves", overwrite=True)
 
     state = await add({**await form(world), "rotation_name": rotation.name, "destinations": ["vault-secret/moves"]})
 
     assert str(state.message).endswith(
-        f"The former place {block.place()} may still hold the key {label}, which ends 1 day after the next rotation: "
+        f"The former place {block.place()} may still hold the key {key.label}, which ends 1 day after the next rotation: "
         "move its consumers before that."
     )
