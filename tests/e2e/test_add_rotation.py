@@ -458,6 +458,6 @@ async def test_the_form_says_which_key_the_former_place_of_an_edited_block_holds
     state = await add({**await form(world), "rotation_name": rotation.name, "destinations": ["vault-secret/moves"]})
 
     assert str(state.message).endswith(
-        f"The former place {block.place()} may still hold the key {key.label}, which ends 1 day after the next rotation: "
-        "move its consumers before that."
+        f"The former place {block.place()} may still hold the key {key.label}, which ends 1 day after the next "
+        "rotation: move its consumers before that."
     )
