@@ -104,10 +104,9 @@ async def supersede(run: Run, rotation: Rotation) -> None:
     """Make the published key the current one; the former one stays superseded until its overlap ends."""
     now = run.world.now()
     overlap = timedelta(0) if run.identity.emergency else rotation.overlap
-    destinations = tuple(rotation.destinations)
     published = run.ledger.published(
         run.identity.id,
-        destinations,
+        run.places_of(rotation.destinations),
         now,
         now + overlap,
         rotation.retirement,

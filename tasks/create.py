@@ -11,7 +11,9 @@ from tasks.key.terms import agree_on_terms, request_of
 from tasks.key.unrecorded import settle_intent
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint
-from tasks.model.ledger import Budget, MadeKey, Pending
+from tasks.model.ledger import Pending
+from tasks.model.places import kept_places
+from tasks.model.records import Budget, MadeKey
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
@@ -113,6 +115,7 @@ def intent_of(run: Run, rotation: Rotation, now: datetime, terms: Terms, budget:
         connection=rotation.connection,
         workspace_id=terms.workspace_id,
         destinations=tuple(rotation.destinations),
+        places=kept_places(rotation.destinations, run.places),
         intended_at=now,
         terms=terms,
         budget=budget,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from blocks.errors import ConfigurationError, KeyRotationError, LedgerError
 from flows.show.rotation_page import how_it_ends
 from tasks.model.decisions import Situation
+from tasks.model.former_places import left_behind
 from tasks.model.keys import fingerprint, show_time
 from tasks.model.ledger import Current, Ledger, Superseded
 from tasks.model.written_off import WrittenOff
@@ -31,13 +32,19 @@ def rotated(run: Run, situation: Situation) -> str:
     if situation is Situation.ALREADY_ROTATED:
         return (
             f"Already rotated: the key {current.label} is the current one{_but_for(run, current)}; {_rest(run.ledger)}."
+            f"{_left(run)}"
         )
     verb = "Finished an interrupted rotation" if situation is Situation.KEY_PUBLISHED else "Rotated"
     places = len(current.destinations)
     return (
         f"{verb}: the key {current.label} is live at {places} "
-        f"destination{'s' if places > 1 else ''}; {_rest(run.ledger)}."
+        f"destination{'s' if places > 1 else ''}; {_rest(run.ledger)}.{_left(run)}"
     )
+
+
+def _left(run: Run) -> str:
+    """Say which former places may still hold a key, and when it ends or that it just has."""
+    return "".join(f" {sentence}" for sentence in [*run.warnings, *left_behind(run.ledger)])
 
 
 def _but_for(run: Run, current: Current) -> str:
@@ -62,14 +69,14 @@ def retired(run: Run, before: Sequence[Superseded]) -> str:
     gone = [key.label for key in before if key.hash not in left]
     disabled = [key.label for key in before if not key.disabled and key.hash in left and left[key.hash].disabled]
     what = [f"Revoked {', '.join(gone)}"] * bool(gone) + [f"Disabled {', '.join(disabled)}"] * bool(disabled)
-    return f"{'. '.join(what) or 'Nothing was due'}; {_rest(run.ledger)}."
+    return f"{'. '.join(what) or 'Nothing was due'}; {_rest(run.ledger)}.{_left(run)}"
 
 
 def restored(run: Run) -> str:
     """Return the message of a restored key."""
     current = run.ledger.current
     label = current.label if current else "none"
-    return f"Restored: the key {label} is live again; {_rest(run.ledger)}."
+    return f"Restored: the key {label} is live again; {_rest(run.ledger)}.{_left(run)}"
 
 
 def applied(run: Run, changed: Sequence[str]) -> str:

@@ -94,6 +94,7 @@ class _Reading:
         self._workspaces: list[str] = []
         self._secrets: dict[str, SecretStr | None] = {}
         self._unreadable: dict[str, str] = {}
+        self._places: dict[str, str] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def compare(self, older_than: timedelta) -> Comparison:
@@ -157,7 +158,9 @@ class _Reading:
         return {
             name: list(
                 judge_rotation(
-                    Snapshot(name, ledger, self._deployed.get(name), keys, fingerprints, self._unreadable),
+                    Snapshot(
+                        name, ledger, self._deployed.get(name), keys, fingerprints, self._unreadable, self._places
+                    ),
                     self.connection,
                     self._workspaces,
                     now,
@@ -186,8 +189,11 @@ class _Reading:
     async def _at_destination(self, world: World, name: str) -> None:
         self._secrets.pop(name, None)
         self._unreadable.pop(name, None)
+        self._places.pop(name, None)
         try:
-            self._secrets[name] = (await (await world.destination(name)).read_content()).value
+            destination = await world.destination(name)
+            self._places[name] = destination.place()
+            self._secrets[name] = (await destination.read_content()).value
         except KeyRotationError as error:
             self._unreadable[name] = str(error)
 

@@ -64,6 +64,16 @@ class Kind(StrEnum):
         Severity.CRITICAL,
         "Find out who wrote it, then run the rotation: it publishes a new key there.",
     )
+    DESTINATION_MOVED = (
+        "destination-moved",
+        Severity.CRITICAL,
+        "Run the rotation, which publishes there; move the consumers of the former place before the overlap ends.",
+    )
+    FORMER_PLACE = (
+        "former-place",
+        Severity.NOTICE,
+        "Move the consumers that read the key there before it ends.",
+    )
     DESTINATION_UNREADABLE = ("destination-unreadable", Severity.WARNING, "Mend the destination or its block.")
     ROTATION_OVERDUE = (
         "rotation-overdue",

@@ -10,8 +10,11 @@ from uuid import UUID
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import MOST_KEPT, Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
+from tasks.model.former_places import left_behind
 from tasks.model.keys import read_marker, show_duration, show_time
-from tasks.model.ledger import Current, Ledger, MadeKey, Superseded
+from tasks.model.ledger import Current, Ledger, Superseded
+from tasks.model.places import is_same
+from tasks.model.records import MadeKey
 from tasks.world.ports import Deployed
 
 SETTLED_AFTER = timedelta(hours=1)
@@ -91,6 +94,7 @@ class Snapshot:
         keys: Its keys at OpenRouter by hash; `None` for one that is not there. Keys of other connections are left out.
         held: The fingerprint of what each destination holds.
         unreadable: Why a destination cannot be read.
+        places: Where each destination points that was read.
     """
 
     name: str
@@ -99,6 +103,7 @@ class Snapshot:
     keys: Mapping[str, ApiKey | None] = field(default_factory=dict)
     fingerprints: Mapping[str, str | None] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def connection_of(ledger: Ledger, deployed: Deployed | None) -> str | None:
@@ -159,6 +164,7 @@ def judge_rotation(
     ledger = snapshot.ledger
     if connection_of(ledger, snapshot.deployed) in (connection, None):
         yield from _judge_ledger(snapshot, now)
+        yield from (Finding(Kind.FORMER_PLACE, sentence, snapshot.name) for sentence in left_behind(ledger))
         yield from _judge_destinations(snapshot, now)
     for entry in entries_of(ledger, connection):
         key = snapshot.keys.get(entry.hash)
@@ -215,8 +221,16 @@ def _judge_destinations(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
         return
     at_work = pending is not None and now - pending.intended_at <= SETTLED_AFTER
     expected = {current.fingerprint} | ({pending.key.fingerprint} if at_work and pending and pending.key else set())
+    was = current.where()
     for name in read_destinations_of(snapshot.ledger):
-        if name in snapshot.unreadable:
+        if was[name] and name in snapshot.places and not is_same(was[name], snapshot.places[name]):
+            held = snapshot.fingerprints.get(name) in expected
+            sentence = (
+                f"The destination {name} points to {snapshot.places[name]} now; the former place {was[name]} may still "
+                f"hold the current key {current.label} of {snapshot.name}, which the next rotation supersedes."
+            )
+            yield _about(Kind.DESTINATION_MOVED, snapshot, current, sentence, Severity.NOTICE if held else None)
+        elif name in snapshot.unreadable:
             sentence = f"The destination {name} cannot be read: {snapshot.unreadable[name]}"
             yield Finding(Kind.DESTINATION_UNREADABLE, sentence, snapshot.name)
         elif snapshot.fingerprints.get(name) not in expected:

@@ -14,7 +14,9 @@ from tasks.audit.findings import Finding, Kind
 from tasks.audit.judge import is_live, is_new
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, label_agrees, period_end, read_marker
-from tasks.model.ledger import Budget, Current, Ledger
+from tasks.model.ledger import Current, Ledger
+from tasks.model.places import kept_places
+from tasks.model.records import Budget
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.model.written_off import as_explanation
@@ -170,6 +172,7 @@ async def _current(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> 
         workspace_id=key.workspace_id,
         since=key.created_at,
         destinations=tuple(rotation.destinations),
+        places=kept_places(rotation.destinations, run.places),
         terms=terms,
         budget=budget,
     )

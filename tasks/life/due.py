@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, PlaceLostError
 from tasks.key.budget import settle_budget
+from tasks.model.decisions import emergency_is_done
 from tasks.steps import Steps
 from tasks.world.run import Run
 
@@ -34,7 +35,8 @@ async def where_keys_are_read(run: Run) -> list[str]:
 async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) -> None:
     """Revoke the superseded keys that are due, schedule the others, and keep a carried budget exact."""
     now = run.world.now()
-    if run.identity.emergency and not all(key.at_once for key in run.ledger.superseded):
+    # What was superseded after the emergency, by a restore for example, keeps its overlap when that is retried.
+    if run.identity.emergency and not emergency_is_done(run.ledger, run.identity):
         await run.write(run.ledger.hastened(now))
     failures = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
     failures += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.due(now)]
@@ -73,6 +75,6 @@ async def require_current_everywhere(run: Run, destinations: list[str]) -> None:
     others = sorted(name for name, content in found.items() if content != current.fingerprint)
     if others:
         raise DestinationError(
-            f"{', '.join(others)} was overwritten during the emergency and does not hold the current key "
+            f"{', '.join(others)} was overwritten since and does not hold the current key "
             f"{current.label}: run the rotation, which publishes a new key there."
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 
 from tasks.life.adopt import find_adoptable
 from tasks.life.recover import observe
 from tasks.model.decisions import Identity, Situation
+from tasks.model.former_places import about_to_leave, left_behind
 from tasks.model.keys import show_duration
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
@@ -48,11 +50,17 @@ async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
     checked = await check_everything(run, rotation)
     situation = await observe(run, rotation)
     await find_adoptable(run, rotation)
-    return checked, steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now())
+    places = run.places_of(rotation.destinations)
+    return checked, steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now(), places)
 
 
 def steps_ahead(
-    situation: Situation, ledger: Ledger, rotation: Rotation, identity: Identity, now: datetime
+    situation: Situation,
+    ledger: Ledger,
+    rotation: Rotation,
+    identity: Identity,
+    now: datetime,
+    places: Mapping[str, str],
 ) -> list[str]:
     """Return the steps that a run would take.
 
@@ -62,6 +70,7 @@ def steps_ahead(
         rotation: The rotation.
         identity: Which run asks.
         now: The current moment, UTC.
+        places: Where each destination points.
 
     Returns:
         The steps, in order.
@@ -72,6 +81,8 @@ def steps_ahead(
     steps += _putting_right(situation, ledger)
     if situation not in (Situation.ALREADY_ROTATED, Situation.TOO_YOUNG):
         steps += _rotating(situation, ledger, rotation, identity)
+        steps += about_to_leave(ledger, places, timedelta(0) if identity.emergency else rotation.overlap)
+    steps += left_behind(ledger)
     due = [key.label for key in ledger.superseded if identity.emergency or key.revoke_at <= now]
     steps += [f"Look at the superseded key {label}, which is due, and revoke it as its policy asks." for label in due]
     return steps

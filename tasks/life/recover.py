@@ -12,6 +12,7 @@ from tasks.life.adopt import adopt
 from tasks.model.decisions import MAYBE, Situation, assess
 from tasks.model.keys import fingerprint, may_be_replaced, show_time
 from tasks.model.ledger import Superseded
+from tasks.model.places import is_same
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.verify import can_be_finished
@@ -42,8 +43,7 @@ async def observe(run: Run, rotation: Rotation) -> Situation:
     await run.world.load_blocks(rotation.connection, rotation.destinations)
     await run.world.connection(rotation.connection)
     await _check_expiry(run, rotation)
-    former = ledger.pending.destinations if ledger.pending else ()
-    fingerprints = await run.look(rotation.destinations, former)
+    fingerprints = await run.look(rotation.destinations, ledger.where_pending())
     _note_what_is_not_ours(run, rotation, fingerprints)
     known = ledger if run.has_ledger else None
     situation = assess(known, run.identity, fingerprints, run.world.now(), rotation.minimum_age)
@@ -79,7 +79,9 @@ def _known_fingerprints(run: Run) -> set[str | None]:
 def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
     # What somebody puts into a destination that has held a key of this rotation is not worth an outage.
     current, known = run.ledger.current, _known_fingerprints(run)
-    permitted = {*rotation.overwrite, *(current.destinations if current else ())}
+    where = current.where() if current else {}
+    ours = {name for name, place in where.items() if not place or is_same(place, run.places.get(name, ""))}
+    permitted = {*rotation.overwrite, *ours}
     others = [
         name
         for name in rotation.destinations
@@ -94,12 +96,10 @@ def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: dict[str, s
 
 
 def _note_what_is_not_ours(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
-    ledger, known = run.ledger, _known_fingerprints(run)
+    known = _known_fingerprints(run)
     for name in rotation.destinations:
         if fingerprints[name] not in known and run.contents[name].value and not _to_be_adopted(run, rotation, name):
             run.note(f"{name} held a secret that this rotation did not make; it was replaced there and is not revoked.")
-    for name in set(ledger.current.destinations if ledger.current else ()) - set(rotation.destinations):
-        run.note(f"{name} is no longer a destination; the key that it holds ends with its overlap.")
 
 
 def _to_be_adopted(run: Run, rotation: Rotation, name: str) -> bool:
@@ -188,7 +188,8 @@ async def _give_pending_up(run: Run, rotation: Rotation) -> None:
     now, emergency = run.world.now(), run.identity.emergency
     revoke_at = now if emergency else now + rotation.overlap
     late_until = None if emergency else run.ledger.late_until(now)
-    await run.write(run.ledger.abandoned(revoke_at, at_once=emergency, late_until=late_until))
+    places = run.places_of(rotation.destinations)
+    await run.write(run.ledger.abandoned(revoke_at, at_once=emergency, late_until=late_until, places=places))
 
 
 async def _fence_pending_off(run: Run) -> None:
@@ -230,7 +231,7 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
         await _give_pending_up(run, rotation)
         return None
     # Signing the ledger keeps out the attempt that made the key, which may still be alive, but not its last write.
-    await run.write(run.ledger)
+    await run.write(run.ledger.continued(run.places_of(rotation.destinations)))
     run.has_late_writes = True
     return key
 

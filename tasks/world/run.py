@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
@@ -22,7 +23,9 @@ from blocks.errors import (
 )
 from tasks.model.decisions import MAYBE, Identity
 from tasks.model.keys import fingerprint
-from tasks.model.ledger import Ledger, MadeKey
+from tasks.model.ledger import Ledger
+from tasks.model.places import is_same
+from tasks.model.records import MadeKey
 from tasks.world.open_ledger import OpenLedger
 from tasks.world.ports import World
 
@@ -92,6 +95,10 @@ class Run:
         self.connection = ""
         self.step = "look at ledger and destinations"
         self.contents: dict[str, Content] = {}
+        self.places: dict[str, str] = {}
+        """Where each destination that was read points."""
+        self.warnings: list[str] = []
+        """Notes that belong into the final message, too."""
         self.notes: list[str] = []
         self.is_idle = False
         """Whether it has found nothing to do, so that the rotation's page stays as it is."""
@@ -181,15 +188,32 @@ class Run:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
-    async def look(self, destinations: Sequence[str], former: Sequence[str] = ()) -> dict[str, str | None]:
+    def warn(self, sentence: str) -> None:
+        """Remember something that the final message says, too.
+
+        Args:
+            sentence: One sentence without any secret.
+        """
+        self.note(sentence)
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+    def places_of(self, destinations: Sequence[str]) -> dict[str, str]:
+        """Return where destinations point that this run has read."""
+        return {name: self.places[name] for name in destinations}
+
+    async def look(
+        self, destinations: Sequence[str], former: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, str | None]:
         """Read what the destinations hold.
 
         Args:
             destinations: The rotation's destinations.
-            former: Destinations that the rotation no longer has, read where that is possible.
+            former: The destinations of a pending key, and where each one pointed then; empty where that is not known.
+                What has been left since is read where that is possible.
 
         Returns:
-            The fingerprint of what each one holds; `MAYBE` for a former one that cannot be read.
+            The fingerprint of what each one holds; `MAYBE` for a place that can no longer be read.
 
         Raises:
             KeyRotationError: One of the rotation's destinations cannot be read.
@@ -197,8 +221,11 @@ class Run:
         contents = await gather_all([self._read(name) for name in destinations])
         self.contents.update(zip(destinations, contents, strict=True))
         found = {name: fingerprint(self.contents[name].value) for name in destinations}
-        for name in set(former) - set(destinations):
-            found[name] = await self._look_at_former(name)
+        for name, place in former.items():
+            if name not in destinations:
+                found[name] = await self._look_at_former(name, place)
+            elif place and not is_same(place, self.places[name]):
+                found[place] = MAYBE
         return found
 
     async def look_where_possible(self, destinations: Sequence[str]) -> dict[str, str | None]:
@@ -230,12 +257,17 @@ class Run:
         return await self.look(there)
 
     async def _read(self, name: str) -> Content:
-        return await (await self.world.destination(name)).read_content()
+        destination = await self.world.destination(name)
+        self.places[name] = destination.place()
+        return await destination.read_content()
 
-    async def _look_at_former(self, name: str) -> str | None:
+    async def _look_at_former(self, name: str, place: str) -> str | None:
         try:
-            self.contents[name] = await self._read(name)
+            content = await self._read(name)
         except KeyRotationError as error:
             self.note(f"{name} is no longer a destination and cannot be read: {error}")
             return MAYBE
+        if place and not is_same(place, self.places[name]):
+            return MAYBE
+        self.contents[name] = content
         return fingerprint(self.contents[name].value)

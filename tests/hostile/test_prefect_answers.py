@@ -34,6 +34,7 @@ from tasks.world.inventory import destinations_in_use, read_facts
 from tasks.world.ledgers import VariableStore, prune_ledgers
 from tasks.world.open_ledger import Term
 from tasks.world.orchestrator import PrefectWorld
+from tasks.world.slots import slot_warnings
 from tests.hostile.liar import ANSWERS, KEY, Liar
 from tests.hostile.test_answers import LONGEST_SECONDS, is_plain, leaks, shown
 
@@ -94,6 +95,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "all ledgers are pruned": prune_ledgers,
     "destinations are listed": destinations_in_use,
     "all facts are read": read_facts,
+    "slots are looked at": slot_warnings,
     "the overview is shown": lambda: show([], NOW),
     "a secret is read": lambda: _secret().read_content(),
     "a secret is written": lambda: _secret().write_content(SecretStr(KEY), Content(None), {}),

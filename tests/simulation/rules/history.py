@@ -107,6 +107,7 @@ class History(Watched):
         return Identity(UUID(int=10**6 + self.numbers), self.model.time)
 
     def _rotate(self, identity: Identity, process: Process | None = None) -> Ended:
+        self.ended_where_left.clear()
         ended = play(run_protocol(self.model, self.rotation, identity, process, self.steps))
         self._after(ended)
         if ended.succeeded:
@@ -150,6 +151,7 @@ class History(Watched):
 
     def _stop_promising(self, secret: str) -> None:
         """What a person has done to a key is not the rotation's to answer for, where it is read."""
+        self.left = {address: key for address, key in self.left.items() if key != self.made.get(secret)}
         self.serving -= {name for name, place in self.model.places.items() if place.content == secret}
 
     @rule(adopt=st.booleans())

@@ -18,6 +18,7 @@ from tests.simulation.outcomes import Before
 from tests.simulation.promises import promise
 from tests.simulation.rules.history import History, Planned
 from tests.simulation.runs import (
+    Ended,
     play,
     run_plan,
 )
@@ -40,8 +41,10 @@ class Rotations(History):
             self.model.settle()
         before, spendable = Before.of(self.model), self._spendable()
         self._fate(planned)
-        if self._rotate(identity).succeeded:
+        ended = self._rotate(identity)
+        if ended.succeeded:
             self._check_rotated(identity, before, spendable)
+            self._check_left_told(ended)
 
     def _check_rotated(self, identity: Identity, before: Before, spendable: Decimal | None) -> None:
         check_agreement(self.model, self.rotation)
@@ -63,6 +66,14 @@ class Rotations(History):
         if self.rotation.key.carry_budget and spendable is not None:
             left = self._spendable_with_all()
             promise(left is not None and left <= spendable, f"a rotation made {spendable} USD to {left} USD")
+
+    def _check_left_told(self, ended: Ended) -> None:
+        """A run that has succeeded names each place that it has left with a key, and what becomes of that key."""
+        superseded = {key.hash for key in self.last_ledger.superseded}
+        left = [address for address, key_hash in self.left.items() if key_hash in superseded]
+        said = ended.message or ""
+        named = all(address in said for address in [*left, *self.ended_where_left]) or " more may still" in said
+        promise(named, f"nobody was told that {left or self.ended_where_left} was left with a key")
 
     def _spendable_with_all(self) -> Decimal | None:
         ledger = self.model.ledger("checkout")

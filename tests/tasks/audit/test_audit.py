@@ -794,6 +794,10 @@ class Place:
     def __init__(self, world: ManyPlaces) -> None:
         self.world = world
 
+    def place(self) -> str:
+        """Name it."""
+        return "a place"
+
     async def read_content(self) -> Content:
         """Read it."""
         return Content(SecretStr("a key"))
