@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import MOST_KEPT, Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
-from tasks.model.keys import read_marker, show_duration, show_time
+from tasks.model.keys import Marker, read_marker, show_duration, show_time
 from tasks.model.ledger import Current, Ledger, MadeKey, Superseded
 from tasks.world.ports import Deployed
 
@@ -286,9 +285,8 @@ def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[Finding]:
 
 
 def in_change(name: str) -> Finding:
-    """Say that a run was at work on a rotation, so that it could not be judged."""
-    sentence = f"A run of rotation {name} was at work during the audit, so the rotation was not judged."
-    return Finding(Kind.IN_CHANGE, sentence, name)
+    """Report that a run was at work on a rotation, so that it could not be judged."""
+    return Finding(Kind.IN_CHANGE, f"A run of rotation {name} was at work, so the rotation was not judged.", name)
 
 
 @dataclass(frozen=True)
@@ -308,7 +306,7 @@ def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Coll
     """Find rotations that are deployed and have keys, but no ledger.
 
     Args:
-        ours: The keys that runs of this Prefect server have made and no ledger explains.
+        ours: The keys that this installation has made and no ledger explains.
         ledgers: All ledgers.
         deployed: The rotations that have a deployment.
 
@@ -317,9 +315,9 @@ def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Coll
     """
     keys: dict[str, list[ApiKey]] = {}
     for key in ours:
-        name, _ = read_marker(key.name) or ("", None)
-        if name in deployed and name not in ledgers.values:
-            keys.setdefault(name, []).append(key)
+        mark = read_marker(key.name)
+        if mark and mark.rotation in deployed and mark.rotation not in ledgers.values:
+            keys.setdefault(mark.rotation, []).append(key)
     return [LostLedger(name, tuple(found)) for name, found in keys.items()]
 
 
@@ -341,46 +339,62 @@ def judge_lost(lost: LostLedger, now: datetime) -> list[Finding]:
 
 
 def is_new(key: ApiKey, now: datetime) -> bool:
-    """Say whether a key may still be in the hands of the run that makes it."""
+    """Return whether a key may still be in the hands of the run that makes it."""
     return now - key.created_at <= SETTLED_AFTER
 
 
-def judge_key_not_ours(key: ApiKey, damaged: Collection[str], now: datetime) -> Finding | None:
-    """Tell of a key that a run made which this Prefect server does not know.
+def judge_key_not_ours(
+    key: ApiKey, mark: Marker, installation: str, ledgers: LedgerSet, deployed: Collection[str], now: datetime
+) -> Finding | None:
+    """Report a key that another installation made.
 
     Args:
         key: The key.
-        damaged: The rotations whose ledgers cannot be read.
-        now: The current moment, UTC.
-
-    Returns:
-        The finding; `None` for a key that was just made, or whose ledger cannot be read.
-    """
-    name, run_id = read_marker(key.name) or ("", None)
-    if is_new(key, now) or name in damaged:
-        return None
-    sentence = f"{_made(key, name, run_id)}, which this Prefect server does not know."
-    return Finding(Kind.MARKED_NOT_OURS, sentence, name, key.label, key.hash)
-
-
-def judge_orphan(key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], now: datetime) -> Finding | None:
-    """Tell of a key that a run of this Prefect server made, and that no ledger explains.
-
-    Args:
-        key: The key.
+        mark: Its marker.
+        installation: The id of this Prefect installation.
         ledgers: All ledgers.
         deployed: The rotations that have a deployment.
         now: The current moment, UTC.
 
     Returns:
+        The finding; `None` for a key that was just made, or whose ledger cannot be read. It needs a person where a
+        rotation of this name is deployed here without a ledger, as after the loss of everything.
+    """
+    if is_new(key, now) or mark.rotation in ledgers.damaged:
+        return None
+    other = f"in the installation {mark.installation}; this one is {installation}"
+    former = "which this Prefect server does not know"
+    sentence = f"{_made(key, mark)}{' ' + other if mark.installation else ', ' + former}."
+    grave = Severity.WARNING if mark.rotation in deployed and mark.rotation not in ledgers.values else None
+    return Finding(Kind.MARKED_NOT_OURS, sentence, mark.rotation, key.label, key.hash, grave)
+
+
+def judge_orphan(
+    key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], holders: Collection[str], now: datetime
+) -> Finding | None:
+    """Report a key that this installation made, and that no ledger explains.
+
+    Args:
+        key: The key.
+        ledgers: All ledgers.
+        deployed: The rotations that have a deployment.
+        holders: The destinations that hold it.
+        now: The current moment, UTC.
+
+    Returns:
         The finding; `None` for a key that was just made, whose ledger cannot be read, or whose ledger is lost.
     """
-    name, run_id = read_marker(key.name) or ("", None)
-    if is_new(key, now) or name in ledgers.damaged or (name in deployed and name not in ledgers.values):
+    mark = read_marker(key.name)
+    name = mark.rotation if mark else ""
+    if not mark or is_new(key, now) or name in ledgers.damaged or (name in deployed and name not in ledgers.values):
         return None
-    sentence = f"{_made(key, name, run_id)}, and no ledger explains it."
-    return Finding(Kind.ORPHAN, sentence, name, key.label, key.hash)
+    if holders:
+        sentence = f"{_made(key, mark)}; {', '.join(holders)} holds it, and no ledger explains it."
+        return Finding(Kind.HELD_KEY_UNRECORDED, sentence, name, key.label, key.hash)
+    return Finding(Kind.ORPHAN, f"{_made(key, mark)}, and no ledger explains it.", name, key.label, key.hash)
 
 
-def _made(key: ApiKey, rotation: str, run_id: UUID | None) -> str:
-    return f"The key {key.label} was made at {show_time(key.created_at)} by run {run_id} of rotation {rotation}"
+def _made(key: ApiKey, mark: Marker) -> str:
+    return (
+        f"The key {key.label} was made at {show_time(key.created_at)} by run {mark.run_id} of rotation {mark.rotation}"
+    )

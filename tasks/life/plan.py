@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from tasks.life.adopt import find_adoptable
-from tasks.life.recover import observe
+from tasks.life.recover import is_key_among, observe, unknown_secrets
 from tasks.model.decisions import Identity, Situation
 from tasks.model.keys import show_duration
 from tasks.model.ledger import Ledger
@@ -48,7 +48,13 @@ async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
     checked = await check_everything(run, rotation)
     situation = await observe(run, rotation)
     await find_adoptable(run, rotation)
-    return checked, steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now())
+    steps = steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now())
+    unknown = unknown_secrets(run, rotation)
+    for name in unknown:
+        run.note(f"{name} holds a secret that the ledger does not know.")
+    if is_key_among(unknown) and situation is not Situation.FIRST_RUN:
+        steps.insert(1, "Look for keys that this rotation made and that its ledger does not know.")
+    return checked, steps
 
 
 def steps_ahead(

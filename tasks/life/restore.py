@@ -149,7 +149,7 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
         destinations=former.destinations,
         terms=former.terms,
     )
-    await run.write(ledger.restored(entry, current, now + overlap))
+    await run.write(ledger.replaced(current, now + overlap))
     await run.world.emit(Event.KEY_RESTORED, run.name, **key.told())
 
 

@@ -21,7 +21,7 @@ from tasks.model.rotation import Retirement
 from tasks.model.terms import Terms
 from tasks.model.written_off import WrittenOff
 
-FORMAT = 2
+FORMAT = 3
 """The newest format of a ledger that this package reads, and the one that it writes."""
 TURNS_UP_WITHIN = timedelta(minutes=15)
 """How late a create may still take effect; until then every run searches for its marker."""
@@ -133,13 +133,15 @@ class Emergency(_Entry):
 class Ledger(_Entry):
     """What is known about a rotation's keys; each method returns the ledger after one more step.
 
-    `removed` is whether the rotation was removed, and `kept` the key that was left to its user then.
+    `installation` is the id that stands in the markers of new keys; empty until this version makes one. `removed` is
+    whether the rotation was removed, and `kept` the key that was left to its user then.
     """
 
     format: int = FORMAT
     package: str = ""
     revision: int = 0
     writer: str = ""
+    installation: str = ""
     current: Current | None = None
     pending: Pending | None = None
     superseded: tuple[Superseded, ...] = ()
@@ -174,9 +176,10 @@ class Ledger(_Entry):
             ends.add(self.current.budget.ends_at)
         return sorted(ends)
 
-    def intended(self, pending: Pending) -> Self:
+    def intended(self, pending: Pending, installation: str = "") -> Self:
         """Announce that a key is about to be created; this reactivates a removed rotation."""
-        return self._with(pending=pending, removed=False, kept=None)
+        known = installation or self.installation
+        return self._with(pending=pending, installation=known, removed=False, kept=None)
 
     def created(self, key: MadeKey) -> Self:
         """Record the key that was created for the pending intent."""
@@ -298,9 +301,9 @@ class Ledger(_Entry):
             superseded=tuple(key.model_copy(update=changes) if key.hash == key_hash else key for key in self.superseded)
         )
 
-    def restored(self, key: Superseded, current: Current, revoke_at: datetime) -> Self:
-        """Make a superseded key the current one again, and the current one superseded."""
-        others = tuple(other for other in self.superseded if other.hash != key.hash)
+    def replaced(self, current: Current, revoke_at: datetime) -> Self:
+        """Make a key that every destination holds, such as a restored one, current, and the current one superseded."""
+        others = tuple(other for other in self.superseded if other.hash != current.hash)
         return self._with(current=current, superseded=(*others, *self._retiring(current.since, revoke_at)))
 
     def current_changed(self, **changes: Any) -> Self:

@@ -39,8 +39,10 @@ class Rotations(History):
             # In an emergency a key dies at once, whatever may still bring it in.
             self.model.settle()
         before, spendable = Before.of(self.model), self._spendable()
+        seen = outcomes.in_sight(self.model, self.rotation, self.made)
         self._fate(planned)
         if self._rotate(identity).succeeded:
+            self.out_of_sight -= seen
             self._check_rotated(identity, before, spendable)
 
     def _check_rotated(self, identity: Identity, before: Before, spendable: Decimal | None) -> None:
@@ -80,6 +82,9 @@ class Rotations(History):
             # What was spent in an account that the connection has left cannot be known.
             return None
         if current.request.limit != self.rotation.key.limit_usd or ledger.pending or ledger.superseded:
+            return None
+        if self.out_of_sight - set(self.foreign):
+            # What a ledger does not know may come back with a limit of its own.
             return None
         if current.request.limit_reset != self.rotation.key.terms(self.model.time).limit_reset:
             return None

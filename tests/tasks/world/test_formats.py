@@ -24,6 +24,8 @@ STORED = {
     for file in sorted((Path(__file__).parents[1] / "model" / "ledgers").glob("*.json"))
 }
 """Ledgers as Prefect kept them, of every format that there ever was. What was written once never changes."""
+LATER = {"package", "installation"}
+"""What a ledger of format 1 does not have."""
 REFUSAL = (
     "The ledger of rotation checkout was written by a newer version of this package (9.9.9), so nothing was changed: "
     "upgrade this worker."
@@ -45,7 +47,7 @@ def names(value: Any) -> set[str]:
 def as_format_1(store: Memory) -> Memory:
     """The ledger as an earlier package stored it: in a variable without terms, and without what came later."""
     before_terms = Memory()
-    before_terms.terms[0] = {**{name: field for name, field in store.value.items() if name != "package"}, "format": 1}
+    before_terms.terms[0] = {**{name: field for name, field in store.value.items() if name not in LATER}, "format": 1}
     assert names(before_terms.terms) <= names([v for v in STORED.values() if v["format"] == 1]) | {0}
     return before_terms
 
