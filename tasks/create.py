@@ -90,7 +90,9 @@ async def _create_or_settle(run: Run, rotation: Rotation) -> CreatedKey:
     openrouter: KeyMinter = await run.world.connection(rotation.connection)
     intent = await _announce(run, rotation, now)
     try:
-        return await openrouter.create_key(request_of(intent, rotation.key_name(run.identity.id, now)))
+        return await openrouter.create_key(
+            request_of(intent, rotation.key_name(run.identity.id, now, run.ledger.installation))
+        )
     except ServiceError as error:
         await settle_intent(run, certain=not error.outcome_unknown)
         raise
@@ -104,7 +106,8 @@ async def _announce(run: Run, rotation: Rotation, now: datetime) -> Pending:
             f"The ledger has no room for another key, because it holds {len(run.ledger.superseded)} superseded "
             "ones; nothing was created. Shorten the overlap or rotate less often."
         )
-    await run.write(run.ledger.intended(intent))
+    installation = run.ledger.installation or await run.world.installation()
+    await run.write(run.ledger.intended(intent, installation))
     return intent
 
 

@@ -42,6 +42,8 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
         return
     if not await openrouter.delete_key(key.hash):
         await confirm_gone(openrouter, key)
+        if not key.revoking:
+            run.note(f"The superseded key {key.label} did not exist any more; somebody else has deleted it.")
     await run.record(run.ledger.revoked(key.hash))
     _warn_of_consumers_left(run, key)
     await run.world.emit(Event.KEY_REVOKED, run.name, **key.told())

@@ -142,5 +142,5 @@ def _still_asked_for(terms: Terms, rotation: Rotation, now: datetime) -> bool:
 def _wanted(run: Run, rotation: Rotation) -> KeyRequest:
     pending, now = run.ledger.pending, run.world.now()
     if pending is None:
-        return rotation.key.terms(now).request(rotation.key_name(run.identity.id, now))
-    return request_of(pending, rotation.key_name(pending.run_id, pending.intended_at))
+        return rotation.key.terms(now).request(rotation.key_name(run.identity.id, now, run.ledger.installation))
+    return request_of(pending, rotation.key_name(pending.run_id, pending.intended_at, run.ledger.installation))

@@ -15,21 +15,18 @@ from blocks.openrouter.keys import ApiKey
 from tasks.audit.account_keys import KeyFilter
 from tasks.audit.findings import CappedFindings, Counts, Finding, Kind
 from tasks.audit.judge import (
-    LostLedger,
     Snapshot,
     connection_of,
     entries_of,
-    find_lost_ledgers,
     in_change,
-    judge_lost,
     judge_management_key,
-    judge_orphan,
     judge_rotation,
     read_destinations_of,
     unreadable_ledgers,
 )
 from tasks.audit.ledgers import LedgerSet
-from tasks.model.keys import fingerprint, label_agrees
+from tasks.audit.unexplained import LostLedger, find_lost_ledgers, judge_lost, judge_orphan
+from tasks.model.keys import fingerprint, label_agrees, read_marker
 from tasks.model.ledger import Ledger
 from tasks.world.ports import Deployed, KeyReader, World
 from tasks.world.run import gather_all
@@ -103,7 +100,8 @@ class _Reading:
         before = await self._ledgers()
         self._deployed = {deployed.name: deployed async for deployed in self.world.deployments()}
         self._workspaces = [workspace async for workspace in self.openrouter.list_workspaces()]
-        keys = await self._keys(KeyFilter(before, older_than, now))
+        installation = await self.world.installation()
+        keys = await self._keys(KeyFilter(before, installation, self._deployed, older_than, now))
         after = await self._ledgers()
         explained = before.hashes() | after.hashes()
         unexplained = [key for key in keys.ours.values() if key.hash not in explained]
@@ -126,10 +124,13 @@ class _Reading:
             async for key in self.openrouter.list_keys(workspace):
                 keys.take(key)
                 if len(keys.undecided) >= RUNS_AT_ONCE:
-                    keys.decide(await self.world.known_runs(keys.runs()))
-        if keys.undecided:
-            keys.decide(await self.world.known_runs(keys.runs()))
+                    await self._decide(keys)
+        await self._decide(keys)
         return keys
+
+    async def _decide(self, keys: KeyFilter) -> None:
+        runs = keys.runs()
+        keys.decide(await self.world.known_runs(runs) if runs else set())
 
     async def _at_rotations(self, all_ledgers: LedgerSet, listed: dict[str, ApiKey]) -> list[Finding]:
         first = await self._judge(all_ledgers.ledgers, listed)
@@ -198,10 +199,18 @@ class _Reading:
             self._unreadable[name] = str(error)
 
     def _orphans(self, unexplained: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[Finding]:
+        held = CappedFindings(Kind.HELD_KEY_UNRECORDED, "keys that destinations hold are in no ledger")
         orphans = CappedFindings(Kind.ORPHAN, "keys are orphans, which an audit with repair leaves to the next one")
         for key in unexplained:
-            orphans.add(judge_orphan(key, ledgers, self._deployed, now))
-        return orphans.findings()
+            finding = judge_orphan(key, ledgers, self._deployed, self._holders(key, ledgers), now)
+            (orphans if finding is None or finding.kind is Kind.ORPHAN else held).add(finding)
+        return [*held.findings(), *orphans.findings()]
+
+    def _holders(self, key: ApiKey, ledgers: LedgerSet) -> list[str]:
+        mark = read_marker(key.name)
+        ledger = ledgers.ledgers.get(mark.rotation) if mark else None
+        places = read_destinations_of(ledger) if ledger else ()
+        return [name for name in places if label_agrees(key.label, self._secrets.get(name))]
 
     async def _bounded(self, calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         async def one(call: Coroutine[Any, Any, T]) -> T:

@@ -106,6 +106,11 @@ class Kind(StrEnum):
         Severity.WARNING,
         "Deploy the rotation again; to take it away for good, run remove-rotation after that.",
     )
+    HELD_KEY_UNRECORDED = (
+        "held-key-unrecorded",
+        Severity.CRITICAL,
+        "Audit with repair; if that does not repair it, run the rotation, which publishes a new key everywhere.",
+    )
     ORPHAN = (
         "orphan",
         Severity.WARNING,
@@ -114,7 +119,7 @@ class Kind(StrEnum):
     MARKED_NOT_OURS = (
         "marked-not-ours",
         Severity.NOTICE,
-        "Nothing, where another Prefect server rotates keys of this account; otherwise find out who made it.",
+        "Nothing, if another Prefect server rotates keys of this account; if this one replaces it, restore its id.",
     )
     OF_NOBODY = ("key-of-no-rotation", Severity.NOTICE, "Put it under rotation (adopt), limit it, or delete it.")
     IN_CHANGE = ("rotation-in-change", Severity.NOTICE, "Nothing; the next audit looks again.")
@@ -160,7 +165,7 @@ class Counts:
     Args:
         seen: All.
         of_rotations: Those that a ledger explains.
-        unexplained: Those with a marker that no ledger explains: orphans, those of other servers, and new ones.
+        unexplained: Those with a marker that no ledger explains: orphans, those of other installations, and new ones.
         of_nobody: Those without a marker that no ledger explains.
     """
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from blocks.openrouter.keys import ApiKey
-from tasks.audit.findings import MOST_KEPT, Finding, Kind, Severity
+from tasks.audit.findings import Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
+from tasks.audit.unexplained import SETTLED_AFTER
 from tasks.model.former_places import left_behind
-from tasks.model.keys import read_marker, show_duration, show_time
+from tasks.model.keys import show_duration, show_time
 from tasks.model.ledger import Current, Ledger, Superseded
 from tasks.model.places import is_same
 from tasks.model.records import MadeKey
 from tasks.world.ports import Deployed
 
-SETTLED_AFTER = timedelta(hours=1)
-"""How long a run may be at work, or late; until then nothing counts as left behind."""
 EXPIRES_WITHIN = timedelta(days=7)
 """How long before a key's expiry to warn."""
 MANAGEMENT_KEY_EXPIRES_WITHIN = timedelta(days=14)
@@ -301,100 +299,4 @@ def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[Finding]:
 
 def in_change(name: str) -> Finding:
     """Report a rotation that could not be judged because a run was at work on it."""
-    sentence = f"A run of rotation {name} was at work during the audit, so the rotation was not judged."
-    return Finding(Kind.IN_CHANGE, sentence, name)
-
-
-@dataclass(frozen=True)
-class LostLedger:
-    """A rotation whose ledger is gone.
-
-    Args:
-        name: The rotation's name.
-        keys: Its keys that were found by their markers.
-    """
-
-    name: str
-    keys: tuple[ApiKey, ...]
-
-
-def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Collection[str]) -> list[LostLedger]:
-    """Find rotations that are deployed and have keys, but no ledger.
-
-    Args:
-        ours: The keys that runs of this Prefect server have made and no ledger explains.
-        ledgers: All ledgers.
-        deployed: The rotations that have a deployment.
-
-    Returns:
-        The rotations, each with its keys.
-    """
-    keys: dict[str, list[ApiKey]] = {}
-    for key in ours:
-        name, _ = read_marker(key.name) or ("", None)
-        if name in deployed and name not in ledgers.values:
-            keys.setdefault(name, []).append(key)
-    return [LostLedger(name, tuple(found)) for name, found in keys.items()]
-
-
-def judge_lost(lost: LostLedger, now: datetime) -> list[Finding]:
-    """Report a lost ledger.
-
-    Args:
-        lost: The rotation.
-        now: The current moment, UTC.
-
-    Returns:
-        At most one finding: a key that was just made says nothing yet.
-    """
-    if all(is_new(key, now) for key in lost.keys):
-        return []
-    labels = ", ".join(key.label for key in lost.keys[:MOST_KEPT])
-    sentence = f"The ledger of rotation {lost.name} is gone; its keys at OpenRouter are {labels}."
-    return [Finding(Kind.LEDGER_LOST, sentence, lost.name)]
-
-
-def is_new(key: ApiKey, now: datetime) -> bool:
-    """Return whether the run that makes a key may still be at work on it."""
-    return now - key.created_at <= SETTLED_AFTER
-
-
-def judge_key_not_ours(key: ApiKey, damaged: Collection[str], now: datetime) -> Finding | None:
-    """Report a key of a run that this Prefect server does not know.
-
-    Args:
-        key: The key.
-        damaged: The rotations whose ledgers cannot be read.
-        now: The current moment, UTC.
-
-    Returns:
-        The finding; `None` for a key that was just made, or whose ledger cannot be read.
-    """
-    name, run_id = read_marker(key.name) or ("", None)
-    if is_new(key, now) or name in damaged:
-        return None
-    sentence = f"{_made(key, name, run_id)}, which this Prefect server does not know."
-    return Finding(Kind.MARKED_NOT_OURS, sentence, name, key.label, key.hash)
-
-
-def judge_orphan(key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], now: datetime) -> Finding | None:
-    """Report a key that a run of this Prefect server made and that no ledger explains.
-
-    Args:
-        key: The key.
-        ledgers: All ledgers.
-        deployed: The rotations that have a deployment.
-        now: The current moment, UTC.
-
-    Returns:
-        The finding; `None` for a key that was just made, whose ledger cannot be read, or whose ledger is lost.
-    """
-    name, run_id = read_marker(key.name) or ("", None)
-    if is_new(key, now) or name in ledgers.damaged or (name in deployed and name not in ledgers.values):
-        return None
-    sentence = f"{_made(key, name, run_id)}, and no ledger explains it."
-    return Finding(Kind.ORPHAN, sentence, name, key.label, key.hash)
-
-
-def _made(key: ApiKey, rotation: str, run_id: UUID | None) -> str:
-    return f"The key {key.label} was made at {show_time(key.created_at)} by run {run_id} of rotation {rotation}"
+    return Finding(Kind.IN_CHANGE, f"A run of rotation {name} was at work, so the rotation was not judged.", name)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from tasks.life.adopt import find_adoptable
-from tasks.life.recover import observe
+from tasks.life.recover import is_key_among, observe, unknown_secrets
 from tasks.model.decisions import Identity, Situation
 from tasks.model.former_places import about_to_leave, left_behind
 from tasks.model.keys import show_duration
@@ -51,7 +51,13 @@ async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
     situation = await observe(run, rotation)
     await find_adoptable(run, rotation)
     places = run.places_of(rotation.destinations)
-    return checked, steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now(), places)
+    steps = steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now(), places)
+    unknown = unknown_secrets(run, rotation)
+    for name in unknown:
+        run.note(f"{name} holds a secret that the ledger does not know.")
+    if is_key_among(unknown) and situation is not Situation.FIRST_RUN:
+        steps.insert(1, "Look for keys that this rotation made and that its ledger does not know.")
+    return checked, steps
 
 
 def steps_ahead(

@@ -153,7 +153,7 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
         places=kept_places(former.destinations, places),
         terms=former.terms,
     )
-    await run.write(ledger.restored(entry, current, now + overlap, places))
+    await run.write(ledger.replaced(current, now + overlap, places))
     await run.world.emit(Event.KEY_RESTORED, run.name, **key.told())
 
 

@@ -192,3 +192,8 @@ def judge(
         return Judgement(verdict, unused_since=unused_since)
     wait = max(policy.quiet_time, min(policy.quiet_time * 2 ** min(key.postponed, MAX_DOUBLINGS), LONGEST_POSTPONEMENT))
     return Judgement(Verdict.POSTPONE, min(now + wait, deadline), unused_since)
+
+
+def has_work(ledger: Ledger, until: datetime) -> bool:
+    """Return whether a retirement has something to do until a moment (UTC)."""
+    return any(at <= until for at in ledger.due_times()) or any(key.capped is False for key in ledger.superseded)

@@ -100,13 +100,15 @@ class Emergency(Entry):
 class Ledger(Entry):
     """What is known about a rotation's keys; each method returns the ledger after one more step.
 
-    `removed` is whether the rotation was removed, and `kept` the key that was left to its user then.
+    `installation` is the id that stands in the markers of new keys; empty until this version makes one. `removed` is
+    whether the rotation was removed, and `kept` the key that was left to its user then.
     """
 
     format: int = FORMAT
     package: str = ""
     revision: int = 0
     writer: str = ""
+    installation: str = ""
     current: Current | None = None
     pending: Pending | None = None
     superseded: tuple[Superseded, ...] = ()
@@ -141,15 +143,12 @@ class Ledger(Entry):
             ends.add(self.current.budget.ends_at)
         return sorted(ends)
 
-    def has_work(self, until: datetime) -> bool:
-        """Return whether a retirement has something to do until a moment (UTC)."""
-        return any(at <= until for at in self.due_times()) or any(key.capped is False for key in self.superseded)
-
-    def intended(self, pending: Pending) -> Self:
+    def intended(self, pending: Pending, installation: str = "") -> Self:
         """Announce that a key is about to be created; this reactivates a removed rotation."""
         if self.current and self.current.where() == pending.where():
             pending = pending.model_copy(update={"places": ()})
-        return self._with(pending=pending, removed=False, kept=None)
+        known = installation or self.installation
+        return self._with(pending=pending, installation=known, removed=False, kept=None)
 
     def where_pending(self) -> dict[str, str]:
         """Return where the destinations of the pending key pointed when it was announced."""
@@ -312,9 +311,9 @@ class Ledger(Entry):
             superseded=tuple(key.model_copy(update=changes) if key.hash == key_hash else key for key in self.superseded)
         )
 
-    def restored(self, key: Superseded, current: Current, revoke_at: datetime, places: Mapping[str, str]) -> Self:
-        """Make a superseded key the current one again, and the current one superseded."""
-        others = tuple(other.found_again(places) for other in self.superseded if other.hash != key.hash)
+    def replaced(self, current: Current, revoke_at: datetime, places: Mapping[str, str]) -> Self:
+        """Make a key that every destination holds, such as a restored one, current, and the current one superseded."""
+        others = tuple(other.found_again(places) for other in self.superseded if other.hash != current.hash)
         return self._with(current=current, superseded=(*others, *self._retiring(current.since, revoke_at, places)))
 
     def current_changed(self, **changes: Any) -> Self:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from tasks.model.keys import INSTALLATION_LENGTH
 from tasks.model.ledger import Ledger, Pending
 from tasks.model.records import MadeKey
 from tasks.model.rotation import Retirement
@@ -68,7 +69,7 @@ def has_room_for(intent: Pending, ledger: Ledger, retirement: Retirement) -> boo
         connection=intent.connection,
         workspace_id="0" * 36,
     )
-    created = ledger.intended(intent).created(key).publishing(timedelta(minutes=15))
+    created = ledger.intended(intent, "i" * INSTALLATION_LENGTH).created(key).publishing(timedelta(minutes=15))
     at = intent.intended_at
     places = created.where_pending()
     published = created.published(intent.run_id, places, at, at, retirement, late_until=at)

@@ -35,6 +35,7 @@ from tasks.world.api import LEDGER_TAG, PAGE_SIZE, api_errors, pages, parse_time
 from tasks.world.connections import CONNECTION_TYPE, open_connection
 from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
 from tasks.world.destinations import open_destination
+from tasks.world.installation import read_or_make_installation
 from tasks.world.ledgers import all_ledgers
 from tasks.world.ports import Deployed
 from tasks.world.stored_blocks import load_blocks
@@ -162,6 +163,15 @@ class PrefectWorld:
         client, _ = get_or_create_client()
         with api_errors("reading the deployment"):
             return await client.read_deployment(deployment_id)
+
+    async def installation(self) -> str:
+        """Read the id of this Prefect installation; it is made at the first use.
+
+        Raises:
+            ConfigurationError: Somebody has changed it to what is no such id.
+            ServiceError: Prefect's API failed.
+        """
+        return await read_or_make_installation()
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Return those of some flow runs that this Prefect server knows.

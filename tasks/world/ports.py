@@ -111,6 +111,9 @@ class World(Protocol):
     def apart(self) -> AbstractAsyncContextManager[World]:
         """Open another world, which closes what was opened in it at the end of the block."""
 
+    async def installation(self) -> str:
+        """Read the id of this Prefect installation; it is made at the first use."""
+
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Return those of some flow runs that this Prefect server knows."""
 

@@ -25,6 +25,7 @@ FOLLOWED = {
     "how-to/adopt.md": "test_adopting_a_key",
     "how-to/audit.md": "test_what_is_done_with_a_rotation",
     "how-to/aws-secrets-manager.md": "test_aws_secrets_manager",
+    "how-to/back-up-and-restore.md": "test_the_embedded_database_restored",
     "how-to/change-rotation.md": "test_what_is_done_with_a_rotation",
     "how-to/emergency.md": "test_what_is_done_with_a_rotation",
     "how-to/infisical.md": "test_infisical",

@@ -80,6 +80,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "load_blocks": lambda: PrefectWorld().load_blocks("openrouter", ["secret/checkout"]),
     "connection": lambda: PrefectWorld().connection("openrouter"),
     "destination": lambda: PrefectWorld().destination("secret/checkout"),
+    "installation": lambda: PrefectWorld().installation(),
     "known_runs": lambda: PrefectWorld().known_runs({RUN}),
     "schedule_retirement": lambda: PrefectWorld().schedule_retirement("checkout", NOW, even_if_cancelled=False),
     "cancel_retirements": lambda: PrefectWorld().cancel_retirements("checkout", []),

@@ -7,10 +7,12 @@ from collections import Counter
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from hypothesis.stateful import RuleBasedStateMachine
 
 from blocks.openrouter.keys import KeyRequest
+from tasks.model.keys import marker
 from tasks.model.ledger import Ledger, Superseded
 from tasks.model.room import size
 from tasks.model.rotation import Retirement, Rotation
@@ -69,9 +71,10 @@ class Watched(RuleBasedStateMachine):
         return Place(checks_and_sets=PLACES[name], other_fields=dict(self.fields[name]), at=at)
 
     def _foreign_keys(self) -> dict[str, Any]:
-        # One of another Prefect server with a rotation of the same name, one of another rotation.
-        for number, (account, rotation) in enumerate((("account-1", "checkout"), ("account-2", "other"))):
-            name = f"not ours [rotation {rotation} run 00000000-0000-4000-8000-00000000000{number}]"
+        # Two of other installations with a rotation of the same name, one of another rotation.
+        foreign = (("account-1", "checkout", ""), ("account-2", "other", ""), ("account-1", "checkout", "another"))
+        for number, (account, rotation, installation) in enumerate(foreign):
+            name = f"not ours {marker(rotation, UUID(int=10**9 + number), installation)}"
             self.model.add_key(f"foreign-{number}", KeyRequest(name=name), account)
         return {key.hash: key.settings() for key in self.model.keys.values()}
 

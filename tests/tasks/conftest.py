@@ -48,6 +48,10 @@ from tests.memory import Memory
 numbers = itertools.count(1)
 
 
+INSTALLATION = "abcdefg"
+"""The id of the installation in which a life is lived."""
+
+
 class Life:
     """One rotation's whole world, which is also the `World` of its runs."""
 
@@ -66,6 +70,8 @@ class Life:
         self.events: list[tuple[Event, dict[str, str]]] = []
         self.notes: list[str] = []
         self.runs: set[UUID] = set()
+        self.id = INSTALLATION
+        self.asked_for_installation = 0
         self.runs_asked_for: list[int] = []
         self.rotation = Rotation(
             name="checkout",
@@ -111,6 +117,11 @@ class Life:
 
     async def check_deployment(self) -> None:
         """Refuse nothing: no run waits here."""
+
+    async def installation(self) -> str:
+        """Return the id of this installation."""
+        self.asked_for_installation += 1
+        return self.id
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Return the runs that there were."""

@@ -168,7 +168,7 @@ class History(Watched):
         self.model.tell(f"by hand: the rotation adopts {hash_}")
         self._change(adopt=hash_)
 
-    def _put_by_hand(self, name: str, content: str) -> None:
+    def _put_by_hand(self, name: str, content: str | None) -> None:
         self.model.tell(f"by hand: {name} is set to {content}")
         self.model.places[name].versions.append(content)
         self.versions[name].append(content)

@@ -40,9 +40,11 @@ class Rotations(History):
             # In an emergency a key dies at once, whatever may still bring it in.
             self.model.settle()
         before, spendable = Before.of(self.model), self._spendable()
+        seen = outcomes.in_sight(self.model, self.rotation, self.made)
         self._fate(planned)
         ended = self._rotate(identity)
         if ended.succeeded:
+            self.out_of_sight -= seen
             self._check_rotated(identity, before, spendable)
             self._check_left_told(ended)
 
@@ -91,6 +93,9 @@ class Rotations(History):
             # What was spent in an account that the connection has left cannot be known.
             return None
         if current.request.limit != self.rotation.key.limit_usd or ledger.pending or ledger.superseded:
+            return None
+        if self.out_of_sight - set(self.foreign):
+            # What a ledger does not know may come back with a limit of its own.
             return None
         if current.request.limit_reset != self.rotation.key.terms(self.model.time).limit_reset:
             return None

@@ -51,6 +51,7 @@ class Model:
         self.signatures = 0
         self.places: dict[str, Place] = {}
         self.runs: set[UUID] = set()
+        self.installation = "abcdefg"
         self.retirements: dict[tuple[str, datetime], bool] = {}
         self.deployments: dict[str, Rotation] = {}
         self.interval = timedelta(0)

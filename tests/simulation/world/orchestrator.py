@@ -51,6 +51,10 @@ class ModelWorld:
         kind = ModelVault if self._process.model.places[name].checks_and_sets else ModelDestination
         return kind(self._process, name)
 
+    async def installation(self) -> str:
+        """Read the id of this installation."""
+        return await self._process.effect("look the installation up", lambda: self._process.model.installation)
+
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Return the runs that Prefect knows."""
         return await self._process.effect("look runs up", lambda: self._process.model.runs & set(run_ids))

@@ -511,14 +511,36 @@ async def test_repair_keeps_an_orphan_where_a_destination_cannot_be_read(life: L
     await keeps(life, key, "It was not repaired: ")
 
 
-async def test_repair_keeps_an_orphan_that_somebody_uses(life: Life) -> None:
-    """A key that was never published has no user; this one has, so a person decides."""
+async def test_repair_supersedes_an_orphan_that_somebody_uses(life: Life) -> None:
+    """Whoever read it while a destination held it keeps it for the overlap, as after any rotation."""
     await life.rotate()
     key = marked(life)
     life.later(hours=2)
     life.spend(key, "0.01")
 
-    await keeps(life, key, "It was not repaired: it has been used, so somebody holds it.")
+    finding = only(await life.audit(repair=True), Kind.ORPHAN)
+
+    assert finding.repaired
+    assert finding.sentence.endswith("It has been used, so it is superseded now and ends at 2026-12-17 05:30 UTC.")
+    assert [(former.hash, former.revoke_at) for former in life.ledger.superseded] == [
+        (key.hash, life.time + life.rotation.overlap)
+    ]
+    assert life.retirements == [life.time + life.rotation.overlap]
+    assert life.use(key) == 200
+    life.later(days=1)
+    await life.retire()
+    assert key.hash not in life.openrouter.keys
+
+
+async def test_repair_keeps_a_used_orphan_whose_overlap_nobody_knows(life: Life) -> None:
+    """Without a deployment a person decides when it ends."""
+    await life.rotate()
+    key = marked(life)
+    life.is_deployed = False
+    life.later(hours=2)
+    life.spend(key, "0.01")
+
+    await keeps(life, key, "It was not repaired: it has been used, and without a valid deployment nobody knows")
 
 
 async def test_repair_keeps_an_orphan_whose_rotation_is_not_known_any_more(life: Life) -> None:
@@ -754,9 +776,9 @@ async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(life: Life, mo
     """The slot is taken once, and the ledgers are read once for all of them."""
     await life.rotate()
     orphans = [marked(life) for _ in range(5)]
-    used = marked(life)
+    held = marked(life)
+    await life.block.awrite_secret(held.secret.encode())
     life.later(hours=2)
-    life.spend(used, "0.01")
     opened = life.opened
     slots: list[str] = []
     reads: list[str] = []
@@ -779,13 +801,7 @@ async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(life: Life, mo
     assert slots == ["checkout"]
     assert len(reads) == 1
     assert {finding.key_hash for finding in report.findings if finding.repaired} == {key.hash for key in orphans}
-    assert "somebody holds it" in only_unrepaired(report).sentence
-
-
-def only_unrepaired(report: Report) -> Finding:
-    """The one finding that is left to a person."""
-    (finding,) = report.needing_person()
-    return finding
+    assert {finding.kind for finding in report.needing_person()} == {Kind.HELD_KEY_UNRECORDED, Kind.DESTINATION_DIFFERS}
 
 
 class Place:
