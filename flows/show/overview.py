@@ -20,9 +20,10 @@ from flows.show.settings import cell
 from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger, Superseded
 from tasks.model.schedules import SLUG
+from tasks.model.tries import TRIES_AGAIN
 from tasks.world.api import api_errors
 from tasks.world.gate import DEADLINE_SECONDS
-from tasks.world.inventory import Facts, SeenRun, count_deployments, read_facts
+from tasks.world.inventory import Facts, SeenRun, count_deployments, read_facts, seen_state
 
 OVERVIEW = "key-rotations"
 """The artifact's key."""
@@ -100,6 +101,8 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
         found.append(
             (Health.FAILED, f"The last run {last.state.lower()}: open it and press Retry, which is safe.{message}")
         )
+    elif last is not None and last.state == TRIES_AGAIN:
+        found.append((Health.DEGRADED, f"The last run failed. Message: {last.message[:MAX_MESSAGE]}"))
     elif ledger.pending and (last is None or last.state != "RUNNING"):
         found.append((Health.DEGRADED, "An interrupted rotation is pending: retry its run, or start a new one."))
     if _is_unknown(facts, ledger):
@@ -150,7 +153,7 @@ def _next_run(facts: Facts, now: datetime) -> str:
 def _last(run: SeenRun | None, now: datetime) -> str:
     if run is None:
         return "none yet"
-    return f"{run.state.lower()} {_short(run.at, now)}"
+    return f"{'failed' if run.state == TRIES_AGAIN else run.state.lower()} {_short(run.at, now)}"
 
 
 def _short(at: datetime, now: datetime) -> str:
@@ -218,7 +221,7 @@ async def refresh_overview(rotation: str, run_id: str, state: State[None], now: 
         state: The state in which the run is about to end.
         now: The current time, UTC.
     """
-    ended = SeenRun(run_id, state.type.value, state.message or "", now)
+    ended = SeenRun(run_id, seen_state(state.type.value, state.name), state.message or "", now)
     await _refresh(now, ended, rotation, unless_fresh=True)
 
 
