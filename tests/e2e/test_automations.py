@@ -22,6 +22,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
+from prefect.events import emit_event
 from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
 from pydantic import SecretStr
@@ -155,6 +156,53 @@ async def test_a_run_that_hangs_is_marked_as_crashed_and_nobody_elses_is(
     assert lost.state_name == "Crashed"
     async with get_client() as client:
         assert "Crashed" not in [state.name for state in await client.read_flow_run_states(await foreign)]
+
+
+async def test_a_heartbeat_that_comes_late_marks_no_run_that_has_ended(
+    world: World, no_automations: None, tmp_path: Path
+) -> None:
+    """The automation notices the silence after it, but a run that has ended stays as it ended."""
+    await make_automations({}, quicker(tmp_path))
+    rotation = await world.prepare(world.rotation())
+    ended_runs = {}
+    for name, parameters in (("completed", {"rotation": rotation.model_dump(mode="json")}), ("failed", {})):
+        run = await scheduled(rotate, parameters, name)
+        state = await run_flow_async(rotate, flow_run=run, parameters=run.parameters, return_type="state")
+        ended_runs[run.id] = state.name
+
+    for run_id in ended_runs:
+        emit_event(
+            "prefect.flow-run.heartbeat",
+            {"prefect.resource.id": f"prefect.flow-run.{run_id}"},
+            related=[
+                {
+                    "prefect.resource.id": "prefect.flow.x",
+                    "prefect.resource.role": "flow",
+                    "prefect.resource.name": "rotate",
+                }
+            ],
+        )
+
+    acted = {run_id: await outcome_of_the_action_on(run_id) for run_id in ended_runs}
+    print(acted)
+    async with get_client() as client:
+        for run_id, name in ended_runs.items():
+            assert [state.name for state in await client.read_flow_run_states(run_id)][-1] == name
+            assert "Crashed" not in [state.name for state in await client.read_flow_run_states(run_id)]
+
+
+async def outcome_of_the_action_on(run_id: UUID) -> str:
+    """How the automation's change of a run's state has ended, once it was tried."""
+    wanted = {"filter": {"event": {"prefix": ["prefect.automation"]}}, "limit": 200}
+    deadline = time.monotonic() + TOLD_WITHIN_SECONDS
+    async with get_client() as client:
+        while time.monotonic() < deadline:
+            for event in (await client.request("POST", "/events/filter", json=wanted)).json()["events"]:
+                print(event["event"], event["payload"])
+                if str(run_id) in json.dumps(event) and event["event"] != "prefect.automation.action.triggered":
+                    return str(event["event"])
+            await asyncio.sleep(0.5)
+    raise AssertionError("the automation did nothing")
 
 
 async def test_a_late_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import time
 import traceback
@@ -12,6 +13,7 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from pydantic import SecretStr
@@ -33,7 +35,7 @@ from blocks.errors import (
 from blocks.infisical.client import InfisicalClient
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import KeyRequest
-from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
+from blocks.vault.auth import FOLDERS_SETTING, AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import running
@@ -118,6 +120,7 @@ def _running(home: Path, *, certfile: str | None = None, keyfile: str | None = N
     liars, key, workspace = _apps()
     (home / "jwt").write_text(SECRET_ID)
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, {FOLDERS_SETTING: str(home)}))
         urls = {
             name: stack.enter_context(running(liar, certfile=certfile, keyfile=keyfile)) for name, liar in liars.items()
         }
