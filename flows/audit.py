@@ -41,8 +41,7 @@ async def audit(
     """Compare every key of an account with all ledgers, destinations and deployments, and report each difference.
 
     Args:
-        connection: Name of the openrouter-credentials block whose account is audited. Empty audits every connection
-            that a rotation or a ledger names.
+        connection: Name of the openrouter-credentials block to audit. Empty audits every one that is in use.
         older_than_days: Age in days from which a key without a rotation is reported.
         repair: Delete orphans that no destination holds, and restore a lost ledger if its current key is unambiguous.
 

@@ -102,7 +102,8 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
             (Health.FAILED, f"The last run {last.state.lower()}: open it and press Retry, which is safe.{message}")
         )
     elif last is not None and last.state == TRIES_AGAIN:
-        found.append((Health.DEGRADED, f"The last run failed. Message: {last.message[:MAX_MESSAGE]}"))
+        message = f"Message: {last.message[:MAX_MESSAGE]}"
+        found.append((Health.DEGRADED, f"The last run failed, and is tried again by itself. {message}"))
     elif ledger.pending and (last is None or last.state != "RUNNING"):
         found.append((Health.DEGRADED, "An interrupted rotation is pending: retry its run, or start a new one."))
     if _is_unknown(facts, ledger):
