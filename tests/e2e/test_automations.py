@@ -106,6 +106,27 @@ async def test_a_failed_rotation_tells_the_person_on_call(world: World, on_call:
     assert f"{world.stack.url}/v2/runs/flow-run/" in told
 
 
+async def test_the_person_on_call_hears_of_no_failure_that_passes_and_of_an_end_only_after_one_that_did_not(
+    world: World, on_call: Receiver
+) -> None:
+    """A run that is tried again says nothing; after a failure that needed somebody, so does the run that ends it."""
+    rotation = await world.prepare(world.rotation())
+    parameters = {"rotation": rotation.model_dump(mode="json")}
+    await world.connect("http://127.0.0.1:9/api/v1")
+    await do(rotate, parameters, rotation.name)
+    await world.connect(world.openrouter_url)
+    keys = set(world.openrouter.accounts[0].management_keys)
+    world.openrouter.accounts[0].management_keys.clear()
+    await do(rotate, parameters, rotation.name)
+    world.openrouter.accounts[0].management_keys.update(keys)
+    await do(rotate, parameters, rotation.name)
+
+    await on_call.waits_for(f"{rotation.name} recovered", "Rotated: the key")
+
+    failures = [text for text in on_call.heard if f"rotate/{rotation.name} failed" in text]
+    assert ["does not accept the management key" in text for text in failures] == [True]
+
+
 async def test_a_deployment_with_wrong_parameters_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
     """Even a run that does not know its rotation is told, with the field that is wrong."""
     await do(rotate, {"rotation": {"name": "checkout"}}, "spoiled")
@@ -296,10 +317,11 @@ async def test_events_hold_what_is_documented_and_no_secret(world: World) -> Non
     world.openrouter.accounts[0].management_keys.clear()
     await rotate(rotation, return_state=True)
 
-    told = await events_until(rotation.name, Event.ROTATION_FAILED)
+    told = await events_until(rotation.name, Event.ROTATION_NEEDS_PERSON)
 
     steps = [Event.KEY_CREATED, Event.KEY_VERIFIED, Event.KEY_PUBLISHED, Event.ROTATION_COMPLETED]
-    assert [name for name, _ in told] == [*steps, *steps, Event.KEY_REVOKED, Event.ROTATION_FAILED]
+    ending = [Event.KEY_REVOKED, Event.ROTATION_FAILED, Event.ROTATION_NEEDS_PERSON]
+    assert [name for name, _ in told] == [*steps, *steps, *ending]
     payloads = {event.value: event.payload for event in Event}
     assert all(set(payload) == {"rotation", *payloads[name]} for name, payload in told)
     assert leaks(world) == []

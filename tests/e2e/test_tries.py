@@ -44,6 +44,12 @@ async def pending(name: str) -> list[FlowRun]:
     return [run for run in await tries_of(name) if run.state is not None and run.state.is_scheduled()]
 
 
+@pytest.fixture(autouse=True)
+def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of this process does not wait for a service that is away."""
+    monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
+
+
 async def come(run_id: UUID) -> State[Any]:
     """Let the time of a run have come, and run it."""
     async with get_client() as client:
@@ -347,6 +353,7 @@ def worker(stack: Stack) -> Iterator[Stack]:
     process.stop()
 
 
+@pytest.mark.timeout(300)
 async def test_a_rotation_heals_by_itself_once_its_vault_is_back(
     world: World, worker: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
