@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest import mock
@@ -26,7 +25,7 @@ from tasks.model.tries import NUMBER, TRIES_AGAIN
 from tasks.world.tries import TRY_TAG
 from tests.by_hand import delete_ledger, ledger_of
 from tests.e2e.conftest import World, with_processes
-from tests.e2e.driver import attempt, begin, begin_rotation, deploy, ended, events, retry
+from tests.e2e.driver import attempt, begin, begin_rotation, deploy, deploy_to, ended, events, retry, start
 
 pytestmark = with_processes
 NOWHERE = "http://127.0.0.1:9/api/v1"
@@ -273,11 +272,7 @@ async def test_a_regular_run_that_comes_earlier_takes_the_place_of_a_try(world: 
 
 async def test_a_try_uses_the_settings_that_its_deployment_has_by_then(world: World, rotation: Rotation) -> None:
     """A person who has moved the destination meanwhile finds the key there."""
-    await deploy(rotation)
-    async with get_client() as client:
-        deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
-        first = await client.create_flow_run_from_deployment(deployment.id)
-    await fail(world, first.id)
+    await fail(world, await begin_deployed(rotation))
     [planned] = await pending(rotation.name)
     moved = await world.prepare(rotation.model_copy(update={"destinations": [f"secret/{rotation.name}-moved"]}))
     await deploy(moved)
@@ -293,15 +288,15 @@ async def test_a_try_that_cannot_be_scheduled_is_not_promised(world: World, rota
     """Then a person is told at once."""
     refusal = ServiceError("Prefect's API failed.", retryable=False)
     with mock.patch.object(PrefectClient, "create_flow_run_from_deployment", side_effect=refusal):
-        run_id = await begin_by_request(rotation)
+        run_id = await begin_deployed(rotation)
         failed = await fail(world, run_id)
 
     assert failed.name == "Failed"
     assert "tried again" not in str(failed.message)
 
 
-async def begin_by_request(rotation: Rotation) -> UUID:
-    """Make a run of a rotation without the client's method, which the test has taken away."""
+async def begin_deployed(rotation: Rotation) -> UUID:
+    """Make a run of a rotation's own deployment, without the client's method, which a test may have taken away."""
     await deploy(rotation)
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
@@ -343,37 +338,28 @@ async def test_an_audit_is_tried_again_too(world: World) -> None:
     assert (await attempt(await begin(audit, {"connection": world.connection}))).name == "Failed"
 
 
-@pytest.fixture
-def worker(stack: Stack) -> Iterator[Stack]:
-    """A worker that runs what is scheduled."""
-    with stack.as_client():
-        stack.cli("work-pool", "create", "--type", "process", "--overwrite", POOL)
-    process = stack.start_worker()
-    yield stack
-    process.stop()
-
-
 @pytest.mark.timeout(300)
 async def test_a_rotation_heals_by_itself_once_its_vault_is_back(
-    world: World, worker: Stack, monkeypatch: pytest.MonkeyPatch
+    world: World, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Vault restarts at the scheduled time; a worker takes the try some seconds later, and nobody has done anything."""
+    """Vault is away at the scheduled time; a worker takes the try some seconds later, and nobody has done anything."""
     monkeypatch.setattr(tasks.model.tries, "WAITS", (timedelta(seconds=4),))
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/restarting"]))
-    await deploy(rotation)
-    async with get_client() as client:
-        deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
-        later = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(hours=1))
-        first = await client.create_flow_run_from_deployment(deployment.id, state=later)
+    await deploy_to(POOL)
+    first = await start(rotation, deployment_name=POOL)
     world.vault_app.state.faults.add(Fault("before", "GET", "/", status=503))
 
-    failed = await attempt(first.id)
+    failed = await attempt(first)
 
     [planned] = await tries_of(rotation.name)
     world.vault_app.state.faults.clear()
-    healed = await ended(planned.id)
+    worker = stack.start_worker()
+    try:
+        healed = await ended(planned.id)
+    finally:
+        worker.stop()
     assert failed.name == TRIES_AGAIN
     assert healed.state_name == "Completed", healed.state
     current = (await ledger_of(rotation.name)).current
     assert current is not None
-    assert current.made_by == first.id
+    assert current.made_by == first
