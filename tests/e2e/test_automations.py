@@ -193,10 +193,11 @@ async def test_a_heartbeat_that_comes_late_marks_no_run_that_has_ended(
     await make_automations({}, quicker(tmp_path))
     rotation = await world.prepare(world.rotation())
     names: dict[UUID, str | None] = {}
-    for parameters in ({"rotation": rotation.model_dump(mode="json")}, {"rotation": {}}):
-        run = await scheduled(rotate, parameters, rotation.name)
-        state = await run_flow_async(rotate, flow_run=run, parameters=run.parameters, return_type="state")
-        names[run.id] = state.name
+    for settings in (rotation.model_dump(mode="json"), {}):
+        run = await scheduled(rotate, {"rotation": settings}, rotation.name)
+        await run_flow_async(rotate, flow_run=run, parameters=run.parameters, return_type="state")
+        async with get_client() as client:
+            names[run.id] = (await client.read_flow_run(run.id)).state_name
 
     for run_id in names:
         emit_event("prefect.flow-run.heartbeat", {RESOURCE: f"prefect.flow-run.{run_id}"}, related=[OF_ROTATE])

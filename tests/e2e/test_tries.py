@@ -43,6 +43,13 @@ async def pending(name: str) -> list[FlowRun]:
     return [run for run in await tries_of(name) if run.state is not None and run.state.is_scheduled()]
 
 
+def wait_for(planned: FlowRun) -> timedelta:
+    """How far away a run is."""
+    at = planned.expected_start_time
+    assert at is not None
+    return timedelta(seconds=at.timestamp() - datetime.now(UTC).timestamp())
+
+
 @pytest.fixture(autouse=True)
 def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of this process does not wait for a service that is away."""
@@ -108,8 +115,7 @@ async def test_the_third_failed_try_is_told_and_so_is_the_end(world: World, rota
     names = [(await fail(world, run_id)).name]
     for _ in range(3):
         [planned] = await pending(rotation.name)
-        assert planned.expected_start_time is not None
-        waits.append(planned.expected_start_time - datetime.now(UTC))
+        waits.append(wait_for(planned))
         told = await fail(world, planned.id)
         names.append(told.name)
 
@@ -231,8 +237,7 @@ async def test_an_emergency_is_tried_again_as_an_emergency_and_sooner(world: Wor
     run_id = await begin(rotate, {"rotation": rotation.model_dump(mode="json"), "emergency": True})
     await fail(world, run_id)
     [planned] = await pending(rotation.name)
-    assert planned.expected_start_time is not None
-    assert planned.expected_start_time - datetime.now(UTC) < timedelta(minutes=2)
+    assert wait_for(planned) < timedelta(minutes=2)
     assert (await attempt(await begin_rotation(rotation))).is_completed()
     assert len(world.openrouter.live_keys()) == 2
 
@@ -300,7 +305,9 @@ async def begin_deployed(rotation: Rotation) -> UUID:
     await deploy(rotation)
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
-        made = await client.request("POST", f"/deployments/{deployment.id}/create_flow_run", json={})
+        made = await client.request(
+            "POST", "/deployments/{id}/create_flow_run", path_params={"id": deployment.id}, json={}
+        )
     return UUID(made.json()["id"])
 
 
