@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import time
 import traceback
@@ -13,7 +12,6 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from pydantic import SecretStr
@@ -120,7 +118,6 @@ def _running(home: Path, *, certfile: str | None = None, keyfile: str | None = N
     liars, key, workspace = _apps()
     (home / "jwt").write_text(SECRET_ID)
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.dict(os.environ, {FOLDERS_SETTING: str(home)}))
         urls = {
             name: stack.enter_context(running(liar, certfile=certfile, keyfile=keyfile)) for name, liar in liars.items()
         }
@@ -145,6 +142,12 @@ def untrusted_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liar
 def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two attempts show as much as four."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", ATTEMPTS)
+
+
+@pytest.fixture(autouse=True)
+def token_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The service account's token is where the tests keep their files."""
+    monkeypatch.setenv(FOLDERS_SETTING, str(tmp_path_factory.getbasetemp()))
 
 
 @dataclass(frozen=True)
