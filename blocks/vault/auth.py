@@ -13,7 +13,7 @@ from blocks.errors import ConfigurationError
 from blocks.vault.paths import Mount
 
 SERVICE_ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
-SERVICE_ACCOUNT_TOKEN = f"{SERVICE_ACCOUNT_FOLDER}/token"
+SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path, not a token
 FOLDERS_SETTING = "KEY_ROTATION_TOKEN_FOLDERS"
 """The variable of the worker's environment with the folders, separated by colons, whose files a login may send."""
 
