@@ -124,7 +124,7 @@ async def test_the_person_on_call_hears_of_no_failure_that_passes_and_of_an_end_
     await on_call.waits_for(f"{rotation.name} recovered", "Rotated: the key")
 
     failures = [text for text in on_call.heard if f"rotate/{rotation.name} failed" in text]
-    assert ["does not accept the management key" in text for text in failures] == [True]
+    assert ["answered 401" in text for text in failures] == [True]
 
 
 async def test_a_deployment_with_wrong_parameters_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
