@@ -30,6 +30,7 @@ from tasks.model.keys import show_time
 from tasks.model.rotation import Rotation, check_switch, parse_rotation
 from tasks.model.schedules import Timetable, parse_timetable
 from tasks.model.terms import Usd
+from tasks.model.tries import TRIES_AGAIN
 from tasks.world.api import api_errors
 from tasks.world.checks import check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
@@ -249,9 +250,9 @@ async def _carry_out(
     page = _markdown(after, wanted, changes if before else None, run, message, now)
     await show_markdown(f"add-rotation-{name}", page, f"Result of add-rotation for {name}")
     if run is not None and run.state is not None and run.state.is_final() and not run.state.is_completed():
+        advice = "" if run.state.name == TRIES_AGAIN else " Fix the cause, then press Retry here or on that run."
         raise ConfigurationError(
-            f"The rotation {name} was saved, but its first key was not made: {run.state.message} "
-            "Fix the cause, then press Retry here or on that run."
+            f"The rotation {name} was saved, but its first key was not made: {run.state.message}{advice}"
         )
     return message
 

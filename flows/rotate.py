@@ -8,7 +8,7 @@ from typing import Annotated
 from prefect import State
 
 from flows.forms import label
-from flows.runs import conclude, open_run, show_plan
+from flows.runs import conclude, open_run, settings_now, show_plan
 from flows.show.sentences import rotated, superseded_since
 from tasks.life.due import revoke_what_is_due
 from tasks.life.recover import observe, recover
@@ -42,7 +42,7 @@ async def rotate(
     async with conclude() as conclusion:
         check_switch("emergency", emergency)
         check_switch("plan_only", plan_only)
-        checked = parse_rotation(rotation)
+        checked = await settings_now(parse_rotation(rotation))
         if plan_only:
             conclusion.succeeded(await show_plan(checked, emergency))
             return conclusion.state

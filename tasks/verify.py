@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from blocks.errors import NotFoundError, VerificationError
+from blocks.errors import NotFoundError, NotYetAcceptedError, VerificationError
 from blocks.openrouter.keys import ApiKey, KeyRequest
 from tasks.key.terms import request_of
 from tasks.model.events import Event
@@ -61,7 +61,7 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
         key: The key, new or enabled again.
 
     Raises:
-        VerificationError: OpenRouter did not accept it in time.
+        NotYetAcceptedError: OpenRouter did not accept it in time.
         ServiceError: OpenRouter failed.
     """
     openrouter: KeyReader = await run.world.connection(key.record.connection)
@@ -69,7 +69,7 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
     wait = FIRST_WAIT_SECONDS
     while not await openrouter.accepts(key.secret):
         if run.world.now() >= deadline:
-            raise VerificationError(
+            raise NotYetAcceptedError(
                 f"OpenRouter still does not accept the key {key.record.label} "
                 f"after {ACCEPTED_WITHIN.total_seconds():.0f} seconds."
             )

@@ -10,6 +10,7 @@ from tasks.model.decisions import Situation
 from tasks.model.former_places import left_behind
 from tasks.model.keys import fingerprint, show_time
 from tasks.model.ledger import Current, Ledger, Superseded
+from tasks.model.tries import Next
 from tasks.model.written_off import WrittenOff
 from tasks.world.run import Run
 
@@ -147,3 +148,9 @@ def failed(error: KeyRotationError, step: str, ledger: Ledger | None) -> str:
     if ledger.pending and ledger.pending.key:
         live += f", and the new key {ledger.pending.key.label} was created"
     return f"{step} failed: {error} {live}; no key that a destination holds was revoked. Retry is safe."
+
+
+def tried_again(following: Next) -> str:
+    """Return the sentence that promises a try."""
+    failed_before = f"Already {following.number - 1} tries have failed. " if following.needs_person else ""
+    return f"{failed_before}It is tried again by itself at {show_time(following.at)} (try {following.number})."

@@ -38,17 +38,17 @@ async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) ->
     # What was superseded after the emergency, by a restore for example, keeps its overlap when that is retried.
     if run.identity.emergency and not emergency_is_done(run.ledger, run.identity):
         await run.write(run.ledger.hastened(now))
-    failures = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
-    failures += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.due(now)]
+    outcomes = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
+    outcomes += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.due(now)]
     if run.identity.emergency:
-        failures.append(await failure_of(require_current_everywhere(run, destinations)))
+        outcomes.append(await failure_of(require_current_everywhere(run, destinations)))
     ledger = run.ledger
     for at in [moment for moment in ledger.due_times() if moment > now]:
         # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
         if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
-    if any(failures):
-        raise DestinationError(" ".join(dict.fromkeys(str(failure) for failure in failures if failure)))
+    if failures := [failure for failure in outcomes if failure]:
+        raise DestinationError.combine(failures)
 
 
 async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:

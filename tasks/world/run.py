@@ -66,14 +66,15 @@ async def gather_all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """
     results = await asyncio.gather(*calls, return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
+    ours = [failure for failure in failures if isinstance(failure, KeyRotationError)]
     unexpected = [failure for failure in failures if not isinstance(failure, KeyRotationError)]
     lost = [failure for failure in failures if isinstance(failure, PlaceLostError)]
     if unexpected or lost or len(failures) == 1:
         raise (unexpected or lost or failures)[0]
-    if failures:
-        kinds = {type(failure) for failure in failures}
+    if ours:
+        kinds = {type(failure) for failure in ours}
         kind = kinds.pop() if len(kinds) == 1 else DestinationError
-        raise kind(" ".join(dict.fromkeys(map(str, failures))))
+        raise kind.combine(ours)
     return [result for result in results if not isinstance(result, BaseException)]
 
 

@@ -33,7 +33,7 @@ from blocks.errors import (
 from blocks.infisical.client import InfisicalClient
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import KeyRequest
-from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
+from blocks.vault.auth import FOLDERS_SETTING, AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import running
@@ -142,6 +142,12 @@ def untrusted_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liar
 def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two attempts show as much as four."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", ATTEMPTS)
+
+
+@pytest.fixture(autouse=True)
+def token_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The service account's token is where the tests keep their files."""
+    monkeypatch.setenv(FOLDERS_SETTING, str(tmp_path_factory.getbasetemp()))
 
 
 @dataclass(frozen=True)

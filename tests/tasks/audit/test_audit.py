@@ -17,13 +17,14 @@ from blocks.destination import Content
 from blocks.errors import NotFoundError
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import ApiKey, CurrentKey
-from flows.audit import check_order
-from flows.show.audit_report import MAX_ROWS, as_description, as_sentence, as_table
+from flows.audit import audit_each, check_order
+from flows.show.audit_report import MAX_ROWS, as_description, as_sentence, as_summary, as_table
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, Account, OpenRouterSandbox, StoredKey
 from sandbox.server import Fault
 from sandbox.stack import CHECKOUT
 from tasks.audit.compare import OPEN_AT_ONCE, RUNS_AT_ONCE
 from tasks.audit.findings import MOST_KEPT, Finding, Kind, Report, Severity
+from tasks.audit.ledgers import connections_in_use
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, marker
 from tasks.model.ledger import Current, Ledger, Pending, Unresolved
@@ -721,6 +722,44 @@ def test_an_audit_that_cannot_work_is_refused(order: tuple[Any, Any, Any], field
     with pytest.raises(Exception, match=rf"^{field}: ") as refused:
         check_order(*order)
     assert type(refused.value).__name__ == "ConfigurationError"
+
+
+# --- every connection in use ---
+
+
+async def test_every_connection_that_a_rotation_or_a_ledger_names_is_audited(life: Life) -> None:
+    """Also the one that a rotation has left while keys of it are alive; nobody has to remember it."""
+    await life.rotate()
+    life.connections.add("other")
+    life.deployed = life.rotation.model_copy(update={"connection": "other"})
+
+    in_use = await connections_in_use(life)
+    reports, failures = await audit_each(life, in_use, timedelta(days=90), None)
+
+    assert in_use == ["openrouter", "other"]
+    assert [report.connection for report in reports] == in_use
+    assert failures == []
+
+
+async def test_an_audit_that_fails_does_not_stop_the_others(life: Life) -> None:
+    """The message names what was not audited, after what was."""
+    await life.rotate()
+
+    reports, failures = await audit_each(life, ["gone", "openrouter"], timedelta(days=90), None)
+
+    assert [report.connection for report in reports] == ["openrouter"]
+    said = as_summary(reports, failures)
+    assert said.startswith("openrouter: 1 key checked")
+    assert said.endswith("Not audited: rotation.connection: the block openrouter-credentials/gone does not exist.")
+
+
+def test_a_summary_begins_with_what_requires_action() -> None:
+    """However many connections are in order."""
+    fine = Report("fine", Life().time, None, ())
+    bad = Report("bad", Life().time, None, (Finding(Kind.MANAGEMENT_KEY_REFUSED, "It is refused."),))
+
+    assert as_summary([fine, bad], []).startswith("bad: Action required: 1 finding.")
+    assert as_summary([], []) == "No rotation uses a connection, so there is nothing to audit."
 
 
 # --- large accounts ---
