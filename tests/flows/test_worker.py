@@ -31,7 +31,7 @@ def prepared(entrypoint: str | None, run: dict[str, Any], deployment: dict[str, 
     configuration = KeyRotationJobConfiguration()
     configuration.prepare_for_flow_run(
         FlowRun(flow_id=uuid4(), job_variables=run),
-        DeploymentResponse(name="a", flow_id=uuid4(), entrypoint=entrypoint, job_variables=deployment),
+        DeploymentResponse(name="a", flow_id=uuid4(), entrypoint=entrypoint, job_variables=deployment, labels={}),
     )
     return configuration
 
