@@ -1,7 +1,7 @@
 """The worker type `key-rotation`: it runs this package's flows in its own interpreter.
 
-A process worker starts an interpreter for each run, which takes seconds of CPU time for half a second of work. Here each
-run has a thread and an event loop of its own instead, so a run that blocks its loop does not hold up another. Prefect's
+A process worker starts an interpreter for each run, which takes seconds of CPU time for half a second of work. Here
+each run has a thread and an event loop of its own instead, so a run that blocks its loop does not hold up another. Prefect's
 engine handles signals in the main thread only, so SIGTERM stays with the worker.
 """
 

@@ -132,6 +132,8 @@ class Stack:
         return {
             **inherited,
             **read_settings(),
+            # `python` in a job's command is this interpreter.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),
             "HOME": str(self.home),
             "PREFECT_HOME": str(self.home / "prefect"),
             "PREFECT_PROFILES_PATH": str(self.home / "prefect" / "profiles.toml"),

@@ -30,6 +30,8 @@ from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation
 
 WAIT_SECONDS = 90.0
+JOB_VARIABLES = {"command": "python -m prefect.engine"}
+"""Those of the deployments in prefect.yaml."""
 UNFINISHED = [kind for kind in StateType if kind not in TERMINAL_STATES]
 
 
@@ -39,7 +41,12 @@ async def deploy_to(pool: str, kind: str = WORKER_TYPE) -> None:
         await client.create_work_pool(WorkPoolCreate(name=pool, type=kind), overwrite=True)
         flow_id = await client.create_flow(rotate)
         await client.create_deployment(
-            flow_id, pool, work_pool_name=pool, entrypoint="flows.rotate:rotate", pull_steps=[]
+            flow_id,
+            pool,
+            work_pool_name=pool,
+            entrypoint="flows.rotate:rotate",
+            pull_steps=[],
+            job_variables=JOB_VARIABLES,
         )
 
 
