@@ -1,8 +1,8 @@
 """The worker type `key-rotation`: it runs this package's flows in its own interpreter.
 
 A process worker starts an interpreter for each run, which takes seconds of CPU time for half a second of work. Here
-each run has a thread and an event loop of its own instead, so a run that blocks its loop does not hold up another. Prefect's
-engine handles signals in the main thread only, so SIGTERM stays with the worker.
+each run has a thread and an event loop of its own instead, so a run that blocks its loop does not hold up another.
+Prefect's engine handles signals in the main thread only, so SIGTERM stays with the worker.
 """
 
 from __future__ import annotations
@@ -315,12 +315,16 @@ class KeyRotationWorker(
         return end  # noqa: RET504 - after a cancel scope, mypy wants a return
 
     async def _stand_back(self, rotation: str | None) -> None:
-        # A run of the same rotation goes on, because the emergency waits for its slot.
-        while any(  # noqa: ASYNC110 - no event can be waited for in many loops
-            other != rotation and time.monotonic() < since + STAND_BACK_SECONDS
-            for other, since in tuple(self._hurrying.values())
-        ):
+        # Bounded, because a request waits inside of its deadline.
+        for _ in range(round(STAND_BACK_SECONDS / LOOK_AGAIN_SECONDS)):
+            if not self._is_overtaken(rotation):
+                return
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    def _is_overtaken(self, rotation: str | None) -> bool:
+        # A run of the same rotation goes on: the emergency waits for its slot.
+        since = time.monotonic() - STAND_BACK_SECONDS
+        return any(other != rotation and since < begun for other, begun in tuple(self._hurrying.values()))
 
     async def run(
         self,

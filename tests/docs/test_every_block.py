@@ -13,7 +13,7 @@ import yaml
 from prefect.client.schemas.schedules import RRuleSchedule
 from prefect.settings import Settings
 
-from sandbox.stack import CHECKOUT, POOL, read_settings, WORKER_TYPE
+from sandbox.stack import CHECKOUT, POOL, WORKER_TYPE, read_settings
 from tasks.model.events import Event
 from tasks.model.rotation import Retirement
 from tasks.world.deployments import read_timetable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,16 @@ from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunRe
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from blocks.errors import ConfigurationError
-from flows.worker import FLOWS, KEPT_FREE, LIMIT, KeyRotationJobConfiguration, KeyRotationWorker, flow_at, rotation_of
+from flows.worker import (
+    FLOWS,
+    KEPT_FREE,
+    LIMIT,
+    STAND_BACK_SECONDS,
+    KeyRotationJobConfiguration,
+    KeyRotationWorker,
+    flow_at,
+    rotation_of,
+)
 from sandbox.stack import CHECKOUT
 
 DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
@@ -164,3 +174,17 @@ async def test_a_run_that_is_listed_twice_is_taken_once(worker: tuple[KeyRotatio
     await made._submit_scheduled_flow_runs(due(emergency, run))
 
     assert tasks.started == [emergency, run]
+
+
+@pytest.mark.parametrize(
+    ("rotation", "seconds_ago", "waits"),
+    [("ordinary", 0.0, True), ("stolen", 0.0, False), (None, 0.0, True), ("ordinary", STAND_BACK_SECONDS, False)],
+)
+def test_other_runs_wait_for_an_emergency_and_not_for_long(
+    worker: tuple[KeyRotationWorker, Tasks], rotation: str | None, seconds_ago: float, waits: bool
+) -> None:
+    """Runs of the emergency's own rotation go on, because it waits for their slot; the others wait some seconds."""
+    made, _ = worker
+    made._hurrying[uuid4()] = "stolen", time.monotonic() - seconds_ago
+
+    assert made._is_overtaken(rotation) is waits
