@@ -187,8 +187,9 @@ async def test_what_is_no_flow_of_this_package_is_refused_in_one_sentence(
         begun.append("foreign")
 
     async with at_work("refused"):
-        unknown = await ended(await start_flow(foreign, "refused", known=False))
-        with_env = await ended(await start_flow(foreign, "refused", job_variables={"env": {"A": "b"}}))
+        unknown = await ended(await start_flow(foreign, "refused", known=False), attempt=0)
+        run_id = await start_flow(foreign, "refused", job_variables={"env": {"A": "b"}})
+        with_env = await ended(run_id, attempt=0)
 
     assert (unknown.state_name, with_env.state_name) == ("Failed", "Failed")
     assert message(unknown).startswith(
@@ -281,8 +282,7 @@ async def test_a_paused_pool_or_queue_holds_emergencies_too(world: World) -> Non
         assert await worker.get_and_submit_flow_runs() == []
         world.stack.cli("work-queue", "resume", "default", "--pool", pool)
         assert [run.id for run in await worker.get_and_submit_flow_runs()] == [run_id]
-
-    assert (await ended(run_id)).state_name == "Completed"
+        assert (await ended(run_id)).state_name == "Completed"
 
 
 @pytest.mark.timeout(300)
