@@ -51,7 +51,9 @@ KEPT_FREE = 5
 """How many emergencies a worker runs beside a full house of ordinary runs."""
 STAND_BACK_SECONDS = 5.0
 """How long an emergency makes the requests of other runs to Prefect wait, at most."""
-LOOK_AGAIN_SECONDS = 0.05
+AT_ONCE = 4
+"""How many requests of ordinary runs the server gets at once: more only wait there, and an emergency behind them."""
+LOOK_AGAIN_SECONDS = 0.02
 CANCEL_AGAIN_SECONDS = 30.0
 """How long a cancelled run may take to end before it is cancelled once more."""
 NEWEST = 50
@@ -205,6 +207,8 @@ class KeyRotationWorker(
         super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + KEPT_FREE, **base)
         self._attempts: dict[UUID, Attempt] = {}
         self._hurrying: dict[UUID, tuple[str | None, float]] = {}
+        self._in_flight: dict[int, float] = {}
+        self._submissions = asyncio.Semaphore(AT_ONCE)
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -294,11 +298,14 @@ class KeyRotationWorker(
             return
         # A run that was taken is run, also if the worker is being stopped.
         with anyio.CancelScope(shield=True):
-            if is_emergency(flow_run):
-                self._hurrying[flow_run.id] = rotation_of(flow_run), time.monotonic()
-            await self._stand_back(rotation_of(flow_run))
             try:
-                await super()._submit_run(flow_run)
+                if is_emergency(flow_run):
+                    self._hurrying[flow_run.id] = rotation_of(flow_run), time.monotonic()
+                    await super()._submit_run(flow_run)
+                else:
+                    async with self._submissions:
+                        await self._stand_back(rotation_of(flow_run))
+                        await super()._submit_run(flow_run)
             except Exception:
                 self._logger.exception("Flow run %s could not be taken; it stays scheduled.", flow_run.id)
             finally:
@@ -317,9 +324,17 @@ class KeyRotationWorker(
     async def _stand_back(self, rotation: str | None) -> None:
         # Bounded, because a request waits inside of its deadline.
         for _ in range(round(STAND_BACK_SECONDS / LOOK_AGAIN_SECONDS)):
-            if not self._is_overtaken(rotation):
+            if not self._is_overtaken(rotation) and self._unanswered() < AT_ONCE:
                 return
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    def _unanswered(self) -> int:
+        # A request that failed has no answer, and is forgotten after a while.
+        since = time.monotonic() - STAND_BACK_SECONDS
+        for request, begun in tuple(self._in_flight.items()):
+            if begun <= since:
+                self._in_flight.pop(request, None)
+        return len(self._in_flight)
 
     def _is_overtaken(self, rotation: str | None) -> bool:
         # A run of the same rotation goes on: the emergency waits for its slot.
@@ -351,11 +366,15 @@ class KeyRotationWorker(
         return KeyRotationWorkerResult(status_code=code, identifier=str(flow_run.id))
 
     def _work(self, attempt: Attempt, flow_run: FlowRun) -> int:
-        async def stand_back(_request: object) -> None:
+        async def ask(request: httpx.Request) -> None:
             await self._stand_back(rotation_of(flow_run))
+            self._in_flight[id(request)] = time.monotonic()
+
+        async def answered(response: httpx.Response) -> None:
+            self._in_flight.pop(id(response.request), None)
 
         async def make() -> int:
-            hooks = {} if is_emergency(flow_run) else {"event_hooks": {"request": [stand_back]}}
+            hooks = {} if is_emergency(flow_run) else {"event_hooks": {"request": [ask], "response": [answered]}}
             return await attempt.make(AsyncClientContext(httpx_settings=hooks))
 
         return asyncio.run(make())

@@ -188,3 +188,12 @@ def test_other_runs_wait_for_an_emergency_and_not_for_long(
     made._hurrying[uuid4()] = "stolen", time.monotonic() - seconds_ago
 
     assert made._is_overtaken(rotation) is waits
+
+
+def test_a_request_without_an_answer_is_forgotten(worker: tuple[KeyRotationWorker, Tasks]) -> None:
+    """Requests that failed do not make the others wait for ever, and are not kept."""
+    made, _ = worker
+    made._in_flight = {1: time.monotonic(), 2: time.monotonic() - STAND_BACK_SECONDS}
+
+    assert made._unanswered() == 1
+    assert list(made._in_flight) == [1]
