@@ -93,6 +93,13 @@ def message(run: FlowRun) -> str:
     return str(run.state.message if run.state else "")
 
 
+async def pause(pool: str, is_paused: bool) -> None:
+    """Pause a pool's only queue, or go on with it."""
+    async with get_client() as client:
+        queue = await client.read_work_queue_by_name("default", work_pool_name=pool)
+        await client.update_work_queue(queue.id, is_paused=is_paused)
+
+
 async def running(event: threading.Event) -> None:
     """Wait until a flow of a test has begun."""
     assert await asyncio.to_thread(event.wait, STARTED_WITHIN), "the run never began"
@@ -276,11 +283,11 @@ async def test_a_paused_pool_or_queue_holds_emergencies_too(world: World) -> Non
     await deploy_to(pool)
     stolen = await world.prepare(world.rotation())
     async with KeyRotationWorker(pool, limit=1, prefetch_seconds=0) as worker:
-        world.stack.cli("work-queue", "pause", "default", "--pool", pool)
+        await pause(pool, True)
         run_id = await start(stolen, emergency=True, deployment_name=pool)
         await worker.limiter.acquire_on_behalf_of("somebody")
         assert await worker.get_and_submit_flow_runs() == []
-        world.stack.cli("work-queue", "resume", "default", "--pool", pool)
+        await pause(pool, False)
         assert [run.id for run in await worker.get_and_submit_flow_runs()] == [run_id]
         assert (await ended(run_id)).state_name == "Completed"
 
