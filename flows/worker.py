@@ -314,6 +314,9 @@ class KeyRotationWorker(
                     self._hurrying.pop(flow_run.id, None)
                     self._release_limit_slot(flow_run.id)
 
+    async def _propose_submitting_state(self, flow_run: FlowRun) -> None:
+        """Leave the run Pending: nothing is submitted, and it is Running a moment later."""
+
     async def _submit_run_and_capture_errors(
         self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[Any] | None = None
     ) -> BaseWorkerResult | Exception:
