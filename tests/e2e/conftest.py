@@ -55,6 +55,8 @@ class World:
     infisical_app: Starlette
     infisical_url: str
     connection: str
+    worker_type: str = "process"
+    """The type of the worker that a test imitates where it runs a flow run in a process of its own."""
 
     def rotation(self, **changes: Any) -> Rotation:
         """A rotation of a name of its own, to one Prefect secret."""

@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 
 from flows import remove_rotation, restore_key, retire, rotate
 from sandbox.server import Fault, running
+from sandbox.stack import WORKER_TYPE
 from tasks.model.rotation import Retirement, Rotation
 from tasks.model.tries import TRIES_AGAIN
 from tests.by_hand import edit_ledger, ledger_of, ledger_value
@@ -104,6 +105,13 @@ REMOVAL = [
 ]
 """What a removal does: away with the deployment, the keys are given up, revoked, and the ledger is closed."""
 DISABLE = Retirement(revoke="disable-then-delete")
+
+
+@pytest.fixture(params=["process", pytest.param(WORKER_TYPE, marks=pytest.mark.exhaustive)])
+def world(world: World, request: pytest.FixtureRequest) -> World:
+    """What is killed is a process with one run, or a worker that runs it in a thread."""
+    world.worker_type = request.param
+    return world
 
 
 async def with_a_key(world: World, rotation: Rotation) -> Rotation:
