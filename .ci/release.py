@@ -19,7 +19,7 @@ DIST = Path("dist")
 
 
 def disagreement(version: str, changelog: str, tags: Collection[str]) -> str | None:
-    """Say in one sentence why a commit is not the release of its version.
+    """Return, in one sentence, why a commit is not the release of its version.
 
     Args:
         version: The version in `pyproject.toml`.

@@ -27,9 +27,25 @@ it is safe in a state message, a log line and an event.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 
 class KeyRotationError(Exception):
-    """Base class of this project's errors; the text is safe to show and to store."""
+    """Base class of this project's errors; the text is safe to show and to store.
+
+    Attributes:
+        causes: The errors that this one combines; empty for a single failure.
+    """
+
+    causes: tuple[KeyRotationError, ...] = ()
+
+    @classmethod
+    def combine(cls, causes: Sequence[KeyRotationError]) -> Self:
+        """Return one error with the sentences of several failures, each sentence once."""
+        error = cls(" ".join(dict.fromkeys(map(str, causes))))
+        error.causes = tuple(causes)
+        return error
 
 
 class ConfigurationError(KeyRotationError):
@@ -50,6 +66,10 @@ class LedgerError(KeyRotationError):
 
 class VerificationError(KeyRotationError):
     """The new key was not accepted in time, or its settings differ from the requested ones."""
+
+
+class NotYetAcceptedError(VerificationError):
+    """OpenRouter did not accept a new or restored key in time."""
 
 
 class DestinationError(KeyRotationError):

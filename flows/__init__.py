@@ -4,6 +4,7 @@ from flows.add_rotation import add_rotation
 from flows.apply_settings import apply_settings
 from flows.audit import audit
 from flows.check_connections import check_connections
+from flows.overview import overview
 from flows.remove_rotation import remove_rotation
 from flows.restore_key import restore_key
 from flows.retire import retire
@@ -19,6 +20,7 @@ __all__ = [
     "apply_settings",
     "audit",
     "check_connections",
+    "overview",
     "remove_rotation",
     "restore_key",
     "retire",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -24,10 +25,12 @@ from flows.show.artifacts import show_markdown
 from flows.show.overview import refresh_overview
 from flows.show.settings import as_settings, change_table
 from tasks.model.changes import differences, merged
+from tasks.model.former_places import about_to_leave, left_behind
 from tasks.model.keys import show_time
 from tasks.model.rotation import Rotation, check_switch, parse_rotation
 from tasks.model.schedules import Timetable, parse_timetable
 from tasks.model.terms import Usd
+from tasks.model.tries import TRIES_AGAIN
 from tasks.world.api import api_errors
 from tasks.world.checks import check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
@@ -126,10 +129,10 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         timetable = parse_timetable(interval_days, rotate_at, time_zone)
         places = _listed("destinations", destinations) + _listed("other_destinations", other_destinations)
         before, wanted = await _understand({**asked, "destinations": places}, timetable, auto_rotation)
-        await _check(wanted.rotation)
+        points_to = await _check(wanted.rotation)
         now = datetime.now(UTC)
         try:
-            conclusion.succeeded(await _carry_out(before, wanted, make_key_now, now))
+            conclusion.succeeded(await _carry_out(before, wanted, points_to, make_key_now, now))
         finally:
             await refresh_overview(now)
     return conclusion.state
@@ -198,8 +201,12 @@ async def block_name(value: Any, field: str) -> str:
     return f"{slug}/{document.name}"
 
 
-async def _check(rotation: Rotation) -> None:
-    """Verify that no destination is used twice, and that the connection and all destinations work (concurrently)."""
+async def _check(rotation: Rotation) -> dict[str, str]:
+    """Verify that no destination is used twice, and that the connection and all destinations work (concurrently).
+
+    Returns:
+        Where each destination points.
+    """
     in_use = await destinations_in_use()
     for name in rotation.destinations:
         # Two rotations would overwrite each other's key.
@@ -219,9 +226,16 @@ async def _check(rotation: Rotation) -> None:
             raise ConfigurationError(
                 f"destinations: {other} and {name} point to the same place, {outcome.place}. Nothing was created."
             )
+    return {name: outcome.place or name for name, outcome in zip(rotation.destinations, checked, strict=True)}
 
 
-async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key_now: bool, now: datetime) -> str:
+async def _carry_out(
+    before: DeploymentResponse | None,
+    wanted: Wanted,
+    points_to: Mapping[str, str],
+    make_key_now: bool,
+    now: datetime,
+) -> str:
     """Create or update the deployment, create the first key, and write the artifact."""
     name = wanted.rotation.name
     ledger = await read_ledger(name)
@@ -231,13 +245,14 @@ async def _carry_out(before: DeploymentResponse | None, wanted: Wanted, make_key
     after = await save_deployment(before, wanted.rotation, schedule_of(wanted.timetable, first), wanted.active)
     changes = differences(as_settings(before), as_settings(after)) if before else {}
     run = await make_first_key(after) if starts else None
-    message = _sentence(before, wanted, changes, first, run)
+    left = [*left_behind(ledger), *about_to_leave(ledger, points_to, wanted.rotation.overlap)]
+    message = " ".join([_sentence(before, wanted, changes, first, run), *left])
     page = _markdown(after, wanted, changes if before else None, run, message, now)
     await show_markdown(f"add-rotation-{name}", page, f"Result of add-rotation for {name}")
     if run is not None and run.state is not None and run.state.is_final() and not run.state.is_completed():
+        advice = "" if run.state.name == TRIES_AGAIN else " Fix the cause, then press Retry here or on that run."
         raise ConfigurationError(
-            f"The rotation {name} was saved, but its first key was not made: {run.state.message} "
-            "Fix the cause, then press Retry here or on that run."
+            f"The rotation {name} was saved, but its first key was not made: {run.state.message}{advice}"
         )
     return message
 

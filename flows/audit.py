@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from prefect import State
@@ -15,9 +15,11 @@ from blocks.errors import ConfigurationError, ForbiddenError, KeyRotationError, 
 from flows.forms import label
 from flows.runs import Conclusion, conclude, open_run
 from flows.show.artifacts import show_table
-from flows.show.audit_report import as_description, as_sentence, as_table
+from flows.show.audit_report import as_description, as_summary, as_table
+from flows.show.overview import refresh_overview
 from tasks.audit.compare import compare
 from tasks.audit.findings import Finding, Kind, Report
+from tasks.audit.ledgers import connections_in_use
 from tasks.audit.repair import OpenRotation, repair_findings
 from tasks.model.events import Event
 from tasks.model.rotation import is_slug
@@ -32,14 +34,14 @@ MAX_OLDER_THAN_DAYS = 36_500
 
 @secret_flow("audit")
 async def audit(
-    connection: Annotated[str, label("Connection")],
+    connection: Annotated[str, label("Connection")] = "",
     older_than_days: Annotated[int, label("Report unmanaged keys older than (days)")] = DEFAULT_OLDER_THAN_DAYS,
     repair: Annotated[bool, label("Repair")] = False,
 ) -> State[None]:
     """Compare every key of an account with all ledgers, destinations and deployments, and report each difference.
 
     Args:
-        connection: Name of the openrouter-credentials block whose account is audited.
+        connection: Name of the openrouter-credentials block to audit. Empty audits every one that is in use.
         older_than_days: Age in days from which a key without a rotation is reported.
         repair: Delete orphans that no destination holds, and restore a lost ledger if its current key is unambiguous.
 
@@ -49,12 +51,42 @@ async def audit(
     async with conclude() as conclusion:
         older_than = check_order(connection, older_than_days, repair)
         async with PrefectWorld() as world:
-            report = await follow_audit(world, connection, older_than, _open_rotation if repair else None)
-        await show_table(f"audit-{connection}", as_table(report), as_description(report, flow_run.get_id()))
-        conclusion.message = as_sentence(report)
-        ending = Failed if report.needing_person() else Completed
-        conclusion.state = ending(message=conclusion.message)
+            connections = [connection] if connection else await connections_in_use(world)
+            reports, failures = await audit_each(world, connections, older_than, _open_rotation if repair else None)
+        for report in reports:
+            await show_table(f"audit-{report.connection}", as_table(report), as_description(report, flow_run.get_id()))
+        if repair:
+            await refresh_overview(datetime.now(UTC))
+        needs_person = any(report.needing_person() for report in reports)
+        if failures and not needs_person:
+            raise KeyRotationError.combine(failures) if len(failures) > 1 else failures[0]
+        conclusion.message = as_summary(reports, failures)
+        conclusion.state = (Failed if needs_person else Completed)(message=conclusion.message)
     return conclusion.state
+
+
+async def audit_each(
+    world: World, connections: Sequence[str], older_than: timedelta, open_rotation: OpenRotation | None
+) -> tuple[list[Report], list[KeyRotationError]]:
+    """Audit connections one after another; one whose audit fails does not stop the others.
+
+    Args:
+        world: Access to everything outside of the process.
+        connections: Names of the connections.
+        older_than: Age from which a key without a rotation is reported.
+        open_rotation: Takes a rotation's slot for a repair; `None` changes nothing.
+
+    Returns:
+        The reports, and the failures of the audits that are incomplete.
+    """
+    reports: list[Report] = []
+    failures: list[KeyRotationError] = []
+    for connection in connections:
+        try:
+            reports.append(await follow_audit(world, connection, older_than, open_rotation))
+        except KeyRotationError as error:
+            failures.append(error)
+    return reports, failures
 
 
 def check_order(connection: object, older_than_days: object, repair: object) -> timedelta:
@@ -63,8 +95,10 @@ def check_order(connection: object, older_than_days: object, repair: object) -> 
     Raises:
         ConfigurationError: A parameter is invalid; the message names it.
     """
-    if not isinstance(connection, str) or not is_slug(connection):
-        raise ConfigurationError("connection: it must be the name of an openrouter-credentials block.")
+    if connection != "" and not (isinstance(connection, str) and is_slug(connection)):
+        raise ConfigurationError(
+            "connection: it must be the name of an openrouter-credentials block, or empty for all that are in use."
+        )
     is_number = isinstance(older_than_days, int) and not isinstance(older_than_days, bool)
     if not is_number or not 0 <= int(str(older_than_days)) <= MAX_OLDER_THAN_DAYS:
         raise ConfigurationError(f"older_than_days: it must be a whole number from 0 to {MAX_OLDER_THAN_DAYS}.")

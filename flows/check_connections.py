@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from tasks.world.connections import CONNECTION_TYPE
 from tasks.world.inventory import read_deployments
 from tasks.world.management_keys import forget_others
 from tasks.world.secrecy import secret_flow
+from tasks.world.slots import slot_warnings
 
 ARTIFACT = "connections"
 TIMEOUT_SECONDS = 60.0
@@ -88,7 +90,7 @@ async def check_connections() -> State[None]:
         await show_table(ARTIFACT, table, "Status of all connections and destinations in use")
         now = datetime.now(UTC)
         await refresh_overview(now)
-        conclusion.succeeded(verdict(checked, now))
+        conclusion.succeeded(verdict(checked, now, await slot_warnings()))
     return conclusion.state
 
 
@@ -152,19 +154,23 @@ def _judged(each: Checked, others: list[Checked]) -> Checked:
     return replace(each, works=False, why=f"{same} {why}".strip())
 
 
-def verdict(checked: list[Checked], now: datetime) -> str:
+def verdict(checked: list[Checked], now: datetime, warnings: Sequence[str] = ()) -> str:
     """Return the final message, with a warning for each login that expires soon.
+
+    Args:
+        checked: The outcomes of the checks.
+        now: The current time, UTC.
+        warnings: What else a person should know.
 
     Raises:
         DestinationError: Something does not work.
     """
     soon = [each for each in checked if each.ends and each.ends - now < ENDS_SOON and each.in_use is None]
-    warnings = [f"The login of {each.name} expires at {show_time(each.ends)}." for each in soon if each.ends]
-    warnings += [each.in_use.warning(now) for each in checked if each.in_use]
+    said = [f"The login of {each.name} expires at {show_time(each.ends)}." for each in soon if each.ends]
+    said += [warning for each in checked if each.in_use and (warning := each.in_use.warning(now))]
+    said += warnings
     broken = [each for each in checked if not each.works]
     if broken:
         details = [f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken]
-        raise DestinationError(
-            " ".join([f"{len(broken)} of {len(checked)} do not work.", *details, *filter(None, warnings)])
-        )
-    return " ".join([f"All {len(checked)} connections and destinations work.", *filter(None, warnings)])
+        raise DestinationError(" ".join([f"{len(broken)} of {len(checked)} do not work.", *details, *said]))
+    return " ".join([f"All {len(checked)} connections and destinations work.", *said])

@@ -91,7 +91,7 @@ async def save_deployment(
     except ObjectNotFound:
         raise ConfigurationError(
             f"The work pool {WORK_POOL} does not exist. Nothing was created. Create it with "
-            f"`prefect work-pool create --type process {WORK_POOL}`."
+            f"`prefect work-pool create --type key-rotation {WORK_POOL}`."
         ) from None
 
 

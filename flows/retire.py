@@ -14,6 +14,7 @@ from flows.show.sentences import retired
 from tasks.key.unrecorded import settle_unresolved
 from tasks.life.due import revoke_what_is_due, where_keys_are_read
 from tasks.life.remove import forget_when_nothing_is_left
+from tasks.model.decisions import has_work
 from tasks.steps import AS_TASKS, Steps
 from tasks.world.run import Run
 from tasks.world.secrecy import secret_flow
@@ -56,7 +57,7 @@ async def retire_due(run: Run, steps: Steps) -> str:
     run.step = "recover"
     await settle_unresolved(run)
     run.step = "revoke-key"
-    run.is_idle = not (run.notes or run.ledger.removed or run.ledger.has_work(run.world.now() + CLOCKS_DIFFER_BY))
+    run.is_idle = not (run.notes or run.ledger.removed or has_work(run.ledger, run.world.now() + CLOCKS_DIFFER_BY))
     # Without a current key it is unknown where the older ones are still read, unless the rotation was removed.
     if (current is not None or run.ledger.removed) and not run.is_idle:
         await revoke_what_is_due(run, await where_keys_are_read(run), steps)

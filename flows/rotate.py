@@ -8,7 +8,7 @@ from typing import Annotated
 from prefect import State
 
 from flows.forms import label
-from flows.runs import conclude, open_run, show_plan
+from flows.runs import conclude, open_run, settings_now, show_plan
 from flows.show.sentences import rotated, superseded_since
 from tasks.key.lists import carry_over
 from tasks.life.due import revoke_what_is_due
@@ -43,7 +43,7 @@ async def rotate(
     async with conclude() as conclusion:
         check_switch("emergency", emergency)
         check_switch("plan_only", plan_only)
-        checked = parse_rotation(rotation)
+        checked = await settings_now(parse_rotation(rotation))
         if plan_only:
             conclusion.succeeded(await show_plan(checked, emergency))
             return conclusion.state
@@ -107,10 +107,9 @@ async def supersede(run: Run, rotation: Rotation) -> None:
     """Make the published key the current one; the former one stays superseded until its overlap ends."""
     now = run.world.now()
     overlap = timedelta(0) if run.identity.emergency else rotation.overlap
-    destinations = tuple(rotation.destinations)
     published = run.ledger.published(
         run.identity.id,
-        destinations,
+        run.places_of(rotation.destinations),
         now,
         now + overlap,
         rotation.retirement,

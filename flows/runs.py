@@ -11,24 +11,29 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.utilities import get_or_create_client
 from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
 from blocks.errors import ConfigurationError, KeyRotationError
 from blocks.redaction import redact_logs
 from flows.show.artifacts import show_markdown
 from flows.show.rotation_page import artifact_key, as_markdown, plan_as_markdown
-from flows.show.sentences import failed
+from flows.show.sentences import failed, tried_again
 from flows.slot import Slot
 from tasks.life.plan import plan
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tasks.model.rotation import Rotation, is_slug
+from tasks.model.tries import TRIES_AGAIN, Next, Try
 from tasks.world.api import api_errors
+from tasks.world.deployments import rotation_of
 from tasks.world.ledgers import VariableStore
 from tasks.world.open_ledger import OpenLedger
 from tasks.world.orchestrator import PrefectWorld
 from tasks.world.run import Run
 from tasks.world.secrecy import unexpected
+from tasks.world.tries import TRY_TAG, end_tries, has_completed, schedule_try
 
 MAX_SECONDS_EARLY = 60.0
 """How much early a run may start and still wait for its scheduled time; a worker fetches runs 10 seconds early."""
@@ -42,7 +47,7 @@ class Conclusion:
         self.run: Run | None = None
         self.state: State[None] = Failed(message="The run ended without a result.")
         self.message = ""
-        self._error: KeyRotationError | None = None
+        self.error: KeyRotationError | None = None
 
     def succeeded(self, message: str) -> None:
         """Record success, with the final message."""
@@ -51,12 +56,12 @@ class Conclusion:
 
     async def failed(self, error: Exception) -> None:
         """Record a failure. Only the class and location of a foreign error are kept: its text may quote a secret."""
-        self._error = error if isinstance(error, KeyRotationError) else unexpected(error)
+        self.error = error if isinstance(error, KeyRotationError) else unexpected(error)
         await self.look_again()
 
     async def look_again(self) -> None:
         """Name in the message of a failure the key that is live now: another run may have rotated since."""
-        if self._error is None:
+        if self.error is None:
             return
         ledger = None
         if self.run and self.run.has_looked:
@@ -64,13 +69,21 @@ class Conclusion:
             with suppress(KeyRotationError):
                 await self.run.load()
             ledger = self.run.ledger
-        self.message = failed(self._error, self.run.step if self.run else "", ledger)
+        self.message = failed(self.error, self.run.step if self.run else "", ledger)
         self.state = Failed(message=self.message)
+
+    def will_be_tried_again(self, following: Next) -> None:
+        """Record that a try is scheduled; until several have failed, no person needs to hear of it."""
+        self.message = f"{self.message} {tried_again(following)}"
+        self.state = Failed(message=self.message, name=None if following.needs_person else TRIES_AGAIN)
 
 
 @asynccontextmanager
 async def conclude() -> AsyncIterator[Conclusion]:
-    """Turn any exception of the body into a final state with a message; the flow returns the conclusion's `state`."""
+    """Turn any exception of the body into a final state with a message; the flow returns the conclusion's `state`.
+
+    A failure that passes by itself is tried again by a scheduled run of the same deployment; a success ends the tries.
+    """
     redact_logs()
     conclusion = Conclusion()
     try:
@@ -79,9 +92,65 @@ async def conclude() -> AsyncIterator[Conclusion]:
         await conclusion.failed(error)
     # Giving the slot back may have taken longer than the slot's lease.
     await conclusion.look_again()
-    if conclusion.rotation and conclusion.state.is_failed():
+    if conclusion.error is not None:
+        await _follow_failure(conclusion, conclusion.error)
+    elif conclusion.state.is_completed():
+        await _follow_success(conclusion)
+
+
+async def _follow_failure(conclusion: Conclusion, error: KeyRotationError) -> None:
+    flow = FlowRunContext.get()
+    try:
+        with api_errors("scheduling a try"):
+            following = await schedule_try(_flow_run(), flow.flow.name if flow and flow.flow else "", error, _now())
+    except KeyRotationError as refusal:
+        # Then nothing is promised, and a person is told.
+        get_run_logger().warning("No try was scheduled: %s", refusal)
+        following = None
+    if following is not None:
+        conclusion.will_be_tried_again(following)
+    if conclusion.rotation:
         step = conclusion.run.step if conclusion.run else "begin"
-        await PrefectWorld().emit(Event.ROTATION_FAILED, conclusion.rotation, step=step, sentence=conclusion.message)
+        told = {"step": step, "sentence": conclusion.message}
+        await PrefectWorld().emit(Event.ROTATION_FAILED, conclusion.rotation, **told)
+        if conclusion.state.name != TRIES_AGAIN:
+            await PrefectWorld().emit(Event.ROTATION_NEEDS_PERSON, conclusion.rotation, **told)
+
+
+async def _follow_success(conclusion: Conclusion) -> None:
+    try:
+        with api_errors("deleting tries"):
+            is_over = await end_tries(_flow_run())
+    except KeyRotationError as refusal:
+        # A try that is left finds that there is nothing to do.
+        get_run_logger().warning("The tries of earlier failures were not deleted: %s", refusal)
+        return
+    if is_over and conclusion.rotation:
+        await PrefectWorld().emit(Event.ROTATION_RECOVERED, conclusion.rotation, sentence=conclusion.message)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def settings_now(given: Rotation) -> Rotation:
+    """Return the settings with which a run rotates: a try uses those that its deployment has by then.
+
+    Args:
+        given: The settings in the run's parameters.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    flow_run = _flow_run()
+    if TRY_TAG not in flow_run.tags or flow_run.deployment_id is None:
+        return given
+    client, _ = get_or_create_client()
+    with suppress(ObjectNotFound), api_errors("reading the deployment"):
+        deployed = rotation_of(await client.read_deployment(flow_run.deployment_id))
+        if deployed is not None and deployed.name == given.name:
+            return deployed
+    return given
 
 
 @asynccontextmanager
@@ -159,25 +228,21 @@ def _flow_run() -> FlowRun:
     return context.flow_run
 
 
-async def _has_completed(flow_run: FlowRun) -> bool:
-    if flow_run.run_count <= 1:
-        return False
-    with api_errors("reading the states of this run"):
-        client, _ = get_or_create_client()
-        return any(state.is_completed() for state in await client.read_flow_run_states(flow_run.id))
-
-
 async def _identify(emergency: bool, world: PrefectWorld) -> Identity:
     flow_run = _flow_run()
     started = flow_run.start_time
+    origin = Try.read(flow_run.labels, flow_run.id, started.astimezone(UTC) if started else world.now())
+    # A try is another attempt of the run that has failed, as a Retry is.
+    is_retry, finishes_another = flow_run.run_count > 1, origin.run_id != flow_run.id
+    earlier = [flow_run.id] * is_retry + [origin.run_id] * finishes_another
     return Identity(
-        id=flow_run.id,
-        first_started=started.astimezone(UTC) if started else world.now(),
-        attempt=max(flow_run.run_count, 1),
+        id=origin.run_id,
+        first_started=origin.since,
+        attempt=max(flow_run.run_count, 1) + finishes_another,
         emergency=emergency,
         # A Retry is manual.
-        scheduled_for=flow_run.expected_start_time if flow_run.auto_scheduled and flow_run.run_count <= 1 else None,
-        completed=await _has_completed(flow_run),
+        scheduled_for=flow_run.expected_start_time if flow_run.auto_scheduled and not is_retry else None,
+        completed=await has_completed(earlier),
     )
 
 

@@ -89,7 +89,7 @@ class InfisicalSandbox:
         self.folders.setdefault((project, environment, path), {})
 
     def end_tokens(self) -> None:
-        """Let every token expire."""
+        """Expire every token."""
         self.tokens = {token: (identity, self.now()) for token, (identity, _) in self.tokens.items()}
 
     def revoke_tokens(self) -> None:

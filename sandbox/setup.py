@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import SecretStr
 
-from sandbox.stack import POOL
+from sandbox.stack import POOL, WORKER_TYPE
 
 CONNECTION = "openrouter"
 SECRET = "openrouter-api-key"  # the name of a block, as prefect.yaml has it
@@ -25,7 +25,7 @@ async def prepare(management_key: SecretStr, base_url: str | None = None) -> Non
     import blocks
 
     async with get_client() as client:
-        await client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
+        await client.create_work_pool(WorkPoolCreate(name=POOL, type=WORKER_TYPE), overwrite=True)
     for block in blocks.BLOCKS:
         await block.aregister_type_and_schema()
     where = {} if base_url is None else {"base_url": base_url}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # importing Prefect takes a second
 CHECKOUT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = CHECKOUT / "prefect.env"
 POOL = "key-rotation"
+WORKER_TYPE = "key-rotation"
 START_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 15.0
 
@@ -131,6 +132,8 @@ class Stack:
         return {
             **inherited,
             **read_settings(),
+            # `python` in a job's command is this interpreter.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),
             "HOME": str(self.home),
             "PREFECT_HOME": str(self.home / "prefect"),
             "PREFECT_PROFILES_PATH": str(self.home / "prefect" / "profiles.toml"),
@@ -213,14 +216,21 @@ class Stack:
         return answer.is_success and Path(answer.json().get("home", "")).resolve() == (self.home / "prefect").resolve()
 
     def start_worker(
-        self, name: str = "worker", *, pool: str = POOL, limit: int | None = None, queue: str | None = None
+        self,
+        name: str = "worker",
+        *,
+        kind: str = WORKER_TYPE,
+        pool: str = POOL,
+        limit: int | None = None,
+        queue: str | None = None,
     ) -> Process:
-        """Start a process worker on a pool.
+        """Start a worker on a pool.
 
         Args:
             name: The worker's name.
+            kind: The worker's type; the project's own by default.
             pool: The pool; the project's own by default.
-            limit: The maximum number of concurrent runs; unlimited by default.
+            limit: The maximum number of concurrent runs; the type's own limit by default.
             queue: The only work queue that it serves; all of the pool by default.
 
         Returns:
@@ -228,7 +238,7 @@ class Stack:
         """
         how = [] if limit is None else ["--limit", str(limit)]
         how += [] if queue is None else ["--work-queue", queue]
-        return self._start(name, "worker", "start", "--pool", pool, "--type", "process", "--name", name, *how)
+        return self._start(name, "worker", "start", "--pool", pool, "--type", kind, "--name", name, *how)
 
     def _start(self, name: str, *args: str) -> Process:
         (self.home / "logs").mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ class VaultSandbox:
         return token
 
     def end_tokens(self) -> None:
-        """Let every token but the root token expire."""
+        """Expire every token but the root token."""
         self.tokens = {name: token for name, token in self.tokens.items() if name == ROOT_TOKEN}
 
     def log_in(self, mount: str, role: str, credential: str) -> Json:

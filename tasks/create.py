@@ -11,7 +11,9 @@ from tasks.key.terms import agree_on_terms, request_of
 from tasks.key.unrecorded import settle_intent
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint
-from tasks.model.ledger import Budget, MadeKey, Pending
+from tasks.model.ledger import Pending
+from tasks.model.places import kept_places
+from tasks.model.records import Budget, MadeKey
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
@@ -88,7 +90,9 @@ async def _create_or_settle(run: Run, rotation: Rotation) -> CreatedKey:
     openrouter: KeyMinter = await run.world.connection(rotation.connection)
     intent = await _announce(run, rotation, now)
     try:
-        return await openrouter.create_key(request_of(intent, rotation.key_name(run.identity.id, now)))
+        return await openrouter.create_key(
+            request_of(intent, rotation.key_name(run.identity.id, now, run.ledger.installation))
+        )
     except ServiceError as error:
         await settle_intent(run, certain=not error.outcome_unknown)
         raise
@@ -102,7 +106,8 @@ async def _announce(run: Run, rotation: Rotation, now: datetime) -> Pending:
             f"The ledger has no room for another key, because it holds {len(run.ledger.superseded)} superseded "
             "ones; nothing was created. Shorten the overlap or rotate less often."
         )
-    await run.write(run.ledger.intended(intent))
+    installation = run.ledger.installation or await run.world.installation()
+    await run.write(run.ledger.intended(intent, installation))
     return intent
 
 
@@ -113,6 +118,7 @@ def intent_of(run: Run, rotation: Rotation, now: datetime, terms: Terms, budget:
         connection=rotation.connection,
         workspace_id=terms.workspace_id,
         destinations=tuple(rotation.destinations),
+        places=kept_places(rotation.destinations, run.places),
         intended_at=now,
         terms=terms,
         budget=budget,

@@ -10,6 +10,7 @@ from tasks.key.lists import take_out
 from tasks.key.usage import who_uses
 from tasks.model.decisions import Judgement, Verdict, judge, needed_by
 from tasks.model.events import Event
+from tasks.model.former_places import left_with_nothing
 from tasks.model.ledger import Superseded
 from tasks.world.account import confirm_gone, open_account_of
 from tasks.world.ports import KeyReader, OpenRouter
@@ -46,10 +47,18 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
         return
     if not await openrouter.delete_key(key.hash):
         await confirm_gone(openrouter, key)
-    if key.at_once:
-        await take_out(run, key)
+        if not key.revoking:
+            run.note(f"The superseded key {key.label} did not exist any more; somebody else has deleted it.")
+    # Somebody may have written it back in between; now nobody can any more.
+    await take_out(run, key)
     await run.record(run.ledger.revoked(key.hash))
+    _warn_of_consumers_left(run, key)
     await run.world.emit(Event.KEY_REVOKED, run.name, **key.told())
+
+
+def _warn_of_consumers_left(run: Run, key: Superseded) -> None:
+    if key.left_at:
+        run.warn(left_with_nothing(key))
 
 
 async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
@@ -113,4 +122,5 @@ async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
         return
     until = run.world.now() + run.ledger.retirement.disabled_for
     await run.record(run.ledger.changed(key.hash, revoking=False, disabled=True, revoke_at=until))
+    _warn_of_consumers_left(run, key)
     await run.world.emit(Event.KEY_DISABLED, run.name, **key.told())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from blocks.errors import NotFoundError, VerificationError
+from blocks.errors import NotFoundError, NotYetAcceptedError, VerificationError
 from blocks.openrouter.keys import ApiKey, KeyRequest, Standing
 from tasks.key.terms import request_of
 from tasks.model.events import Event
@@ -67,7 +67,7 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
         key: The key, new or enabled again.
 
     Raises:
-        VerificationError: OpenRouter did not accept it in time.
+        NotYetAcceptedError: OpenRouter did not accept it in time.
         ServiceError: OpenRouter failed.
     """
     openrouter: KeyReader = await run.world.connection(key.record.connection)
@@ -75,7 +75,7 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
     wait = FIRST_WAIT_SECONDS
     while not (standing := await openrouter.accepts(key.secret)):
         if run.world.now() >= deadline:
-            raise VerificationError(
+            raise NotYetAcceptedError(
                 f"OpenRouter still does not accept the key {key.record.label} "
                 f"after {ACCEPTED_WITHIN.total_seconds():.0f} seconds."
             )
@@ -114,7 +114,7 @@ def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
 
 
 async def can_be_finished(run: Run, rotation: Rotation, key: NewKey) -> bool:
-    """Say whether a key that an earlier run left half-published can be finished.
+    """Check whether a key that an earlier run left half-published can be finished.
 
     Args:
         run: The run.
@@ -150,5 +150,5 @@ def _still_asked_for(terms: Terms, rotation: Rotation, now: datetime) -> bool:
 def _wanted(run: Run, rotation: Rotation) -> KeyRequest:
     pending, now = run.ledger.pending, run.world.now()
     if pending is None:
-        return rotation.key.terms(now).request(rotation.key_name(run.identity.id, now))
-    return request_of(pending, rotation.key_name(pending.run_id, pending.intended_at))
+        return rotation.key.terms(now).request(rotation.key_name(run.identity.id, now, run.ledger.installation))
+    return request_of(pending, rotation.key_name(pending.run_id, pending.intended_at, run.ledger.installation))

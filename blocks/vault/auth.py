@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from blocks.errors import ConfigurationError
 from blocks.vault.paths import Mount
 
+SERVICE_ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path, not a token
+FOLDERS_SETTING = "KEY_ROTATION_TOKEN_FOLDERS"
+"""The variable of the worker's environment with the folders, separated by colons, whose files a login may send."""
+
+
+def token_folders() -> list[str]:
+    """Return the folders whose files a login may send to Vault, as this machine says and no block can."""
+    return [name for name in os.environ.get(FOLDERS_SETTING, SERVICE_ACCOUNT_FOLDER).split(":") if name.startswith("/")]
 
 
 def _header_safe(value: SecretStr, name: str) -> SecretStr:
@@ -98,18 +107,36 @@ class KubernetesAuth(_Auth):
     token_path: str = Field(
         default=SERVICE_ACCOUNT_TOKEN,
         title="Token path",
-        description="The file with the service account's token, on the machine that runs the flow.",
+        description=(
+            "The file with the service account's token, on the machine that runs the flow. Its folder must be "
+            "/var/run/secrets/kubernetes.io/serviceaccount, or be named in the worker's KEY_ROTATION_TOKEN_FOLDERS."
+        ),
     )
 
     def log_in(self, client: hvac.Client) -> Any:
-        """Log the client in with the current content of the token file, which Kubernetes replaces every hour."""
+        """Log the client in with the current content of the token file, which Kubernetes replaces every hour.
+
+        Raises:
+            ConfigurationError: The file is outside of the folders that this machine allows, or cannot be read.
+        """
+        return client.auth.kubernetes.login(self.kubernetes_role, self._token(), mount_point=self.mount)
+
+    def _token(self) -> str:
+        # Whoever may edit a block must not have any file of this machine sent to a host of their choice. Kubernetes
+        # mounts the token as a link to another file of its folder, so both are compared where they really are.
+        folders = token_folders()
         try:
-            token = Path(self.token_path).read_text().strip()
-        except (OSError, ValueError):
+            file = Path(self.token_path).resolve()
+            if not any(file.is_relative_to(Path(folder).resolve()) for folder in folders):
+                raise ConfigurationError(
+                    f"auth.token_path: the file is not in {' or '.join(folders) or 'any folder'}, so it was not sent "
+                    f"to Vault; if it is a token, name its folder in {FOLDERS_SETTING} in the worker's environment."
+                )
+            return file.read_text().strip()
+        except (OSError, ValueError, RuntimeError):
             raise ConfigurationError(
                 "auth.token_path: the file with the service account's token cannot be read on the machine of this run."
             ) from None
-        return client.auth.kubernetes.login(self.kubernetes_role, token, mount_point=self.mount)
 
 
 class JwtAuth(_Auth):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from blocks.errors import KeyRotationError
 from tasks.audit.findings import Report
 from tasks.model.keys import show_time
 
@@ -67,6 +70,21 @@ def as_sentence(report: Report) -> str:
         f"{report.counts.unexplained} unrecorded, {report.counts.of_nobody} unmanaged. "
         f"{_count(notices, 'notice') if notices else 'No notices'}.{done}"
     )
+
+
+def as_summary(reports: Sequence[Report], failures: Sequence[KeyRotationError]) -> str:
+    """Return the final message of a run that has audited several connections, those that require action first.
+
+    Args:
+        reports: The reports.
+        failures: The failures of the audits that are incomplete.
+    """
+    if len(reports) == 1 and not failures:
+        return as_sentence(reports[0])
+    worst_first = sorted(reports, key=lambda report: not report.needing_person())
+    sentences = [f"{report.connection}: {as_sentence(report)}" for report in worst_first]
+    sentences += [f"Not audited: {failure}" for failure in failures]
+    return " ".join(sentences) or "No rotation uses a connection, so there is nothing to audit."
 
 
 def _count(number: int, noun: str) -> str:

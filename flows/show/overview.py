@@ -19,6 +19,7 @@ from flows.show.settings import cell
 from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger, Superseded
 from tasks.model.schedules import SLUG
+from tasks.model.tries import TRIES_AGAIN
 from tasks.world.api import api_errors
 from tasks.world.gate import DEADLINE_SECONDS
 from tasks.world.inventory import Facts, SeenRun, read_facts
@@ -96,6 +97,9 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
         found.append(
             (Health.FAILED, f"The last run {last.state.lower()}: open it and press Retry, which is safe.{message}")
         )
+    elif last is not None and last.state == TRIES_AGAIN:
+        message = f"Message: {last.message[:MAX_MESSAGE]}"
+        found.append((Health.DEGRADED, f"The last run failed, and is tried again by itself. {message}"))
     elif ledger.pending and (last is None or last.state != "RUNNING"):
         found.append((Health.DEGRADED, "An interrupted rotation is pending: retry its run, or start a new one."))
     if _is_unknown(facts, ledger):
@@ -146,7 +150,7 @@ def _next_run(facts: Facts, now: datetime) -> str:
 def _last(run: SeenRun | None, now: datetime) -> str:
     if run is None:
         return "none yet"
-    return f"{run.state.lower()} {_short(run.at, now)}"
+    return f"{'failed' if run.state == TRIES_AGAIN else run.state.lower()} {_short(run.at, now)}"
 
 
 def _short(at: datetime, now: datetime) -> str:

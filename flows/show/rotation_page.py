@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tasks.model.former_places import left_behind
 from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger, Superseded
 from tasks.model.states import KeyState, state_of
@@ -21,6 +22,8 @@ def as_markdown(run: Run, message: str) -> str:
     lines = [f"# Rotation {run.name}", "", message, "", *_keys(ledger), "", "## Destinations", ""]
     lines += [f"- `{name}`" for name in (ledger.current.destinations if ledger.current else ())] or ["- none yet"]
     lines += ["", "## Next step", "", _next_step(ledger)]
+    if left := left_behind(ledger):
+        lines += ["", "## Former places", "", *(f"- {sentence}" for sentence in left)]
     if ledger.written_off:
         lines += ["", "## Written off", "", "Not revoked, and perhaps still alive at OpenRouter:", ""]
         lines += [

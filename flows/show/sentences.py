@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from blocks.errors import ConfigurationError, KeyRotationError, LedgerError
 from flows.show.rotation_page import how_it_ends
 from tasks.model.decisions import Situation
+from tasks.model.former_places import left_behind
 from tasks.model.keys import fingerprint, show_time
 from tasks.model.ledger import Current, Ledger, Superseded
+from tasks.model.tries import Next
 from tasks.model.written_off import WrittenOff
 from tasks.world.run import Run
 
@@ -31,13 +33,19 @@ def rotated(run: Run, situation: Situation) -> str:
     if situation is Situation.ALREADY_ROTATED:
         return (
             f"Already rotated: the key {current.label} is the current one{_but_for(run, current)}; {_rest(run.ledger)}."
+            f"{_left(run)}"
         )
     verb = "Finished an interrupted rotation" if situation is Situation.KEY_PUBLISHED else "Rotated"
     places = len(current.destinations)
     return (
         f"{verb}: the key {current.label} is live at {places} "
-        f"destination{'s' if places > 1 else ''}; {_rest(run.ledger)}."
+        f"destination{'s' if places > 1 else ''}; {_rest(run.ledger)}.{_left(run)}"
     )
+
+
+def _left(run: Run) -> str:
+    """Say which former places may still hold a key, and when it ends or that it just has."""
+    return "".join(f" {sentence}" for sentence in [*run.warnings, *left_behind(run.ledger)])
 
 
 def _but_for(run: Run, current: Current) -> str:
@@ -62,14 +70,14 @@ def retired(run: Run, before: Sequence[Superseded]) -> str:
     gone = [key.label for key in before if key.hash not in left]
     disabled = [key.label for key in before if not key.disabled and key.hash in left and left[key.hash].disabled]
     what = [f"Revoked {', '.join(gone)}"] * bool(gone) + [f"Disabled {', '.join(disabled)}"] * bool(disabled)
-    return f"{'. '.join(what) or 'Nothing was due'}; {_rest(run.ledger)}."
+    return f"{'. '.join(what) or 'Nothing was due'}; {_rest(run.ledger)}.{_left(run)}"
 
 
 def restored(run: Run) -> str:
     """Return the message of a restored key."""
     current = run.ledger.current
     label = current.label if current else "none"
-    return f"Restored: the key {label} is live again; {_rest(run.ledger)}."
+    return f"Restored: the key {label} is live again; {_rest(run.ledger)}.{_left(run)}"
 
 
 def applied(run: Run, changed: Sequence[str]) -> str:
@@ -97,7 +105,7 @@ def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
 
 
 def wrote_off(run: Run, entry: WrittenOff) -> str:
-    """Say what was written off.
+    """Return a sentence about the key that was written off.
 
     Args:
         run: The run.
@@ -140,3 +148,9 @@ def failed(error: KeyRotationError, step: str, ledger: Ledger | None) -> str:
     if ledger.pending and ledger.pending.key:
         live += f", and the new key {ledger.pending.key.label} was created"
     return f"{step} failed: {error} {live}; no key that a destination holds was revoked. Retry is safe."
+
+
+def tried_again(following: Next) -> str:
+    """Return the sentence that promises a try."""
+    failed_before = f"Already {following.number - 1} tries have failed. " if following.needs_person else ""
+    return f"{failed_before}It is tried again by itself at {show_time(following.at)} (try {following.number})."

@@ -8,9 +8,11 @@ from uuid import UUID
 
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import CappedFindings, Counts, Finding, Kind
-from tasks.audit.judge import judge_key_not_ours, judge_key_of_nobody
+from tasks.audit.judge import judge_key_of_nobody
 from tasks.audit.ledgers import LedgerSet
+from tasks.audit.unexplained import judge_key_not_ours
 from tasks.model.keys import read_marker
+from tasks.world.installation import remembered_in
 
 
 class KeyFilter:
@@ -18,20 +20,31 @@ class KeyFilter:
 
     Args:
         ledgers: All ledgers.
+        installation: The id of this Prefect installation.
+        deployed: The rotations that have a deployment.
         older_than: How old a key of no rotation may become.
         now: The current moment, UTC.
         named: The hashes that the account's lists name.
     """
 
-    def __init__(self, ledgers: LedgerSet, older_than: timedelta, now: datetime, named: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        ledgers: LedgerSet,
+        installation: str,
+        deployed: Collection[str],
+        older_than: timedelta,
+        now: datetime,
+        named: Collection[str] = (),
+    ) -> None:
         self._hashes = ledgers.hashes()
-        self._damaged = ledgers.damaged
+        self._ledgers = ledgers
+        self._installation = installation
+        self._installations = {installation} | remembered_in(ledgers.values.values())
+        self._deployed = deployed
         self._older_than = older_than
         self._now = now
         self._of_nobody = CappedFindings(Kind.OF_NOBODY, "keys of no rotation are like those above")
-        self._not_ours = CappedFindings(
-            Kind.MARKED_NOT_OURS, "keys were made by runs that this Prefect server does not know"
-        )
+        self._not_ours = CappedFindings(Kind.MARKED_NOT_OURS, "keys were made by other installations")
         self._named = frozenset(named)
         self.counts = Counts()
         self.listed: dict[str, ApiKey] = {}
@@ -39,7 +52,7 @@ class KeyFilter:
         self.workspaces: set[str] = set()
         self.explained: dict[str, ApiKey] = {}
         self.undecided: list[ApiKey] = []
-        """Keys with a marker that no ledger explains, until `decide` is told which runs this Prefect server knows."""
+        """Keys with a marker that no ledger explains, until `decide` sorts them."""
         self.ours: dict[str, ApiKey] = {}
 
     def take(self, key: ApiKey) -> None:
@@ -64,25 +77,28 @@ class KeyFilter:
             self._of_nobody.add(judge_key_of_nobody(key, self._older_than, self._now))
 
     def runs(self) -> set[UUID]:
-        """Say which runs have made the undecided keys."""
-        return {mark[1] for key in self.undecided if (mark := read_marker(key.name))}
+        """Return the runs of the undecided keys whose markers, of an earlier version, name no installation."""
+        marks = [read_marker(key.name) for key in self.undecided]
+        return {mark.run_id for mark in marks if mark and not mark.installation}
 
     def decide(self, known: Collection[UUID]) -> None:
-        """Keep the undecided keys that runs of this Prefect server have made, and tell of the others.
+        """Keep the undecided keys that this installation has made, and tell of the others.
 
         Args:
             known: The runs that this server knows.
         """
         for key in self.undecided:
             mark = read_marker(key.name)
-            if mark and mark[1] in known:
+            if mark and mark.is_of(self._installations, known):
                 self.ours[key.hash] = key
-            else:
-                self._not_ours.add(judge_key_not_ours(key, self._damaged, self._now))
+            elif mark:
+                self._not_ours.add(
+                    judge_key_not_ours(key, mark, self._installation, self._ledgers, self._deployed, self._now)
+                )
         self.undecided.clear()
 
     def findings(self) -> list[Finding]:
-        """Tell what was found about keys of no rotation and of other Prefect servers.
+        """Return what was found about keys of no rotation and of other installations.
 
         Returns:
             The findings, some of each kind.

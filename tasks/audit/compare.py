@@ -15,22 +15,19 @@ from blocks.openrouter.keys import ApiKey
 from tasks.audit.account_keys import KeyFilter
 from tasks.audit.findings import CappedFindings, Counts, Finding, Kind
 from tasks.audit.judge import (
-    LostLedger,
     Snapshot,
     connection_of,
     entries_of,
-    find_lost_ledgers,
     in_change,
-    judge_lost,
     judge_management_key,
-    judge_orphan,
     judge_rotation,
     read_destinations_of,
     unreadable_ledgers,
 )
 from tasks.audit.ledgers import LedgerSet
 from tasks.audit.lists import ListReader
-from tasks.model.keys import fingerprint, label_agrees
+from tasks.audit.unexplained import LostLedger, find_lost_ledgers, judge_lost, judge_orphan
+from tasks.model.keys import fingerprint, label_agrees, read_marker
 from tasks.model.ledger import Ledger
 from tasks.world.optional import Part, if_available, listed
 from tasks.world.ports import Deployed, OpenRouter, World
@@ -99,6 +96,7 @@ class _Reading:
         self._lists = ListReader(openrouter)
         self._secrets: dict[str, SecretStr | None] = {}
         self._unreadable: dict[str, str] = {}
+        self._places: dict[str, str] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def compare(self, older_than: timedelta) -> Comparison:
@@ -109,7 +107,8 @@ class _Reading:
         workspaces = await if_available(Part.WORKSPACES, listed(self.openrouter.list_workspaces()), self._lists.note)
         places: list[str | None] = [None] if workspaces is None else [*workspaces]
         named = await self._lists.read(places)
-        keys = await self._keys(KeyFilter(before, older_than, now, named), places)
+        installation = await self.world.installation()
+        keys = await self._keys(KeyFilter(before, installation, self._deployed, older_than, now, named), places)
         # Of an account that shows no workspaces, its keys tell.
         self._workspaces = sorted(keys.workspaces) if workspaces is None else workspaces
         after = await self._ledgers()
@@ -145,10 +144,13 @@ class _Reading:
             async for key in self.openrouter.list_keys(workspace):
                 keys.take(key)
                 if len(keys.undecided) >= RUNS_AT_ONCE:
-                    keys.decide(await self.world.known_runs(keys.runs()))
-        if keys.undecided:
-            keys.decide(await self.world.known_runs(keys.runs()))
+                    await self._decide(keys)
+        await self._decide(keys)
         return keys
+
+    async def _decide(self, keys: KeyFilter) -> None:
+        runs = keys.runs()
+        keys.decide(await self.world.known_runs(runs) if runs else set())
 
     async def _at_rotations(self, all_ledgers: LedgerSet, listed: dict[str, ApiKey]) -> list[Finding]:
         first = await self._judge(all_ledgers.ledgers, listed)
@@ -177,7 +179,9 @@ class _Reading:
         return {
             name: list(
                 judge_rotation(
-                    Snapshot(name, ledger, self._deployed.get(name), keys, fingerprints, self._unreadable),
+                    Snapshot(
+                        name, ledger, self._deployed.get(name), keys, fingerprints, self._unreadable, self._places
+                    ),
                     self.connection,
                     self._workspaces,
                     now,
@@ -206,16 +210,27 @@ class _Reading:
     async def _at_destination(self, world: World, name: str) -> None:
         self._secrets.pop(name, None)
         self._unreadable.pop(name, None)
+        self._places.pop(name, None)
         try:
-            self._secrets[name] = (await (await world.destination(name)).read_content()).value
+            destination = await world.destination(name)
+            self._places[name] = destination.place()
+            self._secrets[name] = (await destination.read_content()).value
         except KeyRotationError as error:
             self._unreadable[name] = str(error)
 
     def _orphans(self, unexplained: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[Finding]:
+        held = CappedFindings(Kind.HELD_KEY_UNRECORDED, "keys that destinations hold are in no ledger")
         orphans = CappedFindings(Kind.ORPHAN, "keys are orphans, which an audit with repair leaves to the next one")
         for key in unexplained:
-            orphans.add(judge_orphan(key, ledgers, self._deployed, now))
-        return orphans.findings()
+            finding = judge_orphan(key, ledgers, self._deployed, self._holders(key, ledgers), now)
+            (orphans if finding is None or finding.kind is Kind.ORPHAN else held).add(finding)
+        return [*held.findings(), *orphans.findings()]
+
+    def _holders(self, key: ApiKey, ledgers: LedgerSet) -> list[str]:
+        mark = read_marker(key.name)
+        ledger = ledgers.ledgers.get(mark.rotation) if mark else None
+        places = read_destinations_of(ledger) if ledger else ()
+        return [name for name in places if label_agrees(key.label, self._secrets.get(name))]
 
     async def _bounded(self, calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         async def one(call: Coroutine[Any, Any, T]) -> T:

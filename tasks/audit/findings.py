@@ -64,6 +64,16 @@ class Kind(StrEnum):
         Severity.CRITICAL,
         "Find out who wrote it, then run the rotation: it publishes a new key there.",
     )
+    DESTINATION_MOVED = (
+        "destination-moved",
+        Severity.CRITICAL,
+        "Run the rotation, which publishes there; move the consumers of the former place before the overlap ends.",
+    )
+    FORMER_PLACE = (
+        "former-place",
+        Severity.NOTICE,
+        "Move the consumers that read the key there before it ends.",
+    )
     DESTINATION_UNREADABLE = ("destination-unreadable", Severity.WARNING, "Mend the destination or its block.")
     ROTATION_OVERDUE = (
         "rotation-overdue",
@@ -106,6 +116,11 @@ class Kind(StrEnum):
         Severity.WARNING,
         "Deploy the rotation again; to take it away for good, run remove-rotation after that.",
     )
+    HELD_KEY_UNRECORDED = (
+        "held-key-unrecorded",
+        Severity.CRITICAL,
+        "Audit with repair; if that does not repair it, run the rotation, which publishes a new key everywhere.",
+    )
     ORPHAN = (
         "orphan",
         Severity.WARNING,
@@ -114,7 +129,7 @@ class Kind(StrEnum):
     MARKED_NOT_OURS = (
         "marked-not-ours",
         Severity.NOTICE,
-        "Nothing, where another Prefect server rotates keys of this account; otherwise find out who made it.",
+        "Nothing, if another Prefect server rotates keys of this account; if this one replaces it, restore its id.",
     )
     OF_NOBODY = ("key-of-no-rotation", Severity.NOTICE, "Put it under rotation (adopt), limit it, or delete it.")
     NOT_SEEN = (
@@ -170,7 +185,7 @@ class Counts:
     Args:
         seen: All.
         of_rotations: Those that a ledger explains.
-        unexplained: Those with a marker that no ledger explains: orphans, those of other servers, and new ones.
+        unexplained: Those with a marker that no ledger explains: orphans, those of other installations, and new ones.
         of_nobody: Those without a marker that no ledger explains.
     """
 
@@ -235,5 +250,5 @@ class Report:
     findings: tuple[Finding, ...]
 
     def needing_person(self) -> list[Finding]:
-        """Say what somebody has to look after."""
+        """Return the findings that need a person."""
         return [finding for finding in self.findings if finding.needs_person]

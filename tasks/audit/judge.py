@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from blocks.openrouter.keys import ApiKey
-from tasks.audit.findings import MOST_KEPT, Finding, Kind, Severity
+from tasks.audit.findings import Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
-from tasks.model.keys import read_marker, show_duration, show_time
-from tasks.model.ledger import Current, Ledger, MadeKey, Superseded
+from tasks.audit.unexplained import SETTLED_AFTER
+from tasks.model.former_places import left_behind
+from tasks.model.keys import show_duration, show_time
+from tasks.model.ledger import Current, Ledger, Superseded
+from tasks.model.places import is_same
+from tasks.model.records import MadeKey
 from tasks.world.ports import Deployed
 
-SETTLED_AFTER = timedelta(hours=1)
-"""How long a run may be at work, or late; until then nothing counts as left behind."""
 EXPIRES_WITHIN = timedelta(days=7)
-"""How far ahead of its end a key is told of."""
+"""How long before a key's expiry to warn."""
 MANAGEMENT_KEY_EXPIRES_WITHIN = timedelta(days=14)
-"""How far ahead of its end a management key is told of: only a person can make a new one."""
+"""How long before a management key's expiry to warn: only a person can make a new one."""
 LONGEST_MARGIN = timedelta(days=1)
 """How late a rotation may be at most before it is overdue; one with a shorter interval may be late by one interval."""
 
 
 def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Finding | None:
-    """Say what is wrong with a key of no rotation.
+    """Judge a key of no rotation.
 
     Args:
         key: The key.
@@ -51,7 +52,7 @@ def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Fi
 
 
 def judge_management_key(connection: str, expires_at: datetime | None, now: datetime) -> list[Finding]:
-    """Say whether the management key is about to end.
+    """Judge whether the management key is about to expire.
 
     Args:
         connection: The connection's name.
@@ -78,6 +79,7 @@ class Snapshot:
         keys: Its keys at OpenRouter by hash; `None` for one that is not there. Keys of other connections are left out.
         held: The fingerprint of what each destination holds.
         unreadable: Why a destination cannot be read.
+        places: Where each destination points that was read.
     """
 
     name: str
@@ -86,10 +88,11 @@ class Snapshot:
     keys: Mapping[str, ApiKey | None] = field(default_factory=dict)
     fingerprints: Mapping[str, str | None] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def connection_of(ledger: Ledger, deployed: Deployed | None) -> str | None:
-    """Say which connection a rotation belongs to.
+    """Return the connection that a rotation belongs to.
 
     Args:
         ledger: Its ledger.
@@ -118,7 +121,7 @@ def entries_of(ledger: Ledger, connection: str) -> list[MadeKey]:
 
 
 def read_destinations_of(ledger: Ledger) -> tuple[str, ...]:
-    """Say which destinations are to hold a rotation's current key.
+    """Return the destinations that are to hold a rotation's current key.
 
     Args:
         ledger: The rotation's ledger.
@@ -146,6 +149,7 @@ def judge_rotation(
     ledger = snapshot.ledger
     if connection_of(ledger, snapshot.deployed) in (connection, None):
         yield from _judge_ledger(snapshot, now)
+        yield from (Finding(Kind.FORMER_PLACE, sentence, snapshot.name) for sentence in left_behind(ledger))
         yield from _judge_destinations(snapshot, now)
     for entry in entries_of(ledger, connection):
         key = snapshot.keys.get(entry.hash)
@@ -202,8 +206,16 @@ def _judge_destinations(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
         return
     at_work = pending is not None and now - pending.intended_at <= SETTLED_AFTER
     expected = {current.fingerprint} | ({pending.key.fingerprint} if at_work and pending and pending.key else set())
+    was = current.where()
     for name in read_destinations_of(snapshot.ledger):
-        if name in snapshot.unreadable:
+        if was[name] and name in snapshot.places and not is_same(was[name], snapshot.places[name]):
+            held = snapshot.fingerprints.get(name) in expected
+            sentence = (
+                f"The destination {name} points to {snapshot.places[name]} now; the former place {was[name]} may still "
+                f"hold the current key {current.label} of {snapshot.name}, which the next rotation supersedes."
+            )
+            yield _about(Kind.DESTINATION_MOVED, snapshot, current, sentence, Severity.NOTICE if held else None)
+        elif name in snapshot.unreadable:
             sentence = f"The destination {name} cannot be read: {snapshot.unreadable[name]}"
             yield Finding(Kind.DESTINATION_UNREADABLE, sentence, snapshot.name)
         elif snapshot.fingerprints.get(name) not in expected:
@@ -260,7 +272,7 @@ def _about(kind: Kind, snapshot: Snapshot, entry: MadeKey, sentence: str, graded
 
 
 def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[Finding]:
-    """Tell of ledgers that cannot be read.
+    """Report ledgers that cannot be read.
 
     Args:
         ledgers: All ledgers.
@@ -273,101 +285,5 @@ def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[Finding]:
 
 
 def in_change(name: str) -> Finding:
-    """Say that a run was at work on a rotation, so that it could not be judged."""
-    sentence = f"A run of rotation {name} was at work during the audit, so the rotation was not judged."
-    return Finding(Kind.IN_CHANGE, sentence, name)
-
-
-@dataclass(frozen=True)
-class LostLedger:
-    """A rotation whose ledger is gone.
-
-    Args:
-        name: The rotation's name.
-        keys: Its keys that were found by their markers.
-    """
-
-    name: str
-    keys: tuple[ApiKey, ...]
-
-
-def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Collection[str]) -> list[LostLedger]:
-    """Find rotations that are deployed and have keys, but no ledger.
-
-    Args:
-        ours: The keys that runs of this Prefect server have made and no ledger explains.
-        ledgers: All ledgers.
-        deployed: The rotations that have a deployment.
-
-    Returns:
-        The rotations, each with its keys.
-    """
-    keys: dict[str, list[ApiKey]] = {}
-    for key in ours:
-        name, _ = read_marker(key.name) or ("", None)
-        if name in deployed and name not in ledgers.values:
-            keys.setdefault(name, []).append(key)
-    return [LostLedger(name, tuple(found)) for name, found in keys.items()]
-
-
-def judge_lost(lost: LostLedger, now: datetime) -> list[Finding]:
-    """Tell of a lost ledger.
-
-    Args:
-        lost: The rotation.
-        now: The current moment, UTC.
-
-    Returns:
-        At most one finding: a key that was just made says nothing yet.
-    """
-    if all(is_new(key, now) for key in lost.keys):
-        return []
-    labels = ", ".join(key.label for key in lost.keys[:MOST_KEPT])
-    sentence = f"The ledger of rotation {lost.name} is gone; its keys at OpenRouter are {labels}."
-    return [Finding(Kind.LEDGER_LOST, sentence, lost.name)]
-
-
-def is_new(key: ApiKey, now: datetime) -> bool:
-    """Say whether a key may still be in the hands of the run that makes it."""
-    return now - key.created_at <= SETTLED_AFTER
-
-
-def judge_key_not_ours(key: ApiKey, damaged: Collection[str], now: datetime) -> Finding | None:
-    """Tell of a key that a run made which this Prefect server does not know.
-
-    Args:
-        key: The key.
-        damaged: The rotations whose ledgers cannot be read.
-        now: The current moment, UTC.
-
-    Returns:
-        The finding; `None` for a key that was just made, or whose ledger cannot be read.
-    """
-    name, run_id = read_marker(key.name) or ("", None)
-    if is_new(key, now) or name in damaged:
-        return None
-    sentence = f"{_made(key, name, run_id)}, which this Prefect server does not know."
-    return Finding(Kind.MARKED_NOT_OURS, sentence, name, key.label, key.hash)
-
-
-def judge_orphan(key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], now: datetime) -> Finding | None:
-    """Tell of a key that a run of this Prefect server made, and that no ledger explains.
-
-    Args:
-        key: The key.
-        ledgers: All ledgers.
-        deployed: The rotations that have a deployment.
-        now: The current moment, UTC.
-
-    Returns:
-        The finding; `None` for a key that was just made, whose ledger cannot be read, or whose ledger is lost.
-    """
-    name, run_id = read_marker(key.name) or ("", None)
-    if is_new(key, now) or name in ledgers.damaged or (name in deployed and name not in ledgers.values):
-        return None
-    sentence = f"{_made(key, name, run_id)}, and no ledger explains it."
-    return Finding(Kind.ORPHAN, sentence, name, key.label, key.hash)
-
-
-def _made(key: ApiKey, rotation: str, run_id: UUID | None) -> str:
-    return f"The key {key.label} was made at {show_time(key.created_at)} by run {run_id} of rotation {rotation}"
+    """Report a rotation that could not be judged because a run was at work on it."""
+    return Finding(Kind.IN_CHANGE, f"A run of rotation {name} was at work, so the rotation was not judged.", name)

@@ -7,6 +7,7 @@ from typing import Any
 
 from blocks.errors import LedgerError
 from tasks.model.ledger import Ledger, parse_ledger
+from tasks.world.ports import World
 
 
 class LedgerSet:
@@ -29,3 +30,26 @@ class LedgerSet:
     def hashes(self) -> set[str]:
         """Collect the hashes of all keys that the ledgers explain."""
         return {key_hash for ledger in self.ledgers.values() for key_hash in ledger.hashes()}
+
+
+async def connections_in_use(world: World) -> list[str]:
+    """Read which connections the rotations use, or have used for keys that are still alive.
+
+    Args:
+        world: The way to everything outside of the process.
+
+    Returns:
+        The names of the connections, sorted.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    ledgers = LedgerSet({name: value async for name, value in world.ledgers()}).ledgers.values()
+    entries = [
+        entry
+        for ledger in ledgers
+        for entry in (ledger.current, ledger.pending, *ledger.superseded, *ledger.unresolved)
+        if entry is not None
+    ]
+    deployed = {each.rotation.connection async for each in world.deployments() if each.rotation is not None}
+    return sorted({entry.connection for entry in entries} | deployed)

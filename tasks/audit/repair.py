@@ -1,81 +1,197 @@
-"""What an audit may put right: delete an orphan, write a lost ledger anew. Anything in doubt is left to a person."""
+"""What an audit may put right: settle a key that no ledger explains, write a lost ledger anew.
+
+Anything in doubt is left to a person.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 
 from blocks.errors import KeyRotationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.compare import Comparison
 from tasks.audit.findings import Finding, Kind
-from tasks.audit.judge import is_new
+from tasks.audit.unexplained import is_new
 from tasks.model.events import Event
-from tasks.model.keys import fingerprint, label_agrees, period_end, read_marker
-from tasks.model.ledger import Budget, Current, Ledger
+from tasks.model.keys import Marker, fingerprint, label_agrees, period_end, read_marker, show_time
+from tasks.model.ledger import Current, Ledger, Pending
+from tasks.model.places import kept_places
+from tasks.model.records import Budget
+from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
+from tasks.model.unrecorded import as_superseded
 from tasks.model.written_off import as_explanation
+from tasks.world.installation import made_here
 from tasks.world.ports import Deployed
 from tasks.world.run import Run
 
 Holders = Callable[[str], list[str]]
-"""Says which of the destinations that the audit has read hold a key of a label."""
+"""Returns which of the destinations that the audit has read hold a key of a label."""
+UNRECORDED = {Kind.ORPHAN, Kind.HELD_KEY_UNRECORDED}
+SETTLED_BY_IT = {
+    Kind.DESTINATION_DIFFERS,
+    Kind.CURRENT_KEY_UNUSABLE,
+    Kind.ROTATION_OVERDUE,
+    Kind.KEY_EXPIRING,
+}
+"""Findings that are settled where the key that the destinations hold becomes the current one."""
 
 
-async def remove_orphans(
-    run: Run, connection: str, hashes: Sequence[str], deployed: Deployed | None, holders: Holders
-) -> dict[str, str | None]:
-    """Delete keys that no ledger explains, after everything that speaks for them was looked at once more.
+class Outcome(NamedTuple):
+    """What a repair did about a finding, or why it did nothing."""
+
+    done: str = ""
+    why_not: str = ""
+
+
+DELETED = Outcome("It was deleted.")
+CURRENT_AGAIN = Outcome("It is the current key again.")
+
+
+async def repair_unrecorded(
+    run: Run,
+    connection: str,
+    hashes: Sequence[str],
+    deployed: Deployed | None,
+    holders: Holders,
+    named: Collection[str] = (),
+) -> dict[str, Outcome]:
+    """Settle keys that no ledger explains, after everything that speaks for them was looked at once more.
+
+    A key that every destination holds becomes the current one; one that nobody holds is deleted if it was never used,
+    and superseded otherwise. One that only some destinations hold is left to the next rotation.
 
     Args:
         run: A run that holds the slot of the rotation in the keys' markers.
         connection: The connection that is audited.
         hashes: The keys' hashes.
         deployed: The rotation's deployment, if it has one.
-        holders: Says which destinations of other rotations hold a key.
+        holders: Returns which destinations of other rotations hold a key.
+        named: The hashes of the keys that lists of the account name.
 
     Returns:
-        For each hash, why the key was kept; `None` where it is gone.
+        The outcome for each hash.
 
     Raises:
-        KeyRotationError: Something could not be looked at, so nothing was deleted.
+        KeyRotationError: Something could not be looked at, so nothing was changed.
     """
     ledger = await run.load()
-    # As text, so that even a ledger that cannot be read speaks for its keys.
-    explaining = [as_explanation(value) async for _, value in run.world.ledgers()]
+    ledgers = [value async for _, value in run.world.ledgers()]
     destinations = _destinations(ledger, deployed)
-    kept: dict[str, str | None] = {}
-    doomed: list[ApiKey] = []
+    outcomes: dict[str, Outcome] = {}
+    keys: list[ApiKey] = []
     for key_hash in hashes:
         try:
-            key = await (await run.world.connection(connection)).get_key(key_hash)
-            kept[key_hash] = await _why_kept(run, key, explaining) or _why_not_certain(run, key, destinations)
-            doomed += [key] if kept[key_hash] is None else []
+            keys.append(await (await run.world.connection(connection)).get_key(key_hash))
         except NotFoundError:
-            kept[key_hash] = None
+            outcomes[key_hash] = DELETED
         except KeyRotationError as error:
-            kept[key_hash] = str(error)
-    if doomed:
+            outcomes[key_hash] = Outcome(why_not=str(error))
+    ours = await made_here(run.world, filter(None, [read_marker(key.name) for key in keys]), ledgers)
+    # As text, so that even a ledger that cannot be read speaks for its keys.
+    explaining = [as_explanation(value) for value in ledgers]
+    certain: list[ApiKey] = []
+    for key in keys:
+        if why := _why_kept(run, key, ours, explaining, destinations):
+            outcomes[key.hash] = Outcome(why_not=why)
+        else:
+            certain.append(key)
+    if certain:
         await run.look(destinations)
-    for key in doomed:
+    for key in certain:
         held = [name for name in destinations if label_agrees(key.label, run.contents[name].value)]
-        holding = sorted({*held, *holders(key.label)})
-        kept[key.hash] = f"{', '.join(holding)} holds it." if holding else await _remove(run, connection, key)
-    return kept
+        try:
+            holding = sorted({*held, *holders(key.label)})
+            outcomes[key.hash] = await _settle(run, connection, key, deployed, holding, is_named=key.hash in named)
+        except KeyRotationError as error:
+            outcomes[key.hash] = Outcome(why_not=str(error))
+    return outcomes
 
 
-async def _remove(run: Run, connection: str, key: ApiKey) -> str | None:
+async def _settle(
+    run: Run, connection: str, key: ApiKey, deployed: Deployed | None, holding: Sequence[str], *, is_named: bool
+) -> Outcome:
+    rotation = deployed.rotation if deployed else None
+    if holding:
+        why = await _make_current(run, connection, key, rotation, holding)
+        return Outcome(why_not=why) if why else CURRENT_AGAIN
+    used = key.last_used_at is not None or key.usage + key.byok_usage > 0
+    # A list that names a deleted key could not be changed any more; the end of an overlap takes it out first.
+    if not (used or is_named) or not key.is_live(run.world.now()):
+        return await _delete(run, connection, key)
+    mark = read_marker(key.name)
+    if mark is None or rotation is None:
+        return Outcome(why_not="it has been used, and without a valid deployment nobody knows its overlap.")
+    until = run.world.now() + rotation.overlap
+    with_it = run.ledger.found([as_superseded(key, mark, connection, until)])
+    if not _has_room(run, rotation, with_it):
+        return Outcome(why_not="the ledger has no room for it; audit again when superseded keys have ended.")
+    await run.write(with_it)
+    await _schedule_retirements(run)
+    why = "has been used" if used else "is named in a list of the account"
+    return Outcome(f"It {why}, so it is superseded now and ends at {show_time(until)}.")
+
+
+def _has_room(run: Run, rotation: Rotation, ledger: Ledger) -> bool:
+    # The next rotation needs room, too.
+    now = run.world.now()
+    intent = Pending(
+        run_id=run.identity.id,
+        connection=rotation.connection,
+        destinations=tuple(rotation.destinations),
+        intended_at=now,
+        terms=rotation.key.terms(now),
+    )
+    return has_room_for(intent, ledger, rotation.retirement)
+
+
+async def _make_current(
+    run: Run, connection: str, key: ApiKey, rotation: Rotation | None, holding: Sequence[str]
+) -> str | None:
+    ledger, now = run.ledger, run.world.now()
+    by_hand = f"{', '.join(holding)} holds it. Run the rotation, which publishes a new key everywhere."
+    if rotation is None or rotation.connection != connection or ledger.pending or ledger.removed:
+        return by_hand
+    if set(holding) != set(_destinations(ledger, None)) | set(rotation.destinations):
+        return by_hand
+    if ledger.current and not await _is_newer(run, key, ledger.current):
+        return f"{by_hand} The ledger's current key is newer."
+    if _why_in_doubt(rotation, (key,)):
+        return by_hand
+    current = await _current(run, rotation, key, now)
+    if current is None:
+        return by_hand
+    await run.write(ledger.replaced(current, now + rotation.overlap, run.places_of(rotation.destinations)))
+    await _schedule_retirements(run)
+    return None
+
+
+async def _is_newer(run: Run, key: ApiKey, current: Current) -> bool:
+    # By one clock, that of OpenRouter; a current key that is gone was replaced.
     try:
-        await run.guard()
-        await (await run.world.connection(connection)).delete_key(key.hash)
-    except KeyRotationError as error:
-        return str(error)
+        former = await (await run.world.connection(current.connection)).get_key(current.hash)
+    except NotFoundError:
+        return True
+    return key.created_at > former.created_at
+
+
+async def _schedule_retirements(run: Run) -> None:
+    for at in run.ledger.due_times():
+        if at > run.world.now():
+            await run.world.schedule_retirement(run.name, at, even_if_cancelled=False)
+
+
+async def _delete(run: Run, connection: str, key: ApiKey) -> Outcome:
+    await run.guard()
+    await (await run.world.connection(connection)).delete_key(key.hash)
     payload = {"key_label": key.label, "key_hash": key.hash, "connection": connection}
     await run.world.emit(Event.ORPHAN_REMOVED, run.name, **payload)
-    return None
+    return DELETED
 
 
 def _destinations(ledger: Ledger, deployed: Deployed | None) -> list[str]:
@@ -86,27 +202,22 @@ def _destinations(ledger: Ledger, deployed: Deployed | None) -> list[str]:
     return sorted({*recorded, *named})
 
 
-async def _why_kept(run: Run, key: ApiKey, explaining: Sequence[str]) -> str | None:
+def _why_kept(
+    run: Run, key: ApiKey, ours: Collection[Marker], explaining: Sequence[str], destinations: Sequence[str]
+) -> str | None:
     mark = read_marker(key.name)
-    if mark is None or mark[0] != run.name or mark[1] not in await run.world.known_runs({mark[1]}):
-        return "it does not carry the marker of a run that is known here."
+    if mark is None or mark.rotation != run.name or mark not in ours:
+        return "it does not carry the marker of this installation."
     if is_new(key, run.world.now()):
         return "it was made less than an hour ago."
     ledger = run.ledger
     waiting = {entry.run_id for entry in (ledger.pending, *ledger.unresolved) if entry}
-    if mark[1] in waiting:
+    if mark.run_id in waiting:
         return "the ledger still waits for it, and the next run of the rotation deletes it."
     if key.hash in ledger.hashes() or any(key.hash in text for text in explaining):
         return "a ledger explains it now."
-    return None
-
-
-def _why_not_certain(run: Run, key: ApiKey, destinations: list[str]) -> str | None:
     if not run.has_ledger or not destinations:
         return "without its rotation's ledger and destinations nobody knows who holds it."
-    used = key.last_used_at is not None or key.usage + key.byok_usage > 0
-    if used and key.is_live(run.world.now()):
-        return "it has been used, so somebody holds it."
     return None
 
 
@@ -158,18 +269,19 @@ async def _current(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> 
     secrets = [run.contents[name].value for name in rotation.destinations]
     mark = read_marker(key.name)
     agree = all(label_agrees(key.label, secret) for secret in secrets) and len(set(held.values())) == 1
-    if mark is None or mark[0] != run.name or not agree or not key.is_live(now):
+    if mark is None or mark.rotation != run.name or not agree or not key.is_live(now):
         return None
     terms, budget = _terms_and_budget(rotation, key, now)
     return Current(
         hash=key.hash,
         label=key.label,
         fingerprint=fingerprint(secrets[0]) or "",
-        made_by=mark[1],
+        made_by=mark.run_id,
         connection=rotation.connection,
         workspace_id=key.workspace_id,
         since=key.created_at,
         destinations=tuple(rotation.destinations),
+        places=kept_places(rotation.destinations, run.places),
         terms=terms,
         budget=budget,
     )
@@ -191,7 +303,7 @@ async def repair_findings(comparison: Comparison, connection: str, open_rotation
     """Repair what is beyond doubt, one rotation at a time."""
     wanted: dict[str, list[Finding]] = {}
     for finding in comparison.findings:
-        if finding.rotation and finding.kind in (Kind.ORPHAN, Kind.LEDGER_LOST):
+        if finding.rotation and finding.kind in UNRECORDED | {Kind.LEDGER_LOST}:
             wanted.setdefault(finding.rotation, []).append(finding)
     outcomes: dict[Finding, Finding] = {}
     for name, found in wanted.items():
@@ -208,30 +320,30 @@ async def _repair_rotation(
     comparison: Comparison, connection: str, findings: Sequence[Finding], run: Run
 ) -> dict[Finding, Finding]:
     deployed = comparison.deployed.get(run.name)
-    orphans = [finding.key_hash for finding in findings if finding.kind is Kind.ORPHAN]
-    # A list that names a deleted key could not be changed any more.
-    listed = {key_hash: "a list of the account names it." for key_hash in orphans if key_hash in comparison.named}
-    orphans = [key_hash for key_hash in orphans if key_hash not in listed]
-    outcomes = {}
+    hashes = [finding.key_hash for finding in findings if finding.kind in UNRECORDED]
+    outcomes: dict[Finding, Finding] = {}
+    settled: dict[str, Outcome] = {}
     try:
-        removed: dict[str, str | None] = {**listed}
-        if orphans:
-            removed |= await remove_orphans(run, connection, orphans, deployed, comparison.holders)
+        if hashes:
+            settled = await repair_unrecorded(run, connection, hashes, deployed, comparison.holders, comparison.named)
         for finding in findings:
-            if finding.kind is Kind.ORPHAN:
-                outcomes[finding] = _repaired(finding, "It was deleted.", removed[finding.key_hash])
+            if finding.kind in UNRECORDED:
+                outcomes[finding] = _repaired(finding, settled[finding.key_hash])
             elif deployed is not None:
                 why = await restore_ledger(run, connection, comparison.lost[run.name].keys, deployed)
-                outcomes[finding] = _repaired(finding, "The ledger was written anew.", why)
+                outcomes[finding] = _repaired(finding, Outcome("The ledger was written anew.", why or ""))
     except KeyRotationError as error:
         outcomes = {finding: outcomes.get(finding) or _not_repaired(finding, str(error)) for finding in findings}
+    if CURRENT_AGAIN in settled.values():
+        others = [each for each in comparison.findings if each.rotation == run.name and each.kind in SETTLED_BY_IT]
+        outcomes |= {finding: replace(finding, repaired=True) for finding in others}
     return outcomes
 
 
-def _repaired(finding: Finding, done: str, why_not: str | None) -> Finding:
-    if why_not is not None:
-        return _not_repaired(finding, why_not)
-    return replace(finding, sentence=f"{finding.sentence} {done}", repaired=True)
+def _repaired(finding: Finding, outcome: Outcome) -> Finding:
+    if outcome.why_not:
+        return _not_repaired(finding, outcome.why_not)
+    return replace(finding, sentence=f"{finding.sentence} {outcome.done}", repaired=True)
 
 
 def _not_repaired(finding: Finding, why: str) -> Finding:

@@ -10,14 +10,15 @@ from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.events import Event
 from tasks.model.keys import period_end
-from tasks.model.ledger import Budget, Current, Ledger, Superseded
+from tasks.model.ledger import Current, Ledger, Superseded
+from tasks.model.records import Budget
 from tasks.model.terms import Terms
 from tasks.world.account import confirm_gone
 from tasks.world.run import Run
 
 
 def carried_over(former: ApiKey, earlier: Budget | None, terms: Terms, now: datetime) -> Budget | None:
-    """Say how much of the next key's limit is spent already.
+    """Compute how much of the next key's limit is spent already.
 
     Args:
         former: The key that is replaced, as OpenRouter shows it.

@@ -21,8 +21,9 @@ from blocks.errors import (
 )
 from blocks.openrouter.keys import ApiKey
 from blocks.openrouter.lists import KeyList
-from tasks.model.ledger import MadeKey, Superseded
+from tasks.model.ledger import Superseded
 from tasks.model.lists import predecessors_of, replaced, successor_of
+from tasks.model.records import MadeKey
 from tasks.model.rotation import Rotation
 from tasks.world.account import has_workspace
 from tasks.world.optional import PARTS_WITH_LISTS, Part, if_available, listed
@@ -57,7 +58,7 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
         # Nothing that a consumer may lose keeps a leaked key alive.
         if not run.identity.emergency:
             raise
-        run.left_undone.append(str(error))
+        run.left_undone.append(error)
 
 
 async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
@@ -130,7 +131,7 @@ async def _read_lists(run: Run, connection: str, workspace_id: str | None) -> li
     return found
 
 
-async def places_ahead(run: Run, rotation: Rotation) -> list[str]:
+async def lists_ahead(run: Run, rotation: Rotation) -> list[str]:
     """Return what a rotation would do about the lists of the account, in sentences; nothing is changed.
 
     Args:

@@ -8,7 +8,8 @@ from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter.keys import ApiKey, KeyRequest
 from tasks.key.budget import carried_over, settle_budget
 from tasks.model.keys import label_agrees
-from tasks.model.ledger import Budget, Current, MadeKey, Pending
+from tasks.model.ledger import Current, Pending
+from tasks.model.records import Budget, MadeKey
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.world.account import guardrail_of, has_workspace
@@ -16,7 +17,7 @@ from tasks.world.run import Run
 
 
 async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[Terms, Budget | None]:
-    """Say on which terms the next key is made, and how much of its budget is spent already.
+    """Decide the terms of the next key, and how much of its budget is spent already.
 
     Args:
         run: The run.
@@ -46,7 +47,7 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
 
 
 def _found_again(run: Run, now: datetime) -> Current | None:
-    """Say which of the keys that were found again after the ledger was lost is the one that consumers hold."""
+    """Return the key that consumers hold, of those found again after the ledger was lost."""
     found = [key for key in run.ledger.superseded if not key.fingerprint]
     held = [key for key in found if any(label_agrees(key.label, place.value) for place in run.contents.values())]
     if found and not held:
@@ -89,7 +90,7 @@ async def _terms_of(run: Run, rotation: Rotation, current: Current, key: ApiKey)
 
 
 def request_of(pending: Pending, name: str) -> KeyRequest:
-    """Say which key a pending intent asks OpenRouter for.
+    """Return the request by which a pending intent asks OpenRouter for its key.
 
     Args:
         pending: The intent.

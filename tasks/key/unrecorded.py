@@ -8,8 +8,10 @@ from uuid import UUID
 
 from blocks.errors import ConfigurationError, ServiceError
 from blocks.openrouter.keys import ApiKey
-from tasks.model.keys import read_marker
+from tasks.model.keys import Marker, label_agrees, read_marker
 from tasks.model.ledger import TURNS_UP_WITHIN, Pending, Superseded, Unresolved
+from tasks.model.unrecorded import as_superseded
+from tasks.world.installation import made_here
 from tasks.world.optional import Part, if_available, listed
 from tasks.world.ports import KeyReader
 from tasks.world.run import Run
@@ -78,17 +80,26 @@ async def _delete_marked(
     explained = run.ledger.hashes()
 
     def ours(key: ApiKey) -> bool:
-        return read_marker(key.name) == (run.name, run_id) and key.hash not in explained
+        mark = read_marker(key.name)
+        return mark is not None and mark[:2] == (run.name, run_id) and key.hash not in explained
 
     openrouter = await run.world.connection(connection)
     found = await _search(openrouter, workspace_id, ours)
     if not found and look_again:
         await run.world.sleep(LOOK_AGAIN_AFTER_SECONDS)
         found = await _search(openrouter, workspace_id, ours)
+    # After a restore of Prefect's database a ledger may wait for a key that was published since.
+    found = [key for key in found if not await _is_held(run, key)]
     for key in found:
         await run.guard()
         await openrouter.delete_key(key.hash)
     return bool(found)
+
+
+async def _is_held(run: Run, key: ApiKey) -> bool:
+    places = {name for entry in (run.ledger.current, run.ledger.pending) if entry for name in entry.destinations}
+    await run.look_where_possible(sorted(places))
+    return any(label_agrees(key.label, run.contents[name].value) for name in places if name in run.contents)
 
 
 async def _search(
@@ -97,11 +108,11 @@ async def _search(
     return {key.hash: key async for key in openrouter.list_keys(workspace_id) if wanted(key)}.values()
 
 
-async def keys_without_ledger(run: Run, connection: str, revoke_at: datetime) -> list[Superseded]:
-    """Find the keys that this rotation made before its ledger was lost, in every workspace of the account.
+async def unrecorded_keys(run: Run, connection: str, revoke_at: datetime) -> list[Superseded]:
+    """Find the keys that this rotation made and that its ledger does not know, in every workspace of the account.
 
-    Another Prefect server may run a rotation of the same name in the same account, so only keys whose marker names a
-    flow run that this server knows are taken up.
+    There are some if the ledger was lost, or is an earlier one because Prefect's database was restored. Another
+    installation may run a rotation of the same name in the same account; its keys are left alone.
 
     Args:
         run: The run.
@@ -109,32 +120,25 @@ async def keys_without_ledger(run: Run, connection: str, revoke_at: datetime) ->
         revoke_at: When they are to be revoked.
 
     Returns:
-        The keys, as superseded ones.
+        The keys, as superseded ones, the newest first.
 
     Raises:
         ServiceError: OpenRouter or Prefect failed.
     """
     openrouter: KeyReader = await run.world.connection(connection)
-    marked: dict[str, tuple[ApiKey, UUID]] = {}
+    explained = run.ledger.hashes()
+    marked: dict[str, tuple[ApiKey, Marker]] = {}
     workspaces = await if_available(Part.WORKSPACES, listed(openrouter.list_workspaces()), run.note)
     for workspace in [None] if workspaces is None else workspaces:
         async for key in openrouter.list_keys(workspace):
-            if (mark := read_marker(key.name)) and mark[0] == run.name:
-                marked[key.hash] = key, mark[1]
-    known = await run.world.known_runs({run_id for _, run_id in marked.values()})
-    for key, run_id in marked.values():
-        if run_id not in known:
-            run.note(f"The key {key.label} carries this rotation's name but a run that is not known here: left alone.")
-    return [_superseded(key, run_id, connection, revoke_at) for key, run_id in marked.values() if run_id in known]
-
-
-def _superseded(key: ApiKey, made_by: UUID, connection: str, revoke_at: datetime) -> Superseded:
-    return Superseded(
-        hash=key.hash,
-        label=key.label,
-        fingerprint="",
-        made_by=made_by,
-        connection=connection,
-        workspace_id=key.workspace_id,
-        revoke_at=revoke_at,
-    )
+            mark = read_marker(key.name)
+            if mark and mark.rotation == run.name and key.hash not in explained:
+                marked[key.hash] = key, mark
+    ledgers = [value async for _, value in run.world.ledgers()] if marked else []
+    ours = await made_here(run.world, [mark for _, mark in marked.values()], ledgers) if marked else set()
+    for key, mark in marked.values():
+        if mark not in ours:
+            maker = f"the installation {mark.installation}" if mark.installation else "a run that is not known here"
+            run.note(f"The key {key.label} carries this rotation's name, but was made by {maker}: it was left alone.")
+    found = sorted(marked.values(), key=lambda each: each[0].created_at, reverse=True)
+    return [as_superseded(key, mark, connection, revoke_at) for key, mark in found if mark in ours]

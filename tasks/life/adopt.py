@@ -8,6 +8,7 @@ from blocks.errors import ConfigurationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.keys import fingerprint, label_agrees, read_marker
 from tasks.model.ledger import Current
+from tasks.model.places import kept_places
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.model.written_off import as_explanation
@@ -62,6 +63,7 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
         workspace_id=key.workspace_id,
         since=key.created_at,
         destinations=tuple(holders),
+        places=kept_places(holders, run.places),
         terms=Terms.of(key, await guardrail_of(run, rotation.connection, key.hash) if rotation.key.inherit else None),
     )
 

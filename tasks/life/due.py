@@ -6,6 +6,7 @@ from collections.abc import Awaitable
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, PlaceLostError
 from tasks.key.budget import settle_budget
+from tasks.model.decisions import emergency_is_done
 from tasks.steps import Steps
 from tasks.world.run import Run
 
@@ -34,20 +35,20 @@ async def where_keys_are_read(run: Run) -> list[str]:
 async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) -> None:
     """Revoke the superseded keys that are due, schedule the others, and keep a carried budget exact."""
     now = run.world.now()
-    if run.identity.emergency and not all(key.at_once for key in run.ledger.superseded):
+    # What was superseded after the emergency, by a restore for example, keeps its overlap when that is retried.
+    if run.identity.emergency and not emergency_is_done(run.ledger, run.identity):
         await run.write(run.ledger.hastened(now))
-    failures = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
-    failures += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.due(now)]
+    outcomes = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
+    outcomes += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.due(now)]
     if run.identity.emergency:
-        failures.append(await failure_of(require_current_everywhere(run, destinations)))
+        outcomes.append(await failure_of(require_current_everywhere(run, destinations)))
     ledger = run.ledger
     for at in [moment for moment in ledger.due_times() if moment > now]:
         # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
         if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
-    sentences = [*run.left_undone, *(str(failure) for failure in failures if failure)]
-    if sentences:
-        raise DestinationError(" ".join(dict.fromkeys(sentences)))
+    if failures := [*run.left_undone, *(failure for failure in outcomes if failure)]:
+        raise DestinationError.combine(failures)
 
 
 async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:
@@ -74,6 +75,6 @@ async def require_current_everywhere(run: Run, destinations: list[str]) -> None:
     others = sorted(name for name, content in found.items() if content != current.fingerprint)
     if others:
         raise DestinationError(
-            f"{', '.join(others)} was overwritten during the emergency and does not hold the current key "
+            f"{', '.join(others)} was overwritten since and does not hold the current key "
             f"{current.label}: run the rotation, which publishes a new key there."
         )

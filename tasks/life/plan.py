@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
-from tasks.key.lists import places_ahead
+from tasks.key.lists import lists_ahead
 from tasks.life.adopt import find_adoptable
-from tasks.life.recover import observe
+from tasks.life.recover import is_key_among, observe, unknown_secrets
 from tasks.model.decisions import Identity, Situation
+from tasks.model.former_places import about_to_leave, left_behind
 from tasks.model.keys import show_duration
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
@@ -35,7 +36,7 @@ async def check_everything(run: Run, rotation: Rotation) -> list[str]:
 
 
 async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
-    """Say what a run would find, and what it would do.
+    """Return what a run would find, and what it would do.
 
     Args:
         run: The run.
@@ -50,8 +51,15 @@ async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
     checked = await check_everything(run, rotation)
     situation = await observe(run, rotation)
     await find_adoptable(run, rotation)
-    places = await places_ahead(run, rotation)
-    return checked, steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now(), places)
+    lists = await lists_ahead(run, rotation)
+    places = run.places_of(rotation.destinations)
+    steps = steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now(), places, lists)
+    unknown = unknown_secrets(run, rotation)
+    for name in unknown:
+        run.note(f"{name} holds a secret that the ledger does not know.")
+    if is_key_among(unknown) and situation is not Situation.FIRST_RUN:
+        steps.insert(1, "Look for keys that this rotation made and that its ledger does not know.")
+    return checked, steps
 
 
 def steps_ahead(
@@ -60,9 +68,10 @@ def steps_ahead(
     rotation: Rotation,
     identity: Identity,
     now: datetime,
-    places: Sequence[str] = (),
+    places: Mapping[str, str],
+    lists: Sequence[str] = (),
 ) -> list[str]:
-    """Say which steps a run would take.
+    """Return the steps that a run would take.
 
     Args:
         situation: What it finds.
@@ -70,7 +79,8 @@ def steps_ahead(
         rotation: The rotation.
         identity: Which run asks.
         now: The current moment, UTC.
-        places: What it would do about the lists of the account that name keys, in sentences.
+        places: Where each destination points.
+        lists: What it would do about the lists of the account that name keys, in sentences.
 
     Returns:
         The steps, in order.
@@ -80,7 +90,9 @@ def steps_ahead(
         return steps
     steps += _putting_right(situation, ledger)
     if situation not in (Situation.ALREADY_ROTATED, Situation.TOO_YOUNG):
-        steps += _rotating(situation, ledger, rotation, identity, places)
+        steps += _rotating(situation, ledger, rotation, identity, lists)
+        steps += about_to_leave(ledger, places, timedelta(0) if identity.emergency else rotation.overlap)
+    steps += left_behind(ledger)
     due = [key.label for key in ledger.superseded if identity.emergency or key.revoke_at <= now]
     steps += [f"Look at the superseded key {label}, which is due, and revoke it as its policy asks." for label in due]
     return steps
@@ -100,14 +112,14 @@ def _putting_right(situation: Situation, ledger: Ledger) -> list[str]:
 
 
 def _rotating(
-    situation: Situation, ledger: Ledger, rotation: Rotation, identity: Identity, places: Sequence[str]
+    situation: Situation, ledger: Ledger, rotation: Rotation, identity: Identity, lists: Sequence[str]
 ) -> list[str]:
     steps = []
     if rotation.adopt and ledger.current is None:
         steps.append(f"Adopt the key with the hash {rotation.adopt}.")
     if situation is not Situation.KEY_PUBLISHED:
         steps.append(f"Create a key named `{rotation.key.name}`, with date and marker.")
-    steps += ["Verify it.", *places]
+    steps += ["Verify it.", *lists]
     steps += [f"Publish it to `{name}` and read it back." for name in rotation.destinations]
     if ledger.current and identity.emergency:
         steps.append(f"Revoke the key {ledger.current.label} and every older one at once.")

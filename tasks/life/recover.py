@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+
+from pydantic import SecretStr
 
 from blocks.destination import Content, Destination
 from blocks.errors import ConfigurationError, ConflictError, DestinationError, OtherAccountError, ServiceError
 from tasks.create import intent_of
-from tasks.key.unrecorded import keys_without_ledger, settle_intent, settle_unresolved
+from tasks.key.unrecorded import settle_intent, settle_unresolved, unrecorded_keys
 from tasks.life.adopt import adopt
 from tasks.model.decisions import MAYBE, Situation, assess
-from tasks.model.keys import fingerprint, may_be_replaced, show_time
-from tasks.model.ledger import Superseded
+from tasks.model.keys import KEY_PREFIX, fingerprint, label_agrees, may_be_replaced, show_time
+from tasks.model.ledger import Ledger, Superseded
+from tasks.model.places import is_same
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.verify import can_be_finished
@@ -42,13 +45,12 @@ async def observe(run: Run, rotation: Rotation) -> Situation:
     await run.world.load_blocks(rotation.connection, rotation.destinations)
     await run.world.connection(rotation.connection)
     await _check_expiry(run, rotation)
-    former = ledger.pending.destinations if ledger.pending else ()
-    fingerprints = await run.look(rotation.destinations, former)
-    _note_what_is_not_ours(run, rotation, fingerprints)
+    fingerprints = await run.look(rotation.destinations, ledger.where_pending())
     known = ledger if run.has_ledger else None
     situation = assess(known, run.identity, fingerprints, run.world.now(), rotation.minimum_age)
     if situation is Situation.TOO_YOUNG and not await _current_works(run, rotation):
         situation = Situation.NOTHING_PENDING
+        run.note("The current key did not work any more, so it was replaced before its time.")
     if situation not in (Situation.ALREADY_ROTATED, Situation.ROTATED_SINCE, Situation.TOO_YOUNG):
         _refuse_to_overwrite(run, rotation, fingerprints)
     return situation
@@ -76,10 +78,17 @@ def _known_fingerprints(run: Run) -> set[str | None]:
     return {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key} | {MAYBE, None}
 
 
+def is_key_among(secrets: Mapping[str, SecretStr]) -> bool:
+    """Return whether one of these secrets is a key of OpenRouter."""
+    return any(secret.get_secret_value().startswith(KEY_PREFIX) for secret in secrets.values())
+
+
 def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
     # What somebody puts into a destination that has held a key of this rotation is not worth an outage.
     current, known = run.ledger.current, _known_fingerprints(run)
-    permitted = {*rotation.overwrite, *(current.destinations if current else ())}
+    where = current.where() if current else {}
+    ours = {name for name, place in where.items() if not place or is_same(place, run.places.get(name, ""))}
+    permitted = {*rotation.overwrite, *ours}
     others = [
         name
         for name in rotation.destinations
@@ -93,13 +102,15 @@ def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: dict[str, s
         )
 
 
-def _note_what_is_not_ours(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
-    ledger, known = run.ledger, _known_fingerprints(run)
-    for name in rotation.destinations:
-        if fingerprints[name] not in known and run.contents[name].value and not _to_be_adopted(run, rotation, name):
-            run.note(f"{name} held a secret that this rotation did not make; it was replaced there and is not revoked.")
-    for name in set(ledger.current.destinations if ledger.current else ()) - set(rotation.destinations):
-        run.note(f"{name} is no longer a destination; the key that it holds ends with its overlap.")
+def unknown_secrets(run: Run, rotation: Rotation) -> dict[str, SecretStr]:
+    """Return what the destinations hold that is in no entry of the ledger, nor about to be adopted."""
+    known = _known_fingerprints(run)
+    held = {name: run.contents[name].value for name in rotation.destinations}
+    return {
+        name: secret
+        for name, secret in held.items()
+        if secret is not None and fingerprint(secret) not in known and not _to_be_adopted(run, rotation, name)
+    }
 
 
 def _to_be_adopted(run: Run, rotation: Rotation, name: str) -> bool:
@@ -121,10 +132,11 @@ async def recover(run: Run, rotation: Rotation, situation: Situation, revoke: Re
     Raises:
         KeyRotationError: It could not be put right; the next run tries again.
     """
+    if situation is not Situation.ALREADY_ROTATED:
+        # First of all: what follows deletes keys that the ledger expects, and does not know to be published.
+        await _take_up_unrecorded_keys(run, rotation, situation)
     await settle_unresolved(run)
     match situation:
-        case Situation.FIRST_RUN:
-            await _take_up_keys_without_ledger(run, rotation)
         case Situation.INTENT_WITHOUT_KEY:
             await settle_intent(run)
         case Situation.KEY_UNPUBLISHED:
@@ -135,14 +147,14 @@ async def recover(run: Run, rotation: Rotation, situation: Situation, revoke: Re
             if half_published := await _finish_pending(run, rotation):
                 return half_published
     await adopt(run, rotation)
-    if situation is not Situation.ALREADY_ROTATED and not _has_room(run, rotation):
+    if situation is not Situation.ALREADY_ROTATED and not _has_room(run, rotation, run.ledger):
         await _make_room(run, rotation, revoke)
     return None
 
 
-def _has_room(run: Run, rotation: Rotation) -> bool:
+def _has_room(run: Run, rotation: Rotation, ledger: Ledger) -> bool:
     now = run.world.now()
-    return has_room_for(intent_of(run, rotation, now, rotation.key.terms(now), None), run.ledger, rotation.retirement)
+    return has_room_for(intent_of(run, rotation, now, rotation.key.terms(now), None), ledger, rotation.retirement)
 
 
 async def _make_room(run: Run, rotation: Rotation, revoke: Revoke) -> None:
@@ -156,12 +168,30 @@ async def _make_room(run: Run, rotation: Rotation, revoke: Revoke) -> None:
             run.note(f"A superseded key is still alive: {error}")
 
 
-async def _take_up_keys_without_ledger(run: Run, rotation: Rotation) -> None:
-    until = run.world.now() + rotation.overlap
-    keys = await keys_without_ledger(run, rotation.connection, until)
-    if keys:
-        run.note("The ledger was gone; the keys that this rotation had made were found again and will be revoked.")
-        await run.write(run.ledger.found(keys))
+async def _take_up_unrecorded_keys(run: Run, rotation: Rotation, situation: Situation) -> None:
+    found: list[Superseded] = []
+    unknown = unknown_secrets(run, rotation)
+    # An unknown key in a destination is the only sign by which a run can tell that its ledger is an earlier one.
+    if situation is Situation.FIRST_RUN or is_key_among(unknown):
+        found = await unrecorded_keys(run, rotation.connection, run.world.now() + rotation.overlap)
+    # What destinations hold comes first, if there is no room for all.
+    found.sort(key=lambda key: not any(label_agrees(key.label, secret) for secret in unknown.values()))
+    ledger, taken = run.ledger, list[Superseded]()
+    for key in found:
+        if _has_room(run, rotation, ledger.found([*taken, key])):
+            taken.append(key)
+    if taken:
+        what = "gone" if situation is Situation.FIRST_RUN else "an earlier one"
+        labels = ", ".join(key.label for key in taken)
+        run.note(f"The ledger was {what}; keys of this rotation were found again and will be revoked: {labels}.")
+        await run.write(ledger.found(taken))
+    if left := len(found) - len(taken):
+        run.note(
+            f"The ledger has no room for {left} more keys of this rotation: audit with repair, which settles them."
+        )
+    for name, secret in unknown.items():
+        if not any(label_agrees(key.label, secret) for key in found):
+            run.note(f"{name} held a secret that this rotation did not make; it was replaced there and is not revoked.")
 
 
 async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None:
@@ -188,7 +218,8 @@ async def _give_pending_up(run: Run, rotation: Rotation) -> None:
     now, emergency = run.world.now(), run.identity.emergency
     revoke_at = now if emergency else now + rotation.overlap
     late_until = None if emergency else run.ledger.late_until(now)
-    await run.write(run.ledger.abandoned(revoke_at, at_once=emergency, late_until=late_until))
+    places = run.places_of(rotation.destinations)
+    await run.write(run.ledger.abandoned(revoke_at, at_once=emergency, late_until=late_until, places=places))
 
 
 async def _fence_pending_off(run: Run) -> None:
@@ -230,7 +261,7 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
         await _give_pending_up(run, rotation)
         return None
     # Signing the ledger keeps out the attempt that made the key, which may still be alive, but not its last write.
-    await run.write(run.ledger)
+    await run.write(run.ledger.continued(run.places_of(rotation.destinations)))
     run.has_late_writes = True
     return key
 

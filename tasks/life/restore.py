@@ -9,7 +9,9 @@ from pydantic import SecretStr
 from blocks.errors import ConfigurationError, NotFoundError
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, show_time
-from tasks.model.ledger import Current, MadeKey, Superseded
+from tasks.model.ledger import Current, Superseded
+from tasks.model.places import kept_places
+from tasks.model.records import MadeKey
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.verify import wait_until_accepted
@@ -142,15 +144,17 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
     if former is None:
         return
     entry = next(entry for entry in ledger.superseded if entry.hash == key.hash)
+    places = run.places_of(former.destinations)
     current = Current(
-        **entry.model_dump(include=set(MadeKey.model_fields)),
+        **entry.found_again(places).model_dump(include=set(MadeKey.model_fields)),
         since=now,
         rotated_by=run.identity.id,
         destinations=former.destinations,
+        places=kept_places(former.destinations, places),
         terms=former.terms,
         inherits=former.inherits,
     )
-    await run.write(ledger.restored(entry, current, now + overlap))
+    await run.write(ledger.replaced(current, now + overlap, places))
     await run.world.emit(Event.KEY_RESTORED, run.name, **key.told())
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from blocks.errors import ConfigurationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.events import Event
-from tasks.model.ledger import Budget, Current
+from tasks.model.ledger import Current
+from tasks.model.records import Budget
 from tasks.model.room import MAX_LEDGER_BYTES, largest_size
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
@@ -21,7 +22,7 @@ ONLY_NEW_KEYS = {"workspace_id": "workspace", "creator_user_id": "creator"}
 
 
 async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
-    """Let the current key have the settings that the rotation names now.
+    """Apply the rotation's settings to the current key.
 
     Args:
         run: The run, whose ledger is loaded.

@@ -111,10 +111,15 @@ def rotated_since(ledger: Ledger, run: Identity) -> bool:
     if any(key.made_by == run.id for key in ledger.superseded):
         return True
     if run.emergency:
-        # A later run leaves in its overlap what this emergency was to revoke, unless it is an emergency too.
-        last = ledger.emergency
-        return last is not None and (last.run_id == run.id or last.at > run.first_started)
+        return emergency_is_done(ledger, run)
     return ledger.current.since > run.first_started
+
+
+def emergency_is_done(ledger: Ledger, run: Identity) -> bool:
+    """Return whether every key that an emergency was to end is due: it, or a later emergency, has published its key."""
+    # A later run that is no emergency leaves them in their overlap.
+    last = ledger.emergency
+    return last is not None and (last.run_id == run.id or last.at > run.first_started)
 
 
 def _find_key(fingerprint: str, run: Identity, fingerprints: Mapping[str, str | None]) -> Situation:
@@ -187,3 +192,8 @@ def judge(
         return Judgement(verdict, unused_since=unused_since)
     wait = max(policy.quiet_time, min(policy.quiet_time * 2 ** min(key.postponed, MAX_DOUBLINGS), LONGEST_POSTPONEMENT))
     return Judgement(Verdict.POSTPONE, min(now + wait, deadline), unused_since)
+
+
+def has_work(ledger: Ledger, until: datetime) -> bool:
+    """Return whether a retirement has something to do until a moment (UTC)."""
+    return any(at <= until for at in ledger.due_times()) or any(key.capped is False for key in ledger.superseded)

@@ -60,6 +60,16 @@ class Event(StrEnum):
         "A run of a rotation failed; `sentence` says what is still safe and what to do.",
         ("step", "sentence"),
     )
+    ROTATION_NEEDS_PERSON = (
+        "key-rotation.rotation.needs-person",
+        "A run failed in a way that does not pass by itself, or its third try failed; `sentence` says what to do.",
+        ("step", "sentence"),
+    )
+    ROTATION_RECOVERED = (
+        "key-rotation.rotation.recovered",
+        "A run succeeded after a failure of which a person was told.",
+        ("sentence",),
+    )
     ROTATION_REMOVED = (
         "key-rotation.rotation.removed",
         "A rotation was removed, and none of its keys is left to revoke.",

@@ -3,33 +3,72 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import NamedTuple, TypeGuard
 from uuid import UUID
 
 from pydantic import SecretStr
 
 from blocks.openrouter.keys import LimitReset
 
-_MARKER = re.compile(r"\[rotation ([a-z0-9-]+) run ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\] ?")
+INSTALLATION_LENGTH = 7
+"""Letters of an installation's id. It cannot be longer: the marker may not grow, or long key names would be refused."""
+_INSTALLATION = re.compile(rf"[a-z]{{{INSTALLATION_LENGTH}}}")
+_MARKER = re.compile(
+    r"\[rotation (?P<rotation>[a-z0-9-]+) "
+    rf"(?:(?P<installation>{_INSTALLATION.pattern})/(?P<run>[0-9a-f]{{32}})"
+    r"|run (?P<former_run>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))\] ?"
+)
 
 
-def marker(rotation: str, run_id: UUID) -> str:
-    """Return the part of a key's name that identifies the rotation and the flow run that made it.
+class Marker(NamedTuple):
+    """Who made a key.
+
+    Args:
+        rotation: The rotation's name.
+        run_id: The flow run's id.
+        installation: The id of the Prefect installation; empty in keys of earlier versions.
+    """
+
+    rotation: str
+    run_id: UUID
+    installation: str = ""
+
+    def __str__(self) -> str:
+        if not self.installation:
+            return f"[rotation {self.rotation} run {self.run_id}]"
+        return f"[rotation {self.rotation} {self.installation}/{self.run_id.hex}]"
+
+    def is_of(self, installations: Collection[str], known_runs: Collection[UUID]) -> bool:
+        """Return whether an installation of these ids made the key; of an earlier version's key, its flow run tells."""
+        return self.installation in installations if self.installation else self.run_id in known_runs
+
+
+def is_installation(value: object) -> TypeGuard[str]:
+    """Return whether a value can be an installation's id: letters only, so that no command takes it for a number."""
+    return isinstance(value, str) and bool(_INSTALLATION.fullmatch(value))
+
+
+def marker(rotation: str, run_id: UUID, installation: str = "") -> str:
+    """Return the part of a key's name that identifies the rotation, the installation and the flow run that made it.
 
     It stands at the beginning of the name: if OpenRouter cut the name, the user's part would be lost and the marker
-    would not. Earlier versions put it at the end.
+    would not. Earlier versions put it at the end, and named no installation.
     """
-    return f"[rotation {rotation} run {run_id}]"
+    return str(Marker(rotation, run_id, installation))
 
 
-def read_marker(key_name: str) -> tuple[str, UUID] | None:
-    """Return the rotation's name and the flow run's id from a key's name; `None` for a key that no rotation made.
+def read_marker(key_name: str) -> Marker | None:
+    """Return who made a key, from its name; `None` for a key that no rotation made.
 
     The marker is found at either end of the name.
     """
     found = _find_marker(key_name)
-    return (found[1], UUID(found[2])) if found else None
+    if found is None:
+        return None
+    return Marker(found["rotation"], UUID(found["run"] or found["former_run"]), found["installation"] or "")
 
 
 def without_marker(key_name: str) -> str:

@@ -14,9 +14,11 @@ from decimal import Decimal
 from typing import Any, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from blocks.errors import LedgerError
+from tasks.model.places import kept_places
+from tasks.model.records import Budget, Entry, MadeKey, Placed
 from tasks.model.rotation import Retirement
 from tasks.model.terms import Terms
 from tasks.model.written_off import WrittenOff
@@ -27,53 +29,15 @@ TURNS_UP_WITHIN = timedelta(minutes=15)
 """How late a create may still take effect; until then every run searches for its marker."""
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MadeKey(_Entry):
-    """A key of this rotation.
-
-    `fingerprint` is empty if the key was found by its marker after its ledger was lost, `made_by` if it was adopted.
-    """
-
-    hash: str
-    label: str
-    fingerprint: str
-    made_by: UUID | None = None
-    connection: str
-    workspace_id: str | None = None
-
-    def told(self) -> dict[str, str]:
-        """Return the key as the payload of an event, without its fingerprint."""
-        return {"key_label": self.label, "key_hash": self.hash, "connection": self.connection}
-
-
-class Budget(_Entry):
-    """A limit that is temporarily smaller, because former keys have spent a part of it.
-
-    `ends_at` is when the full limit is due again; never, if the limit has no reset.
-    """
-
-    carried: Decimal
-    ends_at: datetime | None = None
-
-    def runs(self, now: datetime) -> bool:
-        """Return whether the spending of former keys still counts."""
-        return self.ends_at is None or now < self.ends_at
-
-
-class Current(MadeKey):
+class Current(MadeKey, Placed):
     """The key that every destination holds.
 
     `terms` have the full limit, even while a carried budget reduces it at OpenRouter. Until `late_until` a write of the
-    key whose outcome is unknown may still take effect. `inherits` is whether it takes the places of its predecessors in
-    the account's lists of keys.
+    key whose outcome is unknown may still take effect. `inherits` is whether it has its predecessors' places in lists.
     """
 
     since: datetime
     rotated_by: UUID | None = None
-    destinations: tuple[str, ...]
     terms: Terms | None = None
     budget: Budget | None = None
     late_until: datetime | None = None
@@ -102,13 +66,15 @@ class Superseded(MadeKey):
     late_until: datetime | None = None
 
 
-class Pending(_Entry):
-    """A key that is about to be created, or was created and is not current yet."""
+class Pending(Placed):
+    """A key that is about to be created, or was created and is not current yet.
+
+    Where the current key has the same places, they are not kept twice.
+    """
 
     run_id: UUID
     connection: str
     workspace_id: str | None = None
-    destinations: tuple[str, ...]
     intended_at: datetime
     terms: Terms | None = None
     budget: Budget | None = None
@@ -116,7 +82,7 @@ class Pending(_Entry):
     late_writes: timedelta | None = None
 
 
-class Unresolved(_Entry):
+class Unresolved(Entry):
     """A create whose outcome is unknown and whose key was not found: it may still turn up."""
 
     run_id: UUID
@@ -125,23 +91,25 @@ class Unresolved(_Entry):
     since: datetime
 
 
-class Emergency(_Entry):
+class Emergency(Entry):
     """The last emergency that has published its key, and when it made every older key due."""
 
     run_id: UUID
     at: datetime
 
 
-class Ledger(_Entry):
+class Ledger(Entry):
     """What is known about a rotation's keys; each method returns the ledger after one more step.
 
-    `removed` is whether the rotation was removed, and `kept` the key that was left to its user then.
+    `installation` is the id that stands in the markers of new keys; empty until this version makes one. `removed` is
+    whether the rotation was removed, and `kept` the key that was left to its user then.
     """
 
     format: int = FORMAT
     package: str = ""
     revision: int = 0
     writer: str = ""
+    installation: str = ""
     current: Current | None = None
     pending: Pending | None = None
     superseded: tuple[Superseded, ...] = ()
@@ -176,13 +144,19 @@ class Ledger(_Entry):
             ends.add(self.current.budget.ends_at)
         return sorted(ends)
 
-    def has_work(self, until: datetime) -> bool:
-        """Return whether a retirement has something to do until a moment (UTC)."""
-        return any(at <= until for at in self.due_times()) or any(key.capped is False for key in self.superseded)
-
-    def intended(self, pending: Pending) -> Self:
+    def intended(self, pending: Pending, installation: str = "") -> Self:
         """Announce that a key is about to be created; this reactivates a removed rotation."""
-        return self._with(pending=pending, removed=False, kept=None)
+        if self.current and self.current.where() == pending.where():
+            pending = pending.model_copy(update={"places": ()})
+        known = installation or self.installation
+        return self._with(pending=pending, installation=known, removed=False, kept=None)
+
+    def where_pending(self) -> dict[str, str]:
+        """Return where the destinations of the pending key pointed when it was announced."""
+        if self.pending is None:
+            return {}
+        same = self.current and not self.pending.places and self.current.destinations == self.pending.destinations
+        return self.current.where() if self.current and same else self.pending.where()
 
     def created(self, key: MadeKey) -> Self:
         """Record the key that was created for the pending intent."""
@@ -223,15 +197,36 @@ class Ledger(_Entry):
         late = self.pending.late_writes if self.pending else None
         return now + late if late else None
 
-    def abandoned(self, revoke_at: datetime, *, at_once: bool = False, late_until: datetime | None = None) -> Self:
+    def continued(self, places: Mapping[str, str]) -> Self:
+        """Announce that the pending key is published to where its destinations point now, and note what it leaves."""
+        if self.pending is None or self.pending.key is None:
+            raise LedgerError("No pending key was created, so none can be published.")
+        key = self.pending.key.leaving(self.where_pending(), places)
+        return self._with(pending=self.pending.model_copy(update={"key": key}))
+
+    def abandoned(
+        self,
+        revoke_at: datetime,
+        *,
+        at_once: bool = False,
+        late_until: datetime | None = None,
+        places: Mapping[str, str] | None = None,
+    ) -> Self:
         """Give up the pending key: it becomes a superseded one.
 
         It is not revoked before the last write that could still put it into a destination.
+
+        Args:
+            revoke_at: When it is due.
+            at_once: Whether it is revoked then, whatever the policy.
+            late_until: Until when a write of it may take effect.
+            places: Where each destination points now; `None` if no place that was left can hold the key.
         """
         if self.pending is None or self.pending.key is None:
             raise LedgerError("No pending key was created, so none can be given up.")
+        given_up = self.pending.key if places is None else self.pending.key.leaving(self.where_pending(), places)
         key = Superseded(
-            **self.pending.key.model_dump(),
+            **given_up.model_dump(),
             revoke_at=max(revoke_at, late_until or revoke_at),
             at_once=at_once,
             late_until=late_until,
@@ -245,7 +240,7 @@ class Ledger(_Entry):
     def published(
         self,
         run_id: UUID,
-        destinations: tuple[str, ...],
+        places: Mapping[str, str],
         now: datetime,
         revoke_at: datetime,
         retirement: Retirement,
@@ -253,29 +248,43 @@ class Ledger(_Entry):
         late_until: datetime | None = None,
         inherits: bool = False,
     ) -> Self:
-        """Make the pending key the current one, and the current one superseded."""
+        """Make the pending key the current one, and the current one superseded.
+
+        Args:
+            run_id: The run that has published it.
+            places: The destinations, and where each one points.
+            now: The current time, UTC.
+            revoke_at: When the former key is due.
+            retirement: What happens to the former key then.
+            late_until: Until when a write of the new key may take effect.
+            inherits: Whether the new key takes the former one's places in lists.
+        """
         if self.pending is None or self.pending.key is None:
             raise LedgerError("No pending key was created, so none can become the current one.")
         current = Current(
             **self.pending.key.model_dump(),
             since=now,
             rotated_by=run_id,
-            destinations=destinations,
+            destinations=tuple(places),
+            places=kept_places(tuple(places), places),
             terms=self.pending.terms,
             budget=self.pending.budget,
             late_until=late_until,
             inherits=inherits,
         )
-        former = self._retiring(now, revoke_at)
+        former = self._retiring(now, revoke_at, places)
         if self.pending.budget is not None:
             former = tuple(key.model_copy(update={"capped": False}) for key in former)
-        superseded = (*self.superseded, *former)
+        superseded = (*(key.found_again(places) for key in self.superseded), *former)
         return self._with(current=current, pending=None, superseded=superseded, retirement=retirement)
 
-    def _retiring(self, now: datetime, revoke_at: datetime) -> tuple[Superseded, ...]:
+    def _retiring(
+        self, now: datetime, revoke_at: datetime, places: Mapping[str, str] | None = None
+    ) -> tuple[Superseded, ...]:
         if self.current is None:
             return ()
-        former = self.current.model_dump(include=set(MadeKey.model_fields))
+        leaving = self.current if places is None else self.current.leaving(self.current.where(), places)
+        former = leaving.model_dump(include=set(MadeKey.model_fields))
         late_until = self.current.late_until
         return (
             Superseded(
@@ -306,10 +315,10 @@ class Ledger(_Entry):
             superseded=tuple(key.model_copy(update=changes) if key.hash == key_hash else key for key in self.superseded)
         )
 
-    def restored(self, key: Superseded, current: Current, revoke_at: datetime) -> Self:
-        """Make a superseded key the current one again, and the current one superseded."""
-        others = tuple(other for other in self.superseded if other.hash != key.hash)
-        return self._with(current=current, superseded=(*others, *self._retiring(current.since, revoke_at)))
+    def replaced(self, current: Current, revoke_at: datetime, places: Mapping[str, str]) -> Self:
+        """Make a key that every destination holds, such as a restored one, current, and the current one superseded."""
+        others = tuple(other.found_again(places) for other in self.superseded if other.hash != current.hash)
+        return self._with(current=current, superseded=(*others, *self._retiring(current.since, revoke_at, places)))
 
     def current_changed(self, **changes: Any) -> Self:
         """Change fields of the current key."""
@@ -350,12 +359,7 @@ class Ledger(_Entry):
         return self._with(superseded=tuple(key for key in self.superseded if key.hash != key_hash))
 
     def written(self, writer: str, package: str = "") -> Self:
-        """Sign the ledger for its next write.
-
-        Args:
-            writer: The attempt of a run that writes.
-            package: The version of this package.
-        """
+        """Sign the ledger for its next write, by the attempt of a run and the version of this package."""
         return self._with(format=FORMAT, package=package, revision=self.revision + 1, writer=writer)
 
     def _with(self, **changes: Any) -> Self:

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tasks.model.ledger import Ledger, MadeKey, Pending
+from tasks.model.keys import INSTALLATION_LENGTH
+from tasks.model.ledger import Ledger, Pending
+from tasks.model.records import MadeKey
 from tasks.model.rotation import Retirement
 
 MAX_LEDGER_BYTES = 5_000
@@ -21,8 +23,28 @@ def size(ledger: Ledger) -> int:
     return len(json.dumps(ledger.to_json(), separators=(",", ":")).encode())
 
 
+def fitting(ledger: Ledger) -> Ledger:
+    """Return a ledger that has more room for its keys than for the places at which they were left."""
+    return ledger if size(ledger) <= MAX_LEDGER_BYTES else _without_left_places(ledger)
+
+
+def _without_left_places(ledger: Ledger) -> Ledger:
+    nothing = {"left_at": ()}
+    current, pending = ledger.current, ledger.pending
+    if pending and pending.key:
+        pending = pending.model_copy(update={"key": pending.key.model_copy(update=nothing)})
+    return ledger.model_copy(
+        update={
+            "current": current and current.model_copy(update=nothing),
+            "pending": pending,
+            "superseded": tuple(key.model_copy(update=nothing) for key in ledger.superseded),
+        }
+    )
+
+
 def largest_size(ledger: Ledger) -> int:
-    """Return the size of a ledger once everything is recorded that may be recorded about its superseded keys."""
+    """Return the size of a ledger once everything is recorded that must be recorded about its superseded keys."""
+    ledger = _without_left_places(ledger)
     latest = datetime.max.replace(tzinfo=UTC)
     noted: dict[str, Any] = {"at_once": True, "revoking": True, "disabled": True, "capped": True, "late_until": latest}
     if ledger.retirement.retire_when == "unused":
@@ -47,7 +69,8 @@ def has_room_for(intent: Pending, ledger: Ledger, retirement: Retirement) -> boo
         connection=intent.connection,
         workspace_id="0" * 36,
     )
-    created = ledger.intended(intent).created(key).publishing(timedelta(minutes=15))
+    created = ledger.intended(intent, "i" * INSTALLATION_LENGTH).created(key).publishing(timedelta(minutes=15))
     at = intent.intended_at
-    published = created.published(intent.run_id, intent.destinations, at, at, retirement, late_until=at, inherits=True)
+    places = created.where_pending()
+    published = created.published(intent.run_id, places, at, at, retirement, late_until=at, inherits=True)
     return max(largest_size(created), largest_size(published)) + RESERVE_BYTES <= MAX_LEDGER_BYTES

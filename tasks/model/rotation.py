@@ -318,9 +318,9 @@ class Rotation(BaseModel):
             raise ValueError(f"key.name must not be longer than {room} characters, so that date and marker fit")
         return self
 
-    def key_name(self, run_id: UUID, today: datetime) -> str:
+    def key_name(self, run_id: UUID, today: datetime, installation: str = "") -> str:
         """Return the name of a key at OpenRouter: the marker, the user's name for it, and the date (UTC)."""
-        return f"{marker(self.name, run_id)} {self.key.name} {today:%Y-%m-%d}"
+        return f"{marker(self.name, run_id, installation)} {self.key.name} {today:%Y-%m-%d}"
 
 
 def check_switch(field: str, value: object) -> None:

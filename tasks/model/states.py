@@ -26,7 +26,7 @@ class KeyState(StrEnum):
 TRANSITIONS: dict[tuple[KeyState | None, KeyState], str] = {
     (None, KeyState.INTENDED): "a rotation begins",
     (None, KeyState.CURRENT): "adopted",
-    (None, KeyState.SUPERSEDED): "found again after its ledger was lost",
+    (None, KeyState.SUPERSEDED): "found again by its marker",
     (KeyState.INTENDED, KeyState.CREATED): "created at OpenRouter",
     (KeyState.INTENDED, KeyState.UNRESOLVED): "not answered, and not found by its marker",
     (KeyState.INTENDED, KeyState.FORGOTTEN): "refused, found by its marker and deleted, or written off",

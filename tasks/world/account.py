@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blocks.errors import MissingBlockError, NotFoundError, OtherAccountError
-from tasks.model.ledger import MadeKey
+from tasks.model.records import MadeKey
 from tasks.world.optional import Part, if_available, listed
 from tasks.world.ports import KeyReader, OpenRouter
 from tasks.world.run import Run

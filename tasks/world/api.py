@@ -24,7 +24,7 @@ PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request may well succeed."""
 Json = dict[str, Any]
 ENTRIES = TypeAdapter(list[Json])
-Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter"]
+Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter", "/v2/concurrency_limits/filter"]
 
 
 @contextmanager

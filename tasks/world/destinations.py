@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from blocks.destination import Content, Destination, DestinationBlock
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, ServiceError
+from blocks.redaction import redacted
 from tasks.model.keys import fingerprint
 from tasks.world.gate import sent_once
 from tasks.world.stored_blocks import NOTHING, load_block
@@ -29,7 +30,7 @@ WRITES = 5
 
 
 def changed_only_beside(before: Content, after: Content) -> bool:
-    """Say whether a place, which has changed, still holds the same key: another field beside it was written.
+    """Return whether a place that was changed still holds the same key: only another field was written.
 
     Args:
         before: What was read first.
@@ -116,8 +117,13 @@ class AnySecretBlock(Destination):
         await self._call("write_secret", "written", value.get_secret_value().encode())
 
     def place(self) -> str:
-        """Name the place: the block, of which nobody knows where it keeps the secret."""
-        return self._name
+        """Name the place: the block, and the secret's name if the block calls it `secret_name`.
+
+        The blocks of prefect-aws and prefect-gcp do; of others nobody knows where they keep the secret.
+        """
+        secret_name = getattr(self._block, "secret_name", None)
+        named = isinstance(secret_name, str) and secret_name and redacted(secret_name) == secret_name
+        return f"{secret_name} of {self._name}" if named else self._name
 
     async def _call(self, method: str, what: str, *args: Any) -> Any:
         # Some of these blocks answer sync or async by context and have an explicit async twin.

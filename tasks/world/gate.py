@@ -15,7 +15,7 @@ from contextvars import ContextVar
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.utilities import get_or_create_client
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.context import SettingsContext, get_settings_context
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -56,7 +56,7 @@ async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
         hooks.append(_hand_over)
     token = _is_sent_once.set(True)
     try:
-        with api_errors(doing), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with api_errors(doing), _without_repetition():
             async with asyncio.timeout(DEADLINE_SECONDS):
                 yield client
     finally:
@@ -68,6 +68,13 @@ async def _hand_over(response: httpx.Response) -> None:
     # returns such an answer.
     if _is_sent_once.get() and response.status_code in PASSING:
         response.raise_for_status()
+
+
+def _without_repetition() -> SettingsContext:
+    # Prefect's `temporary_settings` reads every file and variable of its settings again, for 20 ms of CPU time.
+    now = get_settings_context()
+    client = now.settings.client.model_copy(update={"max_retries": 0})
+    return SettingsContext(profile=now.profile, settings=now.settings.model_copy(update={"client": client}))
 
 
 async def persistently(attempt: Callable[[], Awaitable[None]]) -> None:

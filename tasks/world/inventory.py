@@ -11,6 +11,7 @@ from uuid import UUID
 
 from blocks.errors import LedgerError
 from tasks.model.ledger import Ledger, parse_ledger
+from tasks.model.tries import TRIES_AGAIN
 from tasks.world.api import Json, api_errors, pages, parse_time
 from tasks.world.deployments import all_deployments
 from tasks.world.ledgers import all_ledgers
@@ -33,7 +34,7 @@ class SeenRun:
 
     Args:
         id: The flow run's id.
-        state: The type of its state, such as `COMPLETED`.
+        state: What its state is, such as `COMPLETED`; see `seen_state`.
         message: The message of its state.
         at: When it ended, started or is to start, UTC.
     """
@@ -84,7 +85,7 @@ async def read_deployments() -> list[Json]:
 
 
 async def destinations_in_use() -> dict[str, set[str]]:
-    """Say which rotations publish where.
+    """Return which rotations publish to each destination.
 
     Returns:
         The names of the rotations, by destination.
@@ -103,11 +104,11 @@ async def destinations_in_use() -> dict[str, set[str]]:
 
 
 def rotation_name(parameters: Any, otherwise: str) -> str:
-    """Say which rotation parameters are for.
+    """Return the name of the rotation that parameters belong to.
 
     Args:
         parameters: The parameters of a deployment or a run.
-        otherwise: What to say where they do not tell.
+        otherwise: The name to return if they name none.
 
     Returns:
         The rotation's name.
@@ -197,11 +198,19 @@ async def _ledgers() -> Json:
     return {name: value async for name, value in all_ledgers()}
 
 
+def seen_state(kind: str, name: str | None) -> str:
+    """Return the type of a state; of a failed run that is tried again, the state's name."""
+    return TRIES_AGAIN if name == TRIES_AGAIN else kind
+
+
 def _seen(run: Json) -> SeenRun:
     state = run.get("state") or {}
     at = run.get("end_time") or run.get("start_time") or run.get("next_scheduled_start_time")
     return SeenRun(
-        run["id"], run["state_type"], state.get("message") or "", parse_time(at or run["expected_start_time"])
+        run["id"],
+        seen_state(run["state_type"], state.get("name")),
+        state.get("message") or "",
+        parse_time(at or run["expected_start_time"]),
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from blocks.errors import LedgerError, PlaceLostError
 from tasks.model.ledger import Ledger, parse_ledger
-from tasks.model.room import MAX_LEDGER_BYTES, size
+from tasks.model.room import MAX_LEDGER_BYTES, fitting, size
 
 PACKAGE = version("key-rotation")
 KEPT_TERMS = 2
@@ -129,7 +129,7 @@ class OpenLedger:
             PlaceLostError: Another run has taken over.
             LedgerError: The ledger would not fit into a Prefect variable.
         """
-        signed = ledger.written(self._writer, PACKAGE)
+        signed = fitting(ledger.written(self._writer, PACKAGE))
         self.check_size(signed)
         number = (self._term or 0) + 1
         if self._term == 0:

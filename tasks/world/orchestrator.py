@@ -35,6 +35,7 @@ from tasks.world.api import LEDGER_TAG, PAGE_SIZE, api_errors, pages, parse_time
 from tasks.world.connections import CONNECTION_TYPE, open_connection
 from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
 from tasks.world.destinations import open_destination
+from tasks.world.installation import read_or_make_installation
 from tasks.world.ledgers import all_ledgers
 from tasks.world.ports import Deployed
 from tasks.world.stored_blocks import load_blocks
@@ -75,7 +76,7 @@ class PrefectWorld:
         return PrefectWorld()
 
     def now(self) -> datetime:
-        """Tell the time, UTC."""
+        """Return the time, UTC."""
         return datetime.now(UTC)
 
     async def sleep(self, seconds: float) -> None:
@@ -131,7 +132,7 @@ class PrefectWorld:
         return self._destinations[name]
 
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
-        """Tell of an event; it is queued, so that a server that is away neither delays nor fails the run.
+        """Emit an event; it is queued, so that a server that is away neither delays nor fails the run.
 
         Args:
             event: What happened.
@@ -163,8 +164,17 @@ class PrefectWorld:
         with api_errors("reading the deployment"):
             return await client.read_deployment(deployment_id)
 
+    async def installation(self) -> str:
+        """Read the id of this Prefect installation; it is made at the first use.
+
+        Raises:
+            ConfigurationError: Somebody has changed it to what is no such id.
+            ServiceError: Prefect's API failed.
+        """
+        return await read_or_make_installation()
+
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
-        """Say which of some flow runs this Prefect server knows.
+        """Return those of some flow runs that this Prefect server knows.
 
         Args:
             run_ids: The flow runs' ids.
@@ -184,10 +194,10 @@ class PrefectWorld:
         return known
 
     async def longest_interval(self) -> timedelta:
-        """Tell the longest time between two scheduled runs of this run's deployment.
+        """Return the longest time between two scheduled runs of this run's deployment.
 
         Returns:
-            The longest gap that its active schedules leave; nothing without one, or where the deployment was deleted.
+            The longest gap that its active schedules leave; zero without one, or where the deployment was deleted.
 
         Raises:
             ServiceError: Prefect's API failed.

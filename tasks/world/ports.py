@@ -109,7 +109,7 @@ class World(Protocol):
     """The way to everything outside of the process; the real one, or a model of it in tests."""
 
     def now(self) -> datetime:
-        """Tell the time, UTC."""
+        """Return the time, UTC."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -124,16 +124,19 @@ class World(Protocol):
         """Open a destination, once per run."""
 
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
-        """Tell of an event."""
+        """Emit an event."""
 
     def apart(self) -> AbstractAsyncContextManager[World]:
         """Open another world, which closes what was opened in it at the end of the block."""
 
+    async def installation(self) -> str:
+        """Read the id of this Prefect installation; it is made at the first use."""
+
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
-        """Say which of some flow runs this Prefect server knows."""
+        """Return those of some flow runs that this Prefect server knows."""
 
     async def longest_interval(self) -> timedelta:
-        """Tell the longest time between two scheduled runs of this run's deployment; nothing without a schedule."""
+        """Return the longest time between two scheduled runs of this run's deployment; zero without a schedule."""
 
     async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
         """Schedule a run of `retire/retire`; `False` where there is no such deployment."""

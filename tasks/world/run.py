@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
@@ -24,7 +25,9 @@ from blocks.openrouter.keys import ApiKey
 from blocks.openrouter.lists import KeyList
 from tasks.model.decisions import MAYBE, Identity
 from tasks.model.keys import fingerprint
-from tasks.model.ledger import Ledger, MadeKey
+from tasks.model.ledger import Ledger
+from tasks.model.places import is_same
+from tasks.model.records import MadeKey
 from tasks.world.open_ledger import OpenLedger
 from tasks.world.ports import World
 
@@ -67,14 +70,15 @@ async def gather_all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """
     results = await asyncio.gather(*calls, return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
+    ours = [failure for failure in failures if isinstance(failure, KeyRotationError)]
     unexpected = [failure for failure in failures if not isinstance(failure, KeyRotationError)]
     lost = [failure for failure in failures if isinstance(failure, PlaceLostError)]
     if unexpected or lost or len(failures) == 1:
         raise (unexpected or lost or failures)[0]
-    if failures:
-        kinds = {type(failure) for failure in failures}
+    if ours:
+        kinds = {type(failure) for failure in ours}
         kind = kinds.pop() if len(kinds) == 1 else DestinationError
-        raise kind(" ".join(dict.fromkeys(map(str, failures))))
+        raise kind.combine(ours)
     return [result for result in results if not isinstance(result, BaseException)]
 
 
@@ -96,11 +100,15 @@ class Run:
         self.connection = ""
         self.step = "look at ledger and destinations"
         self.contents: dict[str, Content] = {}
+        self.places: dict[str, str] = {}
+        """Where each destination that was read points."""
+        self.warnings: list[str] = []
+        """Notes that belong into the final message, too."""
         self.notes: list[str] = []
         self.is_idle = False
         """Whether it has found nothing to do, so that the rotation's page stays as it is."""
-        self.left_undone: list[str] = []
-        """What failed without stopping the run, in sentences; the run fails at its end."""
+        self.left_undone: list[KeyRotationError] = []
+        """What failed without stopping the run, which fails at its end."""
         self.lists: dict[tuple[str, str | None], list[KeyList]] = {}
         """The lists of keys of a connection and a workspace, as this run last saw them."""
         self.has_late_writes = False
@@ -164,7 +172,7 @@ class Run:
             ) from None
 
     def has_left(self, connection: str, error: KeyRotationError) -> bool:
-        """Say whether a failure only tells that a connection is gone which the rotation does not use any more.
+        """Return whether a failure means only that a connection is gone which the rotation no longer uses.
 
         Such a connection must not keep the rotation from going on with the one that it uses now.
 
@@ -189,15 +197,32 @@ class Run:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
-    async def look(self, destinations: Sequence[str], former: Sequence[str] = ()) -> dict[str, str | None]:
+    def warn(self, sentence: str) -> None:
+        """Remember something that the final message says, too.
+
+        Args:
+            sentence: One sentence without any secret.
+        """
+        self.note(sentence)
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+    def places_of(self, destinations: Sequence[str]) -> dict[str, str]:
+        """Return where destinations point that this run has read."""
+        return {name: self.places[name] for name in destinations}
+
+    async def look(
+        self, destinations: Sequence[str], former: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, str | None]:
         """Read what the destinations hold.
 
         Args:
             destinations: The rotation's destinations.
-            former: Destinations that the rotation no longer has, read where that is possible.
+            former: The destinations of a pending key, and where each one pointed then; empty where that is not known.
+                What has been left since is read where that is possible.
 
         Returns:
-            The fingerprint of what each one holds; `MAYBE` for a former one that cannot be read.
+            The fingerprint of what each one holds; `MAYBE` for a place that can no longer be read.
 
         Raises:
             KeyRotationError: One of the rotation's destinations cannot be read.
@@ -205,8 +230,11 @@ class Run:
         contents = await gather_all([self._read(name) for name in destinations])
         self.contents.update(zip(destinations, contents, strict=True))
         found = {name: fingerprint(self.contents[name].value) for name in destinations}
-        for name in set(former) - set(destinations):
-            found[name] = await self._look_at_former(name)
+        for name, place in former.items():
+            if name not in destinations:
+                found[name] = await self._look_at_former(name, place)
+            elif place and not is_same(place, self.places[name]):
+                found[place] = MAYBE
         return found
 
     async def look_where_possible(self, destinations: Sequence[str]) -> dict[str, str | None]:
@@ -238,12 +266,17 @@ class Run:
         return await self.look(there)
 
     async def _read(self, name: str) -> Content:
-        return await (await self.world.destination(name)).read_content()
+        destination = await self.world.destination(name)
+        self.places[name] = destination.place()
+        return await destination.read_content()
 
-    async def _look_at_former(self, name: str) -> str | None:
+    async def _look_at_former(self, name: str, place: str) -> str | None:
         try:
-            self.contents[name] = await self._read(name)
+            content = await self._read(name)
         except KeyRotationError as error:
             self.note(f"{name} is no longer a destination and cannot be read: {error}")
             return MAYBE
+        if place and not is_same(place, self.places[name]):
+            return MAYBE
+        self.contents[name] = content
         return fingerprint(self.contents[name].value)

@@ -13,7 +13,7 @@ import yaml
 from prefect.client.schemas.schedules import RRuleSchedule
 from prefect.settings import Settings
 
-from sandbox.stack import CHECKOUT, POOL, read_settings
+from sandbox.stack import CHECKOUT, POOL, WORKER_TYPE, read_settings
 from tasks.model.events import Event
 from tasks.model.rotation import Retirement
 from tasks.world.deployments import read_timetable
@@ -25,6 +25,7 @@ FOLLOWED = {
     "how-to/adopt.md": "test_adopting_a_key",
     "how-to/audit.md": "test_what_is_done_with_a_rotation",
     "how-to/aws-secrets-manager.md": "test_aws_secrets_manager",
+    "how-to/back-up-and-restore.md": "test_the_embedded_database_restored",
     "how-to/change-rotation.md": "test_what_is_done_with_a_rotation",
     "how-to/emergency.md": "test_what_is_done_with_a_rotation",
     "how-to/exchange-management-key.md": "test_exchanging_a_management_key",
@@ -189,7 +190,7 @@ def test_the_chart_starts_a_worker_of_this_project() -> None:
     worker = yaml.safe_load(block("how-to/kubernetes.md", "yaml"))["worker"]
 
     told = {each["name"]: each["value"] for each in worker["extraEnvVars"]}
-    assert (worker["config"]["workPool"], worker["config"]["type"]) == (POOL, "process")
+    assert (worker["config"]["workPool"], worker["config"]["type"]) == (POOL, WORKER_TYPE)
     assert str(worker["config"]["queryInterval"]) == read_settings()["PREFECT_WORKER_QUERY_SECONDS"]
     assert told.items() <= read_settings().items()
 

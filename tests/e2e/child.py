@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import os
+from threading import Thread
 from uuid import UUID
 
 from prefect.context import refresh_global_settings_context
 from prefect.flow_engine import load_flow_and_flow_run, run_flow_async
 from prefect.plugins import load_prefect_collections
 
-import flows  # noqa: F401 - imported before the processes are forked, for all of them
+# Imported before the processes are forked, for all of them.
+from flows.worker import Attempt, KeyRotationWorker
 
 # What a run would import on its way is imported once, before the processes are forked.
 load_prefect_collections()
 
 
-def run(run_id: UUID, env: dict[str, str], log: str) -> None:
+def run(run_id: UUID, env: dict[str, str], log: str, worker_type: str) -> None:
     """Run a flow run that exists already, for the first time or once more.
 
     Args:
         run_id: Its id.
         env: The environment in which Prefect finds its server.
         log: The file that takes what is printed.
+        worker_type: The type of the worker: one that starts a process for each run, or a thread.
     """
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -30,4 +33,10 @@ def run(run_id: UUID, env: dict[str, str], log: str) -> None:
     os.environ.update(env)
     refresh_global_settings_context()
     flow_run, flow = load_flow_and_flow_run(run_id)
-    asyncio.run(run_flow_async(flow, flow_run=flow_run, return_type="state"))
+    if worker_type == KeyRotationWorker.type:
+        attempt = Attempt(flow=flow, flow_run=flow_run, parameters=flow_run.parameters)
+        thread = Thread(target=KeyRotationWorker("killed")._work, args=(attempt, flow_run))
+        thread.start()
+        thread.join()
+    else:
+        asyncio.run(run_flow_async(flow, flow_run=flow_run, parameters=flow_run.parameters, return_type="state"))

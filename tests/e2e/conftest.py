@@ -55,6 +55,8 @@ class World:
     infisical_app: Starlette
     infisical_url: str
     connection: str
+    worker_type: str = "process"
+    """The type of the worker that a test imitates where it runs a flow run in a process of its own."""
 
     def rotation(self, **changes: Any) -> Rotation:
         """A rotation of a name of its own, to one Prefect secret."""
@@ -69,7 +71,7 @@ class World:
         return rotation.model_copy(update=changes)
 
     async def connect(self, url: str) -> None:
-        """Let the rotations find OpenRouter at an address."""
+        """Point the rotations' connection at an address."""
         key = SecretStr(DEFAULT_MANAGEMENT_KEY)
         await blocks.OpenRouterCredentials(management_key=key, base_url=url).asave(self.connection, overwrite=True)
 

@@ -25,21 +25,28 @@ from prefect.flow_engine import run_flow_async
 from prefect.flows import load_flow_from_flow_run
 
 from flows import retire, rotate
-from sandbox.stack import POOL
+from sandbox.stack import POOL, WORKER_TYPE
 from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation
 
 WAIT_SECONDS = 90.0
+JOB_VARIABLES = {"command": "python -m prefect.engine"}
+"""Those of the deployments in prefect.yaml."""
 UNFINISHED = [kind for kind in StateType if kind not in TERMINAL_STATES]
 
 
-async def deploy_to(pool: str) -> None:
+async def deploy_to(pool: str, kind: str = WORKER_TYPE) -> None:
     """Make a work pool with a deployment `rotate/<pool>`, so that no other worker takes its runs."""
     async with get_client() as client:
-        await client.create_work_pool(WorkPoolCreate(name=pool, type="process"), overwrite=True)
+        await client.create_work_pool(WorkPoolCreate(name=pool, type=kind), overwrite=True)
         flow_id = await client.create_flow(rotate)
         await client.create_deployment(
-            flow_id, pool, work_pool_name=pool, entrypoint="flows.rotate:rotate", pull_steps=[]
+            flow_id,
+            pool,
+            work_pool_name=pool,
+            entrypoint="flows.rotate:rotate",
+            pull_steps=[],
+            job_variables=JOB_VARIABLES,
         )
 
 
@@ -147,7 +154,7 @@ async def events(rotation: Rotation, *wanted: Event) -> list[dict[str, Any]]:
 
 
 async def end_all_runs() -> None:
-    """Let nothing go on that a test has started or scheduled."""
+    """Stop everything that a test has started or scheduled."""
     unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)))
     over = {"type": "CANCELLED", "name": "Cancelled", "message": "The test is over."}
     wanted = {"flow_runs": unfinished.model_dump(mode="json"), "state": over, "force": True}

@@ -81,7 +81,7 @@ async def overtaken(
     turn: AbstractAsyncContextManager[Any] | None = None,
     longer: float = 0,
 ) -> None:
-    """Let run A meet an outage and run B rotate during it; A ends once it is over, with a true sentence.
+    """Run A through an outage during which run B rotates; A ends once it is over, with a true sentence.
 
     Args:
         world: The stand-ins.
@@ -130,7 +130,7 @@ async def check_sentence(rotation: Rotation, run_id: UUID, state: State, watch: 
 
 
 async def make_due(rotation: Rotation) -> None:
-    """Let the time of every superseded key be over, that in which a late write may bring it in, too."""
+    """End the overlap of every superseded key, and the time in which a late write may bring it in."""
     value = await ledger_value(rotation.name)
     for key in value["superseded"]:
         key["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()

@@ -65,7 +65,7 @@ def process(world: World, run_id: UUID, api: str | None = None) -> Iterator[Base
     """A process that runs a flow run, and finds Prefect's server at `api`, or at its usual place."""
     env = world.stack.env if api is None else {**world.stack.env, "PREFECT_API_URL": f"{api}/api"}
     log = world.stack.home / "logs" / "processes.log"
-    started = FORKS.Process(target=child.run, args=(run_id, env, str(log)), daemon=True)
+    started = FORKS.Process(target=child.run, args=(run_id, env, str(log), world.worker_type), daemon=True)
     started.start()
     try:
         yield started

@@ -148,7 +148,7 @@ class Barrier(Proxy):
         return None
 
     async def hold_answer(self) -> None:
-        """Tell that the server has answered, and wait until the proxy is closed."""
+        """Note that the server has answered, and wait until the proxy is closed."""
         self.reached.set()
         await super().hold_answer()
 
@@ -210,7 +210,7 @@ class Outage(Proxy):
         return self._skip < 0
 
     async def deliver(self, request: Request) -> int:
-        """Let a write that was refused reach the server now; the status of the server's answer."""
+        """Send a write that was refused to the server now, and return the status of its answer."""
         answers, requests = await self._connect()
         requests.write(request.raw)
         await requests.drain()

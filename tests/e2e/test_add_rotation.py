@@ -443,3 +443,21 @@ async def test_the_form_leaves_no_secret_anywhere(world: World) -> None:
     everything = f"{made.model_dump_json()}{await shown(fields['rotation_name'])}"
     assert "sk-or-" not in everything
     assert await ledger_value(fields["rotation_name"]) is None
+
+
+async def test_the_form_says_which_key_the_former_place_of_an_edited_block_holds(world: World) -> None:
+    """Given a block that was edited since, the form names its former place, the key there, and when it ends."""
+    rotation = await world.prepare(world.rotation(destinations=["vault-secret/moves"]))
+    block = world.make("vault-secret")
+    await block.asave("moves", overwrite=True)
+    await rotate(rotation, return_state=True)
+    key = (await ledger_of(rotation.name)).current
+    assert key is not None
+    await block.model_copy(update={"path": f"{block.path}-moved"}).asave("moves", overwrite=True)
+
+    state = await add({**await form(world), "rotation_name": rotation.name, "destinations": ["vault-secret/moves"]})
+
+    assert str(state.message).endswith(
+        f"The former place {block.place()} may still hold the key {key.label}, which ends 1 day after the next "
+        "rotation: move its consumers before that."
+    )

@@ -22,6 +22,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
+from prefect.events import emit_event
 from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
 from pydantic import SecretStr
@@ -42,6 +43,13 @@ from tests.e2e.receivers import TOLD_WITHIN_SECONDS, Receiver, mailbox, web_rece
 pytestmark = with_pages
 CRASHED_RUNS = "key-rotation-crashed-runs"
 FAILED = "key-rotation-failed"
+RESOURCE = "prefect.resource.id"
+OF_ROTATE = {
+    RESOURCE: "prefect.flow.rotate",
+    "prefect.resource.role": "flow",
+    "prefect.resource.name": "rotate",
+}
+"""How an event of a run names the flow that it is of."""
 
 
 @pytest.fixture
@@ -96,6 +104,27 @@ async def test_a_failed_rotation_tells_the_person_on_call(world: World, on_call:
 
     told = await on_call.waits_for(f"rotate/{rotation.name} failed", "Retry is safe")
     assert f"{world.stack.url}/v2/runs/flow-run/" in told
+
+
+async def test_the_person_on_call_hears_of_no_failure_that_passes_and_of_an_end_only_after_one_that_did_not(
+    world: World, on_call: Receiver
+) -> None:
+    """A run that is tried again says nothing; after a failure that needed somebody, so does the run that ends it."""
+    rotation = await world.prepare(world.rotation())
+    parameters = {"rotation": rotation.model_dump(mode="json")}
+    await world.connect("http://127.0.0.1:9/api/v1")
+    await do(rotate, parameters, rotation.name)
+    await world.connect(world.openrouter_url)
+    keys = set(world.openrouter.accounts[0].management_keys)
+    world.openrouter.accounts[0].management_keys.clear()
+    await do(rotate, parameters, rotation.name)
+    world.openrouter.accounts[0].management_keys.update(keys)
+    await do(rotate, parameters, rotation.name)
+
+    await on_call.waits_for(f"{rotation.name} recovered", "Rotated: the key")
+
+    failures = [text for text in on_call.heard if f"rotate/{rotation.name} failed" in text]
+    assert ["answered 401" in text for text in failures] == [True]
 
 
 async def test_a_deployment_with_wrong_parameters_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
@@ -155,6 +184,42 @@ async def test_a_run_that_hangs_is_marked_as_crashed_and_nobody_elses_is(
     assert lost.state_name == "Crashed"
     async with get_client() as client:
         assert "Crashed" not in [state.name for state in await client.read_flow_run_states(await foreign)]
+
+
+async def test_a_heartbeat_that_comes_late_marks_no_run_that_has_ended(
+    world: World, no_automations: None, tmp_path: Path
+) -> None:
+    """The automation notices the silence after it, but the run stays as it has ended."""
+    await make_automations({}, quicker(tmp_path))
+    rotation = await world.prepare(world.rotation())
+    names: dict[UUID, str | None] = {}
+    for settings in (rotation.model_dump(mode="json"), {}):
+        run = await scheduled(rotate, {"rotation": settings}, rotation.name)
+        await run_flow_async(rotate, flow_run=run, parameters=run.parameters, return_type="state")
+        async with get_client() as client:
+            names[run.id] = (await client.read_flow_run(run.id)).state_name
+
+    for run_id in names:
+        emit_event("prefect.flow-run.heartbeat", {RESOURCE: f"prefect.flow-run.{run_id}"}, related=[OF_ROTATE])
+
+    for run_id, name in names.items():
+        assert "already in terminal state" in await reason_of_the_refused_action_on(run_id)
+        async with get_client() as client:
+            assert (await client.read_flow_run(run_id)).state_name == name
+    assert list(names.values()) == ["Completed", "Failed"]
+
+
+async def reason_of_the_refused_action_on(run_id: UUID) -> str:
+    """Why the automation could not change the state of a run, once it has tried."""
+    wanted = {"filter": {"event": {"name": ["prefect.automation.action.failed"]}}}
+    deadline = time.monotonic() + TOLD_WITHIN_SECONDS
+    async with get_client() as client:
+        while time.monotonic() < deadline:
+            for event in (await client.request("POST", "/events/filter", json=wanted)).json()["events"]:
+                if str(run_id) in json.dumps(event):
+                    return str(event["payload"]["reason"])
+            await asyncio.sleep(0.1)
+    raise AssertionError("the automation was not refused")
 
 
 async def test_a_late_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
@@ -253,10 +318,11 @@ async def test_events_hold_what_is_documented_and_no_secret(world: World) -> Non
     world.openrouter.accounts[0].management_keys.clear()
     await rotate(rotation, return_state=True)
 
-    told = await events_until(rotation.name, Event.ROTATION_FAILED)
+    told = await events_until(rotation.name, Event.ROTATION_NEEDS_PERSON)
 
     steps = [Event.KEY_CREATED, Event.KEY_VERIFIED, Event.KEY_PUBLISHED, Event.ROTATION_COMPLETED]
-    assert [name for name, _ in told] == [*steps, *steps, Event.KEY_REVOKED, Event.ROTATION_FAILED]
+    ending = [Event.KEY_REVOKED, Event.ROTATION_FAILED, Event.ROTATION_NEEDS_PERSON]
+    assert [name for name, _ in told] == [*steps, *steps, *ending]
     payloads = {event.value: event.payload for event in Event}
     assert all(set(payload) == {"rotation", *payloads[name]} for name, payload in told)
     assert leaks(world) == []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+from uuid import UUID
 
 from flows import rotate
 from flows.automations import make_automations
 from sandbox.server import Fault
+from sandbox.stack import WORKER_TYPE, Process
+from tasks.model.rotation import Rotation
 from tests.e2e.conftest import World, apart
 from tests.e2e.driver import deploy_to, ended, signal_run, start
 from tests.e2e.processes import HELD_SECONDS, check_converged, until_held
@@ -15,27 +19,37 @@ from tests.e2e.processes import HELD_SECONDS, check_converged, until_held
 pytestmark = apart
 
 
+async def begin_to_publish(world: World, kind: str) -> tuple[Rotation, UUID, Process]:
+    """A run that a worker of a type has begun, and that has published at Vault without learning of it."""
+    pool = f"dead-host-{kind}"
+    await deploy_to(pool, kind)
+    worker = world.stack.start_worker(pool, kind=kind, pool=pool)
+    rotation = await world.prepare(world.rotation(destinations=[f"vault-secret/{pool}"]))
+    in_publish = Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)
+    world.vault_app.state.faults.add(in_publish)
+    run_id = await start(rotation, deployment_name=pool)
+    await until_held(in_publish)
+    return rotation, run_id, worker
+
+
 async def test_after_a_host_has_died_the_next_run_gets_the_slot_and_the_dead_one_is_marked_crashed(
     world: World,
 ) -> None:
     """The dead run's lease ends by itself within a minute; the automation marks the run within two."""
     await make_automations({})
-    await deploy_to("dead-host")
-    worker = world.stack.start_worker("dead-host", pool="dead-host")
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/host"]))
-    in_publish = Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)
-    world.vault_app.state.faults.add(in_publish)
-    run_id = await start(rotation, deployment_name="dead-host")
-    await until_held(in_publish)
+    begun = [await begin_to_publish(world, kind) for kind in ("process", WORKER_TYPE)]
 
-    os.killpg(worker.pid, signal.SIGKILL)
-    signal_run(run_id, signal.SIGKILL)
-    healed = await rotate(rotation, return_state=True)
-    dead = await ended(run_id, within=180)
+    for _, run_id, worker in begun:
+        os.killpg(worker.pid, signal.SIGKILL)
+        signal_run(run_id, signal.SIGKILL)
+    healed = await asyncio.gather(*[rotate(rotation, return_state=True) for rotation, _, _ in begun])
+    dead = await asyncio.gather(*[ended(run_id, within=180) for _, run_id, _ in begun])
 
-    assert healed.is_completed()
-    assert dead.state_name == "Crashed"
-    assert "no heartbeat for 90 seconds" in str(dead.state.message if dead.state else "")
-    assert "Retry is safe" in str(dead.state.message if dead.state else "")
-    assert len(world.openrouter.created) == 1
-    await check_converged(world, rotation)
+    assert [state.is_completed() for state in healed] == [True, True]
+    for run in dead:
+        assert run.state_name == "Crashed"
+        assert "no heartbeat for 90 seconds" in str(run.state.message if run.state else "")
+        assert "Retry is safe" in str(run.state.message if run.state else "")
+    assert len(world.openrouter.created) == len(begun)
+    for rotation, _, _ in begun:
+        await check_converged(world, rotation)

@@ -115,7 +115,7 @@ async def writes_of_a_rotation(world: World, store: str) -> list[str]:
 
 
 async def deliver_without_effect(outage: Outage, rotation: Rotation, requests: list[Request]) -> None:
-    """Let writes arrive late: neither the ledger nor a destination changes."""
+    """Deliver the late writes: neither the ledger nor a destination changes."""
 
     async def now() -> tuple[Any, set[str]]:
         return await ledger_value(rotation.name), await held_by(rotation)

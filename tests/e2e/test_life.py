@@ -15,7 +15,7 @@ from prefect.artifacts import Artifact
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
-from prefect.flow_engine import run_flow_async
+from prefect.flow_engine import run_flow
 from prefect.states import Cancelled, Pending
 
 from flows import apply_settings, remove_rotation, restore_key, rotate
@@ -292,7 +292,8 @@ async def test_a_run_that_waited_while_its_rotation_was_removed_does_not_bring_i
         await client.delete_deployment(deployment_id)
         waiting = await client.read_flow_run(waiting.id)
 
-    state: Any = await run_flow_async(rotate, waiting, {"rotation": rotation}, return_type="state")
+    running: Any = run_flow(rotate, waiting, {"rotation": rotation}, return_type="state")
+    state = await running
 
     assert "it was removed while this run waited" in str(state.message)
     assert world.openrouter.created == []

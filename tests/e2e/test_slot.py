@@ -9,6 +9,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
 from flows import rotate, slot
 from flows.slot import emergency_slot_of, slot_of
+from tasks.world.slots import IN_MEMORY, LEASES_IN_MEMORY, slot_warnings
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the group of these tests
 
 
@@ -57,3 +58,20 @@ async def test_a_limit_that_is_switched_off_stops_no_run(world: World) -> None:
 
     assert (await rotate(rotation, return_state=True)).is_completed()
     assert (await rotate(rotation, return_state=True)).is_completed()
+
+
+async def test_the_check_warns_of_a_limit_that_is_switched_off(world: World) -> None:
+    """Given a real server, the daily check names the limit, and completes: nothing is broken."""
+    rotation = world.rotation()
+    async with get_client() as client:
+        await client.upsert_global_concurrency_limit_by_name(slot_of(rotation.name), 1)
+        await client.update_global_concurrency_limit(slot_of(rotation.name), GlobalConcurrencyLimitUpdate(active=False))
+
+    warnings = await slot_warnings()
+
+    async with get_client() as client:
+        settings = (await client.request("GET", "/admin/settings")).json()
+        await client.delete_global_concurrency_limit_by_name(slot_of(rotation.name))
+    assert slot_of(rotation.name) in " ".join(warnings)
+    assert LEASES_IN_MEMORY not in warnings
+    assert settings["server"]["concurrency"]["lease_storage"] != IN_MEMORY

@@ -112,7 +112,7 @@ def test_what_is_imported_is_the_wheel(world: World, installed: Environment) -> 
 
 
 async def test_a_worker_with_the_wheel_rotates(world: World, installed: Environment) -> None:
-    """Away from the checkout, a process worker runs one rotation to every kind of destination."""
+    """Away from the checkout, a worker runs one rotation to every kind of destination."""
     await deploy_to("wheel")
     rotation = await world.prepare(world.rotation(destinations=["secret/w", "vault-secret/w", "infisical-secret/w"]))
     worker = installed.worker(world.stack, "wheel")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -12,17 +11,12 @@ import pytest
 from flows import rotate
 from sandbox.server import Fault
 from sandbox.stack import Stack
+from tasks.model.tries import TRIES_AGAIN
 from tests.by_hand import ledger_of
 from tests.e2e.conftest import World, with_processes
-from tests.e2e.driver import ended, retirements_of, retry, signal_run, start
+from tests.e2e.driver import ended, retirements_of, start
 from tests.e2e.leaks import everything_stored, spellings
-from tests.e2e.processes import (
-    HELD_SECONDS,
-    check_converged,
-    check_nothing_leaked,
-    give_the_slot_back,
-    until_held,
-)
+from tests.e2e.processes import check_converged, check_nothing_leaked
 
 pytestmark = with_processes
 
@@ -31,31 +25,11 @@ pytestmark = with_processes
 def worker(stack: Stack) -> Iterator[Stack]:
     """A worker, and the project's own deployments."""
     with stack.as_client():
-        stack.cli("work-pool", "create", "--type", "process", "--overwrite", "key-rotation")
+        stack.cli("work-pool", "create", "--type", "key-rotation", "--overwrite", "key-rotation")
     stack.cli("deploy", "--all", "--no-prompt")
     process = stack.start_worker()
     yield stack
     process.stop()
-
-
-async def test_a_killed_run_is_crashed_and_its_retry_finishes_the_same_rotation(world: World, worker: Stack) -> None:
-    """The worker marks a killed run Crashed at once; Retry waits for the dead run's slot and converges."""
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/crashed"]))
-    fault = Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)
-    world.vault_app.state.faults.add(fault)
-    run_id = await start(rotation)
-    await until_held(fault)
-    signal_run(run_id, signal.SIGKILL)
-    crashed = await ended(run_id)
-
-    await retry(run_id)
-    await give_the_slot_back(rotation.name)
-    healed = await ended(run_id, attempt=2)
-
-    assert crashed.state_name == "Crashed"
-    assert healed.state_name == "Completed"
-    assert len(world.openrouter.created) == 1
-    await check_converged(world, rotation)
 
 
 async def test_no_secret_is_stored_anywhere(world: World, worker: Stack) -> None:
@@ -66,7 +40,7 @@ async def test_no_secret_is_stored_anywhere(world: World, worker: Stack) -> None
     leaky = " ".join(world.openrouter.secrets)
     world.infisical_app.state.faults.add(Fault("after", "PATCH", "/raw/", status=500, body=leaky))
     world.infisical_app.state.faults.add(Fault("before", "GET", "/raw/", status=500, body=leaky))
-    assert (await ended(await start(rotation))).state_name == "Failed"
+    assert (await ended(await start(rotation))).state_name == TRIES_AGAIN
 
     check_nothing_leaked(world)
     assert rotation.name.encode() in everything_stored(worker)

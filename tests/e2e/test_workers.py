@@ -14,9 +14,10 @@ from flows import rotate
 from sandbox.server import Fault
 from sandbox.stack import Stack
 from tasks.model.rotation import Rotation
+from tasks.model.tries import TRIES_AGAIN
 from tests.by_hand import ledger_of
 from tests.e2e.conftest import World, with_processes
-from tests.e2e.driver import cancel, deploy_to, ended, signal_run, start
+from tests.e2e.driver import cancel, deploy_to, ended, retry, signal_run, start
 from tests.e2e.processes import (
     HELD_SECONDS,
     check_converged,
@@ -35,8 +36,8 @@ POOL = "two-workers"
 def two_workers(stack: Stack) -> Iterator[str]:
     """A pool of two workers, each with one run at a time, and a deployment in it."""
     with stack.as_client():
-        asyncio.run(deploy_to(POOL))
-    workers = [stack.start_worker(f"{POOL}-{number}", pool=POOL, limit=1) for number in range(2)]
+        asyncio.run(deploy_to(POOL, "process"))
+    workers = [stack.start_worker(f"{POOL}-{number}", kind="process", pool=POOL, limit=1) for number in range(2)]
     yield POOL
     for worker in workers:
         worker.stop()
@@ -47,6 +48,26 @@ async def owner(rotation: Rotation) -> UUID:
     pending = (await ledger_of(rotation.name)).pending
     assert pending is not None
     return pending.run_id
+
+
+async def test_a_killed_run_is_crashed_and_its_retry_finishes_the_same_rotation(world: World, two_workers: str) -> None:
+    """The worker marks a killed run Crashed at once; Retry waits for the dead run's slot and converges."""
+    rotation = await world.prepare(world.rotation(destinations=["vault-secret/crashed"]))
+    fault = Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)
+    world.vault_app.state.faults.add(fault)
+    run_id = await start(rotation, deployment_name=two_workers)
+    await until_held(fault)
+    signal_run(run_id, signal.SIGKILL)
+    crashed = await ended(run_id)
+
+    await retry(run_id)
+    await give_the_slot_back(rotation.name)
+    healed = await ended(run_id, attempt=2)
+
+    assert crashed.state_name == "Crashed"
+    assert healed.state_name == "Completed"
+    assert len(world.openrouter.created) == 1
+    await check_converged(world, rotation)
 
 
 @pytest.mark.timeout(300)
@@ -72,7 +93,7 @@ async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_
     stopped = await ended(late)
 
     assert quick.state_name == "Completed"
-    assert stopped.state_name == "Failed"
+    assert stopped.state_name == TRIES_AGAIN
     assert "Retry is safe" in str(stopped.state.message if stopped.state else "")
     assert await traces(world, rotation) == before
     await check_converged(world, rotation)
@@ -100,8 +121,8 @@ async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(world: Wo
 @pytest.mark.timeout(300)
 async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) -> None:
     """SIGKILL of the worker does not reach the run's process: it ends the rotation, or its Retry does; no orphan."""
-    await deploy_to("killed-worker")
-    worker = world.stack.start_worker("killed-worker", pool="killed-worker")
+    await deploy_to("killed-worker", "process")
+    worker = world.stack.start_worker("killed-worker", kind="process", pool="killed-worker")
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/survivor"]))
     assert (await rotate(rotation, return_state=True)).is_completed()
     in_publish = Fault("before", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)

@@ -17,7 +17,7 @@ from uuid import UUID
 from packaging.requirements import Requirement
 from prefect import State, get_client
 
-from sandbox.stack import CHECKOUT, Process, Stack
+from sandbox.stack import CHECKOUT, WORKER_TYPE, Process, Stack
 
 REQUIREMENTS = CHECKOUT / "requirements.txt"
 NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "site")
@@ -108,8 +108,8 @@ class Environment:
         return state
 
     def worker(self, stack: Stack, pool: str) -> Process:
-        """Start a process worker on a pool."""
-        command = [str(self.python), "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool]
+        """Start a worker of the project's own type on a pool, found by the wheel's entry point."""
+        command = [str(self.python), "-m", "prefect", "worker", "start", "--type", WORKER_TYPE, "--pool", pool]
         return Process(command, self.env(stack), self.home / "worker.log")
 
 

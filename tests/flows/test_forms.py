@@ -46,7 +46,7 @@ def fields(schema: Schema, path: str, defined: dict[str, Schema]) -> Iterator[tu
 
 
 def is_one_line(text: object) -> bool:
-    """Say whether a text is there, and a form can show it in one line."""
+    """Return whether a text is there, and a form can show it in one line."""
     return isinstance(text, str) and bool(text) and "\n" not in text
 
 

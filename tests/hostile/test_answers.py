@@ -35,7 +35,7 @@ from blocks.infisical.client import InfisicalClient
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import KeyRequest, Standing
 from blocks.openrouter.lists import KeyList, ListKind
-from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
+from blocks.vault.auth import FOLDERS_SETTING, AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import running
@@ -146,6 +146,12 @@ def untrusted_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liar
 def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two attempts show as much as four."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", ATTEMPTS)
+
+
+@pytest.fixture(autouse=True)
+def token_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The service account's token is where the tests keep their files."""
+    monkeypatch.setenv(FOLDERS_SETTING, str(tmp_path_factory.getbasetemp()))
 
 
 @dataclass(frozen=True)
@@ -353,7 +359,7 @@ def usually(name: str) -> type[KeyRotationError]:
 
 
 def is_as_expected(result: Any, expected: Any) -> bool:
-    """Say whether a call's result or error is the expected one."""
+    """Return whether a call's result or error is the expected one."""
     if isinstance(expected, type):
         return type(result) is expected
     if expected == ABSENT:
@@ -383,7 +389,7 @@ async def outcome(call: Call, liars: Liars) -> Any:
 
 
 def is_plain(error: BaseException) -> bool:
-    """Say whether an error's text is one or two sentences on one line."""
+    """Return whether an error's text is one or two sentences on one line."""
     text = str(error)
     return text.isprintable() and text.endswith(".") and len(re.findall(r"\.(?: |$)", text)) <= 2 and len(text) < 600
 

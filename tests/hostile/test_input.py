@@ -25,7 +25,7 @@ from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.vault_engines import KvVersion2
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
-from tasks.model.keys import read_marker
+from tasks.model.keys import Marker, read_marker
 from tasks.model.rotation import MAX_KEY_NAME, KeySettings, Retirement, Rotation, parse_rotation
 from tests.hostile.liar import KEY, listening
 
@@ -87,7 +87,7 @@ typed = st.one_of(
 
 
 def is_plain(text: str) -> bool:
-    """Say whether a message is a short line."""
+    """Return whether a message is a short line."""
     return text.isprintable() and text.endswith(".") and len(text) < 400
 
 
@@ -132,10 +132,10 @@ def test_a_rotations_field_is_refused_by_name_or_makes_a_key_that_is_found_again
         assert CANARY not in str(refusal)
         assert refusal.__suppress_context__
     if not refused:
-        name = rotation.key_name(RUN, NOW)
+        name = rotation.key_name(RUN, NOW, "abcdefg")
         assert name.isprintable()
         assert len(name) <= MAX_KEY_NAME
-        assert read_marker(name) == (rotation.name, RUN)
+        assert read_marker(name) == Marker(rotation.name, RUN, "abcdefg")
 
 
 @given(value=typed)

@@ -34,6 +34,7 @@ from tasks.world.inventory import destinations_in_use, read_facts
 from tasks.world.ledgers import VariableStore, prune_ledgers
 from tasks.world.open_ledger import Term
 from tasks.world.orchestrator import PrefectWorld
+from tasks.world.slots import slot_warnings
 from tests.hostile.liar import ANSWERS, KEY, Liar
 from tests.hostile.test_answers import LONGEST_SECONDS, is_plain, leaks, shown
 
@@ -79,6 +80,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "load_blocks": lambda: PrefectWorld().load_blocks("openrouter", ["secret/checkout"]),
     "connection": lambda: PrefectWorld().connection("openrouter"),
     "destination": lambda: PrefectWorld().destination("secret/checkout"),
+    "installation": lambda: PrefectWorld().installation(),
     "known_runs": lambda: PrefectWorld().known_runs({RUN}),
     "schedule_retirement": lambda: PrefectWorld().schedule_retirement("checkout", NOW, even_if_cancelled=False),
     "cancel_retirements": lambda: PrefectWorld().cancel_retirements("checkout", []),
@@ -94,6 +96,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "all ledgers are pruned": prune_ledgers,
     "destinations are listed": destinations_in_use,
     "all facts are read": read_facts,
+    "slots are looked at": slot_warnings,
     "the overview is shown": lambda: show([], NOW),
     "a secret is read": lambda: _secret().read_content(),
     "a secret is written": lambda: _secret().write_content(SecretStr(KEY), Content(None), {}),
@@ -116,7 +119,7 @@ def prefect() -> Iterator[Liar]:
 
 
 def _is_documented(result: Any) -> bool:
-    """Say whether a call ended with an error of ours in plain words, or as if nothing were there."""
+    """Return whether a call ended with an error of ours in plain words, or as if nothing were there."""
     return (
         is_plain(result)
         if isinstance(result, KeyRotationError)

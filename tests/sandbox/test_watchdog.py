@@ -75,14 +75,14 @@ class Started:
         return self.popen.stdout.readline()
 
     def stop_worker(self) -> None:
-        """Let it stop its worker, as at a normal end."""
+        """Have it stop its worker, as at a normal end."""
         assert self.popen.stdin is not None
         self.popen.stdin.write("\n")
         self.popen.stdin.flush()
         self.read()
 
     def end(self) -> int:
-        """Let it end, with its exit code."""
+        """Wait for its end, and return its exit code."""
         assert self.popen.stdin is not None
         self.popen.stdin.close()
         return self.popen.wait()

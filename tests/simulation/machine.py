@@ -27,6 +27,7 @@ from tests.simulation import outcomes
 from tests.simulation.invariants import check_agreement, check_no_orphan
 from tests.simulation.promises import promise
 from tests.simulation.rules.audits import Audits
+from tests.simulation.rules.backups import Backups
 from tests.simulation.rules.lists import Lists, check_no_dead_key
 from tests.simulation.rules.pauses import Pauses
 from tests.simulation.rules.rotations import Rotations
@@ -44,7 +45,7 @@ from tests.simulation.strategies import (
 from tests.simulation.watching import COUNTED
 
 
-class Histories(Rotations, SupersededKeys, Audits, Pauses, Settings, Services, Lists):
+class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Services, Lists):
     """One rotation's life in a hostile world."""
 
     @rule()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from tasks.audit.findings import Finding, Kind
-from tasks.audit.judge import SETTLED_AFTER
+from tasks.audit.unexplained import SETTLED_AFTER
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tasks.model.keys import read_marker
@@ -21,6 +20,8 @@ from tests.simulation.world.keys import ModelKey
 from tests.simulation.world.model import Model
 
 NAME = "checkout"
+MOST_TAKEN_UP = 6
+"""How many keys a ledger has room for, however much is recorded about each."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,8 @@ def check_findings(model: Model, connection: str, findings: Sequence[Finding], t
     ledger, account = model.ledger(NAME), model.connections[connection]
     if ledger is not None:
         for orphan in orphans(model, ledger, account):
-            promise((Kind.ORPHAN, orphan) in found, f"an audit did not find the orphan {orphan}")
+            named = {(Kind.ORPHAN, orphan), (Kind.HELD_KEY_UNRECORDED, orphan)} & found
+            promise(bool(named), f"an audit did not find the orphan {orphan}")
     current = ledger.current if ledger and not ledger.removed else None
     if ledger and current and current.connection == connection and current.workspace_id == f"default-of-{account}":
         key = model.keys.get(current.hash)
@@ -260,10 +262,26 @@ def check_findings(model: Model, connection: str, findings: Sequence[Finding], t
 
 def orphans(model: Model, ledger: Ledger, account: str) -> Collection[str]:
     """The keys in an account that an audit must call orphans."""
-    marks = {
-        key.hash: read_marker(key.request.name) or ("", UUID(int=0))
-        for key in model.keys.values()
-        if key.account == account and model.time - key.created_at > SETTLED_AFTER
-    }
-    ours = {key for key, (name, run) in marks.items() if name == NAME and run in model.runs}
-    return ours - ledger.hashes()
+    old = [k for k in model.keys.values() if k.account == account and model.time - k.created_at > SETTLED_AFTER]
+    return {key.hash for key in old if is_ours(model, key)} - ledger.hashes()
+
+
+def is_ours(model: Model, key: ModelKey) -> bool:
+    """Whether a key's marker tells that the rotation has made it in this installation."""
+    mark = read_marker(key.request.name)
+    if mark is None or mark.rotation != NAME:
+        return False
+    return mark.installation == model.installation if mark.installation else mark.run_id in model.runs
+
+
+def in_sight(model: Model, rotation: Rotation, made: Mapping[str, str]) -> set[str]:
+    """The keys that a rotation finds by their markers, as a destination holds one that its ledger does not know."""
+    ledger = model.ledger(NAME) or Ledger()
+    held = [made.get(model.places[name].content or "") for name in rotation.destinations]
+    adopts = rotation.adopt is not None and ledger.current is None
+    if adopts or not any(key and key not in ledger.hashes() for key in held):
+        return set()
+    account = model.connections[rotation.connection]
+    ours = {key.hash for key in model.keys.values() if key.account == account and is_ours(model, key)}
+    # If there are too many of them for a ledger, an audit settles what is left.
+    return ours if len(ours | ledger.hashes()) <= MOST_TAKEN_UP else set()

@@ -120,7 +120,7 @@ class Planned:
 
 
 async def run_plan(model: Model, rotation: Rotation, identity: Identity, process: Process | None = None) -> Planned:
-    """Say what a run would do now, in a process of its own."""
+    """Plan what a run would do now, in a process of its own."""
     run = open_run(model, rotation.name, identity, process or Process(model, "plan"))
     steps: list[str] = []
 

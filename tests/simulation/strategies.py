@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 PLACES = {"vault-secret/a": True, "vault-secret/b": True, "secret/c": False, "infisical-secret/d": False}
 """The destinations, and whether they check and set."""
+MOVABLE = {name for name in PLACES if not name.startswith("secret/")}
+"""The destinations whose blocks can be edited to point to another place."""
 NOT_PAUSED_AT = ("write secret", "write infisical")
 """Where a store does not compare before it sets: a write that an emergency has overtaken brings in a dead key."""
 
@@ -97,6 +99,6 @@ def nth_of(things: Sequence[T], which: int) -> T:
 
 
 def hits(aim: Aim, effect: str, seen: Counter[str]) -> bool:
-    """Say whether an effect is the one aimed at, after those seen before."""
+    """Return whether an effect is the one aimed at, after those seen before."""
     name, before = aim
     return effect.startswith(name) and sum(n for other, n in seen.items() if other.startswith(name)) == before

@@ -22,7 +22,7 @@ STRIKES = {
 
 
 def change(watched: WatchedRotation, **changes: Any) -> None:
-    """Let a person change the rotation."""
+    """Change the rotation, as a person does."""
     watched.rotation = watched.rotation.model_copy(update=changes)
     watched.model.deployments[watched.rotation.name] = watched.rotation
 

@@ -221,7 +221,7 @@ def test_a_create_that_could_not_be_settled_is_not_made_again(rotation: Rotation
 
 
 def strike(watched: WatchedRotation, *strikes: tuple[str, Fate]) -> None:
-    """Let effects fail: each strike hits the first effect of its name after the strike before it."""
+    """Make effects fail: each strike hits the first effect of its name after the strike before it."""
     left = list(strikes)
 
     def fate(effect: str) -> Fate:

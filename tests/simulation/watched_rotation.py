@@ -36,7 +36,7 @@ class WatchedRotation:
         check_serving(self.model, self.rotation, self.serving, effect)
 
     def put_by_hand(self, name: str, content: str | None) -> None:
-        """Let a person write into a destination, for which nothing is promised until a run has written to it again."""
+        """Write into a destination as a person; nothing is promised for it until a run has written to it again."""
         self.serving.discard(name)
         self.model.places[name].versions.append(content)
 
@@ -48,11 +48,11 @@ class WatchedRotation:
         return play(run_protocol(self.model, self.rotation, identity, Process(self.model)))
 
     def strike(self, at: int, fate: Fate) -> None:
-        """Let the effect of that number, counted from now, meet its fate."""
+        """Plan the fate of the effect of that number, counted from now."""
         counter = iter(range(10**6))
         self.model.fate = lambda _effect: fate if next(counter) == at else Fate.WORKS
 
     def calm(self) -> None:
-        """Let everything work again."""
+        """Make everything work again."""
         self.model.fate = lambda _effect: Fate.WORKS
         self.model.late_effects_happen()

@@ -7,11 +7,14 @@ from collections import Counter
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from hypothesis.stateful import RuleBasedStateMachine
 
 from blocks.openrouter.keys import KeyRequest
+from tasks.model.keys import marker
 from tasks.model.ledger import Ledger, Superseded
+from tasks.model.room import size
 from tasks.model.rotation import Retirement, Rotation
 from tasks.model.states import TRANSITIONS, steps_between
 from tests.simulation.invariants import check_serving
@@ -29,6 +32,10 @@ FOREIGN = "postgresql://user:password@db/checkout"
 """What somebody else keeps in a destination: no key of OpenRouter."""
 
 
+NEARLY_FULL = 4_000
+"""A ledger of more bytes may have no room for the places at which keys were left."""
+
+
 class Watched(RuleBasedStateMachine):
     """A world with one rotation in it, and the promises that hold after every effect."""
 
@@ -40,10 +47,7 @@ class Watched(RuleBasedStateMachine):
         self.model = Model()
         self.model.connections = {"openrouter": "account-1", "other": "account-2"}
         self.fields = {name: {"username": "someone"} if versioned else {} for name, versioned in PLACES.items()}
-        self.model.places = {
-            name: Place(checks_and_sets=versioned, other_fields=dict(self.fields[name]))
-            for name, versioned in PLACES.items()
-        }
+        self.model.places = {name: self._place(name, f"the place of {name}") for name in PLACES}
         self.model.watch = self.watch
         self.made: dict[str, str] = {}
         self.serving: set[str] = set()
@@ -54,15 +58,24 @@ class Watched(RuleBasedStateMachine):
         self.last_alive: dict[str, list[tuple[datetime, Decimal]]] = {}
         self.announced: dict[str, tuple[datetime, Retirement]] = {}
         self.disabled: dict[str, tuple[datetime, timedelta]] = {}
+        self.left: dict[str, str] = {}
+        """Keys that were published to a place to which no block points any more: its address, and the key's hash."""
+        self.ended_where_left: list[str] = []
         self.restoring = False
         self.hurried = False
         self.taken_away = False
         self.out_of_sight: set[str] = set(self.foreign)
 
+    def _place(self, name: str, at: str) -> Place:
+        # Prefect's own block is itself the place.
+        at = "" if name.startswith("secret/") else at
+        return Place(checks_and_sets=PLACES[name], other_fields=dict(self.fields[name]), at=at)
+
     def _foreign_keys(self) -> dict[str, Any]:
-        # One of another Prefect server with a rotation of the same name, one of another rotation.
-        for number, (account, rotation) in enumerate((("account-1", "checkout"), ("account-2", "other"))):
-            name = f"not ours [rotation {rotation} run 00000000-0000-4000-8000-00000000000{number}]"
+        # Two of other installations with a rotation of the same name, one of another rotation.
+        foreign = (("account-1", "checkout", ""), ("account-2", "other", ""), ("account-1", "checkout", "another"))
+        for number, (account, rotation, installation) in enumerate(foreign):
+            name = f"not ours {marker(rotation, UUID(int=10**9 + number), installation)}"
             self.model.add_key(f"foreign-{number}", KeyRequest(name=name), account)
         return {key.hash: key.settings() for key in self.model.keys.values()}
 
@@ -74,6 +87,7 @@ class Watched(RuleBasedStateMachine):
         self._watch_destinations(effect)
         self._watch_secrets(effect)
         self._watch_retirement(effect)
+        self._watch_left(effect)
         if "ledger" in effect:
             self._watch_ledger()
         untouched = {h: self.model.keys[h].settings() for h in self.foreign if h in self.model.keys}
@@ -100,7 +114,11 @@ class Watched(RuleBasedStateMachine):
             # Nothing keeps a write of long ago out of a destination that no rotation has any more.
             return
         seen, current = self.versions[name], self.last_ledger.current
-        permitted = {*self.rotation.overwrite, *(current.destinations if current else ())}
+        where = current.where() if current else {}
+        permitted = {
+            *self.rotation.overwrite,
+            *(one for one, at in where.items() if at in ("", self.model.places[one].at)),
+        }
         # Nothing keeps a write of long ago from replacing what was put there since.
         lost = seen and seen[-1] == FOREIGN and name not in permitted and not effect.startswith("late")
         promise(not lost, f"{name} lost a value that is no key and that nobody has given up, by: {effect}")
@@ -154,6 +172,20 @@ class Watched(RuleBasedStateMachine):
                 self._watch_disabled(key)
             if not key.at_once and key.hash in ended:
                 self._watch_ended(key, ended[key.hash], effect)
+
+    def _watch_left(self, effect: str) -> None:
+        """A key that may be read at a former place ends when the ledger said so of that place, and no sooner."""
+        if self.last_ledger.removed or size(self.last_ledger) > NEARLY_FULL:
+            self.left.clear()
+        superseded = {key.hash: key for key in self.last_ledger.superseded}
+        for address, key_hash in [*self.left.items()]:
+            if key_hash in self.model.alive():
+                continue
+            entry = superseded.get(key_hash)
+            told = entry is not None and address in entry.left_at and entry.revoke_at <= self.model.time
+            promise(told, f"I1: {address} was left with a key that ended before it was said, by: {effect}")
+            self.ended_where_left.append(address)
+            del self.left[address]
 
     def _watch_disabled(self, key: Superseded) -> None:
         if key.hash in self.disabled and key.hash not in self.model.keys:

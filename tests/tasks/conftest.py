@@ -49,6 +49,10 @@ from tests.memory import Memory
 numbers = itertools.count(1)
 
 
+INSTALLATION = "abcdefg"
+"""The id of the installation in which a life is lived."""
+
+
 class Life:
     """One rotation's whole world, which is also the `World` of its runs."""
 
@@ -67,6 +71,8 @@ class Life:
         self.events: list[tuple[Event, dict[str, str]]] = []
         self.notes: list[str] = []
         self.runs: set[UUID] = set()
+        self.id = INSTALLATION
+        self.asked_for_installation = 0
         self.runs_asked_for: list[int] = []
         self.rotation = Rotation(
             name="checkout",
@@ -83,11 +89,11 @@ class Life:
     # --- what a run needs of the world ---
 
     def now(self) -> datetime:
-        """Tell the time."""
+        """Return the time."""
         return self.time
 
     async def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Pass time."""
         self.time += timedelta(seconds=seconds)
 
     async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
@@ -113,8 +119,13 @@ class Life:
     async def check_deployment(self) -> None:
         """Refuse nothing: no run waits here."""
 
+    async def installation(self) -> str:
+        """Return the id of this installation."""
+        self.asked_for_installation += 1
+        return self.id
+
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
-        """Say which runs there were."""
+        """Return the runs that there were."""
         self.runs_asked_for.append(len(run_ids))
         return self.runs & set(run_ids)
 
@@ -124,7 +135,7 @@ class Life:
         yield self
 
     async def longest_interval(self) -> timedelta:
-        """Tell the interval of the schedule."""
+        """Return the interval of the schedule."""
         return self.interval
 
     async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
@@ -159,7 +170,7 @@ class Life:
     # --- what tests do ---
 
     def later(self, **how: float) -> None:
-        """Let time pass."""
+        """Pass time."""
         self.time += timedelta(**how)
 
     def change(self, **changes: Any) -> None:
@@ -282,7 +293,7 @@ class Life:
             self.openrouter.delete_key(key)
 
     def spend(self, key: StoredKey, usd: str) -> None:
-        """Let a consumer spend."""
+        """Spend, as a consumer does."""
         key.spent.append((self.time, Decimal(usd)))
         key.last_used_at = self.time
 

@@ -32,7 +32,7 @@ from blocks.errors import (
     error_for_status,
 )
 from blocks.http import MAX_ANSWER_BYTES, MAX_ATTEMPTS
-from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
+from blocks.vault.auth import FOLDERS_SETTING, AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from sandbox.server import Fault, Faults, running
 from sandbox.vault import create_app
 from sandbox.vault_engines import KvVersion2
@@ -298,8 +298,11 @@ async def test_an_attempt_that_was_given_up_does_not_write_later(stand_in: Stand
 
 
 @pytest.mark.parametrize("auth", ["approle", "kubernetes", "jwt"])
-async def test_every_login_is_repeated_when_its_token_has_ended(stand_in: StandIn, auth: str, tmp_path: Path) -> None:
+async def test_every_login_is_repeated_when_its_token_has_ended(
+    stand_in: StandIn, auth: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A login that can be made again is made once more when its token's time is over, at its own mount."""
+    monkeypatch.setenv(FOLDERS_SETTING, str(tmp_path))
     (tmp_path / "token").write_text("proof\n")
     stand_in.sandbox.allow_login(f"team/{auth}", "role", "proof", {"secret/data/app": READ_WRITE})
     logins = {
@@ -352,11 +355,61 @@ async def test_a_token_that_ended_is_told_from_a_missing_permission(stand_in: St
     await secret.aclose()
 
 
-async def test_a_missing_service_account_names_the_field(stand_in: StandIn, tmp_path: Path) -> None:
+async def test_a_missing_service_account_names_the_field(stand_in: StandIn) -> None:
     """Outside of a pod, the Kubernetes login says which file is missing."""
-    secret = stand_in.secret(KubernetesAuth(kubernetes_role="role", token_path=str(tmp_path / "none")))
+    secret = stand_in.secret(KubernetesAuth(kubernetes_role="role"))
 
-    with pytest.raises(ConfigurationError, match=r"auth\.token_path"):
+    with pytest.raises(ConfigurationError, match=r"auth\.token_path: .* cannot be read"):
+        await secret.read_content()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as Kubernetes mounts it, where the worker's environment names a link to it; beside it a secret."""
+    data = tmp_path / "account" / "..2026_12_01"
+    data.mkdir(parents=True)
+    (data / "token").write_text("proof")
+    (data.parent / "..data").symlink_to(data.name)
+    (data.parent / "token").symlink_to("..data/token")
+    (tmp_path / "run").symlink_to("account")
+    (tmp_path / "id_rsa").write_text("a secret of this machine")
+    monkeypatch.setenv(FOLDERS_SETTING, f"/nowhere:{tmp_path / 'run'}")
+    return data.parent
+
+
+async def test_a_token_mounted_by_kubernetes_is_sent(stand_in: StandIn, mounted: Path) -> None:
+    """The links within the folder, and the one to it, do not matter."""
+    stand_in.sandbox.allow_login("kubernetes", "role", "proof", {"secret/data/app": READ_WRITE})
+
+    for name in ("account/token", "run/token"):
+        secret = stand_in.secret(KubernetesAuth(kubernetes_role="role", token_path=str(mounted.parent / name)))
+        assert (await secret.read_content()).value is None
+        await secret.aclose()
+
+
+@pytest.mark.parametrize("path", ["id_rsa", "account/../id_rsa", "account/link", "account-of-others", "none"])
+async def test_no_other_file_of_the_machine_is_sent(stand_in: StandIn, mounted: Path, path: str) -> None:
+    """Whoever may edit a block cannot have a file of the worker sent to a host of their choice."""
+    (mounted / "link").symlink_to(mounted.parent / "id_rsa")
+    (mounted.parent / "account-of-others").write_text("a secret of this machine")
+    secret = stand_in.secret(KubernetesAuth(kubernetes_role="role", token_path=str(mounted.parent / path)))
+
+    with pytest.raises(ConfigurationError, match=rf"auth\.token_path: the file is not in .*{FOLDERS_SETTING}"):
+        await secret.read_content()
+
+    assert stand_in.requests == []
+
+
+@pytest.mark.parametrize("named", ["", ".", "account"])
+async def test_only_whole_paths_in_the_setting_count(
+    stand_in: StandIn, mounted: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """An empty or a relative name would mean wherever the worker was started."""
+    monkeypatch.chdir(mounted.parent)
+    monkeypatch.setenv(FOLDERS_SETTING, named)
+    secret = stand_in.secret(KubernetesAuth(kubernetes_role="role", token_path="account/token"))
+
+    with pytest.raises(ConfigurationError, match=r"auth\.token_path: the file is not in"):
         await secret.read_content()
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from flows.show.overview import HEADER, Health, as_page, row, summary
 from flows.status import show
 from tasks.model.ledger import Current, Ledger, Pending, Superseded
+from tasks.model.tries import TRIES_AGAIN
 from tasks.world.inventory import Facts, SeenRun
 
 NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
@@ -66,6 +67,11 @@ def test_a_healthy_rotation_needs_nobody() -> None:
     [
         ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "press Retry, which is safe"),
         ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "Message: publish failed"),
+        (
+            {"last_run": seen(TRIES_AGAIN, "publish failed")},
+            Health.DEGRADED,
+            "is tried again by itself. Message: publish",
+        ),
         ({"last_run": seen("CRASHED")}, Health.FAILED, "The last run crashed"),
         ({"last_run": seen("CANCELLED"), "ledger": Ledger(pending=PENDING)}, Health.DEGRADED, "is pending"),
         ({"last_run": seen("RUNNING"), "ledger": Ledger(current=CURRENT, pending=PENDING)}, Health.HEALTHY, ""),
@@ -89,6 +95,7 @@ def test_a_healthy_rotation_needs_nobody() -> None:
     ids=[
         "failed",
         "failed with a sentence",
+        "tried again",
         "crashed",
         "cancelled in mid-rotation",
         "at work",

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutants import concurrency, lists, operations, order, recovery, retirement, settings
+from tests.simulation.mutants import concurrency, lists, operations, order, places, recovery, retirement, settings
 from tests.simulation.mutants.mutant import Mutant
 
 MUTANTS: list[Mutant] = [
@@ -13,6 +13,7 @@ MUTANTS: list[Mutant] = [
     *concurrency.MUTANTS,
     *recovery.MUTANTS,
     *retirement.MUTANTS,
+    *places.MUTANTS,
     *settings.MUTANTS,
     *operations.MUTANTS,
     *lists.MUTANTS,

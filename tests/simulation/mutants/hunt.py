@@ -30,7 +30,7 @@ class Caught:
 
 
 def hunt(mutant: Mutant, histories: int = MAX_HISTORIES) -> Caught:
-    """Let histories run until one of them fails.
+    """Run histories until one of them fails.
 
     Args:
         mutant: The wrong version.

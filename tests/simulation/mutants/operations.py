@@ -70,8 +70,8 @@ async def _plan_and_sign(run: Run, rotation: Rotation) -> Situation:
     return finding
 
 
-def _plan_without_emergency(finding: Any, ledger: Any, rotation: Any, run: Identity, now: datetime) -> list[str]:
-    return steps_ahead(finding, ledger, rotation, replace(run, emergency=False), now)
+def _plan_without_emergency(finding: Any, ledger: Any, rotation: Any, run: Identity, *rest: Any) -> list[str]:
+    return steps_ahead(finding, ledger, rotation, replace(run, emergency=False), *rest)
 
 
 MUTANTS = [

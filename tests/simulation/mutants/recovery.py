@@ -22,12 +22,13 @@ import tasks.publish
 import tasks.revoke
 import tasks.verify
 from tasks.model.decisions import Situation, assess
+from tasks.model.keys import Marker
+from tasks.model.ledger import Ledger
 from tests.simulation.mutants.mutant import (
     SIMPLE,
     Mutant,
     nothing,
 )
-from tests.simulation.world.orchestrator import ModelWorld
 
 
 def _finding(wrong: Situation, *instead_of: Situation) -> Callable[..., Situation]:
@@ -37,6 +38,8 @@ def _finding(wrong: Situation, *instead_of: Situation) -> Callable[..., Situatio
 
     return found
 
+
+RESTORED = ("rotate", "back_up_the_database", "restore_the_database")
 
 MUTANTS = [
     Mutant(
@@ -64,12 +67,43 @@ MUTANTS = [
     Mutant(
         "keys are not found again after the ledger is lost",
         tasks.life.recover,
-        "keys_without_ledger",
+        "unrecorded_keys",
         mock.AsyncMock(return_value=[]),
         ("rotate", "delete_the_ledger"),
         SIMPLE,
     ),
-    Mutant("keys of another Prefect server are taken up", ModelWorld, "known_runs", mock.AsyncMock(side_effect=set)),
+    Mutant(
+        "keys of another installation are taken up",
+        Marker,
+        "is_of",
+        lambda *_: True,
+        ("rotate", "delete_the_ledger"),
+        SIMPLE,
+    ),
+    Mutant(
+        "keys are this installation's only if it knows their runs",
+        Marker,
+        "is_of",
+        lambda mark, _installations, known_runs: mark.run_id in known_runs,
+        RESTORED,
+        SIMPLE,
+    ),
+    Mutant(
+        "a key that the ledger does not know is taken for somebody else's",
+        tasks.life.recover,
+        "is_key_among",
+        lambda _secrets: False,
+        RESTORED,
+        SIMPLE,
+    ),
+    Mutant(
+        "an audit forgets the current key for the one that it finds",
+        Ledger,
+        "replaced",
+        lambda self, current, _revoke_at: self.model_copy(update={"current": current}),
+        (*RESTORED, "audit", "the_clock_jumps"),
+        SIMPLE,
+    ),
     Mutant(
         '"no such key" is always believed',
         tasks.revoke,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -12,8 +13,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from tasks.audit.judge import SETTLED_AFTER
-from tasks.model.keys import read_marker
+from tasks.audit.unexplained import SETTLED_AFTER
+from tasks.model.ledger import Ledger
 from tests.simulation import outcomes
 from tests.simulation.invariants import check_agreement
 from tests.simulation.outcomes import Before
@@ -41,6 +42,7 @@ class Audits(ByHand):
         protected, ledgers = self._out_of_reach(), json.dumps(self.model.ledgers())
         before = Before.of(self.model)
         everything = {key.hash: key.settings() for key in self.model.keys.values()}
+        orphans = outcomes.orphans(self.model, before.ledger, self.model.connections[connection])
         self._fate(planned)
         audited = self._audit(connection, repair=repair)
         may_look = not planned and connection not in self.model.deleted_connections
@@ -54,10 +56,20 @@ class Audits(ByHand):
         promise(repair or json.dumps(self.model.ledgers()) == ledgers, "an audit without repair wrote a ledger")
         promise(protected.items() <= after.items(), "a repair changed a key that it must not touch")
         restored = ledgers == "{}" and self._current() is not None
-        promise(restored or self._says_the_same(ledgers), "a repair changed a ledger")
+        taken_up = repair and self._has_taken_up(orphans, before)
+        promise(restored or taken_up or self._says_the_same(ledgers), "a repair changed a ledger")
         if restored:
             COUNTED["restored ledgers"] += 1
             check_agreement(self.model, self.rotation)
+
+    def _has_taken_up(self, orphans: Collection[str], before: Before) -> bool:
+        """Whether a repair has done nothing to the ledger but to take orphans up."""
+        ledger = self.model.ledger("checkout") or Ledger()
+        added = ledger.hashes() - before.ledger.hashes()
+        if ledger.current != before.ledger.current:
+            promise(ledger.current is not None and ledger.current.hash in added, "a repair made no orphan current")
+            check_agreement(self.model, self.rotation)
+        return bool(added) and added <= set(orphans) and before.ledger.hashes() <= ledger.hashes()
 
     def _says_the_same(self, ledgers: str) -> bool:
         # A repair takes the ledger over, so that nobody else writes meanwhile: only its signature changes.
@@ -88,13 +100,12 @@ class Audits(ByHand):
         if key is None or key.account != account or not reachable or self.model.late:
             return False
         places = [self.model.places[name] for name in self.rotation.destinations]
-        marks = [read_marker(k.request.name) for k in self.model.keys.values() if k.account == account]
-        known = [mark for mark in marks if mark and mark[0] == "checkout" and mark[1] in self.model.runs]
+        known = [k for k in self.model.keys.values() if k.account == account and outcomes.is_ours(self.model, k)]
         readable = all(place.exists and place.content == key.secret for place in places)
         lasts = not key.expired(self.model.time + timedelta(hours=3)) and not key.disabled
         # After a clock was set back, it is younger than an audit must take it to be before it decides.
         settled = self.model.time + timedelta(hours=2) - key.created_at > SETTLED_AFTER
-        return readable and lasts and settled and len(known) == 1 and known[0] == read_marker(key.request.name)
+        return readable and lasts and settled and known == [key]
 
     def _out_of_reach(self) -> dict[str, Any]:
         """The keys that no repair may change: explained, held, foreign, young, or in use."""

@@ -145,6 +145,7 @@ class ByHand(History):
         self.last_ledger = ledger
         self.disabled.clear()
         self.announced.clear()
+        self.left.clear()
 
     def _settled_ledgers(self) -> list[dict[str, Any]]:
         """The earlier values in which no create is open."""

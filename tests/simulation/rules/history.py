@@ -108,6 +108,7 @@ class History(Watched):
 
     def _rotate(self, identity: Identity, process: Process | None = None) -> Ended:
         self.hurried = identity.emergency
+        self.ended_where_left.clear()
         ended = play(run_protocol(self.model, self.rotation, identity, process, self.steps))
         self._after(ended)
         if ended.succeeded:
@@ -151,6 +152,7 @@ class History(Watched):
 
     def _stop_promising(self, secret: str) -> None:
         """What a person has done to a key is not the rotation's to answer for, where it is read."""
+        self.left = {address: key for address, key in self.left.items() if key != self.made.get(secret)}
         self.serving -= {name for name, place in self.model.places.items() if place.content == secret}
 
     @rule(adopt=st.booleans())
@@ -167,7 +169,7 @@ class History(Watched):
         self.model.tell(f"by hand: the rotation adopts {hash_}")
         self._change(adopt=hash_)
 
-    def _put_by_hand(self, name: str, content: str) -> None:
+    def _put_by_hand(self, name: str, content: str | None) -> None:
         self.model.tell(f"by hand: {name} is set to {content}")
         self.model.places[name].versions.append(content)
         self.versions[name].append(content)

@@ -18,6 +18,7 @@ from tests.simulation.outcomes import Before
 from tests.simulation.promises import promise
 from tests.simulation.rules.history import History, Planned
 from tests.simulation.runs import (
+    Ended,
     play,
     run_plan,
 )
@@ -39,9 +40,13 @@ class Rotations(History):
             # In an emergency a key dies at once, whatever may still bring it in.
             self.model.settle()
         before, spendable = Before.of(self.model), self._spendable()
+        seen = outcomes.in_sight(self.model, self.rotation, self.made)
         self._fate(planned)
-        if self._rotate(identity).succeeded:
+        ended = self._rotate(identity)
+        if ended.succeeded:
+            self.out_of_sight -= seen
             self._check_rotated(identity, before, spendable)
+            self._check_left_told(ended)
 
     def _check_rotated(self, identity: Identity, before: Before, spendable: Decimal | None) -> None:
         check_agreement(self.model, self.rotation)
@@ -64,6 +69,14 @@ class Rotations(History):
             left = self._spendable_with_all()
             promise(left is not None and left <= spendable, f"a rotation made {spendable} USD to {left} USD")
 
+    def _check_left_told(self, ended: Ended) -> None:
+        """A run that has succeeded names each place that it has left with a key, and what becomes of that key."""
+        superseded = {key.hash for key in self.last_ledger.superseded}
+        left = [address for address, key_hash in self.left.items() if key_hash in superseded]
+        said = ended.message or ""
+        named = all(address in said for address in [*left, *self.ended_where_left]) or " more may still" in said
+        promise(named, f"nobody was told that {left or self.ended_where_left} was left with a key")
+
     def _spendable_with_all(self) -> Decimal | None:
         ledger = self.model.ledger("checkout")
         alive = [self.model.keys[key] for key in (ledger.hashes() if ledger else ()) if key in self.model.alive()]
@@ -80,6 +93,9 @@ class Rotations(History):
             # What was spent in an account that the connection has left cannot be known.
             return None
         if current.request.limit != self.rotation.key.limit_usd or ledger.pending or ledger.superseded:
+            return None
+        if self.out_of_sight - set(self.foreign):
+            # What a ledger does not know may come back with a limit of its own.
             return None
         if current.request.limit_reset != self.rotation.key.terms(self.model.time).limit_reset:
             return None

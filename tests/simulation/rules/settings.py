@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 from tasks.model.rotation import Retirement
 from tests.simulation.rules.history import History
 from tests.simulation.strategies import (
+    MOVABLE,
     PLACES,
     destinations,
     key_settings,
@@ -22,10 +23,15 @@ from tests.simulation.strategies import (
     overlaps,
     retirements,
 )
+from tests.simulation.world.places import Place
 
 
 class Settings(History):
     """The rotation, its connections and its blocks are changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places_left: dict[str, list[Place]] = {name: [] for name in PLACES}
 
     @rule(names=destinations, overlap=overlaps, limit=st.sampled_from([50, 75]))
     def change_the_rotation(self, names: list[str], overlap: timedelta, limit: int) -> None:
@@ -88,6 +94,31 @@ class Settings(History):
         # Where nobody can look, only what was published last is known to be read.
         if not exists and self.made.get(self.model.places[name].content or "") != self._current():
             self.serving.discard(name)
+
+    @rule(name=st.sampled_from(sorted(MOVABLE)), back=st.booleans())
+    def edit_a_block(self, name: str, back: bool) -> None:
+        """A destination's block is edited to point to another place, or deleted and made anew there."""
+        former, others = self.model.places[name], self.places_left[name]
+        place = others.pop() if back and others else self._place(name, f"place {self.model.fresh()} of {name}")
+        others.append(former)
+        self.model.tell(f"by hand: the block {name} points to {place.at}, and no longer to {former.at}")
+        place.exists = former.exists
+        self.model.places[name] = place
+        self.versions[name], self.fields[name] = list(place.versions), dict(place.other_fields)
+        self.serving.discard(name)
+        self.left.pop(place.at, None)
+        if (key := self._published_at(name, former)) is not None:
+            self.left[former.at] = key
+
+    def _published_at(self, name: str, place: Place) -> str | None:
+        """The current or the pending key, where the ledger knows that it was given to a place and it still is there."""
+        ledger = self.last_ledger
+        current, pending = ledger.current, ledger.pending and ledger.pending.key
+        for key, where in ((current, current.where() if current else {}), (pending, ledger.where_pending())):
+            found = self.model.keys.get(key.hash) if key else None
+            if found and not found.disabled and found.secret == place.content and where.get(name) == place.at:
+                return found.hash
+        return None
 
     @rule(name=st.sampled_from(["openrouter", "other"]), exists=st.booleans())
     def delete_a_connection(self, name: str, exists: bool) -> None:

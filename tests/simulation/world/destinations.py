@@ -25,7 +25,7 @@ class ModelDestination(Destination):
 
     def place(self) -> str:
         """Name it."""
-        return self.name
+        return self._place.at or self.name
 
     async def read_content(self) -> Content:
         """Read it."""

@@ -41,7 +41,7 @@ class Model:
     """Everything outside of the process.
 
     Args:
-        start: The time at which the story begins, UTC.
+        start: The time at which the history begins, UTC.
     """
 
     def __init__(self, start: datetime = datetime(2026, 12, 1, 2, 30, tzinfo=UTC)) -> None:
@@ -54,6 +54,7 @@ class Model:
         self.signatures = 0
         self.places: dict[str, Place] = {}
         self.runs: set[UUID] = set()
+        self.installation = "abcdefg"
         self.retirements: dict[tuple[str, datetime], bool] = {}
         self.deployments: dict[str, Rotation] = {}
         self.interval = timedelta(0)
@@ -92,7 +93,7 @@ class Model:
         return self.works(secret) or any(k.secret == secret and k.expired(self.time) for k in self.keys.values())
 
     def add_key(self, name: str, request: KeyRequest, account: str) -> ModelKey:
-        """Let somebody else make a key."""
+        """Make a key, as somebody else does."""
         key = ModelKey(
             hash=name,
             secret=f"sk-or-v1-{self.fresh()}",
@@ -126,7 +127,7 @@ class Model:
         return {name: value for name, value in found.items() if not Ledger.model_validate(value).is_closed}
 
     def put_ledger(self, rotation: str, value: Any) -> None:
-        """Let a person overwrite the newest term, or make the first one."""
+        """Overwrite the newest term, as a person does, or make the first one."""
         terms = self.terms(rotation)
         self.variables[term_variable(rotation, terms[0].number if terms else 1)] = value
 
@@ -136,13 +137,13 @@ class Model:
         self.retirements.update(dict.fromkeys(cancelled, False))
 
     def late_effects_happen(self) -> None:
-        """Let everything that may take effect late do so; it may do so again, as long as it can arrive at all."""
+        """Apply everything that may take effect late; it may do so again, as long as it can arrive at all."""
         self.late = [effect for effect in self.late if effect.ends is None or self.time <= effect.ends]
         for effect in self.late:
             effect.do()
         self.late = [effect for effect in self.late if effect.again]
 
     def settle(self) -> None:
-        """Let everything that may take effect late do so for the last time."""
+        """Apply everything that may take effect late for the last time."""
         self.late_effects_happen()
         self.late.clear()

@@ -95,7 +95,7 @@ class ModelOpenRouter(ModelLists):
         self._own(key_hash).guardrail = guardrail_id
 
     async def guardrail_of(self, key_hash: str) -> str | None:
-        """Say which guardrail a key has."""
+        """Return the guardrail of a key."""
         return await self._process.effect("list the guardrails", lambda: self._own(key_hash).guardrail)
 
     async def list_workspaces(self) -> AsyncIterator[str]:

@@ -28,11 +28,11 @@ class ModelWorld:
         self._process = process
 
     def now(self) -> datetime:
-        """Tell the time."""
+        """Return the time."""
         return self._process.model.time
 
     async def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Pass time."""
         self._process.model.time += timedelta(seconds=seconds)
 
     async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
@@ -51,8 +51,12 @@ class ModelWorld:
         kind = ModelVault if self._process.model.places[name].checks_and_sets else ModelDestination
         return kind(self._process, name)
 
+    async def installation(self) -> str:
+        """Read the id of this installation."""
+        return await self._process.effect("look the installation up", lambda: self._process.model.installation)
+
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
-        """Say which runs Prefect knows."""
+        """Return the runs that Prefect knows."""
         return await self._process.effect("look runs up", lambda: self._process.model.runs & set(run_ids))
 
     @asynccontextmanager
@@ -61,7 +65,7 @@ class ModelWorld:
         yield ModelWorld(self._process)
 
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
-        """Tell of an event; it is no effect, because nothing waits for it."""
+        """Emit an event; it is no effect, because nothing waits for it."""
         promise(set(payload) == set(event.payload), f"{event} tells {sorted(payload)}")
         self._process.model.events.append({"event": event.value, "rotation": rotation, **payload})
         self._process.model.watch(f"tell of {event.value}")
@@ -70,7 +74,7 @@ class ModelWorld:
         """Refuse nothing: no run waits here."""
 
     async def longest_interval(self) -> timedelta:
-        """Tell the longest interval."""
+        """Return the longest interval."""
         return self._process.model.interval
 
     async def deployed_rotation(self, name: str) -> Rotation:

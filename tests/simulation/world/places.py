@@ -16,6 +16,7 @@ class Place:
     exists: bool = True
     versions: list[str | None] = field(default_factory=list)
     other_fields: dict[str, str] = field(default_factory=dict)
+    at: str = ""
 
     @property
     def content(self) -> str | None:

@@ -30,7 +30,7 @@ REFUSALS = {Fate.FORBIDDEN: ForbiddenError, Fate.CONFLICT: ConflictError, Fate.T
 """What OpenRouter or a destination says where it refuses a call."""
 LOOKED_BEFORE = ("change a key", "assign", "unassign", "fence", "replace a list")
 """What some steps begin after a look at the ledger that was for the call before."""
-PREFECTS = ("ledger", "deployment", "retirement", "look a run up")
+PREFECTS = ("ledger", "deployment", "retirement", "look runs up", "installation")
 """What is asked of Prefect's API, of which no answer but a good one says whether a call took effect."""
 
 

@@ -18,13 +18,14 @@ from blocks.errors import NotFoundError
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.keys import ApiKey, CurrentKey
 from blocks.openrouter.lists import KeyList, ListKind
-from flows.audit import check_order
-from flows.show.audit_report import MAX_ROWS, as_description, as_sentence, as_table
+from flows.audit import audit_each, check_order
+from flows.show.audit_report import MAX_ROWS, as_description, as_sentence, as_summary, as_table
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, Account, OpenRouterSandbox, StoredKey
 from sandbox.server import Fault
 from sandbox.stack import CHECKOUT
 from tasks.audit.compare import OPEN_AT_ONCE, RUNS_AT_ONCE
 from tasks.audit.findings import MOST_KEPT, Finding, Kind, Report, Severity
+from tasks.audit.ledgers import connections_in_use
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, marker
 from tasks.model.ledger import Current, Ledger, Pending, Unresolved
@@ -512,14 +513,36 @@ async def test_repair_keeps_an_orphan_where_a_destination_cannot_be_read(life: L
     await keeps(life, key, "It was not repaired: ")
 
 
-async def test_repair_keeps_an_orphan_that_somebody_uses(life: Life) -> None:
-    """A key that was never published has no user; this one has, so a person decides."""
+async def test_repair_supersedes_an_orphan_that_somebody_uses(life: Life) -> None:
+    """Whoever read it while a destination held it keeps it for the overlap, as after any rotation."""
     await life.rotate()
     key = marked(life)
     life.later(hours=2)
     life.spend(key, "0.01")
 
-    await keeps(life, key, "It was not repaired: it has been used, so somebody holds it.")
+    finding = only(await life.audit(repair=True), Kind.ORPHAN)
+
+    assert finding.repaired
+    assert finding.sentence.endswith("It has been used, so it is superseded now and ends at 2026-12-17 05:30 UTC.")
+    assert [(former.hash, former.revoke_at) for former in life.ledger.superseded] == [
+        (key.hash, life.time + life.rotation.overlap)
+    ]
+    assert life.retirements == [life.time + life.rotation.overlap]
+    assert life.use(key) == 200
+    life.later(days=1)
+    await life.retire()
+    assert key.hash not in life.openrouter.keys
+
+
+async def test_repair_keeps_a_used_orphan_whose_overlap_nobody_knows(life: Life) -> None:
+    """Without a deployment a person decides when it ends."""
+    await life.rotate()
+    key = marked(life)
+    life.is_deployed = False
+    life.later(hours=2)
+    life.spend(key, "0.01")
+
+    await keeps(life, key, "It was not repaired: it has been used, and without a valid deployment nobody knows")
 
 
 async def test_repair_keeps_an_orphan_whose_rotation_is_not_known_any_more(life: Life) -> None:
@@ -702,6 +725,44 @@ def test_an_audit_that_cannot_work_is_refused(order: tuple[Any, Any, Any], field
     assert type(refused.value).__name__ == "ConfigurationError"
 
 
+# --- every connection in use ---
+
+
+async def test_every_connection_that_a_rotation_or_a_ledger_names_is_audited(life: Life) -> None:
+    """Also the one that a rotation has left while keys of it are alive; nobody has to remember it."""
+    await life.rotate()
+    life.connections.add("other")
+    life.deployed = life.rotation.model_copy(update={"connection": "other"})
+
+    in_use = await connections_in_use(life)
+    reports, failures = await audit_each(life, in_use, timedelta(days=90), None)
+
+    assert in_use == ["openrouter", "other"]
+    assert [report.connection for report in reports] == in_use
+    assert failures == []
+
+
+async def test_an_audit_that_fails_does_not_stop_the_others(life: Life) -> None:
+    """The message names what was not audited, after what was."""
+    await life.rotate()
+
+    reports, failures = await audit_each(life, ["gone", "openrouter"], timedelta(days=90), None)
+
+    assert [report.connection for report in reports] == ["openrouter"]
+    said = as_summary(reports, failures)
+    assert said.startswith("openrouter: 1 key checked")
+    assert said.endswith("Not audited: rotation.connection: the block openrouter-credentials/gone does not exist.")
+
+
+def test_a_summary_begins_with_what_requires_action() -> None:
+    """However many connections are in order."""
+    fine = Report("fine", Life().time, None, ())
+    bad = Report("bad", Life().time, None, (Finding(Kind.MANAGEMENT_KEY_REFUSED, "It is refused."),))
+
+    assert as_summary([fine, bad], []).startswith("bad: Action required: 1 finding.")
+    assert as_summary([], []) == "No rotation uses a connection, so there is nothing to audit."
+
+
 # --- large accounts ---
 
 
@@ -756,9 +817,9 @@ async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(life: Life, mo
     """The slot is taken once, and the ledgers are read once for all of them."""
     await life.rotate()
     orphans = [marked(life) for _ in range(5)]
-    used = marked(life)
+    held = marked(life)
+    await life.block.awrite_secret(held.secret.encode())
     life.later(hours=2)
-    life.spend(used, "0.01")
     opened = life.opened
     slots: list[str] = []
     reads: list[str] = []
@@ -781,13 +842,7 @@ async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(life: Life, mo
     assert slots == ["checkout"]
     assert len(reads) == 1
     assert {finding.key_hash for finding in report.findings if finding.repaired} == {key.hash for key in orphans}
-    assert "somebody holds it" in only_unrepaired(report).sentence
-
-
-def only_unrepaired(report: Report) -> Finding:
-    """The one finding that is left to a person."""
-    (finding,) = report.needing_person()
-    return finding
+    assert {finding.kind for finding in report.needing_person()} == {Kind.HELD_KEY_UNRECORDED, Kind.DESTINATION_DIFFERS}
 
 
 class Place:
@@ -795,6 +850,10 @@ class Place:
 
     def __init__(self, world: ManyPlaces) -> None:
         self.world = world
+
+    def place(self) -> str:
+        """Name it."""
+        return "a place"
 
     async def read_content(self) -> Content:
         """Read it."""

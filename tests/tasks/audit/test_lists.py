@@ -81,19 +81,22 @@ async def test_without_inherit_a_missing_successor_is_no_finding(life: Life) -> 
     assert await about_lists(life) == []
 
 
-async def test_an_orphan_that_a_list_names_is_left_to_a_person(life: Life) -> None:
-    """Deleting it would leave a dead key in the list."""
+async def test_an_orphan_that_a_list_names_is_superseded(life: Life) -> None:
+    """Deleting it would leave a dead key in the list; the end of its overlap takes it out."""
     await life.rotate()
     run = next(iter(life.runs))
     account = life.openrouter.accounts[0]
     orphan = life.openrouter.add_key(account, {"name": f"[rotation checkout run {run}] checkout"})
-    restrict(life, ListKind.BYOK, orphan.hash)
+    which = restrict(life, ListKind.BYOK, orphan.hash, other_key(life))
     life.later(hours=2)
 
-    report = await life.audit(repair=True)
+    await life.audit(repair=True)
+    superseded = [key.hash for key in life.ledger.superseded]
+    life.later(hours=24)
+    await life.retire()
 
-    assert orphan.hash in life.openrouter.keys
-    assert [one for one in report.findings if "a list of the account names it" in one.sentence]
+    assert superseded == [orphan.hash]
+    assert orphan.hash not in {*life.openrouter.keys, *which["allowed_api_key_hashes"]}
 
 
 async def test_what_the_account_lacks_is_a_notice(life: Life) -> None:

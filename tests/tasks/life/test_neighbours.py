@@ -30,7 +30,7 @@ class Crowded(Destination):
         return content
 
     async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
-        """Let the next one of them write, then write."""
+        """Have the next one of them write, then write."""
         if self._writes:
             field, text = self._writes.pop(0)
             beside = self._block.model_copy(update={"field": field})

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from blocks.errors import DestinationError
 from sandbox.server import Fault
 from tests.tasks.conftest import Life
 
@@ -129,3 +130,40 @@ async def test_a_retry_does_not_say_that_a_key_is_live_where_it_is_not(life: Lif
         f"Already rotated: the key {label} is the current one, but vault-secret/checkout does not hold it: start a new "
         "run; no superseded keys."
     )
+
+
+@pytest.mark.parametrize("knows", [False, True], ids=["Prefect has forgotten that it completed", "Prefect knows"])
+async def test_a_retry_of_an_emergency_ends_no_key_that_was_superseded_after_it(life: Life, knows: bool) -> None:
+    """Given that the emergency's key was restored, the key that it replaced keeps its overlap."""
+    run_id, first_started = uuid4(), life.time
+    await life.rotate()
+    await life.rotate(run_id=run_id, emergency=True)
+    life.later(days=1)
+    await life.rotate()
+    replaced = await life.held()
+    await life.restore()
+    before = life.ledger.superseded
+
+    said = await life.rotate(run_id=run_id, first_started=first_started, attempt=2, emergency=True, completed=knows)
+
+    assert said.startswith(f"Already rotated: the key {(await life.held()).label} is the current one")
+    assert life.openrouter.is_live(replaced.secret)
+    assert life.ledger.superseded == before
+
+
+@pytest.mark.parametrize("emergency", [False, True])
+async def test_a_retry_of_a_completed_run_says_where_its_key_is_not(life: Life, emergency: bool) -> None:
+    """Given a destination that somebody has changed since, no Retry says that the key is live there."""
+    run_id = uuid4()
+    await life.rotate(run_id=run_id, emergency=emergency)
+    await life.block.awrite_secret(b"by hand")
+    keys = set(life.openrouter.keys)
+
+    try:
+        said = await life.rotate(run_id=run_id, attempt=2, emergency=emergency, completed=True)
+    except DestinationError as error:
+        said = str(error)
+
+    assert "vault-secret/checkout" in said
+    assert "live at" not in said
+    assert set(life.openrouter.keys) == keys

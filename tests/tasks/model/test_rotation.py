@@ -97,12 +97,12 @@ def test_anything_that_is_no_rotation_is_refused_plainly(value: Any) -> None:
 
 
 def test_the_keys_name_tells_a_person_where_it_comes_from() -> None:
-    """The name at OpenRouter holds the user's name, the UTC date, the rotation and the flow run's id."""
+    """The name at OpenRouter holds the user's name, the UTC date, the rotation, the installation and the run's id."""
     run_id = UUID("0c9c1f0e-0000-4000-8000-000000000001")
 
-    name = parse_rotation(filled_in()).key_name(run_id, TODAY)
+    name = parse_rotation(filled_in()).key_name(run_id, TODAY, "abcdefg")
 
-    assert name == "[rotation checkout run 0c9c1f0e-0000-4000-8000-000000000001] checkout 2026-12-01"
+    assert name == "[rotation checkout abcdefg/0c9c1f0e000040008000000000000001] checkout 2026-12-01"
 
 
 @given(st.text(min_size=1, max_size=80).filter(lambda text: text.strip() and text.isprintable()))
@@ -110,29 +110,34 @@ def test_a_marker_is_found_again_whatever_the_user_calls_the_key(name: str) -> N
     """The marker is read back from any key name, even one that imitates a marker."""
     run_id = uuid4()
 
-    key_name = parse_rotation(filled_in(key__name=name)).key_name(run_id, TODAY)
+    key_name = parse_rotation(filled_in(key__name=name)).key_name(run_id, TODAY, "abcdefg")
 
-    assert read_marker(key_name) == ("checkout", run_id)
+    assert read_marker(key_name) == ("checkout", run_id, "abcdefg")
     assert len(key_name) <= MAX_KEY_NAME
 
 
 @given(st.text(min_size=1, max_size=80).filter(lambda text: text.strip() and text.isprintable()), st.booleans())
 def test_a_cut_at_the_end_leaves_the_marker(name: str, imitates: bool) -> None:
     """Whatever OpenRouter cut off a name, the key is found again as long as its marker fits."""
-    run_id, other = uuid4(), marker("other", uuid4())
-    key_name = parse_rotation(filled_in(key__name=f"{other} {name}"[:80] if imitates else name)).key_name(run_id, TODAY)
+    run_id, other = uuid4(), marker("other", uuid4(), "gfedcba")
+    rotation = parse_rotation(filled_in(key__name=f"{other} {name}"[:80] if imitates else name))
 
-    cut = key_name[: len(marker("checkout", run_id)) + 5]
+    cut = rotation.key_name(run_id, TODAY, "abcdefg")[: len(marker("checkout", run_id, "abcdefg")) + 5]
 
-    assert read_marker(cut) == ("checkout", run_id)
+    assert read_marker(cut) == ("checkout", run_id, "abcdefg")
+
+
+def test_a_marker_is_no_longer_than_that_of_an_earlier_version() -> None:
+    """The limit on a key's name stays, so that no rotation is refused after an upgrade."""
+    assert len(marker("checkout", uuid4(), "abcdefg")) <= len(marker("checkout", uuid4()))
 
 
 def test_the_marker_of_an_earlier_version_is_read_at_the_end() -> None:
-    """Keys that were made before the marker moved to the beginning are found as ever, an imitation or not."""
+    """Keys from before the marker moved to the beginning, and named an installation, are found as ever."""
     run_id, other = uuid4(), uuid4()
     name = f"{marker('other', other)} my key 2026-12-01 {marker('checkout', run_id)}"
 
-    assert read_marker(name) == ("checkout", run_id)
+    assert read_marker(name) == ("checkout", run_id, "")
     assert without_marker(name) == f"{marker('other', other)} my key 2026-12-01"
 
 

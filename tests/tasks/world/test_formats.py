@@ -43,11 +43,20 @@ def names(value: Any) -> set[str]:
     return set(value).union(*map(names, value.values())) if isinstance(value, dict) else set()
 
 
+def only(known: set[str], value: Any) -> Any:
+    """A JSON value without the fields that came later."""
+    if isinstance(value, list):
+        return [only(known, part) for part in value]
+    return (
+        {name: only(known, part) for name, part in value.items() if name in known} if isinstance(value, dict) else value
+    )
+
+
 def as_format_1(store: Memory) -> Memory:
     """The ledger as an earlier package stored it: in a variable without terms, and without what came later."""
     before_terms = Memory()
-    before_terms.terms[0] = {**{name: field for name, field in store.value.items() if name != "package"}, "format": 1}
-    assert names(before_terms.terms) <= names([v for v in STORED.values() if v["format"] == 1]) | {0}
+    known = names([v for v in STORED.values() if v["format"] == 1])
+    before_terms.terms[0] = {**only(known, store.value), "format": 1}
     return before_terms
 
 

@@ -1,0 +1,393 @@
+"""The worker type `key-rotation`: it runs this package's flows in its own interpreter.
+
+A process worker starts an interpreter for each run, which takes seconds of CPU time for half a second of work. Here
+each run has a thread and an event loop of its own instead, so a run that blocks its loop does not hold up another.
+Prefect's engine handles signals in the main thread only, so SIGTERM stays with the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import anyio
+import anyio.abc
+import httpx
+from anyio import CapacityLimiter, to_thread
+from prefect import Flow
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterNextScheduledStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+    WorkQueueFilter,
+    WorkQueueFilterName,
+)
+from prefect.client.schemas.objects import Flow as StoredFlow
+from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
+from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import AsyncClientContext
+from prefect.exceptions import Abort, Pause
+from prefect.flow_engine import AsyncFlowRunEngine
+from prefect.states import Cancelled, Failed
+from prefect.utilities.engine import propose_state
+from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
+from pydantic import PrivateAttr
+
+import flows
+from blocks.errors import ConfigurationError
+
+LIMIT = 20
+"""How many ordinary runs a worker has in hand at most, unless `--limit` says otherwise."""
+KEPT_FREE = 5
+"""How many emergencies a worker runs beside a full house of ordinary runs."""
+STAND_BACK_SECONDS = 5.0
+"""How long an emergency makes the requests of other runs to Prefect wait, at most."""
+AT_ONCE = 4
+"""How many requests of ordinary runs the server gets at once: more only wait there, and an emergency behind them."""
+LOOK_AGAIN_SECONDS = 0.02
+CANCEL_AGAIN_SECONDS = 30.0
+"""How long a cancelled run may take to end before it is cancelled once more."""
+NEWEST = 50
+"""Of how many due runs, the newest first, an emergency is looked for when there are more than fit."""
+
+FLOWS: Mapping[str, Flow[..., Any]] = {
+    f"{each.fn.__module__}:{each.fn.__name__}": each for each in vars(flows).values() if isinstance(each, Flow)
+}
+"""The flows that are run, by entrypoint."""
+
+
+def flow_at(entrypoint: str | None) -> Flow[..., Any]:
+    """Return the flow of this package at an entrypoint, such as `flows.rotate:rotate`.
+
+    Raises:
+        ConfigurationError: It is no flow of this package.
+    """
+    if entrypoint is not None and entrypoint in FLOWS:
+        return FLOWS[entrypoint]
+    raise ConfigurationError(
+        f"A worker of the type key-rotation runs the flows of this package only, and {entrypoint or 'nothing'} is none "
+        "of them: start another type of worker for it, with a work pool of its own."
+    )
+
+
+def rotation_of(flow_run: FlowRun) -> str | None:
+    """Return the name of the rotation that a run is for, if its parameters name one."""
+    rotation = flow_run.parameters.get("rotation")
+    return rotation.get("name") if isinstance(rotation, Mapping) else rotation
+
+
+def is_emergency(flow_run: FlowRun) -> bool:
+    """Return whether a run is an emergency, which has a place beyond the limit."""
+    return flow_run.parameters.get("emergency") is True
+
+
+class KeyRotationJobConfiguration(BaseJobConfiguration):
+    """What a run takes from its deployment: which flow it is."""
+
+    _entrypoint: str | None = PrivateAttr(default=None)
+    _sets_environment: bool = PrivateAttr(default=False)
+
+    def prepare_for_flow_run(
+        self,
+        flow_run: FlowRun,
+        deployment: DeploymentResponse | None = None,
+        flow: StoredFlow | None = None,
+        work_pool: WorkPool | None = None,
+        worker_name: str | None = None,
+        worker_id: UUID | None = None,
+    ) -> None:
+        """Note the flow's entrypoint, and whether environment variables are asked for."""
+        variables = {**((deployment and deployment.job_variables) or {}), **(flow_run.job_variables or {})}
+        self._sets_environment = bool(self.env) or any(name.partition(".")[0] == "env" for name in variables)
+        self._entrypoint = deployment.entrypoint if deployment else None
+        super().prepare_for_flow_run(flow_run, deployment, flow, work_pool, worker_name, worker_id)
+
+    @classmethod
+    def _base_environment(cls) -> dict[str, str]:
+        # To spell out all settings takes 20 ms of CPU time, and no process is started that would read them.
+        return {}
+
+    def flow(self) -> Flow[..., Any]:
+        """Return the flow to run.
+
+        Raises:
+            ConfigurationError: It is no flow of this package, or it asks for environment variables of its own.
+        """
+        if self._sets_environment:
+            raise ConfigurationError(
+                "A worker of the type key-rotation has one environment for all its runs: remove env from the job "
+                "variables and set it where the worker is started, or use a process worker."
+            )
+        return flow_at(self._entrypoint)
+
+
+class KeyRotationWorkerResult(BaseWorkerResult):
+    """The end of an attempt: 0 if its final state is known to the server."""
+
+
+class Attempt(AsyncFlowRunEngine[..., Any]):
+    """One attempt at a flow run, which another thread can cancel."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+    _task: asyncio.Task[Any] | None = None
+    _cancelled_at: float | None = None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody has cancelled the run."""
+        return self._cancelled_at is not None
+
+    def cancel(self) -> None:
+        """Cancel the run, from any thread; one that has not ended in time is cancelled once more."""
+        at = time.monotonic()
+        if self._cancelled_at is not None and at - self._cancelled_at < CANCEL_AGAIN_SECONDS:
+            return
+        self._cancelled_at = at
+        if self._loop is not None and self._task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    async def handle_crash(self, exc: BaseException) -> None:
+        """Report the end of a cancelled run as Cancelled, and any other interruption as Crashed."""
+        await (self.handle_cancellation(exc) if self.is_cancelled else super().handle_crash(exc))
+
+    async def make(self, client: AsyncClientContext) -> int:
+        """Run the flow to its final state.
+
+        Args:
+            client: The client of the run's requests to Prefect.
+
+        Returns:
+            0 if the final state was reported, 1 if not.
+        """
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        try:
+            if not self.is_cancelled:
+                async with client, self.start():
+                    while self.is_running():
+                        async with self.run_context():
+                            await self.call_flow_fn()  # type: ignore[unused-coroutine] # it is the flow's result
+        except (Abort, Pause):
+            # The server has decided what becomes of the run.
+            return 0
+        except BaseException:  # noqa: BLE001 - a run's end, however it came, is no reason to end the worker
+            return 0 if self.is_cancelled or self.state.is_final() else 1
+        return 0
+
+
+class KeyRotationWorker(
+    BaseWorker[KeyRotationJobConfiguration, BaseVariables, KeyRotationWorkerResult],
+):
+    """Runs the flows of this package in its own interpreter, each in a thread of its own.
+
+    Pools, queues, priorities, Cancel and Retry are those of every Prefect worker. An emergency does not wait for a
+    place: some are kept free, and other runs' requests to Prefect wait for a moment. SIGTERM ends the worker when the
+    runs in hand have ended.
+
+    Args:
+        work_pool_name: The work pool.
+        limit: How many ordinary runs it has in hand at most.
+        **base: The arguments of every Prefect worker.
+    """
+
+    type = "key-rotation"
+    job_configuration = KeyRotationJobConfiguration
+    _display_name = "Key rotation"
+    _description = "Run the flows of the package key-rotation in the worker's own interpreter."
+
+    def __init__(self, work_pool_name: str, *, limit: int | None = None, **base: Any) -> None:
+        super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + KEPT_FREE, **base)
+        self._attempts: dict[UUID, Attempt] = {}
+        self._hurrying: dict[UUID, tuple[str | None, float]] = {}
+        self._in_flight: dict[int, float] = {}
+        self._submissions = asyncio.Semaphore(AT_ONCE)
+
+    @classmethod
+    def get_default_base_job_template(cls) -> dict[str, Any]:
+        """Return the template of a new pool, which has the one variable that Prefect wants at least."""
+        name = {"type": "string", "title": "Name", "description": "Name of the job; the flow run's by default."}
+        return {
+            "job_configuration": {"name": "{{ name }}"},
+            "variables": {"type": "object", "properties": {"name": name}},
+        }
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Cancel the runs in hand that somebody has cancelled, and take what is due."""
+        await self._cancel_what_is_cancelling()
+        return await super().get_and_submit_flow_runs()
+
+    async def _cancel_what_is_cancelling(self) -> None:
+        if not self._attempts:
+            return
+        cancelling = FlowRunFilter(
+            id=FlowRunFilterId(any_=list(self._attempts)),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING])),
+        )
+        for flow_run in await self.client.read_flow_runs(flow_run_filter=cancelling):
+            if attempt := self._attempts.get(flow_run.id):
+                attempt.cancel()
+
+    async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
+        # Prefect's worker asks for two hundred runs however few it can take.
+        free = self._free_places()
+        wanted = free + len(self._submitting_flow_run_ids)
+        due = await self._due(wanted) if free else []
+        return due if free and len(due) < wanted else [*await self._emergencies(), *due]
+
+    def _free_places(self) -> int:
+        return max(int(self.limiter.available_tokens) - KEPT_FREE, 0)
+
+    async def _due(self, wanted: int) -> list[WorkerFlowRunResponse]:
+        before = datetime.now(UTC) + timedelta(seconds=int(self._prefetch_seconds))
+        body = {"work_queue_names": sorted(self._work_queues), "scheduled_before": str(before), "limit": wanted}
+        path = {"name": self._work_pool_name}
+        try:
+            answer = await self.client.request(
+                "POST", "/work_pools/{name}/get_scheduled_flow_runs", path_params=path, json=body
+            )
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.NOT_FOUND:
+                # The next heartbeat makes a pool that was deleted again.
+                return []
+            raise
+        return WorkerFlowRunResponse.model_validate_list(answer.json())
+
+    async def _emergencies(self) -> list[WorkerFlowRunResponse]:
+        # What a person has just started is due last of all, so the server's own order would show it last.
+        queues = (
+            WorkQueueFilter(name=WorkQueueFilterName(any_=sorted(self._work_queues))) if self._work_queues else None
+        )
+        newest = await self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+                next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=datetime.now(UTC)),
+            ),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
+            work_queue_filter=queues,
+            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+            limit=NEWEST,
+        )
+        return [
+            WorkerFlowRunResponse(work_pool_id=self.work_pool.id, work_queue_id=run.work_queue_id, flow_run=run)
+            for run in newest
+            if is_emergency(run) and run.work_queue_id and await self._may_overtake_in(run.work_queue_id)
+        ]
+
+    async def _may_overtake_in(self, queue_id: UUID) -> bool:
+        # The limits of a pool and a queue, and their pause, are for emergencies, too.
+        queue = await self.client.read_work_queue(queue_id)
+        return not any((each.is_paused or each.concurrency_limit is not None) for each in (queue, self.work_pool))
+
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+        entries = {entry.flow_run.id: entry for entry in flow_run_response}
+        fresh = [entry for key, entry in entries.items() if key not in self._submitting_flow_run_ids]
+        taken = await super()._submit_scheduled_flow_runs([each for each in fresh if is_emergency(each.flow_run)])
+        ordinary = [each for each in fresh if not is_emergency(each.flow_run)]
+        return taken + await super()._submit_scheduled_flow_runs(ordinary[: self._free_places()])
+
+    async def _submit_run(self, flow_run: FlowRun) -> None:
+        if not self.is_setup:
+            return
+        # A run that was taken is run, also if the worker is being stopped.
+        with anyio.CancelScope(shield=True):
+            try:
+                if is_emergency(flow_run):
+                    self._hurrying[flow_run.id] = rotation_of(flow_run), time.monotonic()
+                    await super()._submit_run(flow_run)
+                else:
+                    async with self._submissions:
+                        await self._stand_back(rotation_of(flow_run))
+                        await super()._submit_run(flow_run)
+            except Exception:
+                self._logger.exception("Flow run %s could not be taken; it stays scheduled.", flow_run.id)
+            finally:
+                self._submitting_flow_run_ids.discard(flow_run.id)
+                if flow_run.id not in self._attempts:
+                    self._hurrying.pop(flow_run.id, None)
+                    self._release_limit_slot(flow_run.id)
+
+    async def _propose_submitting_state(self, flow_run: FlowRun) -> None:
+        """Leave the run Pending: nothing is submitted, and it is Running a moment later."""
+
+    async def _submit_run_and_capture_errors(
+        self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[Any] | None = None
+    ) -> BaseWorkerResult | Exception:
+        with anyio.CancelScope(shield=True):
+            end = await super()._submit_run_and_capture_errors(flow_run, task_status)
+        return end  # noqa: RET504 - after a cancel scope, mypy wants a return
+
+    async def _stand_back(self, rotation: str | None) -> None:
+        # Bounded, because a request waits inside of its deadline.
+        for _ in range(round(STAND_BACK_SECONDS / LOOK_AGAIN_SECONDS)):
+            if not self._is_overtaken(rotation) and self._unanswered() < AT_ONCE:
+                return
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    def _unanswered(self) -> int:
+        # A request that failed has no answer, and is forgotten after a while.
+        since = time.monotonic() - STAND_BACK_SECONDS
+        for request, begun in tuple(self._in_flight.items()):
+            if begun <= since:
+                self._in_flight.pop(request, None)
+        return len(self._in_flight)
+
+    def _is_overtaken(self, rotation: str | None) -> bool:
+        # A run of the same rotation goes on: the emergency waits for its slot.
+        since = time.monotonic() - STAND_BACK_SECONDS
+        return any(other != rotation and since < begun for other, begun in tuple(self._hurrying.values()))
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: KeyRotationJobConfiguration,
+        task_status: anyio.abc.TaskStatus[Any] | None = None,
+    ) -> KeyRotationWorkerResult:
+        """Run a flow run in a thread of its own, and wait for its end."""
+        try:
+            flow = configuration.flow()
+        except ConfigurationError as error:
+            (task_status or anyio.TASK_STATUS_IGNORED).started(str(flow_run.id))
+            await propose_state(self.client, Failed(message=str(error)), flow_run_id=flow_run.id)
+            return KeyRotationWorkerResult(status_code=0, identifier=str(flow_run.id))
+        attempt = self._attempts[flow_run.id] = Attempt(flow=flow, flow_run=flow_run, parameters=flow_run.parameters)
+        (task_status or anyio.TASK_STATUS_IGNORED).started(str(flow_run.id))
+        try:
+            code = await to_thread.run_sync(self._work, attempt, flow_run, limiter=CapacityLimiter(1))
+            if attempt.is_cancelled and not attempt.state.is_final():
+                await self.client.set_flow_run_state(flow_run.id, Cancelled(), force=True)
+        finally:
+            del self._attempts[flow_run.id]
+            self._hurrying.pop(flow_run.id, None)
+        return KeyRotationWorkerResult(status_code=code, identifier=str(flow_run.id))
+
+    def _work(self, attempt: Attempt, flow_run: FlowRun) -> int:
+        async def ask(request: httpx.Request) -> None:
+            await self._stand_back(rotation_of(flow_run))
+            self._in_flight[id(request)] = time.monotonic()
+
+        async def answered(response: httpx.Response) -> None:
+            self._in_flight.pop(id(response.request), None)
+
+        async def make() -> int:
+            hooks = {} if is_emergency(flow_run) else {"event_hooks": {"request": [ask], "response": [answered]}}
+            return await attempt.make(AsyncClientContext(httpx_settings=hooks))
+
+        return asyncio.run(make())
+
+    async def kill_infrastructure(
+        self,
+        infrastructure_pid: str,
+        configuration: KeyRotationJobConfiguration,  # noqa: ARG002 - the base class passes it
+        grace_seconds: int = 30,  # noqa: ARG002 - the base class passes it
+    ) -> None:
+        """Cancel a run that was taken and has not begun."""
+        if attempt := self._attempts.get(UUID(infrastructure_pid)):
+            attempt.cancel()

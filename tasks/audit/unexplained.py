@@ -1,0 +1,126 @@
+"""Pure judgements: what is wrong with a key that no ledger explains."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from blocks.openrouter.keys import ApiKey
+from tasks.audit.findings import MOST_KEPT, Finding, Kind, Severity
+from tasks.audit.ledgers import LedgerSet
+from tasks.model.keys import Marker, read_marker, show_time
+
+SETTLED_AFTER = timedelta(hours=1)
+"""How long a run may be at work, or late; until then nothing counts as left behind."""
+
+
+@dataclass(frozen=True)
+class LostLedger:
+    """A rotation whose ledger is gone.
+
+    Args:
+        name: The rotation's name.
+        keys: Its keys that were found by their markers.
+    """
+
+    name: str
+    keys: tuple[ApiKey, ...]
+
+
+def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Collection[str]) -> list[LostLedger]:
+    """Find rotations that are deployed and have keys, but no ledger.
+
+    Args:
+        ours: The keys that this installation has made and no ledger explains.
+        ledgers: All ledgers.
+        deployed: The rotations that have a deployment.
+
+    Returns:
+        The rotations, each with its keys.
+    """
+    keys: dict[str, list[ApiKey]] = {}
+    for key in ours:
+        mark = read_marker(key.name)
+        if mark and mark.rotation in deployed and mark.rotation not in ledgers.values:
+            keys.setdefault(mark.rotation, []).append(key)
+    return [LostLedger(name, tuple(found)) for name, found in keys.items()]
+
+
+def judge_lost(lost: LostLedger, now: datetime) -> list[Finding]:
+    """Report a lost ledger.
+
+    Args:
+        lost: The rotation.
+        now: The current moment, UTC.
+
+    Returns:
+        At most one finding: a key that was just made says nothing yet.
+    """
+    if all(is_new(key, now) for key in lost.keys):
+        return []
+    labels = ", ".join(key.label for key in lost.keys[:MOST_KEPT])
+    sentence = f"The ledger of rotation {lost.name} is gone; its keys at OpenRouter are {labels}."
+    return [Finding(Kind.LEDGER_LOST, sentence, lost.name)]
+
+
+def is_new(key: ApiKey, now: datetime) -> bool:
+    """Return whether the run that makes a key may still be at work on it."""
+    return now - key.created_at <= SETTLED_AFTER
+
+
+def judge_key_not_ours(
+    key: ApiKey, mark: Marker, installation: str, ledgers: LedgerSet, deployed: Collection[str], now: datetime
+) -> Finding | None:
+    """Report a key that another installation made.
+
+    Args:
+        key: The key.
+        mark: Its marker.
+        installation: The id of this Prefect installation.
+        ledgers: All ledgers.
+        deployed: The rotations that have a deployment.
+        now: The current moment, UTC.
+
+    Returns:
+        The finding; `None` for a key that was just made, or whose ledger cannot be read. It needs a person where a
+        rotation of this name is deployed here without a ledger, as after the loss of everything.
+    """
+    if is_new(key, now) or mark.rotation in ledgers.damaged:
+        return None
+    other = f"in the installation {mark.installation}; this one is {installation}"
+    former = "which this Prefect server does not know"
+    sentence = f"{_made(key, mark)}{' ' + other if mark.installation else ', ' + former}."
+    grave = Severity.WARNING if mark.rotation in deployed and mark.rotation not in ledgers.values else None
+    return Finding(Kind.MARKED_NOT_OURS, sentence, mark.rotation, key.label, key.hash, grave)
+
+
+def judge_orphan(
+    key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], holders: Collection[str], now: datetime
+) -> Finding | None:
+    """Report a key that this installation made, and that no ledger explains.
+
+    Args:
+        key: The key.
+        ledgers: All ledgers.
+        deployed: The rotations that have a deployment.
+        holders: The destinations that hold it.
+        now: The current moment, UTC.
+
+    Returns:
+        The finding; `None` for a key that was just made, whose ledger cannot be read, or whose ledger is lost.
+    """
+    mark = read_marker(key.name)
+    name = mark.rotation if mark else ""
+    if not mark or is_new(key, now) or name in ledgers.damaged or (name in deployed and name not in ledgers.values):
+        return None
+    if holders:
+        sentence = f"{_made(key, mark)}; {', '.join(holders)} holds it, and no ledger explains it."
+        return Finding(Kind.HELD_KEY_UNRECORDED, sentence, name, key.label, key.hash)
+    return Finding(Kind.ORPHAN, f"{_made(key, mark)}, and no ledger explains it.", name, key.label, key.hash)
+
+
+def _made(key: ApiKey, mark: Marker) -> str:
+    return (
+        f"The key {key.label} was made at {show_time(key.created_at)} by run {mark.run_id} of rotation {mark.rotation}"
+    )

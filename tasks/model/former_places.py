@@ -1,0 +1,49 @@
+"""What is said about keys that may still be read where their rotation no longer publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from tasks.model.keys import show_duration, show_time
+from tasks.model.ledger import Ledger
+from tasks.model.records import MadeKey
+
+MOST_NAMED = 3
+"""How many places a sentence names; it counts the others."""
+
+
+def left_behind(ledger: Ledger) -> list[str]:
+    """Return a sentence for each superseded key that may still be read where its rotation no longer publishes."""
+    return [
+        f"{_holder(key)} may still hold the superseded key {key.label}, which ends at {show_time(key.revoke_at)}: move "
+        "its consumers before that."
+        for key in ledger.superseded
+        if key.left_at
+    ]
+
+
+def left_with_nothing(key: MadeKey) -> str:
+    """Return the sentence about a key that ends now and may still be read where its rotation no longer publishes."""
+    return f"{_holder(key)} may still hold the key {key.label}, which has ended: move the consumers that read it there."
+
+
+def about_to_leave(ledger: Ledger, places: Mapping[str, str], overlap: timedelta) -> list[str]:
+    """Return a sentence about the current key, if the next rotation no longer publishes where it may be read.
+
+    Args:
+        ledger: The rotation's ledger.
+        places: The destinations, and where each one points now.
+        overlap: How long the next rotation leaves the current key alive.
+    """
+    key = ledger.current and ledger.current.leaving(ledger.current.where(), places)
+    if key is None or not key.left_at:
+        return []
+    ends = f"which ends {show_duration(overlap)} after the next rotation" if overlap else "which the next rotation ends"
+    return [f"{_holder(key)} may still hold the key {key.label}, {ends}: move its consumers before that."]
+
+
+def _holder(key: MadeKey) -> str:
+    more = len(key.left_at) - MOST_NAMED
+    named = ", ".join(key.left_at[:MOST_NAMED])
+    return f"The former place {named}" + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,80 @@
+"""What the ledger's entries have in common: a key that was made, the places of its destinations, a carried budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.model.places import is_same, left_places
+
+
+class Entry(BaseModel):
+    """A part of the ledger; an unknown field is refused, as it may hold what must not be lost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MadeKey(Entry):
+    """A key of this rotation.
+
+    `fingerprint` is empty if the key was found by its marker after its ledger was lost, `made_by` if it was adopted.
+    `left_at` are the places that may still hold it, although the rotation no longer publishes there.
+    """
+
+    hash: str
+    label: str
+    fingerprint: str
+    made_by: UUID | None = None
+    connection: str
+    workspace_id: str | None = None
+    left_at: tuple[str, ...] = ()
+
+    def told(self) -> dict[str, str]:
+        """Return the key as the payload of an event, without its fingerprint."""
+        return {"key_label": self.label, "key_hash": self.hash, "connection": self.connection}
+
+    def leaving(self, was: Mapping[str, str], places: Mapping[str, str]) -> Self:
+        """Return the key with the places that it is left at, once its rotation publishes elsewhere.
+
+        Args:
+            was: Where each destination pointed when the key was published.
+            places: Where each one points now.
+        """
+        left = dict.fromkeys((*self.found_again(places).left_at, *left_places(was, places)))
+        return self.model_copy(update={"left_at": tuple(left)})
+
+    def found_again(self, places: Mapping[str, str]) -> Self:
+        """Return the key without the places to which its rotation publishes again."""
+        now = [*places, *places.values()]
+        left = tuple(place for place in self.left_at if not any(is_same(place, other) for other in now))
+        return self.model_copy(update={"left_at": left})
+
+
+class Budget(Entry):
+    """A limit that is temporarily smaller, because former keys have spent a part of it.
+
+    `ends_at` is when the full limit is due again; never, if the limit has no reset.
+    """
+
+    carried: Decimal
+    ends_at: datetime | None = None
+
+    def runs(self, now: datetime) -> bool:
+        """Return whether the spending of former keys still counts."""
+        return self.ends_at is None or now < self.ends_at
+
+
+class Placed(Entry):
+    """A key's destinations, and the places to which they pointed (`kept_places`)."""
+
+    destinations: tuple[str, ...]
+    places: tuple[str, ...] = ()
+
+    def where(self) -> dict[str, str]:
+        """Return where each destination pointed; empty where the block itself is the place, or it is not known."""
+        return dict(zip(self.destinations, self.places or ("",) * len(self.destinations), strict=True))

@@ -1,0 +1,57 @@
+"""How Prefect keeps the slots of rotations, as far as a client may see it."""
+
+from __future__ import annotations
+
+from blocks.errors import ServiceError
+from tasks.model.rotation import printable
+from tasks.world.api import LEDGER_TAG, pages
+from tasks.world.gate import sent_once
+
+IN_MEMORY = "prefect.server.concurrency.lease_storage.memory"
+"""Prefect's default lease storage, as `GET /admin/settings` of a server (prefect 3.8.8) names it."""
+LEASES_IN_MEMORY = (
+    "Prefect's server keeps leases in memory, so its restart leaves slots taken, and runs wait until they are "
+    "reclaimed: set PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem "
+    "for the server."
+)
+LONGEST_NAME = 100
+MOST_NAMED = 3
+"""How many limits a sentence names; it counts the others."""
+
+
+async def slot_warnings() -> list[str]:
+    """Return a sentence for each setting of Prefect with which runs may wait for nobody, or for no turn.
+
+    What cannot be seen is not warned of: Prefect Cloud has no such settings, and a server may refuse to show them.
+    """
+    return [*await _of_lease_storage(), *await _of_limits()]
+
+
+async def _of_lease_storage() -> list[str]:
+    try:
+        async with sent_once("reading the settings of the server") as client:
+            settings = (await client.request("GET", "/admin/settings")).json()
+            storage = settings["server"]["concurrency"]["lease_storage"]
+    except ServiceError:
+        return []
+    if storage != IN_MEMORY:
+        return []
+    return [LEASES_IN_MEMORY]
+
+
+async def _of_limits() -> list[str]:
+    off = []
+    try:
+        async for page in pages("/v2/concurrency_limits/filter", {}, "reading the concurrency limits"):
+            named = [str(limit.get("name")) for limit in page if limit.get("active") is False]
+            off += [printable(name, LONGEST_NAME) for name in named if name.startswith(f"{LEDGER_TAG}_")]
+    except ServiceError:
+        return []
+    if not off:
+        return []
+    more = f" and {len(off) - MOST_NAMED} more" if len(off) > MOST_NAMED else ""
+    warning = (
+        f"The concurrency limit {', '.join(off[:MOST_NAMED])}{more} is switched off, so runs of that rotation do not "
+        "wait for each other, and all but one may fail: switch it on."
+    )
+    return [warning]

@@ -1,0 +1,253 @@
+"""The page about backups, followed on the embedded database and on PostgreSQL: back-up-and-restore.md."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
+from prefect.variables import Variable
+from pydantic import SecretStr
+
+import blocks
+from blocks.vault.auth import TokenAuth
+from flows import audit, rotate
+from sandbox import openrouter, vault
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
+from sandbox.server import running
+from sandbox.stack import Stack, free_port
+from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
+from tasks.model.rotation import KeySettings, Rotation
+from tests.by_hand import ledger_of
+from tests.docs import pages
+from tests.e2e.conftest import apart
+from tests.e2e.driver import deploy, deploy_retirements
+
+pytestmark = apart
+BACK_UP, PG_DUMP, SHOW_ID, RESTORE, PG_RESTORE, SET_ID, DROP_BLOCKS = [
+    block for block in pages.read("how-to/back-up-and-restore.md") if block.language == "sh"
+]
+POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+OUTSIDE, INSIDE = "outside", "inside"
+"""Two rotations: to Vault, and to a secret in Prefect's own database, which is restored with it."""
+
+
+class Place:
+    """A Prefect server, and the services that know nothing of its backups."""
+
+    def __init__(self, stack: Stack, openrouter_url: str, vault_url: str, account: OpenRouterSandbox) -> None:
+        self.stack = stack
+        self.account = account
+        self.vault_url = vault_url
+        self.openrouter_url = f"{openrouter_url}/api/v1"
+
+    def rotation(self, name: str) -> Rotation:
+        """One of the two rotations; the one inside revokes at once."""
+        return Rotation(
+            name=name,
+            connection="openrouter",
+            key=KeySettings(name="checkout service", limit_usd=50),
+            destinations=[f"vault-secret/{name}" if name == OUTSIDE else f"secret/{name}"],
+            overlap=timedelta(days=1) if name == OUTSIDE else timedelta(0),
+        )
+
+    async def fill_in(self) -> None:
+        """Make the blocks."""
+        key = SecretStr(DEFAULT_MANAGEMENT_KEY)
+        await blocks.OpenRouterCredentials(management_key=key, base_url=self.openrouter_url).asave("openrouter")
+        credentials = blocks.VaultCredentials(url=self.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
+        await blocks.VaultSecret(credentials=credentials, path="apps/outside").asave(OUTSIDE)
+        await Secret(value="not-yet-rotated").asave(INSIDE)
+
+    async def rotate(self, *names: str) -> None:
+        """Rotate, and let the keys grow older than an audit takes for new."""
+        for name in names:
+            state = await rotate(self.rotation(name), return_state=True)
+            assert state.is_completed(), state.message
+        for key in self.account.keys.values():
+            key.created_at -= timedelta(hours=2)
+
+    async def audit(self, *, repair: bool) -> str:
+        """Audit the account, and return the final message."""
+        return str((await audit("openrouter", repair=repair, return_state=True)).message)
+
+    async def held(self, name: str) -> str:
+        """What consumers read."""
+        if name == INSIDE:
+            stored: Any = await Secret.aload(INSIDE)
+            return str(stored.value.get_secret_value())
+        secret: Any = await blocks.VaultSecret.aload(OUTSIDE)
+        return str((await secret.aread_secret()).decode())
+
+    def is_alive(self, secret: str) -> bool:
+        """Whether OpenRouter accepts a key."""
+        found = self.account.by_secret.get(secret)
+        return found is not None and found.hash in self.account.keys
+
+    def follow(self, block: pages.Block, **env: str) -> None:
+        """Run commands of the page, beside the database's file."""
+        pages.follow([block], self.stack.database.parent, {}, {**self.stack.env, **env})
+
+
+@contextmanager
+def placed(stack: Stack) -> Iterator[Place]:
+    """The services beside a server that is running."""
+    account, store = OpenRouterSandbox(), VaultSandbox()
+    with (
+        running(openrouter.create_app(account)) as openrouter_url,
+        running(vault.create_app(store)) as vault_url,
+        stack.as_client(),
+    ):
+        yield Place(stack, openrouter_url, vault_url, account)
+
+
+async def back_up_and_restore(place: Place, back_up: Callable[[], None], restore: Callable[[], None]) -> None:
+    """Go through the page: a backup, rotations after it, the restore, the audit, and the rotation that it names."""
+    await place.fill_in()
+    place.stack.cli("work-pool", "create", "key-rotation", "--type", "process")
+    for name in (OUTSIDE, INSIDE):
+        await deploy(place.rotation(name))
+    await deploy_retirements()
+    await place.rotate(OUTSIDE, INSIDE)
+    back_up()
+    await place.rotate(OUTSIDE, INSIDE)
+    newer = await place.held(OUTSIDE)
+
+    restore()
+
+    found, repaired = await place.audit(repair=False), await place.audit(repair=True)
+    ledger = await ledger_of(OUTSIDE)
+    assert "Action required: " in found
+    assert "does not exist at OpenRouter any more. Run the rotation at once." in repaired
+    assert not place.is_alive(await place.held(INSIDE))
+    assert await place.held(OUTSIDE) == newer
+    assert ledger.current is not None
+    assert ledger.current.hash == place.account.by_secret[newer].hash
+    assert len(ledger.superseded) == 1
+    await place.rotate(INSIDE)
+    assert place.is_alive(await place.held(INSIDE))
+    explained = ledger.hashes() | (await ledger_of(INSIDE)).hashes()
+    assert set(place.account.keys) == explained
+    assert "No notices." in await place.audit(repair=True)
+
+
+async def test_the_embedded_database_restored(migrated: Callable[[Stack], Stack], tmp_path: Path) -> None:
+    """The file is put back while the server is stopped; then the encryption key is lost, and everything."""
+    with migrated(Stack()) as stack, placed(stack) as place:
+
+        def restore() -> None:
+            assert stack.server is not None
+            stack.server.stop()
+            place.follow(RESTORE)
+            stack.restart_server()
+
+        await back_up_and_restore(place, lambda: place.follow(BACK_UP), restore)
+        place.follow(SHOW_ID)
+        await encryption_key_lost(place)
+        await everything_lost(place)
+
+
+async def encryption_key_lost(place: Place) -> None:
+    """Blocks that nobody can read are made anew, they serve the same ledgers, and every key is explained."""
+    assert place.stack.server is not None
+    place.stack.server.stop()
+    (place.stack.home / "encryption-key").write_bytes(Fernet.generate_key())
+    place.follow(DROP_BLOCKS)
+    place.stack.restart_server()
+    await place.fill_in()
+
+    await place.rotate(OUTSIDE, INSIDE)
+
+    assert place.is_alive(await place.held(OUTSIDE))
+    assert place.is_alive(await place.held(INSIDE))
+    explained = (await ledger_of(OUTSIDE)).hashes() | (await ledger_of(INSIDE)).hashes()
+    assert set(place.account.keys) == explained
+
+
+async def everything_lost(place: Place) -> None:
+    """Without ledgers, runs and id the audit says whose keys there are; with the id put back it recovers them."""
+    former = str(await Variable.aget("key-rotation_installation"))
+    async with get_client() as client:
+        for variable in await client.read_variables():
+            await client.delete_variable_by_name(variable.name)
+        for run in await client.read_flow_runs():
+            await client.delete_flow_run(run.id)
+    found = await place.audit(repair=False)
+
+    place.follow(SET_ID, INSTALLATION=former)
+    await place.audit(repair=True)
+
+    assert f"in the installation {former}; this one is " in found
+    assert (await ledger_of(INSIDE)).current is not None
+    await place.rotate(OUTSIDE, INSIDE)
+    explained = (await ledger_of(OUTSIDE)).hashes() | (await ledger_of(INSIDE)).hashes()
+    assert set(place.account.keys) == explained
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[str]:
+    """The address of an empty PostgreSQL database."""
+    if POSTGRES is None or shutil.which("pg_dump") is None:
+        pytest.skip("PostgreSQL is not installed")
+    home, port = tmp_path / "postgres", free_port()
+    home.mkdir()
+    # PostgreSQL refuses to run as root.
+    as_user: list[str] = []
+    if os.geteuid() == 0:
+        as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        shutil.chown(home, "nobody")
+        for parent in home.parents:
+            if parent.stat().st_uid == 0 and parent != Path("/") and not parent.stat().st_mode & 0o001:
+                parent.chmod(parent.stat().st_mode | 0o011)
+    with ExitStack() as ended:
+        data, log = home / "data", (tmp_path / "postgres.log").open("wb")
+        ended.callback(log.close)
+        initdb = [str(POSTGRES / "initdb"), "-D", str(data), "-U", "prefect", "-A", "trust", "-E", "UTF8"]
+        subprocess.run([*as_user, *initdb], stdout=log, stderr=log, cwd=home, check=True)
+        started = subprocess.Popen(
+            [
+                *as_user,
+                str(POSTGRES / "postgres"),
+                "-D",
+                str(data),
+                "-p",
+                str(port),
+                "-k",
+                str(home),
+                "-h",
+                "127.0.0.1",
+            ],
+            stdout=log,
+            stderr=log,
+            cwd=home,
+        )
+        ended.callback(started.wait, 30)
+        ended.callback(started.terminate)
+        ready = [str(POSTGRES / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+        while subprocess.run(ready, check=False).returncode:
+            assert started.poll() is None, (tmp_path / "postgres.log").read_text()
+        yield f"prefect@127.0.0.1:{port}/postgres"
+
+
+async def test_postgresql_restored(postgres: str) -> None:
+    """A dump is restored over the database while the server is stopped."""
+    settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{postgres}"}
+    with Stack(settings) as stack, placed(stack) as place:
+        env = {"DATABASE": f"postgresql://{postgres}"}
+
+        def restore() -> None:
+            assert stack.server is not None
+            stack.server.stop()
+            place.follow(PG_RESTORE, **env)
+            stack.restart_server()
+
+        await back_up_and_restore(place, lambda: place.follow(PG_DUMP, **env), restore)

@@ -1,0 +1,372 @@
+"""A failure that passes by itself heals by itself: a scheduled run of the same deployment tries again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest import mock
+from uuid import UUID
+
+import pytest
+from prefect import State, get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelled, Scheduled
+
+import tasks.model.tries
+from blocks.errors import ServiceError
+from flows import audit, retire, rotate
+from sandbox.server import Fault
+from sandbox.stack import POOL, Stack
+from tasks.model.events import Event
+from tasks.model.rotation import Rotation
+from tasks.model.tries import NUMBER, TRIES_AGAIN
+from tasks.world.tries import TRY_TAG
+from tests.by_hand import delete_ledger, ledger_of
+from tests.e2e.conftest import World, with_processes
+from tests.e2e.driver import attempt, begin, begin_rotation, deploy, deploy_to, ended, events, retry, start
+
+pytestmark = with_processes
+NOWHERE = "http://127.0.0.1:9/api/v1"
+
+
+async def tries_of(name: str) -> list[FlowRun]:
+    """The tries of a rotation that are there, whatever their state."""
+    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[TRY_TAG, name]))
+    async with get_client() as client:
+        return await client.read_flow_runs(flow_run_filter=tags)
+
+
+async def pending(name: str) -> list[FlowRun]:
+    """The tries of a rotation that are still to come."""
+    return [run for run in await tries_of(name) if run.state is not None and run.state.is_scheduled()]
+
+
+def wait_for(planned: FlowRun) -> timedelta:
+    """How far away a run is."""
+    at = planned.expected_start_time
+    assert at is not None
+    return timedelta(seconds=at.timestamp() - datetime.now(UTC).timestamp())
+
+
+@pytest.fixture(autouse=True)
+def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of this process does not wait for a service that is away."""
+    monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
+
+
+async def come(run_id: UUID) -> State[Any]:
+    """Let the time of a run have come, and run it."""
+    async with get_client() as client:
+        await client.set_flow_run_state(run_id, Scheduled(), force=True)
+    return await attempt(run_id)
+
+
+async def fail(world: World, run_id: UUID) -> State[Any]:
+    """Let a run find OpenRouter away, which is back when it has ended."""
+    await world.connect(NOWHERE)
+    state = await come(run_id)
+    await world.connect(world.openrouter_url)
+    return state
+
+
+@pytest.fixture
+async def rotation(world: World) -> Rotation:
+    """A rotation that has a key."""
+    rotation = await world.prepare(world.rotation(overlap=timedelta(days=7)))
+    assert (await attempt(await begin_rotation(rotation))).is_completed()
+    return rotation
+
+
+async def test_a_failure_that_passes_is_tried_again_by_a_scheduled_run(world: World, rotation: Rotation) -> None:
+    """The message says when; the try is there for everybody to see, and finishes the rotation of the failed run."""
+    run_id = await begin_rotation(rotation)
+
+    failed = await fail(world, run_id)
+
+    [planned] = await pending(rotation.name)
+    assert (failed.type.value, failed.name) == ("FAILED", TRIES_AGAIN)
+    assert f"at {planned.expected_start_time:%Y-%m-%d %H:%M} UTC (try 1)" in str(failed.message)
+    assert planned.name == f"rotate {rotation.name}, try 1"
+    assert (await come(planned.id)).is_completed()
+    current = (await ledger_of(rotation.name)).current
+    assert current is not None
+    assert current.made_by == run_id
+    assert len(world.openrouter.created) == 2
+    assert await pending(rotation.name) == []
+
+
+async def test_what_needs_a_person_is_not_tried_again(world: World, rotation: Rotation) -> None:
+    """A refused management key is told at once."""
+    world.openrouter.accounts[0].management_keys.clear()
+
+    failed = await attempt(await begin_rotation(rotation))
+
+    assert failed.name == "Failed"
+    assert "tried again" not in str(failed.message)
+    assert await tries_of(rotation.name) == []
+    assert len(await events(rotation, Event.ROTATION_NEEDS_PERSON)) == 1
+
+
+async def test_the_third_failed_try_is_told_and_so_is_the_end(world: World, rotation: Rotation) -> None:
+    """Nobody is woken before, and whoever was is told when it is over."""
+    run_id, waits = await begin_rotation(rotation), []
+    names = [(await fail(world, run_id)).name]
+    for _ in range(3):
+        [planned] = await pending(rotation.name)
+        waits.append(wait_for(planned))
+        told = await fail(world, planned.id)
+        names.append(told.name)
+
+    [planned] = await pending(rotation.name)
+    healed = await come(planned.id)
+
+    assert names == [TRIES_AGAIN] * 3 + ["Failed"]
+    assert waits == sorted(waits)
+    assert "Already 3 tries have failed. It is tried again by itself at" in str(told.message)
+    assert healed.is_completed()
+    [recovered] = await events(rotation, Event.ROTATION_RECOVERED)
+    assert recovered["payload"]["sentence"] == healed.message
+    assert len(await events(rotation, Event.ROTATION_NEEDS_PERSON)) == 1
+
+
+async def test_a_failure_that_nobody_heard_of_ends_without_a_word(world: World, rotation: Rotation) -> None:
+    """Whoever was not told of a failure is not told of its end."""
+    run_id = await begin_rotation(rotation)
+    await fail(world, run_id)
+    [planned] = await pending(rotation.name)
+
+    assert (await come(planned.id)).is_completed()
+    assert (await attempt(await begin_rotation(rotation))).is_completed()
+
+    told: list[str] = []
+    # What the last run tells comes after all that could have been told before.
+    while told.count(Event.ROTATION_COMPLETED.value) < 3:
+        told = [each["event"] for each in await events(rotation, *Event)]
+    assert Event.ROTATION_FAILED.value in told
+    assert set(told) & {Event.ROTATION_NEEDS_PERSON.value, Event.ROTATION_RECOVERED.value} == set()
+
+
+@pytest.mark.parametrize("by", ["Retry", "a new run"])
+async def test_a_person_who_repairs_it_is_told_that_it_is_over(world: World, rotation: Rotation, by: str) -> None:
+    """Whether by Retry or by a new run: a success after a failure that needed a person ends it."""
+    keys = set(world.openrouter.accounts[0].management_keys)
+    world.openrouter.accounts[0].management_keys.clear()
+    run_id = await begin_rotation(rotation)
+    await attempt(run_id)
+    world.openrouter.accounts[0].management_keys.update(keys)
+    if by == "Retry":
+        await retry(run_id)
+
+    assert (await attempt(run_id if by == "Retry" else await begin_rotation(rotation))).is_completed()
+
+    assert len(await events(rotation, Event.ROTATION_RECOVERED)) == 1
+
+
+async def test_a_retry_by_a_person_ends_the_pending_try(world: World, rotation: Rotation) -> None:
+    """There is nothing left to do for it."""
+    run_id = await begin_rotation(rotation)
+    await fail(world, run_id)
+    await retry(run_id)
+
+    assert (await attempt(run_id)).is_completed()
+
+    assert await tries_of(rotation.name) == []
+    assert len(world.openrouter.created) == 2
+
+
+async def test_a_retry_that_fails_too_leaves_one_pending_try(world: World, rotation: Rotation) -> None:
+    """However often a person presses Retry, or starts a run of their own, there is one try."""
+    run_id = await begin_rotation(rotation)
+    messages = [str((await fail(world, run_id)).message)]
+    await retry(run_id)
+    messages.append(str((await fail(world, run_id)).message))
+    messages.append(str((await fail(world, await begin_rotation(rotation))).message))
+
+    [planned] = await pending(rotation.name)
+    assert all(f"{planned.expected_start_time:%H:%M} UTC (try 1)" in message for message in messages)
+
+
+async def test_a_cancelled_try_leaves_the_failure_to_a_person(world: World, rotation: Rotation) -> None:
+    """Whoever cancels a try wants no other; a failed Retry makes the next one."""
+    run_id = await begin_rotation(rotation)
+    await fail(world, run_id)
+    [planned] = await pending(rotation.name)
+    async with get_client() as client:
+        await client.set_flow_run_state(planned.id, Cancelled())
+    assert await pending(rotation.name) == []
+
+    await retry(run_id)
+    await fail(world, run_id)
+
+    assert len(await pending(rotation.name)) == 1
+
+
+async def test_a_try_that_comes_after_another_rotation_makes_no_key(world: World, rotation: Rotation) -> None:
+    """It finishes the run that failed, and that has nothing left to do."""
+    await fail(world, await begin_rotation(rotation))
+    [planned] = await pending(rotation.name)
+    with mock.patch.object(PrefectClient, "delete_flow_run", side_effect=TimeoutError):
+        assert (await attempt(await begin_rotation(rotation))).is_completed()
+
+    late = await come(planned.id)
+
+    assert str(late.message).startswith("Nothing to do: a later run has already rotated.")
+    assert len(world.openrouter.created) == 2
+
+
+async def test_a_try_that_comes_after_the_retry_makes_no_key(world: World, rotation: Rotation) -> None:
+    """Nor where Prefect alone knows that the run has completed, because the ledger was deleted."""
+    run_id = await begin_rotation(rotation)
+    await fail(world, run_id)
+    [planned] = await pending(rotation.name)
+    await retry(run_id)
+    with mock.patch.object(PrefectClient, "delete_flow_run", side_effect=TimeoutError):
+        assert (await attempt(run_id)).is_completed()
+
+    await delete_ledger(rotation.name)
+    late = await come(planned.id)
+
+    assert str(late.message).startswith("Nothing to do: this run has completed before.")
+    assert len(world.openrouter.created) == 2
+
+
+async def test_an_emergency_is_tried_again_as_an_emergency_and_sooner(world: World, rotation: Rotation) -> None:
+    """An ordinary rotation that succeeds meanwhile does not end it, because older keys are alive."""
+    run_id = await begin(rotate, {"rotation": rotation.model_dump(mode="json"), "emergency": True})
+    await fail(world, run_id)
+    [planned] = await pending(rotation.name)
+    assert wait_for(planned) < timedelta(minutes=2)
+    assert (await attempt(await begin_rotation(rotation))).is_completed()
+    assert len(world.openrouter.live_keys()) == 2
+
+    assert (await come(planned.id)).is_completed()
+
+    assert planned.parameters["emergency"] is True
+    assert len(world.openrouter.live_keys()) == 1
+
+
+async def test_an_emergency_that_succeeds_ends_the_try_of_an_ordinary_run(world: World, rotation: Rotation) -> None:
+    """It has done what that was to do."""
+    await fail(world, await begin_rotation(rotation))
+
+    state = await attempt(await begin(rotate, {"rotation": rotation.model_dump(mode="json"), "emergency": True}))
+
+    assert state.is_completed()
+    assert await tries_of(rotation.name) == []
+
+
+async def test_a_regular_run_that_comes_earlier_takes_the_place_of_a_try(world: World, rotation: Rotation) -> None:
+    """No try is made, and if it fails as well, it counts as one."""
+    await deploy(rotation)
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
+        first = await client.create_flow_run_from_deployment(deployment.id)
+        soon = datetime.now(UTC) + timedelta(minutes=3)
+        regular = await client.create_flow_run_from_deployment(deployment.id, state=Scheduled(scheduled_time=soon))
+
+    message = str((await fail(world, first.id)).message)
+
+    assert f"It is tried again by itself at {soon:%Y-%m-%d %H:%M} UTC (try 1)." in message
+    assert await tries_of(rotation.name) == []
+    assert "(try 2)" in str((await fail(world, regular.id)).message)
+    [planned] = await pending(rotation.name)
+    assert planned.labels[NUMBER] == 2
+
+
+async def test_a_try_uses_the_settings_that_its_deployment_has_by_then(world: World, rotation: Rotation) -> None:
+    """A person who has moved the destination meanwhile finds the key there."""
+    await fail(world, await begin_deployed(rotation))
+    [planned] = await pending(rotation.name)
+    moved = await world.prepare(rotation.model_copy(update={"destinations": [f"secret/{rotation.name}-moved"]}))
+    await deploy(moved)
+
+    assert (await come(planned.id)).is_completed()
+
+    current = (await ledger_of(rotation.name)).current
+    assert current is not None
+    assert current.destinations == (f"secret/{rotation.name}-moved",)
+
+
+async def test_a_try_that_cannot_be_scheduled_is_not_promised(world: World, rotation: Rotation) -> None:
+    """Then a person is told at once."""
+    refusal = ServiceError("Prefect's API failed.", retryable=False)
+    with mock.patch.object(PrefectClient, "create_flow_run_from_deployment", side_effect=refusal):
+        run_id = await begin_deployed(rotation)
+        failed = await fail(world, run_id)
+
+    assert failed.name == "Failed"
+    assert "tried again" not in str(failed.message)
+
+
+async def begin_deployed(rotation: Rotation) -> UUID:
+    """Make a run of a rotation's own deployment, without the client's method, which a test may have taken away."""
+    await deploy(rotation)
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
+        made = await client.request(
+            "POST", "/deployments/{id}/create_flow_run", path_params={"id": deployment.id}, json={}
+        )
+    return UUID(made.json()["id"])
+
+
+async def test_a_run_without_a_deployment_promises_nothing(world: World, rotation: Rotation) -> None:
+    """There is nothing of which a run could be scheduled."""
+    await world.connect(NOWHERE)
+
+    failed = await rotate(rotation, return_state=True)
+
+    assert failed.name == "Failed"
+    assert await tries_of(rotation.name) == []
+
+
+async def test_a_retirement_is_tried_again_too(world: World) -> None:
+    """Its try has the tag of its rotation, and revokes what was due."""
+    rotation = await world.prepare(world.rotation(overlap=timedelta(seconds=1)))
+    for _ in range(2):
+        assert (await attempt(await begin_rotation(rotation))).is_completed()
+
+    assert (await fail(world, await begin(retire, {"rotation": rotation.name}))).name == TRIES_AGAIN
+
+    [planned] = await pending(rotation.name)
+    assert planned.name == f"retire {rotation.name}, try 1"
+    assert (await come(planned.id)).is_completed()
+    assert len(world.openrouter.live_keys()) == 1
+
+
+async def test_an_audit_is_tried_again_too(world: World) -> None:
+    """A run of no rotation has a try as well; a finding is for a person, and has none."""
+    run_id = await begin(audit, {"connection": world.connection})
+
+    assert (await fail(world, run_id)).name == TRIES_AGAIN
+
+    world.openrouter.accounts[0].management_keys.clear()
+    assert (await attempt(await begin(audit, {"connection": world.connection}))).name == "Failed"
+
+
+@pytest.mark.timeout(300)
+async def test_a_rotation_heals_by_itself_once_its_vault_is_back(
+    world: World, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vault is away at the scheduled time; a worker takes the try some seconds later, and nobody has done anything."""
+    monkeypatch.setattr(tasks.model.tries, "WAITS", (timedelta(seconds=4),))
+    rotation = await world.prepare(world.rotation(destinations=["vault-secret/restarting"]))
+    await deploy_to(POOL)
+    first = await start(rotation, deployment_name=POOL)
+    world.vault_app.state.faults.add(Fault("before", "GET", "/", status=503))
+
+    failed = await attempt(first)
+
+    [planned] = await tries_of(rotation.name)
+    world.vault_app.state.faults.clear()
+    worker = stack.start_worker()
+    try:
+        healed = await ended(planned.id)
+    finally:
+        worker.stop()
+    assert failed.name == TRIES_AGAIN
+    assert healed.state_name == "Completed", healed.state
+    current = (await ledger_of(rotation.name)).current
+    assert current is not None
+    assert current.made_by == first

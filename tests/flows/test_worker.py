@@ -1,0 +1,199 @@
+"""The worker type `key-rotation`: what it runs, and what it has a place for."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from anyio import CapacityLimiter
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+
+from blocks.errors import ConfigurationError
+from flows.worker import (
+    FLOWS,
+    KEPT_FREE,
+    LIMIT,
+    STAND_BACK_SECONDS,
+    KeyRotationJobConfiguration,
+    KeyRotationWorker,
+    flow_at,
+    rotation_of,
+)
+from sandbox.stack import CHECKOUT
+
+DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
+
+
+def run_of(**parameters: Any) -> FlowRun:
+    """A flow run with parameters."""
+    return FlowRun(flow_id=uuid4(), parameters=parameters)
+
+
+def prepared(entrypoint: str | None, run: dict[str, Any], deployment: dict[str, Any]) -> KeyRotationJobConfiguration:
+    """The configuration of a run with job variables of its own and of its deployment."""
+    configuration = KeyRotationJobConfiguration()
+    configuration.prepare_for_flow_run(
+        FlowRun(flow_id=uuid4(), job_variables=run),
+        DeploymentResponse(name="a", flow_id=uuid4(), entrypoint=entrypoint, job_variables=deployment, labels={}),
+    )
+    return configuration
+
+
+class Tasks:
+    """A task group that starts nothing."""
+
+    def __init__(self) -> None:
+        self.started: list[FlowRun] = []
+
+    def start_soon(self, _what: Callable[..., Any], flow_run: FlowRun) -> None:
+        """Note what would be started."""
+        self.started.append(flow_run)
+
+
+@pytest.fixture
+def worker() -> Iterator[tuple[KeyRotationWorker, Tasks]]:
+    """A worker with two places for ordinary runs, and what it starts; nothing is logged to a server."""
+    made, tasks = KeyRotationWorker("pool", limit=2), Tasks()
+    made._limiter = CapacityLimiter(made._limit or 0)
+    made._runs_task_group = tasks  # type: ignore[assignment] # what it needs of one
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
+        yield made, tasks
+
+
+def due(*runs: FlowRun) -> list[WorkerFlowRunResponse]:
+    """What the server lists."""
+    return [WorkerFlowRunResponse(work_pool_id=uuid4(), work_queue_id=uuid4(), flow_run=run) for run in runs]
+
+
+def test_prefect_finds_the_worker_type_by_an_entry_point() -> None:
+    """`prefect worker start --type key-rotation` needs nothing but the installed package."""
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+
+    assert KeyRotationWorker.__module__ in project["entry-points"]["prefect.collections"].values()
+    assert KeyRotationWorker.type == "key-rotation"
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: str(deployment["name"]))
+def test_every_deployment_of_the_project_can_be_run(deployment: dict[str, Any]) -> None:
+    """Each entrypoint in prefect.yaml is a flow that the worker knows."""
+    assert flow_at(deployment["entrypoint"]) is FLOWS[deployment["entrypoint"]]
+
+
+@pytest.mark.parametrize(
+    "entrypoint",
+    [
+        "os:system",
+        "flows/rotate.py:rotate",
+        "flows.rotate:follow_protocol",
+        "flows.rotate.rotate",
+        "tasks.create:create_key",
+        "flows.worker:__import__",
+        "",
+        None,
+    ],
+)
+def test_any_other_entrypoint_is_refused(entrypoint: str | None) -> None:
+    """What a deployment names is looked up, never imported."""
+    with pytest.raises(ConfigurationError, match="runs the flows of this package only"):
+        prepared(entrypoint, {}, {}).flow()
+
+
+@pytest.mark.parametrize(
+    ("run", "deployment"),
+    [({"env": {"A": "b"}}, {}), ({}, {"env": {"A": "b"}}), ({"env.A": "b"}, {}), ({}, {"env.A": "b"})],
+)
+def test_environment_variables_of_a_run_are_refused(run: dict[str, Any], deployment: dict[str, Any]) -> None:
+    """They would be lost silently, because all runs share the worker's environment."""
+    with pytest.raises(ConfigurationError, match="one environment for all its runs"):
+        prepared("flows.rotate:rotate", run, deployment).flow()
+
+
+def test_the_command_of_a_process_worker_is_passed_over() -> None:
+    """One prefect.yaml serves both types of worker."""
+    assert prepared("flows.rotate:rotate", {}, {"command": "python -m prefect.engine"}).flow().name == "rotate"
+
+
+def test_the_template_of_a_new_pool_is_minimal() -> None:
+    """A pool of this type has no settings that would have no effect."""
+    template = KeyRotationWorker.get_default_base_job_template()
+
+    assert list(template["job_configuration"]) == list(template["variables"]["properties"]) == ["name"]
+
+
+def test_without_a_limit_twenty_ordinary_runs_are_in_hand_at_most() -> None:
+    """A herd does not start a thread for each of its runs."""
+    assert KeyRotationWorker("pool")._limit == LIMIT + KEPT_FREE
+    assert LIMIT == 20
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rotation"),
+    [({"rotation": {"name": "a"}}, "a"), ({"rotation": "a"}, "a"), ({"rotation": {}}, None), ({}, None)],
+)
+def test_the_rotation_of_a_run_is_what_its_parameters_name(parameters: dict[str, Any], rotation: str | None) -> None:
+    """A rotation is given by its settings, or by its name."""
+    assert rotation_of(run_of(**parameters)) == rotation
+
+
+async def test_an_emergency_has_a_place_when_all_others_are_taken(worker: tuple[KeyRotationWorker, Tasks]) -> None:
+    """Ordinary runs fill the limit; then an emergency is taken, and no ordinary run."""
+    made, tasks = worker
+    ordinary = [run_of() for _ in range(3)]
+    await made._submit_scheduled_flow_runs(due(*ordinary))
+    assert tasks.started == ordinary[:2]
+
+    emergency = run_of(emergency=True)
+    await made._submit_scheduled_flow_runs(due(run_of(), run_of(emergency=False), run_of(emergency="yes"), emergency))
+
+    assert tasks.started == [*ordinary[:2], emergency]
+
+
+async def test_emergencies_are_taken_first_and_not_without_bound(worker: tuple[KeyRotationWorker, Tasks]) -> None:
+    """A thousand emergencies at once fill the worker, and no more."""
+    made, tasks = worker
+    emergencies = [run_of(emergency=True) for _ in range(20)]
+
+    await made._submit_scheduled_flow_runs(due(run_of(), *emergencies))
+
+    assert tasks.started == emergencies[: 2 + KEPT_FREE]
+
+
+async def test_a_run_that_is_listed_twice_is_taken_once(worker: tuple[KeyRotationWorker, Tasks]) -> None:
+    """A run that is being taken is still listed, and so is an emergency that was looked for on its own."""
+    made, tasks = worker
+    run, emergency = run_of(), run_of(emergency=True)
+
+    await made._submit_scheduled_flow_runs(due(emergency, run, emergency))
+    await made._submit_scheduled_flow_runs(due(emergency, run))
+
+    assert tasks.started == [emergency, run]
+
+
+@pytest.mark.parametrize(
+    ("rotation", "seconds_ago", "waits"),
+    [("ordinary", 0.0, True), ("stolen", 0.0, False), (None, 0.0, True), ("ordinary", STAND_BACK_SECONDS, False)],
+)
+def test_other_runs_wait_for_an_emergency_and_not_for_long(
+    worker: tuple[KeyRotationWorker, Tasks], rotation: str | None, seconds_ago: float, waits: bool
+) -> None:
+    """Runs of the emergency's own rotation go on, because it waits for their slot; the others wait some seconds."""
+    made, _ = worker
+    made._hurrying[uuid4()] = "stolen", time.monotonic() - seconds_ago
+
+    assert made._is_overtaken(rotation) is waits
+
+
+def test_a_request_without_an_answer_is_forgotten(worker: tuple[KeyRotationWorker, Tasks]) -> None:
+    """Requests that failed do not make the others wait for ever, and are not kept."""
+    made, _ = worker
+    made._in_flight = {1: time.monotonic(), 2: time.monotonic() - STAND_BACK_SECONDS}
+
+    assert made._unanswered() == 1
+    assert list(made._in_flight) == [1]

@@ -1,0 +1,45 @@
+"""What Prefect's database holds of a rotation, backed up and restored, while all other stores stay as they are."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+from uuid import UUID
+
+from tasks.model.decisions import Identity
+from tests.simulation.world.model import Model
+
+
+@dataclass(frozen=True)
+class Backup:
+    """One backup.
+
+    Args:
+        variables: The ledgers.
+        flow_runs: The flow runs that Prefect knows.
+        retirements: What was scheduled.
+        secrets: What each of Prefect's own secret blocks holds.
+        runs: The runs that can be retried.
+        completed: Those of them that have completed.
+    """
+
+    variables: dict[str, Any]
+    flow_runs: set[UUID]
+    retirements: dict[tuple[str, datetime], bool]
+    secrets: dict[str, str | None]
+    runs: list[Identity]
+    completed: set[UUID]
+
+    @classmethod
+    def of(cls, model: Model, runs: list[Identity], completed: set[UUID]) -> Self:
+        """Back the database up."""
+        secrets = {name: place.content for name, place in model.places.items() if name.startswith("secret/")}
+        variables = deepcopy(model.variables)
+        return cls(variables, set(model.runs), dict(model.retirements), secrets, list(runs), set(completed))
+
+    def restore(self, model: Model) -> None:
+        """Put everything back but the secrets, which whoever watches them must hear of."""
+        model.variables = deepcopy(self.variables)
+        model.runs, model.retirements = set(self.flow_runs), dict(self.retirements)

@@ -1,0 +1,218 @@
+"""A block is edited to point to another place, or taken out: what it leaves is said, and dies no sooner."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import timedelta
+from unittest import mock
+
+import pytest
+
+from blocks.errors import ServiceError
+from sandbox.server import Fault
+from tasks.audit.findings import Kind
+from tasks.life.plan import plan
+from tasks.model.keys import show_time
+from tasks.model.ledger import Ledger
+from tasks.model.room import MAX_LEDGER_BYTES, size
+from tests.tasks.conftest import Life
+
+OVERLAP = timedelta(hours=24)
+
+
+def edit(life: Life, path: str = "") -> str:
+    """Let the block point to another path, or make it anew there; return where it pointed before."""
+    former, block = life.block.place(), life.block
+    life.block = block.model_copy(update={"path": path or f"{block.path}-moved"})
+    return former
+
+
+async def test_a_run_says_which_key_the_former_place_holds_and_until_when(life: Life) -> None:
+    """Given a block that was edited to another path, the former key lives for its overlap, and the message says so."""
+    await life.rotate()
+    former_key, former = await life.held(), edit(life)
+
+    said = await life.rotate()
+
+    assert life.openrouter.is_live(former_key.secret)
+    assert life.superseded.left_at == (former,)
+    assert said.endswith(
+        f"The former place {former} may still hold the superseded key {former_key.label}, which ends at "
+        f"{show_time(life.time + OVERLAP)}: move its consumers before that."
+    )
+
+
+async def test_the_retirement_says_that_the_former_place_holds_a_dead_key(life: Life) -> None:
+    """Given that the overlap has ended, the key is revoked, and whoever still reads it there is named."""
+    await life.rotate()
+    former_key, former = await life.held(), edit(life)
+    await life.rotate()
+    life.later(days=2)
+
+    said = await life.retire()
+
+    assert former_key.hash not in life.openrouter.keys
+    assert f"The former place {former} may still hold the key {former_key.label}, which has ended" in said
+
+
+@pytest.mark.parametrize("emergency", [False, True], ids=["without an overlap", "in an emergency"])
+async def test_a_key_that_ends_at_once_ends_at_the_former_place_too_and_the_run_says_so(
+    life: Life, emergency: bool
+) -> None:
+    """Given no overlap, somebody has asked for the former key to end as soon as the new one is published."""
+    life.change(overlap=OVERLAP if emergency else timedelta(0))
+    await life.rotate()
+    former_key, former = await life.held(), edit(life)
+
+    said = await life.rotate(emergency=emergency)
+
+    assert former_key.hash not in life.openrouter.keys
+    assert f"The former place {former} may still hold the key {former_key.label}, which has ended" in said
+
+
+async def test_a_destination_that_was_taken_out_is_a_former_place_too(life: Life) -> None:
+    """Given that the rotation names another destination now, the run says the same about the one that it has left."""
+    await life.rotate()
+    former_key, former = await life.held(), edit(life)
+    life.change(destinations=["vault-secret/other"])
+
+    said = await life.rotate()
+
+    assert f"The former place {former} may still hold the superseded key {former_key.label}" in said
+
+
+async def test_another_block_of_the_same_place_leaves_nothing(life: Life) -> None:
+    """Given a block of another name for the same path, nothing is said: consumers read the new key there."""
+    await life.rotate()
+    life.change(destinations=["vault-secret/other"])
+
+    said = await life.rotate()
+
+    assert "former place" not in said
+    assert life.superseded.left_at == ()
+
+
+async def test_a_place_to_which_the_rotation_returns_is_left_no_more(life: Life) -> None:
+    """Given a block that was edited back, its place holds the newest key, and only the other one is named."""
+    await life.rotate()
+    path = life.block.path
+    edit(life)
+    await life.rotate()
+    between = edit(life, path)
+
+    await life.rotate()
+
+    assert [key.left_at for key in life.ledger.superseded] == [(), (between,)]
+
+
+async def test_a_half_published_key_lives_where_nobody_can_look_any_more(life: Life) -> None:
+    """Given a run that died after it had published, and a block edited since, the key gets its overlap."""
+    await life.rotate()
+    with mock.patch.object(Ledger, "published", side_effect=ServiceError("The process died.")):
+        await life.failure(life.rotate())
+    half_published, former = await life.held(), edit(life)
+
+    said = await life.rotate()
+
+    assert life.openrouter.is_live(half_published.secret)
+    given_up = next(key for key in life.ledger.superseded if key.hash == half_published.hash)
+    assert given_up.revoke_at == life.time + OVERLAP
+    assert given_up.left_at == (former,)
+    assert f"The former place {former} may still hold the superseded key {half_published.label}" in said
+
+
+async def test_a_restored_key_is_not_left_at_the_place_to_which_it_returns(life: Life) -> None:
+    """Given that the superseded key is brought back after an edit, what it replaces is left where it was."""
+    await life.rotate()
+    await life.rotate()
+    replaced, former = await life.held(), edit(life)
+    await life.block.awrite_secret(b"not-yet-rotated")
+    secret = next(key for key in life.openrouter.keys.values() if key.hash == life.superseded.hash).secret
+    await life.block.awrite_secret(secret.encode())
+
+    said = await life.restore()
+
+    assert f"The former place {former} may still hold the superseded key {replaced.label}" in said
+
+
+@pytest.mark.parametrize("overlap", [OVERLAP, timedelta(0)])
+async def test_a_plan_says_it_before_anything_happens(life: Life, overlap: timedelta) -> None:
+    """Given an edited block, a plan names the former place, its key, and when that would end."""
+    life.change(overlap=overlap)
+    await life.rotate()
+    key, former = await life.held(), edit(life)
+
+    _, steps = await plan(life.open(), life.rotation)
+
+    ends = "which ends 1 day after the next rotation" if overlap else "which the next rotation ends"
+    assert steps[-1] == (
+        f"The former place {former} may still hold the key {key.label}, {ends}: move its consumers before that."
+    )
+
+
+async def test_an_audit_says_it_before_the_rotation_and_after(life: Life) -> None:
+    """Given an edited block, the audit calls it moved, not overwritten; after the rotation it tells of the end."""
+    await life.rotate()
+    former = edit(life)
+
+    before = (await life.audit()).findings
+    await life.rotate()
+    after = (await life.audit()).findings
+
+    assert [finding.kind for finding in before] == [Kind.DESTINATION_MOVED]
+    assert f"the former place {former} may still hold the current key" in before[0].sentence
+    assert [(finding.kind, finding.needs_person) for finding in after] == [(Kind.FORMER_PLACE, False)]
+    assert show_time(life.time + OVERLAP) in after[0].sentence
+
+
+async def test_a_ledger_of_an_earlier_format_does_not_say_that_a_block_was_edited(life: Life) -> None:
+    """Given a ledger without places, nobody knows where the key was published, and nothing is claimed."""
+    await life.rotate()
+    value = life.store.value
+    del value["current"]["places"]
+    life.store.value = {**value, "format": 2}
+
+    said = await life.rotate()
+
+    assert "former place" not in said
+
+
+async def test_places_take_no_room_from_keys(life: Life) -> None:
+    """Given a full ledger, the places that were left are dropped, and the rotation is done."""
+    life.change(overlap=timedelta(days=30))
+    base = life.block.path
+
+    async def move_for_ever() -> None:
+        for number in itertools.count():
+            edit(life, f"{base}/{'long-' * 30}{number}")
+            await life.rotate()
+
+    assert "has no room for another key" in await life.failure(move_for_ever())
+    assert size(life.ledger) <= MAX_LEDGER_BYTES
+    assert len(life.ledger.superseded) >= 6
+
+
+async def test_a_failed_publish_to_the_new_place_ends_nothing_at_the_former(life: Life) -> None:
+    """Given a new place that cannot be written, the former key stays the current one."""
+    await life.rotate()
+    key = await life.held()
+    edit(life)
+    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
+
+    await life.failure(life.rotate())
+
+    assert life.openrouter.is_live(key.secret)
+    assert life.ledger.superseded == ()
+
+
+async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(life: Life) -> None:
+    """Given a block that was edited to where a database's URL is kept, the run refuses as a first run would."""
+    await life.rotate()
+    edit(life)
+    await life.block.awrite_secret(b"postgresql://checkout:hunter2@db/checkout")
+    before = life.everything()
+
+    sentence = await life.failure(life.rotate())
+
+    assert sentence.startswith("rotation.overwrite: vault-secret/checkout holds a value that is no OpenRouter key")
+    assert life.everything() == before

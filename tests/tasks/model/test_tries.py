@@ -1,0 +1,212 @@
+"""Whether and when a failed run is tried again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from uuid import UUID, uuid4
+
+import pytest
+
+from blocks.errors import (
+    ConfigurationError,
+    ConflictError,
+    DestinationError,
+    ForbiddenError,
+    KeyRotationError,
+    LedgerError,
+    MissingBlockError,
+    NotFoundError,
+    NotYetAcceptedError,
+    OtherAccountError,
+    PlaceLostError,
+    RateLimitedError,
+    RejectedError,
+    ServiceError,
+    UnauthorizedError,
+    UnavailableError,
+    UnexpectedAnswerError,
+    UnreachableError,
+    VerificationError,
+)
+from tasks.model.tries import (
+    EMERGENCY_WAITS,
+    NUMBER,
+    RUN,
+    SINCE,
+    WAITS,
+    Coming,
+    Next,
+    Try,
+    asked_to_wait,
+    next_try,
+    passes_by_itself,
+    wait_before,
+)
+
+NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+PASSING = [
+    UnreachableError("no answer"),
+    RateLimitedError("429", retry_after=60),
+    UnavailableError("503"),
+    UnavailableError("sealed", retryable=False),
+    ConflictError("somebody else was first"),
+    ServiceError("Prefect's API failed.", retryable=True),
+    PlaceLostError("another run is at work"),
+    NotYetAcceptedError("not yet"),
+]
+FOR_A_PERSON = [
+    KeyRotationError("an unexpected ValueError"),
+    ConfigurationError("rotation.overlap: wrong"),
+    MissingBlockError("deleted"),
+    LedgerError("unreadable"),
+    VerificationError("other settings"),
+    DestinationError("does not hold it"),
+    UnauthorizedError("401"),
+    UnauthorizedError("401", retryable=True),
+    ForbiddenError("403"),
+    NotFoundError("404"),
+    RejectedError("400"),
+    OtherAccountError("another account"),
+    UnexpectedAnswerError("no JSON"),
+    UnreachableError("its certificate is not trusted", retryable=False),
+]
+
+
+def named(error: KeyRotationError) -> str:
+    """A name for a test."""
+    return f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("error", PASSING, ids=named)
+def test_what_passes_by_itself_is_tried_again(error: KeyRotationError) -> None:
+    """A service that is away, a limit, a queue: nobody needs to do anything."""
+    assert passes_by_itself(error)
+
+
+@pytest.mark.parametrize("error", FOR_A_PERSON, ids=named)
+def test_what_needs_a_person_is_not_tried_again(error: KeyRotationError) -> None:
+    """Another run would find the same."""
+    assert not passes_by_itself(error)
+
+
+def test_every_error_is_decided_upon() -> None:
+    """A new class of errors has to be put into one of the two lists."""
+    classes = {KeyRotationError}
+    while new := {each for kind in classes for each in kind.__subclasses__()} - classes:
+        classes |= new
+
+    assert {each for each in classes if each.__module__ == "blocks.errors"} == {
+        type(error) for error in PASSING + FOR_A_PERSON
+    }
+
+
+def test_several_failures_pass_if_each_of_them_does() -> None:
+    """One that needs a person is not hidden behind others, and the longest wait that was asked for counts."""
+    passing = DestinationError.combine([UnavailableError("a"), RateLimitedError("b", retry_after=90)])
+    mixed = DestinationError.combine([UnavailableError("a"), ForbiddenError("b")])
+
+    assert passes_by_itself(passing)
+    assert asked_to_wait(passing) == timedelta(seconds=90)
+    assert not passes_by_itself(mixed)
+    assert str(mixed) == "a b"
+
+
+@pytest.mark.parametrize("emergency", [False, True])
+def test_waits_grow_and_end_daily_or_hourly(emergency: bool) -> None:
+    """Minutes, then hours, then daily; an emergency's are shorter, each of them."""
+    waits = [wait_before("checkout", number, emergency=emergency) for number in range(1, 8)]
+
+    planned = EMERGENCY_WAITS if emergency else WAITS
+    assert all(
+        planned[min(n, len(planned) - 1)] <= wait < planned[min(n, len(planned) - 1)] * 1.5
+        for n, wait in enumerate(waits)
+    )
+    assert all(sooner < later for sooner, later in pairwise(planned))
+    assert wait_before("a", 1, emergency=True) < wait_before("a", 1, emergency=False)
+
+
+def test_rotations_that_failed_together_do_not_come_back_together() -> None:
+    """Of a thousand no two come in one second by more than chance, and the next try is shuffled again."""
+    seconds = [int(wait_before(f"rotation-{i}", 3, emergency=False).total_seconds()) for i in range(1000)]
+
+    assert len(set(seconds)) > 700
+    assert max(seconds.count(second) for second in set(seconds)) <= 6
+    order = [sorted(range(9), key=lambda i: wait_before(f"rotation-{i}", n, emergency=False)) for n in (1, 2)]
+    assert order[0] != order[1]
+
+
+def test_a_service_that_asks_for_longer_gets_it() -> None:
+    """Up to a day, whatever it asks for."""
+    assert wait_before("a", 1, emergency=False, asked=timedelta(hours=2)) >= timedelta(hours=2)
+    assert asked_to_wait(RateLimitedError("429", retry_after=1e12)) == WAITS[-1]
+    assert asked_to_wait(ConfigurationError("wrong")) == timedelta(0)
+
+
+def following(*coming: Coming, number: int = 0) -> Next:
+    """What follows a failure."""
+    failed = Try(number, uuid4(), NOW)
+    return next_try("checkout", failed, coming, NOW, emergency=False, asked=timedelta(0))
+
+
+def test_the_first_failure_is_followed_by_the_first_try() -> None:
+    """In some minutes, without a word to anybody."""
+    first = following()
+
+    assert (first.number, first.run, first.needs_person) == (1, None, False)
+    assert 5 * MINUTE <= first.at - NOW < 8 * MINUTE
+
+
+def test_there_is_one_try_at_a_time() -> None:
+    """One that is pending stays the next one, even where it comes later."""
+    pending = Coming(uuid4(), NOW + timedelta(hours=20), 6)
+
+    assert following(Coming(uuid4(), NOW + MINUTE), pending) == Next(6, pending.at, pending)
+
+
+def test_an_earlier_regular_run_is_the_try() -> None:
+    """A later one is none."""
+    earlier, later = Coming(uuid4(), NOW + 4 * MINUTE), Coming(uuid4(), NOW + 9 * MINUTE)
+
+    assert following(later, earlier) == Next(1, earlier.at, earlier)
+    assert following(later).run is None
+
+
+@pytest.mark.parametrize(("failed", "told"), [(0, False), (1, False), (2, False), (3, True), (9, True)])
+def test_a_person_is_told_once_the_third_try_has_failed(failed: int, told: bool) -> None:
+    """Not before, and of each failure after it."""
+    assert following(number=failed).needs_person is told
+
+
+def test_a_try_knows_which_run_it_finishes() -> None:
+    """Through all further tries, by the labels alone."""
+    failed = Try(0, uuid4(), NOW)
+
+    second = Try.read(Try.read(failed.labels(1), uuid4(), NOW + MINUTE).labels(2), uuid4(), NOW + 2 * MINUTE)
+
+    assert second == Try(2, failed.run_id, NOW)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {NUMBER: "1"},
+        {NUMBER: True, RUN: str(UUID(int=1))},
+        {NUMBER: -1, RUN: "x", SINCE: NOW.isoformat()},
+        {RUN: str(UUID(int=1)), SINCE: "yesterday"},
+    ],
+)
+def test_a_run_with_other_labels_is_one_of_its_own(labels: dict[str, object]) -> None:
+    """Whatever somebody has written there."""
+    own = uuid4()
+
+    assert Try.read(labels, own, NOW) == Try(0, own, NOW)
+
+
+def test_a_regular_run_in_the_place_of_a_try_counts_and_is_one_of_its_own() -> None:
+    """It is a new rotation; only its number goes on."""
+    own = uuid4()
+
+    assert Try.read({NUMBER: 2}, own, NOW) == Try(2, own, NOW)
