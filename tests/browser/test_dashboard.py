@@ -17,7 +17,7 @@ from prefect.exceptions import ObjectNotFound
 
 import blocks
 from blocks.vault.auth import TokenAuth
-from flows import check_connections, rotate
+from flows import check_connections, overview, rotate
 from flows.deployments import save_deployment
 from sandbox.server import Fault, running
 from sandbox.stack import free_port
@@ -262,6 +262,7 @@ async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, pag
     await expect(page.get_by_text("Cancelled").first).to_be_visible()
     world.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
     assert (await rotate(broken, return_state=True)).is_failed()
+    await overview(return_state=True)
     await open_artifact(page, "key-rotations")
     await expect(page.get_by_text("kept: retirement cancelled").first).to_be_visible()
     await picture("key-rotations", 1100)
@@ -278,6 +279,7 @@ async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World,
     assert (await rotate(rotation, return_state=True)).is_completed()
     await open_artifact(page, f"rotation-{rotation.name}")
     await expect(page.get_by_text(f"The superseded key {used.label} may still be used").first).to_be_visible()
+    await overview(return_state=True)
     await open_artifact(page, "key-rotations")
     await expect(page.get_by_text(f"{used.label} next check").first).to_be_visible()
     run_id = await retirement(rotation)

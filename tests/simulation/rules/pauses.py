@@ -51,7 +51,6 @@ class Pauses(ByHand):
         first = self._identity(emergency=kind == "emergency")
         self.model.tell(f"{kind} (run {first.id.int}) will be paused while there comes: {other}")
         if "remove" in (kind, other):
-            self.model.late_effects_happen()
             self.serving.clear()
             self.taken_away = True
         self.restoring = True
@@ -66,6 +65,7 @@ class Pauses(ByHand):
         self.paused(pause_at=("read vault-secret", looks), kind="rotate", other=other, planned=[])
 
     def _begin(self, kind: str, identity: Identity, process: Process) -> Coroutine[Any, Any, Ended]:
+        self._settle_before(kind, identity)
         simple = {"retire": run_retire, "restore": run_restore, "apply": run_apply}
         match kind:
             case "retire" | "restore" | "apply":
@@ -78,6 +78,11 @@ class Pauses(ByHand):
                 return self._edit_other_fields()
             case _:
                 return run_protocol(self.model, self.rotation, identity, process, self.steps)
+
+    def _settle_before(self, kind: str, identity: Identity) -> None:
+        # In an emergency and in a removal keys die at once, whatever may still bring them in.
+        if identity.emergency or kind == "remove":
+            self.model.settle()
 
     async def _audit_to_its_end(self, identity: Identity, process: Process) -> Ended:
         return (await run_audit(self.model, "openrouter", identity, repair=True, process=process)).ended
@@ -110,6 +115,7 @@ class Pauses(ByHand):
         try:
             quick = await self._meanwhile(first, other, planned)
             has_lost, begun = process.seen_signatures not in (None, self.model.signatures), len(process.begun_changes)
+            self._settle_before(kind, first)
             go_on.set()
             ended = await late
         finally:
@@ -119,8 +125,6 @@ class Pauses(ByHand):
         return [quick, ended]
 
     async def _meanwhile(self, first: Identity, other: str, planned: Planned) -> Ended:
-        if other == "emergency":
-            self.model.settle()
         self._fate(planned)
         again = replace(first, attempt=2)
         second = again if other == "retry" else self._identity(emergency=other == "emergency")
