@@ -124,7 +124,8 @@ class Watched(RuleBasedStateMachine):
         promise(not lost, f"{name} lost a value that is no key and that nobody has given up, by: {effect}")
         promise(self.model.serves(place.content), f"I1: {name} was given what is no working key by: {effect}")
         self.serving.add(name)
-        if effect == f"write {name}" and (self.restoring or self.rotation.key.inherit) and not self.hurried:
+        relaxed = self.restoring or self.hurried or not self.rotation.key.inherit
+        if effect == f"write {name}" and not relaxed:
             self._watch_places(self._key(place.content), effect)
         wanted = self.rotation.key.guardrail_id
         if wanted and effect == f"write {name}" and not self.restoring:
