@@ -15,7 +15,7 @@ from tasks.life.due import revoke_what_is_due
 from tasks.life.recover import observe, recover
 from tasks.model.decisions import Situation
 from tasks.model.events import Event
-from tasks.model.ledger import Emergency
+from tasks.model.records import Emergency
 from tasks.model.rotation import Rotation, check_switch, parse_rotation
 from tasks.steps import AS_TASKS, Steps
 from tasks.world.run import Run, VerifiedKey, gather_all

@@ -11,9 +11,8 @@ from tasks.key.terms import agree_on_terms, request_of
 from tasks.key.unrecorded import settle_intent
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint
-from tasks.model.ledger import Pending
 from tasks.model.places import kept_places
-from tasks.model.records import Budget, MadeKey
+from tasks.model.records import Budget, MadeKey, Pending
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms

@@ -11,7 +11,7 @@ from tasks.key.usage import who_uses
 from tasks.model.decisions import Judgement, Verdict, judge, needed_by
 from tasks.model.events import Event
 from tasks.model.former_places import left_with_nothing
-from tasks.model.ledger import Superseded
+from tasks.model.records import Superseded
 from tasks.world.account import confirm_gone, open_account_of
 from tasks.world.ports import KeyReader, OpenRouter
 from tasks.world.run import Run

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from tasks.create import create_key
-from tasks.model.ledger import Superseded
+from tasks.model.records import Superseded
 from tasks.model.rotation import Rotation
 from tasks.publish import publish
 from tasks.revoke import revoke_key

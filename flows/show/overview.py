@@ -17,7 +17,8 @@ from blocks.errors import KeyRotationError
 from flows.show.rotation_page import artifact_key, how_it_ends
 from flows.show.settings import cell
 from tasks.model.keys import show_time
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Superseded
 from tasks.model.schedules import SLUG
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.api import api_errors

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from tasks.model.former_places import left_behind
 from tasks.model.keys import show_time
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Superseded
 from tasks.model.states import KeyState, state_of
 from tasks.world.run import Run
 

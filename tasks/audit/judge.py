@@ -12,9 +12,9 @@ from tasks.audit.ledgers import LedgerSet
 from tasks.audit.unexplained import SETTLED_AFTER
 from tasks.model.former_places import left_behind
 from tasks.model.keys import show_duration, show_time
-from tasks.model.ledger import Current, Ledger, Superseded
+from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
-from tasks.model.records import MadeKey
+from tasks.model.records import Current, MadeKey, Superseded
 from tasks.world.ports import Deployed
 
 EXPIRES_WITHIN = timedelta(days=7)

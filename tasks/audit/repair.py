@@ -18,9 +18,9 @@ from tasks.audit.findings import Finding, Kind
 from tasks.audit.unexplained import is_new
 from tasks.model.events import Event
 from tasks.model.keys import Marker, fingerprint, label_agrees, period_end, read_marker, show_time
-from tasks.model.ledger import Current, Ledger, Pending
+from tasks.model.ledger import Ledger
 from tasks.model.places import kept_places
-from tasks.model.records import Budget
+from tasks.model.records import Budget, Current, Pending
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms

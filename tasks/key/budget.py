@@ -10,8 +10,8 @@ from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.events import Event
 from tasks.model.keys import period_end
-from tasks.model.ledger import Current, Ledger, Superseded
-from tasks.model.records import Budget
+from tasks.model.ledger import Ledger
+from tasks.model.records import Budget, Current, Superseded
 from tasks.model.terms import Terms
 from tasks.world.account import confirm_gone
 from tasks.world.run import Run

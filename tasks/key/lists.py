@@ -21,9 +21,8 @@ from blocks.errors import (
 )
 from blocks.openrouter.keys import ApiKey
 from blocks.openrouter.lists import KeyList
-from tasks.model.ledger import Superseded
 from tasks.model.lists import predecessors_of, replaced, successor_of
-from tasks.model.records import MadeKey
+from tasks.model.records import MadeKey, Superseded
 from tasks.model.rotation import Rotation
 from tasks.world.account import has_workspace
 from tasks.world.optional import PARTS_WITH_LISTS, Part, if_available, listed

@@ -8,8 +8,7 @@ from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter.keys import ApiKey, KeyRequest
 from tasks.key.budget import carried_over, settle_budget
 from tasks.model.keys import label_agrees
-from tasks.model.ledger import Current, Pending
-from tasks.model.records import Budget, MadeKey
+from tasks.model.records import Budget, Current, MadeKey, Pending
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.world.account import guardrail_of, has_workspace

@@ -9,7 +9,8 @@ from uuid import UUID
 from blocks.errors import ConfigurationError, ServiceError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.keys import Marker, label_agrees, read_marker
-from tasks.model.ledger import TURNS_UP_WITHIN, Pending, Superseded, Unresolved
+from tasks.model.ledger import TURNS_UP_WITHIN
+from tasks.model.records import Pending, Superseded, Unresolved
 from tasks.model.unrecorded import as_superseded
 from tasks.world.installation import made_here
 from tasks.world.optional import Part, if_available, listed

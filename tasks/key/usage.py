@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from blocks.errors import ServiceError
 from tasks.model.keys import show_time
-from tasks.model.ledger import Superseded
+from tasks.model.records import Superseded
 from tasks.world.optional import Part, if_available
 from tasks.world.ports import KeyReader
 from tasks.world.run import Run

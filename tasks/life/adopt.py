@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from blocks.errors import ConfigurationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.keys import fingerprint, label_agrees, read_marker
-from tasks.model.ledger import Current
 from tasks.model.places import kept_places
+from tasks.model.records import Current
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.model.written_off import as_explanation

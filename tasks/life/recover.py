@@ -13,8 +13,9 @@ from tasks.key.unrecorded import settle_intent, settle_unresolved, unrecorded_ke
 from tasks.life.adopt import adopt
 from tasks.model.decisions import MAYBE, Situation, assess
 from tasks.model.keys import KEY_PREFIX, fingerprint, label_agrees, may_be_replaced, show_time
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
+from tasks.model.records import Superseded
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.verify import can_be_finished

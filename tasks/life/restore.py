@@ -9,9 +9,8 @@ from pydantic import SecretStr
 from blocks.errors import ConfigurationError, NotFoundError
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, show_time
-from tasks.model.ledger import Current, Superseded
 from tasks.model.places import kept_places
-from tasks.model.records import MadeKey
+from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.verify import wait_until_accepted

@@ -8,8 +8,7 @@ from typing import Any
 from blocks.errors import ConfigurationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.events import Event
-from tasks.model.ledger import Current
-from tasks.model.records import Budget
+from tasks.model.records import Budget, Current
 from tasks.model.room import MAX_LEDGER_BYTES, largest_size
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms

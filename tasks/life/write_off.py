@@ -11,7 +11,8 @@ from blocks.errors import (
     UnauthorizedError,
 )
 from tasks.model.events import Event
-from tasks.model.ledger import Ledger, Pending, Superseded, Unresolved
+from tasks.model.ledger import Ledger
+from tasks.model.records import Pending, Superseded, Unresolved
 from tasks.model.room import MAX_LEDGER_BYTES, largest_size
 from tasks.model.written_off import MAX_WRITTEN_OFF, WrittenOff, write_off
 from tasks.world.account import confirm_gone

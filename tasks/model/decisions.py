@@ -9,7 +9,8 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Superseded
 from tasks.model.rotation import Retirement
 
 MAYBE = "?"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, Self
 from uuid import UUID
 
@@ -18,84 +17,14 @@ from pydantic import ValidationError
 
 from blocks.errors import LedgerError
 from tasks.model.places import kept_places
-from tasks.model.records import Budget, Entry, MadeKey, Placed
+from tasks.model.records import Current, Emergency, Entry, MadeKey, Pending, Superseded, Unresolved
 from tasks.model.rotation import Retirement
-from tasks.model.terms import Terms
 from tasks.model.written_off import WrittenOff
 
 FORMAT = 3
 """The newest format of a ledger that this package reads, and the one that it writes."""
 TURNS_UP_WITHIN = timedelta(minutes=15)
 """How late a create may still take effect; until then every run searches for its marker."""
-
-
-class Current(MadeKey, Placed):
-    """The key that every destination holds.
-
-    `terms` have the full limit, even while a carried budget reduces it at OpenRouter. Until `late_until` a write of the
-    key whose outcome is unknown may still take effect. `inherits` is whether it has its predecessors' places in lists.
-    """
-
-    since: datetime
-    rotated_by: UUID | None = None
-    terms: Terms | None = None
-    budget: Budget | None = None
-    late_until: datetime | None = None
-    inherits: bool = False
-
-
-class Superseded(MadeKey):
-    """A former key, alive until it is revoked.
-
-    `revoke_at` is when its revocation is next considered: at the end of the overlap, after a postponement, or when its
-    time as a disabled key is over. `revoking` announces the call that disables or deletes it, until its outcome is
-    known. `capped` is whether its limit was lowered to what it has spent, if its budget was carried over.
-    """
-
-    since: datetime | None = None
-    overlap_ends: datetime | None = None
-    revoke_at: datetime
-    at_once: bool = False
-    revoking: bool = False
-    disabled: bool = False
-    postponed: int = 0
-    usage: Decimal | None = None
-    usage_since: datetime | None = None
-    budget: Budget | None = None
-    capped: bool | None = None
-    late_until: datetime | None = None
-
-
-class Pending(Placed):
-    """A key that is about to be created, or was created and is not current yet.
-
-    Where the current key has the same places, they are not kept twice.
-    """
-
-    run_id: UUID
-    connection: str
-    workspace_id: str | None = None
-    intended_at: datetime
-    terms: Terms | None = None
-    budget: Budget | None = None
-    key: MadeKey | None = None
-    late_writes: timedelta | None = None
-
-
-class Unresolved(Entry):
-    """A create whose outcome is unknown and whose key was not found: it may still turn up."""
-
-    run_id: UUID
-    connection: str
-    workspace_id: str | None = None
-    since: datetime
-
-
-class Emergency(Entry):
-    """The last emergency that has published its key, and when it made every older key due."""
-
-    run_id: UUID
-    at: datetime
 
 
 class Ledger(Entry):

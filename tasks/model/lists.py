@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Superseded
 
 
 def predecessors_of(ledger: Ledger, successor: str) -> set[str]:

@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from tasks.model.keys import INSTALLATION_LENGTH
-from tasks.model.ledger import Ledger, Pending
-from tasks.model.records import MadeKey
+from tasks.model.ledger import Ledger
+from tasks.model.records import MadeKey, Pending
 from tasks.model.rotation import Retirement
 
 MAX_LEDGER_BYTES = 5_000

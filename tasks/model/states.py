@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Superseded
 
 
 class KeyState(StrEnum):

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from blocks.openrouter.keys import ApiKey
 from tasks.model.keys import Marker
-from tasks.model.ledger import Superseded
+from tasks.model.records import Superseded
 
 
 def as_superseded(key: ApiKey, mark: Marker, connection: str, revoke_at: datetime) -> Superseded:

@@ -12,7 +12,8 @@ from tasks.audit.unexplained import SETTLED_AFTER
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tasks.model.keys import read_marker
-from tasks.model.ledger import TURNS_UP_WITHIN, Current, Ledger, Superseded
+from tasks.model.ledger import TURNS_UP_WITHIN, Ledger
+from tasks.model.records import Current, Superseded
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tests.simulation.promises import promise

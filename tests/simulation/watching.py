@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from blocks.openrouter.keys import KeyRequest
 from tasks.model.keys import marker
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Superseded
 from tasks.model.room import size
 from tasks.model.rotation import Retirement, Rotation
 from tasks.model.states import TRANSITIONS, steps_between

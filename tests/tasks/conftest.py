@@ -38,7 +38,8 @@ from tasks.audit.findings import Report
 from tasks.life.plan import plan
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Superseded
 from tasks.model.rotation import KeySettings, Rotation
 from tasks.steps import PLAIN
 from tasks.world.open_ledger import OpenLedger

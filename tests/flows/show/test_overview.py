@@ -12,7 +12,8 @@ from rich.console import Console
 
 from flows.show.overview import HEADER, Health, as_page, row, summary
 from flows.status import show
-from tasks.model.ledger import Current, Ledger, Pending, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Current, Pending, Superseded
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.inventory import Facts, SeenRun
 

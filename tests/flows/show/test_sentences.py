@@ -8,8 +8,8 @@ from uuid import uuid4
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, LedgerError
 from flows.show.sentences import failed
-from tasks.model.ledger import Current, Ledger, Pending, Superseded
-from tasks.model.records import MadeKey
+from tasks.model.ledger import Ledger
+from tasks.model.records import Current, MadeKey, Pending, Superseded
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
 ERROR = DestinationError("Vault is sealed.")

@@ -26,7 +26,8 @@ import tasks.revoke
 import tasks.verify
 import tests.simulation.runs
 from blocks.errors import ServiceError
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Superseded
 from tasks.model.rotation import Rotation
 from tasks.steps import PLAIN
 from tasks.world.ledgers import term_variable

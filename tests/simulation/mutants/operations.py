@@ -29,7 +29,8 @@ from tasks.audit.account_keys import KeyFilter
 from tasks.life.plan import steps_ahead
 from tasks.life.recover import observe
 from tasks.model.decisions import Identity, Situation
-from tasks.model.ledger import Current, Ledger
+from tasks.model.ledger import Ledger
+from tasks.model.records import Current
 from tasks.model.rotation import Rotation
 from tasks.world.run import Run
 from tests.simulation.mutants.mutant import (

@@ -24,7 +24,8 @@ import tasks.verify
 from blocks.errors import ServiceError
 from tasks.key.terms import request_of
 from tasks.model.events import Event
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Superseded
 from tasks.steps import PLAIN
 from tasks.world.run import NewKey, Run, VerifiedKey
 from tests.simulation.machine import Histories

@@ -23,7 +23,8 @@ import tasks.publish
 import tasks.revoke
 import tasks.verify
 from tasks.model.decisions import Judgement, Verdict, judge
-from tasks.model.ledger import Ledger, Superseded
+from tasks.model.ledger import Ledger
+from tasks.model.records import Superseded
 from tasks.model.rotation import Retirement
 from tasks.world.run import NewKey, Run, VerifiedKey
 from tests.simulation.mutants.mutant import (

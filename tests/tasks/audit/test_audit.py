@@ -28,7 +28,8 @@ from tasks.audit.findings import MOST_KEPT, Finding, Kind, Report, Severity
 from tasks.audit.ledgers import connections_in_use
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, marker
-from tasks.model.ledger import Current, Ledger, Pending, Unresolved
+from tasks.model.ledger import Ledger
+from tasks.model.records import Current, Pending, Unresolved
 from tasks.model.rotation import Retirement
 from tests.memory import Memory
 from tests.tasks.conftest import Life

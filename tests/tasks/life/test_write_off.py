@@ -11,7 +11,7 @@ from flows.show.rotation_page import as_markdown
 from flows.write_off_key import check_write_off
 from sandbox.server import Fault
 from tasks.model.events import Event
-from tasks.model.ledger import Superseded, Unresolved
+from tasks.model.records import Superseded, Unresolved
 from tasks.model.room import MAX_LEDGER_BYTES, largest_size
 from tasks.model.written_off import MAX_REASON, MAX_WRITTEN_OFF
 from tests.tasks.conftest import Life

@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 
 from tasks.model.decisions import MAYBE, Identity, Situation, assess, judge, needed_by
-from tasks.model.ledger import Current, Emergency, Ledger, Pending, Superseded
-from tasks.model.records import MadeKey
+from tasks.model.ledger import Ledger
+from tasks.model.records import Current, Emergency, MadeKey, Pending, Superseded
 from tasks.model.rotation import Retirement
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)

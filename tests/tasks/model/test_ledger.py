@@ -15,8 +15,8 @@ from pydantic import SecretStr
 
 from blocks.errors import LedgerError, PlaceLostError
 from tasks.model.keys import fingerprint
-from tasks.model.ledger import Current, Ledger, Superseded, parse_ledger
-from tasks.model.records import MadeKey
+from tasks.model.ledger import Ledger, parse_ledger
+from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.room import MAX_LEDGER_BYTES, largest_size, size
 from tasks.model.rotation import Retirement
 from tasks.world.open_ledger import OpenLedger
