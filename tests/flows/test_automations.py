@@ -16,6 +16,7 @@ import yaml
 from blocks.errors import ConfigurationError
 from flows.automations import read_files
 from sandbox.stack import CHECKOUT, read_settings
+from tasks.model.tries import TRIES_AGAIN
 
 PAGE = CHECKOUT / "docs" / "how-to" / "notifications.md"
 AUTOMATIONS = {file.name: wanted for file, wanted in read_files().items()}
@@ -33,6 +34,14 @@ def flows_told_by(event: str) -> list[str]:
 def test_every_flow_is_told_once(event: str) -> None:
     """No flow of this project ends badly in silence, and none is told twice."""
     assert sorted(flows_told_by(event)) == sorted(FLOWS)
+
+
+def test_the_overview_is_refreshed_however_a_run_ends() -> None:
+    """A run that is tried again is shown as such at once, and not only after another run has ended."""
+    [overview] = [deployment for deployment in DEPLOYMENTS if deployment["name"] == "overview"]
+    ends = {"Completed", "Failed", "Crashed", "Cancelled", TRIES_AGAIN}
+
+    assert {name.removeprefix("prefect.flow-run.") for name in overview["triggers"][0]["expect"]} == ends
 
 
 def test_a_silence_counts_for_every_flow_of_this_project_and_no_other() -> None:
