@@ -168,7 +168,8 @@ async def prune(store: LedgerStore, terms: Sequence[Term]) -> None:
         ServiceError: Prefect's API failed.
     """
     kept = 1 if is_closed(terms[0].value) else KEPT_TERMS
-    older = [term.number for term in terms[kept:]]
+    # A listing by pages may name a term twice.
+    older = list(dict.fromkeys(term.number for term in terms))[kept:]
     if 0 in older:
         # Where all terms are deleted by hand, what it said must not be taken for the ledger again.
         await store.close_format_1(Ledger().closed().to_json())

@@ -15,8 +15,10 @@ from starlette.responses import Response
 
 from blocks.errors import PlaceLostError, ServiceError
 from sandbox.server import running
+from tasks.model.ledger import Ledger
 from tasks.world import gate, ledgers
-from tasks.world.open_ledger import Term
+from tasks.world.open_ledger import Term, prune
+from tests.memory import Memory
 
 
 @pytest.fixture(autouse=True)
@@ -95,3 +97,16 @@ async def test_a_ledger_that_appears_in_between_costs_the_run_its_place() -> Non
         pytest.raises(PlaceLostError),
     ):
         await ledgers.VariableStore("checkout").create(Term(1, {}))
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_pruning_keeps_the_newest_term_that_was_listed_twice(removed: bool) -> None:
+    """A variable that is made between two pages moves an entry from one page to the next, which lists it again."""
+    store = Memory()
+    value = (Ledger(removed=removed)).to_json()
+    store.terms = {1: value, 2: value, 3: value}
+    newest = (await store.newest())[0]
+
+    await prune(store, [newest, *await store.newest()])
+
+    assert sorted(store.terms) == ([3] if removed else [2, 3])
