@@ -55,6 +55,7 @@ async def restore(run: Run, label: str, steps: Steps) -> str:
         raise ConfigurationError(f"rotation: {run.name} does not exist or has never run. Nothing was changed.")
     if current is None or current.rotated_by != run.identity.id:
         if rotated_since(run.ledger, run.identity):
+            run.only_for_itself = True
             return superseded_since(run)
         key = await find_restorable(run, label)
         destinations = current.destinations if current else ()

@@ -13,7 +13,7 @@ from flows.show.sentences import rotated, superseded_since
 from tasks.key.lists import carry_over
 from tasks.life.due import revoke_what_is_due
 from tasks.life.recover import observe, recover
-from tasks.model.decisions import Situation
+from tasks.model.decisions import NOTHING_TO_PUBLISH, Situation
 from tasks.model.events import Event
 from tasks.model.records import Emergency
 from tasks.model.rotation import Rotation, check_switch, parse_rotation
@@ -67,12 +67,13 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         KeyRotationError: A step failed. The ledger holds what it had announced, so the next run can continue.
     """
     situation = await observe(run, rotation)
+    run.only_for_itself = situation in NOTHING_TO_PUBLISH
     if situation is Situation.ROTATED_SINCE:
         return superseded_since(run)
 
     run.step = "recover"
     half_published = await recover(run, rotation, situation, steps.revoke_key)
-    if situation not in (Situation.ALREADY_ROTATED, Situation.TOO_YOUNG):
+    if situation not in NOTHING_TO_PUBLISH:
         run.step = "create-key"
         key = half_published or await steps.create_key(run, rotation)
         run.step = "verify-key"

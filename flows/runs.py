@@ -25,7 +25,7 @@ from tasks.life.plan import plan
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tasks.model.rotation import Rotation, is_slug
-from tasks.model.tries import TRIES_AGAIN, Next, Try
+from tasks.model.tries import TRIES_AGAIN, Next, is_try
 from tasks.world.api import api_errors
 from tasks.world.deployments import rotation_of
 from tasks.world.ledgers import VariableStore
@@ -33,7 +33,7 @@ from tasks.world.open_ledger import OpenLedger
 from tasks.world.orchestrator import PrefectWorld
 from tasks.world.run import Run
 from tasks.world.secrecy import unexpected
-from tasks.world.tries import TRY_TAG, end_tries, has_completed, schedule_try
+from tasks.world.tries import end_tries, has_completed, read_try, schedule_try
 
 MAX_SECONDS_EARLY = 60.0
 """How much early a run may start and still wait for its scheduled time; a worker fetches runs 10 seconds early."""
@@ -120,7 +120,8 @@ async def _follow_failure(conclusion: Conclusion, error: KeyRotationError) -> No
 async def _follow_success(conclusion: Conclusion) -> None:
     try:
         with api_errors("deleting tries"):
-            is_over = await end_tries(_flow_run())
+            only_own = conclusion.run is not None and conclusion.run.only_for_itself
+            is_over = await end_tries(_flow_run(), _now(), only_own=only_own)
     except KeyRotationError as refusal:
         # A try that is left finds that there is nothing to do.
         get_run_logger().warning("The tries of earlier failures were not deleted: %s", refusal)
@@ -143,7 +144,7 @@ async def settings_now(given: Rotation) -> Rotation:
         ServiceError: Prefect's API failed.
     """
     flow_run = _flow_run()
-    if TRY_TAG not in flow_run.tags or flow_run.deployment_id is None:
+    if not is_try(flow_run.labels) or flow_run.deployment_id is None:
         return given
     client, _ = get_or_create_client()
     with suppress(ObjectNotFound), api_errors("reading the deployment"):
@@ -230,8 +231,7 @@ def _flow_run() -> FlowRun:
 
 async def _identify(emergency: bool, world: PrefectWorld) -> Identity:
     flow_run = _flow_run()
-    started = flow_run.start_time
-    origin = Try.read(flow_run.labels, flow_run.id, started.astimezone(UTC) if started else world.now())
+    origin = read_try(flow_run, world.now())
     # A try is another attempt of the run that has failed, as a Retry is.
     is_retry, finishes_another = flow_run.run_count > 1, origin.run_id != flow_run.id
     earlier = [flow_run.id] * is_retry + [origin.run_id] * finishes_another
@@ -240,8 +240,7 @@ async def _identify(emergency: bool, world: PrefectWorld) -> Identity:
         first_started=origin.since,
         attempt=max(flow_run.run_count, 1) + finishes_another,
         emergency=emergency,
-        # A Retry is manual.
-        scheduled_for=flow_run.expected_start_time if flow_run.auto_scheduled and not is_retry else None,
+        scheduled_for=origin.scheduled_for,
         completed=await has_completed(earlier),
     )
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from tasks.key.lists import lists_ahead
 from tasks.life.adopt import find_adoptable
 from tasks.life.recover import is_key_among, observe, unknown_secrets
-from tasks.model.decisions import Identity, Situation
+from tasks.model.decisions import NOTHING_TO_PUBLISH, Identity, Situation
 from tasks.model.former_places import about_to_leave, left_behind
 from tasks.model.keys import show_duration
 from tasks.model.ledger import Ledger
@@ -89,7 +89,7 @@ def steps_ahead(
     if situation is Situation.ROTATED_SINCE:
         return steps
     steps += _putting_right(situation, ledger)
-    if situation not in (Situation.ALREADY_ROTATED, Situation.TOO_YOUNG):
+    if situation not in NOTHING_TO_PUBLISH:
         steps += _rotating(situation, ledger, rotation, identity, lists)
         steps += about_to_leave(ledger, places, timedelta(0) if identity.emergency else rotation.overlap)
     steps += left_behind(ledger)

@@ -11,7 +11,7 @@ from blocks.errors import ConfigurationError, ConflictError, DestinationError, O
 from tasks.create import intent_of
 from tasks.key.unrecorded import settle_intent, settle_unresolved, unrecorded_keys
 from tasks.life.adopt import adopt
-from tasks.model.decisions import MAYBE, Situation, assess
+from tasks.model.decisions import MAYBE, NOTHING_TO_PUBLISH, Situation, assess
 from tasks.model.keys import KEY_PREFIX, fingerprint, label_agrees, may_be_replaced, show_time
 from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
@@ -52,7 +52,7 @@ async def observe(run: Run, rotation: Rotation) -> Situation:
     if situation is Situation.TOO_YOUNG and not await _current_works(run, rotation):
         situation = Situation.NOTHING_PENDING
         run.note("The current key did not work any more, so it was replaced before its time.")
-    if situation not in (Situation.ALREADY_ROTATED, Situation.ROTATED_SINCE, Situation.TOO_YOUNG):
+    if situation not in NOTHING_TO_PUBLISH:
         _refuse_to_overwrite(run, rotation, fingerprints)
     return situation
 

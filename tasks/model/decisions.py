@@ -35,6 +35,10 @@ class Situation(Enum):
     KEY_GIVEN_UP = "a key was created that a destination may hold, but its rotation cannot be finished"
 
 
+NOTHING_TO_PUBLISH = {Situation.ALREADY_ROTATED, Situation.ROTATED_SINCE, Situation.TOO_YOUNG}
+"""The situations in which a run makes no key and finishes none."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """Which run this is.

@@ -42,6 +42,8 @@ TRIES_AGAIN = "TriesAgain"
 """The name of the state of a failed run that is tried again, and that nobody needs to hear of yet."""
 NUMBER, RUN, SINCE = "key-rotation.try", "key-rotation.run", "key-rotation.since"
 """The labels of a flow run that is a try: its number, the run that it finishes, and when that one first started."""
+SCHEDULED_FOR = "key-rotation.scheduled-for"
+"""The label with the time of the schedule that created the run that it finishes, if one did."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +54,46 @@ class Try:
         number: 1 for the first try after a failure, 0 for a run that is none.
         run_id: The run that it finishes; its own id if it is a run of its own.
         since: When that run first started, UTC.
+        scheduled_for: The time for which a schedule created that run, UTC; `None` for a manual run.
     """
 
     number: int
     run_id: UUID
     since: datetime
+    scheduled_for: datetime | None = None
 
     @classmethod
-    def read(cls, labels: Mapping[str, Any], run_id: UUID, started: datetime) -> Self:
+    def read(
+        cls, labels: Mapping[str, Any], run_id: UUID, started: datetime, scheduled_for: datetime | None = None
+    ) -> Self:
         """Read a flow run's labels; one without them, or with others' in their place, is a run of its own.
 
         Args:
             labels: The flow run's labels.
             run_id: Its id.
             started: When it first started, UTC.
+            scheduled_for: The time for which its schedule created it, UTC; `None` for a manual run.
         """
         number = number_of(labels)
         try:
-            since = datetime.fromisoformat(str(labels[SINCE])).astimezone(UTC)
-            return cls(number, UUID(str(labels[RUN])), since)
+            of_schedule = _time(labels[SCHEDULED_FOR]) if SCHEDULED_FOR in labels else None
+            return cls(number, UUID(str(labels[RUN])), _time(labels[SINCE]), of_schedule)
         except (KeyError, ValueError, OverflowError):
-            return cls(number, run_id, started)
+            return cls(number, run_id, started, scheduled_for)
 
     def labels(self, number: int) -> dict[str, str | int]:
         """Return the labels of the try with this number, after this one has failed."""
-        return {NUMBER: number, RUN: str(self.run_id), SINCE: self.since.isoformat()}
+        of_schedule = {SCHEDULED_FOR: self.scheduled_for.isoformat()} if self.scheduled_for else {}
+        return {NUMBER: number, RUN: str(self.run_id), SINCE: self.since.isoformat(), **of_schedule}
+
+
+def _time(label: object) -> datetime:
+    return datetime.fromisoformat(str(label)).astimezone(UTC)
+
+
+def is_try(labels: Mapping[str, Any]) -> bool:
+    """Return whether a run with these labels finishes another one; a regular run that stands for a try does not."""
+    return RUN in labels
 
 
 def number_of(labels: Mapping[str, Any]) -> int:
@@ -97,8 +114,9 @@ def passes_by_itself(error: KeyRotationError) -> bool:
 
 def asked_to_wait(error: KeyRotationError) -> timedelta:
     """Return how long the services that failed have asked to wait, at most the longest wait between two tries."""
-    asked = max([getattr(each, "retry_after", None) or 0.0 for each in error.causes or (error,)])
-    return timedelta(seconds=min(asked, WAITS[-1].total_seconds()))
+    if error.causes:
+        return max(map(asked_to_wait, error.causes))
+    return timedelta(seconds=min(getattr(error, "retry_after", None) or 0.0, WAITS[-1].total_seconds()))
 
 
 @dataclass(frozen=True)

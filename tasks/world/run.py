@@ -111,6 +111,8 @@ class Run:
         """What failed without stopping the run, which fails at its end."""
         self.lists: dict[tuple[str, str | None], list[KeyList]] = {}
         """The lists of keys of a connection and a workspace, as this run last saw them."""
+        self.only_for_itself = False
+        """Whether it has done nothing that another run was to do, so that the tries of others stay."""
         self.has_late_writes = False
         """Whether a write of the key that is published may still take effect, because nobody knows its outcome."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -22,10 +22,12 @@ from blocks.errors import KeyRotationError
 from tasks.model.tries import (
     NUMBER,
     QUIET_TRIES,
+    RUN,
     Coming,
     Next,
     Try,
     asked_to_wait,
+    is_try,
     next_try,
     number_of,
     passes_by_itself,
@@ -90,7 +92,7 @@ async def schedule_try(failed: FlowRun, flow: str, error: KeyRotationError, now:
     alike = [run for run in runs if Purpose.of(run["parameters"]) == purpose]
     following = next_try(
         purpose.digest,
-        Try.read(failed.labels, failed.id, _started(failed, now)),
+        read_try(failed, now),
         [_coming(run) for run in alike if run["state_type"] == "SCHEDULED"],
         now,
         emergency=failed.parameters.get("emergency") is True,
@@ -103,18 +105,31 @@ async def schedule_try(failed: FlowRun, flow: str, error: KeyRotationError, now:
     return following
 
 
-def _started(run: FlowRun, now: datetime) -> datetime:
-    return run.start_time.astimezone(UTC) if run.start_time else now
+def read_try(run: FlowRun, now: datetime) -> Try:
+    """Return what a flow run is a try of: itself, if it finishes no other.
+
+    Args:
+        run: The flow run.
+        now: The current time, UTC, which is when a run began that Prefect does not know to have started.
+    """
+    started = run.start_time.astimezone(UTC) if run.start_time else now
+    found = Try.read(run.labels, run.id, started, run.expected_start_time if run.auto_scheduled else None)
+    # A Retry is manual.
+    return replace(found, scheduled_for=None) if run.run_count > 1 else found
 
 
 def _newest_try(runs: Iterable[Json]) -> str:
-    tries = [run for run in runs if TRY_TAG in run["tags"]]
+    tries = [run for run in runs if is_try(_labels(run))]
     return max(tries, key=lambda run: parse_time(run["expected_start_time"]))["id"] if tries else "none"
 
 
 def _coming(run: Json) -> Coming:
     at = parse_time(run.get("next_scheduled_start_time") or run["expected_start_time"])
-    return Coming(UUID(run["id"]), at, number_of(run.get("labels") or {}))
+    return Coming(UUID(run["id"]), at, number_of(_labels(run)))
+
+
+def _labels(run: Json) -> Json:
+    return run.get("labels") or {}
 
 
 async def _neighbours(run: FlowRun) -> list[Json]:
@@ -153,7 +168,7 @@ async def _create(
 async def _request(
     failed: FlowRun, flow: str, purpose: Purpose, following: Next, key: str, now: datetime
 ) -> FlowRun | None:
-    origin = Try.read(failed.labels, failed.id, _started(failed, now))
+    origin = read_try(failed, now)
     deployment_id, name = failed.deployment_id, " ".join(filter(None, [flow, purpose.rotation]))
 
     async def create(client: PrefectClient) -> FlowRun:
@@ -189,13 +204,15 @@ async def _persistently(doing: str, call: Callable[[PrefectClient], Awaitable[T]
     return answers[0] if answers else None
 
 
-async def end_tries(succeeded: FlowRun) -> bool:
+async def end_tries(succeeded: FlowRun, now: datetime, *, only_own: bool) -> bool:
     """Delete the tries that a success has made needless.
 
     An ordinary rotation does not do what the try of an emergency is to do; an emergency does what any other is to do.
 
     Args:
         succeeded: The flow run that has succeeded.
+        now: The current time, UTC.
+        only_own: Whether it has done nothing that another run was to do, so that the tries of others stay.
 
     Returns:
         Whether a person was told of the failure that is over now.
@@ -205,12 +222,14 @@ async def end_tries(succeeded: FlowRun) -> bool:
     """
     if succeeded.deployment_id is None:
         return False
-    purpose = Purpose.of(succeeded.parameters)
+    purpose, own = Purpose.of(succeeded.parameters), read_try(succeeded, now).run_id
     runs = [run for run in await _neighbours(succeeded) if _serves(purpose, run["parameters"])]
+    if only_own:
+        runs = [run for run in runs if _labels(run).get(RUN, run["id"]) == str(own)]
     for run in runs:
-        if run["state_type"] == "SCHEDULED" and TRY_TAG in run["tags"]:
+        if run["state_type"] == "SCHEDULED" and is_try(_labels(run)):
             await _persistently("deleting a try", partial(PrefectClient.delete_flow_run, flow_run_id=UUID(run["id"])))
-        elif run["state_type"] == "SCHEDULED" and number_of(run.get("labels") or {}):
+        elif run["state_type"] == "SCHEDULED" and number_of(_labels(run)):
             await _mark(UUID(run["id"]), 0)
     ended = [run for run in runs if run.get("end_time") and run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"}]
     last = max(ended, key=lambda run: parse_time(run["end_time"]), default={})

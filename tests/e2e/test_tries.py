@@ -188,6 +188,23 @@ async def test_a_retry_that_fails_too_leaves_one_pending_try(world: World, rotat
     assert all(f"{planned.expected_start_time:%H:%M} UTC (try 1)" in message for message in messages)
 
 
+async def test_a_retry_that_finds_nothing_to_do_leaves_the_try_of_another_run(world: World, rotation: Rotation) -> None:
+    """Whoever retries a run that has completed has not done what a later one failed to do."""
+    completed = await begin_rotation(rotation)
+    assert (await attempt(completed)).is_completed()
+    failed = await begin_rotation(rotation)
+    await fail(world, failed)
+    await retry(completed)
+
+    assert str((await attempt(completed)).message).startswith("Already rotated")
+
+    [planned] = await pending(rotation.name)
+    assert (await come(planned.id)).is_completed()
+    current = (await ledger_of(rotation.name)).current
+    assert current is not None
+    assert current.made_by == failed
+
+
 async def test_a_cancelled_try_leaves_the_failure_to_a_person(world: World, rotation: Rotation) -> None:
     """Whoever cancels a try wants no other; a failed Retry makes the next one."""
     run_id = await begin_rotation(rotation)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
 from blocks.errors import DestinationError
+from flows.rotate import follow_protocol
 from sandbox.server import Fault
+from tasks.steps import PLAIN
 from tests.tasks.conftest import Life
 
 
@@ -167,3 +170,17 @@ async def test_a_retry_of_a_completed_run_says_where_its_key_is_not(life: Life, 
     assert "vault-secret/checkout" in said
     assert "live at" not in said
     assert set(life.openrouter.keys) == keys
+
+
+async def test_a_run_that_has_nothing_to_do_says_that_it_was_only_for_itself(life: Life) -> None:
+    """Given a Retry of a completed run, or a scheduled one that comes too early, what others have begun is not done."""
+    rotated = life.open()
+    await follow_protocol(rotated, life.rotation, PLAIN)
+    again = life.open(run_id=rotated.identity.id, attempt=2)
+    early = life.open(scheduled_for=life.time - timedelta(hours=1))
+    completed = life.open(attempt=2, completed=True)
+
+    for run in (again, early, completed):
+        await follow_protocol(run, life.rotation, PLAIN)
+
+    assert [run.only_for_itself for run in (rotated, again, early, completed)] == [False, True, True, True]

@@ -109,6 +109,7 @@ def test_several_failures_pass_if_each_of_them_does() -> None:
 
     assert passes_by_itself(passing)
     assert asked_to_wait(passing) == timedelta(seconds=90)
+    assert asked_to_wait(DestinationError.combine([passing, UnavailableError("c")])) == timedelta(seconds=90)
     assert not passes_by_itself(mixed)
     assert str(mixed) == "a b"
 

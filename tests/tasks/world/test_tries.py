@@ -1,0 +1,147 @@
+"""Which tries a success ends, and which runs are tries."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import prefect
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import AsyncClientContext
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sandbox.server import running
+from tasks.model.tries import NUMBER, Try
+from tasks.world.tries import TRY_TAG, end_tries, read_try
+
+NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
+DEPLOYMENT = UUID(int=1)
+PARAMETERS = {"rotation": {"name": "checkout"}, "emergency": False}
+
+
+class Server:
+    """As much of Prefect's API as is asked."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.app = Starlette(
+            routes=[
+                Route("/api/admin/version", self.version),
+                Route("/api/flow_runs/filter", self.list_runs, methods=["POST"]),
+                Route("/api/flow_runs/{id}", self.delete, methods=["DELETE"]),
+            ]
+        )
+
+    async def version(self, _request: Request) -> Response:
+        """The version that the client asks for first."""
+        return JSONResponse(prefect.__version__)
+
+    async def list_runs(self, _request: Request) -> Response:
+        """All runs."""
+        return JSONResponse(list(self.runs.values()))
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a run."""
+        del self.runs[request.path_params["id"]]
+        return Response(status_code=204)
+
+    def has(self, state: str, name: str = "", **fields: Any) -> str:
+        """Add a run in a state."""
+        key = str(uuid4())
+        at = NOW.isoformat()
+        self.runs[key] = {
+            "id": key, "state_type": state, "state_name": name or state.title(), "parameters": PARAMETERS, "tags": [],
+            "labels": {}, "expected_start_time": at, "end_time": at if state == "FAILED" else None, **fields,
+        }  # fmt: skip
+        return key
+
+    def has_try_of(self, run_id: UUID) -> str:
+        """Add a try that is to come."""
+        return self.has("SCHEDULED", tags=[TRY_TAG], labels=Try(0, run_id, NOW).labels(1))
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    """A server without runs."""
+    server = Server()
+    with running(server.app) as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+        async with AsyncClientContext.get_or_create():
+            yield server
+
+
+def run_of(**fields: Any) -> FlowRun:
+    """A run of the deployment."""
+    wanted = {"flow_id": uuid4(), "deployment_id": DEPLOYMENT, "parameters": PARAMETERS, "run_count": 1, **fields}
+    return FlowRun.model_validate(wanted)
+
+
+async def test_a_run_that_has_rotated_ends_every_try(server: Server) -> None:
+    """What they were to do is done."""
+    server.has_try_of(uuid4())
+
+    await end_tries(run_of(), NOW, only_own=False)
+
+    assert server.runs == {}
+
+
+async def test_a_run_that_found_nothing_to_do_leaves_the_try_of_another_run(server: Server) -> None:
+    """A Retry of a run that completed long ago must not be the end of one that failed since."""
+    own, failed = run_of(), uuid4()
+    server.has_try_of(own.id)
+    other = server.has_try_of(failed)
+
+    await end_tries(own, NOW, only_own=True)
+
+    assert list(server.runs) == [other]
+
+
+@pytest.mark.parametrize("only_own", [False, True])
+async def test_only_a_run_that_has_rotated_tells_that_a_failure_is_over(server: Server, only_own: bool) -> None:
+    """A person who was told of another run's failure is not told of its end by one that did nothing."""
+    server.has("FAILED")
+
+    assert await end_tries(run_of(), NOW, only_own=only_own) is not only_own
+
+
+async def test_a_persons_run_with_the_tag_of_a_try_is_none(server: Server) -> None:
+    """Whoever copies a try copies its tags; the labels tell."""
+    copied = server.has("SCHEDULED", tags=[TRY_TAG])
+
+    await end_tries(run_of(), NOW, only_own=False)
+
+    assert list(server.runs) == [copied]
+
+
+AT = NOW - timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("auto_scheduled", [False, True])
+def test_a_try_of_a_scheduled_run_is_no_persons_run(auto_scheduled: bool) -> None:
+    """It keeps the minimum age that the scheduled run has to keep."""
+    failed = read_try(run_of(auto_scheduled=auto_scheduled, expected_start_time=AT, start_time=NOW), NOW)
+
+    tried = read_try(run_of(labels=failed.labels(1)), NOW)
+
+    assert tried.scheduled_for == (AT if auto_scheduled else None)
+    assert read_try(run_of(labels=tried.labels(2)), NOW).scheduled_for == tried.scheduled_for
+
+
+def test_a_retry_of_a_try_is_a_persons_run() -> None:
+    """Whoever presses Retry wants it done."""
+    failed = read_try(run_of(auto_scheduled=True, expected_start_time=AT), NOW)
+
+    assert read_try(run_of(labels=failed.labels(1), run_count=2), NOW).scheduled_for is None
+
+
+def test_a_regular_run_in_the_place_of_a_try_keeps_its_own_time() -> None:
+    """Its number goes on, and nothing else."""
+    run = run_of(labels={NUMBER: 2}, auto_scheduled=True, expected_start_time=AT)
+
+    assert read_try(run, NOW) == Try(2, run.id, NOW, AT)
