@@ -123,7 +123,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         "overwrite": overwrite,
         "overlap": overlap,
     }
-    async with conclude() as conclusion:
+    async with conclude(has_tries=False) as conclusion:
         check_switch("auto_rotation", auto_rotation)
         check_switch("make_key_now", make_key_now)
         timetable = parse_timetable(interval_days, rotate_at, time_zone)

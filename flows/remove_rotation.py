@@ -41,7 +41,7 @@ async def remove_rotation(
     Returns:
         The final state; its message describes the result.
     """
-    async with conclude() as conclusion:
+    async with conclude(has_tries=False) as conclusion:
         checked = check_removal(str(rotation), confirm_name, keys, keep_until)
         async with open_run(checked, False, conclusion) as run:
             revoke_at = end_of_keys(run, parse_keep_until(keep_until), revoke=keys == "revoke")

@@ -79,10 +79,13 @@ class Conclusion:
 
 
 @asynccontextmanager
-async def conclude() -> AsyncIterator[Conclusion]:
+async def conclude(*, has_tries: bool = True) -> AsyncIterator[Conclusion]:
     """Turn any exception of the body into a final state with a message; the flow returns the conclusion's `state`.
 
     A failure that passes by itself is tried again by a scheduled run of the same deployment; a success ends the tries.
+
+    Args:
+        has_tries: Whether that is so. A person's order that a later one may contradict is carried out at once or never.
     """
     redact_logs()
     conclusion = Conclusion()
@@ -93,16 +96,17 @@ async def conclude() -> AsyncIterator[Conclusion]:
     # Giving the slot back may have taken longer than the slot's lease.
     await conclusion.look_again()
     if conclusion.error is not None:
-        await _follow_failure(conclusion, conclusion.error)
+        await _follow_failure(conclusion, conclusion.error, has_tries)
     elif conclusion.state.is_completed():
         await _follow_success(conclusion)
 
 
-async def _follow_failure(conclusion: Conclusion, error: KeyRotationError) -> None:
+async def _follow_failure(conclusion: Conclusion, error: KeyRotationError, has_tries: bool) -> None:
     flow = FlowRunContext.get()
     try:
         with api_errors("scheduling a try"):
-            following = await schedule_try(_flow_run(), flow.flow.name if flow and flow.flow else "", error, _now())
+            name = flow.flow.name if flow and flow.flow else ""
+            following = await schedule_try(_flow_run(), name, error, _now()) if has_tries else None
     except KeyRotationError as refusal:
         # Then nothing is promised, and a person is told.
         get_run_logger().warning("No try was scheduled: %s", refusal)

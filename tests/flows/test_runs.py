@@ -1,12 +1,22 @@
-"""How a run begins."""
+"""How a run begins, and how one ends whose failure passes by itself."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest import mock
+from uuid import uuid4
 
 import pytest
+from prefect import State
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
 
+from blocks.errors import UnavailableError
+from flows import add_rotation, apply_settings, remove_rotation
 from flows.runs import seconds_early
+from tasks.model.tries import TRIES_AGAIN, Next
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
 
@@ -25,3 +35,35 @@ NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
 def test_a_run_that_a_worker_starts_early_waits_for_its_time(scheduled: datetime | None, wait: float) -> None:
     """A run fetched ahead of its time waits for it; any other starts at once."""
     assert seconds_early(scheduled, NOW) == wait
+
+
+def add() -> Awaitable[State[None]]:
+    """Add a rotation."""
+    connection: Any = "openrouter-credentials/openrouter"
+    return add_rotation.fn(connection, key_name="checkout", rotation_name="checkout")
+
+
+FLOWS: dict[str, Callable[[], Awaitable[State[None]]]] = {
+    "add-rotation": add,
+    "remove-rotation": lambda: remove_rotation.fn("checkout", "checkout"),
+    "apply-settings": lambda: apply_settings.fn("checkout"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "ends_as"), [("add-rotation", "Failed"), ("remove-rotation", "Failed"), ("apply-settings", TRIES_AGAIN)]
+)
+async def test_an_order_that_a_later_one_may_contradict_is_not_tried_again(name: str, ends_as: str) -> None:
+    """A removal that comes late would take away a rotation that was added again since, and end its key."""
+    away, following = UnavailableError("It answered 503."), Next(1, NOW)
+    fields: Any = {"flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4()), "flow": None}
+    with (
+        FlowRunContext.model_construct(**fields),
+        mock.patch("flows.add_rotation.block_name", side_effect=away),
+        mock.patch("flows.remove_rotation.open_run", side_effect=away),
+        mock.patch("flows.apply_settings.open_run", side_effect=away),
+        mock.patch("flows.runs.schedule_try", return_value=following),
+    ):
+        state = await FLOWS[name]()
+
+    assert state.name == ends_as
