@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from blocks.errors import LedgerError
 from tasks.model.places import kept_places
-from tasks.model.records import Current, Emergency, Entry, MadeKey, Pending, Superseded, Unresolved
+from tasks.model.records import Current, Emergency, Entry, Installation, MadeKey, Pending, Superseded, Unresolved
 from tasks.model.rotation import Retirement
 from tasks.model.written_off import WrittenOff
 
@@ -38,7 +38,7 @@ class Ledger(Entry):
     package: str = ""
     revision: int = 0
     writer: str = ""
-    installation: str = ""
+    installation: Installation = ""
     current: Current | None = None
     pending: Pending | None = None
     superseded: tuple[Superseded, ...] = ()

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Self
+from typing import Annotated, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.model.keys import INSTALLATION_LENGTH
 from tasks.model.places import is_same, left_places
 from tasks.model.terms import Terms
+
+Installation = Annotated[str, Field(pattern=rf"^([a-z]{{{INSTALLATION_LENGTH}}})?$")]
+"""The id that stands in the markers of new keys; with any other a lost key could not be found again. Empty for none."""
 
 
 class Entry(BaseModel):
@@ -75,6 +79,12 @@ class Placed(Entry):
 
     destinations: tuple[str, ...]
     places: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _places_belong_to_destinations(self) -> Self:
+        if self.places and len(self.places) != len(self.destinations):
+            raise ValueError("there must be a place for each destination, or none at all")
+        return self
 
     def where(self) -> dict[str, str]:
         """Return where each destination pointed; empty where the block itself is the place, or it is not known."""

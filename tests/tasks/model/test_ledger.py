@@ -99,7 +99,19 @@ def test_an_emergency_fits_into_a_full_ledger() -> None:
     assert size(ledger.hastened(NOW)) < size(ledger)
 
 
-@pytest.mark.parametrize("value", ["text", [], {"format": "two"}, {"current": {"hash": 1}}, {"surprise": 1}])
+PENDING = {"run_id": str(uuid4()), "connection": "openrouter", "intended_at": NOW.isoformat()}
+DAMAGED = [
+    "text",
+    [],
+    {"format": "two"},
+    {"current": {"hash": 1}},
+    {"surprise": 1},
+    {"installation": "not seven letters"},
+    {"pending": {**PENDING, "destinations": ["secret/a", "secret/b"], "places": ["somewhere"]}},
+]
+
+
+@pytest.mark.parametrize("value", DAMAGED)
 def test_a_damaged_ledger_is_told_plainly(value: Any) -> None:
     """A ledger edited by hand gives one sentence that says where it is damaged and what to do."""
     with pytest.raises(LedgerError, match="The ledger of rotation checkout cannot be read"):
