@@ -99,8 +99,7 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
             (Health.FAILED, f"The last run {last.state.lower()}: open it and press Retry, which is safe.{message}")
         )
     elif last is not None and last.state == TRIES_AGAIN:
-        message = f"Message: {last.message[:MAX_MESSAGE]}"
-        found.append((Health.DEGRADED, f"The last run failed, and is tried again by itself. {message}"))
+        found.append(_tried_again(facts.next_run, f"Message: {last.message[:MAX_MESSAGE]}"))
     elif ledger.pending and (last is None or last.state != "RUNNING"):
         found.append((Health.DEGRADED, "An interrupted rotation is pending: retry its run, or start a new one."))
     if _is_unknown(facts, ledger):
@@ -116,6 +115,13 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
             (Health.DEGRADED, f"The run of {show_time(facts.next_run.at)} is late: check that a worker is running.")
         )
     return found + [(Health.DEGRADED, said) for key in ledger.superseded if (said := _overstays(key, facts, now))]
+
+
+def _tried_again(next_run: SeenRun | None, message: str) -> tuple[Health, str]:
+    if next_run is not None and next_run.is_try:
+        return Health.DEGRADED, f"The last run failed, and is tried again by itself. {message}"
+    why = "its try was cancelled or deleted"
+    return Health.FAILED, f"The last run failed, and {why}: open it and press Retry, which is safe. {message}"
 
 
 def _is_unknown(facts: Facts, ledger: Ledger) -> bool:

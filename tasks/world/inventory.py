@@ -11,7 +11,7 @@ from uuid import UUID
 
 from blocks.errors import LedgerError
 from tasks.model.ledger import Ledger, parse_ledger
-from tasks.model.tries import TRIES_AGAIN
+from tasks.model.tries import TRIES_AGAIN, number_of
 from tasks.world.api import Json, api_errors, pages, parse_time
 from tasks.world.deployments import all_deployments
 from tasks.world.ledgers import all_ledgers
@@ -37,12 +37,14 @@ class SeenRun:
         state: What its state is, such as `COMPLETED`; see `seen_state`.
         message: The message of its state.
         at: When it ended, started or is to start, UTC.
+        is_try: Whether it is a try, or a regular run in the place of one.
     """
 
     id: str
     state: str
     message: str
     at: datetime
+    is_try: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def _seen(run: Json) -> SeenRun:
         seen_state(run["state_type"], state.get("name")),
         state.get("message") or "",
         parse_time(at or run["expected_start_time"]),
+        number_of(run.get("labels") or {}) > 0,
     )
 
 

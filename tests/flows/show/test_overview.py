@@ -37,6 +37,9 @@ def seen(state: str, message: str = "", at: datetime = NOW) -> SeenRun:
     return SeenRun(str(RUN), state, message, at)
 
 
+TRY = SeenRun(str(RUN), "SCHEDULED", "", NOW + timedelta(minutes=5), is_try=True)
+
+
 CURRENT = Current(**made("new-key"), since=NOW - timedelta(days=3), rotated_by=RUN, destinations=("secret/checkout",))
 WELL = Facts(
     "checkout",
@@ -69,10 +72,11 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "press Retry, which is safe"),
         ({"last_run": seen("FAILED", "publish failed")}, Health.FAILED, "Message: publish failed"),
         (
-            {"last_run": seen(TRIES_AGAIN, "publish failed")},
+            {"last_run": seen(TRIES_AGAIN, "publish failed"), "next_run": TRY},
             Health.DEGRADED,
             "is tried again by itself. Message: publish",
         ),
+        ({"last_run": seen(TRIES_AGAIN)}, Health.FAILED, "its try was cancelled or deleted: open it and press Retry"),
         ({"last_run": seen("CRASHED")}, Health.FAILED, "The last run crashed"),
         ({"last_run": seen("CANCELLED"), "ledger": Ledger(pending=PENDING)}, Health.DEGRADED, "is pending"),
         ({"last_run": seen("RUNNING"), "ledger": Ledger(current=CURRENT, pending=PENDING)}, Health.HEALTHY, ""),
@@ -97,6 +101,7 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         "failed",
         "failed with a sentence",
         "tried again",
+        "tried again no more",
         "crashed",
         "cancelled in mid-rotation",
         "at work",
