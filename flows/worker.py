@@ -44,6 +44,7 @@ from pydantic import PrivateAttr
 
 import flows
 from blocks.errors import ConfigurationError
+from tasks.world.inventory import rotation_name
 
 LIMIT = 20
 """How many ordinary runs a worker has in hand at most, unless `--limit` says otherwise."""
@@ -77,12 +78,6 @@ def flow_at(entrypoint: str | None) -> Flow[..., Any]:
         f"A worker of the type key-rotation runs the flows of this package only, and {entrypoint or 'nothing'} is none "
         "of them: start another type of worker for it, with a work pool of its own."
     )
-
-
-def rotation_of(flow_run: FlowRun) -> str | None:
-    """Return the name of the rotation that a run is for, if its parameters name one."""
-    rotation = flow_run.parameters.get("rotation")
-    return rotation.get("name") if isinstance(rotation, Mapping) else rotation
 
 
 def is_emergency(flow_run: FlowRun) -> bool:
@@ -206,7 +201,7 @@ class KeyRotationWorker(
     def __init__(self, work_pool_name: str, *, limit: int | None = None, **base: Any) -> None:
         super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + KEPT_FREE, **base)
         self._attempts: dict[UUID, Attempt] = {}
-        self._hurrying: dict[UUID, tuple[str | None, float]] = {}
+        self._hurrying: dict[UUID, tuple[str, float]] = {}
         self._in_flight: dict[int, float] = {}
         self._submissions = asyncio.Semaphore(AT_ONCE)
 
@@ -300,11 +295,11 @@ class KeyRotationWorker(
         with anyio.CancelScope(shield=True):
             try:
                 if is_emergency(flow_run):
-                    self._hurrying[flow_run.id] = rotation_of(flow_run), time.monotonic()
+                    self._hurrying[flow_run.id] = rotation_name(flow_run.parameters, ""), time.monotonic()
                     await super()._submit_run(flow_run)
                 else:
                     async with self._submissions:
-                        await self._stand_back(rotation_of(flow_run))
+                        await self._stand_back(rotation_name(flow_run.parameters, ""))
                         await super()._submit_run(flow_run)
             except Exception:
                 self._logger.exception("Flow run %s could not be taken; it stays scheduled.", flow_run.id)
@@ -324,7 +319,7 @@ class KeyRotationWorker(
             end = await super()._submit_run_and_capture_errors(flow_run, task_status)
         return end  # noqa: RET504 - after a cancel scope, mypy wants a return
 
-    async def _stand_back(self, rotation: str | None) -> None:
+    async def _stand_back(self, rotation: str) -> None:
         # Bounded, because a request waits inside of its deadline.
         for _ in range(round(STAND_BACK_SECONDS / LOOK_AGAIN_SECONDS)):
             if not self._is_overtaken(rotation) and self._unanswered() < AT_ONCE:
@@ -339,7 +334,7 @@ class KeyRotationWorker(
                 self._in_flight.pop(request, None)
         return len(self._in_flight)
 
-    def _is_overtaken(self, rotation: str | None) -> bool:
+    def _is_overtaken(self, rotation: str) -> bool:
         # A run of the same rotation goes on: the emergency waits for its slot.
         since = time.monotonic() - STAND_BACK_SECONDS
         return any(other != rotation and since < begun for other, begun in tuple(self._hurrying.values()))
@@ -370,7 +365,7 @@ class KeyRotationWorker(
 
     def _work(self, attempt: Attempt, flow_run: FlowRun) -> int:
         async def ask(request: httpx.Request) -> None:
-            await self._stand_back(rotation_of(flow_run))
+            await self._stand_back(rotation_name(flow_run.parameters, ""))
             self._in_flight[id(request)] = time.monotonic()
 
         async def answered(response: httpx.Response) -> None:

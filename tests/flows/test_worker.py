@@ -24,7 +24,6 @@ from flows.worker import (
     KeyRotationJobConfiguration,
     KeyRotationWorker,
     flow_at,
-    rotation_of,
 )
 from sandbox.stack import CHECKOUT
 
@@ -133,15 +132,6 @@ def test_without_a_limit_twenty_ordinary_runs_are_in_hand_at_most() -> None:
     assert LIMIT == 20
 
 
-@pytest.mark.parametrize(
-    ("parameters", "rotation"),
-    [({"rotation": {"name": "a"}}, "a"), ({"rotation": "a"}, "a"), ({"rotation": {}}, None), ({}, None)],
-)
-def test_the_rotation_of_a_run_is_what_its_parameters_name(parameters: dict[str, Any], rotation: str | None) -> None:
-    """A rotation is given by its settings, or by its name."""
-    assert rotation_of(run_of(**parameters)) == rotation
-
-
 async def test_an_emergency_has_a_place_when_all_others_are_taken(worker: tuple[KeyRotationWorker, Tasks]) -> None:
     """Ordinary runs fill the limit; then an emergency is taken, and no ordinary run."""
     made, tasks = worker
@@ -178,10 +168,10 @@ async def test_a_run_that_is_listed_twice_is_taken_once(worker: tuple[KeyRotatio
 
 @pytest.mark.parametrize(
     ("rotation", "seconds_ago", "waits"),
-    [("ordinary", 0.0, True), ("stolen", 0.0, False), (None, 0.0, True), ("ordinary", STAND_BACK_SECONDS, False)],
+    [("ordinary", 0.0, True), ("stolen", 0.0, False), ("", 0.0, True), ("ordinary", STAND_BACK_SECONDS, False)],
 )
 def test_other_runs_wait_for_an_emergency_and_not_for_long(
-    worker: tuple[KeyRotationWorker, Tasks], rotation: str | None, seconds_ago: float, waits: bool
+    worker: tuple[KeyRotationWorker, Tasks], rotation: str, seconds_ago: float, waits: bool
 ) -> None:
     """Runs of the emergency's own rotation go on, because it waits for their slot; the others wait some seconds."""
     made, _ = worker

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.world import api
-from tasks.world.inventory import read_facts
+from tasks.world.inventory import read_facts, rotation_name
 
 NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
 MANY = 500
@@ -132,3 +132,12 @@ async def test_a_run_that_crashed_before_it_started_is_told(prefect: Prefect) ->
     prefect.run(0, "CRASHED", NOW, started=False)
 
     assert await last("r0") == ("CRASHED", "It is CRASHED.")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "rotation"),
+    [({"rotation": {"name": "a"}}, "a"), ({"rotation": "a"}, "a"), ({"rotation": {}}, "none"), ({}, "none")],
+)
+def test_the_rotation_of_a_run_is_what_its_parameters_name(parameters: Json, rotation: str) -> None:
+    """A rotation is given by its settings, or by its name."""
+    assert rotation_name(parameters, "none") == rotation
