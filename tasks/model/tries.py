@@ -126,12 +126,14 @@ class Coming:
     Args:
         id: The flow run's id.
         at: When it starts, UTC.
-        number: Its number if it is a try, else 0.
+        number: Its number if it is a try, or stands for one, else 0.
+        finishes: The run that it finishes, if it is a try.
     """
 
     id: UUID
     at: datetime
     number: int = 0
+    finishes: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ def next_try(
 ) -> Next:
     """Decide on the try after a failure.
 
-    There is one at a time. A regular run that starts earlier takes its place.
+    There is one at a time for each run that has failed. A regular run that starts earlier takes its place; the try of
+    another run does not, because it may find that its own work is done, and end.
 
     Args:
         name: The name of what failed, from which the wait is jittered.
@@ -170,12 +173,12 @@ def next_try(
         asked: How long a service has asked to wait.
     """
     ordered = sorted(coming, key=lambda run: run.at)
-    if there := next((run for run in ordered if run.number), None):
+    if there := next((run for run in ordered if run.finishes == failed.run_id), None):
         return Next(there.number, there.at, there)
     number = failed.number + 1
     at = now + wait_before(name, number, emergency=emergency, asked=asked)
-    if ordered and ordered[0].at <= at:
-        return Next(number, ordered[0].at, ordered[0])
+    if regular := next((run for run in ordered if run.finishes is None and run.at <= at), None):
+        return Next(max(number, regular.number), regular.at, regular)
     return Next(number, at)
 
 

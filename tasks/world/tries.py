@@ -99,7 +99,7 @@ async def schedule_try(failed: FlowRun, flow: str, error: KeyRotationError, now:
         asked=asked_to_wait(error),
     )
     if following.run is None:
-        return await _create(failed, flow, purpose, following, _newest_try(alike), now)
+        return await _create(failed, flow, purpose, following, now)
     if not following.run.number:
         await _mark(following.run.id, following.number)
     return following
@@ -118,14 +118,10 @@ def read_try(run: FlowRun, now: datetime) -> Try:
     return replace(found, scheduled_for=None) if run.run_count > 1 else found
 
 
-def _newest_try(runs: Iterable[Json]) -> str:
-    tries = [run for run in runs if is_try(_labels(run))]
-    return max(tries, key=lambda run: parse_time(run["expected_start_time"]))["id"] if tries else "none"
-
-
 def _coming(run: Json) -> Coming:
     at = parse_time(run.get("next_scheduled_start_time") or run["expected_start_time"])
-    return Coming(UUID(run["id"]), at, number_of(_labels(run)))
+    labels, own = _labels(run), UUID(run["id"])
+    return Coming(own, at, number_of(labels), Try.read(labels, own, at).run_id if is_try(labels) else None)
 
 
 def _labels(run: Json) -> Json:
@@ -151,23 +147,7 @@ async def _neighbours(run: FlowRun) -> list[Json]:
     return [each for each in found or () if each["id"] != str(run.id)]
 
 
-async def _create(
-    failed: FlowRun, flow: str, purpose: Purpose, following: Next, newest: str, now: datetime
-) -> Next | None:
-    # Two runs that fail at one moment ask for the same try; where that one has ended, this attempt asks for its own.
-    for key in (f"try {purpose.digest} after {newest}", f"try {purpose.digest} of {failed.id} {failed.run_count}"):
-        made = await _request(failed, flow, purpose, following, key, now)
-        if made is None:
-            return None
-        if made.state is not None and made.state.is_scheduled():
-            at = made.next_scheduled_start_time or made.expected_start_time or following.at
-            return Next(number_of(made.labels), at.astimezone(UTC))
-    return None
-
-
-async def _request(
-    failed: FlowRun, flow: str, purpose: Purpose, following: Next, key: str, now: datetime
-) -> FlowRun | None:
+async def _create(failed: FlowRun, flow: str, purpose: Purpose, following: Next, now: datetime) -> Next | None:
     origin = read_try(failed, now)
     deployment_id, name = failed.deployment_id, " ".join(filter(None, [flow, purpose.rotation]))
 
@@ -178,11 +158,15 @@ async def _request(
             state=Scheduled(scheduled_time=following.at),
             name=f"{name}, try {following.number}",
             tags=[LEDGER_TAG, TRY_TAG, *filter(None, [purpose.rotation])],
-            idempotency_key=key,
+            idempotency_key=f"try after attempt {failed.run_count} of {failed.id}",
             labels={**origin.labels(following.number)},
         )
 
-    return await _persistently("scheduling a try", create)
+    made = await _persistently("scheduling a try", create)
+    if made is None or made.state is None or not made.state.is_scheduled():
+        return None
+    at = made.next_scheduled_start_time or made.expected_start_time or following.at
+    return Next(number_of(made.labels), at.astimezone(UTC))
 
 
 async def _mark(run_id: UUID, number: int) -> None:

@@ -46,6 +46,7 @@ from tasks.model.tries import (
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+RUN_ID = uuid4()
 PASSING = [
     UnreachableError("no answer"),
     RateLimitedError("429", retry_after=60),
@@ -147,7 +148,7 @@ def test_a_service_that_asks_for_longer_gets_it() -> None:
 
 def following(*coming: Coming, number: int = 0) -> Next:
     """What follows a failure."""
-    failed = Try(number, uuid4(), NOW)
+    failed = Try(number, RUN_ID, NOW)
     return next_try("checkout", failed, coming, NOW, emergency=False, asked=timedelta(0))
 
 
@@ -159,11 +160,18 @@ def test_the_first_failure_is_followed_by_the_first_try() -> None:
     assert 5 * MINUTE <= first.at - NOW < 8 * MINUTE
 
 
-def test_there_is_one_try_at_a_time() -> None:
+def test_a_failed_run_has_one_try_at_a_time() -> None:
     """One that is pending stays the next one, even where it comes later."""
-    pending = Coming(uuid4(), NOW + timedelta(hours=20), 6)
+    pending = Coming(uuid4(), NOW + timedelta(hours=20), 6, finishes=RUN_ID)
 
     assert following(Coming(uuid4(), NOW + MINUTE), pending) == Next(6, pending.at, pending)
+
+
+def test_the_try_of_another_run_stands_for_nobody_else() -> None:
+    """It may find that its own work is done, and end without a look at what the others have left."""
+    other = Coming(uuid4(), NOW + MINUTE, 2, finishes=uuid4())
+
+    assert following(other).run is None
 
 
 def test_an_earlier_regular_run_is_the_try() -> None:
