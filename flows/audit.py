@@ -11,7 +11,7 @@ from prefect import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from blocks.errors import ConfigurationError, ForbiddenError, KeyRotationError, UnauthorizedError
+from blocks.errors import ConfigurationError, ForbiddenError, KeyRotationError, MissingBlockError, UnauthorizedError
 from flows.forms import label
 from flows.runs import Conclusion, conclude, open_run
 from flows.show.artifacts import show_table
@@ -133,7 +133,14 @@ async def follow_audit(
     Raises:
         KeyRotationError: Something could not be read, so the audit would be incomplete.
     """
-    openrouter = await world.connection(connection)
+    try:
+        openrouter = await world.connection(connection)
+    except MissingBlockError:
+        raise MissingBlockError(
+            f"connection: the block openrouter-credentials/{connection} does not exist, so nobody can look at the keys "
+            "that were made with it. Make it again; if that is impossible, write them off with write-off-key. Nothing "
+            "was changed."
+        ) from None
     at = world.now()
     try:
         comparison = await compare(world, connection, openrouter, older_than)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Annotated
 
 from prefect import State
@@ -12,15 +11,12 @@ from flows.forms import label
 from flows.runs import conclude, open_run
 from flows.show.sentences import retired
 from tasks.key.unrecorded import settle_unresolved
-from tasks.life.due import revoke_what_is_due, where_keys_are_read
+from tasks.life.due import revoke_what_is_due, schedule_retirements, where_keys_are_read
 from tasks.life.remove import forget_when_nothing_is_left
 from tasks.model.decisions import has_work
 from tasks.steps import AS_TASKS, Steps
 from tasks.world.run import Run
 from tasks.world.secrecy import secret_flow
-
-CLOCKS_DIFFER_BY = timedelta(hours=1)
-"""How early a retirement may be started by a worker whose clock is slow; it then schedules the one that is in time."""
 
 
 @secret_flow("retire")
@@ -44,7 +40,7 @@ async def retire(rotation: Annotated[str, label("Rotation")]) -> State[None]:
 async def retire_due(run: Run, steps: Steps) -> str:
     """Revoke the keys that are due, whatever state the last run left, and return the final message.
 
-    Where nothing is due, nothing but the ledger is read.
+    Where nothing is due, no destination is read.
 
     Raises:
         KeyRotationError: A key could not be revoked; it stays in the ledger.
@@ -57,9 +53,11 @@ async def retire_due(run: Run, steps: Steps) -> str:
     run.step = "recover"
     await settle_unresolved(run)
     run.step = "revoke-key"
-    run.is_idle = not (run.notes or run.ledger.removed or has_work(run.ledger, run.world.now() + CLOCKS_DIFFER_BY))
+    run.is_idle = not (run.notes or run.ledger.removed or has_work(run.ledger, run.world.now()))
     # Without a current key it is unknown where the older ones are still read, unless the rotation was removed.
-    if (current is not None or run.ledger.removed) and not run.is_idle:
+    if run.is_idle:
+        await schedule_retirements(run)
+    elif current is not None or run.ledger.removed:
         await revoke_what_is_due(run, await where_keys_are_read(run), steps)
     message = retired(run, before)
     await forget_when_nothing_is_left(run)

@@ -24,6 +24,7 @@ from tasks.model.tries import TRIES_AGAIN
 from tasks.world.api import api_errors
 from tasks.world.gate import DEADLINE_SECONDS
 from tasks.world.inventory import Facts, SeenRun, read_facts
+from tasks.world.ledgers import prune_ledgers
 from tasks.world.management_keys import all_in_use
 
 OVERVIEW = "key-rotations"
@@ -208,11 +209,16 @@ async def read_rows(now: datetime) -> list[Row]:
 
 
 async def refresh_overview(now: datetime) -> None:
-    """Refresh the artifact `key-rotations` in a run of another purpose, which it must never fail."""
+    """Refresh the artifact `key-rotations`, and delete older terms, in a run of another purpose.
+
+    It never fails that run.
+    """
     try:
         rows = await read_rows(now)
         async with asyncio.timeout(DEADLINE_SECONDS):
             await show(rows, now)
+        # Where the deployment of the flow `overview` is missing, nothing else would.
+        await prune_ledgers()
     except KeyRotationError as error:
         get_run_logger().warning("The overview of all rotations was not refreshed: %s", error)
     except Exception as error:  # noqa: BLE001 - a foreign error's text may quote anything, so only its class is logged

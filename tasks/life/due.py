@@ -42,13 +42,18 @@ async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) ->
     outcomes += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.due(now)]
     if run.identity.emergency:
         outcomes.append(await failure_of(require_current_everywhere(run, destinations)))
-    ledger = run.ledger
+    await schedule_retirements(run)
+    if failures := [*run.left_undone, *(failure for failure in outcomes if failure)]:
+        raise DestinationError.combine(failures)
+
+
+async def schedule_retirements(run: Run) -> None:
+    """Schedule a retirement for each moment at which a key needs attention; one that is scheduled stays as it is."""
+    ledger, now = run.ledger, run.world.now()
     for at in [moment for moment in ledger.due_times() if moment > now]:
         # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
         if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
-    if failures := [*run.left_undone, *(failure for failure in outcomes if failure)]:
-        raise DestinationError.combine(failures)
 
 
 async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:

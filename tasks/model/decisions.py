@@ -199,6 +199,6 @@ def judge(
     return Judgement(Verdict.POSTPONE, min(now + wait, deadline), unused_since)
 
 
-def has_work(ledger: Ledger, until: datetime) -> bool:
-    """Return whether a retirement has something to do until a moment (UTC)."""
-    return any(at <= until for at in ledger.due_times()) or any(key.capped is False for key in ledger.superseded)
+def has_work(ledger: Ledger, now: datetime) -> bool:
+    """Return whether a retirement has more to do than to schedule the next one."""
+    return any(at <= now for at in ledger.due_times()) or any(key.capped is False for key in ledger.superseded)
