@@ -30,6 +30,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
+NOTHING_DONE = ("Nothing was created.", "Nothing was changed.")
+"""How the message of a refusal ends."""
+
 
 class KeyRotationError(Exception):
     """Base class of this project's errors; the text is safe to show and to store.
@@ -42,8 +45,11 @@ class KeyRotationError(Exception):
 
     @classmethod
     def combine(cls, causes: Sequence[KeyRotationError]) -> Self:
-        """Return one error with the sentences of several failures, each sentence once."""
-        error = cls(" ".join(dict.fromkeys(map(str, causes))))
+        """Return one error with the sentences of several failures: each once, and that nothing was done last."""
+        texts = list(dict.fromkeys(map(str, causes)))
+        closing = next((each for text in texts for each in NOTHING_DONE if text.endswith(each)), "")
+        sentences = [text.removesuffix(closing).rstrip() for text in texts]
+        error = cls(" ".join([*sentences, closing]).rstrip())
         error.causes = tuple(causes)
         return error
 

@@ -13,7 +13,7 @@ from flows.runs import conclude, open_run
 from flows.show.sentences import wrote_off
 from tasks.life.remove import forget_when_nothing_is_left
 from tasks.life.write_off import write_key_off
-from tasks.model.rotation import printable
+from tasks.model.refusals import printable
 from tasks.model.written_off import MAX_REASON
 from tasks.world.run import Run
 from tasks.world.secrecy import secret_flow

@@ -9,7 +9,8 @@ from blocks.openrouter.keys import ApiKey, KeyRequest, Standing
 from tasks.key.terms import request_of
 from tasks.model.events import Event
 from tasks.model.keys import read_marker, without_marker
-from tasks.model.rotation import MAX_KEY_NAME, Rotation, printable
+from tasks.model.refusals import printable
+from tasks.model.rotation import MAX_KEY_NAME, Rotation
 from tasks.model.terms import Terms
 from tasks.world.ports import KeyReader
 from tasks.world.run import NewKey, Run, VerifiedKey

@@ -10,17 +10,22 @@ from uuid import UUID
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from blocks.errors import ConfigurationError
 from blocks.redaction import redacted
+from tasks.model.durations import PATTERN, read_duration
 from tasks.model.keys import marker
+from tasks.model.refusals import refusal
 from tasks.model.terms import Terms, Usd
 
 MAX_ROTATION_NAME = 60
@@ -37,13 +42,17 @@ MAX_OVERLAP = timedelta(days=3650)
 """The longest overlap; dates that far in the future can still be computed."""
 EXPIRY_MARGIN = timedelta(days=1)
 """How much longer than interval and overlap a key must be valid, so that there is time to fix a failed rotation."""
-MAX_SHOWN_FIELD = 40
-"""How many characters of a field's name a message quotes: a caller may send any name."""
 
-_SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_WORDS = "[a-z0-9]+(-[a-z0-9]+)*"
+NAME_PATTERN = f"^{_WORDS}$"
+"""The name of a rotation or of a block; a regular expression of JSON Schema."""
+DESTINATION_SCHEMA: dict[str, JsonValue] = {"type": "string", "pattern": f"^{_WORDS}/{_WORDS}$"}
+"""What a form accepts as a destination, `<block type slug>/<block name>`, before it is submitted."""
+
+_SLUG = re.compile(_WORDS)
 _HASH = re.compile(r"[A-Za-z0-9_-]{1,200}")
 _WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-_DESTINATION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*/[a-z0-9]+(-[a-z0-9]+)*")
+_DESTINATION = re.compile(f"{_WORDS}/{_WORDS}")
 
 
 def is_slug(value: str) -> bool:
@@ -79,7 +88,12 @@ def _bounded(value: timedelta) -> timedelta:
     return value
 
 
-Period = Annotated[timedelta, AfterValidator(_bounded)]
+Period = Annotated[
+    timedelta,
+    BeforeValidator(read_duration),
+    AfterValidator(_bounded),
+    WithJsonSchema({"type": "string", "pattern": PATTERN}),
+]
 """A duration in the settings: not negative, and short enough that dates that far away can be computed."""
 Identifier = Annotated[str | None, AfterValidator(_identifier)]
 """An id from OpenRouter; empty text counts as none, because a form sends that."""
@@ -91,7 +105,9 @@ class KeySettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: str = Field(
-        title="Key name", description="The key's name at OpenRouter. A rotation marker and the date are added."
+        title="Key name",
+        description="The key's name at OpenRouter. The date and a rotation marker are appended.",
+        json_schema_extra={"pattern": r"\S"},
     )
     limit_usd: Usd | None = Field(
         default=None, title="Limit (USD)", description="Spending limit of the key in US dollars. Empty means no limit."
@@ -130,7 +146,7 @@ class KeySettings(BaseModel):
     expires_after: Period | None = Field(
         default=None,
         title="Expires after",
-        description="How long a key is valid even if it is never rotated again, such as P60D. Empty means unlimited.",
+        description="How long a key is valid even if it is never rotated again, such as 60d. Empty means unlimited.",
     )
 
     @field_validator("name")
@@ -174,12 +190,12 @@ class Retirement(BaseModel):
     quiet_time: Period = Field(
         default=timedelta(hours=1),
         title="Quiet time",
-        description="For unused: how long the key must not have been used, such as PT1H.",
+        description="For unused: how long the key must not have been used, such as 1h.",
     )
     max_overlap: Period = Field(
         default=timedelta(days=7),
         title="Longest overlap",
-        description="For unused: how long to wait at most, counted from the rotation, such as P7D.",
+        description="For unused: how long to wait at most, counted from the rotation, such as 7d.",
     )
     on_still_used: Literal["revoke", "keep"] = Field(
         default="revoke",
@@ -194,7 +210,7 @@ class Retirement(BaseModel):
     disabled_for: Period = Field(
         default=timedelta(days=7),
         title="Disabled for",
-        description="For disable-then-delete: how long the key can still be restored, such as P7D.",
+        description="For disable-then-delete: how long the key can still be restored, such as 7d.",
     )
 
     @model_validator(mode="after")
@@ -209,16 +225,23 @@ class Rotation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    name: str = Field(title="Rotation name", description="A unique name of lowercase letters, digits and dashes.")
+    name: str = Field(
+        title="Rotation name",
+        description="A unique name of lowercase letters, digits and dashes.",
+        json_schema_extra={"pattern": NAME_PATTERN, "maxLength": MAX_ROTATION_NAME},
+    )
     description: str = Field(default="", title="Description", description="What the key is for, and who uses it.")
     connection: str = Field(
-        title="Connection", description="Name of the openrouter-credentials block with the management key."
+        title="Connection",
+        description="Name of the openrouter-credentials block with the management key.",
+        json_schema_extra={"pattern": NAME_PATTERN},
     )
     key: KeySettings = Field(title="Key", description="The key that consumers get.")
     destinations: list[str] = Field(
         title="Destinations",
         description="Secret blocks from which consumers read the key, each as block-type-slug/block-name.",
         examples=[["secret/openrouter-api-key", "vault-secret/checkout"]],
+        json_schema_extra={"items": DESTINATION_SCHEMA, "minItems": 1},
     )
     overwrite: list[str] = Field(
         default=[],
@@ -228,7 +251,7 @@ class Rotation(BaseModel):
     overlap: Period = Field(
         default=timedelta(hours=24),
         title="Overlap",
-        description="How long a superseded key stays valid, such as PT24H or P7D. PT0S revokes it immediately.",
+        description="How long a superseded key stays valid, such as 24h or 7d. 0h revokes it immediately.",
     )
     retirement: Retirement = Field(
         default=Retirement(),
@@ -238,7 +261,7 @@ class Rotation(BaseModel):
     minimum_age: Period = Field(
         default=timedelta(0),
         title="Minimum age",
-        description="A scheduled run does not replace a key that is younger than this, such as P7D.",
+        description="A scheduled run does not replace a key that is younger than this, such as 7d.",
     )
     adopt: str | None = Field(
         default=None,
@@ -333,21 +356,14 @@ def check_switch(field: str, value: object) -> None:
         raise ConfigurationError(f"{field}: it must be true or false. Nothing was changed.")
 
 
-def printable(text: str, longest: int) -> str:
-    """Return a foreign text, even a key, fit for a message: on one line, cut to length, without secrets."""
-    return "".join(character for character in redacted(text) if character.isprintable())[:longest]
-
-
 def parse_rotation(value: Any) -> Rotation:
     """Read a rotation from a flow's parameter: a `Rotation`, or its JSON object as a deployment stores it.
 
     Raises:
-        ConfigurationError: One sentence that names the first wrong field.
+        ConfigurationError: One sentence for each wrong field, which names it.
     """
     try:
         return Rotation.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        field = ".".join(["rotation", *(printable(str(part), MAX_SHOWN_FIELD) for part in first["loc"])])
-        sentence = first["msg"].removeprefix("Value error, ")
-        raise ConfigurationError(f"{field}: {sentence}. Nothing was created.") from None
+        # The input may hold a secret; the context of an error is its input or ours.
+        raise refusal(error.errors(include_input=False, include_url=False)) from None

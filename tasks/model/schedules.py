@@ -19,7 +19,10 @@ SLUG = "auto-rotation"
 """Slug of the schedule of a rotation's deployment; the schedule is active if auto-rotation is on."""
 MAX_INTERVAL_DAYS = 3650
 
-_TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
+TIME_PATTERN = "([01][0-9]|2[0-3]):([0-5][0-9])"
+"""A local time; a regular expression of JSON Schema."""
+
+_TIME = re.compile(TIME_PATTERN)
 _RULE = re.compile(r"DTSTART:([0-9]{8}T[0-9]{6})\nRRULE:FREQ=DAILY;INTERVAL=([0-9]+)")
 _START = "%Y%m%dT%H%M%S"
 
@@ -41,6 +44,10 @@ class Timetable:
     def __str__(self) -> str:
         every = "every day" if self.days == 1 else f"every {self.days} days"
         return f"{every} at {self.at:%H:%M} {self.zone.key}"
+
+    def fields(self) -> dict[str, Any]:
+        """Return the arguments of `parse_timetable` that describe it."""
+        return {"days": self.days, "at": f"{self.at:%H:%M}", "zone": self.zone.key}
 
     def on(self, day: date) -> datetime:
         """Return the local time on a day, UTC.
@@ -89,27 +96,30 @@ def parse_timetable(days: Any, at: Any, zone: Any) -> Timetable:
         zone: The IANA time zone, such as `Europe/Berlin`.
 
     Raises:
-        ConfigurationError: One sentence that names the field.
+        ConfigurationError: One sentence for each wrong field, which names it.
     """
     found = _TIME.fullmatch(str(at).strip())
-    if found is None:
-        raise ConfigurationError(
-            "rotate_at: must be a local time in 24-hour format, such as 03:30. Nothing was created."
-        )
-    if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= MAX_INTERVAL_DAYS:
-        raise ConfigurationError(
-            f"interval_days: must be a whole number of days from 1 to {MAX_INTERVAL_DAYS}. Nothing was created."
-        )
-    return Timetable(days, time(int(found[1]), int(found[2])), _zone(zone))
+    is_number = isinstance(days, int) and not isinstance(days, bool)
+    found_zone = _zone(zone)
+    wrong = [
+        (found is None, "rotate_at: must be a local time in 24-hour format, such as 03:30"),
+        (found_zone is None, "time_zone: must be an IANA time zone, such as Europe/Berlin"),
+        (
+            not is_number or not 1 <= days <= MAX_INTERVAL_DAYS,
+            f"interval_days: must be a whole number of days from 1 to {MAX_INTERVAL_DAYS}",
+        ),
+    ]
+    refusals = [ConfigurationError(f"{sentence}. Nothing was created.") for is_wrong, sentence in wrong if is_wrong]
+    if refusals or found is None or found_zone is None:
+        raise ConfigurationError.combine(refusals)
+    return Timetable(days, time(int(found[1]), int(found[2])), found_zone)
 
 
-def _zone(name: Any) -> ZoneInfo:
+def _zone(name: Any) -> ZoneInfo | None:
     try:
         return ZoneInfo(str(name).strip())
     except (KeyError, ValueError, OSError):  # unknown zone, invalid path, a directory of the database
-        raise ConfigurationError(
-            "time_zone: must be an IANA time zone, such as Europe/Berlin. Nothing was created."
-        ) from None
+        return None
 
 
 def read_rule(rule: str, zone: str) -> Timetable | None:

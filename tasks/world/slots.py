@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blocks.errors import ServiceError
-from tasks.model.rotation import printable
+from tasks.model.refusals import printable
 from tasks.world.api import LEDGER_TAG, pages
 from tasks.world.gate import sent_once
 

@@ -67,7 +67,7 @@ def test_the_simplest_rotation_needs_four_things() -> None:
         ({"key__name": "two\nlines"}, "rotation.key.name"),
         ({"key__name": "k" * MAX_KEY_NAME}, "key.name"),
         ({"overlap": "-PT1S"}, "rotation.overlap"),
-        ({"overlap": "48h"}, "rotation.overlap"),
+        ({"overlap": "48 bananas"}, "rotation.overlap"),
         ({"surprise": 1}, "rotation.surprise"),
     ],
 )
@@ -79,6 +79,22 @@ def test_bad_input_is_refused_with_one_sentence_that_names_the_field(changes: di
     assert field in str(refused.value)
     assert "\n" not in str(refused.value)
     assert str(refused.value).endswith("Nothing was created.")
+
+
+def test_everything_that_is_wrong_is_told_at_once_in_our_own_words() -> None:
+    """Nobody mends a form field by field: each wrong field has a sentence, and that nothing was created comes last."""
+    wrong = {"name": "A b", "overlap": "a day", "key__limit_usd": -1, "key__limit_reset": "hourly", "surprise": 1}
+
+    with pytest.raises(ConfigurationError) as refused:
+        parse_rotation(filled_in(**wrong))
+
+    assert str(refused.value) == (
+        "rotation.name: it must be 1 to 60 lowercase letters and digits, in words joined by single dashes. "
+        "rotation.key.limit_usd: must be an amount in US dollars, not negative, with at most 6 decimals. "
+        "rotation.key.limit_reset: must be none, daily, weekly or monthly. "
+        "rotation.overlap: must be a duration, such as 24h, 7d or PT24H. "
+        "rotation.surprise: there is no such setting. Nothing was created."
+    )
 
 
 def test_what_was_refused_is_not_quoted() -> None:

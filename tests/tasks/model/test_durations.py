@@ -1,0 +1,52 @@
+"""Durations as people write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from tasks.model.durations import PATTERN, read_duration
+from tasks.model.rotation import MAX_OVERLAP, Period
+
+PERIOD: TypeAdapter[timedelta] = TypeAdapter(Period)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("24h", timedelta(hours=24)),
+        ("7d", timedelta(days=7)),
+        ("1d 12h", timedelta(days=1, hours=12)),
+        ("90 minutes", timedelta(minutes=90)),
+        ("2 weeks", timedelta(weeks=2)),
+        ("1h30m15s", timedelta(hours=1, minutes=30, seconds=15)),
+        ("0h", timedelta(0)),
+        ("PT24H", timedelta(hours=24)),
+        ("P7D", timedelta(days=7)),
+    ],
+)
+def test_a_duration_is_read_as_people_write_it(written: str, meant: timedelta) -> None:
+    """In units, or as ISO 8601; the form accepts the same."""
+    assert PERIOD.validate_python(written) == meant
+    assert re.search(PATTERN, written)
+
+
+@pytest.mark.parametrize("written", ["", "h", "24", "48 bananas", "7x", "P", "PT", "h24", "-1d"])
+def test_what_is_no_duration_is_refused_before_the_form_is_submitted(written: str) -> None:
+    """The schema refuses it, and the code leaves it to be refused."""
+    assert not re.search(PATTERN, written)
+    assert read_duration(written) == written
+
+
+@given(st.timedeltas(timedelta(0), MAX_OVERLAP).map(lambda length: length - length % timedelta(seconds=1)))
+def test_what_a_deployment_stores_is_accepted_by_its_form(length: timedelta) -> None:
+    """A form opens with the stored value, which must not be refused there."""
+    stored = PERIOD.dump_python(length, mode="json")
+
+    assert re.search(PATTERN, stored)
+    assert PERIOD.validate_python(stored) == length
