@@ -4,37 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time
 from typing import Annotated, Any, Literal
-from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from prefect import State
-from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import DeploymentSchedule, FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.utilities import get_or_create_client
-from prefect.exceptions import ObjectNotFound
 
 from blocks import InfisicalSecret, OpenRouterCredentials, VaultSecret
-from blocks.errors import ConfigurationError
+from blocks.errors import ConfigurationError, KeyRotationError
 from flows.deployments import link, make_first_key, read_deployment, save_deployment
-from flows.forms import label
+from flows.forms import UNCHANGED, Refusals, block_name, given, label
 from flows.runs import conclude
 from flows.show.artifacts import show_markdown
 from flows.show.overview import refresh_overview
-from flows.show.settings import as_settings, change_table
+from flows.show.settings import as_settings, change_table, settings_of
 from tasks.model.changes import differences, merged
+from tasks.model.durations import PATTERN as DURATION_PATTERN
 from tasks.model.former_places import about_to_leave, left_behind
 from tasks.model.keys import show_time
-from tasks.model.rotation import Rotation, check_switch, parse_rotation
-from tasks.model.schedules import Timetable, parse_timetable
+from tasks.model.rotation import (
+    DESTINATION_SCHEMA,
+    MAX_ROTATION_NAME,
+    NAME_PATTERN,
+    Rotation,
+    check_switch,
+    is_slug,
+    parse_rotation,
+)
+from tasks.model.schedules import MAX_INTERVAL_DAYS, SLUG, TIME_PATTERN, Timetable, parse_timetable
 from tasks.model.terms import Usd
 from tasks.model.tries import TRIES_AGAIN
-from tasks.world.api import api_errors
-from tasks.world.checks import check_connection, check_destination
+from tasks.world.checks import Outcome, check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
-from tasks.world.deployments import schedule_of
+from tasks.world.deployments import read_timetable, schedule_of
 from tasks.world.inventory import destinations_in_use
 from tasks.world.ledgers import read_ledger
 from tasks.world.run import gather_all
@@ -53,64 +58,79 @@ FIELDS = {
     "rotation.key.include_byok_in_limit": "include_byok_in_limit",
 }
 """Which parameter of the form sets which field of a rotation."""
+NO_LIMIT = "no limit"
+NEW_TIMETABLE = Timetable(30, time(3, 30), ZoneInfo("UTC"))
+"""The timetable of a new rotation, where the form says nothing else."""
+CORRECT_IT = "To correct the form, choose Copy to new run in this run's menu: it keeps what was typed."
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The rotation that the form describes, its schedule, and whether that is active."""
+    """The rotation that the form describes.
+
+    Args:
+        rotation: Its settings.
+        timetable: When it rotates; `None` leaves the schedule of an existing rotation as it is.
+        active: Whether its schedule is active.
+    """
 
     rotation: Rotation
-    timetable: Timetable
+    timetable: Timetable | None
     active: bool
 
 
 @secret_flow("add-rotation")
 async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
-    connection: Annotated[OpenRouterCredentials, label("Connection")],
+    connection: Annotated[OpenRouterCredentials | None, label("Connection")] = None,
     *,
-    auto_rotation: Annotated[bool, label("Rotate on a schedule")] = True,
-    rotate_at: Annotated[str, label("Rotate at")] = "03:30",
-    time_zone: Annotated[str, label("Time zone")] = "UTC",
-    interval_days: Annotated[int, label("Interval in days")] = 30,
-    key_name: Annotated[str, label("Key name")],
-    limit_usd: Annotated[Usd | None, label("Limit (USD)")] = None,
-    limit_reset: Annotated[Literal["none", "daily", "weekly", "monthly"], label("Limit reset")] = "none",
-    include_byok_in_limit: Annotated[bool, label("Include BYOK in the limit")] = False,
+    auto_rotation: Annotated[Literal["unchanged", True, False], label("Rotate on a schedule")] = UNCHANGED,
+    rotate_at: Annotated[str, label("Rotate at", pattern=f"^({TIME_PATTERN})?$")] = "",
+    time_zone: Annotated[str, label("Time zone")] = "",
+    interval_days: Annotated[int | None, label("Interval in days", minimum=1, maximum=MAX_INTERVAL_DAYS)] = None,
+    key_name: Annotated[str, label("Key name", pattern="^[^\\r\\n]*$")] = "",
+    limit_usd: Annotated[Usd | Literal["no limit"] | None, label("Limit (USD)")] = None,
+    limit_reset: Annotated[
+        Literal["unchanged", "none", "daily", "weekly", "monthly"], label("Limit reset")
+    ] = UNCHANGED,
+    include_byok_in_limit: Annotated[Literal["unchanged", True, False], label("Include BYOK in the limit")] = UNCHANGED,
     # The lists are never mutated, and the form needs them; a parametrised `Secret` would be another block type there.
     destinations: Annotated[list[Secret | VaultSecret | InfisicalSecret], label("Destinations")] = [],  # type: ignore[type-arg] # noqa: B006
-    other_destinations: Annotated[list[str], label("Other destinations")] = [],  # noqa: B006
-    overwrite: Annotated[list[str], label("Overwrite")] = [],  # noqa: B006
-    overlap: Annotated[timedelta, label("Overlap")] = timedelta(hours=24),
-    rotation_name: Annotated[str, label("Rotation name")],
+    other_destinations: Annotated[list[str], label("Other destinations", items=DESTINATION_SCHEMA)] = [],  # noqa: B006
+    overwrite: Annotated[list[str], label("Overwrite", items=DESTINATION_SCHEMA)] = [],  # noqa: B006
+    overlap: Annotated[str, label("Overlap", pattern=f"{DURATION_PATTERN}|^$")] = "",
+    rotation_name: Annotated[str, label("Rotation name", pattern=NAME_PATTERN, maxLength=MAX_ROTATION_NAME)],
     description: Annotated[str, label("Description")] = "",
     make_key_now: Annotated[bool, label("Make the first key now")] = True,
+    review_only: Annotated[bool, label("Review only")] = False,
 ) -> State[None]:
-    """Add a rotation, or change the existing one of that name.
+    """Add a rotation, or change the existing one of that name: a field left empty keeps its value.
 
-    The connection and each destination are checked before anything is created.
+    A new rotation needs a name, a connection, a key name and at least one destination. Everything is checked, and
+    everything that is wrong is named, before anything is created.
 
     Args:
-        connection: The OpenRouter connection that creates the keys.
-        auto_rotation: Rotate on the schedule below. When off, the rotation only runs manually.
-        rotate_at: Local time of the rotation, in 24-hour format, such as 03:30.
-        time_zone: IANA time zone of that time, such as Europe/Berlin.
-        interval_days: Days between two rotations.
-        key_name: The key's name at OpenRouter. A rotation marker and the date are added.
-        limit_usd: Spending limit of the key in US dollars. None means no limit.
-        limit_reset: How often the spent amount is reset to zero (UTC).
-        include_byok_in_limit: Count spending on your own provider keys (BYOK) towards the limit.
-        destinations: Secret blocks from which consumers read the key. Create them first, under Blocks.
+        connection: The OpenRouter connection that creates the keys. Required for a new rotation.
+        auto_rotation: Rotate on the schedule below; false means manually only. Unchanged means true for a new rotation.
+        rotate_at: Local time of the rotation, in 24-hour format, such as 03:30. Empty means 03:30 for a new rotation.
+        time_zone: IANA time zone of that time, such as Europe/Berlin. Empty means UTC for a new rotation.
+        interval_days: Days between two rotations. None means 30 for a new rotation.
+        key_name: The key's name at OpenRouter. The date and a rotation marker are added. Required for a new rotation.
+        limit_usd: Spending limit of the key in US dollars, or "no limit". None means no limit for a new rotation.
+        limit_reset: How often the spent amount is reset to zero (UTC). Unchanged means none for a new rotation.
+        include_byok_in_limit: Count spending on your own provider keys (BYOK). Unchanged means false when new.
+        destinations: Secret blocks from which consumers read the key; a new rotation needs at least one, here or below.
         other_destinations: Secret blocks of other types, each as block-type-slug/block-name.
         overwrite: Destinations whose content may be replaced although it is no OpenRouter key.
-        overlap: How long a superseded key stays valid, such as PT24H or P7D. PT0S revokes it immediately.
+        overlap: How long a superseded key stays valid, such as 24h or 7d; 0h for none. Empty means 24h when new.
         rotation_name: A unique name of lowercase letters, digits and dashes.
         description: What the key is for, and who uses it.
         make_key_now: Create the first key now. A rotation that already has a key is not rotated.
+        review_only: Check everything and show each field before and after, without changing anything.
 
     Returns:
         The final state; its message describes the result.
     """
-    asked = {
+    form = {
         "name": rotation_name,
         "description": description,
         "connection": connection,
@@ -124,13 +144,20 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         "overlap": overlap,
     }
     async with conclude(has_tries=False) as conclusion:
-        check_switch("auto_rotation", auto_rotation)
-        check_switch("make_key_now", make_key_now)
-        timetable = parse_timetable(interval_days, rotate_at, time_zone)
-        places = _listed("destinations", destinations) + _listed("other_destinations", other_destinations)
-        before, wanted = await _understand({**asked, "destinations": places}, timetable, auto_rotation)
-        points_to = await _check(wanted.rotation)
         now = datetime.now(UTC)
+        try:
+            before, wanted = await _understand(
+                form,
+                {"destinations": destinations, "other_destinations": other_destinations},
+                {"days": interval_days, "at": rotate_at, "zone": time_zone},
+                {"auto_rotation": auto_rotation, "make_key_now": make_key_now, "review_only": review_only},
+            )
+            points_to = await _check(wanted.rotation)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error} {CORRECT_IT}") from None
+        if review_only:
+            conclusion.succeeded(await _review(before, wanted))
+            return conclusion.state
         try:
             conclusion.succeeded(await _carry_out(before, wanted, points_to, make_key_now, now))
         finally:
@@ -138,67 +165,86 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
     return conclusion.state
 
 
-def _listed(field: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ConfigurationError(f"{field}: must be a list of blocks. Nothing was created.")
-    return value
-
-
 async def _understand(
-    asked: dict[str, Any], timetable: Timetable, active: bool
+    form: dict[str, Any], places: dict[str, Any], times: dict[str, Any], switches: dict[str, Any]
 ) -> tuple[DeploymentResponse | None, Wanted]:
-    """Merge the form into the existing rotation of that name, which may have settings that the form lacks."""
-    connection = await block_name(asked["connection"], "connection")
+    """Merge the form into the existing rotation of that name, and refuse everything that is wrong with it at once."""
+    wrong = Refusals()
+    for field, value in given(switches).items():
+        with wrong.collected():
+            check_switch(field, value)
+    asked = given(form)
+    if asked.get("key", {}).get("limit_usd") == NO_LIMIT:
+        asked["key"] |= {"limit_usd": None, "limit_reset": asked["key"].get("limit_reset", "none")}
+    with wrong.collected():
+        asked |= await _connection(asked)
+    named = []
+    for field, value in places.items():
+        for each in _listed(field, value, wrong):
+            with wrong.collected():
+                named += [await block_name(each, "destinations")]
+    if named:
+        # What may be overwritten is said of these destinations, and not of the former ones.
+        asked |= {"destinations": named, "overwrite": form["overwrite"]}
+    name = form["name"]
+    before = await read_deployment(name) if isinstance(name, str) and is_slug(name) else None
+    kept = before.parameters.get("rotation") if before else None
+    own = next((each for each in before.schedules if each.slug == SLUG), None) if before else None
+    active = given(switches).get("auto_rotation", own.active if own else before is None)
+    timetable = None
+    with wrong.collected():
+        timetable = _timetable(own, given(times), makes_one=before is None or (own is None and active is True))
+    with wrong.collected():
+        rotation = _parse(merged(kept, asked) if isinstance(kept, Mapping) else asked)
+    wrong.raise_all()
+    return before, Wanted(rotation, timetable, active)
+
+
+def _timetable(own: DeploymentSchedule | None, asked: dict[str, Any], *, makes_one: bool) -> Timetable | None:
+    """Return the timetable that the form describes; `None` to leave the schedule as it is."""
+    present = read_timetable(own.schedule) if own else NEW_TIMETABLE
+    if not asked and (present is None or (own is None and not makes_one)):
+        return None
+    if present is None and len(asked) < len(NEW_TIMETABLE.fields()):
+        raise ConfigurationError(
+            "rotate_at, time_zone, interval_days: fill in all three, because the present schedule is not every so many "
+            "days at a local time. Nothing was created."
+        )
+    return parse_timetable(**{**(present.fields() if present else {}), **asked})
+
+
+async def _connection(asked: dict[str, Any]) -> dict[str, str]:
+    if "connection" not in asked:
+        return {}
+    connection = await block_name(asked.pop("connection"), "connection")
     if not connection.startswith(f"{CONNECTION_TYPE}/"):
         raise ConfigurationError("connection: it is not an OpenRouter connection. Nothing was created.")
-    destinations = [await block_name(value, "destinations") for value in asked["destinations"]]
-    asked = {**asked, "connection": connection.partition("/")[2], "destinations": destinations}
-    # Parse the form alone first: only a valid name may be looked up.
-    name = _parse(asked).name
-    before = await read_deployment(name)
-    kept = before.parameters.get("rotation") if before else None
-    return before, Wanted(_parse(merged(kept, asked) if isinstance(kept, dict) else asked), timetable, active)
+    return {"connection": connection.partition("/")[2]}
 
 
-def _parse(rotation: dict[str, Any]) -> Rotation:
+def _listed(field: str, value: Any, wrong: Refusals) -> list[Any]:
+    with wrong.collected():
+        if not isinstance(value, list):
+            raise ConfigurationError(f"{field}: must be a list of blocks. Nothing was created.")
+    return value if isinstance(value, list) else []
+
+
+def _parse(rotation: Mapping[str, Any]) -> Rotation:
     try:
         return parse_rotation(rotation)
     except ConfigurationError as error:
-        field, colon, sentence = str(error).partition(":")
-        # The index of a list item follows the field's name.
-        name = next(
-            (ours for theirs, ours in FIELDS.items() if field == theirs or field.startswith(f"{theirs}.")), field
-        )
-        raise ConfigurationError(f"{name}{colon}{sentence}") from None
+        raise ConfigurationError.combine([_renamed(each) for each in error.causes]) from None
 
 
-async def block_name(value: Any, field: str) -> str:
-    """Return `<block type slug>/<name>` of the block picked in a form, without loading its secrets.
-
-    Args:
-        value: A block, Prefect's stored reference to one, or its name.
-        field: The field of the form, for error messages.
-
-    Raises:
-        ConfigurationError: The block does not exist.
-    """
-    reference = value.get("$ref") if isinstance(value, dict) else value
-    if isinstance(reference, dict) and "block_document_slug" in reference:
-        return str(reference["block_document_slug"])
-    if isinstance(reference, str) and not isinstance(value, dict):
-        return reference
-    document_id = reference.get("block_document_id") if isinstance(reference, dict) else reference
-    if isinstance(reference, Block):
-        document_id = reference._block_document_id  # noqa: SLF001 - Prefect has no public accessor
-    try:
-        wanted = UUID(str(document_id))
-        with api_errors("looking a block up"):
-            client, _ = get_or_create_client()
-            document = await client.read_block_document(wanted, include_secrets=False)
-    except (ObjectNotFound, ValueError):
-        raise ConfigurationError(f"{field}: choose a block that is stored under Blocks. Nothing was created.") from None
-    slug = document.block_type.slug if document.block_type else ""
-    return f"{slug}/{document.name}"
+def _renamed(error: KeyRotationError) -> ConfigurationError:
+    """Name the parameter of the form in place of the rotation's field."""
+    field, colon, sentence = str(error).partition(":")
+    if field in ("rotation", "rotation.key"):
+        # It is about several fields, which the sentence names.
+        return ConfigurationError(sentence.strip())
+    # The index of a list item follows the field's name.
+    name = next((ours for theirs, ours in FIELDS.items() if field == theirs or field.startswith(f"{theirs}.")), field)
+    return ConfigurationError(f"{name}{colon}{sentence}")
 
 
 async def _check(rotation: Rotation) -> dict[str, str]:
@@ -208,16 +254,10 @@ async def _check(rotation: Rotation) -> dict[str, str]:
         Where each destination points.
     """
     in_use = await destinations_in_use()
-    for name in rotation.destinations:
-        # Two rotations would overwrite each other's key.
-        if others := in_use.get(name, set()) - {rotation.name}:
-            raise ConfigurationError(
-                f"destinations: {name} is already a destination of the rotation {min(others)}. Nothing was created."
-            )
     _, *checked = await gather_all(
         [
             check_connection(rotation.connection, "connection"),
-            *(check_destination(name, "destinations") for name in rotation.destinations),
+            *(_check_destination(name, in_use.get(name, set()) - {rotation.name}) for name in rotation.destinations),
         ]
     )
     meant: dict[str | None, str] = {}
@@ -227,6 +267,32 @@ async def _check(rotation: Rotation) -> dict[str, str]:
                 f"destinations: {other} and {name} point to the same place, {outcome.place}. Nothing was created."
             )
     return {name: outcome.place or name for name, outcome in zip(rotation.destinations, checked, strict=True)}
+
+
+async def _check_destination(name: str, others: set[str]) -> Outcome:
+    if others:
+        # Two rotations would overwrite each other's key.
+        raise ConfigurationError(
+            f"destinations: {name} is already a destination of the rotation {min(others)}. Nothing was created."
+        )
+    return await check_destination(name, "destinations")
+
+
+async def _review(before: DeploymentResponse | None, wanted: Wanted) -> str:
+    """Write an artifact with each field before and after, and return the final message."""
+    name = wanted.rotation.name
+    present = as_settings(before) if before else {"key": {}, "retirement": {}}
+    timetable = str(wanted.timetable) if wanted.timetable else present.get("schedule")
+    after = settings_of(wanted.rotation.model_dump(), timetable, wanted.active)
+    changes = differences(present, after)
+    title = f"Rotation {name} would be {'added' if before is None else 'changed'}"
+    message = (
+        f"Review only, nothing was changed: the artifact add-rotation-{name} shows each field before and after. To do "
+        "it, choose Copy to new run in this run's menu, and switch Review only off."
+    )
+    page = "\n".join([f"# {title}", "", message, "", *change_table(changes)])
+    await show_markdown(f"add-rotation-{name}", page, f"Review of add-rotation for {name}")
+    return message
 
 
 async def _carry_out(
@@ -241,8 +307,9 @@ async def _carry_out(
     ledger = await read_ledger(name)
     starts = make_key_now and ledger.current is None
     last = now if starts else ledger.current.since if ledger.current else None
-    first = wanted.timetable.next_rotation(now, last)
-    after = await save_deployment(before, wanted.rotation, schedule_of(wanted.timetable, first), wanted.active)
+    first = wanted.timetable.next_rotation(now, last) if wanted.timetable else None
+    schedule = schedule_of(wanted.timetable, first) if wanted.timetable and first else None
+    after = await save_deployment(before, wanted.rotation, schedule, wanted.active)
     changes = differences(as_settings(before), as_settings(after)) if before else {}
     run = await make_first_key(after) if starts else None
     left = [*left_behind(ledger), *about_to_leave(ledger, points_to, wanted.rotation.overlap)]
@@ -261,14 +328,16 @@ def _sentence(
     before: DeploymentResponse | None,
     wanted: Wanted,
     changes: dict[str, tuple[Any, Any]],
-    first: datetime,
+    first: datetime | None,
     run: FlowRun | None,
 ) -> str:
     what = f"The rotation {wanted.rotation.name} was " + ("added" if before is None else "changed")
     if before is not None and not changes:
         what = f"The rotation {wanted.rotation.name} is unchanged"
-    when = f"next rotation at {show_time(first)}" if wanted.active else "it rotates only when run manually"
-    if before is not None and wanted.active and not {"schedule", "auto_rotation"} & set(changes):
+    when = f"next rotation at {show_time(first)}" if first else "its schedule is as before"
+    if not wanted.active:
+        when = "it rotates only when run manually"
+    elif before is not None and wanted.timetable and not {"schedule", "auto_rotation"} & set(changes):
         when = f"it rotates {wanted.timetable}, as before"
     if run is None:
         return f"{what}; {when}."
@@ -293,8 +362,8 @@ def _markdown(
         state = run.state.name if run.state else "unknown"
         lines += [f"- Run that creates the first key: {link('flow-run', run.id, run.name)} ({state})"]
     lines += [f"- Destinations: {', '.join(f'`{name}`' for name in wanted.rotation.destinations)}"]
-    skipped = wanted.timetable.skipped(now) if wanted.active else None
-    if skipped:
+    skipped = wanted.timetable.skipped(now) if wanted.timetable and wanted.active else None
+    if wanted.timetable and skipped:
         lines += [
             f"- On {skipped} the clocks skip {wanted.timetable.at:%H:%M}: a rotation on that day runs an hour off."
         ]

@@ -63,14 +63,14 @@ async def read_deployment(rotation: str) -> DeploymentResponse | None:
 
 
 async def save_deployment(
-    before: DeploymentResponse | None, rotation: Rotation, schedule: RRuleSchedule, active: bool
+    before: DeploymentResponse | None, rotation: Rotation, schedule: RRuleSchedule | None, active: bool
 ) -> DeploymentResponse:
     """Create the deployment of a rotation, or update what differs.
 
     Args:
         before: The existing deployment, if any.
         rotation: The rotation.
-        schedule: When to rotate.
+        schedule: When to rotate; `None` leaves the schedules as they are.
         active: Whether the schedule is active.
 
     Returns:
@@ -95,7 +95,7 @@ async def save_deployment(
         ) from None
 
 
-async def _create(rotation: Rotation, schedule: RRuleSchedule, active: bool) -> None:
+async def _create(rotation: Rotation, schedule: RRuleSchedule | None, active: bool) -> None:
     client, _ = get_or_create_client()
     own = await _own_deployment()
     await client.create_deployment(
@@ -108,7 +108,7 @@ async def _create(rotation: Rotation, schedule: RRuleSchedule, active: bool) -> 
         parameters={"emergency": False, "rotation": rotation.model_dump(mode="json")},
         parameter_openapi_schema=parameter_schema(rotate).model_dump(exclude_unset=True),
         enforce_parameter_schema=True,
-        schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)],
+        schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)] if schedule else [],
         # No concurrency_limit: it would queue an emergency behind other runs. Each rotation has a slot of its own.
         # The same workers, image and environment as the run that creates it.
         work_pool_name=own.work_pool_name if own and own.work_pool_name else WORK_POOL,
@@ -133,17 +133,17 @@ async def _own_deployment() -> DeploymentResponse | None:
     return await client.read_deployment(deployment_id)
 
 
-async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRuleSchedule, active: bool) -> None:
+async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRuleSchedule | None, active: bool) -> None:
     changes: dict[str, Any] = {}
     parameters = {**before.parameters, "rotation": rotation.model_dump(mode="json")}
     if parameters != before.parameters:
         changes["parameters"] = parameters
     own = next((each for each in before.schedules if each.slug == SLUG), None)
-    same = own is not None and _keeps_its_place(own.schedule, schedule)
-    if own is None or not same or own.active != active:
-        # An unchanged timetable keeps its start date, and with it the date of the next run.
-        kept = own.schedule if own is not None and same else schedule
-        changes["schedules"] = [DeploymentScheduleUpdate(slug=SLUG, schedule=kept, active=active)]
+    # An unchanged timetable keeps its start date, and with it the date of the next run.
+    same = own is not None and (schedule is None or _keeps_its_place(own.schedule, schedule))
+    wanted = own.schedule if own is not None and same else schedule
+    if wanted is not None and (own is None or not same or own.active != active):
+        changes["schedules"] = [DeploymentScheduleUpdate(slug=SLUG, schedule=wanted, active=active)]
     if before.global_concurrency_limit is not None:
         # Set by an earlier version; it would queue an emergency behind other runs.
         changes |= {"concurrency_limit": None, "concurrency_options": None}

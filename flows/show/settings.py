@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 from prefect.client.schemas.responses import DeploymentResponse
 
 from blocks.errors import ConfigurationError
+from tasks.model.keys import show_duration
 from tasks.model.rotation import parse_rotation
 from tasks.model.schedules import SLUG
 from tasks.world.deployments import read_timetable
@@ -17,17 +20,19 @@ def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
     """Return the settings of a rotation for a comparison: its fields, its `schedule`, and `auto_rotation`."""
     rotation = deployment.parameters.get("rotation")
     try:
-        settings = parse_rotation(rotation).model_dump(mode="json")
+        settings = parse_rotation(rotation).model_dump()
     except ConfigurationError:
         # The parameter was edited to something invalid; compare it as it is.
         settings = dict(rotation) if isinstance(rotation, Mapping) else {"rotation": rotation}
     own = next((each for each in deployment.schedules if each.slug == SLUG), None)
     timetable = read_timetable(own.schedule) if own else None
-    return {
-        **settings,
-        "schedule": str(timetable) if timetable else None,
-        "auto_rotation": bool(own and own.active and not deployment.paused),
-    }
+    active = bool(own and own.active and not deployment.paused)
+    return settings_of(settings, str(timetable) if timetable else None, active)
+
+
+def settings_of(rotation: Mapping[str, Any], schedule: str | None, active: bool) -> dict[str, Any]:
+    """Return the fields of a rotation, its `schedule` in words, and `auto_rotation`, for a comparison."""
+    return {**rotation, "schedule": schedule, "auto_rotation": active}
 
 
 def change_table(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
@@ -41,6 +46,10 @@ def change_table(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
 def _spelt(value: Any) -> str:
     if value is None or value in ("", []):
         return "none"
+    if isinstance(value, timedelta):
+        return show_duration(value)
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
     return cell(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 

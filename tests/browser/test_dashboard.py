@@ -18,6 +18,7 @@ from prefect.exceptions import ObjectNotFound
 import blocks
 from blocks.vault.auth import TokenAuth
 from flows import check_connections, overview, rotate
+from flows.add_rotation import CORRECT_IT
 from flows.deployments import save_deployment
 from sandbox.server import Fault, running
 from sandbox.stack import free_port
@@ -137,7 +138,7 @@ async def test_the_form_changes_a_rotation_and_shows_the_difference(world: World
     assert run.state_name == "Completed", run.state
     await open_artifact(page, f"add-rotation-{rotation.name}")
     await expect(page.get_by_role("heading", name="Changes")).to_be_visible()
-    await expect(page.get_by_role("row").filter(has_text="key.limit_usd")).to_have_text("key.limit_usd50.080.0")
+    await expect(page.get_by_role("row").filter(has_text="key.limit_usd")).to_have_text("key.limit_usd5080")
     await expect(page.get_by_role("row").filter(has_text="schedule")).to_contain_text("every 7 days at 03:30")
     await expect(page.get_by_text("connection")).to_be_hidden()
     await picture("changed-rotation", 620)
@@ -153,7 +154,7 @@ async def test_a_field_that_is_wrong_is_told_in_one_sentence(world: World, page:
 
     await open_run(page, run.id)
     await page.get_by_role("tab", name="Details").click()
-    told = "time_zone: must be an IANA time zone, such as Europe/Berlin. Nothing was created."
+    told = f"time_zone: must be an IANA time zone, such as Europe/Berlin. Nothing was created. {CORRECT_IT}"
     await expect(page.get_by_text(told, exact=True).first).to_be_visible()
     assert world.openrouter.created == []
     with pytest.raises(ObjectNotFound):

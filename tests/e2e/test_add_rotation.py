@@ -11,16 +11,17 @@ from zoneinfo import ZoneInfo
 import pytest
 from prefect import State, get_client
 from prefect.artifacts import Artifact
-from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.actions import DeploymentScheduleUpdate, DeploymentUpdate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import RRuleSchedule
+from prefect.client.schemas.schedules import CronSchedule, RRuleSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Failed, Pending, Running
 from prefect.utilities.callables import parameter_schema
 
 from flows import add_rotation, deployments, rotate
+from flows.add_rotation import CORRECT_IT
 from flows.show import artifacts
 from sandbox.server import Fault
 from tasks.model.rotation import parse_rotation
@@ -170,7 +171,7 @@ async def test_auto_rotation_may_be_off(world: World) -> None:
         ({"key_name": " "}, "key_name: "),
         ({"limit_usd": -1}, "limit_usd: "),
         ({"limit_reset": "hourly"}, "limit_reset: "),
-        ({"overlap": "48 hours"}, "overlap: "),
+        ({"overlap": "48 bananas"}, "overlap: "),
         ({"rotation_name": "Not A Slug"}, "rotation_name: "),
         ({"destinations": []}, "destinations: "),
         ({"destinations": [{"$ref": "00000000-0000-0000-0000-000000000000"}]}, "destinations: "),
@@ -235,7 +236,8 @@ async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
     changed = await add({**fields, "interval_days": 7})
 
     assert refused.message == (
-        f"destinations: secret/{name} is already a destination of the rotation {name}. Nothing was created."
+        f"destinations: secret/{name} is already a destination of the rotation {name}. Nothing was created. "
+        f"{CORRECT_IT}"
     )
     assert await deployed(taken) is None
     assert changed.is_completed(), changed.message
@@ -252,7 +254,7 @@ async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
 
     assert refused.message == (
         f"destinations: vault-secret/one and vault-secret/another point to the same place, {block.place()}. "
-        "Nothing was created."
+        f"Nothing was created. {CORRECT_IT}"
     )
     assert await deployed(fields["rotation_name"]) is None
 
@@ -303,6 +305,7 @@ def test_the_form_asks_in_the_order_in_which_a_person_thinks() -> None:
         "rotation_name",
         "description",
         "make_key_now",
+        "review_only",
     ]
 
 
@@ -318,7 +321,7 @@ async def test_an_existing_name_changes_that_rotation(world: World) -> None:
         parameters = {"emergency": False, "rotation": {**first.parameters["rotation"], "key": workspace}}
         await client._client.patch(f"/deployments/{first.id}", json={"parameters": parameters, "tags": ["mine"]})
 
-    state = await add({**fields, "interval_days": 7, "limit_usd": None, "limit_reset": "none"})
+    state = await add({**fields, "interval_days": 7, "limit_usd": "no limit", "limit_reset": "unchanged"})
 
     changed = await deployed(name)
     assert state.is_completed(), state.message
@@ -328,9 +331,87 @@ async def test_an_existing_name_changes_that_rotation(world: World) -> None:
     assert changed.parameters["rotation"]["key"]["limit_usd"] is None
     assert [str(read_timetable(each.schedule)) for each in changed.schedules] == ["every 7 days at 03:30 Europe/Berlin"]
     table = await shown(name)
-    assert "| key.limit_usd | 50.0 | none |" in table
+    assert "| key.limit_usd | 50 | none |" in table
     assert "| schedule | every 30 days at 03:30 Europe/Berlin | every 7 days at 03:30 Europe/Berlin |" in table
     assert "workspace" not in table
+
+
+async def test_a_field_left_empty_keeps_its_value(world: World) -> None:
+    """A person who changes one thing names the rotation and that thing, and nothing else."""
+    fields = await form(world)
+    name = fields["rotation_name"]
+    await add(fields)
+    before = await deployed(name)
+
+    state = await add({"rotation_name": name, "overlap": "7d", "make_key_now": False})
+
+    after = await deployed(name)
+    assert state.is_completed(), state.message
+    assert before is not None
+    assert after is not None
+    assert after.parameters["rotation"] == {**before.parameters["rotation"], "overlap": "P7D"}
+    assert after.schedules == before.schedules
+    table = (await shown(name)).partition("## Changes")[2]
+    assert "| overlap | 1 day | 7 days |" in table
+    assert table.count("\n| ") == 3
+
+
+async def test_a_schedule_that_the_form_cannot_say_is_left_as_it_is(world: World) -> None:
+    """A rotation by cron keeps its schedule when something else is changed; a part of another needs all of it."""
+    fields = await form(world)
+    name = fields["rotation_name"]
+    await add(fields)
+    made = await deployed(name)
+    assert made is not None
+    async with get_client() as client:
+        cron = DeploymentScheduleUpdate(slug="auto-rotation", schedule=CronSchedule(cron="0 4 * * 1"), active=True)
+        await client.update_deployment(made.id, DeploymentUpdate(schedules=[cron]))
+
+    changed = await add({"rotation_name": name, "overlap": "7d", "make_key_now": False})
+    refused = await add({"rotation_name": name, "interval_days": 7, "make_key_now": False})
+
+    after = await deployed(name)
+    assert changed.is_completed(), changed.message
+    assert "its schedule is as before" in str(changed.message)
+    assert after is not None
+    assert [str(getattr(each.schedule, "cron", "")) for each in after.schedules] == ["0 4 * * 1"]
+    assert str(refused.message).startswith("rotate_at, time_zone, interval_days: fill in all three")
+
+
+async def test_everything_that_is_wrong_is_told_at_once(world: World) -> None:
+    """One run of the form names every wrong field, and the way back into the form."""
+    fields = await form(world, rotate_at="noon", time_zone="Berlin", overlap="a day", key_name="", limit_reset="hourly")
+
+    state = await add(fields)
+
+    assert state.message == (
+        "rotate_at: must be a local time in 24-hour format, such as 03:30. "
+        "time_zone: must be an IANA time zone, such as Europe/Berlin. "
+        "key_name: is required. limit_reset: must be none, daily, weekly or monthly. "
+        f"overlap: must be a duration, such as 24h, 7d or PT24H. Nothing was created. {CORRECT_IT}"
+    )
+    assert await deployed(fields["rotation_name"]) is None
+
+
+async def test_a_review_shows_old_and_new_and_changes_nothing(world: World) -> None:
+    """Before it is done, a person sees what would be added, and what would be changed."""
+    fields = await form(world)
+    name = fields["rotation_name"]
+    added = await add({**fields, "review_only": True})
+    nothing = await deployed(name)
+    new = await shown(name)
+    await add(fields)
+    before = await deployed(name)
+
+    changed = await add({"rotation_name": name, "interval_days": 7, "review_only": True})
+
+    assert nothing is None
+    assert added.is_completed(), added.message
+    assert "| key.limit_usd | none | 50 |" in new
+    assert changed.is_completed(), changed.message
+    assert await deployed(name) == before
+    old = "every 30 days at 03:30 Europe/Berlin"
+    assert f"| schedule | {old} | every 7 days at 03:30 Europe/Berlin |" in await shown(name)
 
 
 async def test_the_same_form_again_changes_nothing(world: World) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 
 import blocks
 import flows
+from flows.forms import given
 
 Schema = dict[str, Any]
 
@@ -87,7 +89,40 @@ def test_the_form_of_add_rotation_is_labelled_as_a_wizard() -> None:
         "Rotation name",
         "Description",
         "Make the first key now",
+        "Review only",
     ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rotation_name", "Not A Slug"),
+        ("rotation_name", "a" * 61),
+        ("rotate_at", "half past three"),
+        ("interval_days", 0),
+        ("limit_usd", -1),
+        ("limit_reset", "hourly"),
+        ("overlap", "48 bananas"),
+        ("other_destinations", ["secret"]),
+        ("overwrite", ["not a block"]),
+        ("auto_rotation", "false"),
+    ],
+)
+def test_prefect_refuses_before_submit_what_its_schema_can_say(field: str, value: object) -> None:
+    """The dashboard asks Prefect for these errors and shows them at the field."""
+    wrong = validate({"rotation_name": "checkout", field: value}, FORMS["add-rotation"])
+
+    assert [next(iter(error.path)) for error in wrong] == [field]
+
+
+def test_a_form_that_names_only_the_rotation_may_be_submitted() -> None:
+    """What the dashboard sends for fields that were left alone is accepted."""
+    left_alone = {
+        name: each["default"] for name, each in FORMS["add-rotation"]["properties"].items() if "default" in each
+    }
+
+    assert validate({**left_alone, "rotation_name": "checkout"}, FORMS["add-rotation"]) == []
+    assert set(given(left_alone)) == {"make_key_now", "review_only"}
 
 
 @pytest.mark.parametrize("name", [flow.name for flow in FLOWS])
