@@ -29,6 +29,12 @@ from sandbox.stack import Stack
 ROTATION = "example"
 ROTATIONS = 3
 OVERLAP_SECONDS = 6
+MEANING = (
+    "superseded: every destination holds a newer key; this one stays valid for consumers that cached it.",
+    f"overlap: how long a superseded key stays valid; {OVERLAP_SECONDS} seconds here, one day by default.",
+    "Next: run `make up`, and follow docs/tutorial/first-rotation.md.",
+)
+"""What the messages of the runs mean, and where to go on."""
 CACHE_SECONDS = 1.0
 """How long the consumer caches the key; the overlap must be longer."""
 REQUESTS_PER_SECOND = 20
@@ -142,6 +148,8 @@ def show(console: Console, openrouter: OpenRouterSandbox, consumer: Consumer, se
     table.add_row("seconds", f"{seconds:.0f}")
     console.print(table)
     console.print("[green]No request was lost.[/]" if good else "[red]Something went wrong; see above.[/]")
+    for line in MEANING:
+        console.print(line)
     return good
 
 
@@ -172,7 +180,7 @@ def main() -> int:
         asyncio.run(prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), f"{base_url}/api/v1"))
         stack.start_worker()
         stack.cli("deploy", "--all", "--no-prompt")
-        console.print(f"Dashboard: {stack.url} · connection {CONNECTION} · destination secret/{SECRET}")
+        console.print(f"Dashboard: {stack.ui_url} · connection {CONNECTION} · destination secret/{SECRET}")
         consumer = asyncio.run(story(console, openrouter, f"{base_url}/api/v1"))
     return 0 if show(console, openrouter, consumer, time.monotonic() - begun) else 1
 
