@@ -62,9 +62,12 @@ def main() -> None:
         stack.start_worker()
         with stack.as_client():
             pages = asyncio.run(first_pages(stack.ui_url))
-        console.print(f"Dashboard: [bold]{stack.url}[/]   (Ctrl-C stops everything)")
+        console.print(f"Dashboard: [bold]{stack.ui_url}[/]   (Ctrl-C stops everything)")
         console.print(f"Connection [bold]{CONNECTION}[/]: {'the real OpenRouter' if real else 'a local stand-in'}")
-        console.print(f"For another terminal: export PREFECT_API_URL={stack.url}/api", soft_wrap=True)
+        console.print(
+            f"For another terminal: export PREFECT_API_URL={stack.url}/api PREFECT_UI_URL={stack.ui_url}",
+            soft_wrap=True,
+        )
         for what, address in pages.items():
             console.print(f"{what}: {address}", soft_wrap=True)
         console.print(f"Or run the example, rotate/example; the key is in secret/{SECRET}.", soft_wrap=True)

@@ -20,7 +20,7 @@ from tests.e2e.conftest import apart
 pytestmark = apart
 START, *COMMANDS = pages.read("tutorial/first-rotation.md")
 START_SECONDS = 120
-DASHBOARD = re.compile(r"Dashboard: (http://\S+)")
+DASHBOARD = re.compile(r"Dashboard: (http://\S+)/v2 ")
 
 
 @pytest.fixture
@@ -55,5 +55,6 @@ def test_the_tutorial_works(up: Path, tmp_path: Path) -> None:
     assert START.text == "make up\n"
     assert pages.prints(after_start.replace("http://127.0.0.1:4200", address[1]), up.read_text())
     assert [promised for promised, _ in promises] == after_commands
-    for promised, printed in promises:
+    for text, printed in promises:
+        promised = text.replace("http://127.0.0.1:4200", address[1])
         assert pages.prints(promised, printed), f"promised:\n{promised}\nprinted:\n{printed}"
