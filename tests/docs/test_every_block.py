@@ -37,6 +37,7 @@ FOLLOWED = {
     "how-to/read-the-key.md": "test_reading_the_key_from_an_application",
     "how-to/remove-rotation.md": "test_what_is_done_with_a_rotation",
     "how-to/restore-key.md": "test_what_is_done_with_a_rotation",
+    "how-to/rotate.md": "test_what_is_done_with_a_rotation",
     "how-to/vault.md": "test_vault",
     "how-to/write-off.md": "test_writing_a_key_off",
     "reference/blocks.md": "test_the_commands_of_the_reference",

@@ -167,7 +167,7 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
     await save_deployment(await read_deployment("example"), rotation, EVERY_MONTH, active=False)
     for _ in range(2):
         assert (await rotate(rotation, return_state=True)).is_completed()
-    names = ("audit", "change-rotation", "restore-key", "emergency", "remove-rotation")
+    names = ("audit", "change-rotation", "restore-key", "rotate", "emergency", "remove-rotation")
     page = [block for name in names for block in pages.read(f"how-to/{name}.md")]
     here = {"connection=openrouter": f"connection={rotation.connection}", "rotate/checkout": "rotate/example"}
 
