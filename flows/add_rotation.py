@@ -114,7 +114,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         rotate_at: Local time of the rotation, in 24-hour format, such as 03:30. Empty means 03:30 for a new rotation.
         time_zone: IANA time zone of that time, such as Europe/Berlin. Empty means UTC for a new rotation.
         interval_days: Days between two rotations. None means 30 for a new rotation.
-        key_name: The key's name at OpenRouter. The date and a rotation marker are added. Required for a new rotation.
+        key_name: The key's name at OpenRouter, between a rotation marker and the date. Required for a new rotation.
         limit_usd: Spending limit of the key in US dollars, or "no limit". None means no limit for a new rotation.
         limit_reset: How often the spent amount is reset to zero (UTC). Unchanged means none for a new rotation.
         include_byok_in_limit: Count spending on your own provider keys (BYOK). Unchanged means false when new.

@@ -97,13 +97,13 @@ def check_order(connection: object, older_than_days: object, repair: object) -> 
     """
     if connection != "" and not (isinstance(connection, str) and is_slug(connection)):
         raise ConfigurationError(
-            "connection: it must be the name of an openrouter-credentials block, or empty for all that are in use."
+            "connection: must be the name of an openrouter-credentials block, or empty for all that are in use."
         )
     is_number = isinstance(older_than_days, int) and not isinstance(older_than_days, bool)
     if not is_number or not 0 <= int(str(older_than_days)) <= MAX_OLDER_THAN_DAYS:
-        raise ConfigurationError(f"older_than_days: it must be a whole number from 0 to {MAX_OLDER_THAN_DAYS}.")
+        raise ConfigurationError(f"older_than_days: must be a whole number from 0 to {MAX_OLDER_THAN_DAYS}.")
     if not isinstance(repair, bool):
-        raise ConfigurationError("repair: it must be true or false.")
+        raise ConfigurationError("repair: must be true or false.")
     return timedelta(days=int(str(older_than_days)))
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import State
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
+from flows.forms import label
 from flows.runs import conclude
 from flows.show.artifacts import show_table
 from flows.show.overview import refresh_overview
 from tasks.model.keys import show_time
 from tasks.model.management_keys import InUse
-from tasks.model.rotation import parse_rotation
-from tasks.world.checks import Outcome, check_connection, check_destination
+from tasks.model.rotation import BLOCK_PATTERN, parse_rotation
+from tasks.world.checks import check_block
 from tasks.world.connections import CONNECTION_TYPE
 from tasks.world.inventory import read_deployments
 from tasks.world.management_keys import forget_others
@@ -72,15 +74,21 @@ class Checked:
 
 
 @secret_flow("check-connections")
-async def check_connections() -> State[None]:
-    """Check every connection and destination that a rotation uses, and report the ones that do not work.
+async def check_connections(block: Annotated[str, label("Block", pattern=f"^$|{BLOCK_PATTERN}")] = "") -> State[None]:
+    """Check every connection and destination that a rotation uses, or one block, and report what does not work.
 
-    No key and no secret is changed. The overview of all rotations is refreshed.
+    No key and no secret is changed. The overview of all rotations is refreshed, unless it is one block.
+
+    Args:
+        block: The block to check alone, such as vault-secret/my-app. Empty checks every one that a rotation uses.
 
     Returns:
         The final state: Failed if something does not work; its message has one sentence for each.
     """
     async with conclude() as conclusion:
+        if block:
+            conclusion.succeeded(await _check_alone(block))
+            return conclusion.state
         used, unreadable = in_use(await read_deployments())
         at_once = asyncio.Semaphore(AT_ONCE)
         checked = apart(await asyncio.gather(*(_checked(name, by, at_once) for name, by in used.items())))
@@ -92,6 +100,19 @@ async def check_connections() -> State[None]:
         await refresh_overview(now)
         conclusion.succeeded(verdict(checked, now, await slot_warnings()))
     return conclusion.state
+
+
+async def _check_alone(name: object) -> str:
+    """Check one block, which need not be in use, and return what works."""
+    if not isinstance(name, str) or not re.fullmatch(BLOCK_PATTERN, name):
+        raise ConfigurationError("block: must be <block type slug>/<block name>, such as vault-secret/my-app.")
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            outcome = await check_block(name, "block")
+    except TimeoutError:
+        raise DestinationError(f"block: {name} gave no answer within {TIMEOUT_SECONDS:.0f} seconds.") from None
+    ends = f" Its login expires at {show_time(outcome.ends)}." if outcome.ends else ""
+    return f"{name} works: {outcome.sentence}{ends}"
 
 
 def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]], list[Checked]]:
@@ -116,7 +137,7 @@ async def _checked(name: str, used_by: tuple[str, ...], at_once: asyncio.Semapho
         outcome = None
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                outcome = await _check(name)
+                outcome = await check_block(name, "connection" if name.startswith(CONNECTION_TYPE) else "destination")
         except KeyRotationError as error:
             why = str(error)
         except TimeoutError:
@@ -125,13 +146,6 @@ async def _checked(name: str, used_by: tuple[str, ...], at_once: asyncio.Semapho
         if outcome is None:
             return Checked(name, used_by, works=False, why=why, seconds=seconds)
         return Checked(name, used_by, True, outcome.sentence, seconds, outcome.ends, outcome.place, outcome.in_use)
-
-
-async def _check(name: str) -> Outcome:
-    kind, _, block = name.partition("/")
-    if kind == CONNECTION_TYPE:
-        return await check_connection(block, "connection")
-    return await check_destination(name, "destination")
 
 
 def apart(checked: list[Checked]) -> list[Checked]:
@@ -172,5 +186,6 @@ def verdict(checked: list[Checked], now: datetime, warnings: Sequence[str] = ())
     broken = [each for each in checked if not each.works]
     if broken:
         details = [f"{each.name} (used by {', '.join(each.used_by)}): {each.why}" for each in broken]
-        raise DestinationError(" ".join([f"{len(broken)} of {len(checked)} do not work.", *details, *said]))
+        count = f"{len(broken)} of {len(checked)} connections and destinations do not work."
+        raise DestinationError(" ".join([count, *details, *said]))
     return " ".join([f"All {len(checked)} connections and destinations work.", *said])

@@ -53,7 +53,10 @@ class InfisicalCredentials(CredentialsBlock):
     _documentation_url: ClassVar[HttpUrl] = HttpUrl(
         "https://infisical.com/docs/documentation/platform/identities/universal-auth"
     )
-    _description: ClassVar[str] = "A connection to Infisical: a machine identity with universal auth."
+    _description: ClassVar[str] = (
+        "A connection to Infisical: a machine identity with universal auth."
+        " To try a saved one, run check-connections with its name."
+    )
 
     host: str = Field(
         default=INFISICAL_URL, title="Host", description="Infisical's base URL: its cloud, or your own instance."

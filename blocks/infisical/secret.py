@@ -50,7 +50,10 @@ class InfisicalSecret(DestinationBlock):
     _documentation_url: ClassVar[HttpUrl] = HttpUrl(
         "https://infisical.com/docs/documentation/platform/secrets-mgmt/project"
     )
-    _description: ClassVar[str] = "One secret in a project, environment and folder of Infisical."
+    _description: ClassVar[str] = (
+        "One secret in a project, environment and folder of Infisical."
+        " To try a saved one, run check-connections with its name."
+    )
 
     credentials: InfisicalCredentials = Field(title="Credentials", description="The connection to Infisical.")
     project_id: str = Field(title="Project ID", description="The project's id, as shown in its settings.")

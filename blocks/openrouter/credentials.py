@@ -46,6 +46,7 @@ class OpenRouterCredentials(CredentialsBlock):
     )
     _description: ClassVar[str] = (
         "A connection to OpenRouter: a management key, which can create and delete API keys but not call models."
+        " To try a saved one, run check-connections with its name."
     )
 
     management_key: SecretStr = Field(

@@ -65,6 +65,7 @@ class VaultCredentials(CredentialsBlock):
     _documentation_url: ClassVar[HttpUrl] = HttpUrl("https://developer.hashicorp.com/vault/docs/auth")
     _description: ClassVar[str] = (
         "A login to HashiCorp Vault, with a token, AppRole, a Kubernetes service account or a JWT."
+        " To try a saved one, run check-connections with its name."
     )
 
     url: str = Field(

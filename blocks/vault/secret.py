@@ -81,7 +81,10 @@ class VaultSecret(DestinationBlock):
     _block_type_slug: ClassVar[str] = "vault-secret"
     _logo_url: ClassVar[HttpUrl] = HttpUrl("https://github.com/hashicorp.png")
     _documentation_url: ClassVar[HttpUrl] = HttpUrl("https://developer.hashicorp.com/vault/docs/secrets/kv/kv-v2")
-    _description: ClassVar[str] = "One field of a secret in HashiCorp Vault's KV version 2 engine."
+    _description: ClassVar[str] = (
+        "One field of a secret in HashiCorp Vault's KV version 2 engine."
+        " To try a saved one, run check-connections with its name."
+    )
 
     credentials: VaultCredentials = Field(title="Credentials", description="The login to Vault.")
     mount: Mount = Field(default="secret", title="Mount", description="The mount path of the KV version 2 engine.")

@@ -46,8 +46,10 @@ EXPIRY_MARGIN = timedelta(days=1)
 _WORDS = "[a-z0-9]+(-[a-z0-9]+)*"
 NAME_PATTERN = f"^{_WORDS}$"
 """The name of a rotation or of a block; a regular expression of JSON Schema."""
-DESTINATION_SCHEMA: dict[str, JsonValue] = {"type": "string", "pattern": f"^{_WORDS}/{_WORDS}$"}
-"""What a form accepts as a destination, `<block type slug>/<block name>`, before it is submitted."""
+BLOCK_PATTERN = f"^{_WORDS}/{_WORDS}$"
+"""`<block type slug>/<block name>`; a regular expression of JSON Schema."""
+DESTINATION_SCHEMA: dict[str, JsonValue] = {"type": "string", "pattern": BLOCK_PATTERN}
+"""What a form accepts as a destination before it is submitted."""
 
 _SLUG = re.compile(_WORDS)
 _HASH = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -63,13 +65,13 @@ def is_slug(value: str) -> bool:
 def _slug(value: str, what: str) -> str:
     if not is_slug(value):
         raise ValueError(
-            f"{what} must be 1 to {MAX_ROTATION_NAME} lowercase letters and digits, in words joined by single dashes"
+            f"{what}must be 1 to {MAX_ROTATION_NAME} lowercase letters and digits, in words joined by single dashes"
         )
     return value
 
 
 def _block_name(value: str) -> str:
-    return _slug(value, "the name of a block")
+    return _slug(value, "the name of a block ")
 
 
 def _identifier(value: str | None) -> str | None:
@@ -106,7 +108,7 @@ class KeySettings(BaseModel):
 
     name: str = Field(
         title="Key name",
-        description="The key's name at OpenRouter. The date and a rotation marker are appended.",
+        description="The key's name at OpenRouter; a rotation marker goes before it, and the date after it.",
         json_schema_extra={"pattern": r"\S"},
     )
     limit_usd: Usd | None = Field(
@@ -272,7 +274,7 @@ class Rotation(BaseModel):
     @field_validator("name")
     @classmethod
     def _name_is_slug(cls, value: str) -> str:
-        return _slug(value, "it")
+        return _slug(value, "")
 
     @field_validator("connection")
     @classmethod
@@ -353,7 +355,7 @@ def check_switch(field: str, value: object) -> None:
         ConfigurationError: One sentence that names the field.
     """
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{field}: it must be true or false. Nothing was changed.")
+        raise ConfigurationError(f"{field}: must be true or false. Nothing was changed.")
 
 
 def parse_rotation(value: Any) -> Rotation:

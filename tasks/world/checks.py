@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from prefect.blocks.core import Block
+
+from blocks import InfisicalCredentials, VaultCredentials
 from blocks.errors import KeyRotationError
 from blocks.openrouter.client import OpenRouterClient
 from tasks.model.management_keys import InUse
-from tasks.world.connections import load_connection
+from tasks.world.connections import CONNECTION_TYPE, load_connection
 from tasks.world.destinations import open_destination
 from tasks.world.management_keys import remember_use
 from tasks.world.optional import Part, if_available
+from tasks.world.stored_blocks import NOTHING, load_block
 
 
 class Outcome(NamedTuple):
@@ -66,12 +70,13 @@ def _enumerated(parts: Sequence[Part]) -> str:
     return ", ".join(parts) or "nothing else"
 
 
-async def check_destination(name: str, field: str) -> Outcome:
+async def check_destination(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
     """Prove that a destination works right now.
 
     Args:
         name: The block's type slug and name.
         field: The field that names it, for the message.
+        loaded: The blocks that are loaded already.
 
     Returns:
         What works, the place, and when the login ends.
@@ -79,8 +84,31 @@ async def check_destination(name: str, field: str) -> Outcome:
     Raises:
         KeyRotationError: One sentence that says what is wrong.
     """
-    async with aclosing(await open_destination(name, field)) as destination:
+    async with aclosing(await open_destination(name, field, loaded=loaded)) as destination:
         return Outcome(await destination.check(), await _if_told(destination.login_ends()), destination.place())
+
+
+async def check_block(name: str, field: str) -> Outcome:
+    """Prove that a block works right now: a connection, a login, or a destination.
+
+    Args:
+        name: The block's type slug and name.
+        field: The field that names it, for the message.
+
+    Returns:
+        What works, the place of a destination, and when the login ends.
+
+    Raises:
+        KeyRotationError: One sentence that says what is wrong.
+    """
+    kind, _, block = name.partition("/")
+    if kind == CONNECTION_TYPE:
+        return await check_connection(block, field)
+    login = await load_block(name, field)
+    if not isinstance(login, VaultCredentials | InfisicalCredentials):
+        return await check_destination(name, field, {name: login})
+    async with aclosing(login):
+        return Outcome(await login.check(), None)
 
 
 async def _if_told(look_up: Awaitable[datetime | None]) -> datetime | None:

@@ -34,7 +34,7 @@ def test_the_create_form_explains_itself(block: type[Block]) -> None:
     """Slug, logo and description are set, and every field has a title."""
     assert block.get_block_type_slug() == SLUGS[block.__name__]
     assert str(block._logo_url).startswith("https://")
-    assert block._description
+    assert str(block._description).endswith("To try a saved one, run check-connections with its name.")
     assert all(field.title for field in block.model_fields.values())
 
 

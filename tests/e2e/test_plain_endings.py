@@ -103,7 +103,7 @@ async def test_a_switch_that_is_neither_on_nor_off_changes_nothing(world: World,
 
     state = await rotate(rotation, return_state=True, **{field: "false"})
 
-    assert str(state.message) == f"{field}: it must be true or false. Nothing was changed."
+    assert str(state.message) == f"{field}: must be true or false. Nothing was changed."
     assert world.openrouter.created == []
 
 

@@ -89,7 +89,7 @@ def test_everything_that_is_wrong_is_told_at_once_in_our_own_words() -> None:
         parse_rotation(filled_in(**wrong))
 
     assert str(refused.value) == (
-        "rotation.name: it must be 1 to 60 lowercase letters and digits, in words joined by single dashes. "
+        "rotation.name: must be 1 to 60 lowercase letters and digits, in words joined by single dashes. "
         "rotation.key.limit_usd: must be an amount in US dollars, not negative, with at most 6 decimals. "
         "rotation.key.limit_reset: must be none, daily, weekly or monthly. "
         "rotation.overlap: must be a duration, such as 24h, 7d or PT24H. "

@@ -1,0 +1,51 @@
+"""Trying one block, as after it was saved, against a real Prefect server."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.artifacts import Artifact
+
+import blocks
+from blocks.vault.auth import TokenAuth
+from flows import check_connections
+from sandbox.server import Fault
+from sandbox.vault_tokens import ROOT_TOKEN
+from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+
+
+async def test_a_block_that_no_rotation_uses_can_be_tried(world: World) -> None:
+    """A connection, a login and a destination each say that they work; the daily check's artifact stays as it is."""
+    await world.connect(world.openrouter_url)
+    login = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
+    await login.asave("just-saved", overwrite=True)
+    await blocks.VaultSecret(credentials=login, path="apps/just-saved").asave("just-saved", overwrite=True)
+    before = await Artifact.aget("connections")
+    names = [f"openrouter-credentials/{world.connection}", "vault-credentials/just-saved", "vault-secret/just-saved"]
+
+    states = [await check_connections(block=name, return_state=True) for name in names]
+
+    assert [state.is_completed() for state in states] == [True, True, True], states
+    assert [str(state.message).startswith(f"{name} works: ") for state, name in zip(states, names, strict=True)] == [
+        True
+    ] * 3
+    assert await Artifact.aget("connections") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("vault-secret/just-saved", "Vault at"),
+        ("vault-secret/unknown", "block: "),
+        ("no block", "block: must be <block type slug>/<block name>"),
+    ],
+)
+async def test_a_block_that_does_not_work_says_why(world: World, name: str, sentence: str) -> None:
+    """One sentence about that block alone."""
+    login = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
+    await blocks.VaultSecret(credentials=login, path="apps/just-saved").asave("just-saved", overwrite=True)
+    world.vault_app.state.faults.add(Fault(status=403, body='{"errors":["permission denied"]}'))
+
+    state = await check_connections(block=name, return_state=True)
+
+    assert state.is_failed()
+    assert sentence in str(state.message)
