@@ -10,6 +10,7 @@ import functools
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ COMMAND = re.compile(r"^([a-z]+):.*## (.*)$", re.MULTILINE)
 SECTION = re.compile(r"^# --- (.*) ---$")
 WORDS = {"str": "text", "SecretStr": "secret", "float": "number", "Decimal": "number", "timedelta": "duration"}
 """The name of a type where a person writes its values, in YAML or in a form."""
+DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DRAWINGS = CHECKOUT / "docs" / "images" / "diagrams"
+"""The pictures of the diagrams, which a reader sees without a network; `tests/browser/test_diagrams.py` draws them."""
 PLACEHOLDER = re.compile(r"^\{\{ (\w+)((?: [\w.]+)*) \}\}$", re.MULTILINE)
 
 
@@ -194,22 +198,36 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def drawing(text: str) -> Path:
+    """Return the picture of a diagram; a changed diagram has another name, and no picture until it is drawn.
+
+    Args:
+        text: What mermaid draws.
+    """
+    return DRAWINGS / f"{sha256(text.strip().encode()).hexdigest()[:12]}.svg"
+
+
 PARTS: dict[str, Callable[..., str]] = {
     part.__name__: part for part in (commands, fields, findings, flows, settings, states)
 }
 
 
-def on_page_markdown(markdown: str, **_context: Any) -> str:
-    """Replace each placeholder of a page by its part; MkDocs calls this for each page.
+def on_page_markdown(markdown: str, page: Any = None, **_context: Any) -> str:
+    """Replace each placeholder of a page by its part, and each diagram by its picture; MkDocs calls this for each page.
 
     Args:
         markdown: The page.
+        page: The page's place, as MkDocs knows it.
         **_context: Other arguments of the MkDocs event.
 
     Returns:
-        The page with its parts.
+        The page with its parts and pictures.
 
     Raises:
         KeyError: A part does not exist.
     """
-    return PLACEHOLDER.sub(lambda found: PARTS[found[1]](*found[2].split()), markdown)
+    up = "../" * page.file.src_uri.count("/") if page else ""
+    pictures = DIAGRAM.sub(
+        lambda found: f"![Diagram]({up}{drawing(found[1]).relative_to(CHECKOUT / 'docs')}){{ .diagram }}", markdown
+    )
+    return PLACEHOLDER.sub(lambda found: PARTS[found[1]](*found[2].split()), pictures)

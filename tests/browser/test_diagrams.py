@@ -1,0 +1,54 @@
+"""The diagrams of the documentation, drawn ahead, so that a reader needs neither a network nor JavaScript.
+
+To draw them: `npm pack mermaid`, unpack it, and run this file with `--take-pictures` and with `MERMAID` in the
+environment, the path of its `dist/mermaid.min.js`.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import async_playwright
+
+from sandbox.stack import CHECKOUT
+from tests.browser.conftest import CHROMIUM, QUIET
+
+GENERATED: dict[str, Any] = runpy.run_path(str(CHECKOUT / "docs" / "hooks" / "generated.py"))
+DIAGRAMS = sorted(
+    {text for page in (CHECKOUT / "docs").rglob("*.md") for text in GENERATED["DIAGRAM"].findall(page.read_text())}
+)
+DRAW = """async text => {
+  // Labels of SVG alone: what HTML is inside of a picture, not every browser shows.
+  mermaid.initialize({startOnLoad: false, htmlLabels: false, flowchart: {htmlLabels: false}});
+  return (await mermaid.render("diagram", text)).svg;
+}"""
+
+
+async def draw() -> None:
+    """Draw every diagram, and delete the pictures of former ones."""
+    for old in GENERATED["DRAWINGS"].glob("*.svg"):
+        old.unlink()
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = await browser.new_page()
+        await page.add_script_tag(path=os.environ["MERMAID"])
+        for text in DIAGRAMS:
+            picture: Path = GENERATED["drawing"](text)
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            picture.write_text(await page.evaluate(DRAW, text) + "\n")
+        await browser.close()
+
+
+async def test_every_diagram_has_its_picture(request: pytest.FixtureRequest) -> None:
+    """A diagram that was changed has another name, and no picture until it is drawn again; none is left over."""
+    if request.config.getoption("--take-pictures"):
+        await draw()
+
+    assert DIAGRAMS
+    drawn = sorted(GENERATED["DRAWINGS"].glob("*.svg"))
+    assert drawn == sorted(GENERATED["drawing"](text) for text in DIAGRAMS)
+    assert all("foreignObject" not in picture.read_text() for picture in drawn)
