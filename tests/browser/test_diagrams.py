@@ -6,6 +6,7 @@ environment, the path of its `dist/mermaid.min.js`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import runpy
 from pathlib import Path
@@ -28,25 +29,31 @@ DRAW = """async text => {
 }"""
 
 
-async def draw() -> None:
-    """Draw every diagram, and delete the pictures of former ones."""
-    for old in GENERATED["DRAWINGS"].glob("*.svg"):
-        old.unlink()
+async def draw() -> dict[str, str]:
+    """Return every diagram's picture."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = await browser.new_page()
         await page.add_script_tag(path=os.environ["MERMAID"])
-        for text in DIAGRAMS:
-            picture: Path = GENERATED["drawing"](text)
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            picture.write_text(await page.evaluate(DRAW, text) + "\n")
+        drawn = {text: await page.evaluate(DRAW, text) for text in DIAGRAMS}
         await browser.close()
+    return drawn
 
 
-async def test_every_diagram_has_its_picture(request: pytest.FixtureRequest) -> None:
+def keep(pictures: dict[str, str]) -> None:
+    """Replace the pictures of the documentation."""
+    directory: Path = GENERATED["DRAWINGS"]
+    directory.mkdir(parents=True, exist_ok=True)
+    for former in directory.glob("*.svg"):
+        former.unlink()
+    for text, picture in pictures.items():
+        GENERATED["drawing"](text).write_text(picture + "\n")
+
+
+def test_every_diagram_has_its_picture(request: pytest.FixtureRequest) -> None:
     """A diagram that was changed has another name, and no picture until it is drawn again; none is left over."""
     if request.config.getoption("--take-pictures"):
-        await draw()
+        keep(asyncio.run(draw()))
 
     assert DIAGRAMS
     drawn = sorted(GENERATED["DRAWINGS"].glob("*.svg"))
