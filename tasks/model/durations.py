@@ -6,20 +6,12 @@ import re
 from datetime import timedelta
 from typing import Any
 
-_UNITS = {
-    "weeks": "w(?:eeks?)?",
-    "days": "d(?:ays?)?",
-    "hours": "h(?:ours?)?",
-    "minutes": "m(?:in(?:utes?)?)?",
-    "seconds": "s(?:ec(?:onds?)?)?",
-}
+_UNITS = {"weeks": "w", "days": "d", "hours": "h", "minutes": "m(?:in)?", "seconds": "s"}
 # At most six digits: whatever is written, the sum can be computed.
-_PLAIN = r"\s*".join(f"(?:({{}}[0-9]{{{{1,6}}}})\\s*{unit})?" for unit in _UNITS.values())
-_READ = re.compile(_PLAIN.format(*(f"?P<{name}>" for name in _UNITS)))
-_ISO = r"P(?=[0-9T])(?:[0-9]+[YMWD])*(?:T(?:[0-9.]+[HMS])+)?"
+_READ = re.compile(" ?".join(f"(?:(?P<{name}>[0-9]{{1,6}}) ?{unit})?" for name, unit in _UNITS.items()))
 
-PATTERN = rf"^\s*(?:{_ISO}|(?=[0-9]){_PLAIN.format(*['?:'] * len(_UNITS))})\s*$"
-"""What a form accepts as a duration before it is submitted; a regular expression of JSON Schema."""
+PATTERN = "^([0-9]{1,6} ?(w|d|h|min|m|s) ?)+$|^P[0-9A-Z.]+$"
+"""What a form accepts as a duration; a regular expression of JSON Schema, short because the dashboard shows it."""
 EXPECTED = "must be a duration, such as 24h, 7d or PT24H"
 
 

@@ -83,7 +83,7 @@ async def fill_in(
     await field(page, "Connection").get_by_role("tab", name="OpenRouterCredentials").click()
     await pick(page, field(page, "Connection"), CONNECTION)
     await field(page, "Time zone").get_by_role("textbox").fill(time_zone)
-    await field(page, "Interval in days").get_by_role("tab", name="integer").click()
+    await field(page, "Interval in days").get_by_role("tab", name="int").click()
     await field(page, "Interval in days").get_by_role("spinbutton").fill(str(days))
     await field(page, "Key name").get_by_role("textbox").fill(f"{rotation} service")
     await field(page, "Limit (USD)").get_by_role("tab", name="float").click()
