@@ -92,6 +92,10 @@ async def test_a_new_block_is_made_in_its_form(world: World, page: Page, picture
     await expect(page.get_by_text("A login to HashiCorp Vault")).to_be_visible()
     await page.get_by_label("Name", exact=True).fill("vault")
     await page.get_by_label("URL", exact=True).fill(world.vault_url)
+    await page.get_by_role("tab", name="AppRole").click()
+    await expect(page.get_by_label("Secret ID")).to_be_visible()
+    await picture("new-login", 1500)
+    await page.get_by_role("tab", name="Token").click()
     await page.get_by_label("Token", exact=True).last.fill(ROOT_TOKEN)
     await save(page, "vault-credentials/vault")
 
@@ -116,7 +120,7 @@ async def test_a_person_fills_the_form_in_and_a_key_is_there(world: World, page:
     """From the form to a working key at the destination, without a line of YAML."""
     await place(world, "checkout")
     await fill_in(page, "checkout")
-    await picture("add-rotation", 2200)
+    await picture("add-rotation", 2700)
 
     run = await submit(page, "add-rotation/add-rotation")
 
