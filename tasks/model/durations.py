@@ -10,8 +10,11 @@ _UNITS = {"weeks": "w", "days": "d", "hours": "h", "minutes": "m(?:in)?", "secon
 # At most six digits: whatever is written, the sum can be computed.
 _READ = re.compile(" ?".join(f"(?:(?P<{name}>[0-9]{{1,6}}) ?{unit})?" for name, unit in _UNITS.items()))
 
-PATTERN = "^([0-9]{1,6} ?(w|d|h|min|m|s) ?)+$|^P[0-9A-Z.]+$"
-"""What a form accepts as a duration; a regular expression of JSON Schema, short because the dashboard shows it."""
+PATTERN = "^([0-9]{1,6} ?(w|d|h|min|m|s) ?)+$|^P[0-9A-Z.]+$|:[0-9]{2}"
+"""What a form accepts as a duration; a regular expression of JSON Schema, short because the dashboard shows it.
+
+Its end lets `1:00:00` pass, which parameters of deployments may still hold; pydantic reads it.
+"""
 EXPECTED = "must be a duration, such as 24h, 7d or PT24H"
 
 

@@ -28,6 +28,7 @@ PERIOD: TypeAdapter[timedelta] = TypeAdapter(Period)
         ("0h", timedelta(0)),
         ("PT24H", timedelta(hours=24)),
         ("P7D", timedelta(days=7)),
+        ("2 days, 1:00:00", timedelta(days=2, hours=1)),
     ],
 )
 def test_a_duration_is_read_as_people_write_it(written: str, meant: timedelta) -> None:
