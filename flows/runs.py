@@ -19,11 +19,12 @@ from blocks.errors import ConfigurationError, KeyRotationError
 from blocks.redaction import redact_logs
 from flows.show.artifacts import show_markdown
 from flows.show.rotation_page import artifact_key, as_markdown, plan_as_markdown
-from flows.show.sentences import failed, tried_again
+from flows.show.sentences import failed
 from flows.slot import Slot
 from tasks.life.plan import plan
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
+from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation, is_slug
 from tasks.model.tries import TRIES_AGAIN, Next, is_try
 from tasks.world.api import api_errors
@@ -48,6 +49,7 @@ class Conclusion:
         self.state: State[None] = Failed(message="The run ended without a result.")
         self.message = ""
         self.error: KeyRotationError | None = None
+        self._ledger: Ledger | None = None
 
     def succeeded(self, message: str) -> None:
         """Record success, with the final message."""
@@ -69,13 +71,18 @@ class Conclusion:
             with suppress(KeyRotationError):
                 await self.run.load()
             ledger = self.run.ledger
-        self.message = failed(self.error, self.run.step if self.run else "", ledger)
-        self.state = Failed(message=self.message)
+        self._ledger = ledger
+        self._tell(None)
 
     def will_be_tried_again(self, following: Next) -> None:
         """Record that a try is scheduled; until several have failed, no person needs to hear of it."""
-        self.message = f"{self.message} {tried_again(following)}"
-        self.state = Failed(message=self.message, name=None if following.needs_person else TRIES_AGAIN)
+        self._tell(following)
+
+    def _tell(self, following: Next | None) -> None:
+        if self.error is not None:
+            name = TRIES_AGAIN if following and not following.needs_person else None
+            self.message = failed(self.error, self.run.step if self.run else "", self._ledger, following)
+            self.state = Failed(message=self.message, name=name)
 
 
 @asynccontextmanager
