@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
@@ -21,7 +21,6 @@ from flows.show.artifacts import show_markdown
 from flows.show.rotation_page import artifact_key, as_markdown, plan_as_markdown
 from flows.show.sentences import failed
 from flows.slot import Slot
-from tasks.life.plan import plan
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tasks.model.ledger import Ledger
@@ -202,23 +201,32 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
             await show_markdown(artifact_key(name), page, f"State of rotation {name}")
 
 
-async def show_plan(rotation: Rotation, emergency: bool) -> str:
+Planned = Callable[[Run], Awaitable[tuple[list[str], list[str]]]]
+"""Returns what was checked, and the steps that a run would take now, each as sentences."""
+
+
+async def show_plan(name: str, emergency: bool, planned: Planned) -> str:
     """Write an artifact with the steps that a run would take now, and return the final message.
 
     Nothing else is written, so no slot is needed.
+
+    Args:
+        name: The rotation's name.
+        emergency: Whether the run would be an emergency.
+        planned: Finds the steps.
 
     Raises:
         KeyRotationError: A run could not start; the message says why.
     """
     async with PrefectWorld() as world:
-        run = await _this_run(rotation.name, emergency, world)
-        checked, steps = await plan(run, rotation)
-    artifact = f"{artifact_key(rotation.name)}-plan"
+        run = await _this_run(name, emergency, world)
+        checked, steps = await planned(run)
+    artifact = f"{artifact_key(name)}-plan"
     with api_errors("showing the plan"):
         await acreate_markdown_artifact(
             key=artifact,
             markdown=plan_as_markdown(run, checked, steps),
-            description=f"Plan of the next run of rotation {rotation.name}",
+            description=f"Plan of the next run of rotation {name}",
         )
     return f"Plan only, nothing was changed: see the artifact {artifact}."
 

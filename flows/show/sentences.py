@@ -98,20 +98,26 @@ def applied(run: Run, changed: Sequence[str]) -> str:
     return f"{what} the key {label}."
 
 
-def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
+def removed(run: Run, before: Sequence[Superseded] | None, *, had_deployment: bool, emptied: Sequence[str] = ()) -> str:
     """Return the message of a removed rotation.
 
     Args:
         run: The run.
+        before: The keys that were to be revoked; `None` if there was no ledger.
         had_deployment: Whether this run deleted its deployment.
-        gone: Whether there was no ledger.
+        emptied: The destinations that were emptied.
     """
     ledger = run.ledger
-    if gone and not had_deployment:
+    if before is None and not had_deployment:
         return f"Nothing to do: the rotation {run.name} does not exist."
-    kept = f" The key {ledger.kept.label} was kept and is no longer managed." if ledger.kept else ""
-    later = f" Still to be revoked: {_rest(ledger)}." if ledger.superseded else ""
-    return f"The rotation {run.name} was removed.{kept}{later}"
+    left = {key.hash for key in ledger.superseded}
+    deleted = [key.label for key in before or () if key.hash not in left]
+    said = [f"The rotation {run.name} was removed."]
+    said += [f"Deleted at OpenRouter: {', '.join(deleted)}."] * bool(deleted)
+    said += [f"The key {ledger.kept.label} was kept and is no longer managed."] if ledger.kept else []
+    said += [f"Still to be revoked: {_rest(ledger)}."] * bool(left)
+    said += [f"No key of the rotation is left in {', '.join(emptied)}."] * bool(emptied)
+    return f"{' '.join(said)}{_left(run)}"
 
 
 def wrote_off(run: Run, entry: WrittenOff) -> str:

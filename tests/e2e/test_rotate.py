@@ -267,7 +267,7 @@ async def test_three_destinations_one_of_them_broken(world: World) -> None:
 
     assert failed.is_failed()
     assert "Could not publish the new key: Vault at" in str(failed.message)
-    assert "(block vault-credentials/" in str(failed.message)
+    assert "(block vault-secret/three)" in str(failed.message)
     assert "Retry is safe" in str(failed.message)
     assert alive_after_failure
     assert healed.is_completed()
