@@ -29,6 +29,7 @@ from tasks.model.tries import TRIES_AGAIN, Next, is_try
 from tasks.world.api import api_errors
 from tasks.world.deployments import rotation_of
 from tasks.world.ledgers import VariableStore
+from tasks.world.naming import name_run
 from tasks.world.open_ledger import OpenLedger
 from tasks.world.orchestrator import PrefectWorld
 from tasks.world.run import Run
@@ -95,6 +96,7 @@ async def conclude(*, has_tries: bool = True) -> AsyncIterator[Conclusion]:
     """
     redact_logs()
     conclusion = Conclusion()
+    await _name_run()
     try:
         yield conclusion
     except Exception as error:  # noqa: BLE001 - every failure becomes a state with a message
@@ -107,12 +109,26 @@ async def conclude(*, has_tries: bool = True) -> AsyncIterator[Conclusion]:
         await _follow_success(conclusion)
 
 
+async def _name_run() -> None:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    try:
+        await name_run(context.flow_run, _flow_name())
+    except (KeyRotationError, ObjectNotFound) as refusal:
+        # A name is worth no rotation.
+        get_run_logger().warning("The run was not named: %s", refusal)
+
+
+def _flow_name() -> str:
+    context = FlowRunContext.get()
+    return context.flow.name if context and context.flow else ""
+
+
 async def _follow_failure(conclusion: Conclusion, error: KeyRotationError, has_tries: bool) -> None:
-    flow = FlowRunContext.get()
     try:
         with api_errors("scheduling a try"):
-            name = flow.flow.name if flow and flow.flow else ""
-            following = await schedule_try(_flow_run(), name, error, _now()) if has_tries else None
+            following = await schedule_try(_flow_run(), _flow_name(), error, _now()) if has_tries else None
     except KeyRotationError as refusal:
         # Then nothing is promised, and a person is told.
         get_run_logger().warning("No try was scheduled: %s", refusal)

@@ -101,6 +101,7 @@ def show(rows: list[Row], console: Console) -> None:
             console.print(Text(f"{row.name}: superseded: {row.superseded}", style=COLOURS[row.health]))
         if row.needs:
             console.print(Text(f"{row.name}: {row.needs}", style=COLOURS[row.health]))
+        if row.needs and row.urls.last_run:
             # An address that is broken up cannot be opened.
             console.print(Text(row.urls.last_run, style=COLOURS[row.health]), soft_wrap=True)
 
