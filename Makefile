@@ -46,7 +46,7 @@ check: lint ## Check style and types, and run every test that needs no server, i
 
 docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "The documentation is in site/index.html"
+	@echo "The documentation was built, and every link in it checked: open site/index.html"
 
 test: $(VENV)/dev ## Run the tests, all but those that take long: make kills has them
 	$(BIN)/python -m pytest -n 6 --dist loadgroup -m "not exhaustive"
