@@ -12,7 +12,7 @@ from flows import automations, status
 from flows.show.overview import row
 from sandbox.stack import CHECKOUT
 from tasks.model.tries import TRIES_AGAIN
-from tests.flows.show.test_overview import NOW, WELL, seen
+from tests.flows.show.test_overview import NOW, TRY, WELL, seen
 
 NAMED = {"well": "COMPLETED", "broken": "FAILED"}
 
@@ -45,7 +45,7 @@ def test_the_exit_code_is_that_of_the_worst_rotation(
     states: tuple[str, ...], code: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A script on call needs no more than the code: 0 healthy, 1 degraded, 2 a person is needed."""
-    rows = [row(replace(WELL, last_run=seen(state)), NOW) for state in states]
+    rows = [row(replace(WELL, last_run=seen(state), next_run=TRY), NOW) for state in states]
     monkeypatch.setattr(status, "ask_prefect", lambda _: rows)
 
     assert status.main(arguments) == code
