@@ -27,8 +27,9 @@ it is safe in a state message, a log line and an event.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, Self
 
 NOTHING_DONE = ("Nothing was created.", "Nothing was changed.")
 """How the message of a refusal ends."""
@@ -38,10 +39,23 @@ class KeyRotationError(Exception):
     """Base class of this project's errors; the text is safe to show and to store.
 
     Attributes:
+        entry: The heading of its entry in `docs/how-to/troubleshooting.md`; each class has one of its own.
+        retry_when: The words after "Retry is safe; press it once".
         causes: The errors that this one combines; empty for a single failure.
+        block: The block whose service failed, as `<block type slug>/<name>`; empty if unknown.
     """
 
+    entry: ClassVar[str] = "An unexpected error"
+    retry_when: ClassVar[str] = "the cause is repaired"
     causes: tuple[KeyRotationError, ...] = ()
+    block = ""
+
+    def __str__(self) -> str:
+        """Return the sentence, with the block that has to be looked at."""
+        text = super().__str__()
+        if not self.block or self.block in text:
+            return text
+        return f"{text.removesuffix('.')} (block {self.block})."
 
     @classmethod
     def combine(cls, causes: Sequence[KeyRotationError]) -> Self:
@@ -57,29 +71,48 @@ class KeyRotationError(Exception):
 class ConfigurationError(KeyRotationError):
     """Invalid input; the message names the field, and nothing was created."""
 
+    entry = "A setting is refused"
+    retry_when = "a block is corrected; where a parameter is wrong, start a new run"
+
 
 class MissingBlockError(ConfigurationError):
     """There is no block of the name by which a connection or a destination is known."""
+
+    entry = "A block does not exist"
+    retry_when = "the block exists"
 
 
 class PlaceLostError(KeyRotationError):
     """Another run of the same rotation took over; this run stopped before its next write."""
 
+    entry = "Another run was at work"
+    retry_when = "the other run has ended"
+
 
 class LedgerError(KeyRotationError):
     """The ledger cannot be read or written, or the next entry would not fit."""
+
+    entry = "The ledger cannot be read or written"
 
 
 class VerificationError(KeyRotationError):
     """The new key was not accepted in time, or its settings differ from the requested ones."""
 
+    entry = "The new key is not as asked for"
+
 
 class NotYetAcceptedError(VerificationError):
     """OpenRouter did not accept a new or restored key in time."""
 
+    entry = "The new key does not work yet"
+    retry_when = "OpenRouter accepts new keys"
+
 
 class DestinationError(KeyRotationError):
     """A destination does not hold what was written to it, or holds what must not be overwritten."""
+
+    entry = "A destination does not hold the key"
+    retry_when = "the destination works"
 
 
 class ServiceError(KeyRotationError):
@@ -93,6 +126,9 @@ class ServiceError(KeyRotationError):
         retry_after: The seconds that the service asked to wait, if any.
         status: The HTTP status of the response, if any.
     """
+
+    entry = "Prefect or a secret block failed"
+    retry_when = "it works again"
 
     outcome_unknown = False
     retryable = False
@@ -118,6 +154,9 @@ class ServiceError(KeyRotationError):
 class UnreachableError(ServiceError):
     """No connection, a certificate that is not trusted, or no answer within the timeout."""
 
+    entry = "A service cannot be reached"
+    retry_when = "the service can be reached"
+
     outcome_unknown = True
     retryable = True
 
@@ -125,31 +164,51 @@ class UnreachableError(ServiceError):
 class UnauthorizedError(ServiceError):
     """The service does not accept the credential (401)."""
 
+    entry = "A credential is refused"
+    retry_when = "the block holds a valid credential"
+
 
 class ForbiddenError(ServiceError):
     """The credential is valid, but lacks the permission (403)."""
+
+    entry = "A permission is missing"
+    retry_when = "the permission is granted"
 
 
 class NotFoundError(ServiceError):
     """The requested object does not exist (404)."""
 
+    entry = "Something does not exist"
+    retry_when = "it exists"
+
 
 class ConflictError(ServiceError):
     """Someone else changed it first (409, or a check-and-set mismatch)."""
+
+    entry = "Somebody else has written there"
+    retry_when = "nobody else writes there"
 
 
 class RejectedError(ServiceError):
     """The service rejected the request (any other 4xx)."""
 
+    entry = "A request is rejected"
+
 
 class RateLimitedError(ServiceError):
     """The service asks to slow down (429)."""
+
+    entry = "A service asks to slow down"
+    retry_when = "the service accepts calls again"
 
     retryable = True
 
 
 class UnavailableError(ServiceError):
     """The service is unavailable (5xx, or a sealed Vault)."""
+
+    entry = "A service is unavailable"
+    retry_when = "the service is available"
 
     outcome_unknown = True
     retryable = True
@@ -158,11 +217,31 @@ class UnavailableError(ServiceError):
 class OtherAccountError(ServiceError):
     """The connection's management key belongs to another account than the one in which the key was made."""
 
+    entry = "The account of a key is out of reach"
+    retry_when = "the connection has the management key of that account"
+
 
 class UnexpectedAnswerError(ServiceError):
     """The response is not as documented: not JSON, too large, or with missing fields."""
 
+    entry = "An answer is not as documented"
+    retry_when = "the service answers as documented"
+
     outcome_unknown = True
+
+
+@contextmanager
+def concerning(block: str) -> Iterator[None]:
+    """Name a block in each error of a service that the body raises, unless a call further in has named one.
+
+    Args:
+        block: The block, as `<block type slug>/<name>`; empty for one that is not stored.
+    """
+    try:
+        yield
+    except ServiceError as error:
+        error.block = error.block or block
+        raise
 
 
 STATUS_ERRORS: dict[int, type[ServiceError]] = {

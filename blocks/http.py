@@ -33,6 +33,7 @@ from blocks.errors import (
     ServiceError,
     UnexpectedAnswerError,
     UnreachableError,
+    concerning,
     error_for_status,
 )
 from blocks.redaction import keep_answers_out_of_logs
@@ -157,6 +158,7 @@ class JsonHttp:
     Args:
         service: The service's name in messages, such as `OpenRouter`.
         base_url: The service's base URL, to which paths are appended.
+        block: The block that holds the credential, for messages; empty if it is not stored.
         transport: A transport for tests; real sockets by default.
         sleep: Sleeps for a number of seconds between attempts.
         explain: Returns the meaning of an error response, given its status and its JSON object (empty if it has none);
@@ -168,11 +170,13 @@ class JsonHttp:
         service: str,
         base_url: str,
         *,
+        block: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         explain: Callable[[int, Mapping[str, Any]], Meaning | None] | None = None,
     ) -> None:
         self.service = service
+        self._block = block
         self._sleep = sleep
         self._explain = explain
         self._client = httpx.AsyncClient(
@@ -241,7 +245,8 @@ class JsonHttp:
         async def attempt() -> dict[str, Any]:
             return await self._attempt(request, doing)
 
-        return await with_retries(attempt, self._sleep, repeatable=repeatable, attempts=attempts)
+        with concerning(self._block):
+            return await with_retries(attempt, self._sleep, repeatable=repeatable, attempts=attempts)
 
     async def _attempt(self, request: httpx.Request, doing: str) -> dict[str, Any]:
         status, retry_after, body = await self._exchange(request, doing)

@@ -15,10 +15,11 @@ from prefect.client.schemas.responses import DeploymentResponse
 
 from blocks import InfisicalSecret, OpenRouterCredentials, VaultSecret
 from blocks.errors import ConfigurationError, KeyRotationError
-from flows.deployments import link, make_first_key, read_deployment, save_deployment
+from flows.deployments import make_first_key, read_deployment, save_deployment
 from flows.forms import UNCHANGED, Refusals, block_name, given, label
 from flows.runs import conclude
 from flows.show.artifacts import show_markdown
+from flows.show.links import link
 from flows.show.overview import refresh_overview
 from flows.show.settings import as_settings, change_table, settings_of
 from tasks.model.changes import differences, merged

@@ -21,7 +21,6 @@ from prefect.context import FlowRunContext
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
-from prefect.utilities.urls import url_for
 
 from blocks.errors import ConfigurationError
 from flows.rotate import rotate
@@ -38,18 +37,6 @@ STARTS_WITHIN_SECONDS = 45.0
 ENDS_WITHIN_SECONDS = 300.0
 """How long to wait for a run to end, in total."""
 POLL_SECONDS = 0.5
-
-
-def link(kind: str, object_id: UUID, text: str) -> str:
-    """Return a Markdown link to an object in the dashboard; the text alone if the dashboard's address is unknown.
-
-    Args:
-        kind: The object's type, as named by `prefect.utilities.urls.url_for`.
-        object_id: The object's id.
-        text: The link's text.
-    """
-    url = url_for(kind, object_id)
-    return f"[{text}]({url})" if url else text
 
 
 async def read_deployment(rotation: str) -> DeploymentResponse | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Annotated
 
 from prefect import State
@@ -12,6 +13,7 @@ from flows.runs import conclude, open_run, settings_now, show_plan
 from flows.show.sentences import rotated, superseded_since
 from tasks.key.lists import carry_over
 from tasks.life.due import revoke_what_is_due
+from tasks.life.plan import plan
 from tasks.life.recover import observe, recover
 from tasks.model.decisions import NOTHING_TO_PUBLISH, Situation
 from tasks.model.events import Event
@@ -45,7 +47,7 @@ async def rotate(
         check_switch("plan_only", plan_only)
         checked = await settings_now(parse_rotation(rotation))
         if plan_only:
-            conclusion.succeeded(await show_plan(checked, emergency))
+            conclusion.succeeded(await show_plan(checked.name, emergency, partial(plan, rotation=checked)))
             return conclusion.state
         async with open_run(checked.name, emergency, conclusion) as run:
             conclusion.succeeded(await follow_protocol(run, checked, AS_TASKS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 
@@ -19,16 +19,17 @@ from blocks.errors import ConfigurationError, KeyRotationError
 from blocks.redaction import redact_logs
 from flows.show.artifacts import show_markdown
 from flows.show.rotation_page import artifact_key, as_markdown, plan_as_markdown
-from flows.show.sentences import failed, tried_again
+from flows.show.sentences import failed
 from flows.slot import Slot
-from tasks.life.plan import plan
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
+from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation, is_slug
 from tasks.model.tries import TRIES_AGAIN, Next, is_try
 from tasks.world.api import api_errors
 from tasks.world.deployments import rotation_of
 from tasks.world.ledgers import VariableStore
+from tasks.world.naming import name_run
 from tasks.world.open_ledger import OpenLedger
 from tasks.world.orchestrator import PrefectWorld
 from tasks.world.run import Run
@@ -48,6 +49,7 @@ class Conclusion:
         self.state: State[None] = Failed(message="The run ended without a result.")
         self.message = ""
         self.error: KeyRotationError | None = None
+        self._ledger: Ledger | None = None
 
     def succeeded(self, message: str) -> None:
         """Record success, with the final message."""
@@ -69,13 +71,18 @@ class Conclusion:
             with suppress(KeyRotationError):
                 await self.run.load()
             ledger = self.run.ledger
-        self.message = failed(self.error, self.run.step if self.run else "", ledger)
-        self.state = Failed(message=self.message)
+        self._ledger = ledger
+        self._tell(None)
 
     def will_be_tried_again(self, following: Next) -> None:
         """Record that a try is scheduled; until several have failed, no person needs to hear of it."""
-        self.message = f"{self.message} {tried_again(following)}"
-        self.state = Failed(message=self.message, name=None if following.needs_person else TRIES_AGAIN)
+        self._tell(following)
+
+    def _tell(self, following: Next | None) -> None:
+        if self.error is not None:
+            name = TRIES_AGAIN if following and not following.needs_person else None
+            self.message = failed(self.error, self.run.step if self.run else "", self._ledger, following)
+            self.state = Failed(message=self.message, name=name)
 
 
 @asynccontextmanager
@@ -89,6 +96,7 @@ async def conclude(*, has_tries: bool = True) -> AsyncIterator[Conclusion]:
     """
     redact_logs()
     conclusion = Conclusion()
+    await _name_run()
     try:
         yield conclusion
     except Exception as error:  # noqa: BLE001 - every failure becomes a state with a message
@@ -101,12 +109,26 @@ async def conclude(*, has_tries: bool = True) -> AsyncIterator[Conclusion]:
         await _follow_success(conclusion)
 
 
+async def _name_run() -> None:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    try:
+        await name_run(context.flow_run, _flow_name())
+    except (KeyRotationError, ObjectNotFound) as refusal:
+        # A name is worth no rotation.
+        get_run_logger().warning("The run was not named: %s", refusal)
+
+
+def _flow_name() -> str:
+    context = FlowRunContext.get()
+    return context.flow.name if context and context.flow else ""
+
+
 async def _follow_failure(conclusion: Conclusion, error: KeyRotationError, has_tries: bool) -> None:
-    flow = FlowRunContext.get()
     try:
         with api_errors("scheduling a try"):
-            name = flow.flow.name if flow and flow.flow else ""
-            following = await schedule_try(_flow_run(), name, error, _now()) if has_tries else None
+            following = await schedule_try(_flow_run(), _flow_name(), error, _now()) if has_tries else None
     except KeyRotationError as refusal:
         # Then nothing is promised, and a person is told.
         get_run_logger().warning("No try was scheduled: %s", refusal)
@@ -195,23 +217,32 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
             await show_markdown(artifact_key(name), page, f"State of rotation {name}")
 
 
-async def show_plan(rotation: Rotation, emergency: bool) -> str:
+Planned = Callable[[Run], Awaitable[tuple[list[str], list[str]]]]
+"""Returns what was checked, and the steps that a run would take now, each as sentences."""
+
+
+async def show_plan(name: str, emergency: bool, planned: Planned) -> str:
     """Write an artifact with the steps that a run would take now, and return the final message.
 
     Nothing else is written, so no slot is needed.
+
+    Args:
+        name: The rotation's name.
+        emergency: Whether the run would be an emergency.
+        planned: Finds the steps.
 
     Raises:
         KeyRotationError: A run could not start; the message says why.
     """
     async with PrefectWorld() as world:
-        run = await _this_run(rotation.name, emergency, world)
-        checked, steps = await plan(run, rotation)
-    artifact = f"{artifact_key(rotation.name)}-plan"
+        run = await _this_run(name, emergency, world)
+        checked, steps = await planned(run)
+    artifact = f"{artifact_key(name)}-plan"
     with api_errors("showing the plan"):
         await acreate_markdown_artifact(
             key=artifact,
             markdown=plan_as_markdown(run, checked, steps),
-            description=f"Plan of the next run of rotation {rotation.name}",
+            description=f"Plan of the next run of rotation {name}",
         )
     return f"Plan only, nothing was changed: see the artifact {artifact}."
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from rich.console import Console
 
 from flows.automations import make_automations
-from flows.show.overview import read_rows, show
+from flows.show.overview import OVERVIEW, read_rows, show
 from sandbox.demo import interruptible
 from sandbox.openrouter import create_app
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
@@ -38,12 +38,12 @@ async def wire(management_key: SecretStr, base_url: str | None) -> None:
 async def first_pages(ui_url: str) -> dict[str, str]:
     """Write the overview, and return the URLs of the pages that the dashboard's menu lacks, by their purpose."""
     now = datetime.now(UTC)
-    overview = await show(await read_rows(now), now)
+    await show(await read_rows(now), now)
     async with get_client() as client:
         form = await client.read_deployment_by_name("add-rotation/add-rotation")
     return {
         "Add a rotation": f"{ui_url}/deployments/deployment/{form.id}/run",
-        "See all rotations": f"{ui_url}/artifacts/artifact/{overview}",
+        "See all rotations": f"{ui_url}/artifacts/key/{OVERVIEW}",
         "See all artifacts": f"{ui_url}/artifacts",
     }
 

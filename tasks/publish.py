@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blocks.destination import Content, Destination
-from blocks.errors import ConflictError, DestinationError, ServiceError
+from blocks.errors import ConflictError, DestinationError, ServiceError, concerning
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint
 from tasks.world.destinations import WRITES, changed_only_beside
@@ -29,6 +29,11 @@ async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
         ServiceError: The destination failed.
     """
     place = await run.world.destination(destination)
+    with concerning(destination):
+        await _publish(run, key, destination, place)
+
+
+async def _publish(run: Run, key: VerifiedKey, destination: str, place: Destination) -> None:
     content = run.contents.get(destination) or await place.read_content()
     if fingerprint(content.value) == key.record.fingerprint:
         return

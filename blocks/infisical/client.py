@@ -70,6 +70,7 @@ class InfisicalClient:
         host: Infisical's base URL.
         client_id: The machine identity's client id.
         client_secret: The machine identity's client secret.
+        block: The block that holds the two, for messages; empty if it is not stored.
         transport: A transport for tests; real sockets by default.
         sleep: Sleeps for a number of seconds between attempts.
         monotonic: A clock in seconds, which determines when a token expires.
@@ -81,11 +82,12 @@ class InfisicalClient:
         client_id: str,
         client_secret: SecretStr,
         *,
+        block: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._http = JsonHttp("Infisical", host, transport=transport, sleep=sleep, explain=_meaning)
+        self._http = JsonHttp("Infisical", host, block=block, transport=transport, sleep=sleep, explain=_meaning)
         self._client_id = client_id
         self._client_secret = client_secret
         self._monotonic = monotonic

@@ -8,6 +8,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, field_validator
 
 from blocks.infisical.client import InfisicalClient
+from blocks.stored import stored_name
 from blocks.urls import safe_base_url
 
 INFISICAL_URL = "https://app.infisical.com"
@@ -85,7 +86,7 @@ class InfisicalCredentials(CredentialsBlock):
             The client; close it with `aclose`.
         """
         if self._client is None:
-            self._client = InfisicalClient(self.host, self.client_id, self.client_secret)
+            self._client = InfisicalClient(self.host, self.client_id, self.client_secret, block=stored_name(self))
         return self._client
 
     async def aclose(self) -> None:

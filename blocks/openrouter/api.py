@@ -29,7 +29,7 @@ class ManagementApi:
     Args:
         management_key: The management key.
         base_url: The API's base URL.
-        connection: The connection's name in messages; empty if there is only one.
+        block: The block that holds the management key, for messages; empty if it is not stored.
         transport: A transport for tests; real sockets by default.
         sleep: Sleeps for a number of seconds between attempts.
     """
@@ -39,13 +39,12 @@ class ManagementApi:
         management_key: SecretStr,
         base_url: str,
         *,
-        connection: str = "",
+        block: str = "",
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._management_key = management_key
-        service = f"OpenRouter (connection {connection})" if connection else "OpenRouter"
-        self._http = JsonHttp(service, base_url, transport=transport, sleep=sleep, explain=meaning_of)
+        self._http = JsonHttp("OpenRouter", base_url, block=block, transport=transport, sleep=sleep, explain=meaning_of)
 
     async def __aenter__(self) -> Self:
         return self

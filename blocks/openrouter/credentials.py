@@ -9,6 +9,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
 from blocks.openrouter.client import OpenRouterClient
+from blocks.stored import stored_name
 from blocks.urls import safe_base_url
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1"
@@ -84,12 +85,12 @@ class OpenRouterCredentials(CredentialsBlock):
         """Return a client with this management key; use it in `async with`, or call its `aclose`.
 
         Args:
-            **how: `connection` of `OpenRouterClient`, and for tests its `transport` and `sleep`.
+            **how: For tests: `transport` and `sleep` of `OpenRouterClient`.
 
         Returns:
             The client.
         """
-        return OpenRouterClient(self.management_key, self.base_url, **how)
+        return OpenRouterClient(self.management_key, self.base_url, block=stored_name(self), **how)
 
     async def check(self) -> str:
         """Check that the management key may manage keys.

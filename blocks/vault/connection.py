@@ -29,6 +29,7 @@ from blocks.errors import (
     UnavailableError,
     UnexpectedAnswerError,
     UnreachableError,
+    concerning,
     error_for_status,
 )
 from blocks.http import MAX_ANSWER_BYTES, is_certificate_error, retry_after_seconds, with_retries
@@ -176,6 +177,7 @@ class VaultConnection:
         trust: The trusted certificate authorities; the usual ones by default.
         connect_timeout: The connect timeout in seconds.
         read_timeout: The read timeout in seconds.
+        block: The block that holds the credential, for messages; empty if it is not stored.
         sleep: Sleeps for a number of seconds between attempts.
     """
 
@@ -188,11 +190,13 @@ class VaultConnection:
         trust: ssl.SSLContext | None,
         connect_timeout: float,
         read_timeout: float,
+        block: str = "",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         parts = urlsplit(url)
         self.host = f"{parts.scheme}://{parts.netloc}"
         self._login = login
+        self._block = block
         # Calls run in threads, and several destinations may share this session.
         self._logging_in = threading.Lock()
         self._sleep = sleep
@@ -219,7 +223,7 @@ class VaultConnection:
         Raises:
             KeyRotationError: Vault cannot be reached, or refuses the login.
         """
-        with self._logging_in:
+        with concerning(self._block), self._logging_in:
             if not self._client.token:
                 self._log_in()
         return self._client
@@ -256,7 +260,8 @@ class VaultConnection:
         async def attempt() -> dict[str, Any]:
             return await self._attempt(doing, request, examine)
 
-        return await with_retries(attempt, self._sleep, repeatable=repeatable, attempts=attempts)
+        with concerning(self._block):
+            return await with_retries(attempt, self._sleep, repeatable=repeatable, attempts=attempts)
 
     async def _attempt(self, doing: str, request: Request, examine: bool) -> dict[str, Any]:
         try:

@@ -16,6 +16,7 @@ from pydantic import ConfigDict, Field, HttpUrl, PrivateAttr, field_validator
 
 from blocks.errors import UnexpectedAnswerError
 from blocks.http import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
+from blocks.stored import stored_name
 from blocks.urls import safe_base_url
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
 from blocks.vault.connection import VaultConnection
@@ -144,6 +145,7 @@ class VaultCredentials(CredentialsBlock):
                 trust=_trust(self.ca_certificate) if self.ca_certificate else None,
                 connect_timeout=self.connect_timeout_seconds,
                 read_timeout=self.read_timeout_seconds,
+                block=stored_name(self),
                 sleep=self._sleep,
             )
         return self._connection

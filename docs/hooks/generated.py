@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import griffe
 
+FILLED = "…"
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = re.compile(r"^([a-z]+):.*## (.*)$", re.MULTILINE)
 SECTION = re.compile(r"^# --- (.*) ---$")
@@ -72,6 +73,37 @@ def findings() -> str:
     """Return a table, in Markdown, of the situations that a run can find when it starts."""
     found = [ast.literal_eval(str(each.value)) for _, each in _members(_code()["tasks.model.decisions.Situation"])]
     return _table(("situation",), [(words,) for words in found])
+
+
+def messages(*errors: str) -> str:
+    """Return a list, in Markdown, of the messages of error classes, with `…` for what a message fills in.
+
+    Args:
+        *errors: The classes. A `ValueError` of the rotation's settings becomes a `ConfigurationError`.
+    """
+    files = [file for room in ("blocks", "tasks", "flows") for file in sorted((CHECKOUT / room).rglob("*.py"))]
+    found = [said for file in files for kind, said in _raised(file) if kind in errors]
+    return (
+        "\n".join(f"- `` {said} ``" for said in dict.fromkeys(found))
+        or f"- `` {FILLED} answered {FILLED} while {FILLED}. ``"
+    )
+
+
+def _raised(file: Path) -> Iterator[tuple[str, str]]:
+    is_setting = file.is_relative_to(CHECKOUT / "tasks")
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and node.args and (said := _text(node.args[0])):
+            kind = ast.unparse(node.func)
+            yield ("ConfigurationError", f"{FILLED}: {said}") if is_setting and kind == "ValueError" else (kind, said)
+        elif isinstance(node, ast.Tuple) and len(node.elts) > 1 and (said := _text(node.elts[-1])):
+            # The meaning of an answer: the error, and the words in the middle of its sentence.
+            yield ast.unparse(node.elts[-2]), f"{FILLED} {said} while {FILLED}."
+
+
+def _text(node: ast.expr) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) or FILLED for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def _members(enum: Any) -> list[tuple[str, griffe.Attribute]]:
@@ -208,7 +240,7 @@ def drawing(text: str) -> Path:
 
 
 PARTS: dict[str, Callable[..., str]] = {
-    part.__name__: part for part in (commands, fields, findings, flows, settings, states)
+    part.__name__: part for part in (commands, fields, findings, flows, messages, settings, states)
 }
 
 

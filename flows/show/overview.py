@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
+from typing import NamedTuple
 
 from prefect.artifacts import Artifact
 from prefect.client.schemas.objects import Artifact as StoredArtifact
 from prefect.client.utilities import get_or_create_client
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from blocks.errors import KeyRotationError
+from flows.show.links import artifact_url, linked, page_url
 from flows.show.rotation_page import artifact_key, how_it_ends
 from flows.show.settings import cell
 from tasks.model.keys import show_time
@@ -46,6 +50,22 @@ class Health(IntEnum):
     FAILED = 2
 
 
+class Urls(NamedTuple):
+    """Where the dashboard shows a rotation; empty texts where there is nothing to show, or its address is unknown.
+
+    Args:
+        page: The rotation's artifact.
+        deployment: Its deployment.
+        next_run: Its next run.
+        last_run: Its last run.
+    """
+
+    page: str
+    deployment: str
+    next_run: str
+    last_run: str
+
+
 @dataclass(frozen=True)
 class Row:
     """One rotation in the overview.
@@ -58,6 +78,8 @@ class Row:
         last: State and time of its last run.
         superseded: The superseded keys, each with its end.
         needs: The required actions, in sentences.
+        urls: Where the dashboard shows it.
+        facts: What Prefect knows about it.
     """
 
     name: str
@@ -67,10 +89,25 @@ class Row:
     last: str
     superseded: str
     needs: str
+    urls: Urls
+    facts: Facts
 
     def cells(self) -> tuple[str, ...]:
         """Return the row in the order of `HEADER`; the required actions are too long for a cell."""
         return self.name, self.health.name.lower(), self.current, self.next_run, self.last, self.superseded
+
+    def linked_cells(self) -> tuple[str, ...]:
+        """Return the same in Markdown, with a link to each page of the dashboard."""
+        name, health, current, next_run, last, superseded = map(cell, self.cells())
+        deployment = f" ({linked('deployment', self.urls.deployment)})" if self.urls.deployment else ""
+        return (
+            f"{linked(name, self.urls.page)}{deployment}",
+            health,
+            current,
+            linked(next_run, self.urls.next_run),
+            linked(last, self.urls.last_run),
+            superseded,
+        )
 
 
 def row(facts: Facts, now: datetime) -> Row:
@@ -86,6 +123,17 @@ def row(facts: Facts, now: datetime) -> Row:
         last="unknown" if _is_unknown(facts, ledger) else _last(facts.last_run, now),
         superseded=", ".join(_superseded(key, facts, now) for key in ledger.superseded) or "none",
         needs=" ".join(sentence for _, sentence in problems),
+        urls=_urls(facts),
+        facts=facts,
+    )
+
+
+def _urls(facts: Facts) -> Urls:
+    return Urls(
+        page=artifact_url(artifact_key(facts.name)),
+        deployment=page_url("deployment", facts.deployment["id"]) if facts.deployment else "",
+        next_run=page_url("flow-run", facts.next_run.id) if facts.next_run else "",
+        last_run=page_url("flow-run", facts.last_run.id) if facts.last_run else "",
     )
 
 
@@ -168,16 +216,24 @@ def _short(at: datetime, now: datetime) -> str:
 
 def _age(age: timedelta) -> str:
     hours = int(age.total_seconds() // 3600)
+    if hours < 1:
+        # Negative where the clocks of two machines differ.
+        return "below 1 h"
     return f"{hours // 24} d" if hours >= 48 else f"{hours} h"  # noqa: PLR2004 - two days
 
 
 def as_page(rows: Sequence[Row], now: datetime, warnings: Sequence[str] = ()) -> str:
     """Return the artifact's Markdown, with warnings about the connections after the required actions."""
     rows = worst_first(rows)
-    needs = [f"- **{each.name}** ({each.health.name.lower()}): {cell(each.needs)}" for each in rows if each.needs]
+    needs = [
+        f"- **{linked(each.name, each.urls.page)}** ({each.health.name.lower()}): {cell(each.needs)}"
+        + (f" {linked('Last run', each.urls.last_run)}" if each.urls.last_run else "")
+        for each in rows
+        if each.needs
+    ]
     needs += [f"- {cell(warning)}" for warning in warnings]
     table = [f"| {' | '.join(HEADER)} |", f"|{' --- |' * len(HEADER)}"]
-    table += [f"| {' | '.join(cell(text) for text in each.cells())} |" for each in rows]
+    table += [f"| {' | '.join(each.linked_cells())} |" for each in rows]
     note = f"Details of a rotation: artifact `{artifact_key('<rotation>')}`."
     lines = ["# Key rotations", "", f"{summary(rows)} As of {show_time(now)}."]
     lines += ["", "## Action required", "", *(needs or ["None."]), "", "## All rotations", "", *table, "", note]
@@ -230,10 +286,10 @@ async def _artifact() -> StoredArtifact | None:
         return await Artifact.aget(OVERVIEW)
 
 
-async def show(rows: Sequence[Row], now: datetime) -> str:
-    """Create or update the artifact, and return its id.
+async def show(rows: Sequence[Row], now: datetime) -> None:
+    """Write the artifact anew, and delete its last version, which Prefect would keep forever.
 
-    It is updated in place: Prefect would keep each new version forever.
+    An update in place would leave the time at which it was first created on the page.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -241,11 +297,10 @@ async def show(rows: Sequence[Row], now: datetime) -> str:
     warnings = [warning for each in await all_in_use() if (warning := each.warning(now))]
     page, last = as_page(rows, now, warnings), await _artifact()
     client, _ = get_or_create_client()
-    # The client's own methods would also copy the whole page into an event.
+    body = {"key": OVERVIEW, "type": "markdown", "description": "All rotations and required actions", "data": page}
     with api_errors("writing the overview"):
-        if last is None:
-            body = {"key": OVERVIEW, "type": "markdown", "description": "All rotations and required actions"}
-            answer = await client.request("POST", "/artifacts/", json={**body, "data": page})
-            return str(answer.json()["id"])
-        await client.request("PATCH", "/artifacts/{id}", path_params={"id": last.id}, json={"data": page})
-    return str(last.id)
+        # The client's own methods would also copy the whole page into an event.
+        await client.request("POST", "/artifacts/", json=body)
+        if last is not None:
+            with suppress(ObjectNotFound):
+                await client.delete_artifact(last.id)

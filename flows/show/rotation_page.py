@@ -20,8 +20,10 @@ def artifact_key(rotation: str) -> str:
 def as_markdown(run: Run, message: str) -> str:
     """Return the artifact's Markdown: the final message of the run, and the state of the rotation."""
     ledger = run.ledger
-    lines = [f"# Rotation {run.name}", "", message, "", *_keys(ledger), "", "## Destinations", ""]
-    lines += [f"- `{name}`" for name in (ledger.current.destinations if ledger.current else ())] or ["- none yet"]
+    lines = [f"# Rotation {run.name}", "", message, "", *_keys(ledger)]
+    if not ledger.removed:
+        lines += ["", "## Destinations", ""]
+        lines += [f"- `{name}`" for name in (ledger.current.destinations if ledger.current else ())] or ["- none yet"]
     lines += ["", "## Next step", "", _next_step(ledger)]
     if left := left_behind(ledger):
         lines += ["", "## Former places", "", *(f"- {sentence}" for sentence in left)]
@@ -84,4 +86,6 @@ def _next_step(ledger: Ledger) -> str:
         if first.postponed and not first.disabled:
             return f"The superseded key `{first.label}` was still in use; next check at {show_time(first.revoke_at)}."
         return f"The superseded key `{first.label}` is revoked at {show_time(first.revoke_at)}."
+    if ledger.removed:
+        return "None: the rotation was removed."
     return "The next rotation, scheduled or manual."

@@ -13,7 +13,16 @@ from tasks.model.ledger import Ledger
 from tasks.model.records import Current, Superseded
 from tasks.model.tries import Next
 from tasks.model.written_off import WrittenOff
-from tasks.world.run import Run
+from tasks.world.run import LOOK, Run
+
+PAGE = "docs/how-to/troubleshooting.md"
+TASKS = {
+    "create-key": "create a key",
+    "verify-key": "verify the new key",
+    "publish": "publish the new key",
+    "revoke-key": "revoke the superseded keys",
+}
+"""The steps that are tasks, in words; every other step is named by its words."""
 
 
 def rotated(run: Run, situation: Situation) -> str:
@@ -89,20 +98,26 @@ def applied(run: Run, changed: Sequence[str]) -> str:
     return f"{what} the key {label}."
 
 
-def removed(run: Run, *, had_deployment: bool, gone: bool) -> str:
+def removed(run: Run, before: Sequence[Superseded] | None, *, had_deployment: bool, emptied: Sequence[str] = ()) -> str:
     """Return the message of a removed rotation.
 
     Args:
         run: The run.
+        before: The keys that were to be revoked; `None` if there was no ledger.
         had_deployment: Whether this run deleted its deployment.
-        gone: Whether there was no ledger.
+        emptied: The destinations that were emptied.
     """
     ledger = run.ledger
-    if gone and not had_deployment:
+    if before is None and not had_deployment:
         return f"Nothing to do: the rotation {run.name} does not exist."
-    kept = f" The key {ledger.kept.label} was kept and is no longer managed." if ledger.kept else ""
-    later = f" Still to be revoked: {_rest(ledger)}." if ledger.superseded else ""
-    return f"The rotation {run.name} was removed.{kept}{later}"
+    left = {key.hash for key in ledger.superseded}
+    deleted = [key.label for key in before or () if key.hash not in left]
+    said = [f"The rotation {run.name} was removed."]
+    said += [f"Deleted at OpenRouter: {', '.join(deleted)}."] * bool(deleted)
+    said += [f"The key {ledger.kept.label} was kept and is no longer managed."] if ledger.kept else []
+    said += [f"Still to be revoked: {_rest(ledger)}."] * bool(left)
+    said += [f"No key of the rotation is left in {', '.join(emptied)}."] * bool(emptied)
+    return f"{' '.join(said)}{_left(run)}"
 
 
 def wrote_off(run: Run, entry: WrittenOff) -> str:
@@ -128,30 +143,47 @@ def _rest(ledger: Ledger) -> str:
     return f"superseded: {ends}"
 
 
-def failed(error: KeyRotationError, step: str, ledger: Ledger | None) -> str:
-    """Return what failed, what is still safe, and what to do.
+def failed(error: KeyRotationError, step: str, ledger: Ledger | None, following: Next | None = None) -> str:
+    """Return what failed, what is still safe, what to do, and the address of the entry in the documentation.
 
     Args:
         error: The error.
         step: The step that failed.
         ledger: The ledger as read by this run; `None` if it was not read.
+        following: The try that is scheduled, if any.
     """
+    sentences = [_what_is_safe(error, step, ledger)]
+    if following is not None:
+        sentences.append(_tried_again(following))
+    entries = dict.fromkeys(cause.entry for cause in error.causes or (error,))
+    return f"{' '.join(sentences)} Help: {', '.join(map(address, entries))}"
+
+
+def address(entry: str) -> str:
+    """Return where an entry of the documentation is found: in the checkout, and with `.html` on its site."""
+    return f"{PAGE}#{entry.lower().replace(' ', '-')}"
+
+
+def _what_is_safe(error: KeyRotationError, step: str, ledger: Ledger | None) -> str:
     if isinstance(error, ConfigurationError) and (ledger is None or ledger.pending is None):
         return str(error)
     if isinstance(error, LedgerError) and ledger is None:
         # It cannot be read, and a Retry finds the same.
         return str(error)
+    retry = f"Retry is safe; press it once {error.retry_when}."
     if ledger is None:
-        return f"{error} No key was changed. Retry is safe."
+        return f"{error} No key was changed. {retry}"
+    what = f"Could not {TASKS.get(step, step)}: {error}"
     if ledger.removed:
-        return f"{step} failed: {error} The rotation is removed; {_rest(ledger)}. Retry is safe."
+        return f"{what} The rotation is removed; {_rest(ledger)}. {retry}"
     live = f"The key {ledger.current.label} is live" if ledger.current else "No key of this rotation is live yet"
     if ledger.pending and ledger.pending.key:
         live += f", and the new key {ledger.pending.key.label} was created"
-    return f"{step} failed: {error} {live}; no key that a destination holds was revoked. Retry is safe."
+    if step == LOOK:
+        return f"{what} Nothing was changed. {live}. {retry}"
+    return f"{what} {live}; no key that a destination holds was revoked. {retry}"
 
 
-def tried_again(following: Next) -> str:
-    """Return the sentence that promises a try."""
+def _tried_again(following: Next) -> str:
     failed_before = f"Already {following.number - 1} tries have failed. " if following.needs_person else ""
     return f"{failed_before}It is tried again by itself at {show_time(following.at)} (try {following.number})."

@@ -2,22 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
-from blocks.errors import NotFoundError
+from pydantic import SecretStr
+
+from blocks.errors import DestinationError, NotFoundError, concerning
 from tasks.key.unrecorded import settle_intent, settle_unresolved
 from tasks.model.events import Event
-from tasks.model.keys import without_marker
+from tasks.model.keys import NOT_YET_ROTATED, fingerprint, show_time, without_marker
+from tasks.model.ledger import Ledger
+from tasks.model.places import NOWHERE
 from tasks.world.account import confirm_gone
-from tasks.world.run import Run
+from tasks.world.run import Run, gather_all
 
 
-async def give_up_keys(run: Run, revoke_at: datetime | None) -> None:
+def plan_removal(ledger: Ledger, rotation: str, revoke_at: datetime | None, *, empty: bool) -> list[str]:
+    """Return the steps of a removal, in sentences.
+
+    Args:
+        ledger: The rotation's ledger.
+        rotation: The rotation's name.
+        revoke_at: When no key may be alive any more, UTC; `None` to keep the current one permanently.
+        empty: Whether to empty the destinations.
+    """
+    current = ledger.current
+    steps = [f"Delete the deployment rotate/{rotation} with its schedule."]
+    if current and revoke_at is None:
+        steps.append(f"Keep the key {current.label} at OpenRouter; nobody rotates or revokes it any more.")
+    elif current and revoke_at is not None:
+        names = ", ".join(current.destinations)
+        if empty:
+            steps.append(f"Empty {names}: write `{NOT_YET_ROTATED}` in place of the key.")
+        steps.append(f"Delete the key {current.label} at OpenRouter at {show_time(revoke_at)}.")
+        if not empty:
+            steps.append(f"Leave {names} unchanged, so that it still holds that key, which then no longer works.")
+    steps += [
+        f"Delete the superseded key {key.label} at {show_time(min(key.revoke_at, revoke_at or key.revoke_at))}."
+        for key in ledger.superseded
+    ]
+    return steps
+
+
+async def empty_destinations(run: Run) -> dict[str, str]:
+    """Write a placeholder where a destination holds a key of the rotation, so that nobody reads a dead key there.
+
+    A write of unknown outcome fails the run, and its Retry writes again: only the placeholder may still come in late.
+
+    Args:
+        run: The run, whose ledger is loaded.
+
+    Returns:
+        The destinations that hold no key of the rotation now, and where each one points.
+
+    Raises:
+        PlaceLostError: Another run has taken over.
+        DestinationError: A destination still holds a key.
+        ServiceError: A destination failed; a Retry goes on here.
+    """
+    ledger = run.ledger
+    pending = ledger.pending and ledger.pending.key
+    own = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key}
+    found = await run.look_where_possible(ledger.current.destinations if ledger.current else ())
+    await gather_all([_empty(run, name, own) for name, held in found.items() if held in own])
+    return run.places_of(list(found))
+
+
+async def _empty(run: Run, name: str, own: Collection[str]) -> None:
+    destination = await run.world.destination(name)
+    written_by = {"key_rotation": run.name, "key_label": "none", "flow_run": str(run.identity.id)}
+    with concerning(name):
+        await run.write_to(destination, SecretStr(NOT_YET_ROTATED), run.contents[name], written_by)
+        if fingerprint((await destination.read_content()).value) in own:
+            raise DestinationError(f"{name} still holds a key of the rotation after it was emptied.")
+
+
+async def give_up_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[str, str] = NOWHERE) -> None:
     """Settle what is pending, and say when each key of the rotation ends.
 
     Args:
         run: The run, whose ledger is loaded.
         revoke_at: When no key may be alive any more, UTC; `None` to keep the current one for good.
+        emptied: The destinations that hold no key of the rotation any more, and where each one points.
 
     Raises:
         PlaceLostError: Another run has taken over.
@@ -27,7 +93,7 @@ async def give_up_keys(run: Run, revoke_at: datetime | None) -> None:
     await settle_unresolved(run)
     ledger = run.ledger
     if revoke_at is not None:
-        await run.write(ledger.given_up(run.world.now(), revoke_at))
+        await run.write(ledger.given_up(run.world.now(), revoke_at, emptied))
         return
     await _take_marker_off(run)
     await run.write(run.ledger.left_to_its_user())

@@ -45,11 +45,16 @@ async def find_restorable(run: Run, label: str) -> NewKey:
         raise ConfigurationError(
             f"rotation: the last rotation of {run.name} has not ended yet; retry it first. Nothing was changed."
         )
+    if not ledger.superseded:
+        raise ConfigurationError(
+            f"Nothing to restore: rotation {run.name} has no superseded key (an emergency deletes all older keys). "
+            "Nothing was changed."
+        )
     chosen = [key for key in ledger.superseded if label in ("", key.label)]
     if not chosen:
         raise ConfigurationError(
-            f"label: the ledger of rotation {run.name} holds no such superseded key, so none can be brought back. "
-            "Nothing was changed."
+            f"label: it is not that of a superseded key of rotation {run.name}; those are "
+            f"{', '.join(key.label for key in ledger.superseded)}. Nothing was changed."
         )
     key = chosen[-1]
     if key.revoking:

@@ -16,7 +16,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from blocks.errors import LedgerError
-from tasks.model.places import kept_places
+from tasks.model.places import NOWHERE, kept_places
 from tasks.model.records import Current, Emergency, Entry, Installation, MadeKey, Pending, Superseded, Unresolved
 from tasks.model.rotation import Retirement
 from tasks.model.written_off import WrittenOff
@@ -255,16 +255,17 @@ class Ledger(Entry):
             raise LedgerError("There is no current key yet.")
         return self._with(current=self.current.model_copy(update=changes))
 
-    def given_up(self, now: datetime, revoke_at: datetime) -> Self:
-        """Remove the rotation: each key is deleted at its end, and no later than at `revoke_at`."""
+    def given_up(self, now: datetime, revoke_at: datetime, emptied: Mapping[str, str] = NOWHERE) -> Self:
+        """Remove the rotation: each key ends by `revoke_at`; the current one is left where nothing was `emptied`."""
         pending = self.pending and self.pending.key
         abandoned = self.abandoned(revoke_at, at_once=True).superseded if pending else self.superseded
         ends = tuple(
             key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at), "at_once": True}) for key in abandoned
         )
-        # Nobody promises anything for a removed rotation's destinations, so a write that comes late is not waited for.
+        # A removed rotation promises nothing for its destinations, so a write that comes late is not waited for.
         former = tuple(
-            key.model_copy(update={"at_once": True, "revoke_at": revoke_at}) for key in self._retiring(now, revoke_at)
+            key.model_copy(update={"at_once": True, "revoke_at": revoke_at})
+            for key in self._retiring(now, revoke_at, emptied)
         )
         return self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from types import MappingProxyType
 
 LONGEST_PLACE = 100
 """How many bytes of the ledger one place may take."""
@@ -16,6 +17,7 @@ ALL_PLACES = 600
 SHORTEST_PLACE = 12
 """With fewer bytes for each, no place is kept."""
 DIGEST_LENGTH = 8
+NOWHERE: Mapping[str, str] = MappingProxyType({})
 CUT = "~"
 
 

@@ -50,7 +50,7 @@ async def check_connection(name: str, field: str) -> Outcome:
         KeyRotationError: One sentence that says what is wrong.
     """
     credentials = await load_connection(name, field)
-    async with credentials.get_client(connection=name) as client:
+    async with credentials.get_client() as client:
         works, ends = await client.check(), await _if_told(client.login_ends())
         sees = await _what_is_seen(client)
     return Outcome(f"{works} {sees}", ends, in_use=await remember_use(name, credentials, ends, datetime.now(UTC)))

@@ -32,7 +32,7 @@ async def open_connection(
         ConfigurationError: There is no such block, or it cannot be loaded here.
         ServiceError: Prefect's API failed.
     """
-    return (await load_connection(name, field, loaded)).get_client(connection=name)
+    return (await load_connection(name, field, loaded)).get_client()
 
 
 async def load_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> OpenRouterCredentials:

@@ -20,6 +20,7 @@ from blocks.errors import (
     PlaceLostError,
     ServiceError,
     UnauthorizedError,
+    concerning,
 )
 from blocks.openrouter.keys import ApiKey
 from blocks.openrouter.lists import KeyList
@@ -32,6 +33,8 @@ from tasks.world.open_ledger import OpenLedger
 from tasks.world.ports import World
 
 T = TypeVar("T")
+LOOK = "read the ledger and the destinations"
+"""The first step of a run, in which it changes nothing."""
 WRITE_SECONDS = 20.0
 """How long a look at the ledger and one write to a destination may take together; far below the lease of a slot."""
 
@@ -98,7 +101,7 @@ class Run:
         self._ledger = ledger
         self.world = world
         self.connection = ""
-        self.step = "look at ledger and destinations"
+        self.step = LOOK
         self.contents: dict[str, Content] = {}
         self.places: dict[str, str] = {}
         """Where each destination that was read points."""
@@ -270,7 +273,8 @@ class Run:
     async def _read(self, name: str) -> Content:
         destination = await self.world.destination(name)
         self.places[name] = destination.place()
-        return await destination.read_content()
+        with concerning(name):
+            return await destination.read_content()
 
     async def _look_at_former(self, name: str, place: str) -> str | None:
         try:

@@ -35,6 +35,7 @@ from tasks.model.tries import (
 from tasks.world.api import ENTRIES, LEDGER_TAG, Json, api_errors, parse_time
 from tasks.world.gate import persistently, sent_once
 from tasks.world.inventory import rotation_name
+from tasks.world.naming import run_name
 
 TRY_TAG = f"{LEDGER_TAG}_try"
 """The tag of every try; no rotation's name contains an underscore."""
@@ -149,7 +150,7 @@ async def _neighbours(run: FlowRun) -> list[Json]:
 
 async def _create(failed: FlowRun, flow: str, purpose: Purpose, following: Next, now: datetime) -> Next | None:
     origin = read_try(failed, now)
-    deployment_id, name = failed.deployment_id, " ".join(filter(None, [flow, purpose.rotation]))
+    deployment_id, name = failed.deployment_id, run_name(flow, failed.parameters)
 
     async def create(client: PrefectClient) -> FlowRun:
         return await client.create_flow_run_from_deployment(

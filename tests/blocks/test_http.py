@@ -30,6 +30,7 @@ from blocks.errors import (
     UnavailableError,
     UnexpectedAnswerError,
     UnreachableError,
+    concerning,
 )
 from blocks.http import JITTER_SECONDS, MAX_ATTEMPTS, MAX_WAIT_SECONDS, JsonHttp, retry_after_seconds
 from sandbox.server import Fault, make_app, running
@@ -356,3 +357,24 @@ class TestExplained:
 def test_messages_name_scheme_and_host_only() -> None:
     """The path and the query of a base URL stay out of messages."""
     assert JsonHttp("Service", "https://api.example:8443/v1/team").host == "https://api.example:8443"
+
+
+async def test_an_error_names_the_block_that_holds_the_credential() -> None:
+    """Several blocks may lead to one address, and only one of them has to be looked at."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(503))
+    async with JsonHttp("Service", "https://api.example", block="service/checkout", transport=transport) as connection:
+        with pytest.raises(UnavailableError) as caught:
+            await connection.request("GET", "/", doing="asking", headers={}, attempts=1)
+
+    assert str(caught.value) == ("Service at https://api.example answered 503 while asking (block service/checkout).")
+
+
+def test_the_block_nearest_to_the_failure_is_named_once() -> None:
+    """The destination's block contains the one with the credential, which is the one to repair."""
+    with pytest.raises(ServiceError) as caught, concerning("vault-secret/outer"), concerning("vault-credentials/inner"):
+        raise ServiceError("It failed.")
+
+    assert str(caught.value) == "It failed (block vault-credentials/inner)."
+    with pytest.raises(ServiceError) as caught, concerning("secret/checkout"):
+        raise ServiceError("secret/checkout could not be read.")
+    assert str(caught.value) == "secret/checkout could not be read."

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
+from typing import Any
 
 import pytest
 
+from blocks.errors import KeyRotationError
+from flows.show.sentences import address, failed
 from sandbox.stack import CHECKOUT
 
 PAGE = (CHECKOUT / "docs" / "how-to" / "troubleshooting.md").read_text()
-QUOTED = sorted({*re.findall(r'^## "(.*)"$', PAGE, re.MULTILINE), *re.findall(r'"([^"\n]*…[^"\n]*)"', PAGE)})
+generated: dict[str, Any] = runpy.run_path(str(CHECKOUT / "docs" / "hooks" / "generated.py"))
+QUOTED = sorted({*re.findall(r'^#{2,3} "(.*)"$', PAGE, re.MULTILINE), *re.findall(r'"([^"\n]*…[^"\n]*)"', PAGE)})
 OPEN = "…"
+TREES = [
+    ast.parse(file.read_text()) for part in ("blocks", "tasks", "flows") for file in (CHECKOUT / part).rglob("*.py")
+]
 FILLED_IN = re.compile(r"\d+|\bpublish\b")
 """What a message does not spell out itself: numbers, and the step that failed."""
 LOSES_A_LEDGER = re.compile(
@@ -20,17 +28,30 @@ LOSES_A_LEDGER = re.compile(
 """Advice after which live keys are known to nobody."""
 
 
+def all_classes(error: type[KeyRotationError]) -> list[type[KeyRotationError]]:
+    """The class and all that derive from it."""
+    return [error, *(found for each in error.__subclasses__() for found in all_classes(each))]
+
+
+ERRORS = all_classes(KeyRotationError)
+SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", generated["on_page_markdown"](PAGE), re.MULTILINE))
+"""The entries of the page as it is built, by their headings."""
+
+
 def said() -> list[str]:
     """Every text in the code but docstrings, with `…` for what is filled in."""
-    trees = [
-        ast.parse(file.read_text()) for part in ("blocks", "tasks", "flows") for file in (CHECKOUT / part).rglob("*.py")
-    ]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    nodes = [node for tree in TREES for node in ast.walk(tree)]
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     nodes = [node for node in nodes if id(node) not in docstrings]
     whole = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    filled = ["".join(_spelled(part) for part in node.values) for node in nodes if isinstance(node, ast.JoinedStr)]
+    filled = [text for node in nodes if isinstance(node, ast.JoinedStr) for text in _texts(node)]
     return whole + filled
+
+
+def _texts(node: ast.expr) -> list[str]:
+    if isinstance(node, ast.JoinedStr):
+        return ["".join(_spelled(part) for part in node.values)]
+    return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
 
 
 def _spelled(part: ast.expr) -> str:
@@ -50,6 +71,41 @@ def test_each_quoted_sentence_is_one_that_the_code_says(sentence: str) -> None:
     assert [
         part for part, form in zip(parts, patterns, strict=True) if not any(re.search(form, text) for text in TEXTS)
     ] == []
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_failed_run_ends_with_the_address_of_an_entry_on_the_page(error: type[KeyRotationError]) -> None:
+    """The commonest failure once had no entry at all, although the page said to look its message up."""
+    page, _, anchor = failed(error("It failed."), "publish", None).rpartition(" Help: ")[2].partition("#")
+
+    assert (CHECKOUT / page).read_text() == PAGE
+    assert [heading.lower().replace(" ", "-") for heading in SECTIONS if heading == error.entry] == [anchor]
+
+
+def test_each_class_of_errors_has_an_entry_of_its_own() -> None:
+    """Two classes at one entry would be told apart by nobody."""
+    public = [error for error in ERRORS if error.__module__ == KeyRotationError.__module__]
+
+    assert len({address(error.entry) for error in public}) == len(public)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_each_message_of_an_error_stands_in_its_entry(error: type[KeyRotationError]) -> None:
+    """Whoever searches the page for a message arrives where the message's address leads."""
+    wanted = [
+        message
+        for tree in TREES
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == error.__name__ and node.args
+        for message in _texts(node.args[0])
+    ]
+
+    assert [message for message in wanted if message not in SECTIONS[error.entry]] == []
+
+
+def test_messages_are_found_in_the_code() -> None:
+    """A test that finds none would pass without a look at the page."""
+    assert sum(section.count("- ``") for section in SECTIONS.values()) > 100
 
 
 def test_the_page_is_found_to_quote() -> None:

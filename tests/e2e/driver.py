@@ -15,6 +15,8 @@ from uuid import UUID
 from prefect import Flow, State, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -28,6 +30,7 @@ from flows import retire, rotate
 from sandbox.stack import POOL, WORKER_TYPE
 from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation
+from tasks.world.api import LEDGER_TAG
 
 WAIT_SECONDS = 90.0
 JOB_VARIABLES = {"command": "python -m prefect.engine"}
@@ -91,9 +94,11 @@ async def deploy_retirements() -> None:
 
 async def retirements_of(rotation: Rotation) -> list[FlowRun]:
     """The retirements that were scheduled for a rotation."""
-    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name]))
+    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[LEDGER_TAG, rotation.name]))
     async with get_client() as client:
-        return await client.read_flow_runs(flow_run_filter=tags)
+        return await client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=["retire"])), flow_run_filter=tags
+        )
 
 
 async def begin_rotation(rotation: Rotation) -> UUID:

@@ -26,7 +26,7 @@ from tasks.model.ledger import Ledger
 from tasks.model.rotation import Retirement, Rotation
 from tests.by_hand import ledger_of, ledger_value
 from tests.e2e.conftest import World, with_pages
-from tests.e2e.driver import WAIT_SECONDS, deploy, deploy_retirements, events, retirements_of
+from tests.e2e.driver import WAIT_SECONDS, attempt, begin_rotation, deploy, deploy_retirements, events, retirements_of
 from tests.e2e.processes import HELD_SECONDS, traces, until_held
 
 pytestmark = with_pages
@@ -268,6 +268,24 @@ async def test_a_kept_key_ends_on_its_date(world: World) -> None:
     assert len(world.openrouter.live_keys()) == 1
     assert [key.revoke_at for key in (await ledger(rotation)).superseded] == [until]
     assert [run.next_scheduled_start_time for run in await retirements_of(rotation)] == [until]
+
+
+async def test_a_run_is_named_and_tagged_by_itself_however_it_was_started(world: World) -> None:
+    """A run of a deployment that somebody made by hand has neither; what a person has named keeps its name."""
+    rotation = await world.prepare(world.rotation())
+    begun = await begin_rotation(rotation)
+    async with get_client() as client:
+        await client.update_flow_run(begun, tags=["by-hand"])
+        named = await begin_rotation(rotation)
+        await client.update_flow_run(named, name="Before the audit")
+
+    for run_id in (begun, named):
+        await attempt(run_id)
+
+    async with get_client() as client:
+        first, second = [await client.read_flow_run(run_id) for run_id in (begun, named)]
+    assert (first.name, set(first.tags)) == (f"rotate {rotation.name}", {"by-hand", rotation.name})
+    assert (second.name, rotation.name in second.tags) == ("Before the audit", True)
 
 
 async def test_a_removal_that_is_not_confirmed_changes_nothing(world: World) -> None:

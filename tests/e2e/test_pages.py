@@ -169,11 +169,17 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
         assert (await rotate(rotation, return_state=True)).is_completed()
     names = ("audit", "change-rotation", "restore-key", "rotate", "emergency", "remove-rotation")
     page = [block for name in names for block in pages.read(f"how-to/{name}.md")]
-    here = {"connection=openrouter": f"connection={rotation.connection}", "rotate/checkout": "rotate/example"}
+    here = {
+        "connection=openrouter": f"connection={rotation.connection}",
+        "rotate/checkout": "rotate/example",
+        "rotation=checkout": "rotation=example",
+    }
 
     with at_work(world.stack):
-        pages.follow(page, tmp_path, here, world.stack.env)
+        promises = pages.follow(page, tmp_path, here, world.stack.env)
 
+    assert [printed for promised, printed in promises if not pages.prints(promised, printed)] == []
+    assert promises
     assert await ledger_value("example") is None
 
 

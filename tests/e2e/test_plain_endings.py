@@ -65,7 +65,9 @@ async def test_an_error_that_nobody_foresaw_stores_nothing_of_its_text(world: Wo
     with mock.patch.object(tasks.publish, "_has_arrived", quotes_the_key):
         state = await rotate(rotation, return_state=True)
 
-    assert "publish failed: An unexpected ValueError was raised; the log says where." in str(state.message)
+    assert "Could not publish the new key: An unexpected ValueError was raised; the log says where." in str(
+        state.message
+    )
     told = [str(state.message), await failure_of_the_task(state)]
     assert "An unexpected ValueError was raised" in told[1]
     assert not [sentence for sentence in told for secret in world.openrouter.secrets if secret in sentence]
@@ -103,7 +105,7 @@ async def test_a_switch_that_is_neither_on_nor_off_changes_nothing(world: World,
 
     state = await rotate(rotation, return_state=True, **{field: "false"})
 
-    assert str(state.message) == f"{field}: must be true or false. Nothing was changed."
+    assert f"{field}: must be true or false. Nothing was changed." in str(state.message)
     assert world.openrouter.created == []
 
 

@@ -266,7 +266,8 @@ async def test_three_destinations_one_of_them_broken(world: World) -> None:
     healed = await attempt(run_id)
 
     assert failed.is_failed()
-    assert "publish failed: Vault at" in str(failed.message)
+    assert "Could not publish the new key: Vault at" in str(failed.message)
+    assert "(block vault-secret/three)" in str(failed.message)
     assert "Retry is safe" in str(failed.message)
     assert alive_after_failure
     assert healed.is_completed()

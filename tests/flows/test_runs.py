@@ -62,6 +62,7 @@ async def test_an_order_that_a_later_one_may_contradict_is_not_tried_again(name:
         mock.patch("flows.add_rotation.block_name", side_effect=away),
         mock.patch("flows.remove_rotation.open_run", side_effect=away),
         mock.patch("flows.apply_settings.open_run", side_effect=away),
+        mock.patch("flows.runs.name_run"),
         mock.patch("flows.runs.schedule_try", return_value=following),
     ):
         state = await FLOWS[name]()

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import automations, status
+from flows.show.overview import row
+from sandbox.stack import CHECKOUT
+from tasks.model.tries import TRIES_AGAIN
+from tests.flows.show.test_overview import NOW, TRY, WELL, seen
+
+NAMED = {"well": "COMPLETED", "broken": "FAILED"}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +33,39 @@ def test_a_server_that_cannot_be_asked_is_told(
 
     assert code == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("states", "code"),
+    [((), 0), (("COMPLETED",), 0), (("COMPLETED", TRIES_AGAIN), 1), ((TRIES_AGAIN, "CRASHED", "COMPLETED"), 2)],
+    ids=["no rotation", "healthy", "degraded", "a person is needed"],
+)
+@pytest.mark.parametrize("arguments", [[], ["--json"]], ids=["table", "json"])
+def test_the_exit_code_is_that_of_the_worst_rotation(
+    states: tuple[str, ...], code: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script on call needs no more than the code: 0 healthy, 1 degraded, 2 a person is needed."""
+    rows = [row(replace(WELL, last_run=seen(state), next_run=TRY), NOW) for state in states]
+    monkeypatch.setattr(status, "ask_prefect", lambda _: rows)
+
+    assert status.main(arguments) == code
+
+
+def test_the_exit_codes_are_documented() -> None:
+    """Where the command is."""
+    page = (CHECKOUT / "docs" / "reference" / "commands.md").read_text()
+
+    assert [code for code in ("| 0 |", "| 1 |", "| 2 |") if code not in page] == []
+
+
+def test_json_is_printed_worst_first(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the table is."""
+    rows = [row(replace(WELL, name=name, last_run=seen(state)), NOW) for name, state in NAMED.items()]
+    monkeypatch.setattr(status, "ask_prefect", lambda _: rows)
+
+    status.main(["--json"])
+
+    assert [each["rotation"] for each in json.loads(capsys.readouterr().out)] == ["broken", "well"]
 
 
 def test_no_automation_is_made_at_a_server_that_nobody_named(

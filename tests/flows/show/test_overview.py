@@ -8,10 +8,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from rich.console import Console
 
 from flows.show.overview import HEADER, Health, as_page, row, summary
-from flows.status import show
+from flows.status import as_json, show
 from tasks.model.ledger import Ledger
 from tasks.model.records import Current, Pending, Superseded
 from tasks.model.tries import TRIES_AGAIN
@@ -19,7 +20,11 @@ from tasks.world.inventory import Facts, SeenRun
 
 NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
 RUN = UUID(int=7)
-DEPLOYMENT: dict[str, Any] = {"schedules": [{"slug": "auto-rotation", "active": True}], "paused": False}
+DEPLOYMENT: dict[str, Any] = {
+    "id": str(UUID(int=8)),
+    "schedules": [{"slug": "auto-rotation", "active": True}],
+    "paused": False,
+}
 
 
 def made(label: str) -> dict[str, Any]:
@@ -184,7 +189,8 @@ def test_the_page_shows_the_worst_first_and_stays_a_table() -> None:
     """A message with line breaks and bars cannot break the page."""
     broken = replace(WELL, name="billing", last_run=seen("FAILED", "publish | failed\nat Vault"))
 
-    page = as_page([row(WELL, NOW), row(broken, NOW)], NOW)
+    with temporary_settings({PREFECT_UI_URL: None, PREFECT_API_URL: None}):
+        page = as_page([row(WELL, NOW), row(broken, NOW)], NOW)
 
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert len(lines) == 4
@@ -196,7 +202,8 @@ def test_what_needs_a_person_stands_above_the_table() -> None:
     """One line for each rotation in trouble, whose sentences are too long for a cell."""
     broken = replace(WELL, name="billing", last_run=seen("FAILED", "publish failed\nat Vault"))
 
-    page = as_page([row(WELL, NOW), row(broken, NOW)], NOW)
+    with temporary_settings({PREFECT_UI_URL: None, PREFECT_API_URL: None}):
+        page = as_page([row(WELL, NOW), row(broken, NOW)], NOW)
 
     before, _, table = page.partition("| Rotation |")
     [told] = [line for line in before.splitlines() if line.startswith("- ")]
@@ -205,18 +212,86 @@ def test_what_needs_a_person_stands_above_the_table() -> None:
     assert "publish failed" not in table
 
 
-def test_the_terminal_breaks_no_key_and_no_name_up_in_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_breaks_no_word_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     """What a person may want to copy stands on one line, and what needs a person follows the table."""
     label = "sk-or-v1-0e6...1c96"
-    current = CURRENT.model_copy(update={"label": label})
-    broken = replace(WELL, ledger=Ledger(current=current), last_run=seen("FAILED", "publish failed"))
+    key = superseded(NOW + timedelta(hours=1)).model_copy(update={"label": "sk-or-v1-aaa...bbbb"})
+    ledger = Ledger(current=CURRENT.model_copy(update={"label": label}), superseded=(key,))
+    broken = replace(WELL, name="checkout-of-the-shop", ledger=ledger, last_run=seen("FAILED", "It failed."))
+    waiting = replace(WELL, next_run=None, last_run=seen("COMPLETED", at=NOW - timedelta(days=400)))
+    rows = [row(broken, NOW), row(waiting, NOW)]
 
-    show([row(broken, NOW)], Console(width=100))
+    show(rows, Console(width=80))
 
     printed = capsys.readouterr().out
-    [line] = [line for line in printed.splitlines() if label in line]
-    assert all(word in line for word in ("checkout", "failed", "3 d", "28 Mar 12:00"))
-    assert "checkout: The last run failed:" in printed.partition(line)[2]
+    assert max(map(len, printed.splitlines())) <= 80
+    assert {word for each in rows for text in each.cells()[:-1] for word in text.split()} <= set(printed.split())
+    assert "checkout-of-the-shop: superseded: sk-or-v1-aaa...bbbb until 1 Mar 13:00" in printed
+    assert "checkout-of-the-shop: The last run failed:" in printed.partition(label)[2]
+
+
+@pytest.mark.parametrize("age", [timedelta(seconds=-30), timedelta(0), timedelta(minutes=59)])
+def test_the_age_of_a_young_key_is_below_an_hour(age: timedelta) -> None:
+    """It is never negative, although the clocks of the worker and of the reader may differ."""
+    current = CURRENT.model_copy(update={"since": NOW - age})
+
+    assert row(replace(WELL, ledger=Ledger(current=current)), NOW).current == "new-key, below 1 h"
+
+
+def test_every_name_on_the_page_is_a_link() -> None:
+    """To the rotation's page, its deployment, its next run and its last one."""
+    broken = replace(WELL, last_run=seen("FAILED", "It failed."), next_run=replace(seen("SCHEDULED"), id="next"))
+    with temporary_settings({PREFECT_UI_URL: "https://prefect.example/v2"}):
+        page = as_page([row(broken, NOW)], NOW)
+
+    at = "https://prefect.example/v2"
+    deployment = f"([deployment]({at}/deployments/deployment/{UUID(int=8)}))"
+    assert f"| [checkout]({at}/artifacts/key/rotation-checkout) {deployment} |" in page
+    assert f"| [1 Mar 12:00]({at}/runs/flow-run/next) | [failed 1 Mar 12:00]({at}/runs/flow-run/{RUN}) |" in page
+    assert f"- **[checkout]({at}/artifacts/key/rotation-checkout)** (failed): " in page
+    assert f"[Last run]({at}/runs/flow-run/{RUN})" in page
+
+
+def test_without_an_address_of_the_dashboard_the_page_has_no_links() -> None:
+    """A link to nowhere would be worse than none."""
+    with temporary_settings({PREFECT_UI_URL: None, PREFECT_API_URL: None}):
+        assert "](" not in as_page([row(WELL, NOW)], NOW)
+
+
+def test_the_page_says_at_what_time_it_was_so() -> None:
+    """The time that the dashboard shows beside an artifact is not always that of its content."""
+    assert "As of 2027-03-01 12:00 UTC." in as_page([], NOW)
+
+
+def test_programs_get_times_and_addresses() -> None:
+    """Nothing has to be read out of a sentence."""
+    ledger = Ledger(current=CURRENT, superseded=(superseded(NOW),))
+    with temporary_settings({PREFECT_UI_URL: "https://prefect.example/v2"}):
+        told = as_json(row(replace(WELL, ledger=ledger), NOW))
+
+    assert told == {
+        "rotation": "checkout",
+        "health": "healthy",
+        "needs": "",
+        "current": {"label": "new-key", "since": "2027-02-26T12:00:00+00:00"},
+        "superseded": [{"label": "old-key", "revoke_at": "2027-03-01T12:00:00+00:00"}],
+        "next_run": {
+            "id": str(RUN),
+            "state": "SCHEDULED",
+            "at": "2027-03-28T12:00:00+00:00",
+            "message": "",
+            "url": f"https://prefect.example/v2/runs/flow-run/{RUN}",
+        },
+        "last_run": {
+            "id": str(RUN),
+            "state": "COMPLETED",
+            "at": "2027-03-01T12:00:00+00:00",
+            "message": "Rotated.",
+            "url": f"https://prefect.example/v2/runs/flow-run/{RUN}",
+        },
+        "deployment_url": f"https://prefect.example/v2/deployments/deployment/{UUID(int=8)}",
+        "page_url": "https://prefect.example/v2/artifacts/key/rotation-checkout",
+    }
 
 
 def test_the_summary_counts() -> None:

@@ -6,12 +6,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, LedgerError
+from blocks.errors import (
+    ConfigurationError,
+    DestinationError,
+    ForbiddenError,
+    KeyRotationError,
+    LedgerError,
+    UnreachableError,
+)
 from flows.show.sentences import failed
 from tasks.model.ledger import Ledger
 from tasks.model.records import Current, MadeKey, Pending, Superseded
+from tasks.model.tries import Next
+from tasks.world.run import LOOK
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
+HELP = "Help: docs/how-to/troubleshooting.md#a-destination-does-not-hold-the-key"
 ERROR = DestinationError("Vault is sealed.")
 
 
@@ -38,8 +48,31 @@ def test_a_failed_run_names_step_error_live_key_and_what_to_do() -> None:
     said = failed(ERROR, "publish", Ledger(current=CURRENT, pending=PENDING))
 
     assert said == (
-        "publish failed: Vault is sealed. The key new is live, and the new key next was created; no key that a "
-        "destination holds was revoked. Retry is safe."
+        "Could not publish the new key: Vault is sealed. The key new is live, and the new key next was created; no key "
+        f"that a destination holds was revoked. Retry is safe; press it once the destination works. {HELP}"
+    )
+
+
+def test_a_run_that_could_not_look_says_that_nothing_was_changed() -> None:
+    """The commonest failure: a service is away when the run starts."""
+    error = UnreachableError("Vault at https://vault.example could not be reached.")
+    error.block = "vault-credentials/checkout"
+
+    assert failed(error, LOOK, Ledger(current=CURRENT), Next(1, NOW)) == (
+        "Could not read the ledger and the destinations: Vault at https://vault.example could not be reached (block "
+        "vault-credentials/checkout). Nothing was changed. The key new is live. Retry is safe; press it once the "
+        "service can be reached. It is tried again by itself at 2026-12-01 03:30 UTC (try 1). "
+        "Help: docs/how-to/troubleshooting.md#a-service-cannot-be-reached"
+    )
+
+
+def test_a_failure_of_several_causes_leads_to_the_entry_of_each() -> None:
+    """Each destination may have failed in a way of its own."""
+    error = DestinationError.combine([UnreachableError("One is away."), ForbiddenError("One is closed.")])
+
+    assert failed(error, "publish", None).endswith(
+        " Help: docs/how-to/troubleshooting.md#a-service-cannot-be-reached, "
+        "docs/how-to/troubleshooting.md#a-permission-is-missing"
     )
 
 
@@ -48,8 +81,8 @@ def test_a_failed_removal_tells_what_is_left() -> None:
     said = failed(ERROR, "revoke-key", Ledger(superseded=(FORMER,), removed=True))
 
     assert said == (
-        "revoke-key failed: Vault is sealed. The rotation is removed; superseded: old until 2026-12-01 04:30 UTC. "
-        "Retry is safe."
+        "Could not revoke the superseded keys: Vault is sealed. The rotation is removed; superseded: old until "
+        f"2026-12-01 04:30 UTC. Retry is safe; press it once the destination works. {HELP}"
     )
 
 
@@ -57,18 +90,26 @@ def test_a_failure_before_the_ledger_was_read_changed_nothing() -> None:
     """Then there is no more to say."""
     said = failed(KeyRotationError("Prefect's API failed."), "", None)
 
-    assert said == "Prefect's API failed. No key was changed. Retry is safe."
+    assert said == (
+        "Prefect's API failed. No key was changed. Retry is safe; press it once the cause is repaired. "
+        "Help: docs/how-to/troubleshooting.md#an-unexpected-error"
+    )
 
 
 def test_bad_input_is_the_one_sentence_that_names_the_field() -> None:
-    """Nothing is added to it."""
+    """Nothing is added to it but the address of its entry."""
     said = failed(ConfigurationError("rotation.name: it is no name. Nothing was created."), "", None)
 
-    assert said == "rotation.name: it is no name. Nothing was created."
+    assert said == (
+        "rotation.name: it is no name. Nothing was created. Help: docs/how-to/troubleshooting.md#a-setting-is-refused"
+    )
 
 
 def test_a_ledger_that_cannot_be_read_is_the_one_sentence_that_says_what_to_do() -> None:
     """A Retry would find the same, so it is not advised."""
     said = failed(LedgerError("The ledger was written by a newer version: upgrade this worker."), "", None)
 
-    assert said == "The ledger was written by a newer version: upgrade this worker."
+    assert said == (
+        "The ledger was written by a newer version: upgrade this worker. "
+        "Help: docs/how-to/troubleshooting.md#the-ledger-cannot-be-read-or-written"
+    )

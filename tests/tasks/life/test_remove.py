@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
+from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError
 from flows.remove_rotation import check_removal, end_of_keys, parse_keep_until
 from sandbox.server import Fault
+from tasks.life.remove import plan_removal
 from tasks.model.events import Event
-from tasks.model.keys import read_marker
+from tasks.model.keys import NOT_YET_ROTATED, read_marker, show_time
 from tests.tasks.conftest import Life
 
 
@@ -199,6 +201,89 @@ async def test_a_rotation_of_the_same_name_can_be_added_again(life: Life) -> Non
 async def test_removing_what_is_not_there_is_no_error(life: Life) -> None:
     """A removal may be repeated."""
     assert "removed" in await life.remove(life.time)
+
+
+async def test_a_removal_says_which_key_is_deleted_and_where_it_is_still_read(life: Life) -> None:
+    """Vault still holds the dead key: whoever reads it there has to move."""
+    former, label = (life.key(each).label for each in await rotated(life))
+
+    said = await life.remove(life.time)
+
+    assert f"Deleted at OpenRouter: {former}, {label}." in said
+    assert f"may still hold the key {label}, which has ended: move the consumers that read it there." in said
+
+
+async def test_a_removal_with_a_date_says_what_then_ends_where(life: Life) -> None:
+    """Until then there is time to move the consumers."""
+    _, current = await rotated(life)
+    until = life.time + timedelta(days=10)
+
+    said = await life.remove(until)
+
+    assert f"may still hold the superseded key {life.key(current).label}, which ends at {show_time(until)}" in said
+
+
+async def test_a_destination_is_emptied_before_its_key_is_deleted(life: Life) -> None:
+    """Nobody reads a dead key, and the next rotation of that name may begin there."""
+    await rotated(life)
+
+    said = await life.remove(life.time, empty=True)
+    held = await life.block.read_content()
+    await life.rotate()
+
+    assert held.value == SecretStr(NOT_YET_ROTATED)
+    assert "No key of the rotation is left in vault-secret/checkout." in said
+    assert "may still hold" not in said
+    assert len(life.openrouter.live_keys()) == 1
+
+
+async def test_what_somebody_else_has_put_into_a_destination_is_not_emptied(life: Life) -> None:
+    """Only keys of the rotation are replaced."""
+    await rotated(life)
+    await life.block.write_content(SecretStr("a password"), await life.block.read_content(), {})
+
+    await life.remove(life.time, empty=True)
+
+    assert (await life.block.read_content()).value == SecretStr("a password")
+
+
+async def test_no_key_is_deleted_while_a_destination_cannot_be_emptied(life: Life) -> None:
+    """The removal fails before that, and a Retry goes on."""
+    _, current = await rotated(life)
+    life.vault.sealed = True
+
+    await life.failure(life.remove(life.time, empty=True))
+    alive = current in life.openrouter.keys
+    life.vault.sealed = False
+    await life.remove(life.time, empty=True)
+
+    assert alive
+    assert life.openrouter.keys == {}
+
+
+@pytest.mark.parametrize("empty", [False, True])
+async def test_a_plan_says_what_a_removal_does_with_keys_and_destinations(life: Life, empty: bool) -> None:
+    """Before anything is changed, and in the order in which it is done."""
+    former, current = (life.key(each).label for each in await rotated(life))
+
+    steps = plan_removal(life.ledger, "checkout", life.time, empty=empty)
+
+    at = show_time(life.time)
+    emptied = f"Empty vault-secret/checkout: write `{NOT_YET_ROTATED}` in place of the key."
+    left = "Leave vault-secret/checkout unchanged, so that it still holds that key, which then no longer works."
+    assert steps == [
+        "Delete the deployment rotate/checkout with its schedule.",
+        *[emptied] * empty,
+        f"Delete the key {current} at OpenRouter at {at}.",
+        *[left] * (not empty),
+        f"Delete the superseded key {former} at {at}.",
+    ]
+
+
+def test_a_kept_key_is_not_taken_from_its_readers() -> None:
+    """Whoever keeps the key keeps it where it is read."""
+    with pytest.raises(ConfigurationError, match=r"^destinations: empty requires keys revoke.* Nothing was changed\.$"):
+        check_removal("checkout", "checkout", "keep", None, "empty")
 
 
 @pytest.mark.parametrize(

@@ -235,7 +235,21 @@ async def test_an_enabled_key_that_is_late_is_waited_for(life: Life) -> None:
 
 @pytest.mark.parametrize("label", ["", "sk-or-v1-000...0000"])
 async def test_nothing_to_bring_back_is_said_plainly(life: Life, label: str) -> None:
-    """Without such a superseded key there is nothing to restore."""
+    """Without a superseded key no label is to blame."""
     await life.rotate()
 
-    assert "no such superseded key" in await life.failure(life.restore(label))
+    assert await life.failure(life.restore(label)) == (
+        "Nothing to restore: rotation checkout has no superseded key (an emergency deletes all older keys). "
+        "Nothing was changed."
+    )
+
+
+async def test_a_label_of_no_superseded_key_is_refused_with_those_there_are(life: Life) -> None:
+    """Whoever mistyped it can copy the right one, and what was typed is not shown: it may be a key."""
+    await life.rotate()
+    await life.rotate()
+
+    assert await life.failure(life.restore("sk-or-v1-0e6...1c96")) == (
+        f"label: it is not that of a superseded key of rotation checkout; those are {life.superseded.label}. "
+        "Nothing was changed."
+    )
