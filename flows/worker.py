@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,7 +19,8 @@ import anyio
 import anyio.abc
 import httpx
 from anyio import CapacityLimiter, to_thread
-from prefect import Flow
+from prefect import Flow, State
+from prefect._flow_run_suspension import FlowRunSuspensionRequest
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
@@ -34,29 +36,24 @@ from prefect.client.schemas.objects import Flow as StoredFlow
 from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.context import AsyncClientContext
 from prefect.exceptions import Abort, Pause
 from prefect.flow_engine import AsyncFlowRunEngine
-from prefect.states import Cancelled, Failed
+from prefect.states import Cancelled, Failed, Scheduled
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import PrivateAttr
 
 import flows
 from blocks.errors import ConfigurationError
-from tasks.world.inventory import rotation_name
 
 LIMIT = 20
 """How many ordinary runs a worker has in hand at most, unless `--limit` says otherwise."""
 KEPT_FREE = 5
 """How many emergencies a worker runs beside a full house of ordinary runs."""
-STAND_BACK_SECONDS = 5.0
-"""How long an emergency makes the requests of other runs to Prefect wait, at most."""
-AT_ONCE = 4
-"""How many requests of ordinary runs the server gets at once: more only wait there, and an emergency behind them."""
-LOOK_AGAIN_SECONDS = 0.02
 CANCEL_AGAIN_SECONDS = 30.0
 """How long a cancelled run may take to end before it is cancelled once more."""
+BEGUN_WITHIN = timedelta(minutes=2)
+"""How long a run may stay Pending: then the worker that took it has died, or never heard that it took it."""
 NEWEST = 50
 """Of how many due runs, the newest first, an emergency is looked for when there are more than fit."""
 
@@ -141,6 +138,19 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         """Whether somebody has cancelled the run."""
         return self._cancelled_at is not None
 
+    @contextmanager
+    def setup_flow_run_suspension_request(self) -> Iterator[FlowRunSuspensionRequest]:
+        """Leave it to the worker to notice that the run is suspended.
+
+        Prefect 3.8.8 starts a thread with a client and a subscription to events for each run, and waits without a
+        deadline until that is ready, before the run is Running.
+        """
+        yield self._get_flow_run_suspension_request()
+
+    def suspend(self, state: State[Any]) -> None:
+        """End the attempt at its next step; the server resumes the run as another attempt."""
+        self._get_flow_run_suspension_request().mark_requested(state)
+
     def cancel(self) -> None:
         """Cancel the run, from any thread; one that has not ended in time is cancelled once more."""
         at = time.monotonic()
@@ -154,11 +164,8 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         """Report the end of a cancelled run as Cancelled, and any other interruption as Crashed."""
         await (self.handle_cancellation(exc) if self.is_cancelled else super().handle_crash(exc))
 
-    async def make(self, client: AsyncClientContext) -> int:
+    async def make(self) -> int:
         """Run the flow to its final state.
-
-        Args:
-            client: The client of the run's requests to Prefect.
 
         Returns:
             0 if the final state was reported, 1 if not.
@@ -166,7 +173,7 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         try:
             if not self.is_cancelled:
-                async with client, self.start():
+                async with self.start():
                     while self.is_running():
                         async with self.run_context():
                             await self.call_flow_fn()  # type: ignore[unused-coroutine] # it is the flow's result
@@ -184,8 +191,7 @@ class KeyRotationWorker(
     """Runs the flows of this package in its own interpreter, each in a thread of its own.
 
     Pools, queues, priorities, Cancel and Retry are those of every Prefect worker. An emergency does not wait for a
-    place: some are kept free, and other runs' requests to Prefect wait for a moment. SIGTERM ends the worker when the
-    runs in hand have ended.
+    place: some are kept free. SIGTERM ends the worker when the runs in hand have ended.
 
     Args:
         work_pool_name: The work pool.
@@ -201,9 +207,6 @@ class KeyRotationWorker(
     def __init__(self, work_pool_name: str, *, limit: int | None = None, **base: Any) -> None:
         super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + KEPT_FREE, **base)
         self._attempts: dict[UUID, Attempt] = {}
-        self._hurrying: dict[UUID, tuple[str, float]] = {}
-        self._in_flight: dict[int, float] = {}
-        self._submissions = asyncio.Semaphore(AT_ONCE)
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -215,20 +218,45 @@ class KeyRotationWorker(
         }
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Cancel the runs in hand that somebody has cancelled, and take what is due."""
-        await self._cancel_what_is_cancelling()
+        """Stop the runs in hand that somebody has cancelled or suspended, and take what is due."""
+        await self._stop_what_is_to_stop()
         return await super().get_and_submit_flow_runs()
 
-    async def _cancel_what_is_cancelling(self) -> None:
+    async def _stop_what_is_to_stop(self) -> None:
         if not self._attempts:
             return
-        cancelling = FlowRunFilter(
+        stopped = FlowRunFilter(
             id=FlowRunFilterId(any_=list(self._attempts)),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING])),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING, StateType.PAUSED])),
         )
-        for flow_run in await self.client.read_flow_runs(flow_run_filter=cancelling):
-            if attempt := self._attempts.get(flow_run.id):
+        for flow_run in await self.client.read_flow_runs(flow_run_filter=stopped):
+            attempt, state = self._attempts.get(flow_run.id), flow_run.state
+            if attempt and state and state.is_cancelling():
                 attempt.cancel()
+            elif attempt and state and state.name == "Suspended":
+                attempt.suspend(state)
+
+    async def sync_with_backend(self) -> None:
+        """Send the worker's heartbeat, and schedule again what some worker took and did not begin."""
+        await super().sync_with_backend()
+        await self._schedule_again()
+
+    async def _schedule_again(self) -> None:
+        # Nothing at the server looks at a run that stays Pending.
+        pending = await self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
+            ),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
+        )
+        since = datetime.now(UTC) - BEGUN_WITHIN
+        for run in pending:
+            if run.id not in self._in_hand() and run.state and run.state.timestamp < since:
+                again: State[Any] = Scheduled(message="A worker took this run and did not begin it.")
+                await self.client.set_flow_run_state(run.id, again)
+
+    def _in_hand(self) -> set[UUID]:
+        return self._submitting_flow_run_ids | self._attempts.keys()
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         # Prefect's worker asks for two hundred runs however few it can take.
@@ -283,7 +311,8 @@ class KeyRotationWorker(
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
         entries = {entry.flow_run.id: entry for entry in flow_run_response}
-        fresh = [entry for key, entry in entries.items() if key not in self._submitting_flow_run_ids]
+        # A run whose Retry is pressed as it ends is still in hand.
+        fresh = [entry for key, entry in entries.items() if key not in self._in_hand()]
         taken = await super()._submit_scheduled_flow_runs([each for each in fresh if is_emergency(each.flow_run)])
         ordinary = [each for each in fresh if not is_emergency(each.flow_run)]
         return taken + await super()._submit_scheduled_flow_runs(ordinary[: self._free_places()])
@@ -294,20 +323,16 @@ class KeyRotationWorker(
         # A run that was taken is run, also if the worker is being stopped.
         with anyio.CancelScope(shield=True):
             try:
-                if is_emergency(flow_run):
-                    self._hurrying[flow_run.id] = rotation_name(flow_run.parameters, ""), time.monotonic()
-                    await super()._submit_run(flow_run)
-                else:
-                    async with self._submissions:
-                        await self._stand_back(rotation_name(flow_run.parameters, ""))
-                        await super()._submit_run(flow_run)
+                await super()._submit_run(flow_run)
             except Exception:
-                self._logger.exception("Flow run %s could not be taken; it stays scheduled.", flow_run.id)
+                self._logger.exception("Flow run %s could not be taken; it will be taken again.", flow_run.id)
             finally:
                 self._submitting_flow_run_ids.discard(flow_run.id)
                 if flow_run.id not in self._attempts:
-                    self._hurrying.pop(flow_run.id, None)
                     self._release_limit_slot(flow_run.id)
+
+    async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
+        """Write no labels: the run's log names the worker, and a run whose labels are refused would be Crashed."""
 
     async def _propose_submitting_state(self, flow_run: FlowRun) -> None:
         """Leave the run Pending: nothing is submitted, and it is Running a moment later."""
@@ -318,26 +343,6 @@ class KeyRotationWorker(
         with anyio.CancelScope(shield=True):
             end = await super()._submit_run_and_capture_errors(flow_run, task_status)
         return end  # noqa: RET504 - after a cancel scope, mypy wants a return
-
-    async def _stand_back(self, rotation: str) -> None:
-        # Bounded, because a request waits inside of its deadline.
-        for _ in range(round(STAND_BACK_SECONDS / LOOK_AGAIN_SECONDS)):
-            if not self._is_overtaken(rotation) and self._unanswered() < AT_ONCE:
-                return
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-
-    def _unanswered(self) -> int:
-        # A request that failed has no answer, and is forgotten after a while.
-        since = time.monotonic() - STAND_BACK_SECONDS
-        for request, begun in tuple(self._in_flight.items()):
-            if begun <= since:
-                self._in_flight.pop(request, None)
-        return len(self._in_flight)
-
-    def _is_overtaken(self, rotation: str) -> bool:
-        # A run of the same rotation goes on: the emergency waits for its slot.
-        since = time.monotonic() - STAND_BACK_SECONDS
-        return any(other != rotation and since < begun for other, begun in tuple(self._hurrying.values()))
 
     async def run(
         self,
@@ -355,27 +360,20 @@ class KeyRotationWorker(
         attempt = self._attempts[flow_run.id] = Attempt(flow=flow, flow_run=flow_run, parameters=flow_run.parameters)
         (task_status or anyio.TASK_STATUS_IGNORED).started(str(flow_run.id))
         try:
-            code = await to_thread.run_sync(self._work, attempt, flow_run, limiter=CapacityLimiter(1))
-            if attempt.is_cancelled and not attempt.state.is_final():
-                await self.client.set_flow_run_state(flow_run.id, Cancelled(), force=True)
+            code = await to_thread.run_sync(asyncio.run, attempt.make(), limiter=CapacityLimiter(1))
+            if not attempt.state.is_final():
+                code = await self._settle(attempt, flow_run.id) or code
         finally:
             del self._attempts[flow_run.id]
-            self._hurrying.pop(flow_run.id, None)
         return KeyRotationWorkerResult(status_code=code, identifier=str(flow_run.id))
 
-    def _work(self, attempt: Attempt, flow_run: FlowRun) -> int:
-        async def ask(request: httpx.Request) -> None:
-            await self._stand_back(rotation_name(flow_run.parameters, ""))
-            self._in_flight[id(request)] = time.monotonic()
-
-        async def answered(response: httpx.Response) -> None:
-            self._in_flight.pop(id(response.request), None)
-
-        async def make() -> int:
-            hooks = {} if is_emergency(flow_run) else {"event_hooks": {"request": [ask], "response": [answered]}}
-            return await attempt.make(AsyncClientContext(httpx_settings=hooks))
-
-        return asyncio.run(make())
+    async def _settle(self, attempt: Attempt, run_id: UUID) -> int:
+        # The server has refused the attempt's state, and nobody else would end the run.
+        state = (await self.client.read_flow_run(run_id)).state
+        if attempt.is_cancelled or (state and state.is_cancelling()):
+            await self.client.set_flow_run_state(run_id, Cancelled(), force=True)
+            return 0
+        return int(state is not None and state.is_pending())
 
     async def kill_infrastructure(
         self,

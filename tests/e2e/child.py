@@ -35,7 +35,7 @@ def run(run_id: UUID, env: dict[str, str], log: str, worker_type: str) -> None:
     flow_run, flow = load_flow_and_flow_run(run_id)
     if worker_type == KeyRotationWorker.type:
         attempt = Attempt(flow=flow, flow_run=flow_run, parameters=flow_run.parameters)
-        thread = Thread(target=KeyRotationWorker("killed")._work, args=(attempt, flow_run))
+        thread = Thread(target=asyncio.run, args=(attempt.make(),))
         thread.start()
         thread.join()
     else:

@@ -12,19 +12,22 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect import Flow, flow, get_client, get_run_logger
+from prefect import Flow, flow, get_client, get_run_logger, task
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
 from prefect.logging.handlers import APILogHandler
-from prefect.states import Crashed
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Crashed, Pending, Suspended
 
 from flows import rotate
-from flows.worker import FLOWS, KeyRotationWorker
+from flows.worker import FLOWS, Attempt, KeyRotationWorker
 from sandbox.server import Fault
 from sandbox.stack import WORKER_TYPE
 from tests.e2e.conftest import World, with_processes
@@ -223,6 +226,142 @@ async def test_a_run_that_is_interrupted_and_not_cancelled_is_crashed(
         run = await ended(await start_flow(interrupted, "interrupted"))
 
     assert run.state_name == "Crashed"
+
+
+async def test_a_queue_of_a_higher_priority_goes_first(world: World, start_flow: Callable[..., Any]) -> None:
+    """With one place, what is due later in the better queue is taken before what is due earlier in the other."""
+    pool, order = "priorities", []
+
+    @flow(persist_result=False)
+    async def noting() -> None:
+        order.append(FlowRunContext.get().flow_run.id)  # type: ignore[union-attr] # a run has a context
+
+    earlier = await start_flow(noting, pool)
+    async with get_client() as client:
+        await client.create_work_queue("better", work_pool_name=pool, priority=1)
+        deployment = await client.read_deployment_by_name(f"noting/{pool}")
+        later = (await client.create_flow_run_from_deployment(deployment.id, work_queue_name="better")).id
+
+    async with at_work(pool, limit=1):
+        for run_id in (earlier, later):
+            assert (await ended(run_id)).state_name == "Completed"
+
+    assert order == [later, earlier]
+
+
+async def test_a_run_sends_heartbeats(
+    world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them, the automation for crashed runs would not notice the death of a worker."""
+    sent, came = [], threading.Event()
+    emit = Attempt._emit_flow_run_heartbeat
+
+    def note(attempt: Attempt, *event: Any) -> None:
+        emit(attempt, *event)
+        sent.append(attempt.flow_run.id if attempt.flow_run else None)
+        came.set()
+
+    @flow(persist_result=False)
+    async def waiting() -> None:
+        await asyncio.to_thread(came.wait, STARTED_WITHIN)
+
+    monkeypatch.setattr(Attempt, "_emit_flow_run_heartbeat", note)
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
+        async with at_work("alive"):
+            run_id = await start_flow(waiting, "alive")
+            assert (await ended(run_id)).state_name == "Completed"
+
+    assert sent == [run_id]
+
+
+async def test_a_run_that_some_worker_took_and_did_not_begin_is_taken_again(
+    world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker was killed in between, or never heard that it had taken the run; one that is in hand is left alone."""
+    monkeypatch.setattr("flows.worker.BEGUN_WITHIN", timedelta(0))
+    began, go_on = threading.Event(), threading.Event()
+
+    @flow(persist_result=False)
+    async def held() -> None:
+        began.set()
+        await asyncio.to_thread(go_on.wait)
+
+    async with KeyRotationWorker("lost", prefetch_seconds=0) as worker:
+        run_id = await start_flow(held, "lost")
+        async with get_client() as client:
+            await client.set_flow_run_state(run_id, Pending())
+        assert await worker.get_and_submit_flow_runs() == []
+
+        await worker.sync_with_backend()
+        assert [run.id for run in await worker.get_and_submit_flow_runs()] == [run_id]
+        await running(began)
+        await worker.sync_with_backend()
+        go_on.set()
+
+        assert (await ended(run_id)).state_name == "Completed"
+
+
+async def test_a_run_that_is_cancelled_before_it_begins_is_cancelled(
+    world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is another attempt, which Prefect's worker takes for one that has begun."""
+    begun: list[int] = []
+
+    @flow(persist_result=False)
+    async def again() -> None:
+        begun.append(1)
+
+    async with at_work("cancelled-early"):
+        run_id = await start_flow(again, "cancelled-early")
+        assert (await ended(run_id)).state_name == "Completed"
+    begin = Attempt.begin_run
+
+    async def begin_late(attempt: Attempt) -> Any:
+        await cancel(run_id)
+        return await begin(attempt)
+
+    monkeypatch.setattr(Attempt, "begin_run", begin_late)
+    await retry(run_id)
+    async with KeyRotationWorker("cancelled-early", prefetch_seconds=0) as worker:
+        assert [run.id for run in await worker.get_and_submit_flow_runs()] == [run_id]
+        assert (await ended(run_id)).state_name == "Cancelled"
+
+    assert begun == [1]
+
+
+async def test_a_run_that_is_suspended_stops_at_its_next_step_and_can_be_resumed(
+    world: World, start_flow: Callable[..., Any]
+) -> None:
+    """The worker notices it for all its runs, without a subscription to events for each."""
+    began, go_on, steps = threading.Event(), threading.Event(), []
+
+    @task(persist_result=False)
+    async def step(name: str) -> None:
+        steps.append(name)
+
+    @flow(persist_result=False)
+    async def suspended() -> None:
+        began.set()
+        await asyncio.to_thread(go_on.wait)
+        await step("next")
+
+    async with KeyRotationWorker("suspended", prefetch_seconds=0) as worker:
+        run_id = await start_flow(suspended, "suspended")
+        await worker.get_and_submit_flow_runs()
+        await running(began)
+        async with get_client() as client:
+            await client.set_flow_run_state(run_id, Suspended(timeout_seconds=600))
+            await worker.get_and_submit_flow_runs()
+            go_on.set()
+            while worker._attempts:  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(POLL_SECONDS)
+
+            assert (await client.read_flow_run(run_id)).state_name == "Suspended"
+            assert steps == []
+            await client.resume_flow_run(run_id)
+        await worker.get_and_submit_flow_runs()
+        assert (await ended(run_id)).state_name == "Completed"
+    assert steps == ["next"]
 
 
 @pytest.mark.timeout(300)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from flows.worker import (
     FLOWS,
     KEPT_FREE,
     LIMIT,
-    STAND_BACK_SECONDS,
+    Attempt,
     KeyRotationJobConfiguration,
     KeyRotationWorker,
     flow_at,
@@ -166,24 +165,14 @@ async def test_a_run_that_is_listed_twice_is_taken_once(worker: tuple[KeyRotatio
     assert tasks.started == [emergency, run]
 
 
-@pytest.mark.parametrize(
-    ("rotation", "seconds_ago", "waits"),
-    [("ordinary", 0.0, True), ("stolen", 0.0, False), ("", 0.0, True), ("ordinary", STAND_BACK_SECONDS, False)],
-)
-def test_other_runs_wait_for_an_emergency_and_not_for_long(
-    worker: tuple[KeyRotationWorker, Tasks], rotation: str, seconds_ago: float, waits: bool
-) -> None:
-    """Runs of the emergency's own rotation go on, because it waits for their slot; the others wait some seconds."""
-    made, _ = worker
-    made._hurrying[uuid4()] = "stolen", time.monotonic() - seconds_ago
+async def test_a_run_that_is_retried_as_it_ends_is_taken_afterwards(worker: tuple[KeyRotationWorker, Tasks]) -> None:
+    """Its place is still taken; to take it twice would end the worker."""
+    made, tasks = worker
+    run, other = run_of(), run_of()
+    await made._submit_scheduled_flow_runs(due(run))
+    made._submitting_flow_run_ids.clear()
+    made._attempts[run.id] = Attempt(flow=FLOWS["flows.rotate:rotate"], flow_run=run)
 
-    assert made._is_overtaken(rotation) is waits
+    await made._submit_scheduled_flow_runs(due(run, other))
 
-
-def test_a_request_without_an_answer_is_forgotten(worker: tuple[KeyRotationWorker, Tasks]) -> None:
-    """Requests that failed do not make the others wait for ever, and are not kept."""
-    made, _ = worker
-    made._in_flight = {1: time.monotonic(), 2: time.monotonic() - STAND_BACK_SECONDS}
-
-    assert made._unanswered() == 1
-    assert list(made._in_flight) == [1]
+    assert tasks.started == [run, other]
