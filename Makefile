@@ -63,8 +63,8 @@ simulate: $(VENV)/dev ## Run simulated histories with a new seed, which is print
 soak: $(VENV)/dev ## Rotate 2,000 times under faults, with a consumer per rotation
 	$(BIN)/python -m bench.soak
 
-bench: $(VENV)/run ## Measure speed and calls, side by side in one run
-	$(BIN)/python -m bench
+bench: $(VENV)/run ## Measure speed and calls, side by side in one run; ARGS="--share 0.1" makes a tenth of the runs
+	$(BIN)/python -m bench $(ARGS)
 
 lock: $(VENV)/run ## Pin every dependency again, with hashes and without naming an index
 	$(BIN)/python -m pip install --quiet uv==$(UV)

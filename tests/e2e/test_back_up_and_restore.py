@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,10 @@ from blocks.vault.auth import TokenAuth
 from flows import audit, rotate
 from sandbox import openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
+from sandbox.postgres import PROGRAMS
+from sandbox.postgres import postgres as running_postgres
 from sandbox.server import running
-from sandbox.stack import Stack, free_port
+from sandbox.stack import Stack
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.model.rotation import KeySettings, Rotation
 from tests.by_hand import ledger_of
@@ -36,7 +36,6 @@ pytestmark = apart
 BACK_UP, PG_DUMP, SHOW_ID, RESTORE, PG_RESTORE, SET_ID, DROP_BLOCKS = [
     block for block in pages.read("how-to/back-up-and-restore.md") if block.language == "sh"
 ]
-POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 OUTSIDE, INSIDE = "outside", "inside"
 """Two rotations: to Vault, and to a secret in Prefect's own database, which is restored with it."""
 
@@ -196,46 +195,10 @@ async def everything_lost(place: Place) -> None:
 @pytest.fixture
 def postgres(tmp_path: Path) -> Iterator[str]:
     """The address of an empty PostgreSQL database."""
-    if POSTGRES is None or shutil.which("pg_dump") is None:
+    if PROGRAMS is None or shutil.which("pg_dump") is None:
         pytest.skip("PostgreSQL is not installed")
-    home, port = tmp_path / "postgres", free_port()
-    home.mkdir()
-    # PostgreSQL refuses to run as root.
-    as_user: list[str] = []
-    if os.geteuid() == 0:
-        as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-        shutil.chown(home, "nobody")
-        for parent in home.parents:
-            if parent.stat().st_uid == 0 and parent != Path("/") and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
-    with ExitStack() as ended:
-        data, log = home / "data", (tmp_path / "postgres.log").open("wb")
-        ended.callback(log.close)
-        initdb = [str(POSTGRES / "initdb"), "-D", str(data), "-U", "prefect", "-A", "trust", "-E", "UTF8"]
-        subprocess.run([*as_user, *initdb], stdout=log, stderr=log, cwd=home, check=True)
-        started = subprocess.Popen(
-            [
-                *as_user,
-                str(POSTGRES / "postgres"),
-                "-D",
-                str(data),
-                "-p",
-                str(port),
-                "-k",
-                str(home),
-                "-h",
-                "127.0.0.1",
-            ],
-            stdout=log,
-            stderr=log,
-            cwd=home,
-        )
-        ended.callback(started.wait, 30)
-        ended.callback(started.terminate)
-        ready = [str(POSTGRES / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-        while subprocess.run(ready, check=False).returncode:
-            assert started.poll() is None, (tmp_path / "postgres.log").read_text()
-        yield f"prefect@127.0.0.1:{port}/postgres"
+    with running_postgres(tmp_path) as address:
+        yield address
 
 
 async def test_postgresql_restored(postgres: str) -> None:
