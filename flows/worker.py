@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -36,7 +36,7 @@ from prefect.client.schemas.objects import Flow as StoredFlow
 from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import Abort, Pause
+from prefect.exceptions import Abort, ObjectNotFound, Pause
 from prefect.flow_engine import AsyncFlowRunEngine
 from prefect.states import Cancelled, Failed, Scheduled
 from prefect.utilities.engine import propose_state
@@ -54,8 +54,8 @@ CANCEL_AGAIN_SECONDS = 30.0
 """How long a cancelled run may take to end before it is cancelled once more."""
 BEGUN_WITHIN = timedelta(minutes=2)
 """How long a run may stay Pending: then the worker that took it has died, or never heard that it took it."""
-NEWEST = 50
-"""Of how many due runs, the newest first, an emergency is looked for when there are more than fit."""
+ASKED_FOR = 50
+"""How many due runs a worker asks the server for at a time, at most; the server refuses to list more than 200."""
 
 FLOWS: Mapping[str, Flow[..., Any]] = {
     f"{each.fn.__module__}:{each.fn.__name__}": each for each in vars(flows).values() if isinstance(each, Flow)
@@ -253,7 +253,9 @@ class KeyRotationWorker(
         for run in pending:
             if run.id not in self._in_hand() and run.state and run.state.timestamp < since:
                 again: State[Any] = Scheduled(message="A worker took this run and did not begin it.")
-                await self.client.set_flow_run_state(run.id, again)
+                # What was deleted meanwhile is no reason to end the worker.
+                with suppress(ObjectNotFound):
+                    await self.client.set_flow_run_state(run.id, again)
 
     def _in_hand(self) -> set[UUID]:
         return self._submitting_flow_run_ids | self._attempts.keys()
@@ -261,7 +263,7 @@ class KeyRotationWorker(
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         # Prefect's worker asks for two hundred runs however few it can take.
         free = self._free_places()
-        wanted = free + len(self._submitting_flow_run_ids)
+        wanted = min(free + len(self._submitting_flow_run_ids), ASKED_FOR)
         due = await self._due(wanted) if free else []
         return due if free and len(due) < wanted else [*await self._emergencies(), *due]
 
@@ -296,7 +298,7 @@ class KeyRotationWorker(
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
             work_queue_filter=queues,
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            limit=NEWEST,
+            limit=ASKED_FOR,
         )
         return [
             WorkerFlowRunResponse(work_pool_id=self.work_pool.id, work_queue_id=run.work_queue_id, flow_run=run)

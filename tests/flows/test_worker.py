@@ -23,6 +23,7 @@ from flows.worker import (
     KeyRotationJobConfiguration,
     KeyRotationWorker,
     flow_at,
+    is_emergency,
 )
 from sandbox.stack import CHECKOUT
 
@@ -176,3 +177,26 @@ async def test_a_run_that_is_retried_as_it_ends_is_taken_afterwards(worker: tupl
     await made._submit_scheduled_flow_runs(due(run, other))
 
     assert tasks.started == [run, other]
+
+
+async def test_with_a_high_limit_no_more_runs_are_asked_for_than_the_server_lists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server refuses a longer list, and the refusal would end the worker."""
+    made, asked = KeyRotationWorker("pool", limit=1000), list[int]()
+    made._limiter = CapacityLimiter(made._limit or 0)
+
+    async def list_due(wanted: int) -> list[WorkerFlowRunResponse]:
+        asked.append(wanted)
+        return due(*(run_of() for _ in range(wanted)))
+
+    async def list_emergencies() -> list[WorkerFlowRunResponse]:
+        return due(run_of(emergency=True))
+
+    monkeypatch.setattr(made, "_due", list_due)
+    monkeypatch.setattr(made, "_emergencies", list_emergencies)
+
+    found = await made._get_scheduled_flow_runs()
+
+    assert asked[0] <= 200
+    assert is_emergency(found[0].flow_run)
