@@ -126,10 +126,10 @@ def test_the_template_of_a_new_pool_is_minimal() -> None:
     assert list(template["job_configuration"]) == list(template["variables"]["properties"]) == ["name"]
 
 
-def test_without_a_limit_twenty_ordinary_runs_are_in_hand_at_most() -> None:
+def test_without_a_limit_four_ordinary_runs_are_in_hand_at_most() -> None:
     """A herd does not start a thread for each of its runs."""
     assert KeyRotationWorker("pool")._limit == LIMIT + KEPT_FREE
-    assert LIMIT == 20
+    assert LIMIT == 4
 
 
 async def test_an_emergency_has_a_place_when_all_others_are_taken(worker: tuple[KeyRotationWorker, Tasks]) -> None:
