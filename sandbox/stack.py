@@ -313,6 +313,7 @@ class Stack:
         names = (
             "PREFECT_API_URL",
             "PREFECT_API_SSL_CERT_FILE",
+            "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED",
             "PREFECT_UI_URL",
             "PREFECT_HOME",
             "PREFECT_PROFILES_PATH",
