@@ -309,12 +309,15 @@ async def test_a_ledger_without_a_deployment_is_found(life: Life) -> None:
 
 
 async def test_a_removed_rotation_needs_no_deployment(life: Life) -> None:
-    """Its last key lives on until the date that was chosen."""
+    """Its last key lives on until the date that was chosen, and the audit says where it may still be read."""
     await life.rotate()
     await life.remove(life.time + timedelta(days=10))
     life.is_deployed = False
 
-    assert (await life.audit()).findings == ()
+    report = await life.audit()
+
+    assert found(report) == {Kind.FORMER_PLACE}
+    assert not report.needing_person()
 
 
 @pytest.mark.parametrize(("interval", "grave"), [(timedelta(0), True), (timedelta(days=4), False)])
