@@ -256,8 +256,8 @@ def check_findings(model: Model, connection: str, findings: Sequence[Finding], t
         promise(not dead or (Kind.CURRENT_KEY_UNUSABLE, current.hash) in found, "an audit did not find a dead key")
         places = [model.places[name] for name in current.destinations]
         strange = key and not ledger.pending and any(place.exists and place.content != key.secret for place in places)
-        told = {(Kind.DESTINATION_DIFFERS, current.hash), (Kind.DESTINATION_MOVED, current.hash)} & found
-        promise(not strange or bool(told), "an audit did not see a destination")
+        named = {(Kind.DESTINATION_DIFFERS, current.hash), (Kind.DESTINATION_MOVED, current.hash)} & found
+        promise(not strange or bool(named), "an audit did not see a destination")
     about = (Event.ORPHAN_FOUND.value, Event.AUDIT_FINDING.value)
     promise(sum(e["event"] in about for e in model.events[told:]) == len(findings), "findings were not told")
 

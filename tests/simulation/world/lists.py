@@ -79,6 +79,9 @@ class ModelLists:
         live = {key.hash for key in self._model.keys.values() if key.account == which.account and not key.disabled}
         live -= {key.hash for key in self._model.keys.values() if key.expired(now)}
         if not hashes or not set(hashes) <= live:
+            # A key that somebody else has disabled is not the rotation's to take out, and keeps the list as it is.
+            explained = [ledger.hashes() for name in self._model.rotations() if (ledger := self._model.ledger(name))]
+            which.spoiled |= bool(set(hashes) & set(self._model.keys) - live - set().union(*explained))
             raise RejectedError("OpenRouter knows no such keys.", status=400)
         before, which.hashes = which.hashes, tuple(hashes)
         if self._model.late_writers:
