@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -28,6 +29,8 @@ from tasks.model.rotation import parse_rotation
 from tasks.world.deployments import read_timetable
 from tests.by_hand import ledger_of, ledger_value
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+
+HELP = "Help: docs/how-to/troubleshooting.md#a-setting-is-refused"
 
 
 @pytest.fixture(autouse=True)
@@ -237,7 +240,7 @@ async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
 
     assert refused.message == (
         f"destinations: secret/{name} is already a destination of the rotation {name}. Nothing was created. "
-        f"{CORRECT_IT}"
+        f"{CORRECT_IT} {HELP}"
     )
     assert await deployed(taken) is None
     assert changed.is_completed(), changed.message
@@ -254,7 +257,7 @@ async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
 
     assert refused.message == (
         f"destinations: vault-secret/one and vault-secret/another point to the same place, {block.place()}. "
-        f"Nothing was created. {CORRECT_IT}"
+        f"Nothing was created. {CORRECT_IT} {HELP}"
     )
     assert await deployed(fields["rotation_name"]) is None
 
@@ -266,7 +269,7 @@ async def test_the_overview_shows_a_rotation_as_soon_as_it_is_added(world: World
     await add(fields)
 
     overview: Any = await Artifact.aget("key-rotations")
-    assert f"| {fields['rotation_name']} | degraded | none |" in overview.data
+    assert re.search(rf"^\| \[{fields['rotation_name']}\]\(\S+\) \| degraded \| none \|", overview.data, re.MULTILINE)
 
 
 async def test_what_cannot_be_shown_was_done_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +391,7 @@ async def test_everything_that_is_wrong_is_told_at_once(world: World) -> None:
         "rotate_at: must be a local time in 24-hour format, such as 03:30. "
         "time_zone: must be an IANA time zone, such as Europe/Berlin. "
         "key_name: is required. limit_reset: must be none, daily, weekly or monthly. "
-        f"overlap: must be a duration, such as 24h, 7d or PT24H. Nothing was created. {CORRECT_IT}"
+        f"overlap: must be a duration, such as 24h, 7d or PT24H. Nothing was created. {CORRECT_IT} {HELP}"
     )
     assert await deployed(fields["rotation_name"]) is None
 
