@@ -149,6 +149,9 @@ async def test_the_form_changes_a_rotation_and_shows_the_difference(world: World
     assert len(world.openrouter.created) == 1
 
 
+HELP = "Help: docs/how-to/troubleshooting.md#a-setting-is-refused"
+
+
 async def test_a_field_that_is_wrong_is_told_in_one_sentence(world: World, page: Page, picture: Picture) -> None:
     """The run's page names the field and what it must be; nothing was made."""
     await place(world, "reports")
@@ -158,7 +161,7 @@ async def test_a_field_that_is_wrong_is_told_in_one_sentence(world: World, page:
 
     await open_run(page, run.id)
     await page.get_by_role("tab", name="Details").click()
-    told = f"time_zone: must be an IANA time zone, such as Europe/Berlin. Nothing was created. {CORRECT_IT}"
+    told = f"time_zone: must be an IANA time zone, such as Europe/Berlin. Nothing was created. {CORRECT_IT} {HELP}"
     await expect(page.get_by_text(told, exact=True).first).to_be_visible()
     assert world.openrouter.created == []
     with pytest.raises(ObjectNotFound):

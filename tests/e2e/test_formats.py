@@ -79,7 +79,8 @@ async def test_an_older_package_changes_nothing_in_a_newer_ledger(world: World) 
     assert state.is_failed()
     assert state.message == (
         f"The ledger of rotation {rotation.name} was written by a newer version of this package (99.0.0), "
-        "so nothing was changed: upgrade this worker."
+        "so nothing was changed: upgrade this worker. "
+        "Help: docs/how-to/troubleshooting.md#the-ledger-cannot-be-read-or-written"
     )
     assert await traces(world, rotation) == before
     assert await VariableStore(rotation.name).newest() == terms

@@ -101,7 +101,6 @@ REMOVAL = [
     Effect("prefect", "POST /api/variables/$"),
     Effect("openrouter", "DELETE /keys/"),
     Effect("prefect", "POST /api/variables/$", 3),
-    Effect("prefect", "DELETE /api/variables/"),
 ]
 """What a removal does: away with the deployment, the keys are given up, revoked, and the ledger is closed."""
 DISABLE = Retirement(revoke="disable-then-delete")
@@ -255,7 +254,7 @@ async def test_a_removal_killed_at_any_effect_is_finished_by_its_retry(
 async def test_a_run_that_lost_its_place_stops_before_its_next_write(world: World) -> None:
     """A run stopped before its publish, and continued after another has finished, writes and revokes nothing."""
     rotation = await with_a_key(world, world.rotation(destinations=["vault-secret/stopped"]))
-    fault = Fault("after", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
+    fault = Fault("after", "GET", "/key$", status=0, delay=HELD_SECONDS, times=1)
     world.openrouter_app.state.faults.add(fault)
     run_id = await begin_rotation(rotation)
     with process(world, run_id) as late:

@@ -57,7 +57,7 @@ async def test_a_process_killed_while_it_schedules_the_retirement_leaves_one_sch
 async def test_a_run_that_loses_its_hold_on_the_slot_goes_on(world: World) -> None:
     """The slot is for order only: while nobody has taken the ledger over, a rotation is finished without it."""
     rotation = await world.prepare(world.rotation())
-    fault = world.openrouter_app.state.faults.add(Fault("before", "GET", "/keys/", status=0, delay=HELD_SECONDS))
+    fault = world.openrouter_app.state.faults.add(Fault("before", "GET", "/key$", status=0, delay=HELD_SECONDS))
     run_id = await begin_rotation(rotation)
 
     async with serving(Barrier(world.stack.url, "refused", r"POST /api/v2/concurrency_limits/leases/")) as between:
@@ -77,7 +77,7 @@ async def test_a_run_that_a_person_cancels_is_cancelled_and_not_failed(world: Wo
     """A cancellation that did not come from the slot goes through, and Retry converges."""
     rotation = await world.prepare(world.rotation())
     assert (await rotate(rotation, return_state=True)).is_completed()
-    fault = Fault("before", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
+    fault = Fault("before", "GET", "/key$", status=0, delay=HELD_SECONDS, times=1)
     world.openrouter_app.state.faults.add(fault)
     run_id = await begin_rotation(rotation)
     running = asyncio.create_task(attempt(run_id))

@@ -193,7 +193,7 @@ async def test_a_failed_run_says_what_failed_what_is_live_and_that_retry_is_safe
     state = await run(rotation)
 
     assert state.is_failed()
-    assert "create-key failed" in str(state.message)
+    assert str(state.message).startswith("Could not create a key: ")
     assert f"The key {live} is live" in str(state.message)
     assert "Retry is safe" in str(state.message)
 

@@ -151,7 +151,8 @@ async def test_two_versions_share_a_rotation(world: World, installed: Environmen
     assert refused.is_failed()
     assert refused.message == (
         f"The ledger of rotation {rotation.name} was written by a newer version of this package ({NEXT_VERSION}), "
-        "so nothing was changed: upgrade this worker."
+        "so nothing was changed: upgrade this worker. "
+        "Help: docs/how-to/troubleshooting.md#the-ledger-cannot-be-read-or-written"
     )
     assert await traces(world, rotation) == before
 

@@ -77,7 +77,7 @@ async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_
     """Two runs start at once; the first is stopped before its publish and goes on after the other has finished."""
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/two"]))
     assert (await rotate(rotation, return_state=True)).is_completed()
-    before_publish = Fault("after", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
+    before_publish = Fault("after", "GET", "/key$", status=0, delay=HELD_SECONDS, times=1)
     world.openrouter_app.state.faults.add(before_publish)
     runs = {await start(rotation, deployment_name=two_workers) for _ in range(2)}
     await until_held(before_publish)
@@ -103,7 +103,7 @@ async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_
 async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(world: World, two_workers: str) -> None:
     """Cancel stays a cancellation, whatever the run was doing, and the next run converges."""
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/cancelled"]))
-    before_publish = Fault("after", "GET", "/keys/", status=0, delay=HELD_SECONDS, times=1)
+    before_publish = Fault("after", "GET", "/key$", status=0, delay=HELD_SECONDS, times=1)
     world.openrouter_app.state.faults.add(before_publish)
     run_id = await start(rotation, deployment_name=two_workers)
     await until_held(before_publish)
