@@ -38,10 +38,11 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
     if asks_for_quiet and await _still_used(run, openrouter, key):
         return
     # Announced first, so that nobody brings a key back that is about to die. Signing the ledger keeps older runs out.
-    await run.write(run.ledger.changed(key.hash, revoking=True))
+    await run.record(run.ledger.changed(key.hash, revoking=True))
     if not key.at_once:
         # A list that names a dead key cannot be changed; but nothing delays the end of a leaked one.
         await take_out(run, key)
+    await run.guard()
     if policy.revoke == "disable-then-delete" and not (key.at_once or key.disabled):
         await _disable(run, openrouter, key)
         return
