@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -269,7 +268,8 @@ async def test_the_overview_shows_a_rotation_as_soon_as_it_is_added(world: World
     await add(fields)
 
     overview: Any = await Artifact.aget("key-rotations")
-    assert re.search(rf"^\| \[{fields['rotation_name']}\]\(\S+\) \| degraded \| none \|", overview.data, re.MULTILINE)
+    [line] = [line for line in overview.data.splitlines() if line.startswith(f"| [{fields['rotation_name']}](")]
+    assert "| degraded | none |" in line
 
 
 async def test_what_cannot_be_shown_was_done_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
