@@ -57,11 +57,11 @@ async def _current_unseen(run: Run, rotation: Rotation, key: ApiKey, now: dateti
     )
 
 
-def _still_removed(self: Ledger, pending: Any) -> Ledger:
+def _still_removed(self: Ledger, pending: Any, _installation: str = "") -> Ledger:
     return self.model_copy(update={"pending": pending})
 
 
-def _kept_all(self: Ledger, _now: datetime, _revoke_at: datetime) -> Ledger:
+def _kept_all(self: Ledger, _now: datetime, _revoke_at: datetime, *_places: Any) -> Ledger:
     return self.model_copy(update={"removed": True})
 
 

@@ -100,7 +100,7 @@ MUTANTS = [
         "an audit forgets the current key for the one that it finds",
         Ledger,
         "replaced",
-        lambda self, current, _revoke_at: self.model_copy(update={"current": current}),
+        lambda self, current, *_: self.model_copy(update={"current": current}),
         (*RESTORED, "audit", "the_clock_jumps"),
         SIMPLE,
     ),
