@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := 0.13.9
-STEPS ?= 100000
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -57,8 +56,8 @@ kills: $(VENV)/dev ## Kill real runs before and after each of their effects, sto
 mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each one is caught
 	$(BIN)/python -m tests.simulation.mutants
 
-simulate: $(VENV)/dev ## Run simulated histories with a new seed, which is printed; STEPS=100000 says how many steps
-	$(BIN)/python -m tests.simulation --steps $(STEPS)
+simulate: $(VENV)/dev ## Run 100,000 steps of simulated histories, with a printed seed
+	$(BIN)/python -m tests.simulation
 
 soak: $(VENV)/dev ## Rotate 2,000 times under faults, with a consumer per rotation
 	$(BIN)/python -m bench.soak

@@ -63,10 +63,7 @@ def test_the_guide_tells_what_ci_runs() -> None:
     [told] = re.findall(r"^CI runs `\.ci/run`: ([^.]*)", read("CONTRIBUTING.md"), re.MULTILINE)
 
     ran = [
-        name
-        for line in re.findall(r"^(?:exec )?make (.*)$", read(".ci/run"), re.MULTILINE)
-        for name in line.split()
-        if "=" not in name
+        name for line in re.findall(r"^(?:exec )?make (.*)$", read(".ci/run"), re.MULTILINE) for name in line.split()
     ]
     assert COMMAND.findall(told) == ran
 
