@@ -63,6 +63,11 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _is_filter(value: Any) -> bool:
+    groups = value.get("groups") if isinstance(value, dict) else None
+    return isinstance(groups, list) and all(isinstance(group, dict) and "rules" in group for group in groups)
+
+
 CREDENTIAL: dict[str, Validator] = {
     "allowed_api_key_hashes": or_null(is_list_of(_is_hash, 1, MAX_LISTED)),
     "allowed_models": or_null(is_list_of(_is_any_text, 0, MAX_LISTED)),
@@ -80,7 +85,7 @@ BROADCAST: dict[str, Validator] = {
     "broadcast_generation_request_context": is_switch,
     "config": _is_object,
     "enabled": is_switch,
-    "filter_rules": or_null(_is_object),
+    "filter_rules": or_null(_is_filter),
     "name": _is_any_text,
     "privacy_mode": is_switch,
     "sampling_rate": is_rate,

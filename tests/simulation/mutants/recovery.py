@@ -23,7 +23,6 @@ import tasks.revoke
 import tasks.verify
 from tasks.model.decisions import Situation, assess
 from tasks.model.keys import Marker
-from tasks.model.ledger import Ledger
 from tests.simulation.mutants.mutant import (
     SIMPLE,
     Mutant,
@@ -94,14 +93,6 @@ MUTANTS = [
         "is_key_among",
         lambda _secrets: False,
         RESTORED,
-        SIMPLE,
-    ),
-    Mutant(
-        "an audit forgets the current key for the one that it finds",
-        Ledger,
-        "replaced",
-        lambda self, current, *_: self.model_copy(update={"current": current}),
-        (*RESTORED, "audit", "the_clock_jumps"),
         SIMPLE,
     ),
     Mutant(
