@@ -11,7 +11,7 @@ from blocks.openrouter.lists import KeyList, ListKind
 from tasks.audit.findings import CappedFindings, Finding, Kind
 from tasks.model.ledger import Ledger
 from tasks.model.lists import predecessors_of, successor_of
-from tasks.world.optional import PARTS_WITH_LISTS, Part, if_available, listed
+from tasks.world.optional import Part, if_available, read_lists
 from tasks.world.ports import OpenRouter
 
 SHOWN = 12
@@ -43,10 +43,9 @@ class ListReader:
             ServiceError: OpenRouter failed.
         """
         for workspace in workspaces:
-            for kind, part in PARTS_WITH_LISTS.items():
-                found = await if_available(part, listed(self._openrouter.key_lists(kind, workspace)), self.note)
-                # What is for every workspace is in the list of each.
-                self.lists |= {(kind, each.id): each for each in found or ()}
+            found = await read_lists(self._openrouter, workspace, self.note)
+            # What is for every workspace is in the list of each.
+            self.lists |= {(each.kind, each.id): each for each in found}
         return {key_hash for each in self.lists.values() for key_hash in each.hashes or ()}
 
     async def read_logging(self, workspaces: Collection[str]) -> None:

@@ -25,7 +25,7 @@ from tasks.model.lists import predecessors_of, replaced, successor_of
 from tasks.model.records import MadeKey, Superseded
 from tasks.model.rotation import Rotation
 from tasks.world.account import has_workspace
-from tasks.world.optional import PARTS_WITH_LISTS, Part, if_available, listed
+from tasks.world.optional import Part, if_available, read_lists
 from tasks.world.ports import OpenRouter
 from tasks.world.run import Run
 
@@ -113,21 +113,13 @@ async def lists_of(run: Run, connection: str, workspace_id: str | None) -> list[
     place = connection, workspace_id
     if place not in run.lists:
         try:
-            run.lists[place] = await _read_lists(run, connection, workspace_id)
+            run.lists[place] = await read_lists(await run.world.connection(connection), workspace_id, run.note)
         except RejectedError:
             # They are gone with their workspace, or in another account.
             if await has_workspace(run, connection, workspace_id):
                 raise
             run.lists[place] = []
     return run.lists[place]
-
-
-async def _read_lists(run: Run, connection: str, workspace_id: str | None) -> list[KeyList]:
-    openrouter = await run.world.connection(connection)
-    found: list[KeyList] = []
-    for kind, part in PARTS_WITH_LISTS.items():
-        found += await if_available(part, listed(openrouter.key_lists(kind, workspace_id)), run.note) or []
-    return found
 
 
 async def lists_ahead(run: Run, rotation: Rotation) -> list[str]:

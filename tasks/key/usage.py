@@ -29,13 +29,10 @@ async def who_uses(run: Run, openrouter: KeyReader, key: Superseded) -> str:
     Returns:
         One sentence with a space before it; empty text where the account cannot tell.
     """
-
-    def no_note(_sentence: str) -> None: ...
-
     now = run.world.now()
     since = max(key.since or now - LOOKS_BACK, now - LONGEST_LOOK)
     try:
-        uses = await if_available(Part.ANALYTICS, openrouter.uses_of(key.hash, since, now), no_note)
+        uses = await if_available(Part.ANALYTICS, openrouter.uses_of(key.hash, since, now))
     except ServiceError as error:
         # Whether the key is used is known without it.
         return f" By whom could not be asked: {error}"

@@ -62,11 +62,9 @@ async def has_workspace(run: Run, connection: str, workspace_id: str | None) -> 
 
 
 async def _knows_workspace(openrouter: KeyReader, workspace_id: str) -> bool:
-    def no_note(_sentence: str) -> None: ...
-
-    if await if_available(Part.WORKSPACES, openrouter.workspace(workspace_id), no_note) is not None:
+    if await if_available(Part.WORKSPACES, openrouter.workspace(workspace_id)) is not None:
         return True
-    if await if_available(Part.WORKSPACES, listed(openrouter.list_workspaces()), no_note) is not None:
+    if await if_available(Part.WORKSPACES, listed(openrouter.list_workspaces())) is not None:
         return False
     # Of an account that shows no workspaces, its keys tell.
     try:

@@ -58,10 +58,7 @@ async def check_connection(name: str, field: str) -> Outcome:
 
 async def _what_is_seen(openrouter: OpenRouterClient) -> str:
     """Say which of the parts are seen that an account may lack."""
-
-    def no_note(_sentence: str) -> None: ...
-
-    seen = [part for part in Part if await if_available(part, openrouter.peek(part.path), no_note)]
+    seen = [part for part in Part if await if_available(part, openrouter.peek(part.path))]
     unseen = [part for part in Part if part not in seen]
     return f"It sees {_enumerated(seen)}." + (f" It does not see {_enumerated(unseen)}." if unseen else "")
 

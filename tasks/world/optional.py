@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Self, TypeVar
 
 from blocks.errors import ForbiddenError, NotFoundError, ServiceError
-from blocks.openrouter.lists import ListKind
+from blocks.openrouter.lists import KeyList, ListKind
+from tasks.world.ports import OpenRouter
 
 T = TypeVar("T")
 NOT_FOUND = 404
@@ -39,7 +40,7 @@ PARTS_WITH_LISTS = {ListKind.BYOK: Part.BYOK, ListKind.BROADCAST: Part.BROADCAST
 """The parts that have lists of keys."""
 
 
-async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], None]) -> T | None:
+async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], None] | None = None) -> T | None:
     """Look at a part of an account, if it has it.
 
     404 and 403 mean that there is nothing to carry over here, and are noted once; whatever else fails is a failure.
@@ -48,7 +49,7 @@ async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], Non
     Args:
         part: What is looked at.
         look: The call.
-        note: Takes the sentence for the report.
+        note: Takes the sentence for the report, if there is one.
 
     Returns:
         What the call returned; `None` where the account lacks the part.
@@ -61,10 +62,32 @@ async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], Non
     except ServiceError as error:
         if not isinstance(error, NotFoundError | ForbiddenError) and error.status != NOT_FOUND:
             raise
-        note(f"The connection sees no {part} (OpenRouter answered {error.status}): nothing of them is carried over.")
+        if note is not None:
+            note(
+                f"The connection sees no {part} (OpenRouter answered {error.status}): nothing of them is carried over."
+            )
         return None
 
 
 async def listed(items: AsyncIterator[T]) -> list[T]:
     """Collect what an iterator yields."""
     return [item async for item in items]
+
+
+async def read_lists(
+    openrouter: OpenRouter, workspace_id: str | None, note: Callable[[str], None] | None = None
+) -> list[KeyList]:
+    """Read the lists of a workspace that name keys; none of a kind that the account lacks.
+
+    Args:
+        openrouter: The connection's client.
+        workspace_id: The workspace; the account's default one if omitted.
+        note: Takes the sentence for the report, if there is one.
+
+    Raises:
+        ServiceError: OpenRouter failed.
+    """
+    found: list[KeyList] = []
+    for kind, part in PARTS_WITH_LISTS.items():
+        found += await if_available(part, listed(openrouter.key_lists(kind, workspace_id)), note) or []
+    return found
