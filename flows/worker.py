@@ -45,6 +45,7 @@ from pydantic import PrivateAttr
 
 import flows
 from blocks.errors import ConfigurationError
+from tasks.world.inventory import is_emergency
 
 LIMIT = 4
 """How many ordinary runs a worker has in hand at most, unless `--limit` says otherwise.
@@ -78,11 +79,6 @@ def flow_at(entrypoint: str | None) -> Flow[..., Any]:
         f"A worker of the type key-rotation runs the flows of this package only, and {entrypoint or 'nothing'} is none "
         "of them: start another type of worker for it, with a work pool of its own."
     )
-
-
-def is_emergency(flow_run: FlowRun) -> bool:
-    """Return whether a run is an emergency, which has a place beyond the limit."""
-    return flow_run.parameters.get("emergency") is True
 
 
 class KeyRotationJobConfiguration(BaseJobConfiguration):
@@ -306,7 +302,7 @@ class KeyRotationWorker(
         return [
             WorkerFlowRunResponse(work_pool_id=self.work_pool.id, work_queue_id=run.work_queue_id, flow_run=run)
             for run in newest
-            if is_emergency(run) and run.work_queue_id and await self._may_overtake_in(run.work_queue_id)
+            if is_emergency(run.parameters) and run.work_queue_id and await self._may_overtake_in(run.work_queue_id)
         ]
 
     async def _may_overtake_in(self, queue_id: UUID) -> bool:
@@ -318,8 +314,9 @@ class KeyRotationWorker(
         entries = {entry.flow_run.id: entry for entry in flow_run_response}
         # A run whose Retry is pressed as it ends is still in hand.
         fresh = [entry for key, entry in entries.items() if key not in self._in_hand()]
-        taken = await super()._submit_scheduled_flow_runs([each for each in fresh if is_emergency(each.flow_run)])
-        ordinary = [each for each in fresh if not is_emergency(each.flow_run)]
+        urgent = [each for each in fresh if is_emergency(each.flow_run.parameters)]
+        taken = await super()._submit_scheduled_flow_runs(urgent)
+        ordinary = [each for each in fresh if not is_emergency(each.flow_run.parameters)]
         return taken + await super()._submit_scheduled_flow_runs(ordinary[: self._free_places()])
 
     async def _submit_run(self, flow_run: FlowRun) -> None:

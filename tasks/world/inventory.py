@@ -120,6 +120,11 @@ def rotation_name(parameters: Any, otherwise: str) -> str:
     return name if isinstance(name, str) and name else otherwise
 
 
+def is_emergency(parameters: Mapping[str, Any]) -> bool:
+    """Return whether the parameters of a run make it an emergency."""
+    return parameters.get("emergency") is True
+
+
 async def runs_at_work(rotation: str, *, but: UUID, emergency: bool = False) -> bool:
     """Return whether a run of a rotation is at work, as far as Prefect knows.
 
@@ -141,7 +146,7 @@ async def runs_at_work(rotation: str, *, but: UUID, emergency: bool = False) -> 
             # An audit names a connection, and may repair any rotation.
             if named not in (rotation, "") or run["id"] == str(but):
                 continue
-            if not emergency or run["parameters"].get("emergency") is True:
+            if not emergency or is_emergency(run["parameters"]):
                 return True
     return False
 

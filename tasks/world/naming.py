@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from tasks.model.rotation import is_slug
 from tasks.world.gate import sent_once
-from tasks.world.inventory import rotation_name
+from tasks.world.inventory import is_emergency, rotation_name
 
 MADE_UP = re.compile(r"[a-z]+-[a-z]+")
 """How Prefect names a run that nobody has named (`prefect.utilities.names.generate_slug`)."""
@@ -23,7 +23,7 @@ def run_name(flow: str, parameters: Mapping[str, Any]) -> str:
         flow: The name of its flow.
         parameters: Its parameters, which may be invalid.
     """
-    what = "emergency" if parameters.get("emergency") is True else flow
+    what = "emergency" if is_emergency(parameters) else flow
     # An audit is about an account.
     subject = _rotation(parameters) or _slug(parameters.get("connection"))
     return f"{what} {subject}".strip() + (", plan only" if parameters.get("plan_only") is True else "")

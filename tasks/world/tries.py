@@ -34,7 +34,7 @@ from tasks.model.tries import (
 )
 from tasks.world.api import ENTRIES, LEDGER_TAG, Json, api_errors, parse_time
 from tasks.world.gate import persistently, sent_once
-from tasks.world.inventory import rotation_name
+from tasks.world.inventory import is_emergency, rotation_name
 from tasks.world.naming import run_name
 
 TRY_TAG = f"{LEDGER_TAG}_try"
@@ -96,7 +96,7 @@ async def schedule_try(failed: FlowRun, flow: str, error: KeyRotationError, now:
         read_try(failed, now),
         [_coming(run) for run in alike if run["state_type"] == "SCHEDULED"],
         now,
-        emergency=failed.parameters.get("emergency") is True,
+        emergency=is_emergency(failed.parameters),
         asked=asked_to_wait(error),
     )
     if following.run is None:

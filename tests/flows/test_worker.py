@@ -23,9 +23,9 @@ from flows.worker import (
     KeyRotationJobConfiguration,
     KeyRotationWorker,
     flow_at,
-    is_emergency,
 )
 from sandbox.stack import CHECKOUT
+from tasks.world.inventory import is_emergency
 
 DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
 
@@ -199,4 +199,4 @@ async def test_with_a_high_limit_no_more_runs_are_asked_for_than_the_server_list
     found = await made._get_scheduled_flow_runs()
 
     assert asked[0] <= 200
-    assert is_emergency(found[0].flow_run)
+    assert is_emergency(found[0].flow_run.parameters)
