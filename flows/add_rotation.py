@@ -35,12 +35,12 @@ from tasks.model.rotation import (
     is_slug,
     parse_rotation,
 )
-from tasks.model.schedules import MAX_INTERVAL_DAYS, SLUG, TIME_PATTERN, Timetable, parse_timetable
+from tasks.model.schedules import MAX_INTERVAL_DAYS, TIME_PATTERN, Timetable, parse_timetable
 from tasks.model.terms import Usd
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.checks import Outcome, check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
-from tasks.world.deployments import read_timetable, schedule_of
+from tasks.world.deployments import own_schedule, read_timetable, schedule_of
 from tasks.world.inventory import destinations_in_use
 from tasks.world.ledgers import read_ledger
 from tasks.world.run import gather_all
@@ -190,7 +190,7 @@ async def _understand(
     name = form["name"]
     before = await read_deployment(name) if isinstance(name, str) and is_slug(name) else None
     kept = before.parameters.get("rotation") if before else None
-    own = next((each for each in before.schedules if each.slug == SLUG), None) if before else None
+    own = own_schedule(before) if before else None
     active = given(switches).get("auto_rotation", own.active if own else before is None)
     timetable = None
     with wrong.collected():

@@ -27,7 +27,7 @@ from flows.rotate import rotate
 from tasks.model.rotation import Rotation
 from tasks.model.schedules import SLUG
 from tasks.world.api import LEDGER_TAG, api_errors
-from tasks.world.deployments import read_timetable
+from tasks.world.deployments import own_schedule, read_timetable
 
 WORK_POOL = "key-rotation"
 """The work pool of a rotation that was added by a run outside of a work pool."""
@@ -125,7 +125,7 @@ async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRul
     parameters = {**before.parameters, "rotation": rotation.model_dump(mode="json")}
     if parameters != before.parameters:
         changes["parameters"] = parameters
-    own = next((each for each in before.schedules if each.slug == SLUG), None)
+    own = own_schedule(before)
     # An unchanged timetable keeps its start date, and with it the date of the next run.
     same = own is not None and (schedule is None or _keeps_its_place(own.schedule, schedule))
     wanted = own.schedule if own is not None and same else schedule

@@ -12,8 +12,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from blocks.errors import ConfigurationError
 from tasks.model.keys import show_duration
 from tasks.model.rotation import parse_rotation
-from tasks.model.schedules import SLUG
-from tasks.world.deployments import read_timetable
+from tasks.world.deployments import own_schedule, read_timetable
 
 
 def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
@@ -24,7 +23,7 @@ def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
     except ConfigurationError:
         # The parameter was edited to something invalid; compare it as it is.
         settings = dict(rotation) if isinstance(rotation, Mapping) else {"rotation": rotation}
-    own = next((each for each in deployment.schedules if each.slug == SLUG), None)
+    own = own_schedule(deployment)
     timetable = read_timetable(own.schedule) if own else None
     active = bool(own and own.active and not deployment.paused)
     return settings_of(settings, str(timetable) if timetable else None, active)

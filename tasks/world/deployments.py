@@ -7,13 +7,14 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, IntervalSchedule, RRuleSchedule
 from pydantic import TypeAdapter
 
 from blocks.errors import ConfigurationError
 from tasks.model.rotation import Rotation, parse_rotation
-from tasks.model.schedules import Timetable, read_rule
+from tasks.model.schedules import SLUG, Timetable, read_rule
 from tasks.world.api import LEDGER_TAG, Json, api_errors, pages
 
 DATES_LOOKED_AT = 100
@@ -61,6 +62,11 @@ def rotation_of(deployment: DeploymentResponse) -> Rotation | None:
         return parse_rotation(deployment.parameters.get("rotation"))
     except ConfigurationError:
         return None
+
+
+def own_schedule(deployment: DeploymentResponse) -> DeploymentSchedule | None:
+    """Return the schedule on which a rotation's deployment rotates; `None` where it has none, or only others."""
+    return next((each for each in deployment.schedules if each.slug == SLUG), None)
 
 
 def schedule_of(timetable: Timetable, first: datetime) -> RRuleSchedule:
