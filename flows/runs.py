@@ -72,13 +72,10 @@ class Conclusion:
                 await self.run.load()
             ledger = self.run.ledger
         self._ledger = ledger
-        self._tell(None)
+        self.tell(None)
 
-    def will_be_tried_again(self, following: Next) -> None:
-        """Record that a try is scheduled; until several have failed, no person needs to hear of it."""
-        self._tell(following)
-
-    def _tell(self, following: Next | None) -> None:
+    def tell(self, following: Next | None) -> None:
+        """Put a failure into words, with the try that follows; until several have failed, no person hears of it."""
         if self.error is not None:
             name = TRIES_AGAIN if following and not following.needs_person else None
             self.message = failed(self.error, self.run.step if self.run else "", self._ledger, following)
@@ -134,7 +131,7 @@ async def _follow_failure(conclusion: Conclusion, error: KeyRotationError, has_t
         get_run_logger().warning("No try was scheduled: %s", refusal)
         following = None
     if following is not None:
-        conclusion.will_be_tried_again(following)
+        conclusion.tell(following)
     if conclusion.rotation:
         step = conclusion.run.step if conclusion.run else "begin"
         told = {"step": step, "sentence": conclusion.message}
