@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prefect.variables import Variable
@@ -24,6 +25,14 @@ async def edit_ledger(rotation: str, value: Any) -> None:
     """Overwrite the newest term, or make the first one."""
     terms = await VariableStore(rotation).newest()
     await Variable.aset(term_variable(rotation, terms[0].number if terms else 1), value, overwrite=True)
+
+
+async def end_overlap(rotation: str) -> None:
+    """End the overlap of every superseded key, and the time in which a late write could bring it back."""
+    value = await ledger_value(rotation)
+    for key in value["superseded"]:
+        key["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    await edit_ledger(rotation, value)
 
 
 async def delete_ledger(rotation: str) -> None:

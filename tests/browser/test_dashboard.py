@@ -47,6 +47,7 @@ from tests.browser.dashboard import (
 from tests.by_hand import edit_ledger, ledger_of
 from tests.e2e.conftest import World
 from tests.e2e.driver import ended
+from tests.e2e.processes import check_one_key
 
 expect.set_options(timeout=IN_TIME)
 
@@ -182,7 +183,7 @@ async def test_the_form_of_a_rotation_runs_it_once_with_other_settings(world: Wo
 
     assert run.state_name == "Completed", run.state
     assert len(world.openrouter.created) == 2
-    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation.name)]
+    await check_one_key(world, rotation)
 
 
 async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, page: Page, picture: Picture) -> None:
@@ -210,7 +211,7 @@ async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, pa
     assert (failed.state_name, healed.state_name) == (TRIES_AGAIN, "Completed")
     assert held_after_failure == old
     assert len(world.openrouter.created) == 2
-    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation.name)]
+    await check_one_key(world, rotation)
 
 
 async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Page, picture: Picture) -> None:
@@ -249,7 +250,7 @@ async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: 
     world.vault_app.state.faults.clear()
     assert await held(rotation.name) == old
     assert (await rotate(rotation, return_state=True)).is_completed()
-    assert [key.secret for key in world.openrouter.live_keys()] == [await held(rotation.name)]
+    await check_one_key(world, rotation)
 
 
 async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, page: Page, picture: Picture) -> None:

@@ -32,7 +32,7 @@ from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation
 from tasks.world.api import LEDGER_TAG
 
-WAIT_SECONDS = 90.0
+WAIT_SECONDS = 200.0
 JOB_VARIABLES = {"command": "python -m prefect.engine"}
 """Those of the deployments in prefect.yaml."""
 UNFINISHED = [kind for kind in StateType if kind not in TERMINAL_STATES]

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
-from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from typing import Any
 from uuid import UUID
@@ -16,7 +15,7 @@ from prefect import State
 
 from flows import retire, rotate
 from tasks.model.rotation import Rotation
-from tests.by_hand import edit_ledger, ledger_of, ledger_value
+from tests.by_hand import end_overlap, ledger_of
 from tests.e2e.conftest import World
 from tests.e2e.driver import begin_rotation, ended
 from tests.e2e.processes import check_no_outage, check_one_key, give_the_slot_back, held_at, process
@@ -129,14 +128,6 @@ async def check_sentence(rotation: Rotation, run_id: UUID, state: State, watch: 
         assert "Retry is safe" in said, said
 
 
-async def make_due(rotation: Rotation) -> None:
-    """End the overlap of every superseded key, and the time in which a late write may bring it in."""
-    value = await ledger_value(rotation.name)
-    for key in value["superseded"]:
-        key["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
-    await edit_ledger(rotation.name, value)
-
-
 async def check_repaired(world: World, rotation: Rotation, during: object = "") -> None:
     """After the next run, and once no late write can bring a key in any more, one live key is left."""
     following = await rotate(rotation, return_state=True)
@@ -145,7 +136,7 @@ async def check_repaired(world: World, rotation: Rotation, during: object = "") 
     ledger = await ledger_of(rotation.name)
     assert all(key.late_until for key in ledger.superseded), (during, ledger)
     if ledger.superseded:
-        await make_due(rotation)
+        await end_overlap(rotation.name)
         retired = await retire(rotation.name, return_state=True)
         assert retired.is_completed(), (during, retired.message)
     await check_one_key(world, rotation, during)

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from sandbox.server import running
 
-TOLD_WITHIN_SECONDS = 30.0
+TOLD_WITHIN_SECONDS = 120.0
 
 
 class Receiver:

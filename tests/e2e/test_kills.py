@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -19,7 +19,7 @@ from sandbox.server import Fault, running
 from sandbox.stack import WORKER_TYPE
 from tasks.model.rotation import Retirement, Rotation
 from tasks.model.tries import TRIES_AGAIN
-from tests.by_hand import edit_ledger, ledger_of, ledger_value
+from tests.by_hand import end_overlap, ledger_of, ledger_value
 from tests.e2e.conftest import World, with_kills
 from tests.e2e.driver import attempt, begin, begin_rotation, deploy, ended, retry
 from tests.e2e.processes import (
@@ -41,7 +41,7 @@ from tests.e2e.processes import (
     until_held,
 )
 
-pytestmark = [*with_kills, pytest.mark.timeout(300)]
+pytestmark = [*with_kills, pytest.mark.timeout(900)]
 When = Literal["before", "after"]
 # `make test` kills rotations only, and after each call: the world before a call is the one after the call before it.
 before = pytest.param("before", marks=pytest.mark.exhaustive)
@@ -120,14 +120,6 @@ async def with_a_key(world: World, rotation: Rotation) -> Rotation:
     return rotation
 
 
-async def make_due(rotation: Rotation) -> None:
-    """End the overlap of every superseded key."""
-    value = await ledger_value(rotation.name)
-    for key in value["superseded"]:
-        key["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
-    await edit_ledger(rotation.name, value)
-
-
 @BOTH
 @pytest.mark.parametrize("service", ROTATION)
 async def test_a_rotation_killed_at_any_effect_is_finished_by_its_retry(world: World, service: str, when: When) -> None:
@@ -186,7 +178,7 @@ async def test_a_retirement_killed_at_any_effect_is_finished_by_its_retry(
     for effect in RETIREMENT:
         assert (await rotate(rotation, return_state=True)).is_completed()
         former = world.openrouter.keys[(await ledger_of(rotation.name)).superseded[-1].hash]
-        await make_due(rotation)
+        await end_overlap(rotation.name)
         run_id = await begin(retire, {"rotation": rotation.name})
 
         await kill_at(world, run_id, effect._replace(request=effect.request.format(method)), when)
@@ -197,7 +189,7 @@ async def test_a_retirement_killed_at_any_effect_is_finished_by_its_retry(
         assert not world.openrouter.is_live(former.secret), effect
         assert {key.hash for key in keys_of(world, rotation)} == (await ledger_of(rotation.name)).hashes(), effect
         await check_no_outage(world, rotation, effect)
-    await make_due(rotation)
+    await end_overlap(rotation.name)
     assert (await retire(rotation.name, return_state=True)).is_completed()
     await check_converged(world, rotation)
 

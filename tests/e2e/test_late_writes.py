@@ -10,10 +10,10 @@ import pytest
 
 from flows import retire, rotate
 from tasks.model.rotation import Rotation
-from tests.by_hand import ledger_value
+from tests.by_hand import end_overlap, ledger_value
 from tests.e2e.conftest import World, with_kills
 from tests.e2e.driver import begin_rotation
-from tests.e2e.late import check_repaired, make_due, overtaken, watched
+from tests.e2e.late import check_repaired, overtaken, watched
 from tests.e2e.processes import (
     check_converged,
     check_nothing_leaked,
@@ -23,7 +23,7 @@ from tests.e2e.processes import (
 )
 from tests.e2e.proxy import Outage, Request, serving
 
-pytestmark = [*with_kills, pytest.mark.timeout(300)]
+pytestmark = [*with_kills, pytest.mark.timeout(900)]
 LEDGER = "POST /api/variables/"
 SECRET = "PATCH /api/block_documents/"
 SHORT_SECONDS = 5.0
@@ -139,7 +139,7 @@ async def test_a_secret_written_late_brings_in_a_key_that_works_until_the_next_r
         for _ in range(times):
             assert await outage.deliver(patch) == 204
         assert await held_by(rotation) != current
-        await make_due(rotation)
+        await end_overlap(rotation.name)
         kept = await retire(rotation.name, return_state=True)
         repaired = await rotate(rotation, return_state=True)
 

@@ -24,7 +24,7 @@ from tasks.model.rotation import Rotation
 from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import schedule_of
 from tasks.world.inventory import read_deployments
-from tasks.world.ledgers import VariableStore
+from tasks.world.ledgers import VariableStore, all_ledgers
 from tasks.world.management_keys import PREFIX
 from tasks.world.open_ledger import KEPT_TERMS
 from tests.by_hand import delete_ledger, edit_ledger
@@ -34,10 +34,12 @@ from tests.e2e.driver import deploy_retirements, retirements_of
 
 @pytest.fixture(autouse=True)
 async def no_other_rotations(world: World) -> None:
-    """Only the rotations of the test itself are deployed: the stand-ins of others are gone."""
+    """Only the rotations of the test itself are there: deployments and ledgers of others are gone."""
     async with get_client() as client:
         for deployment in await read_deployments():
             await client.delete_deployment(UUID(deployment["id"]))
+    for name in [name async for name, _ in all_ledgers()]:
+        await delete_ledger(name)
 
 
 async def deploy(rotation: Rotation) -> Rotation:

@@ -23,10 +23,9 @@ from tasks.model.events import Event
 from tasks.model.rotation import Rotation
 from tasks.model.tries import NUMBER, TRIES_AGAIN
 from tasks.world.tries import TRY_TAG
-from tests.by_hand import delete_ledger, ledger_of
+from tests.by_hand import delete_ledger, end_overlap, ledger_of
 from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import attempt, begin, begin_rotation, deploy, deploy_to, ended, events, retry, start
-from tests.e2e.late import make_due
 
 pytestmark = with_processes
 NOWHERE = "http://127.0.0.1:9/api/v1"
@@ -345,7 +344,7 @@ async def test_a_retirement_is_tried_again_too(world: World) -> None:
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=1)))
     for _ in range(2):
         assert (await attempt(await begin_rotation(rotation))).is_completed()
-    await make_due(rotation)
+    await end_overlap(rotation.name)
 
     assert (await fail(world, await begin(retire, {"rotation": rotation.name}))).name == TRIES_AGAIN
 

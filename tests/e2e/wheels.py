@@ -21,7 +21,7 @@ from sandbox.stack import CHECKOUT, WORKER_TYPE, Process, Stack
 
 REQUIREMENTS = CHECKOUT / "requirements.txt"
 NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "site")
-RUN_SECONDS = 180.0
+RUN_SECONDS = 300.0
 """How long one command may take: many servers and workers may share two cores with it."""
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.stack import CHECKOUT
 
-ENDED_WITHIN_SECONDS = 10
+ENDED_WITHIN_SECONDS = 60
 SLEEP = "import time; time.sleep(600)"
 # As a worker starts its runs: in a session of their own.
 WORKER = f"""
