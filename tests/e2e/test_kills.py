@@ -41,7 +41,7 @@ from tests.e2e.processes import (
     until_held,
 )
 
-pytestmark = [*with_kills, pytest.mark.timeout(900)]
+pytestmark = with_kills
 When = Literal["before", "after"]
 # `make test` kills rotations only, and after each call: the world before a call is the one after the call before it.
 before = pytest.param("before", marks=pytest.mark.exhaustive)

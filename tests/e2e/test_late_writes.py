@@ -23,7 +23,7 @@ from tests.e2e.processes import (
 )
 from tests.e2e.proxy import Outage, Request, serving
 
-pytestmark = [*with_kills, pytest.mark.timeout(900)]
+pytestmark = with_kills
 LEDGER = "POST /api/variables/"
 SECRET = "PATCH /api/block_documents/"
 SHORT_SECONDS = 5.0

@@ -154,7 +154,6 @@ async def test_exchanging_a_management_key(world: World, tmp_path: Path) -> None
     assert after["since"] > before["since"]
 
 
-@pytest.mark.timeout(300)
 async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> None:
     """Every command of the pages about a rotation that is deployed works on one: the runs that it starts complete."""
     world.connection = f"openrouter-of-example-{next(numbers)}"  # an audit finds nothing of other pages
@@ -183,7 +182,6 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
     assert await ledger_value("example") is None
 
 
-@pytest.mark.timeout(300)
 async def test_writing_a_key_off(world: World, tmp_path: Path) -> None:
     """Given a superseded key whose connection was deleted, the command of the page takes it out of the ledger."""
     await forget("example")

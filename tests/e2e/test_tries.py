@@ -364,7 +364,6 @@ async def test_an_audit_is_tried_again_too(world: World) -> None:
     assert (await attempt(await begin(audit, {"connection": world.connection}))).name == "Failed"
 
 
-@pytest.mark.timeout(300)
 async def test_a_rotation_heals_by_itself_once_its_vault_is_back(
     world: World, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

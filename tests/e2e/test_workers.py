@@ -70,7 +70,6 @@ async def test_a_killed_run_is_crashed_and_its_retry_finishes_the_same_rotation(
     await check_converged(world, rotation)
 
 
-@pytest.mark.timeout(300)
 async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_revoking(
     world: World, two_workers: str
 ) -> None:
@@ -99,7 +98,6 @@ async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_
     await check_converged(world, rotation)
 
 
-@pytest.mark.timeout(300)
 async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(world: World, two_workers: str) -> None:
     """Cancel stays a cancellation, whatever the run was doing, and the next run converges."""
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/cancelled"]))
@@ -118,7 +116,6 @@ async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(world: Wo
     await check_converged(world, rotation)
 
 
-@pytest.mark.timeout(300)
 async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) -> None:
     """SIGKILL of the worker does not reach the run's process: it ends the rotation, or its Retry does; no orphan."""
     await deploy_to("killed-worker", "process")
@@ -140,7 +137,6 @@ async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) ->
     await check_converged(world, rotation)
 
 
-@pytest.mark.timeout(300)
 async def test_an_emergency_has_a_worker_of_its_own_queue_where_the_others_are_full(world: World) -> None:
     """A worker with a limit is at work, and an emergency in a queue with a worker of its own does not wait for it."""
     pool, queue = "limited", "emergency"
