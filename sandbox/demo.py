@@ -38,7 +38,7 @@ MEANING = (
 CACHE_SECONDS = 1.0
 """How long the consumer caches the key; the overlap must be longer."""
 REQUESTS_PER_SECOND = 20
-RUN_TIMEOUT_SECONDS = 60.0
+RUN_TIMEOUT_SECONDS = 180.0
 
 
 @dataclass

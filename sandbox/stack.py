@@ -34,7 +34,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = CHECKOUT / "prefect.env"
 POOL = "key-rotation"
 WORKER_TYPE = "key-rotation"
-START_TIMEOUT_SECONDS = 90.0
+START_TIMEOUT_SECONDS = 240.0
 STOP_TIMEOUT_SECONDS = 15.0
 
 
