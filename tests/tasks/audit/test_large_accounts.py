@@ -1,0 +1,196 @@
+"""An audit costs little whatever the size of the account."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+from uuid import uuid4
+
+from pydantic import SecretStr
+
+from blocks.destination import Content
+from blocks.errors import NotFoundError
+from blocks.openrouter.client import OpenRouterClient
+from blocks.openrouter.keys import ApiKey, CurrentKey
+from blocks.openrouter.lists import KeyList, ListKind
+from flows.show.audit_report import MAX_ROWS, as_table
+from sandbox.openrouter_account import OpenRouterSandbox
+from tasks.audit.compare import OPEN_AT_ONCE, RUNS_AT_ONCE
+from tasks.audit.findings import MOST_KEPT, Finding, Kind, Report
+from tasks.model.keys import fingerprint, marker
+from tasks.model.ledger import Ledger
+from tasks.model.records import Current
+from tests.memory import Memory
+from tests.tasks.audit.account import found, marked
+from tests.tasks.conftest import Life
+
+
+async def test_ten_thousand_keys_cost_one_pass_of_the_list(life: Life) -> None:
+    """Every key is listed once, a hundred to a page, and nothing else grows with the account."""
+    await life.rotate()
+    life.openrouter.seed_keys(9_999)
+    life.app.state.requests.clear()
+
+    report = await life.audit()
+
+    paths = [path for _, path, *_ in life.app.state.requests]
+    assert report.counts is not None
+    assert report.counts.seen == 10_000
+    assert sum(path.endswith("/keys") for path in paths) <= 101
+    assert sum(path.endswith("/workspaces") for path in paths) == 1
+    # The lists of keys, and the workspace's logging.
+    assert len(paths) <= 103 + 3
+    assert len(report.findings) == MOST_KEPT + 1
+    assert "9899 more keys" in report.findings[-1].sentence
+
+
+async def test_keys_of_another_server_are_listed_up_to_a_number(life: Life) -> None:
+    """A thousand keys of another Prefect server cost some findings, some events and a few questions to Prefect."""
+    await life.rotate()
+    for _ in range(1_000):
+        marked(life, uuid4())
+    life.later(hours=2)
+    events_before = len(life.events)
+    life.runs_asked_for.clear()
+
+    report = await life.audit()
+
+    assert found(report) == {Kind.MARKED_NOT_OURS}
+    assert len(report.findings) == MOST_KEPT + 1
+    assert "900 more keys" in " ".join(finding.sentence for finding in report.findings)
+    assert len(life.events) - events_before == MOST_KEPT + 1
+    assert life.runs_asked_for == [RUNS_AT_ONCE] * 5
+
+
+async def test_the_table_says_how_many_findings_it_does_not_show() -> None:
+    """An artifact stays readable, and nobody takes a part of it for the whole."""
+    findings = tuple(Finding(Kind.ORPHAN, f"Number {number}.") for number in range(MAX_ROWS + 7))
+
+    rows = as_table(Report("openrouter", Life().time, None, findings))
+
+    assert len(rows) == MAX_ROWS + 1
+    assert rows[-1]["details"] == "7 more findings are not shown."
+
+
+class Place:
+    """A destination that counts how many are open."""
+
+    def __init__(self, world: ManyPlaces) -> None:
+        self.world = world
+
+    def place(self) -> str:
+        """Name it."""
+        return "a place"
+
+    async def read_content(self) -> Content:
+        """Read it."""
+        return Content(SecretStr("a key"))
+
+
+class ManyPlaces(Life):
+    """A world with many rotations, each with a destination of its own."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.is_open = 0
+        self.most_open = 0
+        self.is_deployed = False
+        for number in range(count):
+            store = self.other_stores.setdefault(f"rotation-{number}", Memory())
+            entry = Current(
+                hash=f"{number:064d}",
+                label="sk-or-v1-the...key",
+                fingerprint=fingerprint(SecretStr("a key")) or "",
+                connection="openrouter",
+                since=self.time,
+                destinations=(f"secret/number-{number}",),
+            )
+            store.value = Ledger(current=entry).to_json()
+
+    async def destination(self, name: str) -> Any:
+        """Open one."""
+        self.is_open += 1
+        self.most_open = max(self.most_open, self.is_open)
+        return Place(self)
+
+    @asynccontextmanager
+    async def apart(self) -> AsyncIterator[ManyPlaces]:
+        """Close what was opened."""
+        yield self
+        self.is_open = 0
+
+
+async def test_only_some_destinations_are_open_at_once() -> None:
+    """An audit of hundreds of rotations needs no more sockets and logins than one of a few."""
+    life = ManyPlaces(100)
+    life.client = cast("OpenRouterClient", LongAccount([]))
+
+    await life.audit()
+
+    assert life.most_open == OPEN_AT_ONCE
+    assert life.is_open == 0
+
+
+class LongAccount:
+    """A connection to an account with keys that are made when they are asked for, and held by nobody here."""
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self.keys = keys
+
+    async def about_itself(self) -> CurrentKey:
+        """The management key."""
+        return CurrentKey(label="management key")
+
+    async def list_workspaces(self) -> AsyncIterator[str]:
+        """The one workspace."""
+        yield "default"
+
+    async def list_keys(self, _workspace_id: str) -> AsyncIterator[ApiKey]:
+        """The keys."""
+        for key in self.keys:
+            yield key
+
+    async def key_lists(self, _kind: ListKind, _workspace_id: str) -> AsyncIterator[KeyList]:
+        """No list names keys."""
+        for nothing in list[KeyList]():
+            yield nothing
+
+    async def get_key(self, _key_hash: str) -> ApiKey:
+        """No key is there."""
+        raise NotFoundError("There is no such key.")
+
+
+def keys_of_an_account(count: int) -> Iterator[ApiKey]:
+    """Many keys, one at a time: of nobody, and every second one of another Prefect server."""
+    shown = OpenRouterSandbox()
+    shown.seed_keys(1)
+    key = shown.show(next(iter(shown.keys.values())))
+    for number in range(count):
+        name = f"{marker('checkout', uuid4())} elsewhere" if number % 2 else "by hand"
+        yield ApiKey.model_validate({**key, "hash": f"{number:064d}", "name": name})
+
+
+async def peak(count: int) -> int:
+    """The most memory that an audit of so many keys takes, in bytes."""
+    life = Life()
+    life.client = cast("OpenRouterClient", LongAccount(keys_of_an_account(count)))
+    life.later(days=365)
+    tracemalloc.start()
+    report = await life.audit()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.counts is not None
+    assert report.counts.seen == count
+    assert len(report.findings) == 2 * (MOST_KEPT + 1)
+    return most
+
+
+async def test_memory_does_not_grow_with_the_account() -> None:
+    """Ten times as many keys, half of them with markers of another server, take about as much memory."""
+    await peak(1_000)  # what is made once and kept
+
+    few, many = await peak(1_000), await peak(10_000)
+
+    assert many < 1.5 * few

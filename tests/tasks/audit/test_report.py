@@ -1,0 +1,103 @@
+"""An audit as people read it, of one connection or of every one in use."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from flows.audit import audit_each, check_order
+from flows.show.audit_report import as_description, as_summary, as_table
+from sandbox.stack import CHECKOUT
+from tasks.audit.findings import Finding, Kind, Report
+from tasks.audit.ledgers import connections_in_use
+from tests.tasks.audit.account import marked
+from tests.tasks.conftest import Life
+
+
+async def test_the_table_holds_no_secret_and_says_what_to_do(life: Life) -> None:
+    """A reviewer reads what was found, how grave it is, and what to do; never a key."""
+    await life.rotate()
+    marked(life)
+    life.later(hours=2)
+    report = await life.audit()
+
+    shown = f"{as_table(report)} {as_description(report, 'run-1')} {life.events}"
+
+    assert "Audit with repair" in shown
+    assert "Flow run: run-1" in shown
+    assert "Keys checked: 2" in shown
+    assert not any(secret in shown for secret in life.openrouter.secrets)
+
+
+def test_the_manual_lists_every_kind_of_finding_with_its_severity() -> None:
+    """What the artifact says can be looked up."""
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\w+) \|", (CHECKOUT / "docs/how-to/audit.md").read_text(), re.MULTILINE)
+
+    assert dict(rows) == {kind.value: kind.severity.name.lower() for kind in Kind}
+
+
+def test_an_audit_without_findings_says_so_in_its_table() -> None:
+    """An empty table could be taken for an audit that did not run."""
+    (row,) = as_table(Report("openrouter", Life().time, None, ()))
+
+    assert row["details"] == "No findings."
+
+
+@pytest.mark.parametrize(
+    ("order", "field"),
+    [
+        ((None, 90, False), "connection"),
+        (("Open Router", 90, False), "connection"),
+        (("openrouter", -1, False), "older_than_days"),
+        (("openrouter", "90", False), "older_than_days"),
+        (("openrouter", True, False), "older_than_days"),
+        (("openrouter", 90, "yes"), "repair"),
+    ],
+)
+def test_an_audit_that_cannot_work_is_refused(order: tuple[Any, Any, Any], field: str) -> None:
+    """One sentence names the field."""
+    with pytest.raises(Exception, match=rf"^{field}: ") as refused:
+        check_order(*order)
+    assert type(refused.value).__name__ == "ConfigurationError"
+
+
+# --- every connection in use ---
+
+
+async def test_every_connection_that_a_rotation_or_a_ledger_names_is_audited(life: Life) -> None:
+    """Also the one that a rotation has left while keys of it are alive; nobody has to remember it."""
+    await life.rotate()
+    life.connections.add("other")
+    life.deployed = life.rotation.model_copy(update={"connection": "other"})
+
+    in_use = await connections_in_use(life)
+    reports, failures = await audit_each(life, in_use, timedelta(days=90), None)
+
+    assert in_use == ["openrouter", "other"]
+    assert [report.connection for report in reports] == in_use
+    assert failures == []
+
+
+async def test_an_audit_that_fails_does_not_stop_the_others(life: Life) -> None:
+    """The message names what was not audited, after what was."""
+    await life.rotate()
+
+    reports, failures = await audit_each(life, ["gone", "openrouter"], timedelta(days=90), None)
+
+    assert [report.connection for report in reports] == ["openrouter"]
+    said = as_summary(reports, failures)
+    assert said.startswith("openrouter: 1 key checked")
+    assert "Not audited: connection: the block openrouter-credentials/gone does not exist" in said
+    assert said.endswith("if that is impossible, write them off with write-off-key. Nothing was changed.")
+
+
+def test_a_summary_begins_with_what_requires_action() -> None:
+    """However many connections are in order."""
+    fine = Report("fine", Life().time, None, ())
+    bad = Report("bad", Life().time, None, (Finding(Kind.MANAGEMENT_KEY_REFUSED, "It is refused."),))
+
+    assert as_summary([fine, bad], []).startswith("bad: Action required: 1 finding.")
+    assert as_summary([], []) == "No rotation uses a connection, so there is nothing to audit."
