@@ -1,6 +1,7 @@
 """Rotate a key three times while a consumer uses it, and print the result.
 
-Everything runs on loopback: a Prefect server with its embedded database, a worker, and the OpenRouter stand-in.
+Everything runs on loopback: a Prefect server with its embedded database, a worker, and the OpenRouter stand-in. The
+consumer pays with a provider key of the account's own, which serves no other key than the one that it began with.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sandbox.openrouter import create_app
-from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import running
 from sandbox.setup import CONNECTION, SECRET, prepare
 from sandbox.stack import Stack
@@ -43,9 +44,17 @@ RUN_TIMEOUT_SECONDS = 180.0
 
 @dataclass
 class Consumer:
-    """An application that reads the key from the secret and continuously calls the API with it."""
+    """An application that reads the key from the secret and continuously calls the API with it.
+
+    Args:
+        base_url: The API's base URL.
+        credential: The id of the BYOK credential without which its requests are refused.
+        answers: How often each status was answered.
+        stopped: Whether it has had enough.
+    """
 
     base_url: str
+    credential: str
     answers: Counter[int] = field(default_factory=Counter)
     stopped: bool = False
 
@@ -58,7 +67,6 @@ class Consumer:
         """Send requests until `stopped` is set."""
         from prefect.blocks.system import Secret
 
-        body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
         read_at, key = 0.0, SecretStr("")
         async with httpx.AsyncClient(timeout=10) as client:
             while not self.stopped:
@@ -66,10 +74,16 @@ class Consumer:
                     secret: Any = await Secret.aload(SECRET)
                     key = SecretStr(secret.value.get_secret_value())
                     read_at = time.monotonic()
-                headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
-                answer = await client.post(f"{self.base_url}/chat/completions", json=body, headers=headers)
-                self.answers[answer.status_code] += 1
+                await self.ask(client, key)
                 await asyncio.sleep(1 / REQUESTS_PER_SECOND)
+
+    async def ask(self, client: httpx.AsyncClient, key: SecretStr) -> None:
+        """Send one request, and count its answer."""
+        body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
+        url = f"{self.base_url}/chat/completions?byok={self.credential}"
+        headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
+        answer = await client.post(url, json=body, headers=headers)
+        self.answers[answer.status_code] += 1
 
 
 async def run_rotation(console: Console) -> None:
@@ -82,7 +96,9 @@ async def run_rotation(console: Console) -> None:
 
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(f"rotate/{ROTATION}")
-        rotation = {**deployment.parameters["rotation"], "overlap": f"PT{OVERLAP_SECONDS}S"}
+        example = deployment.parameters["rotation"]
+        key = {**example["key"], "inherit": True}
+        rotation = {**example, "key": key, "overlap": f"PT{OVERLAP_SECONDS}S"}
         run = await client.create_flow_run_from_deployment(deployment.id, parameters={"rotation": rotation})
         await wait_for(client, run.id)
         done = await client.read_flow_run(run.id)
@@ -119,11 +135,29 @@ async def wait_until_retired(openrouter: OpenRouterSandbox) -> None:
         await asyncio.sleep(0.2)
 
 
+def keep_provider_key_for(openrouter: OpenRouterSandbox, keys: list[StoredKey]) -> str:
+    """Add a BYOK credential that only some keys may use, and return its id."""
+    named = [key.hash for key in keys]
+    credential = openrouter.add_credential(
+        openrouter.accounts[0], None, name="provider key", allowed_api_key_hashes=named
+    )
+    return str(credential["id"])
+
+
+def dead_keys_named(openrouter: OpenRouterSandbox) -> int:
+    """Return how many keys that are dead the account's credentials name."""
+    live = {key.hash for key in openrouter.live_keys()}
+    return sum(len(set(one["allowed_api_key_hashes"] or ()) - live) for one in openrouter.credentials.values())
+
+
 async def story(console: Console, openrouter: OpenRouterSandbox, base_url: str) -> Consumer:
     """Rotate once, then twice more while a consumer keeps calling, and return the consumer."""
-    consumer = Consumer(base_url)
     console.print("A first rotation, by the worker:")
     await run_rotation(console)
+    consumer = Consumer(base_url, keep_provider_key_for(openrouter, openrouter.live_keys()))
+    console.print(
+        "The consumer also needs a provider key of the account (BYOK), which serves only the keys named in its list."
+    )
     working = asyncio.create_task(consumer.work())
     for number in range(2, ROTATIONS + 1):
         console.print(f"Rotation {number}, while a consumer keeps calling with the key:")
@@ -137,13 +171,14 @@ async def story(console: Console, openrouter: OpenRouterSandbox, base_url: str) 
 
 def show(console: Console, openrouter: OpenRouterSandbox, consumer: Consumer, seconds: float) -> bool:
     """Print the result, and return whether no request failed and exactly one key is left."""
-    live, revoked = len(openrouter.live_keys()), len(openrouter.deleted)
-    good = consumer.failed == 0 and live == 1 and revoked == ROTATIONS - 1 and sum(consumer.answers.values()) > 0
+    live, revoked, dead = len(openrouter.live_keys()), len(openrouter.deleted), dead_keys_named(openrouter)
+    good = consumer.failed == dead == 0 and live == 1 and revoked == ROTATIONS - 1 and consumer.answers.total() > 0
     table = Table("what", "number", title="Three rotations of one key", min_width=50)
     table.add_row("keys made", str(len(openrouter.created)))
     table.add_row("keys revoked", str(revoked))
     table.add_row("keys alive", str(live))
-    table.add_row("requests sent by the consumer", str(sum(consumer.answers.values())))
+    table.add_row("dead keys that the provider key still names", str(dead))
+    table.add_row("requests sent by the consumer", str(consumer.answers.total()))
     table.add_row("requests failed", str(consumer.failed), style="green" if consumer.failed == 0 else "red")
     table.add_row("seconds", f"{seconds:.0f}")
     console.print(table)
