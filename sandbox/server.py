@@ -40,6 +40,7 @@ class Fault:
         body: Body of the error response.
         delay: Seconds to wait first. With `status` 0 only the delay happens, and the real response follows. Shortening
             the delay releases a waiting request.
+        skip: How many matching requests come through first.
         times: How many requests are affected; all by default.
         probability: The probability that a request is affected.
 
@@ -54,6 +55,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     body: str = ""
     delay: float = 0.0
+    skip: int = 0
     times: int | None = None
     probability: float = 1.0
     struck: int = field(default=0, init=False)
@@ -70,6 +72,9 @@ class Fault:
     def strikes(self, method: str, path: str, random: Random) -> bool:
         """Return whether the fault affects a request, and count it down."""
         if self.times == 0 or (self.method and self.method != method) or not re.search(self.path, path):
+            return False
+        if self.skip > 0:
+            self.skip -= 1
             return False
         if random.random() >= self.probability:
             return False

@@ -47,7 +47,7 @@ class Effect(NamedTuple):
     Args:
         service: To whom it goes.
         request: A regular expression for method and path, such as `POST /keys$`.
-        skip: How many such requests to Prefect come before.
+        skip: How many such requests come before.
     """
 
     service: str
@@ -97,7 +97,7 @@ async def kill_at(world: World, run_id: UUID, effect: Effect, when: Literal["bef
                 started.kill()
         return
     app, (method, _, path) = app_of(world, effect.service), effect.request.partition(" ")
-    fault = app.state.faults.add(Fault(when, method, path, status=0, delay=HELD_SECONDS, times=1))
+    fault = app.state.faults.add(Fault(when, method, path, status=0, delay=HELD_SECONDS, skip=effect.skip, times=1))
     with process(world, run_id) as started:
         await until_held(fault)
         started.kill()

@@ -6,14 +6,16 @@ import asyncio
 import os
 import signal
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
-from prefect import get_client
+from httpx import AsyncClient
+from prefect import Flow, get_client
 from prefect.blocks.system import Secret
 from prefect.exceptions import ObjectNotFound
 
+from blocks.openrouter.lists import ListKind
 from flows import remove_rotation, restore_key, retire, rotate
 from sandbox.server import Fault, running
 from sandbox.stack import WORKER_TYPE
@@ -104,6 +106,15 @@ REMOVAL = [
 ]
 """What a removal does: away with the deployment, the keys are given up, revoked, and the ledger is closed."""
 DISABLE = Retirement(revoke="disable-then-delete")
+LISTS = [Effect("openrouter", f"PATCH /{kind.path}/", number) for number in (0, 1) for kind in ListKind]
+"""What a rotation without an overlap does to the lists that name its key: adds the new one, takes the old one out."""
+TAKEN_OUT: dict[str, Flow[Any, Any]] = {
+    "a retirement": retire,
+    "an emergency": rotate,
+    "a restore": restore_key,
+    "a removal": remove_rotation,
+}
+"""What else changes lists."""
 
 
 @pytest.fixture(params=["process", pytest.param(WORKER_TYPE, marks=pytest.mark.exhaustive)])
@@ -240,6 +251,93 @@ async def test_a_removal_killed_at_any_effect_is_finished_by_its_retry(
     async with get_client() as client:
         with pytest.raises(ObjectNotFound):
             await client.read_deployment_by_name(f"rotate/{rotation.name}")
+    check_nothing_leaked(world)
+
+
+def named_in_lists(world: World, secrets: set[str]) -> dict[ListKind, dict[str, Any]]:
+    """Add a list of each kind that names the keys that consumers hold, and one of somebody else."""
+    account = world.openrouter.accounts[0]
+    named = [world.openrouter.by_secret[secret].hash for secret in sorted(secrets)]
+    named.append(world.openrouter.add_key(account, {"name": "somebody else's"}).hash)
+    add = {ListKind.BYOK: world.openrouter.add_credential, ListKind.BROADCAST: world.openrouter.add_broadcast}
+    return {kind: add[kind](account, account.workspaces[0], **{kind.field: list(named)}) for kind in ListKind}
+
+
+async def check_lists(world: World, rotation: Rotation, lists: dict[ListKind, dict[str, Any]], during: object) -> None:
+    """Every key that a consumer can read has its place in each list, which the BYOK credential proves at its use."""
+    held = await held_by(rotation)
+    for kind, which in lists.items():
+        assert {world.openrouter.by_secret[secret].hash for secret in held} <= set(which[kind.field]), (during, kind)
+    body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
+    url = f"{world.openrouter_url}/chat/completions?byok={lists[ListKind.BYOK]['id']}"
+    async with AsyncClient() as client:
+        answers = [await client.post(url, json=body, headers={"Authorization": f"Bearer {one}"}) for one in held]
+    assert [answer.status_code for answer in answers] == [200] * len(held), during
+
+
+def check_no_dead_key_listed(world: World, lists: dict[ListKind, dict[str, Any]], during: object) -> None:
+    """OpenRouter would refuse every later change of a list that names a dead key."""
+    live = {key.hash for key in world.openrouter.live_keys()}
+    for kind, which in lists.items():
+        assert set(which[kind.field]) <= live, (during, kind)
+
+
+@BOTH
+async def test_a_rotation_killed_at_any_change_of_a_list_is_finished_by_its_retry(world: World, when: When) -> None:
+    """SIGKILL before, or after, each PATCH: consumers can use the provider key all along, and no dead key is listed."""
+    base = world.rotation(destinations=["vault-secret/listed"])
+    rotation = base.model_copy(update={"key": base.key.model_copy(update={"inherit": True})})
+    await with_a_key(world, rotation)
+    lists = named_in_lists(world, await held_by(rotation))
+    for effect in LISTS:
+        run_id = await begin_rotation(rotation)
+
+        await kill_at(world, run_id, effect, when)
+        await check_lists(world, rotation, lists, effect)
+        healed = await retry_after_death(run_id, rotation.name)
+
+        assert healed.is_completed(), (effect, healed)
+        await check_one_key(world, rotation, effect)
+        await check_lists(world, rotation, lists, effect)
+        check_no_dead_key_listed(world, lists, effect)
+    check_nothing_leaked(world)
+
+
+@pytest.mark.exhaustive
+@BOTH
+@pytest.mark.parametrize("kind", ListKind, ids=lambda kind: kind.path.partition("/")[0])
+@pytest.mark.parametrize("what", TAKEN_OUT)
+async def test_what_changes_a_list_and_is_killed_there_is_finished_by_its_retry(
+    world: World, what: str, kind: ListKind, when: When
+) -> None:
+    """SIGKILL before, or after, the PATCH: after Retry the key that consumers hold is listed, and no dead one."""
+    base = world.rotation(destinations=["vault-secret/listed"], overlap=timedelta(hours=1))
+    rotation = base.model_copy(update={"key": base.key.model_copy(update={"inherit": True})})
+    await with_a_key(world, rotation)
+    lists = named_in_lists(world, await held_by(rotation))
+    assert (await rotate(rotation, return_state=True)).is_completed()
+    parameters: dict[str, Any] = {"rotation": rotation.name}
+    match what:
+        case "a retirement":
+            await end_overlap(rotation.name)
+        case "an emergency":
+            parameters = {"rotation": rotation.model_dump(mode="json"), "emergency": True}
+        case "a restore":
+            superseded = (await ledger_of(rotation.name)).superseded[-1].hash
+            for each, which in lists.items():
+                which[each.field].remove(superseded)
+        case _:
+            await deploy(rotation)
+            parameters["confirm_name"] = rotation.name
+    run_id = await begin(TAKEN_OUT[what], parameters)
+
+    await kill_at(world, run_id, Effect("openrouter", f"PATCH /{kind.path}/"), when)
+    healed = await retry_after_death(run_id, rotation.name)
+
+    assert healed.is_completed(), healed
+    check_no_dead_key_listed(world, lists, what)
+    if what != "a removal":
+        await check_lists(world, rotation, lists, what)
     check_nothing_leaked(world)
 
 
