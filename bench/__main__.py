@@ -199,7 +199,7 @@ async def measure(bench: Bench, share: float) -> None:
     await costs.calls(bench)
     await costs.wall_time(bench, "SQLite", part(PAIRS, share))
     await costs.longest(bench, part(IN_A_ROW, share))
-    for measurement in (calls, lists.calls, under_load, lists.under_load):
+    for measurement in (calls, lists.price, lists.floor, lists.calls, under_load, lists.under_load):
         await measurement(bench)
     await overview(bench, part(OVERVIEW_ROTATIONS, share))
     if PROGRAMS is None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
 from bench.measuring import REQUESTS_PER_SECOND, ROTATIONS_UNDER_LOAD, Bench, rotation, timed
 from blocks.openrouter.lists import ListKind
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
+from sandbox.server import Fault
 
 OVERLAP = timedelta(seconds=3)
 FIELD = ListKind.BYOK.field
@@ -19,8 +25,8 @@ RESTED = 0.5
 """Seconds between two rotations."""
 
 
-async def prepared(names: list[str], overlap: timedelta) -> list[Any]:
-    """Return rotations that inherit, each after its first run."""
+async def prepared(names: list[str], overlap: timedelta, *, inherit: bool = True, **key: Any) -> list[Any]:
+    """Return rotations, each after its first run."""
     from prefect.blocks.system import Secret
 
     from flows import rotate
@@ -28,7 +34,7 @@ async def prepared(names: list[str], overlap: timedelta) -> list[Any]:
     subjects = []
     for name in names:
         await Secret(value="not-yet-rotated").asave(name, overwrite=True)
-        subjects.append(rotation(name, f"secret/{name}", overlap=overlap, inherit=True))
+        subjects.append(rotation(name, f"secret/{name}", overlap=overlap, inherit=inherit, **key))
         await timed(lambda: rotate(subjects[-1], return_state=True))
     return subjects
 
@@ -65,6 +71,123 @@ async def calls(bench: Bench) -> None:
     what = "OpenRouter calls of a rotation that inherits, with 0, 1 and 20 lists"
     met = (one - first, twenty - first) == (1 + 3, 1 + 3 * 20)
     bench.row(what, f"{first}, {one} and {twenty}", "3 for each list, and 1 where there is any", met=met)
+
+
+async def price(bench: Bench) -> None:
+    """Count the calls of a rotation with an overlap, of its retirement, and of both in one run."""
+    from flows import retire, rotate
+
+    log = bench.openrouter_app.state.requests
+    for inherit, most in ((False, 4), (True, 4 + len(QUESTIONS) - len(ListKind))):
+        name, counted = f"bench-price-{inherit}".lower(), []
+        later, [at_once] = timedelta(seconds=1), await prepared([f"{name}-at-once"], timedelta(0), inherit=inherit)
+        [subject] = await prepared([name], later, inherit=inherit)
+        runs = partial(rotate, subject), partial(retire, name), partial(rotate, at_once)
+        for run in runs:
+            log.clear()
+            await timed(partial(run, return_state=True))
+            counted.append(len(log))
+            await asyncio.sleep(later.total_seconds())
+        what = f"OpenRouter calls, inherit {'on' if inherit else 'off'}: rotation, retirement, both in one run"
+        aim = f"at most {most}, and 1 for the deletion"
+        bench.row(what, ", ".join(map(str, counted)), aim, met=counted[0] <= most and counted[2] <= most + 1)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a rotation that inherits reads each time, because somebody may have changed it since the last one.
+
+    Args:
+        about: What it reads.
+        path: Where, for the current key.
+        give: Gives it to a key.
+        has: Whether a key has it.
+    """
+
+    about: str
+    path: str
+    give: Callable[[OpenRouterSandbox, StoredKey], Any]
+    has: Callable[[OpenRouterSandbox, StoredKey], bool]
+
+
+def give_limit(_: OpenRouterSandbox, key: StoredKey) -> None:
+    """Limit a key, as a person does at OpenRouter."""
+    key.limit = Decimal(80)
+
+
+def give_guardrail(sandbox: OpenRouterSandbox, key: StoredKey) -> None:
+    """Put a key under a new guardrail."""
+    key.guardrail_id = str(uuid4())
+    sandbox.guardrails[key.guardrail_id] = {"id": key.guardrail_id, "workspace_id": key.workspace_id}
+
+
+QUESTIONS = (
+    Question("settings", "keys/{hash}", give_limit, lambda _, key: key.limit == Decimal(80)),
+    Question("guardrail", "guardrails/assignments/keys", give_guardrail, lambda _, key: key.guardrail_id is not None),
+    Question(
+        ListKind.BYOK,
+        ListKind.BYOK.path,
+        lambda sandbox, key: sandbox.add_credential(key.account, None, **{ListKind.BYOK.field: [key.hash]}),
+        lambda sandbox, key: any(key.hash in one[ListKind.BYOK.field] for one in sandbox.credentials.values()),
+    ),
+    Question(
+        ListKind.BROADCAST,
+        ListKind.BROADCAST.path,
+        lambda sandbox, key: sandbox.add_broadcast(
+            key.account, key.workspace_id, **{ListKind.BROADCAST.field: [key.hash]}
+        ),
+        lambda sandbox, key: any(key.hash in one[ListKind.BROADCAST.field] for one in sandbox.broadcasts.values()),
+    ),
+)
+"""No two are answered by one call of OpenRouter's, and no call says whether any of them has changed."""
+
+
+async def floor(bench: Bench) -> None:
+    """Show that no read can be spared: made from a remembered answer, the next key would lack what was changed."""
+    noticed, missed = [], []
+    for question in QUESTIONS:
+        if await inherits(bench, question, remembered=False):
+            noticed.append(question.about)
+        if not await inherits(bench, question, remembered=True):
+            missed.append(question.about)
+    everything = [question.about for question in QUESTIONS]
+    what = "changes of the account that the next rotation carries over, read anew / from the last run's answer"
+    found = f"{len(noticed)} of {len(everything)} / {len(everything) - len(missed)}"
+    bench.row(what, found, "all / none, so no read can be spared", met=noticed == missed == everything)
+
+
+async def inherits(bench: Bench, question: Question, *, remembered: bool) -> bool:
+    """Change something after a rotation, and return whether the next key has it.
+
+    Args:
+        bench: The setup.
+        question: What is changed.
+        remembered: Whether the next rotation gets the answer that it would have got before the change.
+    """
+    from flows import rotate
+
+    sandbox, faults = bench.sandbox, bench.openrouter_app.state.faults
+    name = f"bench-floor-{len(sandbox.created)}"
+    [subject] = await prepared([name], timedelta(hours=1), limit_usd=None, limit_reset="none")
+    current = sandbox.keys[await held(bench, name)]
+    path = question.path.format(hash=current.hash)
+    if remembered:
+        faults.add(Fault("before", "GET", f"/{path}$", status=200, body=await answer_of(bench, path)))
+    question.give(sandbox, current)
+    await timed(partial(rotate, subject, return_state=True))
+    faults.clear()
+    inherited = question.has(sandbox, sandbox.keys[await held(bench, name)])
+    sandbox.credentials.clear()
+    sandbox.broadcasts.clear()
+    current.guardrail_id = None
+    return inherited
+
+
+async def answer_of(bench: Bench, path: str) -> str:
+    """Return what OpenRouter answers now."""
+    async with httpx.AsyncClient() as client:
+        headers = {"Authorization": f"Bearer {DEFAULT_MANAGEMENT_KEY}"}
+        return (await client.get(f"{bench.openrouter_url}/{path}", headers=headers)).text
 
 
 async def under_load(bench: Bench) -> None:

@@ -46,7 +46,7 @@ def rotation(name: str, *destinations: str, overlap: timedelta = timedelta(hours
     return Rotation(
         name=name,
         connection=CONNECTION,
-        key=KeySettings(name="bench", limit_usd=50, limit_reset="monthly", **key),
+        key=KeySettings.model_validate({"name": "bench", "limit_usd": 50, "limit_reset": "monthly", **key}),
         destinations=list(destinations),
         overlap=overlap,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -353,10 +355,16 @@ async def test_a_list_that_was_opened_to_every_key_stays_open(life: Life) -> Non
     assert which["allowed_api_key_hashes"] is None
 
 
+@pytest.mark.parametrize(("inherit", "price"), [(False, 4), (True, 6)])
 @pytest.mark.parametrize("overlap", [timedelta(hours=24), timedelta(0)])
-async def test_the_price_does_not_depend_on_the_account(life: Life, overlap: timedelta) -> None:
-    """Where nothing is restricted, a run costs four calls, and one more for each key that it deletes."""
-    life.change(overlap=overlap)
+async def test_the_price_does_not_depend_on_the_account(
+    life: Life, overlap: timedelta, inherit: bool, price: int
+) -> None:
+    """Where nothing is restricted, a run costs four calls, two more to inherit, and one for each key that it deletes.
+
+    Each of those that read is needed: what they answer is not remembered, because it may have changed since.
+    """
+    life.change(overlap=overlap, key={"inherit": inherit})
     await life.rotate()
     life.openrouter.seed_keys(250)
     life.app.state.requests.clear()
@@ -365,7 +373,25 @@ async def test_the_price_does_not_depend_on_the_account(life: Life, overlap: tim
 
     deleted = sum(method == "DELETE" for method, _ in life.app.state.requests)
     assert deleted == (overlap == timedelta(0))
-    assert len(life.app.state.requests) == 4 + deleted
+    assert len(life.app.state.requests) == price + deleted
+
+
+async def test_what_was_changed_since_the_last_rotation_is_carried_over_by_the_next(life: Life) -> None:
+    """Given people who limit a key, guard it and name it in lists between two runs, its successor has all of it."""
+    life.change(key={"limit_usd": None, "limit_reset": "none"})
+    await with_first_key(life)
+    await life.rotate()
+    former = await life.held()
+    guardrail = str(uuid4())
+    life.openrouter.guardrails[guardrail] = {"id": guardrail, "workspace_id": former.workspace_id}
+    former.limit, former.guardrail_id = Decimal(80), guardrail
+    lists = [(kind.field, restrict(life, kind, former.hash)) for kind in KINDS]
+
+    await life.rotate()
+
+    current = await life.held()
+    assert (current.limit, current.guardrail_id) == (Decimal(80), guardrail)
+    assert all(current.hash in which[field] for field, which in lists)
 
 
 async def test_a_plan_lists_what_will_be_carried(life: Life) -> None:
