@@ -134,7 +134,8 @@ class Destination(ABC):
         return
 
 
-class DestinationBlock(SecretBlock, Destination):
+# Prefect's server puts every class into its catalog of blocks that does not name ABC itself.
+class DestinationBlock(SecretBlock, Destination, ABC):
     """A secret block that rotations use as a destination, and any flow as a secret."""
 
     async def aread_secret(self) -> bytes:

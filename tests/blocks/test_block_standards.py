@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
+from prefect.utilities.dispatch import get_registry_for_type
 
 import blocks
 
@@ -27,6 +28,13 @@ class TestAllBlocksAdhereToStandards(BlockStandardTestSuite):
     @pytest.mark.skip(reason="it would open the logo's URL; tests speak to loopback only")
     def test_has_a_valid_image(self, block: type[Block]) -> None:
         """Checked below without a network."""
+
+
+def test_the_catalog_offers_no_block_that_nobody_can_make() -> None:
+    """Prefect's server registers every class that it finds in this package."""
+    found = [block for block in (get_registry_for_type(Block) or {}).values() if block.__module__.startswith("blocks.")]
+
+    assert set(found) == set(blocks.BLOCKS)
 
 
 @pytest.mark.parametrize("block", blocks.BLOCKS, ids=lambda block: block.__name__)
