@@ -12,8 +12,9 @@ from tasks.model.rotation import is_slug
 from tasks.world.gate import sent_once
 from tasks.world.inventory import is_emergency, rotation_name
 
-MADE_UP = re.compile(r"[a-z]+-[a-z]+")
-"""How Prefect names a run that nobody has named (`prefect.utilities.names.generate_slug`)."""
+MADE_UP = re.compile(r"[a-z]+-[a-z]+|[A-Z][a-z]+-[A-Z][a-z]+")
+"""How Prefect names a run that nobody has named: in lower case (`prefect.utilities.names.generate_slug`), and in the
+dashboard's form like `Licensed-Quoll`."""
 
 
 def run_name(flow: str, parameters: Mapping[str, Any]) -> str:

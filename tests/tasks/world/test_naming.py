@@ -37,4 +37,5 @@ def test_what_is_no_rotation_does_not_become_a_name(rotation: object) -> None:
 def test_only_a_name_that_prefect_has_made_up_is_replaced() -> None:
     """What a person, or a schedule of ours, has named keeps its name."""
     assert all(MADE_UP.fullmatch(generate_slug(2)) for _ in range(300))
+    assert all(map(MADE_UP.fullmatch, ["Licensed-Quoll", "Gorgeous-Oyster"]))
     assert not any(map(MADE_UP.fullmatch, ["retire checkout", "rotate checkout, try 2", "first key of checkout", "Q3"]))
