@@ -8,11 +8,20 @@ from decimal import Decimal
 from typing import Any
 
 from prefect.client.schemas.responses import DeploymentResponse
+from pydantic import BaseModel
 
 from blocks.errors import ConfigurationError
 from tasks.model.keys import show_duration
-from tasks.model.rotation import parse_rotation
+from tasks.model.rotation import KeySettings, Retirement, Rotation, parse_rotation
 from tasks.world.deployments import own_schedule, read_timetable
+
+GROUPS: dict[str, type[BaseModel]] = {"": Rotation, "key.": KeySettings, "retirement.": Retirement}
+LABELS = {
+    **{f"{group}{name}": field.title for group, model in GROUPS.items() for name, field in model.model_fields.items()},
+    "schedule": "Schedule",
+    "auto_rotation": "Rotate on a schedule",
+}
+"""How forms call each setting."""
 
 
 def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
@@ -38,13 +47,18 @@ def change_table(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """Return a Markdown table of the changed fields, given the former and new value of each."""
     if not changes:
         return ["No changes."]
-    rows = [f"| {name} | {_spelt(before)} | {_spelt(after)} |" for name, (before, after) in changes.items()]
+    rows = [
+        f"| {LABELS.get(name) or cell(name)} | {_spelt(before)} | {_spelt(after)} |"
+        for name, (before, after) in changes.items()
+    ]
     return ["| Field | Before | After |", "| --- | --- | --- |", *rows]
 
 
 def _spelt(value: Any) -> str:
     if value is None or value in ("", []):
         return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, timedelta):
         return show_duration(value)
     if isinstance(value, Decimal):

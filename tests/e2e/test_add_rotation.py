@@ -334,8 +334,8 @@ async def test_an_existing_name_changes_that_rotation(world: World) -> None:
     assert changed.parameters["rotation"]["key"]["limit_usd"] is None
     assert [str(read_timetable(each.schedule)) for each in changed.schedules] == ["every 7 days at 03:30 Europe/Berlin"]
     table = await shown(name)
-    assert "| key.limit_usd | 50 | none |" in table
-    assert "| schedule | every 30 days at 03:30 Europe/Berlin | every 7 days at 03:30 Europe/Berlin |" in table
+    assert "| Limit (USD) | 50 | none |" in table
+    assert "| Schedule | every 30 days at 03:30 Europe/Berlin | every 7 days at 03:30 Europe/Berlin |" in table
     assert "workspace" not in table
 
 
@@ -355,7 +355,7 @@ async def test_a_field_left_empty_keeps_its_value(world: World) -> None:
     assert after.parameters["rotation"] == {**before.parameters["rotation"], "overlap": "P7D"}
     assert after.schedules == before.schedules
     table = (await shown(name)).partition("## Changes")[2]
-    assert "| overlap | 1 day | 7 days |" in table
+    assert "| Overlap | 1 day | 7 days |" in table
     assert table.count("\n| ") == 3
 
 
@@ -410,11 +410,11 @@ async def test_a_review_shows_old_and_new_and_changes_nothing(world: World) -> N
 
     assert nothing is None
     assert added.is_completed(), added.message
-    assert "| key.limit_usd | none | 50 |" in new
+    assert "| Limit (USD) | none | 50 |" in new
     assert changed.is_completed(), changed.message
     assert await deployed(name) == before
     old = "every 30 days at 03:30 Europe/Berlin"
-    assert f"| schedule | {old} | every 7 days at 03:30 Europe/Berlin |" in await shown(name)
+    assert f"| Schedule | {old} | every 7 days at 03:30 Europe/Berlin |" in await shown(name)
 
 
 async def test_the_same_form_again_changes_nothing(world: World) -> None:
