@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
+from textwrap import shorten
 from typing import NamedTuple
 
 from prefect.artifacts import Artifact
@@ -37,8 +38,8 @@ LATE_AFTER = timedelta(minutes=5)
 """How late a run or a revocation may be before it is reported."""
 A_WHILE = timedelta(days=180)
 """Dates further away than this are shown with their year."""
-MAX_MESSAGE = 300
-"""How many characters of a run's message are shown."""
+MAX_MESSAGE = 600
+"""How many characters of a run's message are shown: all of the usual ones, the address of the help included."""
 HEADER = ("Rotation", "Health", "Current key", "Next run (UTC)", "Last result (UTC)", "Superseded keys")
 
 
@@ -143,12 +144,12 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
     if facts.damage:
         found.append((Health.FAILED, facts.damage))
     if last is not None and last.state in {"FAILED", "CRASHED"}:
-        message = f" Message: {last.message[:MAX_MESSAGE]}" if last.message else ""
+        message = f" {_message(last)}" if last.message else ""
         found.append(
             (Health.FAILED, f"The last run {last.state.lower()}: open it and press Retry, which is safe.{message}")
         )
     elif last is not None and last.state == TRIES_AGAIN:
-        found.append(_tried_again(facts.next_run, f"Message: {last.message[:MAX_MESSAGE]}"))
+        found.append(_tried_again(facts.next_run, _message(last)))
     elif ledger.pending and (last is None or last.state != "RUNNING"):
         found.append((Health.DEGRADED, "An interrupted rotation is pending: retry its run, or start a new one."))
     if _is_unknown(facts, ledger):
@@ -164,6 +165,10 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
             (Health.DEGRADED, f"The run of {show_time(facts.next_run.at)} is late: check that a worker is running.")
         )
     return found + [(Health.DEGRADED, said) for key in ledger.superseded if (said := _overstays(key, facts, now))]
+
+
+def _message(run: SeenRun) -> str:
+    return f"Message: {shorten(run.message, MAX_MESSAGE, placeholder=' …')}"
 
 
 def _tried_again(next_run: SeenRun | None, message: str) -> tuple[Health, str]:

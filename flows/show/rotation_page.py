@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import UUID
 
+from flows.show.links import link
 from tasks.model.former_places import left_behind
 from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger
@@ -55,17 +57,22 @@ def _keys(ledger: Ledger) -> list[str]:
     if ledger.current:
         rows.append(
             f"| `{ledger.current.label}` | current | since {show_time(ledger.current.since)} | "
-            f"{ledger.current.made_by or 'adopted'} |"
+            f"{_run(ledger.current.made_by)} |"
         )
     if ledger.pending:
         label = f"`{ledger.pending.key.label}`" if ledger.pending.key else "unknown"
-        rows.append(f"| {label} | pending | since {show_time(ledger.pending.intended_at)} | {ledger.pending.run_id} |")
+        rows.append(
+            f"| {label} | pending | since {show_time(ledger.pending.intended_at)} | {_run(ledger.pending.run_id)} |"
+        )
     rows += [
-        f"| `{key.label}` | {_state(key)} | {how_it_ends(key)} {show_time(key.revoke_at)} | "
-        f"{key.made_by or 'adopted'} |"
+        f"| `{key.label}` | {_state(key)} | {how_it_ends(key)} {show_time(key.revoke_at)} | {_run(key.made_by)} |"
         for key in ledger.superseded
     ]
     return rows
+
+
+def _run(run_id: UUID | None) -> str:
+    return "adopted" if run_id is None else link("flow-run", run_id, str(run_id))
 
 
 def _state(key: Superseded) -> str:
