@@ -217,7 +217,8 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
             if not gone:
                 raise
             dead |= gone
-            run.note(f"The {found} named {len(gone)} keys that are dead, so that nobody could change it: taken out.")
+            what = "a key that is dead" if len(gone) == 1 else f"{len(gone)} keys that are dead"
+            run.note(f"The {found} named {what}, so that nobody could change it: taken out.")
         except ServiceError as error:
             # What the list says now shows whether it took effect.
             if not (error.outcome_unknown or error.retryable or isinstance(error, ConflictError)):

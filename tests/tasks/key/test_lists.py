@@ -238,7 +238,7 @@ async def test_a_dead_key_of_somebody_else_does_not_keep_a_list_as_it_is(life: L
     await life.rotate()
 
     assert which["allowed_api_key_hashes"] == [former.hash, (await life.held()).hash]
-    assert [note for note in life.notes if "named 1 keys that are dead" in note]
+    assert [note for note in life.notes if "named a key that is dead" in note]
 
 
 async def test_a_disabled_key_of_somebody_else_stays_and_is_told_of(life: Life) -> None:
