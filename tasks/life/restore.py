@@ -70,8 +70,8 @@ async def find_restorable(run: Run, label: str) -> NewKey:
     secret = await _kept_by_a_destination(run, ledger.current, key)
     if secret is None:
         raise ConfigurationError(
-            f"rotation: none of {', '.join(ledger.current.destinations)} keeps the key {key.label} any more; only a "
-            "Vault secret keeps older versions. Nothing was changed."
+            f"rotation: none of {', '.join(ledger.current.destinations)} keeps the key {key.label} any more: Vault "
+            "keeps only the newest versions of a secret, and other stores keep none. Nothing was changed."
         )
     return NewKey(secret, key)
 

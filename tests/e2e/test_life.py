@@ -162,7 +162,9 @@ async def test_a_key_that_only_a_prefect_secret_held_cannot_be_brought_back(worl
     state = await restore_key(rotation.name, return_state=True)
 
     assert state.is_failed()
-    assert "only a Vault secret keeps older versions. Nothing was changed." in str(state.message)
+    assert "Vault keeps only the newest versions of a secret, and other stores keep none. Nothing was changed." in str(
+        state.message
+    )
     assert await traces(world, rotation) == before
 
 

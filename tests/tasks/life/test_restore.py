@@ -116,7 +116,9 @@ async def test_a_destination_that_keeps_no_versions_is_told_before_anything_is_t
 
     sentence = await life.failure(life.restore())
 
-    assert "only a Vault secret keeps older versions. Nothing was changed." in sentence
+    assert (
+        "Vault keeps only the newest versions of a secret, and other stores keep none. Nothing was changed." in sentence
+    )
     assert (life.everything(), await life.held()) == before
     assert life.key(former).disabled
 
