@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
-from unittest import mock
 
-import httpx
-from prefect import flow, task
+from prefect import flow, get_client, task
 from prefect.blocks.system import Secret
+from prefect.states import Pending
 
-from bench.measuring import Bench, rotation, timed
+from bench.measuring import Bench, counted, rotation, timed
 from flows import retire, rotate
+from flows.worker import Attempt
 from sandbox.setup import PLACEHOLDER
+from tasks.world.api import LEDGER_TAG
 
 WARM_UP = 2
 """Rotations that are not counted: the first ones make what the others find."""
@@ -33,43 +33,30 @@ async def empty() -> None:
         await nothing()
 
 
-async def prepared(name: str, *, destinations: int = 1) -> Any:
-    """Return a rotation without an overlap, after its first runs."""
+async def prepared(name: str, *, destinations: int = 1, overlap: timedelta = timedelta(0)) -> Any:
+    """Return a rotation after its first runs."""
     names = [name, *(f"{name}-{number}" for number in range(1, destinations))]
     for each in names:
         await Secret(value=PLACEHOLDER).asave(each, overwrite=True)
-    subject = rotation(name, *(f"secret/{each}" for each in names), overlap=timedelta(0))
+    subject = rotation(name, *(f"secret/{each}" for each in names), overlap=overlap)
     for _ in range(WARM_UP):
         await timed(lambda: rotate(subject, return_state=True))
     return subject
 
 
-@contextmanager
-def counted(bench: Bench) -> Iterator[list[str]]:
-    """Collect the requests to Prefect's API, those that its client sends again included."""
-    seen: list[str] = []
-    send = httpx.AsyncHTTPTransport.handle_async_request
-
-    async def handle(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
-        if request.url.port == bench.stack.port:
-            seen.append(f"{request.method} {request.url.path}")
-        return await send(transport, request)
-
-    with mock.patch.object(httpx.AsyncHTTPTransport, "handle_async_request", handle):
-        yield seen
-
-
 async def calls(bench: Bench) -> None:
     """Count the calls of a rotation, of each further destination, of a retirement, and of the empty flow."""
     one, three = await prepared("bench-one"), await prepared("bench-three", destinations=3)
+    waiting = await prepared("bench-waiting", overlap=timedelta(hours=1))
+    await timed(await a_retirement(waiting.name))
     found = []
     for run in (
         lambda: rotate(one, return_state=True),
         lambda: rotate(three, return_state=True),
-        lambda: retire(one.name, return_state=True),
+        await a_retirement(waiting.name),
         lambda: empty(return_state=True),
     ):
-        with counted(bench) as seen:
+        with counted(bench.stack.port) as seen:
             await timed(run)
         found.append(len(seen))
     first, third, due, floor = found
@@ -78,6 +65,28 @@ async def calls(bench: Bench) -> None:
     more = (third - first) / 2
     bench.row("calls to Prefect per further Prefect secret", f"{more:g}", "at most 3", met=more <= 3)
     bench.row("calls to Prefect of a retirement with nothing due", str(due), "at most 10", met=due <= 10)
+
+
+async def a_retirement(rotation: str) -> Callable[[], Awaitable[Any]]:
+    """Return what runs a retirement as a worker does: its run was made, named and tagged by the rotation before."""
+    async with get_client() as client:
+        deployment_id = await client.create_deployment(
+            await client.create_flow(retire), "retire", entrypoint="flows.retire:retire", pull_steps=[]
+        )
+        run = await client.create_flow_run_from_deployment(
+            deployment_id,
+            parameters={"rotation": rotation},
+            state=Pending(),
+            name=f"retire {rotation}",
+            tags=[LEDGER_TAG, rotation],
+        )
+    attempt = Attempt(flow=retire, flow_run=run, parameters=run.parameters)
+
+    async def ended() -> Any:
+        await attempt.make()
+        return attempt.state
+
+    return ended
 
 
 async def wall_time(bench: Bench, database: str, pairs: int) -> None:
