@@ -13,7 +13,7 @@ from prefect.states import Pending
 
 from bench.measuring import Bench, counted, rotation, timed
 from flows import retire, rotate
-from flows.worker import Attempt
+from flows.attempts import Attempt
 from sandbox.setup import PLACEHOLDER
 from tasks.world.api import LEDGER_TAG
 
