@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
+import httpx
 from rich.table import Table
 from starlette.applications import Starlette
 
@@ -50,6 +53,27 @@ def rotation(name: str, *destinations: str, overlap: timedelta = timedelta(hours
         destinations=list(destinations),
         overlap=overlap,
     )
+
+
+@contextmanager
+def counted(port: int) -> Iterator[list[str]]:
+    """Collect the requests to Prefect's API, those that its client sends again included.
+
+    Those that send the log are left out: Prefect sends what all runs of a process have logged every two seconds.
+
+    Args:
+        port: The server's port.
+    """
+    seen: list[str] = []
+    send = httpx.AsyncHTTPTransport.handle_async_request
+
+    async def handle(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
+        if request.url.port == port and request.url.path != "/api/logs/":
+            seen.append(f"{request.method} {request.url.path}")
+        return await send(transport, request)
+
+    with mock.patch.object(httpx.AsyncHTTPTransport, "handle_async_request", handle):
+        yield seen
 
 
 async def timed(run: Callable[[], Awaitable[Any]]) -> float:

@@ -41,6 +41,8 @@ class Destination(ABC):
 
     late_writes: ClassVar[timedelta] = timedelta(minutes=1)
     """How long after its deadline a write may still take effect; zero if the store has check-and-set."""
+    in_prefect: ClassVar[bool] = False
+    """Whether Prefect's database keeps it; an embedded one refuses some of several writes at once."""
 
     @abstractmethod
     async def read_content(self) -> Content:

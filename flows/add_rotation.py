@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -35,7 +35,7 @@ from tasks.model.rotation import (
     is_slug,
     parse_rotation,
 )
-from tasks.model.schedules import MAX_INTERVAL_DAYS, TIME_PATTERN, Timetable, parse_timetable
+from tasks.model.schedules import MAX_INTERVAL_DAYS, TIME_PATTERN, Timetable, parse_spread, parse_timetable
 from tasks.model.terms import Usd
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.checks import Outcome, check_connection, check_destination
@@ -87,6 +87,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
     auto_rotation: Annotated[Literal["unchanged", True, False], label("Rotate on a schedule")] = UNCHANGED,
     rotate_at: Annotated[str, label("Rotate at", pattern=f"^({TIME_PATTERN})?$")] = "",
     time_zone: Annotated[str, label("Time zone")] = "",
+    spread: Annotated[str, label("Spread", pattern=f"{DURATION_PATTERN}|^$")] = "",
     interval_days: Annotated[int | None, label("Interval in days", minimum=1, maximum=MAX_INTERVAL_DAYS)] = None,
     key_name: Annotated[str, label("Key name", pattern="^[^\\r\\n]*$")] = "",
     limit_usd: Annotated[Usd | Literal["no limit"] | None, label("Limit (USD)")] = None,
@@ -114,6 +115,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         auto_rotation: Rotate on the schedule below; false means manually only. Unchanged means true for a new rotation.
         rotate_at: Local time of the rotation, in 24-hour format, such as 03:30. Empty means 03:30 for a new rotation.
         time_zone: IANA time zone of that time, such as Europe/Berlin. Empty means UTC for a new rotation.
+        spread: Window after that time, such as 2h, in which the name chooses a minute; 0h for none. Empty: none if new.
         interval_days: Days between two rotations. None means 30 for a new rotation.
         key_name: The key's name at OpenRouter, between a rotation marker and the date. Required for a new rotation.
         limit_usd: Spending limit of the key in US dollars, or "no limit". None means no limit for a new rotation.
@@ -150,7 +152,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
             before, wanted = await _understand(
                 form,
                 {"destinations": destinations, "other_destinations": other_destinations},
-                {"days": interval_days, "at": rotate_at, "zone": time_zone},
+                {"days": interval_days, "at": rotate_at, "zone": time_zone, "spread": spread},
                 {"auto_rotation": auto_rotation, "make_key_now": make_key_now, "review_only": review_only},
             )
             points_to = await _check(wanted.rotation)
@@ -192,26 +194,34 @@ async def _understand(
     kept = before.parameters.get("rotation") if before else None
     own = own_schedule(before) if before else None
     active = given(switches).get("auto_rotation", own.active if own else before is None)
-    timetable = None
+    timetable, window, asked_times = None, None, given(times)
     with wrong.collected():
-        timetable = _timetable(own, given(times), makes_one=before is None or (own is None and active is True))
+        window = parse_spread(asked_times.pop("spread")) if "spread" in asked_times else None
+    with wrong.collected():
+        makes_one = before is None or (own is None and active is True)
+        timetable = _timetable(own, asked_times, str(name), window, makes_one=makes_one)
     with wrong.collected():
         rotation = _parse(merged(kept, asked) if isinstance(kept, Mapping) else asked)
     wrong.raise_all()
     return before, Wanted(rotation, timetable, active)
 
 
-def _timetable(own: DeploymentSchedule | None, asked: dict[str, Any], *, makes_one: bool) -> Timetable | None:
+def _timetable(
+    own: DeploymentSchedule | None, asked: dict[str, Any], name: str, window: timedelta | None, *, makes_one: bool
+) -> Timetable | None:
     """Return the timetable that the form describes; `None` to leave the schedule as it is."""
     present = read_timetable(own.schedule) if own else NEW_TIMETABLE
-    if not asked and (present is None or (own is None and not makes_one)):
+    if not asked and window is None and (present is None or (own is None and not makes_one)):
         return None
     if present is None and len(asked) < len(NEW_TIMETABLE.fields()):
         raise ConfigurationError(
             "rotate_at, time_zone, interval_days: fill in all three, because the present schedule is not every so many "
             "days at a local time. Nothing was created."
         )
-    return parse_timetable(**{**(present.fields() if present else {}), **asked})
+    timetable = parse_timetable(**{**(present.fields() if present else {}), **asked})
+    if window is None:
+        return replace(timetable, later=present.later) if present else timetable
+    return timetable.spread(name, window)
 
 
 async def _connection(asked: dict[str, Any]) -> dict[str, str]:
@@ -363,10 +373,12 @@ def _markdown(
         state = run.state.name if run.state else "unknown"
         lines += [f"- Run that creates the first key: {link('flow-run', run.id, run.name)} ({state})"]
     lines += [f"- Destinations: {', '.join(f'`{name}`' for name in wanted.rotation.destinations)}"]
+    if wanted.timetable and wanted.active:
+        lines += [f"- Schedule: {wanted.timetable}"]
     skipped = wanted.timetable.skipped(now) if wanted.timetable and wanted.active else None
     if wanted.timetable and skipped:
         lines += [
-            f"- On {skipped} the clocks skip {wanted.timetable.at:%H:%M}: a rotation on that day runs an hour off."
+            f"- On {skipped} the clocks skip {wanted.timetable.starts:%H:%M}: a rotation on that day runs an hour off."
         ]
     if changes is not None:
         lines += ["", "## Changes", "", *change_table(changes)]

@@ -8,9 +8,8 @@ Prefect's engine handles signals in the main thread only, so SIGTERM stays with 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,7 +19,6 @@ import anyio.abc
 import httpx
 from anyio import CapacityLimiter, to_thread
 from prefect import Flow, State
-from prefect._flow_run_suspension import FlowRunSuspensionRequest
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
@@ -36,8 +34,7 @@ from prefect.client.schemas.objects import Flow as StoredFlow
 from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import Abort, ObjectNotFound, Pause
-from prefect.flow_engine import AsyncFlowRunEngine
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Failed, Scheduled
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
@@ -45,17 +42,16 @@ from pydantic import PrivateAttr
 
 import flows
 from blocks.errors import ConfigurationError
+from flows.attempts import Attempt, Precedence
 from tasks.world.inventory import is_emergency
 
 LIMIT = 4
 """How many ordinary runs a worker has in hand at most, unless `--limit` says otherwise.
 
-An emergency waits behind the requests of all of them: on two cores it takes 3 to 6 seconds among 4, and 17 among 20.
+An emergency is found, and begins, behind the requests of all of them.
 """
 KEPT_FREE = 5
 """How many emergencies a worker runs beside a full house of ordinary runs."""
-CANCEL_AGAIN_SECONDS = 30.0
-"""How long a cancelled run may take to end before it is cancelled once more."""
 BEGUN_WITHIN = timedelta(minutes=2)
 """How long a run may stay Pending: then the worker that took it has died, or never heard that it took it."""
 ASKED_FOR = 50
@@ -125,65 +121,6 @@ class KeyRotationWorkerResult(BaseWorkerResult):
     """The end of an attempt: 0 if its final state is known to the server."""
 
 
-class Attempt(AsyncFlowRunEngine[..., Any]):
-    """One attempt at a flow run, which another thread can cancel."""
-
-    _loop: asyncio.AbstractEventLoop | None = None
-    _task: asyncio.Task[Any] | None = None
-    _cancelled_at: float | None = None
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether somebody has cancelled the run."""
-        return self._cancelled_at is not None
-
-    @contextmanager
-    def setup_flow_run_suspension_request(self) -> Iterator[FlowRunSuspensionRequest]:
-        """Leave it to the worker to notice that the run is suspended.
-
-        Prefect 3.8.8 starts a thread with a client and a subscription to events for each run, and waits without a
-        deadline until that is ready, before the run is Running.
-        """
-        yield self._get_flow_run_suspension_request()
-
-    def suspend(self, state: State[Any]) -> None:
-        """End the attempt at its next step; the server resumes the run as another attempt."""
-        self._get_flow_run_suspension_request().mark_requested(state)
-
-    def cancel(self) -> None:
-        """Cancel the run, from any thread; one that has not ended in time is cancelled once more."""
-        at = time.monotonic()
-        if self._cancelled_at is not None and at - self._cancelled_at < CANCEL_AGAIN_SECONDS:
-            return
-        self._cancelled_at = at
-        if self._loop is not None and self._task is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._task.cancel)
-
-    async def handle_crash(self, exc: BaseException) -> None:
-        """Report the end of a cancelled run as Cancelled, and any other interruption as Crashed."""
-        await (self.handle_cancellation(exc) if self.is_cancelled else super().handle_crash(exc))
-
-    async def make(self) -> int:
-        """Run the flow to its final state.
-
-        Returns:
-            0 if the final state was reported, 1 if not.
-        """
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        try:
-            if not self.is_cancelled:
-                async with self.start():
-                    while self.is_running():
-                        async with self.run_context():
-                            await self.call_flow_fn()  # type: ignore[unused-coroutine] # it is the flow's result
-        except (Abort, Pause):
-            # The server has decided what becomes of the run.
-            return 0
-        except BaseException:  # noqa: BLE001 - a run's end, however it came, is no reason to end the worker
-            return 0 if self.is_cancelled or self.state.is_final() else 1
-        return 0
-
-
 class KeyRotationWorker(
     BaseWorker[KeyRotationJobConfiguration, BaseVariables, KeyRotationWorkerResult],
 ):
@@ -206,6 +143,7 @@ class KeyRotationWorker(
     def __init__(self, work_pool_name: str, *, limit: int | None = None, **base: Any) -> None:
         super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + KEPT_FREE, **base)
         self._attempts: dict[UUID, Attempt] = {}
+        self._precedence = Precedence()
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -267,7 +205,7 @@ class KeyRotationWorker(
         return due if free and len(due) < wanted else [*await self._emergencies(), *due]
 
     def _free_places(self) -> int:
-        return max(int(self.limiter.available_tokens) - KEPT_FREE, 0)
+        return 0 if self._precedence.is_taken else max(int(self.limiter.available_tokens) - KEPT_FREE, 0)
 
     async def _due(self, wanted: int) -> list[WorkerFlowRunResponse]:
         before = datetime.now(UTC) + timedelta(seconds=int(self._prefetch_seconds))
@@ -315,7 +253,11 @@ class KeyRotationWorker(
         # A run whose Retry is pressed as it ends is still in hand.
         fresh = [entry for key, entry in entries.items() if key not in self._in_hand()]
         urgent = [each for each in fresh if is_emergency(each.flow_run.parameters)]
+        for each in urgent:
+            self._precedence.begin(each.flow_run, self._attempts.values())
         taken = await super()._submit_scheduled_flow_runs(urgent)
+        for left in {each.flow_run.id for each in urgent} - {run.id for run in taken}:
+            self._precedence.end(left)
         ordinary = [each for each in fresh if not is_emergency(each.flow_run.parameters)]
         return taken + await super()._submit_scheduled_flow_runs(ordinary[: self._free_places()])
 
@@ -331,6 +273,7 @@ class KeyRotationWorker(
             finally:
                 self._submitting_flow_run_ids.discard(flow_run.id)
                 if flow_run.id not in self._attempts:
+                    self._precedence.end(flow_run.id)
                     self._release_limit_slot(flow_run.id)
 
     async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
@@ -367,6 +310,7 @@ class KeyRotationWorker(
                 code = await self._settle(attempt, flow_run.id) or code
         finally:
             del self._attempts[flow_run.id]
+            self._precedence.end(flow_run.id)
         return KeyRotationWorkerResult(status_code=code, identifier=str(flow_run.id))
 
     async def _settle(self, attempt: Attempt, run_id: UUID) -> int:

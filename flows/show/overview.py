@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ LATE_AFTER = timedelta(minutes=5)
 """How late a run or a revocation may be before it is reported."""
 A_WHILE = timedelta(days=180)
 """Dates further away than this are shown with their year."""
+CROWD = 20
+"""How many rotations may be due at the same minute before a spread is suggested."""
 MAX_MESSAGE = 600
 """How many characters of a run's message are shown: all of the usual ones, the address of the help included."""
 HEADER = ("Rotation", "Health", "Current key", "Next run (UTC)", "Last result (UTC)", "Superseded keys")
@@ -236,13 +239,23 @@ def as_page(rows: Sequence[Row], now: datetime, warnings: Sequence[str] = ()) ->
         for each in rows
         if each.needs
     ]
-    needs += [f"- {cell(warning)}" for warning in warnings]
+    needs += [f"- {cell(warning)}" for warning in [*warnings, *crowded(rows)]]
     table = [f"| {' | '.join(HEADER)} |", f"|{' --- |' * len(HEADER)}"]
     table += [f"| {' | '.join(each.linked_cells())} |" for each in rows]
     note = f"Details of a rotation: artifact `{artifact_key('<rotation>')}`."
     lines = ["# Key rotations", "", f"{summary(rows)} As of {show_time(now)}."]
     lines += ["", "## Action required", "", *(needs or ["None."]), "", "## All rotations", "", *table, "", note]
     return "\n".join(lines)
+
+
+def crowded(rows: Sequence[Row]) -> list[str]:
+    """Return one sentence for each minute at which so many rotations are due that a spread is better."""
+    due = Counter(show_time(each.facts.next_run.at) for each in rows if each.facts.next_run)
+    return [
+        f"{count} rotations are due at {at}: give them a Spread in the form of add-rotation, such as 2h."
+        for at, count in sorted(due.items())
+        if count > CROWD
+    ]
 
 
 def worst_first(rows: Sequence[Row]) -> list[Row]:

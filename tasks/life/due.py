@@ -50,7 +50,10 @@ async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) ->
 async def schedule_retirements(run: Run) -> None:
     """Schedule a retirement for each moment at which a key needs attention; one that is scheduled stays as it is."""
     ledger, now = run.ledger, run.world.now()
-    for at in [moment for moment in ledger.due_times() if moment > now]:
+    moments = [moment for moment in ledger.due_times() if moment > now]
+    # Where nothing was done, all of them are there as a rule, which one request tells.
+    there = await run.world.retirements_to_come(run.name) if run.is_idle and moments else set()
+    for at in [moment for moment in moments if moment not in there]:
         # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
         if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")

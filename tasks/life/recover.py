@@ -43,7 +43,7 @@ async def observe(run: Run, rotation: Rotation) -> Situation:
     ledger = await run.load()
     if not run.has_ledger or ledger.removed:
         await run.world.check_deployment()
-    await run.world.load_blocks(rotation.connection, rotation.destinations)
+    await run.world.load_blocks(rotation.destinations, rotation.connection)
     await run.world.connection(rotation.connection)
     await _check_expiry(run, rotation)
     fingerprints = await run.look(rotation.destinations, ledger.where_pending())

@@ -8,22 +8,30 @@ Across a clock change 03:30 becomes 04:30, beside the runs that were scheduled b
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
+from hashlib import sha256
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from pydantic import TypeAdapter, ValidationError
+
 from blocks.errors import ConfigurationError
+from tasks.model.durations import read_duration
 
 SLUG = "auto-rotation"
 """Slug of the schedule of a rotation's deployment; the schedule is active if auto-rotation is on."""
 MAX_INTERVAL_DAYS = 3650
+MAX_SPREAD = timedelta(hours=12)
 
 TIME_PATTERN = "([01][0-9]|2[0-3]):([0-5][0-9])"
 """A local time; a regular expression of JSON Schema."""
 
 _TIME = re.compile(TIME_PATTERN)
-_RULE = re.compile(r"DTSTART:([0-9]{8}T[0-9]{6})\nRRULE:FREQ=DAILY;INTERVAL=([0-9]+)")
+_RULE = re.compile(
+    r"DTSTART:([0-9]{8}T[0-9]{6})\nRRULE:FREQ=DAILY;INTERVAL=([0-9]+)"
+    r"(?:;BYHOUR=([01]?[0-9]|2[0-3]);BYMINUTE=([0-5]?[0-9]))?"
+)
 _START = "%Y%m%dT%H%M%S"
 
 
@@ -35,26 +43,45 @@ class Timetable:
         days: Days between two rotations.
         at: The local time.
         zone: Its time zone.
+        later: How long after that time it rotates, below a day.
     """
 
     days: int
     at: time
     zone: ZoneInfo
+    later: timedelta = timedelta(0)
 
     def __str__(self) -> str:
         every = "every day" if self.days == 1 else f"every {self.days} days"
-        return f"{every} at {self.at:%H:%M} {self.zone.key}"
+        spread = f", spread from {self.at:%H:%M}" if self.later else ""
+        return f"{every} at {self.starts:%H:%M} {self.zone.key}{spread}"
+
+    @property
+    def starts(self) -> time:
+        """The local time at which it rotates."""
+        return (datetime.combine(date.min, self.at) + self.later).time()
+
+    def spread(self, name: str, window: timedelta) -> Timetable:
+        """Return the timetable of one of many rotations of the same time: its minute in the window after that time.
+
+        Args:
+            name: The rotation's name, which alone decides the minute, so that it stays the same.
+            window: The length of the window; below two minutes there is nothing to choose.
+        """
+        minutes = window // timedelta(minutes=1)
+        number = int.from_bytes(sha256(name.encode()).digest())
+        return replace(self, later=timedelta(minutes=number % minutes if minutes else 0))
 
     def fields(self) -> dict[str, Any]:
-        """Return the arguments of `parse_timetable` that describe it."""
+        """Return the arguments of `parse_timetable` that describe it before it is spread."""
         return {"days": self.days, "at": f"{self.at:%H:%M}", "zone": self.zone.key}
 
     def on(self, day: date) -> datetime:
-        """Return the local time on a day, UTC.
+        """Return the local time at which it rotates on a day, UTC.
 
         Where the clocks show it twice, that is the first; where they skip it, it is an hour off.
         """
-        return datetime.combine(day, self.at, self.zone).astimezone(UTC)
+        return datetime.combine(day, self.starts, self.zone).astimezone(UTC)
 
     def next_rotation(self, now: datetime, last: datetime | None) -> datetime:
         """Return the next rotation, UTC, such that a change of the settings never causes one at once.
@@ -77,14 +104,17 @@ class Timetable:
         Args:
             first: The first rotation, as `next_rotation` returns it.
         """
-        start = datetime.combine(first.astimezone(self.zone).date(), self.at)
-        return f"DTSTART:{start:{_START}}\nRRULE:FREQ=DAILY;INTERVAL={self.days}"
+        day = first.astimezone(self.zone).date()
+        # Over midnight, its first day counts from the one before at that time, which is before the first rotation.
+        start = datetime.combine(day - timedelta(days=self.days) if self.starts < self.at else day, self.at)
+        minute = f";BYHOUR={self.starts.hour};BYMINUTE={self.starts.minute}" if self.later else ""
+        return f"DTSTART:{start:{_START}}\nRRULE:FREQ=DAILY;INTERVAL={self.days}{minute}"
 
     def skipped(self, now: datetime) -> date | None:
-        """Return the next local date, within a year, on which the clocks skip the local time; `None` for none."""
+        """Return the next local date, within a year, on which the clocks skip that time; `None` for none."""
         today = now.astimezone(self.zone).date()
         days = (today + timedelta(days=ahead) for ahead in range(366))
-        return next((day for day in days if self.on(day).astimezone(self.zone).time() != self.at), None)
+        return next((day for day in days if self.on(day).astimezone(self.zone).time() != self.starts), None)
 
 
 def parse_timetable(days: Any, at: Any, zone: Any) -> Timetable:
@@ -115,6 +145,21 @@ def parse_timetable(days: Any, at: Any, zone: Any) -> Timetable:
     return Timetable(days, time(int(found[1]), int(found[2])), found_zone)
 
 
+def parse_spread(value: Any) -> timedelta:
+    """Read the window in which rotations of the same time are spread, such as `2h`.
+
+    Raises:
+        ConfigurationError: One sentence that names the field.
+    """
+    try:
+        window = TypeAdapter(timedelta).validate_python(read_duration(value))
+    except ValidationError:
+        window = timedelta(-1)
+    if not timedelta(0) <= window <= MAX_SPREAD:
+        raise ConfigurationError("spread: must be a duration of at most 12h, such as 2h. Nothing was created.")
+    return window
+
+
 def _zone(name: Any) -> ZoneInfo | None:
     try:
         return ZoneInfo(str(name).strip())
@@ -128,4 +173,5 @@ def read_rule(rule: str, zone: str) -> Timetable | None:
     if found is None:
         return None
     start = datetime.strptime(found[1], _START)  # noqa: DTZ007 - a local time; its zone is stored separately
-    return Timetable(int(found[2]), start.time(), ZoneInfo(zone))
+    starts = start.replace(hour=int(found[3]), minute=int(found[4])) if found[3] else start
+    return Timetable(int(found[2]), start.time(), ZoneInfo(zone), (starts - start) % timedelta(days=1))

@@ -53,11 +53,22 @@ class PrefectSecret(Destination):
         block: The block as it was loaded.
     """
 
+    in_prefect = True
+
     def __init__(self, name: str, block: Secret[Any]) -> None:
         self._name = name
         self._block_name = name.partition("/")[2]
         self._just_loaded: Secret[Any] | None = block
         self._document_id: UUID | None = block._block_document_id  # noqa: SLF001 - Prefect offers no other way to it
+
+    @property
+    def is_read(self) -> bool:
+        """Whether what was loaded of the block was read, so that only the server knows what it holds now."""
+        return self._just_loaded is None
+
+    def loaded_again(self, block: Secret[Any]) -> None:
+        """Take what the block holds now, for the reading that follows."""
+        self._just_loaded = block
 
     async def read_content(self) -> Content:
         """Read what the block holds now."""

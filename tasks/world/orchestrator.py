@@ -12,6 +12,7 @@ from typing import Any, Self
 from uuid import UUID
 
 from prefect.blocks.core import Block
+from prefect.blocks.system import Secret
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
@@ -20,11 +21,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.utilities import get_or_create_client
 from prefect.context import FlowRunContext
-from prefect.deployments import arun_deployment
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as flow_run_context
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Scheduled
 
 from blocks.destination import Destination
 from blocks.errors import ConfigurationError
@@ -34,7 +34,7 @@ from tasks.model.rotation import Rotation, parse_rotation
 from tasks.world.api import LEDGER_TAG, PAGE_SIZE, api_errors, pages, parse_time
 from tasks.world.connections import CONNECTION_TYPE, open_connection
 from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
-from tasks.world.destinations import open_destination
+from tasks.world.destinations import PrefectSecret, open_destination
 from tasks.world.installation import read_or_make_installation
 from tasks.world.ledgers import all_ledgers
 from tasks.world.ports import Deployed
@@ -58,6 +58,7 @@ class PrefectWorld:
         self._destinations: dict[str, Destination] = {}
         self._logins: dict[UUID, Block] = {}
         self._blocks: dict[str, Block] = {}
+        self._retire_deployment: UUID | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -83,17 +84,33 @@ class PrefectWorld:
         """Wait."""
         await asyncio.sleep(seconds)
 
-    async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
-        """Read the blocks of a rotation with one request; each one is opened where it is used.
+    async def load_blocks(self, destinations: Collection[str], connection: str = "") -> None:
+        """Read several blocks with one request: those that are not open yet, and Prefect's secrets as they are now.
+
+        Each one is opened where it is used, which reads a single block, and tells what is wrong with one.
 
         Args:
-            connection: The name of its `openrouter-credentials` block.
             destinations: Type slug and name of each destination's block.
+            connection: The name of the `openrouter-credentials` block, if that is wanted too.
 
         Raises:
             ServiceError: Prefect's API failed.
         """
-        self._blocks = await load_blocks([f"{CONNECTION_TYPE}/{connection}", *destinations])
+        secrets = {
+            name: place
+            for name, place in self._destinations.items()
+            if isinstance(place, PrefectSecret) and place.is_read
+        }
+        wanted = [name for name in destinations if name in secrets or name not in {*self._destinations, *self._blocks}]
+        if connection and connection not in self._connections:
+            wanted.append(f"{CONNECTION_TYPE}/{connection}")
+        if len(wanted) == 1:
+            return
+        for name, block in (await load_blocks(wanted)).items() if wanted else ():
+            if name in secrets and isinstance(block, Secret):
+                secrets[name].loaded_again(block)
+            else:
+                self._blocks[name] = block
 
     async def connection(self, name: str) -> OpenRouterClient:
         """Open the connection of an `openrouter-credentials` block, once per run.
@@ -233,15 +250,16 @@ class PrefectWorld:
         return False
 
     async def _scheduled_retirement(self, rotation: str, at: datetime, attempt: int) -> FlowRun:
+        client, _ = get_or_create_client()
         with api_errors("scheduling a retirement"):
-            return await arun_deployment(
-                RETIRE_DEPLOYMENT,
+            if self._retire_deployment is None:
+                self._retire_deployment = (await client.read_deployment_by_name(RETIRE_DEPLOYMENT)).id
+            return await client.create_flow_run_from_deployment(
+                self._retire_deployment,
                 parameters={"rotation": rotation},
-                scheduled_time=at,
-                timeout=0,
-                as_subflow=False,
+                state=Scheduled(scheduled_time=at),
                 idempotency_key=f"retire {rotation} {at.isoformat()}" + (f" {attempt}" if attempt else ""),
-                flow_run_name=f"retire {rotation}",
+                name=f"retire {rotation}",
                 tags=[LEDGER_TAG, rotation],
             )
 
@@ -310,6 +328,17 @@ class PrefectWorld:
             interval = timedelta(0) if deployment.paused else await longest_interval_of(deployment)
             yield Deployed(deployment.name, rotation_of(deployment), interval)
 
+    async def retirements_to_come(self, name: str) -> set[datetime]:
+        """Return the moments, UTC, for which retirements of a rotation are scheduled.
+
+        Args:
+            name: The rotation's name.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        return {at for _, at in await self._retirements(name, "reading the scheduled retirements")}
+
     async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
         """Cancel the retirements of a rotation that are still to come.
 
@@ -318,14 +347,19 @@ class PrefectWorld:
             but: The moments, UTC, at which one is still wanted.
         """
         doing = "cancelling scheduled retirements"
+        found = await self._retirements(name, doing)
+        client, _ = get_or_create_client()
+        with api_errors(doing):
+            for run_id in [run_id for run_id, at in found if at not in but]:
+                await client.set_flow_run_state(run_id, Cancelled(message=f"The rotation {name} was removed."))
+
+    async def _retirements(self, name: str, doing: str) -> list[tuple[UUID, datetime]]:
         body = {
             "flows": {"name": {"any_": ["retire"]}},
             "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": [LEDGER_TAG, name]}},
         }
         found = [run async for page in pages("/flow_runs/filter", body, doing) for run in page]
-        client, _ = get_or_create_client()
         with api_errors(doing):
-            for run in found:
-                # A rotation may be called like the tag that all have.
-                if run["parameters"].get("rotation") == name and parse_time(run["expected_start_time"]) not in but:
-                    await client.set_flow_run_state(run["id"], Cancelled(message=f"The rotation {name} was removed."))
+            # A rotation may be called like the tag that all have.
+            own = [run for run in found if run["parameters"].get("rotation") == name]
+            return [(UUID(run["id"]), parse_time(run["expected_start_time"])) for run in own]

@@ -114,8 +114,8 @@ class World(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
-    async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
-        """Read the blocks of a rotation at once; each one is opened where it is used."""
+    async def load_blocks(self, destinations: Collection[str], connection: str = "") -> None:
+        """Read at once what is kept in Prefect of a connection and of destinations; each is opened where it is used."""
 
     async def connection(self, name: str) -> OpenRouter:
         """Open the connection of an `openrouter-credentials` block, once per run."""
@@ -140,6 +140,9 @@ class World(Protocol):
 
     async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
         """Schedule a run of `retire/retire`; `False` where there is no such deployment."""
+
+    async def retirements_to_come(self, name: str) -> set[datetime]:
+        """Return the moments for which retirements of a rotation are scheduled."""
 
     async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
         """Cancel the retirements of a rotation that are still to come, but for those at certain moments."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -116,6 +117,7 @@ class Run:
         """The lists of keys of a connection and a workspace, as this run last saw them."""
         self.only_for_itself = False
         """Whether it has done nothing that another run was to do, so that the tries of others stay."""
+        self._turn = asyncio.Lock()
         self.has_late_writes = False
         """Whether a write of the key that is published may still take effect, because nobody knows its outcome."""
 
@@ -166,7 +168,7 @@ class Run:
             ServiceError: The place cannot be written, or did not answer in time.
         """
         try:
-            async with asyncio.timeout(WRITE_SECONDS):
+            async with self._turn if place.in_prefect else nullcontext(), asyncio.timeout(WRITE_SECONDS):
                 await self.guard()
                 await place.write_content(value, content, written_by)
         except TimeoutError:
@@ -232,6 +234,7 @@ class Run:
         Raises:
             KeyRotationError: One of the rotation's destinations cannot be read.
         """
+        await self.world.load_blocks(destinations)
         contents = await gather_all([self._read(name) for name in destinations])
         self.contents.update(zip(destinations, contents, strict=True))
         found = {name: fingerprint(self.contents[name].value) for name in destinations}
@@ -257,6 +260,7 @@ class Run:
         Raises:
             KeyRotationError: One of them cannot be read.
         """
+        await self.world.load_blocks(destinations)
         there = []
         for name in destinations:
             try:

@@ -12,7 +12,8 @@ from prefect.flow_engine import load_flow_and_flow_run, run_flow_async
 from prefect.plugins import load_prefect_collections
 
 # Imported before the processes are forked, for all of them.
-from flows.worker import Attempt, KeyRotationWorker
+from flows.attempts import Attempt
+from flows.worker import KeyRotationWorker
 
 # What a run would import on its way is imported once, before the processes are forked.
 load_prefect_collections()

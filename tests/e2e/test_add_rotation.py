@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -25,6 +25,7 @@ from flows.add_rotation import CORRECT_IT
 from flows.show import artifacts
 from sandbox.server import Fault
 from tasks.model.rotation import parse_rotation
+from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import read_timetable
 from tests.by_hand import ledger_of, ledger_value
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
@@ -169,6 +170,7 @@ async def test_auto_rotation_may_be_off(world: World) -> None:
     [
         ({"rotate_at": "half past three"}, "rotate_at: "),
         ({"time_zone": "Atlantis"}, "time_zone: "),
+        ({"spread": "13h"}, "spread: "),
         ({"interval_days": 0}, "interval_days: "),
         ({"key_name": " "}, "key_name: "),
         ({"limit_usd": -1}, "limit_usd: "),
@@ -296,6 +298,7 @@ def test_the_form_asks_in_the_order_in_which_a_person_thinks() -> None:
         "auto_rotation",
         "rotate_at",
         "time_zone",
+        "spread",
         "interval_days",
         "key_name",
         "limit_usd",
@@ -310,6 +313,53 @@ def test_the_form_asks_in_the_order_in_which_a_person_thinks() -> None:
         "make_key_now",
         "review_only",
     ]
+
+
+async def test_a_spread_rotation_has_a_minute_of_its_own(world: World) -> None:
+    """The schedule and the artifact show it; its first key is made at once; the same form again changes nothing."""
+    fields = await form(world, spread="2h", make_key_now=True)
+    name = fields["rotation_name"]
+    table = parse_timetable(30, "03:30", "Europe/Berlin").spread(name, timedelta(hours=2))
+
+    await add(fields)
+    again = await add({**fields, "make_key_now": False})
+
+    made = await deployed(name)
+    assert made is not None
+    assert [str(read_timetable(each.schedule)) for each in made.schedules] == [str(table)]
+    assert f"- Schedule: {table}" in await shown(name)
+    assert [
+        run.expected_start_time and run.expected_start_time <= datetime.now(UTC) for run in await runs_of(made)
+    ] == [True]
+    assert "is unchanged" in str(again.message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "days", "at", "window"),
+    [
+        ({"overlap": "7d"}, 30, "03:30", 2),
+        ({"rotate_at": "05:00"}, 30, "05:00", 2),
+        ({"interval_days": 7}, 7, "03:30", 2),
+        ({"spread": "4h"}, 30, "03:30", 4),
+        ({"spread": "0h"}, 30, "03:30", 0),
+    ],
+    ids=["something else", "time", "interval", "another spread", "no spread any more"],
+)
+async def test_a_spread_counts_from_the_time_that_was_asked_for(
+    world: World, changes: dict[str, Any], days: int, at: str, window: int
+) -> None:
+    """A change of the time or the interval keeps the distance from the time; another spread does not add to it."""
+    fields = await form(world, spread="2h")
+    name = fields["rotation_name"]
+    await add(fields)
+
+    state = await add({"rotation_name": name, "make_key_now": False, **changes})
+
+    made = await deployed(name)
+    table = parse_timetable(days, at, "Europe/Berlin").spread(name, timedelta(hours=window))
+    assert state.is_completed(), state.message
+    assert made is not None
+    assert [read_timetable(each.schedule) for each in made.schedules] == [table]
 
 
 async def test_an_existing_name_changes_that_rotation(world: World) -> None:

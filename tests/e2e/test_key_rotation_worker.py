@@ -27,7 +27,8 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Crashed, Pending, Suspended
 
 from flows import rotate
-from flows.worker import FLOWS, Attempt, KeyRotationWorker
+from flows.attempts import Attempt
+from flows.worker import FLOWS, KeyRotationWorker
 from sandbox.server import Fault
 from sandbox.stack import WORKER_TYPE
 from tests.e2e.conftest import World, with_processes

@@ -91,7 +91,7 @@ async def test_a_retirement_that_cannot_be_scheduled_is_told(world: World) -> No
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=1)))
     assert (await rotate(rotation, return_state=True)).is_completed()
 
-    with broken("tasks.world.orchestrator.arun_deployment"):
+    with broken("prefect.client.orchestration.PrefectClient.create_flow_run_from_deployment"):
         state = await rotate(rotation, return_state=True)
 
     assert "Prefect's API failed while scheduling a retirement (ReadTimeout)" in str(state.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,11 +16,11 @@ from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunRe
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from blocks.errors import ConfigurationError
+from flows.attempts import PATIENCE_SECONDS, Attempt, Precedence
 from flows.worker import (
     FLOWS,
     KEPT_FREE,
     LIMIT,
-    Attempt,
     KeyRotationJobConfiguration,
     KeyRotationWorker,
     flow_at,
@@ -160,7 +161,9 @@ async def test_a_run_that_is_listed_twice_is_taken_once(worker: tuple[KeyRotatio
     made, tasks = worker
     run, emergency = run_of(), run_of(emergency=True)
 
-    await made._submit_scheduled_flow_runs(due(emergency, run, emergency))
+    await made._submit_scheduled_flow_runs(due(emergency, emergency))
+    made._precedence.end(emergency.id)
+    await made._submit_scheduled_flow_runs(due(emergency, run, run))
     await made._submit_scheduled_flow_runs(due(emergency, run))
 
     assert tasks.started == [emergency, run]
@@ -200,3 +203,87 @@ async def test_with_a_high_limit_no_more_runs_are_asked_for_than_the_server_list
 
     assert asked[0] <= 200
     assert is_emergency(found[0].flow_run.parameters)
+
+
+class Waiting:
+    """An event that notes how long somebody would wait for it."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def wait(self, seconds: float) -> None:
+        """Note it."""
+        self.seconds.append(seconds)
+
+
+async def in_hand(**parameters: Any) -> Attempt:
+    """An attempt that has begun, in this thread."""
+    run = run_of(**parameters)
+    attempt = Attempt(flow=FLOWS["flows.rotate:rotate"], flow_run=run, parameters=run.parameters)
+    attempt._loop = asyncio.get_running_loop()
+    return attempt
+
+
+async def test_a_run_stands_still_for_a_few_seconds_at_most() -> None:
+    """It waits in its own thread, as if its process were paused, and not again and again."""
+    attempt, event = await in_hand(), Waiting()
+
+    attempt.stand_still(event)  # type: ignore[arg-type] # what it needs of one
+    await asyncio.sleep(0)
+    attempt._patience = 0.0
+    attempt.stand_still(event)  # type: ignore[arg-type] # what it needs of one
+    await asyncio.sleep(0)
+
+    assert event.seconds == [PATIENCE_SECONDS, 0.0]
+
+
+async def test_the_runs_of_other_rotations_stand_still_for_an_emergency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of the same rotation may hold its slot, an audit any slot, and another emergency is one too."""
+    ordinary = await in_hand(rotation={"name": "billing"})
+    others = [
+        await in_hand(rotation={"name": "checkout"}),
+        await in_hand(rotation="checkout"),
+        await in_hand(connection="openrouter"),
+        await in_hand(rotation={"name": "billing"}, emergency=True),
+    ]
+    still: list[Attempt] = []
+    monkeypatch.setattr(Attempt, "stand_still", lambda attempt, _until: still.append(attempt))
+
+    Precedence().begin(run_of(rotation={"name": "checkout"}, emergency=True), [ordinary, *others])
+
+    assert still == [ordinary]
+
+
+async def test_the_others_go_on_when_an_emergency_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they wait for has come, and ordinary runs are taken again."""
+    emergency, precedence, waits = run_of(emergency=True), Precedence(), []
+    monkeypatch.setattr(Attempt, "stand_still", lambda _attempt, until: waits.append(until))
+    precedence.begin(emergency, [await in_hand(rotation="billing")])
+    assert (precedence.is_taken, waits[0].is_set()) == (True, False)
+
+    precedence.end(emergency.id)
+
+    assert (precedence.is_taken, waits[0].is_set()) == (False, True)
+
+
+async def test_no_ordinary_run_is_begun_during_an_emergency(worker: tuple[KeyRotationWorker, Tasks]) -> None:
+    """It is taken when the emergency has ended."""
+    made, tasks = worker
+    emergency, ordinary = run_of(emergency=True), run_of()
+
+    await made._submit_scheduled_flow_runs(due(ordinary, emergency))
+    assert tasks.started == [emergency]
+    made._precedence.end(emergency.id)
+    await made._submit_scheduled_flow_runs(due(ordinary))
+
+    assert tasks.started == [emergency, ordinary]
+
+
+async def test_an_emergency_that_finds_no_place_holds_nobody_up(worker: tuple[KeyRotationWorker, Tasks]) -> None:
+    """Of more emergencies than there are places, those that wait have no precedence yet."""
+    made, _ = worker
+    runs = [run_of(emergency=True) for _ in range(100)]
+
+    taken = await made._submit_scheduled_flow_runs(due(*runs))
+
+    assert made._precedence._begun.keys() == {run.id for run in taken}

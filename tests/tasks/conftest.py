@@ -97,7 +97,7 @@ class Life:
         """Pass time."""
         self.time += timedelta(seconds=seconds)
 
-    async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
+    async def load_blocks(self, destinations: Collection[str], connection: str = "") -> None:
         """Read nothing ahead."""
 
     async def connection(self, name: str) -> OpenRouterClient:
@@ -143,6 +143,10 @@ class Life:
         """Remember the retirement."""
         self.retirements.append(at)
         return True
+
+    async def retirements_to_come(self, name: str) -> set[datetime]:
+        """What was scheduled."""
+        return set(self.retirements)
 
     async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
         """Forget the retirements."""

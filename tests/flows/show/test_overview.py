@@ -11,7 +11,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from rich.console import Console
 
-from flows.show.overview import HEADER, Health, as_page, row, summary
+from flows.show.overview import CROWD, HEADER, Health, Row, as_page, row, summary
 from flows.status import as_json, show
 from tasks.model.ledger import Ledger
 from tasks.model.records import Current, Pending, Superseded
@@ -300,3 +300,20 @@ def test_the_summary_counts() -> None:
 
     assert summary(rows) == "2 rotations: 1 healthy, 1 failed."
     assert summary([]) == "0 rotations: none yet."
+
+
+def due(number: int, at: datetime) -> list[Row]:
+    """Rotations that are due at a time."""
+    return [row(replace(WELL, name=f"due-{each}", next_run=seen("SCHEDULED", at=at)), NOW) for each in range(number)]
+
+
+def test_a_spread_is_suggested_where_many_rotations_share_a_minute() -> None:
+    """The seconds do not count, and rotations of other minutes neither."""
+    at = datetime(2027, 3, 2, 3, 30, tzinfo=UTC)
+    rows = [*due(CROWD, at), *due(1, at.replace(second=40)), *due(CROWD, at + timedelta(minutes=1))]
+
+    told = [line for line in as_page(rows, NOW).splitlines() if line.startswith("- ")]
+
+    assert told == [
+        "- 21 rotations are due at 2027-03-02 03:30 UTC: give them a Spread in the form of add-rotation, such as 2h."
+    ]

@@ -35,7 +35,7 @@ class ModelWorld:
         """Pass time."""
         self._process.model.time += timedelta(seconds=seconds)
 
-    async def load_blocks(self, connection: str, destinations: Collection[str]) -> None:
+    async def load_blocks(self, destinations: Collection[str], connection: str = "") -> None:
         """Read nothing ahead."""
 
     async def connection(self, name: str) -> ModelOpenRouter:
@@ -101,6 +101,14 @@ class ModelWorld:
         found = await self._process.effect("read the deployments", lambda: dict(self._process.model.deployments))
         for name, rotation in found.items():
             yield Deployed(name, rotation, self._process.model.interval)
+
+    async def retirements_to_come(self, name: str) -> set[datetime]:
+        """Return what is scheduled, and was not cancelled."""
+        retirements = self._process.model.retirements
+        return await self._process.effect(
+            "read the retirements",
+            lambda: {at for (rotation, at), live in retirements.items() if live and rotation == name},
+        )
 
     async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
         """Cancel what is to come."""

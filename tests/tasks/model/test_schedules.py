@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from typing import Any
@@ -12,7 +13,7 @@ from prefect.server.schemas.schedules import IntervalSchedule, RRuleSchedule
 
 from blocks.errors import ConfigurationError
 from tasks.model.changes import differences, merged
-from tasks.model.schedules import Timetable, parse_timetable
+from tasks.model.schedules import Timetable, parse_spread, parse_timetable
 from tasks.world.deployments import read_timetable, schedule_of
 
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
@@ -181,10 +182,62 @@ def test_a_timetable_that_cannot_be_is_refused_by_its_field(days: Any, at: Any, 
     assert "Nothing was created" in str(refused.value)
 
 
+def test_many_rotations_are_spread_evenly_over_the_window_and_not_beyond() -> None:
+    """Of a thousand names, each minute of an hour has some, and none has more than a few."""
+    starts = [timetable().spread(f"rotation-{number}", timedelta(hours=1)).starts for number in range(1000)]
+    per_minute = Counter(starts)
+
+    assert (min(starts), max(starts)) == (time(3, 30), time(4, 29))
+    assert len(per_minute) == 60
+    assert max(per_minute.values()) <= 35
+
+
+def test_a_rotation_keeps_its_minute() -> None:
+    """The minute depends on the name alone: a release that moved it would rotate everything a second time."""
+    assert timetable().spread("checkout", timedelta(hours=2)).starts == time(5, 10)
+    assert timetable(7, zone="UTC").spread("checkout", timedelta(hours=2)).starts == time(5, 10)
+
+
+def test_a_spread_replaces_the_one_before_and_none_moves_nothing() -> None:
+    """It always counts from the time that was asked for."""
+    spread = timetable().spread("checkout", timedelta(hours=2))
+
+    assert spread.spread("checkout", timedelta(hours=2)) == spread
+    assert spread.spread("checkout", timedelta(0)) == timetable()
+
+
+@pytest.mark.parametrize("days", [1, 7])
+@pytest.mark.parametrize("at", ["03:30", "23:30"], ids=["same day", "over midnight"])
+async def test_a_spread_rotation_rotates_at_its_minute_from_its_first_day_on(at: str, days: int) -> None:
+    """Prefect's scheduler makes one run per interval at that minute, also where the window reaches over midnight."""
+    table = timetable(days, at).spread("checkout", timedelta(hours=2))
+    first = table.next_rotation(NEW_YEAR, None)
+
+    runs = await scheduled(on_server(table, first), NEW_YEAR, first + timedelta(days=120), timedelta(hours=61))
+
+    local = [run.astimezone(table.zone) for run in runs]
+    assert local[0] == first
+    assert {run.time() for run in local} == {table.starts}
+    assert {(after.date() - before.date()).days for before, after in pairwise(local)} == {days}
+
+
+@pytest.mark.parametrize("value", ["two hours", "13h", "-PT1H", None, {}, float("nan")])
+def test_a_spread_that_cannot_be_is_refused_by_its_field(value: Any) -> None:
+    """One sentence that names the field."""
+    with pytest.raises(ConfigurationError, match=r"^spread: .*Nothing was created\.$"):
+        parse_spread(value)
+
+
+def test_a_spread_is_read_as_a_duration() -> None:
+    """As people write it, and as programs do."""
+    assert parse_spread("2h") == parse_spread("PT2H") == timedelta(hours=2)
+
+
+@pytest.mark.parametrize("window", [timedelta(0), timedelta(hours=2)])
 @pytest.mark.parametrize("zone", ZONES)
-def test_a_timetable_is_read_back_from_its_schedule(zone: str) -> None:
+def test_a_timetable_is_read_back_from_its_schedule(zone: str, window: timedelta) -> None:
     """What Prefect stores says the same as what was asked for."""
-    table = timetable(14, "23:05", zone)
+    table = timetable(14, "23:05", zone).spread("checkout", window)
 
     assert read_timetable(schedule_of(table, table.next_rotation(NEW_YEAR, None))) == table
 
