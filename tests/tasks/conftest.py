@@ -51,10 +51,10 @@ numbers = itertools.count(1)
 
 
 INSTALLATION = "abcdefg"
-"""The id of the installation in which a life is lived."""
+"""The id of the installation of a `FakeWorld`."""
 
 
-class Life:
+class FakeWorld:
     """One rotation's whole world, which is also the `World` of its runs."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class Life:
         return self.runs & set(run_ids)
 
     @asynccontextmanager
-    async def apart(self) -> AsyncIterator[Life]:
+    async def apart(self) -> AsyncIterator[FakeWorld]:
         """The same world; its places are closed by the test."""
         yield self
 
@@ -318,17 +318,17 @@ class Life:
 
 
 @pytest.fixture
-async def life() -> AsyncIterator[Life]:
+async def world() -> AsyncIterator[FakeWorld]:
     """A fresh world."""
-    life = Life()
+    world = FakeWorld()
     async with AsyncExitStack() as stack:
-        life.url = stack.enter_context(running(life.app))
-        vault_url = stack.enter_context(running(vault.create_app(life.vault)))
+        world.url = stack.enter_context(running(world.app))
+        vault_url = stack.enter_context(running(vault.create_app(world.vault)))
         connection = blocks.OpenRouterCredentials(
-            management_key=SecretStr(DEFAULT_MANAGEMENT_KEY), base_url=f"{life.url}/api/v1"
+            management_key=SecretStr(DEFAULT_MANAGEMENT_KEY), base_url=f"{world.url}/api/v1"
         )
-        life.client = await stack.enter_async_context(connection.get_client())
+        world.client = await stack.enter_async_context(connection.get_client())
         credentials = blocks.VaultCredentials(url=vault_url, auth=TokenAuth(token=SecretStr(ROOT_TOKEN)))
-        life.block = blocks.VaultSecret(credentials=credentials, path=f"apps/app-{next(numbers)}")
-        stack.push_async_callback(life.block.aclose)
-        yield life
+        world.block = blocks.VaultSecret(credentials=credentials, path=f"apps/app-{next(numbers)}")
+        stack.push_async_callback(world.block.aclose)
+        yield world

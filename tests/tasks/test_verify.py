@@ -8,17 +8,17 @@ import pytest
 
 from sandbox.openrouter_account import Account, StoredKey
 from tasks.model.keys import read_marker
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 
-def names_become(life: Life, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+def names_become(world: FakeWorld, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Make OpenRouter store another name than it was given."""
-    add_key = life.openrouter.add_key
+    add_key = world.openrouter.add_key
 
     def added(account: Account, body: dict[str, Any]) -> StoredKey:
         return add_key(account, {**body, "name": change(body["name"])})
 
-    monkeypatch.setattr(life.openrouter, "add_key", added)
+    monkeypatch.setattr(world.openrouter, "add_key", added)
 
 
 CHANGES = {
@@ -31,52 +31,54 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 async def test_a_name_that_was_cut_or_changed_fails_before_anything_is_published(
-    life: Life, monkeypatch: pytest.MonkeyPatch, change: Any
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch, change: Any
 ) -> None:
     """Given an account that stores names otherwise, the run fails, and consumers still read the former key."""
-    await life.rotate()
-    former = (await life.held()).hash
-    names_become(life, monkeypatch, change)
+    await world.rotate()
+    former = (await world.held()).hash
+    names_become(world, monkeypatch, change)
 
-    sentence = await life.failure(life.rotate())
+    sentence = await world.failure(world.rotate())
 
-    assert (await life.held()).hash == former
+    assert (await world.held()).hash == former
     assert "OpenRouter stored the name of the key" in sentence
     assert change("[rotation checkout")[:15] in sentence
 
 
 async def test_the_key_with_the_wrong_name_is_deleted_by_the_next_run(
-    life: Life, monkeypatch: pytest.MonkeyPatch
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its hash is in the ledger, so that it is found without its marker."""
     with monkeypatch.context() as patched:
-        names_become(life, patched, CHANGES["without its marker"])
-        await life.failure(life.rotate())
+        names_become(world, patched, CHANGES["without its marker"])
+        await world.failure(world.rotate())
 
-    await life.rotate()
+    await world.rotate()
 
-    assert [key.hash for key in life.openrouter.live_keys()] == [(await life.held()).hash]
+    assert [key.hash for key in world.openrouter.live_keys()] == [(await world.held()).hash]
 
 
-async def test_a_stored_name_that_looks_like_a_key_is_not_shown(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stored_name_that_looks_like_a_key_is_not_shown(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What OpenRouter answers is not ours to trust: the message strikes a key out, and stays on one line."""
     stored = f"sk-or-v1-{'5' * 64}\nname"
-    names_become(life, monkeypatch, lambda _name: stored)
+    names_become(world, monkeypatch, lambda _name: stored)
 
-    sentence = await life.failure(life.rotate())
+    sentence = await world.failure(world.rotate())
 
     assert "5" * 21 not in sentence
     assert "\n" not in sentence
 
 
-async def test_a_half_published_key_of_an_earlier_version_is_finished(life: Life) -> None:
+async def test_a_half_published_key_of_an_earlier_version_is_finished(world: FakeWorld) -> None:
     """Given a marker at the end of the name, as earlier versions wrote it, the same key is finished by the next run."""
-    await life.rotate()
-    value = life.store.value
+    await world.rotate()
+    value = world.store.value
     current = value.pop("current")
     pending_key = {name: current[name] for name in ("hash", "label", "fingerprint", "made_by", "connection")}
     pending_key["workspace_id"] = current["workspace_id"]
-    life.store.value = value | {
+    world.store.value = value | {
         "pending": {
             "run_id": current["made_by"],
             "connection": "openrouter",
@@ -86,12 +88,12 @@ async def test_a_half_published_key_of_an_earlier_version_is_finished(life: Life
             "key": pending_key,
         }
     }
-    key = life.key(current["hash"])
+    key = world.key(current["hash"])
     marker, _, rest = key.name.partition("] ")
     key.name = f"{rest} {marker}]"
 
-    message = await life.rotate()
+    message = await world.rotate()
 
     assert message.startswith("Finished an interrupted rotation")
     assert read_marker(key.name) is not None
-    assert (await life.held()).hash == key.hash
+    assert (await world.held()).hash == key.hash

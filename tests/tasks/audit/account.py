@@ -9,27 +9,27 @@ from sandbox.openrouter_account import StoredKey
 from tasks.audit.findings import Finding, Kind, Report
 from tasks.model.keys import marker
 from tasks.model.ledger import Ledger
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 FORBIDDEN = '{"error": {"code": 403, "message": "no"}}'
 
 
-def marked(life: Life, run_id: UUID | None = None, rotation: str = "checkout", **fields: Any) -> StoredKey:
+def marked(world: FakeWorld, run_id: UUID | None = None, rotation: str = "checkout", **fields: Any) -> StoredKey:
     """A key with a marker that no ledger explains; its run is known here unless it is named."""
     if run_id is None:
-        life.runs.add(run_id := uuid4())
+        world.runs.add(run_id := uuid4())
     name = f"{marker(rotation, run_id)} left behind"
-    return life.openrouter.add_key(life.openrouter.accounts[0], {"name": name, "limit": 5, **fields})
+    return world.openrouter.add_key(world.openrouter.accounts[0], {"name": name, "limit": 5, **fields})
 
 
-def by_hand(life: Life, **fields: Any) -> StoredKey:
+def by_hand(world: FakeWorld, **fields: Any) -> StoredKey:
     """A key that somebody made by hand."""
-    return life.openrouter.add_key(life.openrouter.accounts[0], {"name": "by hand", "limit": 5, **fields})
+    return world.openrouter.add_key(world.openrouter.accounts[0], {"name": "by hand", "limit": 5, **fields})
 
 
-def write(life: Life, ledger: Ledger) -> None:
+def write(world: FakeWorld, ledger: Ledger) -> None:
     """Put a ledger in place of the stored one."""
-    life.store.value = ledger.to_json()
+    world.store.value = ledger.to_json()
 
 
 def found(report: Report) -> set[Kind]:
@@ -43,7 +43,7 @@ def only(report: Report, kind: Kind) -> Finding:
     return finding
 
 
-async def sdk_hashes(life: Life) -> set[str]:
+async def sdk_hashes(world: FakeWorld) -> set[str]:
     """The hashes of all keys, as the official SDK lists them."""
-    answer = await life.sdk().api_keys.list_async(include_disabled=True)
+    answer = await world.sdk().api_keys.list_async(include_disabled=True)
     return {key.hash for key in answer.data}

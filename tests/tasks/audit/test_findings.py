@@ -17,15 +17,15 @@ from tasks.model.records import Pending, Unresolved
 from tasks.model.rotation import Retirement
 from tests.memory import Memory
 from tests.tasks.audit.account import by_hand, found, marked, only, write
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 
-async def test_a_healthy_rotation_has_no_finding(life: Life) -> None:
+async def test_a_healthy_rotation_has_no_finding(world: FakeWorld) -> None:
     """Current and superseded keys are explained, and the destination holds the current one."""
-    await life.rotate()
-    await life.rotate()
+    await world.rotate()
+    await world.rotate()
 
-    report = await life.audit()
+    report = await world.audit()
 
     assert report.findings == ()
     assert report.counts is not None
@@ -33,81 +33,81 @@ async def test_a_healthy_rotation_has_no_finding(life: Life) -> None:
     assert as_sentence(report).startswith("2 keys checked: 2 managed, 0 unrecorded, 0 unmanaged. No notices.")
 
 
-async def test_every_workspace_is_looked_at(life: Life) -> None:
+async def test_every_workspace_is_looked_at(world: FakeWorld) -> None:
     """Keys of all workspaces are counted, disabled and expired ones included."""
-    account = life.openrouter.accounts[0]
+    account = world.openrouter.accounts[0]
     account.workspaces.append("team-b")
-    by_hand(life, workspace_id="team-b").disabled = True
-    by_hand(life, expires_at="2026-12-17T00:00:00Z")
-    life.later(days=2)
+    by_hand(world, workspace_id="team-b").disabled = True
+    by_hand(world, expires_at="2026-12-17T00:00:00Z")
+    world.later(days=2)
 
-    report = await life.audit()
+    report = await world.audit()
 
     assert report.counts is not None
     assert report.counts.seen == 2
 
 
-async def test_a_key_that_another_rotation_explains_is_no_orphan(life: Life) -> None:
+async def test_a_key_that_another_rotation_explains_is_no_orphan(world: FakeWorld) -> None:
     """All ledgers are asked, whatever rotation they are of."""
-    await life.rotate()
-    life.other_stores["billing"], life.store = life.store, Memory()
-    life.later(days=1)
+    await world.rotate()
+    world.other_stores["billing"], world.store = world.store, Memory()
+    world.later(days=1)
 
-    report = await life.audit()
+    report = await world.audit()
 
     assert found(report) == {Kind.WITHOUT_DEPLOYMENT}
 
 
-async def test_an_audit_changes_nothing(life: Life) -> None:
+async def test_an_audit_changes_nothing(world: FakeWorld) -> None:
     """Neither a key nor the ledger nor a destination, whatever is found; and no request could have."""
-    await life.rotate()
-    marked(life)
-    life.later(days=2)
-    before = life.store.value, [life.openrouter.show(key) for key in life.openrouter.keys.values()]
-    life.app.state.requests.clear()
+    await world.rotate()
+    marked(world)
+    world.later(days=2)
+    before = world.store.value, [world.openrouter.show(key) for key in world.openrouter.keys.values()]
+    world.app.state.requests.clear()
 
-    await life.audit()
+    await world.audit()
 
-    assert (life.store.value, [life.openrouter.show(key) for key in life.openrouter.keys.values()]) == before
-    assert {method for method, *_ in life.app.state.requests} == {"GET"}
+    assert (world.store.value, [world.openrouter.show(key) for key in world.openrouter.keys.values()]) == before
+    assert {method for method, *_ in world.app.state.requests} == {"GET"}
 
 
 # --- findings about keys ---
 
 
-async def test_an_orphan_is_found_with_its_run_and_date(life: Life) -> None:
+async def test_an_orphan_is_found_with_its_run_and_date(world: FakeWorld) -> None:
     """A key of a known run that no ledger explains; the sentence says who made it, and when."""
-    await life.rotate()
+    await world.rotate()
     run_id = uuid4()
-    life.runs.add(run_id)
-    orphan = marked(life, run_id)
-    life.later(hours=2)
+    world.runs.add(run_id)
+    orphan = marked(world, run_id)
+    world.later(hours=2)
 
-    report = await life.audit()
+    report = await world.audit()
 
     finding = only(report, Kind.ORPHAN)
     assert finding.key_hash == orphan.hash
     assert finding.needs_person
     assert f"made at 2026-12-16 03:30 UTC by run {run_id} of rotation checkout" in finding.sentence
-    assert (Event.ORPHAN_FOUND, orphan.hash) in [(event, told.get("key_hash")) for event, told in life.events]
+    assert (Event.ORPHAN_FOUND, orphan.hash) in [(event, told.get("key_hash")) for event, told in world.events]
 
 
-async def test_a_key_that_was_just_made_is_no_orphan_yet(life: Life) -> None:
+async def test_a_key_that_was_just_made_is_no_orphan_yet(world: FakeWorld) -> None:
     """Its run may still be at work."""
-    await life.rotate()
-    marked(life)
-    life.later(minutes=59)
+    await world.rotate()
+    marked(world)
+    world.later(minutes=59)
 
-    assert (await life.audit()).findings == ()
+    assert (await world.audit()).findings == ()
 
 
-async def test_the_marker_of_another_server_is_told_and_needs_nobody(life: Life) -> None:
+async def test_the_marker_of_another_server_is_told_and_needs_nobody(world: FakeWorld) -> None:
     """A run that this Prefect server does not know may be anybody's."""
-    await life.rotate()
-    marked(life, uuid4())
-    life.later(hours=2)
+    await world.rotate()
+    marked(world, uuid4())
+    world.later(hours=2)
 
-    finding = only(await life.audit(), Kind.MARKED_NOT_OURS)
+    finding = only(await world.audit(), Kind.MARKED_NOT_OURS)
 
     assert not finding.needs_person
 
@@ -121,24 +121,24 @@ async def test_the_marker_of_another_server_is_told_and_needs_nobody(life: Life)
         ({"limit": 5, "expires_at": "2026-12-20T00:00:00Z"}, 0, "expires at 2026-12-20 00:00 UTC."),
     ],
 )
-async def test_a_key_of_no_rotation_is_told_of(life: Life, fields: dict[str, Any], days: int, words: str) -> None:
+async def test_a_key_of_no_rotation_is_told_of(world: FakeWorld, fields: dict[str, Any], days: int, words: str) -> None:
     """Where it is old, may spend without end, or is about to end; that is a notice, and no failure."""
-    key = by_hand(life, **fields)
-    life.later(days=days)
+    key = by_hand(world, **fields)
+    world.later(days=days)
 
-    finding = only(await life.audit(), Kind.OF_NOBODY)
+    finding = only(await world.audit(), Kind.OF_NOBODY)
 
     assert finding.key_label == key.label
     assert finding.sentence.endswith(words)
     assert not finding.needs_person
 
 
-async def test_a_key_of_no_rotation_that_is_in_order_or_dead_is_only_counted(life: Life) -> None:
+async def test_a_key_of_no_rotation_that_is_in_order_or_dead_is_only_counted(world: FakeWorld) -> None:
     """A young one with a limit, and one that nobody can use."""
-    by_hand(life)
-    by_hand(life, limit=None).disabled = True
+    by_hand(world)
+    by_hand(world, limit=None).disabled = True
 
-    report = await life.audit()
+    report = await world.audit()
 
     assert report.findings == ()
     assert report.counts is not None
@@ -148,68 +148,70 @@ async def test_a_key_of_no_rotation_that_is_in_order_or_dead_is_only_counted(lif
 # --- findings about rotations ---
 
 
-async def test_a_superseded_key_past_its_time_is_found(life: Life) -> None:
+async def test_a_superseded_key_past_its_time_is_found(world: FakeWorld) -> None:
     """Nobody has retired it an hour after its overlap has ended."""
-    await life.rotate()
-    await life.rotate()
-    life.later(hours=25, minutes=1)
+    await world.rotate()
+    await world.rotate()
+    world.later(hours=25, minutes=1)
 
-    finding = only(await life.audit(), Kind.SUPERSEDED_KEY_OVERDUE)
+    finding = only(await world.audit(), Kind.SUPERSEDED_KEY_OVERDUE)
 
-    assert finding.key_hash == life.superseded.hash
+    assert finding.key_hash == world.superseded.hash
     assert "was to be revoked at 2026-12-17 03:30 UTC" in finding.sentence
 
 
 @pytest.mark.parametrize(("days", "overdue"), [(30.9, False), (31.1, True)])
-async def test_a_rotation_that_its_schedule_has_forgotten_is_found(life: Life, days: float, overdue: bool) -> None:
+async def test_a_rotation_that_its_schedule_has_forgotten_is_found(
+    world: FakeWorld, days: float, overdue: bool
+) -> None:
     """The current key is older than interval and margin."""
-    life.interval = timedelta(days=30)
-    await life.rotate()
-    life.later(days=days)
+    world.interval = timedelta(days=30)
+    await world.rotate()
+    world.later(days=days)
 
-    assert (Kind.ROTATION_OVERDUE in found(await life.audit())) is overdue
+    assert (Kind.ROTATION_OVERDUE in found(await world.audit())) is overdue
 
 
-async def test_a_rotation_without_an_active_schedule_is_never_overdue(life: Life) -> None:
+async def test_a_rotation_without_an_active_schedule_is_never_overdue(world: FakeWorld) -> None:
     """It is rotated by hand."""
-    await life.rotate()
-    life.later(days=900)
+    await world.rotate()
+    world.later(days=900)
 
-    assert (await life.audit()).findings == ()
+    assert (await world.audit()).findings == ()
 
 
-async def test_a_destination_that_holds_something_else_is_found(life: Life) -> None:
+async def test_a_destination_that_holds_something_else_is_found(world: FakeWorld) -> None:
     """Somebody has written into it by hand."""
-    await life.rotate()
-    await life.block.awrite_secret(b"by hand")
+    await world.rotate()
+    await world.block.awrite_secret(b"by hand")
 
-    finding = only(await life.audit(), Kind.DESTINATION_DIFFERS)
+    finding = only(await world.audit(), Kind.DESTINATION_DIFFERS)
 
     assert finding.severity is Severity.CRITICAL
     assert "vault-secret/checkout holds something else" in finding.sentence
 
 
-async def test_a_destination_that_cannot_be_read_is_found(life: Life) -> None:
+async def test_a_destination_that_cannot_be_read_is_found(world: FakeWorld) -> None:
     """The audit goes on, and says what could not be looked at."""
-    await life.rotate()
-    life.vault.sealed = True
+    await world.rotate()
+    world.vault.sealed = True
 
-    report = await life.audit()
+    report = await world.audit()
 
     assert found(report) == {Kind.DESTINATION_UNREADABLE}
 
 
 @pytest.mark.parametrize("how", ["deleted", "disabled", "expired"])
-async def test_a_current_key_that_does_not_work_is_found(life: Life, how: str) -> None:
+async def test_a_current_key_that_does_not_work_is_found(world: FakeWorld, how: str) -> None:
     """Consumers fail: the rotation must run at once."""
-    await life.rotate()
-    key = await life.held()
+    await world.rotate()
+    key = await world.held()
     if how == "deleted":
-        life.openrouter.delete_key(key)
+        world.openrouter.delete_key(key)
     key.disabled = how == "disabled"
-    key.expires_at = life.time if how == "expired" else None
+    key.expires_at = world.time if how == "expired" else None
 
-    finding = only(await life.audit(), Kind.CURRENT_KEY_UNUSABLE)
+    finding = only(await world.audit(), Kind.CURRENT_KEY_UNUSABLE)
 
     assert finding.severity is Severity.CRITICAL
     words = {"deleted": "does not exist", "disabled": "is disabled", "expired": "has expired"}
@@ -217,166 +219,166 @@ async def test_a_current_key_that_does_not_work_is_found(life: Life, how: str) -
 
 
 @pytest.mark.parametrize("how", ["deleted", "disabled", "enabled"])
-async def test_a_superseded_key_that_is_not_as_its_ledger_says_is_found(life: Life, how: str) -> None:
+async def test_a_superseded_key_that_is_not_as_its_ledger_says_is_found(world: FakeWorld, how: str) -> None:
     """Somebody has changed it at OpenRouter."""
     if how == "enabled":
-        life.change(retirement=Retirement(revoke="disable-then-delete").model_dump(), overlap=timedelta(0))
-    await life.rotate()
-    await life.rotate()
-    key = life.key(life.superseded.hash)
+        world.change(retirement=Retirement(revoke="disable-then-delete").model_dump(), overlap=timedelta(0))
+    await world.rotate()
+    await world.rotate()
+    key = world.key(world.superseded.hash)
     if how == "deleted":
-        life.openrouter.delete_key(key)
+        world.openrouter.delete_key(key)
     key.disabled = how == "disabled"
 
-    finding = only(await life.audit(), Kind.SUPERSEDED_KEY_DIFFERS)
+    finding = only(await world.audit(), Kind.SUPERSEDED_KEY_DIFFERS)
 
     assert finding.key_hash == key.hash
 
 
-async def test_a_key_of_another_account_is_not_taken_for_a_deleted_one(life: Life) -> None:
+async def test_a_key_of_another_account_is_not_taken_for_a_deleted_one(world: FakeWorld) -> None:
     """The connection's management key was exchanged for one of another account."""
-    await life.rotate()
-    account = life.openrouter.accounts[0]
-    life.openrouter.accounts.append(Account("user_other", ["elsewhere"], account.management_keys))
+    await world.rotate()
+    account = world.openrouter.accounts[0]
+    world.openrouter.accounts.append(Account("user_other", ["elsewhere"], account.management_keys))
     account.management_keys = set()
 
-    report = await life.audit()
+    report = await world.audit()
 
     assert found(report) == {Kind.OTHER_ACCOUNT}
 
 
-async def test_a_ledger_without_a_deployment_is_found(life: Life) -> None:
+async def test_a_ledger_without_a_deployment_is_found(world: FakeWorld) -> None:
     """Somebody has deleted the deployment instead of removing the rotation."""
-    await life.rotate()
-    life.is_deployed = False
+    await world.rotate()
+    world.is_deployed = False
 
-    assert found(await life.audit()) == {Kind.WITHOUT_DEPLOYMENT}
+    assert found(await world.audit()) == {Kind.WITHOUT_DEPLOYMENT}
 
 
-async def test_a_removed_rotation_needs_no_deployment(life: Life) -> None:
+async def test_a_removed_rotation_needs_no_deployment(world: FakeWorld) -> None:
     """Its last key lives on until the date that was chosen, and the audit says where it may still be read."""
-    await life.rotate()
-    await life.remove(life.time + timedelta(days=10))
-    life.is_deployed = False
+    await world.rotate()
+    await world.remove(world.time + timedelta(days=10))
+    world.is_deployed = False
 
-    report = await life.audit()
+    report = await world.audit()
 
     assert found(report) == {Kind.FORMER_PLACE}
     assert not report.needing_person()
 
 
 @pytest.mark.parametrize(("interval", "grave"), [(timedelta(0), True), (timedelta(days=4), False)])
-async def test_a_current_key_that_expires_soon_is_found(life: Life, interval: timedelta, grave: bool) -> None:
+async def test_a_current_key_that_expires_soon_is_found(world: FakeWorld, interval: timedelta, grave: bool) -> None:
     """It needs a person unless the schedule replaces it in time."""
-    life.change(key={"expires_after": timedelta(days=6)})
-    life.interval = interval
-    await life.rotate()
+    world.change(key={"expires_after": timedelta(days=6)})
+    world.interval = interval
+    await world.rotate()
 
-    assert only(await life.audit(), Kind.KEY_EXPIRING).needs_person is grave
+    assert only(await world.audit(), Kind.KEY_EXPIRING).needs_person is grave
 
 
-async def test_an_unfinished_rotation_is_found_after_an_hour(life: Life) -> None:
+async def test_an_unfinished_rotation_is_found_after_an_hour(world: FakeWorld) -> None:
     """A run has failed, and nobody has retried it."""
-    await life.rotate()
-    pending = Pending(run_id=uuid4(), connection="openrouter", destinations=(), intended_at=life.time)
-    write(life, life.ledger.intended(pending))
-    at_once = found(await life.audit())
-    life.later(minutes=61)
+    await world.rotate()
+    pending = Pending(run_id=uuid4(), connection="openrouter", destinations=(), intended_at=world.time)
+    write(world, world.ledger.intended(pending))
+    at_once = found(await world.audit())
+    world.later(minutes=61)
 
-    finding = only(await life.audit(), Kind.PENDING)
+    finding = only(await world.audit(), Kind.PENDING)
 
     assert at_once == set()
     assert f"Run {pending.run_id} has left the rotation checkout unfinished" in finding.sentence
 
 
-async def test_a_half_published_key_of_a_run_at_work_is_no_finding(life: Life) -> None:
+async def test_a_half_published_key_of_a_run_at_work_is_no_finding(world: FakeWorld) -> None:
     """A destination may hold the key that is being published, for an hour."""
-    await life.rotate()
-    former = life.ledger.current
-    await life.rotate()
-    current = life.ledger.current
+    await world.rotate()
+    former = world.ledger.current
+    await world.rotate()
+    current = world.ledger.current
     assert former is not None
     assert current is not None
-    pending = Pending(run_id=uuid4(), connection="openrouter", destinations=(), intended_at=life.time, key=current)
-    write(life, Ledger(current=former, pending=pending.model_copy(update={"key": current})))
+    pending = Pending(run_id=uuid4(), connection="openrouter", destinations=(), intended_at=world.time, key=current)
+    write(world, Ledger(current=former, pending=pending.model_copy(update={"key": current})))
 
-    at_work = found(await life.audit())
-    life.later(minutes=61)
-    later = found(await life.audit())
+    at_work = found(await world.audit())
+    world.later(minutes=61)
+    later = found(await world.audit())
 
     assert at_work == set()
     assert later == {Kind.PENDING, Kind.DESTINATION_DIFFERS}
 
 
-async def test_a_create_that_never_turned_up_is_found(life: Life) -> None:
+async def test_a_create_that_never_turned_up_is_found(world: FakeWorld) -> None:
     """A notice at first; after an hour somebody has to look."""
-    await life.rotate()
-    entry = Unresolved(run_id=uuid4(), connection="openrouter", since=life.time)
-    write(life, life.ledger.model_copy(update={"unresolved": (entry,)}))
-    at_first = only(await life.audit(), Kind.UNRESOLVED).needs_person
-    life.later(minutes=61)
+    await world.rotate()
+    entry = Unresolved(run_id=uuid4(), connection="openrouter", since=world.time)
+    write(world, world.ledger.model_copy(update={"unresolved": (entry,)}))
+    at_first = only(await world.audit(), Kind.UNRESOLVED).needs_person
+    world.later(minutes=61)
 
     assert not at_first
-    assert only(await life.audit(), Kind.UNRESOLVED).needs_person
+    assert only(await world.audit(), Kind.UNRESOLVED).needs_person
 
 
-async def test_a_ledger_that_cannot_be_read_is_found_and_speaks_for_its_keys(life: Life) -> None:
+async def test_a_ledger_that_cannot_be_read_is_found_and_speaks_for_its_keys(world: FakeWorld) -> None:
     """Nobody knows what it explains, so none of its rotation's keys is called an orphan."""
-    await life.rotate()
-    assert life.store.value is not None
-    life.store.value = {**life.store.value, "revision": "many"}
-    life.later(days=1)
+    await world.rotate()
+    assert world.store.value is not None
+    world.store.value = {**world.store.value, "revision": "many"}
+    world.later(days=1)
 
-    assert found(await life.audit()) == {Kind.LEDGER_UNREADABLE}
+    assert found(await world.audit()) == {Kind.LEDGER_UNREADABLE}
 
 
-async def test_a_lost_ledger_is_found(life: Life) -> None:
+async def test_a_lost_ledger_is_found(world: FakeWorld) -> None:
     """The rotation is deployed and has a key, and no ledger."""
-    await life.rotate()
-    life.store.value = None
-    life.later(days=1)
+    await world.rotate()
+    world.store.value = None
+    world.later(days=1)
 
-    finding = only(await life.audit(), Kind.LEDGER_LOST)
+    finding = only(await world.audit(), Kind.LEDGER_LOST)
 
-    assert (await life.held()).label in finding.sentence
+    assert (await world.held()).label in finding.sentence
 
 
-async def test_a_run_at_work_is_not_judged_halfway(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_at_work_is_not_judged_halfway(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rotation whose ledger changes while it is looked at is left to the next audit."""
-    await life.rotate()
-    await life.block.awrite_secret(b"by hand")
-    read = life.block.read_content
+    await world.rotate()
+    await world.block.awrite_secret(b"by hand")
+    read = world.block.read_content
 
     async def read_while_a_run_is_at_work() -> Any:
-        write(life, life.ledger.written("another run"))
+        write(world, world.ledger.written("another run"))
         return await read()
 
-    monkeypatch.setattr(type(life.block), "read_content", lambda _self: read_while_a_run_is_at_work())
+    monkeypatch.setattr(type(world.block), "read_content", lambda _self: read_while_a_run_is_at_work())
 
-    assert found(await life.audit()) == {Kind.IN_CHANGE}
+    assert found(await world.audit()) == {Kind.IN_CHANGE}
 
 
 # --- findings about the connection ---
 
 
-async def test_a_management_key_that_ends_soon_is_found(life: Life) -> None:
+async def test_a_management_key_that_ends_soon_is_found(world: FakeWorld) -> None:
     """Two weeks ahead: only a person can make a new one."""
     key = DEFAULT_MANAGEMENT_KEY
-    life.openrouter.accounts[0].management_keys_expire[key] = life.time + timedelta(days=13)
+    world.openrouter.accounts[0].management_keys_expire[key] = world.time + timedelta(days=13)
 
-    finding = only(await life.audit(), Kind.MANAGEMENT_KEY_EXPIRING)
+    finding = only(await world.audit(), Kind.MANAGEMENT_KEY_EXPIRING)
 
     assert finding.needs_person
     assert "expires at 2026-12-29 03:30 UTC" in finding.sentence
-    assert life.events[0][1]["rotation"] == "connection:openrouter"
+    assert world.events[0][1]["rotation"] == "connection:openrouter"
 
 
-async def test_a_management_key_that_is_refused_is_a_finding(life: Life) -> None:
+async def test_a_management_key_that_is_refused_is_a_finding(world: FakeWorld) -> None:
     """The audit says so in one sentence, instead of telling that every key is gone."""
-    await life.rotate()
-    life.openrouter.accounts[0].management_keys.clear()
+    await world.rotate()
+    world.openrouter.accounts[0].management_keys.clear()
 
-    report = await life.audit()
+    report = await world.audit()
 
     assert found(report) == {Kind.MANAGEMENT_KEY_REFUSED}
     assert "does not accept the management key" in as_sentence(report)

@@ -24,18 +24,18 @@ from tasks.model.ledger import Ledger
 from tasks.model.records import Current
 from tests.memory import Memory
 from tests.tasks.audit.account import found, marked
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 
-async def test_ten_thousand_keys_cost_one_pass_of_the_list(life: Life) -> None:
+async def test_ten_thousand_keys_cost_one_pass_of_the_list(world: FakeWorld) -> None:
     """Every key is listed once, a hundred to a page, and nothing else grows with the account."""
-    await life.rotate()
-    life.openrouter.seed_keys(9_999)
-    life.app.state.requests.clear()
+    await world.rotate()
+    world.openrouter.seed_keys(9_999)
+    world.app.state.requests.clear()
 
-    report = await life.audit()
+    report = await world.audit()
 
-    paths = [path for _, path, *_ in life.app.state.requests]
+    paths = [path for _, path, *_ in world.app.state.requests]
     assert report.counts is not None
     assert report.counts.seen == 10_000
     assert sum(path.endswith("/keys") for path in paths) <= 101
@@ -46,29 +46,29 @@ async def test_ten_thousand_keys_cost_one_pass_of_the_list(life: Life) -> None:
     assert "9899 more keys" in report.findings[-1].sentence
 
 
-async def test_keys_of_another_server_are_listed_up_to_a_number(life: Life) -> None:
+async def test_keys_of_another_server_are_listed_up_to_a_number(world: FakeWorld) -> None:
     """A thousand keys of another Prefect server cost some findings, some events and a few questions to Prefect."""
-    await life.rotate()
+    await world.rotate()
     for _ in range(1_000):
-        marked(life, uuid4())
-    life.later(hours=2)
-    events_before = len(life.events)
-    life.runs_asked_for.clear()
+        marked(world, uuid4())
+    world.later(hours=2)
+    events_before = len(world.events)
+    world.runs_asked_for.clear()
 
-    report = await life.audit()
+    report = await world.audit()
 
     assert found(report) == {Kind.MARKED_NOT_OURS}
     assert len(report.findings) == MOST_KEPT + 1
     assert "900 more keys" in " ".join(finding.sentence for finding in report.findings)
-    assert len(life.events) - events_before == MOST_KEPT + 1
-    assert life.runs_asked_for == [RUNS_AT_ONCE] * 5
+    assert len(world.events) - events_before == MOST_KEPT + 1
+    assert world.runs_asked_for == [RUNS_AT_ONCE] * 5
 
 
 async def test_the_table_says_how_many_findings_it_does_not_show() -> None:
     """An artifact stays readable, and nobody takes a part of it for the whole."""
     findings = tuple(Finding(Kind.ORPHAN, f"Number {number}.") for number in range(MAX_ROWS + 7))
 
-    rows = as_table(Report("openrouter", Life().time, None, findings))
+    rows = as_table(Report("openrouter", FakeWorld().time, None, findings))
 
     assert len(rows) == MAX_ROWS + 1
     assert rows[-1]["details"] == "7 more findings are not shown."
@@ -89,7 +89,7 @@ class Place:
         return Content(SecretStr("a key"))
 
 
-class ManyPlaces(Life):
+class ManyPlaces(FakeWorld):
     """A world with many rotations, each with a destination of its own."""
 
     def __init__(self, count: int) -> None:
@@ -124,13 +124,13 @@ class ManyPlaces(Life):
 
 async def test_only_some_destinations_are_open_at_once() -> None:
     """An audit of hundreds of rotations needs no more sockets and logins than one of a few."""
-    life = ManyPlaces(100)
-    life.client = cast("OpenRouterClient", LongAccount([]))
+    world = ManyPlaces(100)
+    world.client = cast("OpenRouterClient", LongAccount([]))
 
-    await life.audit()
+    await world.audit()
 
-    assert life.most_open == OPEN_AT_ONCE
-    assert life.is_open == 0
+    assert world.most_open == OPEN_AT_ONCE
+    assert world.is_open == 0
 
 
 class LongAccount:
@@ -174,11 +174,11 @@ def keys_of_an_account(count: int) -> Iterator[ApiKey]:
 
 async def peak(count: int) -> int:
     """The most memory that an audit of so many keys takes, in bytes."""
-    life = Life()
-    life.client = cast("OpenRouterClient", LongAccount(keys_of_an_account(count)))
-    life.later(days=365)
+    world = FakeWorld()
+    world.client = cast("OpenRouterClient", LongAccount(keys_of_an_account(count)))
+    world.later(days=365)
     tracemalloc.start()
-    report = await life.audit()
+    report = await world.audit()
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert report.counts is not None

@@ -14,22 +14,22 @@ from sandbox.stack import CHECKOUT
 from tasks.audit.findings import Finding, Kind, Report
 from tasks.audit.ledgers import connections_in_use
 from tests.tasks.audit.account import marked
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 
-async def test_the_table_holds_no_secret_and_says_what_to_do(life: Life) -> None:
+async def test_the_table_holds_no_secret_and_says_what_to_do(world: FakeWorld) -> None:
     """A reviewer reads what was found, how grave it is, and what to do; never a key."""
-    await life.rotate()
-    marked(life)
-    life.later(hours=2)
-    report = await life.audit()
+    await world.rotate()
+    marked(world)
+    world.later(hours=2)
+    report = await world.audit()
 
-    shown = f"{as_table(report)} {as_description(report, 'run-1')} {life.events}"
+    shown = f"{as_table(report)} {as_description(report, 'run-1')} {world.events}"
 
     assert "Audit with repair" in shown
     assert "Flow run: run-1" in shown
     assert "Keys checked: 2" in shown
-    assert not any(secret in shown for secret in life.openrouter.secrets)
+    assert not any(secret in shown for secret in world.openrouter.secrets)
 
 
 def test_the_manual_lists_every_kind_of_finding_with_its_severity() -> None:
@@ -41,7 +41,7 @@ def test_the_manual_lists_every_kind_of_finding_with_its_severity() -> None:
 
 def test_an_audit_without_findings_says_so_in_its_table() -> None:
     """An empty table could be taken for an audit that did not run."""
-    (row,) = as_table(Report("openrouter", Life().time, None, ()))
+    (row,) = as_table(Report("openrouter", FakeWorld().time, None, ()))
 
     assert row["details"] == "No findings."
 
@@ -67,25 +67,25 @@ def test_an_audit_that_cannot_work_is_refused(order: tuple[Any, Any, Any], field
 # --- every connection in use ---
 
 
-async def test_every_connection_that_a_rotation_or_a_ledger_names_is_audited(life: Life) -> None:
+async def test_every_connection_that_a_rotation_or_a_ledger_names_is_audited(world: FakeWorld) -> None:
     """Also the one that a rotation has left while keys of it are alive; nobody has to remember it."""
-    await life.rotate()
-    life.connections.add("other")
-    life.deployed = life.rotation.model_copy(update={"connection": "other"})
+    await world.rotate()
+    world.connections.add("other")
+    world.deployed = world.rotation.model_copy(update={"connection": "other"})
 
-    in_use = await connections_in_use(life)
-    reports, failures = await audit_each(life, in_use, timedelta(days=90), None)
+    in_use = await connections_in_use(world)
+    reports, failures = await audit_each(world, in_use, timedelta(days=90), None)
 
     assert in_use == ["openrouter", "other"]
     assert [report.connection for report in reports] == in_use
     assert failures == []
 
 
-async def test_an_audit_that_fails_does_not_stop_the_others(life: Life) -> None:
+async def test_an_audit_that_fails_does_not_stop_the_others(world: FakeWorld) -> None:
     """The message names what was not audited, after what was."""
-    await life.rotate()
+    await world.rotate()
 
-    reports, failures = await audit_each(life, ["gone", "openrouter"], timedelta(days=90), None)
+    reports, failures = await audit_each(world, ["gone", "openrouter"], timedelta(days=90), None)
 
     assert [report.connection for report in reports] == ["openrouter"]
     said = as_summary(reports, failures)
@@ -96,8 +96,8 @@ async def test_an_audit_that_fails_does_not_stop_the_others(life: Life) -> None:
 
 def test_a_summary_begins_with_what_requires_action() -> None:
     """However many connections are in order."""
-    fine = Report("fine", Life().time, None, ())
-    bad = Report("bad", Life().time, None, (Finding(Kind.MANAGEMENT_KEY_REFUSED, "It is refused."),))
+    fine = Report("fine", FakeWorld().time, None, ())
+    bad = Report("bad", FakeWorld().time, None, (Finding(Kind.MANAGEMENT_KEY_REFUSED, "It is refused."),))
 
     assert as_summary([fine, bad], []).startswith("bad: Action required: 1 finding.")
     assert as_summary([], []) == "No rotation uses a connection, so there is nothing to audit."

@@ -10,100 +10,100 @@ from pydantic import SecretStr
 from sandbox.openrouter_account import StoredKey
 from tasks.model.keys import label_agrees, marker
 from tests.memory import Memory
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 
-def existing(life: Life, **fields: object) -> StoredKey:
+def existing(world: FakeWorld, **fields: object) -> StoredKey:
     """A key that somebody made by hand."""
-    return life.openrouter.add_key(life.openrouter.accounts[0], {"name": "by hand", **fields})
+    return world.openrouter.add_key(world.openrouter.accounts[0], {"name": "by hand", **fields})
 
 
-async def publish(life: Life, secret: str) -> None:
+async def publish(world: FakeWorld, secret: str) -> None:
     """Somebody put a secret into the destination by hand."""
-    await life.block.awrite_secret(secret.encode())
+    await world.block.awrite_secret(secret.encode())
 
 
-async def test_an_adopted_key_is_superseded_by_the_first_rotation_with_the_usual_overlap(life: Life) -> None:
+async def test_an_adopted_key_is_superseded_by_the_first_rotation_with_the_usual_overlap(world: FakeWorld) -> None:
     """The key that consumers have had all along works until its overlap ends, and dies then."""
-    former = existing(life)
-    await publish(life, former.secret)
-    life.change(adopt=former.hash)
+    former = existing(world)
+    await publish(world, former.secret)
+    world.change(adopt=former.hash)
 
-    await life.rotate()
+    await world.rotate()
 
-    within = life.use(former)
-    life.later(hours=24)
-    await life.retire()
+    within = world.use(former)
+    world.later(hours=24)
+    await world.retire()
     assert within == 200
-    assert former.hash in life.openrouter.deleted
-    assert life.openrouter.is_live((await life.held()).secret)
+    assert former.hash in world.openrouter.deleted
+    assert world.openrouter.is_live((await world.held()).secret)
 
 
-async def test_without_adoption_a_foreign_key_is_reported_and_never_revoked(life: Life) -> None:
+async def test_without_adoption_a_foreign_key_is_reported_and_never_revoked(world: FakeWorld) -> None:
     """What the destination held stays alive, and the report says so."""
-    former = existing(life)
-    await publish(life, former.secret)
+    former = existing(world)
+    await publish(world, former.secret)
 
-    await life.rotate()
+    await world.rotate()
 
-    noted = life.notes
-    life.later(days=365)
-    await life.retire()
-    await life.rotate()
+    noted = world.notes
+    world.later(days=365)
+    await world.retire()
+    await world.rotate()
     assert noted == [
         "vault-secret/checkout held a secret that this rotation did not make; it was replaced there and is not revoked."
     ]
-    assert life.openrouter.is_live(former.secret)
-    assert former.hash not in [key.hash for key in life.ledger.superseded]
+    assert world.openrouter.is_live(former.secret)
+    assert former.hash not in [key.hash for key in world.ledger.superseded]
 
 
-async def test_a_key_can_be_adopted_before_any_destination_holds_it(life: Life) -> None:
+async def test_a_key_can_be_adopted_before_any_destination_holds_it(world: FakeWorld) -> None:
     """An empty destination does not keep a key from being adopted."""
-    former = existing(life)
-    life.change(adopt=former.hash)
+    former = existing(world)
+    world.change(adopt=former.hash)
 
-    await life.rotate()
+    await world.rotate()
 
-    assert life.superseded.hash == former.hash
+    assert world.superseded.hash == former.hash
 
 
-async def test_a_key_that_another_rotation_has_adopted_is_left_to_it(life: Life) -> None:
+async def test_a_key_that_another_rotation_has_adopted_is_left_to_it(world: FakeWorld) -> None:
     """Otherwise one rotation would end the key that the other one's consumers use."""
-    former = existing(life)
-    life.other_stores["other"] = Memory()
-    life.other_stores["other"].value = {"format": 1, "current": {"hash": former.hash}}
-    life.change(adopt=former.hash)
+    former = existing(world)
+    world.other_stores["other"] = Memory()
+    world.other_stores["other"].value = {"format": 1, "current": {"hash": former.hash}}
+    world.change(adopt=former.hash)
 
-    sentence = await life.failure(life.rotate())
+    sentence = await world.failure(world.rotate())
 
     assert "belongs to the rotation other already. Nothing was created." in sentence
 
 
-async def test_an_adopted_key_ends_after_its_ledger_was_lost(life: Life) -> None:
+async def test_an_adopted_key_ends_after_its_ledger_was_lost(world: FakeWorld) -> None:
     """The key that replaced it is at the destination: that is no reason to stop."""
-    former = existing(life)
-    await publish(life, former.secret)
-    life.change(adopt=former.hash)
-    await life.rotate()
-    life.store.value = None
+    former = existing(world)
+    await publish(world, former.secret)
+    world.change(adopt=former.hash)
+    await world.rotate()
+    world.store.value = None
 
-    await life.rotate()
-    life.later(days=2)
-    await life.rotate()
+    await world.rotate()
+    world.later(days=2)
+    await world.rotate()
 
-    assert former.hash in life.openrouter.deleted
+    assert former.hash in world.openrouter.deleted
 
 
-async def test_the_hash_may_stay_on_the_rotation(life: Life) -> None:
+async def test_the_hash_may_stay_on_the_rotation(world: FakeWorld) -> None:
     """Later rotations take no notice of a key that was adopted and revoked long ago."""
-    former = existing(life)
-    life.change(adopt=former.hash, overlap=timedelta(0))
-    await life.rotate()
+    former = existing(world)
+    world.change(adopt=former.hash, overlap=timedelta(0))
+    await world.rotate()
 
-    await life.rotate()
+    await world.rotate()
 
-    assert former.hash in life.openrouter.deleted
-    assert len(life.openrouter.live_keys()) == 1
+    assert former.hash in world.openrouter.deleted
+    assert len(world.openrouter.live_keys()) == 1
 
 
 @pytest.mark.parametrize(
@@ -115,24 +115,28 @@ async def test_the_hash_may_stay_on_the_rotation(life: Life) -> None:
         ("the destination holds another key", "holds another key than"),
     ],
 )
-async def test_what_cannot_be_adopted_is_refused_before_anything_is_created(life: Life, case: str, words: str) -> None:
+async def test_what_cannot_be_adopted_is_refused_before_anything_is_created(
+    world: FakeWorld, case: str, words: str
+) -> None:
     """One sentence names the field; no key is made and nothing is published."""
-    account = life.openrouter.accounts[0]
+    account = world.openrouter.accounts[0]
     if case == "another account's":
-        account = life.openrouter.add_account("sk-or-v1-another")
-    name = f"{marker('other', next(iter(life.runs), __import__('uuid').uuid4()))}x" if "rotation" in case else "by hand"
-    former = life.openrouter.add_key(account, {"name": name})
+        account = world.openrouter.add_account("sk-or-v1-another")
+    name = (
+        f"{marker('other', next(iter(world.runs), __import__('uuid').uuid4()))}x" if "rotation" in case else "by hand"
+    )
+    former = world.openrouter.add_key(account, {"name": name})
     if case.startswith("the destination"):
-        await publish(life, existing(life).secret)
-    created = len(life.openrouter.created)
-    life.change(adopt="0" * 64 if case == "no such key" else former.hash)
+        await publish(world, existing(world).secret)
+    created = len(world.openrouter.created)
+    world.change(adopt="0" * 64 if case == "no such key" else former.hash)
 
-    sentence = await life.failure(life.rotate())
+    sentence = await world.failure(world.rotate())
 
     assert sentence.startswith("rotation.adopt: ")
     assert words in sentence
     assert sentence.endswith("Nothing was created.")
-    assert len(life.openrouter.created) == created
+    assert len(world.openrouter.created) == created
 
 
 @pytest.mark.parametrize(

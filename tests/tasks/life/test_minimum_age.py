@@ -6,100 +6,100 @@ from datetime import timedelta
 
 import pytest
 
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 
-async def young(life: Life) -> str:
+async def young(world: FakeWorld) -> str:
     """A rotation that a person has just run; the hash of its key."""
-    life.change(minimum_age=timedelta(days=7))
-    await life.rotate()
-    life.later(days=1)
-    return (await life.held()).hash
+    world.change(minimum_age=timedelta(days=7))
+    await world.rotate()
+    world.later(days=1)
+    return (await world.held()).hash
 
 
-async def test_a_scheduled_run_leaves_a_young_key_alone_and_says_why(life: Life) -> None:
+async def test_a_scheduled_run_leaves_a_young_key_alone_and_says_why(world: FakeWorld) -> None:
     """No key is made, and the message tells the reason."""
-    held = await young(life)
+    held = await young(world)
 
-    message = await life.rotate(scheduled_for=life.time)
+    message = await world.rotate(scheduled_for=world.time)
 
-    assert (await life.held()).hash == held
+    assert (await world.held()).hash == held
     assert message.startswith("Nothing to do: the key")
     assert "younger than its minimum age" in message
 
 
 @pytest.mark.parametrize("emergency", [False, True], ids=["a person", "an emergency"])
-async def test_a_persons_run_always_rotates(life: Life, emergency: bool) -> None:
+async def test_a_persons_run_always_rotates(world: FakeWorld, emergency: bool) -> None:
     """Whoever presses Run gets a new key."""
-    held = await young(life)
+    held = await young(world)
 
-    await life.rotate(emergency=emergency)
+    await world.rotate(emergency=emergency)
 
-    assert (await life.held()).hash != held
+    assert (await world.held()).hash != held
 
 
-async def test_an_old_enough_key_is_rotated_by_schedule(life: Life) -> None:
+async def test_an_old_enough_key_is_rotated_by_schedule(world: FakeWorld) -> None:
     """After its minimum age the schedule counts again."""
-    held = await young(life)
-    life.later(days=6)
+    held = await young(world)
+    world.later(days=6)
 
-    await life.rotate(scheduled_for=life.time)
+    await world.rotate(scheduled_for=world.time)
 
-    assert (await life.held()).hash != held
+    assert (await world.held()).hash != held
 
 
-async def test_a_young_key_that_is_dead_is_replaced(life: Life) -> None:
+async def test_a_young_key_that_is_dead_is_replaced(world: FakeWorld) -> None:
     """A key that somebody has deleted by hand is no reason to do nothing."""
-    await young(life)
-    life.openrouter.delete_key(await life.held())
+    await young(world)
+    world.openrouter.delete_key(await world.held())
 
-    await life.rotate(scheduled_for=life.time)
+    await world.rotate(scheduled_for=world.time)
 
-    assert life.use(await life.held()) == 200
+    assert world.use(await world.held()) == 200
 
 
-async def test_a_destination_that_does_not_hold_the_young_key_gets_a_new_one(life: Life) -> None:
+async def test_a_destination_that_does_not_hold_the_young_key_gets_a_new_one(world: FakeWorld) -> None:
     """A destination changed by hand is put right by the schedule, too."""
-    await young(life)
-    await life.block.awrite_secret(b"something else")
+    await young(world)
+    await world.block.awrite_secret(b"something else")
 
-    await life.rotate(scheduled_for=life.time)
+    await world.rotate(scheduled_for=world.time)
 
-    assert life.use(await life.held()) == 200
+    assert world.use(await world.held()) == 200
 
 
-async def test_what_is_due_is_revoked_all_the_same(life: Life) -> None:
+async def test_what_is_due_is_revoked_all_the_same(world: FakeWorld) -> None:
     """A run that makes no key still ends the overlap of older ones."""
-    life.change(minimum_age=timedelta(days=7))
-    await life.rotate()
-    await life.rotate()
-    life.later(days=2)
+    world.change(minimum_age=timedelta(days=7))
+    await world.rotate()
+    await world.rotate()
+    world.later(days=2)
 
-    await life.rotate(scheduled_for=life.time)
+    await world.rotate(scheduled_for=world.time)
 
-    assert life.ledger.superseded == ()
+    assert world.ledger.superseded == ()
 
 
-async def test_a_week_of_late_runs_rotates_once(life: Life) -> None:
+async def test_a_week_of_late_runs_rotates_once(world: FakeWorld) -> None:
     """A scheduler or a worker that was down for a week leaves late runs behind; the first of them rotates for all."""
-    await life.rotate()
-    late = [life.time + timedelta(days=day) for day in range(1, 8)]
-    life.later(days=7, hours=1)
+    await world.rotate()
+    late = [world.time + timedelta(days=day) for day in range(1, 8)]
+    world.later(days=7, hours=1)
 
     for scheduled_for in late:
-        await life.rotate(scheduled_for=scheduled_for)
-        life.later(minutes=1)
+        await world.rotate(scheduled_for=scheduled_for)
+        world.later(minutes=1)
 
-    assert len(life.openrouter.created) == 2
+    assert len(world.openrouter.created) == 2
 
 
-async def test_the_next_run_in_time_rotates_again(life: Life) -> None:
+async def test_the_next_run_in_time_rotates_again(world: FakeWorld) -> None:
     """What was late does not make the schedule skip its next turn."""
-    await life.rotate()
-    life.later(days=1)
-    await life.rotate(scheduled_for=life.time - timedelta(hours=3))
-    life.later(days=1)
+    await world.rotate()
+    world.later(days=1)
+    await world.rotate(scheduled_for=world.time - timedelta(hours=3))
+    world.later(days=1)
 
-    await life.rotate(scheduled_for=life.time)
+    await world.rotate(scheduled_for=world.time)
 
-    assert len(life.openrouter.created) == 3
+    assert len(world.openrouter.created) == 3

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from blocks.destination import Content, Destination
 from tasks.world.destinations import WRITES
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 
 class Crowded(Destination):
@@ -39,57 +39,57 @@ class Crowded(Destination):
 
 
 @pytest.fixture
-def crowd(life: Life, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+def crowd(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Who writes what before each of our writes."""
     writes: list[tuple[str, str]] = []
 
     async def destination(_name: str) -> Destination:
-        return Crowded(life.block, writes)
+        return Crowded(world.block, writes)
 
-    monkeypatch.setattr(life, "destination", destination)
+    monkeypatch.setattr(world, "destination", destination)
     return writes
 
 
 @pytest.mark.parametrize("times", [1, WRITES - 1])
 async def test_a_write_to_a_field_beside_the_key_does_not_fail_the_run(
-    life: Life, crowd: list[tuple[str, str]], times: int
+    world: FakeWorld, crowd: list[tuple[str, str]], times: int
 ) -> None:
     """Check-and-set refuses our write for the sake of the neighbour's: both fields are there in the end."""
-    await life.rotate()
+    await world.rotate()
     crowd += [("neighbour", f"key {number}") for number in range(times)]
 
-    await life.rotate()
+    await world.rotate()
 
-    current = life.ledger.current
-    beside = (await life.block.model_copy(update={"field": "neighbour"}).read_content()).value
+    current = world.ledger.current
+    beside = (await world.block.model_copy(update={"field": "neighbour"}).read_content()).value
     assert current is not None
-    assert (await life.held()).hash == current.hash
+    assert (await world.held()).hash == current.hash
     assert beside is not None
     assert beside.get_secret_value() == f"key {times - 1}"
 
 
 async def test_neighbours_who_never_stop_end_the_run_with_a_plain_sentence(
-    life: Life, crowd: list[tuple[str, str]]
+    world: FakeWorld, crowd: list[tuple[str, str]]
 ) -> None:
     """After some tries the run gives up; consumers keep the former key, and a Retry finishes."""
-    await life.rotate()
-    former = await life.held()
+    await world.rotate()
+    former = await world.held()
     crowd += [("neighbour", f"key {number}") for number in range(WRITES)]
 
-    failure = await life.failure(life.rotate())
+    failure = await world.failure(world.rotate())
 
     assert "somebody else has written there" in failure
     assert crowd == []
-    assert life.openrouter.is_live((await life.held()).secret)
-    assert (await life.held()).hash == former.hash
+    assert world.openrouter.is_live((await world.held()).secret)
+    assert (await world.held()).hash == former.hash
 
 
-async def test_a_change_of_the_key_itself_is_not_overwritten(life: Life, crowd: list[tuple[str, str]]) -> None:
+async def test_a_change_of_the_key_itself_is_not_overwritten(world: FakeWorld, crowd: list[tuple[str, str]]) -> None:
     """Who writes our own field between our look and our write is not a neighbour: the run stops."""
-    await life.rotate()
+    await world.rotate()
     crowd += [("value", "written by somebody")]
 
-    failure = await life.failure(life.rotate())
+    failure = await world.failure(world.rotate())
 
     assert "somebody else has written there" in failure
-    assert life.in_vault() == "written by somebody"
+    assert world.in_vault() == "written by somebody"

@@ -12,81 +12,81 @@ from sandbox.server import Fault
 from tasks.life.plan import plan
 from tasks.model.keys import may_be_replaced
 from tasks.model.rotation import parse_rotation
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 DATABASE = "postgresql://checkout:hunter2@db/checkout"
 PLACE = "vault-secret/checkout"
 
 
-async def hold(life: Life, value: str) -> None:
+async def hold(world: FakeWorld, value: str) -> None:
     """Somebody keeps a value in the destination."""
-    await life.block.awrite_secret(value.encode())
+    await world.block.awrite_secret(value.encode())
 
 
 @pytest.mark.parametrize("emergency", [False, True])
-async def test_a_value_that_is_no_key_is_refused_before_anything_is_created(life: Life, emergency: bool) -> None:
+async def test_a_value_that_is_no_key_is_refused_before_anything_is_created(world: FakeWorld, emergency: bool) -> None:
     """Given a database's URL, the first rotation names destination and field, shows no value, and changes nothing."""
-    await hold(life, DATABASE)
-    before = life.everything()
+    await hold(world, DATABASE)
+    before = world.everything()
 
-    sentence = await life.failure(life.rotate(emergency=emergency))
+    sentence = await world.failure(world.rotate(emergency=emergency))
 
     assert sentence.startswith(f"rotation.overwrite: {PLACE} holds a value that is no OpenRouter key")
     assert "hunter2" not in sentence
-    assert life.everything() == before
+    assert world.everything() == before
 
 
-async def test_a_plan_says_what_would_be_refused(life: Life) -> None:
+async def test_a_plan_says_what_would_be_refused(world: FakeWorld) -> None:
     """Given a value that is no key, the plan fails as the run would."""
-    await hold(life, DATABASE)
-    run = life.open()
+    await hold(world, DATABASE)
+    run = world.open()
 
-    sentence = await life.failure(plan(run, life.rotation))
+    sentence = await world.failure(plan(run, world.rotation))
 
     assert PLACE in sentence
 
 
-async def test_a_value_that_may_be_lost_is_replaced(life: Life) -> None:
+async def test_a_value_that_may_be_lost_is_replaced(world: FakeWorld) -> None:
     """Given that `overwrite` names the destination, the first rotation publishes there."""
-    await hold(life, DATABASE)
-    life.change(overwrite=[PLACE])
+    await hold(world, DATABASE)
+    world.change(overwrite=[PLACE])
 
-    await life.rotate()
+    await world.rotate()
 
-    assert life.openrouter.is_live(life.in_vault())
+    assert world.openrouter.is_live(world.in_vault())
 
 
 @pytest.mark.parametrize("value", [" ", "not-yet-rotated", "not-yet-rotated\n", "sk-or-v1-made-by-hand"])
-async def test_a_placeholder_or_another_key_is_replaced_without_asking(life: Life, value: str) -> None:
+async def test_a_placeholder_or_another_key_is_replaced_without_asking(world: FakeWorld, value: str) -> None:
     """Given nothing, the documented placeholder, or a key of OpenRouter, the first rotation publishes there."""
-    await hold(life, value)
+    await hold(world, value)
 
-    await life.rotate()
+    await world.rotate()
 
-    assert life.openrouter.is_live(life.in_vault())
+    assert world.openrouter.is_live(world.in_vault())
 
 
-async def test_a_destination_of_the_rotation_is_healed_whatever_somebody_has_put_there(life: Life) -> None:
+async def test_a_destination_of_the_rotation_is_healed_whatever_somebody_has_put_there(world: FakeWorld) -> None:
     """Given a destination that has held a key of this rotation, the next rotation brings the key back."""
-    await life.rotate()
-    await hold(life, DATABASE)
+    await world.rotate()
+    await hold(world, DATABASE)
 
-    await life.rotate()
+    await world.rotate()
 
-    assert life.openrouter.is_live(life.in_vault())
+    assert world.openrouter.is_live(world.in_vault())
 
 
-async def test_a_half_published_rotation_does_not_make_a_value_ones_own(life: Life) -> None:
+async def test_a_half_published_rotation_does_not_make_a_value_ones_own(world: FakeWorld) -> None:
     """Given a first run that failed before it published, what somebody has put there since is refused."""
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
-    await life.failure(life.rotate())
-    life.app.state.faults.clear()
-    await hold(life, DATABASE)
+    world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
+    await world.failure(world.rotate())
+    world.app.state.faults.clear()
+    await hold(world, DATABASE)
 
-    sentence = await life.failure(life.rotate())
+    sentence = await world.failure(world.rotate())
 
     assert PLACE in sentence
-    assert life.in_vault() == DATABASE
+    assert world.in_vault() == DATABASE
 
 
 @pytest.mark.parametrize(

@@ -15,134 +15,134 @@ from tasks.life.plan import plan
 from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger
 from tasks.model.room import MAX_LEDGER_BYTES, size
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 OVERLAP = timedelta(hours=24)
 
 
-def edit(life: Life, path: str = "") -> str:
+def edit(world: FakeWorld, path: str = "") -> str:
     """Let the block point to another path, or make it anew there; return where it pointed before."""
-    former, block = life.block.place(), life.block
-    life.block = block.model_copy(update={"path": path or f"{block.path}-moved"})
+    former, block = world.block.place(), world.block
+    world.block = block.model_copy(update={"path": path or f"{block.path}-moved"})
     return former
 
 
-async def test_a_run_says_which_key_the_former_place_holds_and_until_when(life: Life) -> None:
+async def test_a_run_says_which_key_the_former_place_holds_and_until_when(world: FakeWorld) -> None:
     """Given a block that was edited to another path, the former key lives for its overlap, and the message says so."""
-    await life.rotate()
-    former_key, former = await life.held(), edit(life)
+    await world.rotate()
+    former_key, former = await world.held(), edit(world)
 
-    said = await life.rotate()
+    said = await world.rotate()
 
-    assert life.openrouter.is_live(former_key.secret)
-    assert life.superseded.left_at == (former,)
+    assert world.openrouter.is_live(former_key.secret)
+    assert world.superseded.left_at == (former,)
     assert said.endswith(
         f"The former place {former} may still hold the superseded key {former_key.label}, which ends at "
-        f"{show_time(life.time + OVERLAP)}: move its consumers before that."
+        f"{show_time(world.time + OVERLAP)}: move its consumers before that."
     )
 
 
-async def test_the_retirement_says_that_the_former_place_holds_a_dead_key(life: Life) -> None:
+async def test_the_retirement_says_that_the_former_place_holds_a_dead_key(world: FakeWorld) -> None:
     """Given that the overlap has ended, the key is revoked, and whoever still reads it there is named."""
-    await life.rotate()
-    former_key, former = await life.held(), edit(life)
-    await life.rotate()
-    life.later(days=2)
+    await world.rotate()
+    former_key, former = await world.held(), edit(world)
+    await world.rotate()
+    world.later(days=2)
 
-    said = await life.retire()
+    said = await world.retire()
 
-    assert former_key.hash not in life.openrouter.keys
+    assert former_key.hash not in world.openrouter.keys
     assert f"The former place {former} may still hold the key {former_key.label}, which has ended" in said
 
 
 @pytest.mark.parametrize("emergency", [False, True], ids=["without an overlap", "in an emergency"])
 async def test_a_key_that_ends_at_once_ends_at_the_former_place_too_and_the_run_says_so(
-    life: Life, emergency: bool
+    world: FakeWorld, emergency: bool
 ) -> None:
     """Given no overlap, somebody has asked for the former key to end as soon as the new one is published."""
-    life.change(overlap=OVERLAP if emergency else timedelta(0))
-    await life.rotate()
-    former_key, former = await life.held(), edit(life)
+    world.change(overlap=OVERLAP if emergency else timedelta(0))
+    await world.rotate()
+    former_key, former = await world.held(), edit(world)
 
-    said = await life.rotate(emergency=emergency)
+    said = await world.rotate(emergency=emergency)
 
-    assert former_key.hash not in life.openrouter.keys
+    assert former_key.hash not in world.openrouter.keys
     assert f"The former place {former} may still hold the key {former_key.label}, which has ended" in said
 
 
-async def test_a_destination_that_was_taken_out_is_a_former_place_too(life: Life) -> None:
+async def test_a_destination_that_was_taken_out_is_a_former_place_too(world: FakeWorld) -> None:
     """Given that the rotation names another destination now, the run says the same about the one that it has left."""
-    await life.rotate()
-    former_key, former = await life.held(), edit(life)
-    life.change(destinations=["vault-secret/other"])
+    await world.rotate()
+    former_key, former = await world.held(), edit(world)
+    world.change(destinations=["vault-secret/other"])
 
-    said = await life.rotate()
+    said = await world.rotate()
 
     assert f"The former place {former} may still hold the superseded key {former_key.label}" in said
 
 
-async def test_another_block_of_the_same_place_leaves_nothing(life: Life) -> None:
+async def test_another_block_of_the_same_place_leaves_nothing(world: FakeWorld) -> None:
     """Given a block of another name for the same path, nothing is said: consumers read the new key there."""
-    await life.rotate()
-    life.change(destinations=["vault-secret/other"])
+    await world.rotate()
+    world.change(destinations=["vault-secret/other"])
 
-    said = await life.rotate()
+    said = await world.rotate()
 
     assert "former place" not in said
-    assert life.superseded.left_at == ()
+    assert world.superseded.left_at == ()
 
 
-async def test_a_place_to_which_the_rotation_returns_is_left_no_more(life: Life) -> None:
+async def test_a_place_to_which_the_rotation_returns_is_left_no_more(world: FakeWorld) -> None:
     """Given a block that was edited back, its place holds the newest key, and only the other one is named."""
-    await life.rotate()
-    path = life.block.path
-    edit(life)
-    await life.rotate()
-    between = edit(life, path)
+    await world.rotate()
+    path = world.block.path
+    edit(world)
+    await world.rotate()
+    between = edit(world, path)
 
-    await life.rotate()
+    await world.rotate()
 
-    assert [key.left_at for key in life.ledger.superseded] == [(), (between,)]
+    assert [key.left_at for key in world.ledger.superseded] == [(), (between,)]
 
 
-async def test_a_half_published_key_lives_where_nobody_can_look_any_more(life: Life) -> None:
+async def test_a_half_published_key_lives_where_nobody_can_look_any_more(world: FakeWorld) -> None:
     """Given a run that died after it had published, and a block edited since, the key gets its overlap."""
-    await life.rotate()
+    await world.rotate()
     with mock.patch.object(Ledger, "published", side_effect=ServiceError("The process died.")):
-        await life.failure(life.rotate())
-    half_published, former = await life.held(), edit(life)
+        await world.failure(world.rotate())
+    half_published, former = await world.held(), edit(world)
 
-    said = await life.rotate()
+    said = await world.rotate()
 
-    assert life.openrouter.is_live(half_published.secret)
-    given_up = next(key for key in life.ledger.superseded if key.hash == half_published.hash)
-    assert given_up.revoke_at == life.time + OVERLAP
+    assert world.openrouter.is_live(half_published.secret)
+    given_up = next(key for key in world.ledger.superseded if key.hash == half_published.hash)
+    assert given_up.revoke_at == world.time + OVERLAP
     assert given_up.left_at == (former,)
     assert f"The former place {former} may still hold the superseded key {half_published.label}" in said
 
 
-async def test_a_restored_key_is_not_left_at_the_place_to_which_it_returns(life: Life) -> None:
+async def test_a_restored_key_is_not_left_at_the_place_to_which_it_returns(world: FakeWorld) -> None:
     """Given that the superseded key is brought back after an edit, what it replaces is left where it was."""
-    await life.rotate()
-    await life.rotate()
-    replaced, former = await life.held(), edit(life)
-    await life.block.awrite_secret(b"not-yet-rotated")
-    secret = next(key for key in life.openrouter.keys.values() if key.hash == life.superseded.hash).secret
-    await life.block.awrite_secret(secret.encode())
+    await world.rotate()
+    await world.rotate()
+    replaced, former = await world.held(), edit(world)
+    await world.block.awrite_secret(b"not-yet-rotated")
+    secret = next(key for key in world.openrouter.keys.values() if key.hash == world.superseded.hash).secret
+    await world.block.awrite_secret(secret.encode())
 
-    said = await life.restore()
+    said = await world.restore()
 
     assert f"The former place {former} may still hold the superseded key {replaced.label}" in said
 
 
 @pytest.mark.parametrize("overlap", [OVERLAP, timedelta(0)])
-async def test_a_plan_says_it_before_anything_happens(life: Life, overlap: timedelta) -> None:
+async def test_a_plan_says_it_before_anything_happens(world: FakeWorld, overlap: timedelta) -> None:
     """Given an edited block, a plan names the former place, its key, and when that would end."""
-    life.change(overlap=overlap)
-    await life.rotate()
-    key, former = await life.held(), edit(life)
+    world.change(overlap=overlap)
+    await world.rotate()
+    key, former = await world.held(), edit(world)
 
-    _, steps = await plan(life.open(), life.rotation)
+    _, steps = await plan(world.open(), world.rotation)
 
     ends = "which ends 1 day after the next rotation" if overlap else "which the next rotation ends"
     assert steps[-1] == (
@@ -150,69 +150,69 @@ async def test_a_plan_says_it_before_anything_happens(life: Life, overlap: timed
     )
 
 
-async def test_an_audit_says_it_before_the_rotation_and_after(life: Life) -> None:
+async def test_an_audit_says_it_before_the_rotation_and_after(world: FakeWorld) -> None:
     """Given an edited block, the audit calls it moved, not overwritten; after the rotation it tells of the end."""
-    await life.rotate()
-    former = edit(life)
+    await world.rotate()
+    former = edit(world)
 
-    before = (await life.audit()).findings
-    await life.rotate()
-    after = (await life.audit()).findings
+    before = (await world.audit()).findings
+    await world.rotate()
+    after = (await world.audit()).findings
 
     assert [finding.kind for finding in before] == [Kind.DESTINATION_MOVED]
     assert f"the former place {former} may still hold the current key" in before[0].sentence
     assert [(finding.kind, finding.needs_person) for finding in after] == [(Kind.FORMER_PLACE, False)]
-    assert show_time(life.time + OVERLAP) in after[0].sentence
+    assert show_time(world.time + OVERLAP) in after[0].sentence
 
 
-async def test_a_ledger_of_an_earlier_format_does_not_say_that_a_block_was_edited(life: Life) -> None:
+async def test_a_ledger_of_an_earlier_format_does_not_say_that_a_block_was_edited(world: FakeWorld) -> None:
     """Given a ledger without places, nobody knows where the key was published, and nothing is claimed."""
-    await life.rotate()
-    value = life.store.value
+    await world.rotate()
+    value = world.store.value
     del value["current"]["places"]
-    life.store.value = {**value, "format": 2}
+    world.store.value = {**value, "format": 2}
 
-    said = await life.rotate()
+    said = await world.rotate()
 
     assert "former place" not in said
 
 
-async def test_places_take_no_room_from_keys(life: Life) -> None:
+async def test_places_take_no_room_from_keys(world: FakeWorld) -> None:
     """Given a full ledger, the places that were left are dropped, and the rotation is done."""
-    life.change(overlap=timedelta(days=30))
-    base = life.block.path
+    world.change(overlap=timedelta(days=30))
+    base = world.block.path
 
     async def move_for_ever() -> None:
         for number in itertools.count():
-            edit(life, f"{base}/{'long-' * 30}{number}")
-            await life.rotate()
+            edit(world, f"{base}/{'long-' * 30}{number}")
+            await world.rotate()
 
-    assert "has no room for another key" in await life.failure(move_for_ever())
-    assert size(life.ledger) <= MAX_LEDGER_BYTES
-    assert len(life.ledger.superseded) >= 6
+    assert "has no room for another key" in await world.failure(move_for_ever())
+    assert size(world.ledger) <= MAX_LEDGER_BYTES
+    assert len(world.ledger.superseded) >= 6
 
 
-async def test_a_failed_publish_to_the_new_place_ends_nothing_at_the_former(life: Life) -> None:
+async def test_a_failed_publish_to_the_new_place_ends_nothing_at_the_former(world: FakeWorld) -> None:
     """Given a new place that cannot be written, the former key stays the current one."""
-    await life.rotate()
-    key = await life.held()
-    edit(life)
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
+    await world.rotate()
+    key = await world.held()
+    edit(world)
+    world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
 
-    await life.failure(life.rotate())
+    await world.failure(world.rotate())
 
-    assert life.openrouter.is_live(key.secret)
-    assert life.ledger.superseded == ()
+    assert world.openrouter.is_live(key.secret)
+    assert world.ledger.superseded == ()
 
 
-async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(life: Life) -> None:
+async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(world: FakeWorld) -> None:
     """Given a block that was edited to where a database's URL is kept, the run refuses as a first run would."""
-    await life.rotate()
-    edit(life)
-    await life.block.awrite_secret(b"postgresql://checkout:hunter2@db/checkout")
-    before = life.everything()
+    await world.rotate()
+    edit(world)
+    await world.block.awrite_secret(b"postgresql://checkout:hunter2@db/checkout")
+    before = world.everything()
 
-    sentence = await life.failure(life.rotate())
+    sentence = await world.failure(world.rotate())
 
     assert sentence.startswith("rotation.overwrite: vault-secret/checkout holds a value that is no OpenRouter key")
-    assert life.everything() == before
+    assert world.everything() == before

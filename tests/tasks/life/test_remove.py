@@ -13,155 +13,155 @@ from sandbox.server import Fault
 from tasks.life.remove import plan_removal
 from tasks.model.events import Event
 from tasks.model.keys import NOT_YET_ROTATED, read_marker, show_time
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 
-async def rotated(life: Life) -> tuple[str, str]:
+async def rotated(world: FakeWorld) -> tuple[str, str]:
     """A rotation with a superseded and a current key: their hashes."""
-    await life.rotate()
-    await life.rotate()
-    return life.superseded.hash, (await life.held()).hash
+    await world.rotate()
+    await world.rotate()
+    return world.superseded.hash, (await world.held()).hash
 
 
-async def test_revoke_kills_every_key_and_forgets_the_ledger(life: Life) -> None:
+async def test_revoke_kills_every_key_and_forgets_the_ledger(world: FakeWorld) -> None:
     """Nothing of the rotation is left, at OpenRouter or in Prefect."""
-    await rotated(life)
+    await rotated(world)
 
-    await life.remove(life.time)
+    await world.remove(world.time)
 
-    assert life.openrouter.keys == {}
-    assert life.store.value is None
-    assert Event.ROTATION_REMOVED in [event for event, _ in life.events]
+    assert world.openrouter.keys == {}
+    assert world.store.value is None
+    assert Event.ROTATION_REMOVED in [event for event, _ in world.events]
 
 
-async def test_keep_leaves_the_current_key_to_its_user(life: Life) -> None:
+async def test_keep_leaves_the_current_key_to_its_user(world: FakeWorld) -> None:
     """The current key lives on without a marker, so that nobody takes it for an orphan; older ones end as planned."""
-    former, current = await rotated(life)
+    former, current = await rotated(world)
 
-    await life.remove(None)
-    older_alive = former in life.openrouter.keys
-    life.later(hours=24)
-    await life.retire()
+    await world.remove(None)
+    older_alive = former in world.openrouter.keys
+    world.later(hours=24)
+    await world.retire()
 
     assert older_alive
-    assert list(life.openrouter.keys) == [current]
-    assert read_marker(life.key(current).name) is None
-    assert life.store.value is None
+    assert list(world.openrouter.keys) == [current]
+    assert read_marker(world.key(current).name) is None
+    assert world.store.value is None
 
 
-async def test_keep_until_revokes_the_current_key_on_its_date(life: Life) -> None:
+async def test_keep_until_revokes_the_current_key_on_its_date(world: FakeWorld) -> None:
     """Until then it works, though no deployment is left; then the planned run revokes it and forgets the ledger."""
-    _, current = await rotated(life)
-    until = life.time + timedelta(days=10)
+    _, current = await rotated(world)
+    until = world.time + timedelta(days=10)
 
-    await life.remove(until)
-    planned = until in life.retirements
-    life.later(days=9)
-    await life.retire()
-    alive_before = current in life.openrouter.keys
-    life.time = until
-    await life.retire()
+    await world.remove(until)
+    planned = until in world.retirements
+    world.later(days=9)
+    await world.retire()
+    alive_before = current in world.openrouter.keys
+    world.time = until
+    await world.retire()
 
     assert (planned, alive_before) == (True, True)
-    assert life.openrouter.keys == {}
-    assert life.store.value is None
+    assert world.openrouter.keys == {}
+    assert world.store.value is None
 
 
-async def test_no_key_outlives_the_date(life: Life) -> None:
+async def test_no_key_outlives_the_date(world: FakeWorld) -> None:
     """A long overlap is cut short by the removal."""
-    life.change(overlap=timedelta(days=300))
-    await rotated(life)
-    until = life.time + timedelta(days=1)
-    await life.remove(until)
+    world.change(overlap=timedelta(days=300))
+    await rotated(world)
+    until = world.time + timedelta(days=1)
+    await world.remove(until)
 
-    life.time = until
-    await life.retire()
+    world.time = until
+    await world.retire()
 
-    assert life.openrouter.keys == {}
+    assert world.openrouter.keys == {}
 
 
-async def test_a_removal_that_failed_midway_is_finished_by_a_retry(life: Life) -> None:
+async def test_a_removal_that_failed_midway_is_finished_by_a_retry(world: FakeWorld) -> None:
     """The ledger knows what is left to revoke."""
-    await rotated(life)
-    life.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=403))
-    await life.failure(life.remove(life.time))
-    life.app.state.faults.clear()
+    await rotated(world)
+    world.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=403))
+    await world.failure(world.remove(world.time))
+    world.app.state.faults.clear()
 
-    await life.remove(life.time)
+    await world.remove(world.time)
 
-    assert life.openrouter.keys == {}
-    assert life.store.value is None
+    assert world.openrouter.keys == {}
+    assert world.store.value is None
 
 
-async def test_an_interrupted_rotation_is_removed_with_its_pending_key(life: Life) -> None:
+async def test_an_interrupted_rotation_is_removed_with_its_pending_key(world: FakeWorld) -> None:
     """A key that was created and never published dies with the rotation."""
-    await life.rotate()
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
-    await life.failure(life.rotate())
-    life.app.state.faults.clear()
+    await world.rotate()
+    world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
+    await world.failure(world.rotate())
+    world.app.state.faults.clear()
 
-    await life.remove(life.time)
+    await world.remove(world.time)
 
-    assert life.openrouter.keys == {}
+    assert world.openrouter.keys == {}
 
 
-async def test_a_key_is_not_kept_while_it_is_not_clear_which_one(life: Life) -> None:
+async def test_a_key_is_not_kept_while_it_is_not_clear_which_one(world: FakeWorld) -> None:
     """Before anything is changed; so the unfinished rotation can still be retried."""
-    await life.rotate()
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
-    await life.failure(life.rotate())
-    life.app.state.faults.clear()
-    before = life.store.value
+    await world.rotate()
+    world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
+    await world.failure(world.rotate())
+    world.app.state.faults.clear()
+    before = world.store.value
 
-    sentence = await life.failure(life.remove(None))
+    sentence = await world.failure(world.remove(None))
 
     assert "is unfinished, so it is unclear which key to keep" in sentence
     assert sentence.endswith("Nothing was changed.")
-    assert (life.store.value, life.is_deployed) == (before, True)
+    assert (world.store.value, world.is_deployed) == (before, True)
 
 
-def test_a_date_that_is_past_is_refused(life: Life) -> None:
+def test_a_date_that_is_past_is_refused(world: FakeWorld) -> None:
     """A mistyped year must not end the current key at once."""
     with pytest.raises(ConfigurationError, match=r"^keep_until: must be in the future\. Nothing was changed\.$"):
-        end_of_keys(life.open(), life.time - timedelta(days=365), revoke=False)
+        end_of_keys(world.open(), world.time - timedelta(days=365), revoke=False)
 
 
-def test_a_date_too_far_ahead_is_refused(life: Life) -> None:
+def test_a_date_too_far_ahead_is_refused(world: FakeWorld) -> None:
     """No scheduler keeps a run for thousands of years: who means for ever says keep."""
     with pytest.raises(
         ConfigurationError, match=r"^keep_until: must not be more than 3650 days ahead; .* choose keep\."
     ):
-        end_of_keys(life.open(), life.time + timedelta(days=3651), revoke=False)
+        end_of_keys(world.open(), world.time + timedelta(days=3651), revoke=False)
 
 
-def test_a_retry_after_the_date_goes_on(life: Life) -> None:
+def test_a_retry_after_the_date_goes_on(world: FakeWorld) -> None:
     """The date was ahead when the removal was started."""
-    until = life.time + timedelta(days=1)
-    run = life.open(first_started=life.time, attempt=2)
-    life.later(days=2)
+    until = world.time + timedelta(days=1)
+    run = world.open(first_started=world.time, attempt=2)
+    world.later(days=2)
 
     assert end_of_keys(run, until, revoke=False) == until
 
 
-async def test_a_kept_key_stays_its_users_when_the_rotation_comes_back(life: Life) -> None:
+async def test_a_kept_key_stays_its_users_when_the_rotation_comes_back(world: FakeWorld) -> None:
     """The new rotation makes a key of its own, and ends the older ones, but not the one that was given away."""
-    former, kept = await rotated(life)
-    await life.remove(None)
+    former, kept = await rotated(world)
+    await world.remove(None)
 
-    await life.rotate()
-    life.later(days=9)
-    await life.retire()
+    await world.rotate()
+    world.later(days=9)
+    await world.retire()
 
-    assert former not in life.openrouter.keys
-    assert {key.hash for key in life.openrouter.live_keys()} == {kept, (await life.held()).hash}
+    assert former not in world.openrouter.keys
+    assert {key.hash for key in world.openrouter.live_keys()} == {kept, (await world.held()).hash}
 
 
-async def test_nothing_is_brought_back_from_a_removed_rotation(life: Life) -> None:
+async def test_nothing_is_brought_back_from_a_removed_rotation(world: FakeWorld) -> None:
     """Otherwise the kept key would be superseded."""
-    await rotated(life)
-    await life.remove(None)
+    await rotated(world)
+    await world.remove(None)
 
-    assert "was removed" in await life.failure(life.restore())
+    assert "was removed" in await world.failure(world.restore())
 
 
 @pytest.mark.parametrize("keep_for", [None, timedelta(0), timedelta(days=30)], ids=["keep", "revoke", "keep-until"])
@@ -171,104 +171,104 @@ async def test_nothing_is_brought_back_from_a_removed_rotation(life: Life) -> No
     ids=["disable-then-delete", "unused"],
 )
 async def test_older_keys_end_whatever_the_policy_was(
-    life: Life, policy: dict[str, str], keep_for: timedelta | None
+    world: FakeWorld, policy: dict[str, str], keep_for: timedelta | None
 ) -> None:
     """Nobody is left to bring one back, or to decide about one that is still used."""
-    life.change(retirement=policy)
-    former, _ = await rotated(life)
-    await life.remove(None if keep_for is None else life.time + keep_for)
+    world.change(retirement=policy)
+    former, _ = await rotated(world)
+    await world.remove(None if keep_for is None else world.time + keep_for)
 
-    life.later(hours=24)
-    if former in life.openrouter.keys:
-        life.spend(life.key(former), "1")
-        await life.retire()
+    world.later(hours=24)
+    if former in world.openrouter.keys:
+        world.spend(world.key(former), "1")
+        await world.retire()
 
-    assert former in life.openrouter.deleted
+    assert former in world.openrouter.deleted
 
 
-async def test_a_rotation_of_the_same_name_can_be_added_again(life: Life) -> None:
+async def test_a_rotation_of_the_same_name_can_be_added_again(world: FakeWorld) -> None:
     """Even while a key of the removed one is still kept."""
-    await rotated(life)
-    await life.remove(life.time + timedelta(days=10))
+    await rotated(world)
+    await world.remove(world.time + timedelta(days=10))
 
-    await life.rotate()
-    life.later(days=11)
-    await life.retire()
+    await world.rotate()
+    world.later(days=11)
+    await world.retire()
 
-    assert [key.hash for key in life.openrouter.live_keys()] == [(await life.held()).hash]
+    assert [key.hash for key in world.openrouter.live_keys()] == [(await world.held()).hash]
 
 
-async def test_removing_what_is_not_there_is_no_error(life: Life) -> None:
+async def test_removing_what_is_not_there_is_no_error(world: FakeWorld) -> None:
     """A removal may be repeated."""
-    assert "removed" in await life.remove(life.time)
+    assert "removed" in await world.remove(world.time)
 
 
-async def test_a_removal_says_which_key_is_deleted_and_where_it_is_still_read(life: Life) -> None:
+async def test_a_removal_says_which_key_is_deleted_and_where_it_is_still_read(world: FakeWorld) -> None:
     """Vault still holds the dead key: whoever reads it there has to move."""
-    former, label = (life.key(each).label for each in await rotated(life))
+    former, label = (world.key(each).label for each in await rotated(world))
 
-    said = await life.remove(life.time)
+    said = await world.remove(world.time)
 
     assert f"Deleted at OpenRouter: {former}, {label}." in said
     assert f"may still hold the key {label}, which has ended: move the consumers that read it there." in said
 
 
-async def test_a_removal_with_a_date_says_what_then_ends_where(life: Life) -> None:
+async def test_a_removal_with_a_date_says_what_then_ends_where(world: FakeWorld) -> None:
     """Until then there is time to move the consumers."""
-    _, current = await rotated(life)
-    until = life.time + timedelta(days=10)
+    _, current = await rotated(world)
+    until = world.time + timedelta(days=10)
 
-    said = await life.remove(until)
+    said = await world.remove(until)
 
-    assert f"may still hold the superseded key {life.key(current).label}, which ends at {show_time(until)}" in said
+    assert f"may still hold the superseded key {world.key(current).label}, which ends at {show_time(until)}" in said
 
 
-async def test_a_destination_is_emptied_before_its_key_is_deleted(life: Life) -> None:
+async def test_a_destination_is_emptied_before_its_key_is_deleted(world: FakeWorld) -> None:
     """Nobody reads a dead key, and the next rotation of that name may begin there."""
-    await rotated(life)
+    await rotated(world)
 
-    said = await life.remove(life.time, empty=True)
-    held = await life.block.read_content()
-    await life.rotate()
+    said = await world.remove(world.time, empty=True)
+    held = await world.block.read_content()
+    await world.rotate()
 
     assert held.value == SecretStr(NOT_YET_ROTATED)
     assert "No key of the rotation is left in vault-secret/checkout." in said
     assert "may still hold" not in said
-    assert len(life.openrouter.live_keys()) == 1
+    assert len(world.openrouter.live_keys()) == 1
 
 
-async def test_what_somebody_else_has_put_into_a_destination_is_not_emptied(life: Life) -> None:
+async def test_what_somebody_else_has_put_into_a_destination_is_not_emptied(world: FakeWorld) -> None:
     """Only keys of the rotation are replaced."""
-    await rotated(life)
-    await life.block.write_content(SecretStr("a password"), await life.block.read_content(), {})
+    await rotated(world)
+    await world.block.write_content(SecretStr("a password"), await world.block.read_content(), {})
 
-    await life.remove(life.time, empty=True)
+    await world.remove(world.time, empty=True)
 
-    assert (await life.block.read_content()).value == SecretStr("a password")
+    assert (await world.block.read_content()).value == SecretStr("a password")
 
 
-async def test_no_key_is_deleted_while_a_destination_cannot_be_emptied(life: Life) -> None:
+async def test_no_key_is_deleted_while_a_destination_cannot_be_emptied(world: FakeWorld) -> None:
     """The removal fails before that, and a Retry goes on."""
-    _, current = await rotated(life)
-    life.vault.sealed = True
+    _, current = await rotated(world)
+    world.vault.sealed = True
 
-    await life.failure(life.remove(life.time, empty=True))
-    alive = current in life.openrouter.keys
-    life.vault.sealed = False
-    await life.remove(life.time, empty=True)
+    await world.failure(world.remove(world.time, empty=True))
+    alive = current in world.openrouter.keys
+    world.vault.sealed = False
+    await world.remove(world.time, empty=True)
 
     assert alive
-    assert life.openrouter.keys == {}
+    assert world.openrouter.keys == {}
 
 
 @pytest.mark.parametrize("empty", [False, True])
-async def test_a_plan_says_what_a_removal_does_with_keys_and_destinations(life: Life, empty: bool) -> None:
+async def test_a_plan_says_what_a_removal_does_with_keys_and_destinations(world: FakeWorld, empty: bool) -> None:
     """Before anything is changed, and in the order in which it is done."""
-    former, current = (life.key(each).label for each in await rotated(life))
+    former, current = (world.key(each).label for each in await rotated(world))
 
-    steps = plan_removal(life.ledger, "checkout", life.time, empty=empty)
+    steps = plan_removal(world.ledger, "checkout", world.time, empty=empty)
 
-    at = show_time(life.time)
+    at = show_time(world.time)
     emptied = f"Empty vault-secret/checkout: write `{NOT_YET_ROTATED}` in place of the key."
     left = "Leave vault-secret/checkout unchanged, so that it still holds that key, which then no longer works."
     assert steps == [

@@ -12,7 +12,7 @@ import blocks
 from sandbox import infisical
 from sandbox.server import Fault, running
 from tasks.model.events import Event
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 DISABLE = {"revoke": "disable-then-delete", "disabled_for": timedelta(days=3)}
 
@@ -30,228 +30,228 @@ async def infisical_secret() -> AsyncIterator[blocks.InfisicalSecret]:
         await secret.aclose()
 
 
-async def with_a_disabled_key(life: Life) -> str:
+async def with_a_disabled_key(world: FakeWorld) -> str:
     """A rotation whose former key is disabled; its hash."""
-    life.change(retirement=DISABLE)
-    await life.rotate()
-    await life.rotate()
-    former = life.superseded.hash
-    life.later(hours=24)
-    said = await life.retire()
-    assert said.startswith(f"Disabled {life.superseded.label}")
+    world.change(retirement=DISABLE)
+    await world.rotate()
+    await world.rotate()
+    former = world.superseded.hash
+    world.later(hours=24)
+    said = await world.retire()
+    assert said.startswith(f"Disabled {world.superseded.label}")
     return former
 
 
-async def test_a_superseded_key_is_disabled_first_and_deleted_later(life: Life) -> None:
+async def test_a_superseded_key_is_disabled_first_and_deleted_later(world: FakeWorld) -> None:
     """For three days the key is dead to consumers and can be brought back; then it is gone."""
-    former = await with_a_disabled_key(life)
-    with life.sdk() as sdk:
+    former = await with_a_disabled_key(world)
+    with world.sdk() as sdk:
         disabled = sdk.api_keys.get(hash=former).data.disabled
-    refused = life.use(life.key(former))
+    refused = world.use(world.key(former))
 
-    life.later(days=3)
-    await life.retire()
+    world.later(days=3)
+    await world.retire()
 
     assert (disabled, refused) == (True, 401)
-    assert former in life.openrouter.deleted
-    assert life.ledger.superseded == ()
+    assert former in world.openrouter.deleted
+    assert world.ledger.superseded == ()
 
 
-async def test_the_deletion_of_a_disabled_key_is_scheduled(life: Life) -> None:
+async def test_the_deletion_of_a_disabled_key_is_scheduled(world: FakeWorld) -> None:
     """A run of retire is planned for the end of the time in which the key can be brought back."""
-    await with_a_disabled_key(life)
+    await with_a_disabled_key(world)
 
-    assert life.retirements[-1] == life.time + timedelta(days=3) == life.superseded.revoke_at
+    assert world.retirements[-1] == world.time + timedelta(days=3) == world.superseded.revoke_at
 
 
-async def test_a_disabled_key_comes_back_to_every_consumer(life: Life) -> None:
+async def test_a_disabled_key_comes_back_to_every_consumer(world: FakeWorld) -> None:
     """restore-key enables the key, publishes it from Vault's older version, and supersedes the key in between."""
-    former = await with_a_disabled_key(life)
-    between = (await life.held()).hash
+    former = await with_a_disabled_key(world)
+    between = (await world.held()).hash
 
-    await life.restore()
+    await world.restore()
 
-    with life.sdk() as sdk:
+    with world.sdk() as sdk:
         shown = sdk.api_keys.get(hash=former).data
-    assert life.in_vault() == life.key(former).secret
+    assert world.in_vault() == world.key(former).secret
     assert shown.disabled is False
-    assert life.use(life.key(former)) == 200
-    assert life.ledger.current is not None
-    assert life.ledger.current.hash == former
-    assert [key.hash for key in life.ledger.superseded] == [between]
-    assert Event.KEY_RESTORED in [event for event, _ in life.events]
+    assert world.use(world.key(former)) == 200
+    assert world.ledger.current is not None
+    assert world.ledger.current.hash == former
+    assert [key.hash for key in world.ledger.superseded] == [between]
+    assert Event.KEY_RESTORED in [event for event, _ in world.events]
 
 
-async def test_the_key_in_between_can_be_restored_in_its_turn(life: Life) -> None:
+async def test_the_key_in_between_can_be_restored_in_its_turn(world: FakeWorld) -> None:
     """A restore can be undone by another one, as long as both keys are alive."""
-    await with_a_disabled_key(life)
-    between = (await life.held()).hash
-    await life.restore()
+    await with_a_disabled_key(world)
+    between = (await world.held()).hash
+    await world.restore()
 
-    await life.restore()
+    await world.restore()
 
-    assert (await life.held()).hash == between
+    assert (await world.held()).hash == between
 
 
-async def test_a_chosen_key_is_brought_back(life: Life) -> None:
+async def test_a_chosen_key_is_brought_back(world: FakeWorld) -> None:
     """Among several superseded keys the label says which one."""
-    life.change(retirement=DISABLE, overlap=timedelta(days=30))
-    await life.rotate()
-    first = await life.held()
-    await life.rotate()
-    await life.rotate()
+    world.change(retirement=DISABLE, overlap=timedelta(days=30))
+    await world.rotate()
+    first = await world.held()
+    await world.rotate()
+    await world.rotate()
 
-    await life.restore(first.label)
+    await world.restore(first.label)
 
-    assert (await life.held()).hash == first.hash
+    assert (await world.held()).hash == first.hash
 
 
 async def test_a_destination_that_keeps_no_versions_is_told_before_anything_is_touched(
-    life: Life, infisical_secret: blocks.InfisicalSecret
+    world: FakeWorld, infisical_secret: blocks.InfisicalSecret
 ) -> None:
     """Where only Infisical held the key, restore-key says so and changes nothing."""
-    life.block = infisical_secret
-    former = await with_a_disabled_key(life)
-    before = life.everything(), await life.held()
+    world.block = infisical_secret
+    former = await with_a_disabled_key(world)
+    before = world.everything(), await world.held()
 
-    sentence = await life.failure(life.restore())
+    sentence = await world.failure(world.restore())
 
     assert (
         "Vault keeps only the newest versions of a secret, and other stores keep none. Nothing was changed." in sentence
     )
-    assert (life.everything(), await life.held()) == before
-    assert life.key(former).disabled
+    assert (world.everything(), await world.held()) == before
+    assert world.key(former).disabled
 
 
-async def test_a_key_that_was_deleted_by_hand_cannot_come_back(life: Life) -> None:
+async def test_a_key_that_was_deleted_by_hand_cannot_come_back(world: FakeWorld) -> None:
     """Consumers keep the current key, and the sentence says so."""
-    former = await with_a_disabled_key(life)
-    current = (await life.held()).hash
-    life.openrouter.delete_key(life.key(former))
+    former = await with_a_disabled_key(world)
+    current = (await world.held()).hash
+    world.openrouter.delete_key(world.key(former))
 
-    sentence = await life.failure(life.restore())
+    sentence = await world.failure(world.restore())
 
     assert "does not have the key" in sentence
-    assert (await life.held()).hash == current
+    assert (await world.held()).hash == current
 
 
-async def test_a_restored_key_that_is_not_enabled_is_not_published(life: Life) -> None:
+async def test_a_restored_key_that_is_not_enabled_is_not_published(world: FakeWorld) -> None:
     """If OpenRouter does not enable the key, no destination gets it."""
-    await with_a_disabled_key(life)
-    current = (await life.held()).hash
-    life.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=403))
+    await with_a_disabled_key(world)
+    current = (await world.held()).hash
+    world.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=403))
 
-    await life.failure(life.restore())
+    await world.failure(world.restore())
 
-    assert (await life.held()).hash == current
+    assert (await world.held()).hash == current
 
 
-async def test_the_next_rotation_after_a_restore_is_like_any_other(life: Life) -> None:
+async def test_the_next_rotation_after_a_restore_is_like_any_other(world: FakeWorld) -> None:
     """The restored key is superseded by the next one, with its overlap."""
-    former = await with_a_disabled_key(life)
-    await life.restore()
+    former = await with_a_disabled_key(world)
+    await world.restore()
 
-    await life.rotate()
+    await world.rotate()
 
-    assert former in [key.hash for key in life.ledger.superseded]
-    assert (await life.held()).hash not in {former, *(key.hash for key in life.ledger.superseded)}
+    assert former in [key.hash for key in world.ledger.superseded]
+    assert (await world.held()).hash not in {former, *(key.hash for key in world.ledger.superseded)}
 
 
-async def test_the_replaced_key_keeps_its_overlap(life: Life) -> None:
+async def test_the_replaced_key_keeps_its_overlap(world: FakeWorld) -> None:
     """Whoever has cached it needs the time, however long disabled keys are kept."""
-    life.change(retirement={**DISABLE, "disabled_for": timedelta(0)})
-    await life.rotate()
-    await life.rotate()
+    world.change(retirement={**DISABLE, "disabled_for": timedelta(0)})
+    await world.rotate()
+    await world.rotate()
 
-    await life.restore()
+    await world.restore()
 
-    assert life.superseded.revoke_at == life.time + life.rotation.overlap
+    assert world.superseded.revoke_at == world.time + world.rotation.overlap
 
 
-async def test_a_restored_key_gets_the_settings_of_the_one_that_it_replaces(life: Life) -> None:
+async def test_a_restored_key_gets_the_settings_of_the_one_that_it_replaces(world: FakeWorld) -> None:
     """Guardrail and limit were changed since; no unguarded key reaches a consumer."""
-    life.change(retirement=DISABLE)
-    await life.rotate()
-    with life.sdk() as sdk:
+    world.change(retirement=DISABLE)
+    await world.rotate()
+    with world.sdk() as sdk:
         rail = str(sdk.guardrails.create(name="guardrail").data.id)
-    life.change(key={"guardrail_id": rail, "limit_usd": 75})
-    await life.rotate()
+    world.change(key={"guardrail_id": rail, "limit_usd": 75})
+    await world.rotate()
 
-    await life.restore()
+    await world.restore()
 
-    held = await life.held()
+    held = await world.held()
     assert held.limit == 75
-    assert await life.client.guardrail_of(held.hash) == rail
+    assert await world.client.guardrail_of(held.hash) == rail
 
 
-async def test_a_restored_key_that_has_an_end_says_so(life: Life) -> None:
+async def test_a_restored_key_that_has_an_end_says_so(world: FakeWorld) -> None:
     """It would otherwise end unnoticed."""
-    life.change(key={"expires_after": timedelta(days=10)})
-    await life.rotate()
-    end = life.time + timedelta(days=10)
-    life.change(key={"expires_after": None})
-    await life.rotate()
+    world.change(key={"expires_after": timedelta(days=10)})
+    await world.rotate()
+    end = world.time + timedelta(days=10)
+    world.change(key={"expires_after": None})
+    await world.rotate()
 
-    await life.restore()
+    await world.restore()
 
-    assert f"ends at {end:%Y-%m-%d %H:%M} UTC: rotate before that." in " ".join(life.notes)
+    assert f"ends at {end:%Y-%m-%d %H:%M} UTC: rotate before that." in " ".join(world.notes)
 
 
 @pytest.mark.parametrize("by_label", [False, True], ids=["the last one", "by label"])
-async def test_a_retry_of_a_finished_restore_changes_nothing(life: Life, by_label: bool) -> None:
+async def test_a_retry_of_a_finished_restore_changes_nothing(world: FakeWorld, by_label: bool) -> None:
     """Retry finishes the same restore: the key that it brought back stays."""
-    former = await with_a_disabled_key(life)
-    label, run_id = life.superseded.label if by_label else "", uuid4()
-    await life.restore(label, run_id=run_id)
+    former = await with_a_disabled_key(world)
+    label, run_id = world.superseded.label if by_label else "", uuid4()
+    await world.restore(label, run_id=run_id)
 
-    life.later(minutes=5)
-    await life.restore(label, run_id=run_id, attempt=2)
+    world.later(minutes=5)
+    await world.restore(label, run_id=run_id, attempt=2)
 
-    assert (await life.held()).hash == former
+    assert (await world.held()).hash == former
 
 
-async def test_a_retry_of_a_restore_is_out_of_date_once_the_rotation_has_gone_on(life: Life) -> None:
+async def test_a_retry_of_a_restore_is_out_of_date_once_the_rotation_has_gone_on(world: FakeWorld) -> None:
     """Whoever retries an old restore is told so, and consumers keep the key of the later rotation."""
-    await with_a_disabled_key(life)
-    first_started, run_id = life.time, uuid4()
-    life.later(minutes=5)
-    await life.rotate()
-    current = (await life.held()).hash
+    await with_a_disabled_key(world)
+    first_started, run_id = world.time, uuid4()
+    world.later(minutes=5)
+    await world.rotate()
+    current = (await world.held()).hash
 
-    said = await life.restore(run_id=run_id, attempt=2, first_started=first_started)
+    said = await world.restore(run_id=run_id, attempt=2, first_started=first_started)
 
     assert "a later run has already rotated" in said
-    assert (await life.held()).hash == current
+    assert (await world.held()).hash == current
 
 
-async def test_an_enabled_key_that_is_late_is_waited_for(life: Life) -> None:
+async def test_an_enabled_key_that_is_late_is_waited_for(world: FakeWorld) -> None:
     """A key may take some seconds to be accepted after it was enabled."""
-    former = await with_a_disabled_key(life)
+    former = await with_a_disabled_key(world)
     refusal = '{"error": {"code": 401, "message": "not yet"}}'
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=401, body=refusal, times=2))
+    world.app.state.faults.add(Fault("before", "GET", "/key$", status=401, body=refusal, times=2))
 
-    await life.restore()
+    await world.restore()
 
-    assert (await life.held()).hash == former
+    assert (await world.held()).hash == former
 
 
 @pytest.mark.parametrize("label", ["", "sk-or-v1-000...0000"])
-async def test_nothing_to_bring_back_is_said_plainly(life: Life, label: str) -> None:
+async def test_nothing_to_bring_back_is_said_plainly(world: FakeWorld, label: str) -> None:
     """Without a superseded key no label is to blame."""
-    await life.rotate()
+    await world.rotate()
 
-    assert await life.failure(life.restore(label)) == (
+    assert await world.failure(world.restore(label)) == (
         "Nothing to restore: rotation checkout has no superseded key (an emergency deletes all older keys). "
         "Nothing was changed."
     )
 
 
-async def test_a_label_of_no_superseded_key_is_refused_with_those_there_are(life: Life) -> None:
+async def test_a_label_of_no_superseded_key_is_refused_with_those_there_are(world: FakeWorld) -> None:
     """Whoever mistyped it can copy the right one, and what was typed is not shown: it may be a key."""
-    await life.rotate()
-    await life.rotate()
+    await world.rotate()
+    await world.rotate()
 
-    assert await life.failure(life.restore("sk-or-v1-0e6...1c96")) == (
-        f"label: it is not that of a superseded key of rotation checkout; those are {life.superseded.label}. "
+    assert await world.failure(world.restore("sk-or-v1-0e6...1c96")) == (
+        f"label: it is not that of a superseded key of rotation checkout; those are {world.superseded.label}. "
         "Nothing was changed."
     )

@@ -11,19 +11,19 @@ import pytest
 
 from blocks.errors import LedgerError
 from sandbox.server import Fault
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 
-def guardrail(life: Life) -> str:
+def guardrail(world: FakeWorld) -> str:
     """A guardrail of the account."""
-    with life.sdk() as sdk:
+    with world.sdk() as sdk:
         return str(sdk.guardrails.create(name=f"guardrail {uuid4()}").data.id)
 
 
-async def guardrail_of(life: Life) -> str | None:
+async def guardrail_of(world: FakeWorld) -> str | None:
     """The guardrail of the key that the destination holds, as OpenRouter's own client sees it."""
-    wanted = (await life.held()).hash
-    with life.sdk() as sdk:
+    wanted = (await world.held()).hash
+    with world.sdk() as sdk:
         page = sdk.guardrails.list_key_assignments()
         while page is not None:
             for assignment in page.result.data:
@@ -33,243 +33,243 @@ async def guardrail_of(life: Life) -> str | None:
     return None
 
 
-async def test_every_new_key_gets_what_the_rotation_names(life: Life) -> None:
+async def test_every_new_key_gets_what_the_rotation_names(world: FakeWorld) -> None:
     """Workspace, guardrail, limit, reset, BYOK inclusion and creator are those of the rotation, time after time."""
-    workspace = life.other_workspace()
-    rail = guardrail(life)
+    workspace = world.other_workspace()
+    rail = guardrail(world)
     named = {
         "workspace_id": workspace,
         "guardrail_id": rail,
         "creator_user_id": "user_1",
         "include_byok_in_limit": True,
     }
-    life.change(key=named)
+    world.change(key=named)
 
     for _ in range(2):
-        await life.rotate()
+        await world.rotate()
 
-        with life.sdk() as sdk:
-            shown = sdk.api_keys.get(hash=(await life.held()).hash).data
+        with world.sdk() as sdk:
+            shown = sdk.api_keys.get(hash=(await world.held()).hash).data
         assert (shown.limit, shown.limit_reset, shown.include_byok_in_limit) == (50, "monthly", True)
         assert (shown.workspace_id, shown.creator_user_id) == (workspace, "user_1")
-        assert await guardrail_of(life) == rail
+        assert await guardrail_of(world) == rail
 
 
-async def test_no_unguarded_key_ever_reaches_a_consumer(life: Life) -> None:
+async def test_no_unguarded_key_ever_reaches_a_consumer(world: FakeWorld) -> None:
     """If the guardrail cannot be assigned, the key is not published, and the next run deletes it."""
-    await life.rotate()
-    before = (await life.held()).hash
-    life.change(key={"guardrail_id": guardrail(life)})
-    life.app.state.faults.add(Fault("before", "POST", "/assignments/keys", status=403))
-    await life.failure(life.rotate())
-    meanwhile = (await life.held()).hash
-    life.app.state.faults.clear()
+    await world.rotate()
+    before = (await world.held()).hash
+    world.change(key={"guardrail_id": guardrail(world)})
+    world.app.state.faults.add(Fault("before", "POST", "/assignments/keys", status=403))
+    await world.failure(world.rotate())
+    meanwhile = (await world.held()).hash
+    world.app.state.faults.clear()
 
-    await life.rotate()
+    await world.rotate()
 
     assert meanwhile == before
-    assert await guardrail_of(life) is not None
-    assert len(life.openrouter.live_keys()) == 2
+    assert await guardrail_of(world) is not None
+    assert len(world.openrouter.live_keys()) == 2
 
 
-async def test_a_guardrail_that_does_not_exist_is_named(life: Life) -> None:
+async def test_a_guardrail_that_does_not_exist_is_named(world: FakeWorld) -> None:
     """The sentence names the field."""
-    life.change(key={"guardrail_id": str(uuid4())})
+    world.change(key={"guardrail_id": str(uuid4())})
 
-    sentence = await life.failure(life.rotate())
+    sentence = await world.failure(world.rotate())
 
     assert sentence.startswith("rotation.key.guardrail_id: ")
 
 
-async def test_inherit_takes_from_the_current_key_what_the_rotation_leaves_open(life: Life) -> None:
+async def test_inherit_takes_from_the_current_key_what_the_rotation_leaves_open(world: FakeWorld) -> None:
     """What the key at OpenRouter has is on the next key, too, whoever gave it: rotation or a person."""
-    workspace = life.other_workspace()
-    life.change(key={"workspace_id": workspace, "creator_user_id": "user_1"})
-    await life.rotate()
-    rail, held = guardrail(life), await life.held()
-    with life.sdk() as sdk:
+    workspace = world.other_workspace()
+    world.change(key={"workspace_id": workspace, "creator_user_id": "user_1"})
+    await world.rotate()
+    rail, held = guardrail(world), await world.held()
+    with world.sdk() as sdk:
         sdk.api_keys.update(hash=held.hash, limit=12.5, limit_reset="weekly", include_byok_in_limit=True)
         sdk.guardrails.bulk_assign_keys(id=rail, key_hashes=[held.hash])
     left_open = {"workspace_id": None, "creator_user_id": None, "limit_usd": None, "limit_reset": "none"}
-    life.change(key={"inherit": True, **left_open})
+    world.change(key={"inherit": True, **left_open})
 
-    await life.rotate()
+    await world.rotate()
 
-    with life.sdk() as sdk:
-        shown = sdk.api_keys.get(hash=(await life.held()).hash).data
-    assert (await life.held()).hash != held.hash
+    with world.sdk() as sdk:
+        shown = sdk.api_keys.get(hash=(await world.held()).hash).data
+    assert (await world.held()).hash != held.hash
     assert (shown.limit, shown.limit_reset, shown.include_byok_in_limit) == (12.5, "weekly", True)
     assert (shown.workspace_id, shown.creator_user_id) == (workspace, "user_1")
-    assert await guardrail_of(life) == rail
+    assert await guardrail_of(world) == rail
 
 
-async def test_what_the_rotation_names_wins_over_what_it_inherits(life: Life) -> None:
+async def test_what_the_rotation_names_wins_over_what_it_inherits(world: FakeWorld) -> None:
     """A limit on the rotation replaces the key's, together with its reset."""
-    life.change(key={"inherit": True})
-    await life.rotate()
-    life.change(key={"limit_usd": 20, "limit_reset": "none"})
+    world.change(key={"inherit": True})
+    await world.rotate()
+    world.change(key={"limit_usd": 20, "limit_reset": "none"})
 
-    await life.rotate()
+    await world.rotate()
 
-    assert ((await life.held()).limit, (await life.held()).limit_reset) == (Decimal(20), None)
+    assert ((await world.held()).limit, (await world.held()).limit_reset) == (Decimal(20), None)
 
 
-async def test_inherited_settings_outlive_a_key_that_was_deleted_by_hand(life: Life) -> None:
+async def test_inherited_settings_outlive_a_key_that_was_deleted_by_hand(world: FakeWorld) -> None:
     """The ledger remembers what the key had."""
-    life.change(key={"inherit": True, "include_byok_in_limit": True})
-    await life.rotate()
-    life.change(key={"include_byok_in_limit": False, "limit_usd": None, "limit_reset": "none"})
-    life.openrouter.delete_key(await life.held())
+    world.change(key={"inherit": True, "include_byok_in_limit": True})
+    await world.rotate()
+    world.change(key={"include_byok_in_limit": False, "limit_usd": None, "limit_reset": "none"})
+    world.openrouter.delete_key(await world.held())
 
-    await life.rotate()
+    await world.rotate()
 
-    held = await life.held()
+    held = await world.held()
     assert (held.limit, held.limit_reset, held.include_byok_in_limit) == (Decimal(50), "monthly", True)
 
 
-async def test_changed_settings_reach_openrouter_with_the_next_rotation(life: Life) -> None:
+async def test_changed_settings_reach_openrouter_with_the_next_rotation(world: FakeWorld) -> None:
     """Without inherit, the rotation is what counts."""
-    await life.rotate()
-    life.change(key={"limit_usd": 75})
+    await world.rotate()
+    world.change(key={"limit_usd": 75})
 
-    await life.rotate()
+    await world.rotate()
 
-    assert (await life.held()).limit == 75
+    assert (await world.held()).limit == 75
 
 
-async def test_apply_settings_changes_the_current_key_and_makes_none(life: Life) -> None:
+async def test_apply_settings_changes_the_current_key_and_makes_none(world: FakeWorld) -> None:
     """Limit, reset, BYOK inclusion and guardrail reach the very key that consumers hold."""
-    await life.rotate()
-    held, rail = (await life.held()).hash, guardrail(life)
-    life.change(key={"limit_usd": 75, "limit_reset": "daily", "include_byok_in_limit": True, "guardrail_id": rail})
+    await world.rotate()
+    held, rail = (await world.held()).hash, guardrail(world)
+    world.change(key={"limit_usd": 75, "limit_reset": "daily", "include_byok_in_limit": True, "guardrail_id": rail})
 
-    message = await life.apply()
+    message = await world.apply()
 
-    with life.sdk() as sdk:
+    with world.sdk() as sdk:
         shown = sdk.api_keys.get(hash=held).data
     assert (shown.limit, shown.limit_reset, shown.include_byok_in_limit) == (75, "daily", True)
-    assert await guardrail_of(life) == rail
-    assert len(life.openrouter.created) == 1
+    assert await guardrail_of(world) == rail
+    assert len(world.openrouter.created) == 1
     assert message.startswith("Changed guardrail_id, include_byok_in_limit, limit, limit_reset of the key")
 
 
-async def test_apply_settings_takes_a_guardrail_away(life: Life) -> None:
+async def test_apply_settings_takes_a_guardrail_away(world: FakeWorld) -> None:
     """A rotation that names no guardrail, and inherits none, has none."""
-    life.change(key={"guardrail_id": guardrail(life)})
-    await life.rotate()
-    life.change(key={"guardrail_id": None})
+    world.change(key={"guardrail_id": guardrail(world)})
+    await world.rotate()
+    world.change(key={"guardrail_id": None})
 
-    await life.apply()
+    await world.apply()
 
-    assert await guardrail_of(life) is None
+    assert await guardrail_of(world) is None
 
 
-async def test_apply_settings_says_what_only_a_new_key_can_have(life: Life) -> None:
+async def test_apply_settings_says_what_only_a_new_key_can_have(world: FakeWorld) -> None:
     """A creator cannot be changed on an existing key."""
-    await life.rotate()
-    life.change(key={"creator_user_id": "user_2"})
+    await world.rotate()
+    world.change(key={"creator_user_id": "user_2"})
 
-    await life.apply()
+    await world.apply()
 
-    assert life.notes == ["The creator of a key cannot be changed: it takes effect with the next rotation."]
+    assert world.notes == ["The creator of a key cannot be changed: it takes effect with the next rotation."]
 
 
-async def test_apply_settings_lets_a_new_retirement_policy_count_at_once(life: Life) -> None:
+async def test_apply_settings_lets_a_new_retirement_policy_count_at_once(world: FakeWorld) -> None:
     """Superseded keys end as the rotation says now."""
-    await life.rotate()
-    await life.rotate()
-    life.change(retirement={"revoke": "disable-then-delete"})
+    await world.rotate()
+    await world.rotate()
+    world.change(retirement={"revoke": "disable-then-delete"})
 
-    await life.apply()
+    await world.apply()
 
-    life.later(hours=24)
-    await life.retire()
-    assert life.superseded.disabled
+    world.later(hours=24)
+    await world.retire()
+    assert world.superseded.disabled
 
 
-async def test_an_empty_change_is_never_sent(life: Life) -> None:
+async def test_an_empty_change_is_never_sent(world: FakeWorld) -> None:
     """OpenRouter answers an empty PATCH with 400; where nothing differs, nothing is sent."""
-    await life.rotate()
-    life.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=400))
+    await world.rotate()
+    world.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=400))
 
-    assert (await life.apply()).startswith("Nothing to change at the key")
+    assert (await world.apply()).startswith("Nothing to change at the key")
 
 
 @pytest.mark.parametrize("days", [45, 60])
-async def test_a_key_gets_its_own_end(life: Life, days: int) -> None:
+async def test_a_key_gets_its_own_end(world: FakeWorld, days: int) -> None:
     """With expires_after a key dies by itself, even if nothing rotates any more."""
-    life.interval = timedelta(days=30)
-    life.change(key={"expires_after": timedelta(days=days)})
-    await life.rotate()
-    held = await life.held()
+    world.interval = timedelta(days=30)
+    world.change(key={"expires_after": timedelta(days=days)})
+    await world.rotate()
+    held = await world.held()
 
-    life.later(days=days)
+    world.later(days=days)
 
-    assert life.use(held) == 401
-    assert held.expires_at == life.time
+    assert world.use(held) == 401
+    assert held.expires_at == world.time
 
 
-async def test_an_end_before_the_next_rotation_is_refused(life: Life) -> None:
+async def test_an_end_before_the_next_rotation_is_refused(world: FakeWorld) -> None:
     """A key must outlive interval, overlap and a margin; the sentence names the field and how long that is."""
-    life.interval = timedelta(days=30)
-    life.change(key={"expires_after": timedelta(days=31)})
+    world.interval = timedelta(days=30)
+    world.change(key={"expires_after": timedelta(days=31)})
 
-    sentence = await life.failure(life.rotate())
+    sentence = await world.failure(world.rotate())
 
     assert sentence.startswith("rotation.key.expires_after must not be shorter than interval, overlap and 1 day")
     assert "32 days" in sentence
-    assert life.openrouter.created == []
+    assert world.openrouter.created == []
 
 
-async def test_settings_are_inherited_though_the_ledger_was_lost(life: Life) -> None:
+async def test_settings_are_inherited_though_the_ledger_was_lost(world: FakeWorld) -> None:
     """The key that the destination holds is found again: the next one has its limit and its guardrail."""
-    rail = guardrail(life)
-    life.change(key={"limit_usd": 20, "limit_reset": "none", "guardrail_id": rail})
-    await life.rotate()
-    life.store.value = None
-    life.change(key={"limit_usd": None, "guardrail_id": None, "inherit": True})
+    rail = guardrail(world)
+    world.change(key={"limit_usd": 20, "limit_reset": "none", "guardrail_id": rail})
+    await world.rotate()
+    world.store.value = None
+    world.change(key={"limit_usd": None, "guardrail_id": None, "inherit": True})
 
-    await life.rotate()
+    await world.rotate()
 
-    assert (await life.held()).limit == 20
-    assert await guardrail_of(life) == rail
+    assert (await world.held()).limit == 20
+    assert await guardrail_of(world) == rail
 
 
-async def test_nothing_is_inherited_from_a_key_that_nobody_holds(life: Life) -> None:
+async def test_nothing_is_inherited_from_a_key_that_nobody_holds(world: FakeWorld) -> None:
     """Rather than with a key without any limit the run ends with a sentence that says what to do."""
-    life.change(key={"limit_usd": None, "limit_reset": "none", "inherit": True})
-    await life.rotate()
-    life.store.value = None
-    await life.block.awrite_secret(b"sk-or-v1-by-hand")
+    world.change(key={"limit_usd": None, "limit_reset": "none", "inherit": True})
+    await world.rotate()
+    world.store.value = None
+    await world.block.awrite_secret(b"sk-or-v1-by-hand")
 
-    sentence = await life.failure(life.rotate())
+    sentence = await world.failure(world.rotate())
 
     assert sentence.startswith("rotation.key.inherit: the ledger was lost")
 
 
-async def test_an_adopted_key_that_was_deleted_by_hand_still_gives_its_limit(life: Life) -> None:
+async def test_an_adopted_key_that_was_deleted_by_hand_still_gives_its_limit(world: FakeWorld) -> None:
     """The ledger remembers what the adopted key had."""
-    former = life.openrouter.add_key(life.openrouter.accounts[0], {"name": "by hand", "limit": 20})
-    life.change(adopt=former.hash, key={"limit_usd": None, "limit_reset": "none", "inherit": True})
-    life.app.state.faults.add(Fault("before", "POST", "/keys$", status=403, times=1))
-    await life.failure(life.rotate())
-    life.openrouter.delete_key(former)
+    former = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "by hand", "limit": 20})
+    world.change(adopt=former.hash, key={"limit_usd": None, "limit_reset": "none", "inherit": True})
+    world.app.state.faults.add(Fault("before", "POST", "/keys$", status=403, times=1))
+    await world.failure(world.rotate())
+    world.openrouter.delete_key(former)
 
-    await life.rotate()
+    await world.rotate()
 
-    assert (await life.held()).limit == 20
+    assert (await world.held()).limit == 20
 
 
-async def test_a_policy_that_the_ledger_has_no_room_for_is_refused(life: Life) -> None:
+async def test_a_policy_that_the_ledger_has_no_room_for_is_refused(world: FakeWorld) -> None:
     """Following the use of many superseded keys takes room; what would not fit is refused, and nothing is changed."""
-    life.change(overlap=timedelta(days=365))
+    world.change(overlap=timedelta(days=365))
     with suppress(LedgerError):
         while True:
-            await life.rotate()
-    before = life.store.value
-    life.change(overlap=timedelta(0), retirement={"retire_when": "unused"})
+            await world.rotate()
+    before = world.store.value
+    world.change(overlap=timedelta(0), retirement={"retire_when": "unused"})
 
-    sentence = await life.failure(life.apply())
+    sentence = await world.failure(world.apply())
 
     assert sentence.startswith("rotation.retirement.retire_when: the ledger has no room")
-    assert life.store.value == before
+    assert world.store.value == before

@@ -14,146 +14,146 @@ from tasks.model.events import Event
 from tasks.model.records import Superseded, Unresolved
 from tasks.model.room import MAX_LEDGER_BYTES, largest_size
 from tasks.model.written_off import MAX_REASON, MAX_WRITTEN_OFF
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 
-async def superseded_in_a_deleted_connection(life: Life) -> Superseded:
+async def superseded_in_a_deleted_connection(world: FakeWorld) -> Superseded:
     """A key whose connection was deleted, after the rotation had moved to another one; its overlap has ended."""
-    await life.rotate()
-    life.connections = {"openrouter", "second"}
-    life.change(connection="second")
-    await life.rotate()
-    life.connections = {"second"}
-    life.later(hours=24)
-    return life.superseded
+    await world.rotate()
+    world.connections = {"openrouter", "second"}
+    world.change(connection="second")
+    await world.rotate()
+    world.connections = {"second"}
+    world.later(hours=24)
+    return world.superseded
 
 
-async def test_a_deleted_connection_ends_healthy_by_what_its_message_says(life: Life) -> None:
+async def test_a_deleted_connection_ends_healthy_by_what_its_message_says(world: FakeWorld) -> None:
     """Given a key that only a deleted connection could revoke, writing it off lets the next runs end well."""
-    former = await superseded_in_a_deleted_connection(life)
-    sentence = await life.failure(life.retire())
+    former = await superseded_in_a_deleted_connection(world)
+    sentence = await world.failure(world.retire())
 
-    message = await life.write_off(former.label)
-    after = [await life.retire(), await life.rotate()]
+    message = await world.write_off(former.label)
+    after = [await world.retire(), await world.rotate()]
 
     assert "its connection openrouter was deleted" in sentence
     assert "write the key off with write-off-key" in sentence
     assert message.startswith(f"Written off: {former.label} was not revoked")
     assert after[0] == "Nothing was due; no superseded keys."
     assert after[1].startswith("Rotated")
-    assert former.hash not in life.ledger.hashes()
+    assert former.hash not in world.ledger.hashes()
 
 
-async def test_a_deleted_connection_ends_healthy_when_it_is_made_again(life: Life) -> None:
+async def test_a_deleted_connection_ends_healthy_when_it_is_made_again(world: FakeWorld) -> None:
     """Given the other way out that the message names, the key is revoked."""
-    former = await superseded_in_a_deleted_connection(life)
-    await life.failure(life.retire())
-    life.connections = {"openrouter", "second"}
+    former = await superseded_in_a_deleted_connection(world)
+    await world.failure(world.retire())
+    world.connections = {"openrouter", "second"}
 
-    await life.retire()
+    await world.retire()
 
-    assert former.hash in life.openrouter.deleted
+    assert former.hash in world.openrouter.deleted
 
 
-async def test_a_deleted_workspace_ends_healthy_by_what_its_message_says(life: Life) -> None:
+async def test_a_deleted_workspace_ends_healthy_by_what_its_message_says(world: FakeWorld) -> None:
     """Given a workspace that was deleted with the key in it, writing it off lets the next runs end well."""
-    workspace = life.other_workspace()
-    life.change(key={"workspace_id": workspace})
-    await life.rotate()
-    former = life.ledger.current
-    life.delete_workspace(workspace)
-    life.change(key={"workspace_id": None})
-    await life.rotate()
-    life.later(hours=24)
-    sentence = await life.failure(life.retire())
+    workspace = world.other_workspace()
+    world.change(key={"workspace_id": workspace})
+    await world.rotate()
+    former = world.ledger.current
+    world.delete_workspace(workspace)
+    world.change(key={"workspace_id": None})
+    await world.rotate()
+    world.later(hours=24)
+    sentence = await world.failure(world.retire())
     assert former is not None
 
-    await life.write_off(former.label)
+    await world.write_off(former.label)
 
     assert "the workspace was deleted, or the connection belongs to another account" in sentence
     assert "write the key off with write-off-key" in sentence
-    assert await life.retire() == "Nothing was due; no superseded keys."
+    assert await world.retire() == "Nothing was due; no superseded keys."
 
 
-async def test_a_lost_create_in_a_deleted_connection_ends_healthy_by_what_its_message_says(life: Life) -> None:
+async def test_a_lost_create_in_a_deleted_connection_ends_healthy_by_what_its_message_says(world: FakeWorld) -> None:
     """Given a create of unknown outcome that nobody can look for, the note names what write-off-key takes."""
-    lost, former_run = uuid4(), life.time
-    await life.rotate()
+    lost, former_run = uuid4(), world.time
+    await world.rotate()
     lost_entry = Unresolved(run_id=lost, connection="gone", since=former_run)
-    life.store.value = life.ledger.model_copy(update={"unresolved": (lost_entry,)}).to_json()
-    life.later(hours=1)
-    await life.retire()
-    noted = " ".join(life.notes)
+    world.store.value = world.ledger.model_copy(update={"unresolved": (lost_entry,)}).to_json()
+    world.later(hours=1)
+    await world.retire()
+    noted = " ".join(world.notes)
 
-    await life.write_off(str(lost))
-    await life.retire()
+    await world.write_off(str(lost))
+    await world.retire()
 
     assert f"write the key off with write-off-key, by the label {lost}" in noted
-    assert life.ledger.unresolved == ()
-    assert life.notes == []
+    assert world.ledger.unresolved == ()
+    assert world.notes == []
 
 
-async def test_a_key_that_can_be_revoked_is_not_written_off(life: Life) -> None:
+async def test_a_key_that_can_be_revoked_is_not_written_off(world: FakeWorld) -> None:
     """Given a connection that still knows the key, nothing is changed, and the sentence says what to run."""
-    await life.rotate()
-    await life.rotate()
-    before = life.everything()
+    await world.rotate()
+    await world.rotate()
+    before = world.everything()
 
-    sentence = await life.failure(life.write_off(life.superseded.label))
+    sentence = await world.failure(world.write_off(world.superseded.label))
 
     assert "can be revoked: run retire/retire" in sentence
-    assert life.everything() == before
+    assert world.everything() == before
 
 
-async def test_a_key_that_is_gone_is_not_written_off(life: Life) -> None:
+async def test_a_key_that_is_gone_is_not_written_off(world: FakeWorld) -> None:
     """Given a key that somebody deleted, retire takes it out of the ledger; nothing has to be written off."""
-    await life.rotate()
-    await life.rotate()
-    life.openrouter.delete_key(life.key(life.superseded.hash))
+    await world.rotate()
+    await world.rotate()
+    world.openrouter.delete_key(world.key(world.superseded.hash))
 
-    sentence = await life.failure(life.write_off(life.superseded.label))
+    sentence = await world.failure(world.write_off(world.superseded.label))
 
     assert "does not exist any more: run retire/retire" in sentence
 
 
-async def test_nothing_is_written_off_while_openrouter_is_down(life: Life) -> None:
+async def test_nothing_is_written_off_while_openrouter_is_down(world: FakeWorld) -> None:
     """Given a failure that passes, it is not known whether the key can be revoked."""
-    await life.rotate()
-    await life.rotate()
-    life.app.state.faults.add(Fault("before", "GET", "/keys/", status=503))
+    await world.rotate()
+    await world.rotate()
+    world.app.state.faults.add(Fault("before", "GET", "/keys/", status=503))
 
-    await life.failure(life.write_off(life.superseded.label))
+    await world.failure(world.write_off(world.superseded.label))
 
-    assert len(life.ledger.superseded) == 1
+    assert len(world.ledger.superseded) == 1
 
 
-async def test_the_current_key_is_not_written_off(life: Life) -> None:
+async def test_the_current_key_is_not_written_off(world: FakeWorld) -> None:
     """Given the label of the current key, the sentence says that the next rotation supersedes it."""
-    await life.rotate()
-    current = life.ledger.current
+    await world.rotate()
+    current = world.ledger.current
     assert current is not None
 
-    sentence = await life.failure(life.write_off(current.label))
+    sentence = await world.failure(world.write_off(current.label))
 
     assert "A current key is superseded by the next rotation" in sentence
 
 
-async def test_ledger_event_and_artifact_say_what_was_written_off_and_why(life: Life) -> None:
+async def test_ledger_event_and_artifact_say_what_was_written_off_and_why(world: FakeWorld) -> None:
     """Who asks later finds the key, the reason, the time and the run."""
-    former = await superseded_in_a_deleted_connection(life)
+    former = await superseded_in_a_deleted_connection(world)
     run_id = uuid4()
 
-    message = await life.write_off(former.label, "account closed, ticket 7", run_id=run_id)
+    message = await world.write_off(former.label, "account closed, ticket 7", run_id=run_id)
 
-    (entry,) = life.ledger.written_off
-    run = life.open()
+    (entry,) = world.ledger.written_off
+    run = world.open()
     await run.load()
     page = as_markdown(run, message)
-    told = [payload for event, payload in life.events if event is Event.KEY_WRITTEN_OFF]
+    told = [payload for event, payload in world.events if event is Event.KEY_WRITTEN_OFF]
     assert (entry.hash, entry.reason, entry.at, entry.by) == (
         former.hash,
         "account closed, ticket 7",
-        life.time,
+        world.time,
         run_id,
     )
     assert told == [{"rotation": "checkout", **entry.told()}]
@@ -161,58 +161,58 @@ async def test_ledger_event_and_artifact_say_what_was_written_off_and_why(life: 
     assert f"by run {run_id}: account closed, ticket 7" in page
 
 
-async def test_a_retry_of_a_write_off_that_is_done_does_nothing(life: Life) -> None:
+async def test_a_retry_of_a_write_off_that_is_done_does_nothing(world: FakeWorld) -> None:
     """Given that the process was killed after the ledger was written, a Retry says the same and ends well."""
-    former = await superseded_in_a_deleted_connection(life)
+    former = await superseded_in_a_deleted_connection(world)
     run_id = uuid4()
-    first = await life.write_off(former.label, run_id=run_id)
-    before = life.everything()
+    first = await world.write_off(former.label, run_id=run_id)
+    before = world.everything()
 
-    assert await life.write_off(former.label, run_id=run_id, attempt=2) == first
-    assert life.everything() == before
+    assert await world.write_off(former.label, run_id=run_id, attempt=2) == first
+    assert world.everything() == before
 
 
-async def test_a_key_that_turns_up_after_it_was_written_off_is_an_orphan(life: Life) -> None:
+async def test_a_key_that_turns_up_after_it_was_written_off_is_an_orphan(world: FakeWorld) -> None:
     """Given a connection that was made again, the audit finds the key, and its repair deletes what nobody uses."""
-    former = await superseded_in_a_deleted_connection(life)
-    await life.write_off(former.label)
-    life.connections = {"openrouter", "second"}
+    former = await superseded_in_a_deleted_connection(world)
+    await world.write_off(former.label)
+    world.connections = {"openrouter", "second"}
 
-    report = await life.audit(repair=True)
+    report = await world.audit(repair=True)
 
     assert [finding.key_hash for finding in report.findings if finding.repaired] == [former.hash]
-    assert former.hash in life.openrouter.deleted
+    assert former.hash in world.openrouter.deleted
 
 
-async def test_a_removed_rotation_is_gone_once_its_last_key_is_written_off(life: Life) -> None:
+async def test_a_removed_rotation_is_gone_once_its_last_key_is_written_off(world: FakeWorld) -> None:
     """Given a removal that waits for a key which nobody can revoke, the write-off finishes it."""
-    former = await superseded_in_a_deleted_connection(life)
-    await life.failure(life.remove(life.time))
+    former = await superseded_in_a_deleted_connection(world)
+    await world.failure(world.remove(world.time))
 
-    await life.write_off(former.label)
+    await world.write_off(former.label)
 
-    assert life.store.value is None
-    assert Event.ROTATION_REMOVED in [event for event, _ in life.events]
+    assert world.store.value is None
+    assert Event.ROTATION_REMOVED in [event for event, _ in world.events]
 
 
-async def test_the_ledger_remembers_the_newest_and_always_has_room(life: Life) -> None:
+async def test_the_ledger_remembers_the_newest_and_always_has_room(world: FakeWorld) -> None:
     """Given a full ledger, a key is written off all the same; older entries make room."""
-    former = await superseded_in_a_deleted_connection(life)
+    former = await superseded_in_a_deleted_connection(world)
     many = [
         former.model_copy(update={"hash": f"{number:064}", "label": f"sk-or-v1-{number:015}"}) for number in range(9)
     ]
-    ledger = life.ledger.model_copy(update={"superseded": tuple(many)})
+    ledger = world.ledger.model_copy(update={"superseded": tuple(many)})
     while largest_size(ledger) > MAX_LEDGER_BYTES:
         many.pop()
-        ledger = life.ledger.model_copy(update={"superseded": tuple(many)})
-    life.store.value = ledger.to_json()
+        ledger = world.ledger.model_copy(update={"superseded": tuple(many)})
+    world.store.value = ledger.to_json()
 
     for key in many:
-        await life.write_off(key.label, "x" * MAX_REASON)
+        await world.write_off(key.label, "x" * MAX_REASON)
 
-    assert largest_size(life.ledger) <= MAX_LEDGER_BYTES
-    assert life.ledger.superseded == ()
-    assert [entry.hash for entry in life.ledger.written_off] == [key.hash for key in many[-MAX_WRITTEN_OFF:]]
+    assert largest_size(world.ledger) <= MAX_LEDGER_BYTES
+    assert world.ledger.superseded == ()
+    assert [entry.hash for entry in world.ledger.written_off] == [key.hash for key in many[-MAX_WRITTEN_OFF:]]
 
 
 @pytest.mark.parametrize(
@@ -235,43 +235,43 @@ def test_the_reason_is_one_line_of_a_bounded_length() -> None:
     assert check_write_off("checkout", "checkout", "a\nb" + "c" * 500) == ("ab" + "c" * 500)[:MAX_REASON]
 
 
-async def test_a_deleted_destination_block_does_not_stop_retirement(life: Life) -> None:
+async def test_a_deleted_destination_block_does_not_stop_retirement(world: FakeWorld) -> None:
     """Given a block that was deleted after the current key was published to it, the former key dies at its time."""
-    await life.rotate()
-    await life.rotate()
-    former = life.superseded.hash
-    life.deleted_destinations = {"vault-secret/checkout"}
-    life.later(hours=24)
+    await world.rotate()
+    await world.rotate()
+    former = world.superseded.hash
+    world.deleted_destinations = {"vault-secret/checkout"}
+    world.later(hours=24)
 
-    message = await life.retire()
+    message = await world.retire()
 
     assert message.startswith("Revoked")
-    assert former in life.openrouter.deleted
-    assert "The block vault-secret/checkout was deleted" in " ".join(life.notes)
+    assert former in world.openrouter.deleted
+    assert "The block vault-secret/checkout was deleted" in " ".join(world.notes)
 
 
-async def test_a_deleted_destination_block_ends_healthy_by_what_its_message_says(life: Life) -> None:
+async def test_a_deleted_destination_block_ends_healthy_by_what_its_message_says(world: FakeWorld) -> None:
     """Given a rotation that names a deleted block, it goes on once another one is named in its place."""
-    await life.rotate()
-    life.deleted_destinations = {"vault-secret/checkout"}
-    sentence = await life.failure(life.rotate())
+    await world.rotate()
+    world.deleted_destinations = {"vault-secret/checkout"}
+    sentence = await world.failure(world.rotate())
 
-    life.change(destinations=["vault-secret/another"])
-    message = await life.rotate()
+    world.change(destinations=["vault-secret/another"])
+    message = await world.rotate()
 
     assert sentence.startswith("rotation.destinations: the block vault-secret/checkout does not exist")
     assert message.startswith("Rotated")
-    assert life.openrouter.is_live((await life.held()).secret)
+    assert world.openrouter.is_live((await world.held()).secret)
 
 
-async def test_a_destination_that_cannot_be_read_still_stops_retirement(life: Life) -> None:
+async def test_a_destination_that_cannot_be_read_still_stops_retirement(world: FakeWorld) -> None:
     """Given a store that is only down, nobody knows which key its readers have, so none dies."""
-    await life.rotate()
-    await life.rotate()
-    former = life.superseded.hash
-    life.vault.sealed = True
-    life.later(days=1)
+    await world.rotate()
+    await world.rotate()
+    former = world.superseded.hash
+    world.vault.sealed = True
+    world.later(days=1)
 
-    await life.failure(life.retire())
+    await world.failure(world.retire())
 
-    assert former in life.openrouter.keys
+    assert former in world.openrouter.keys

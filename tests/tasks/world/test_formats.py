@@ -18,7 +18,7 @@ from tasks.model.ledger import FORMAT, Ledger, parse_ledger
 from tasks.steps import PLAIN
 from tasks.world.open_ledger import prune
 from tests.memory import Memory
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 STORED = {
     file.stem: json.loads(file.read_text())
@@ -60,11 +60,11 @@ def as_format_1(store: Memory) -> Memory:
     return before_terms
 
 
-async def rotate_and_prune(life: Life) -> None:
+async def rotate_and_prune(world: FakeWorld) -> None:
     """Run the protocol once, to the very end of the run."""
-    run = life.open()
-    await follow_protocol(run, life.rotation, PLAIN)
-    await prune(life.store, await life.store.newest())
+    run = world.open()
+    await follow_protocol(run, world.rotation, PLAIN)
+    await prune(world.store, await world.store.newest())
 
 
 def test_a_ledger_of_every_format_is_kept() -> None:
@@ -93,89 +93,89 @@ def test_a_removed_rotation_stays_removed_for_a_newer_package(stored_format: int
     assert parse_ledger("checkout", value).is_closed
 
 
-async def test_a_ledger_of_format_1_is_carried_on(life: Life) -> None:
+async def test_a_ledger_of_format_1_is_carried_on(world: FakeWorld) -> None:
     """The key that an earlier package made is superseded and keeps its overlap: no key is lost, none is made twice."""
-    await life.rotate()
-    former = await life.held()
-    life.store = as_format_1(life.store)
+    await world.rotate()
+    former = await world.held()
+    world.store = as_format_1(world.store)
 
-    await life.rotate()
+    await world.rotate()
 
-    assert [key.hash for key in life.ledger.superseded] == [former.hash]
-    assert set(life.openrouter.keys) == life.ledger.hashes()
-    assert life.store.value["format"] == FORMAT
+    assert [key.hash for key in world.ledger.superseded] == [former.hash]
+    assert set(world.openrouter.keys) == world.ledger.hashes()
+    assert world.store.value["format"] == FORMAT
 
 
-async def test_a_rotation_that_an_earlier_package_began_is_finished(life: Life) -> None:
+async def test_a_rotation_that_an_earlier_package_began_is_finished(world: FakeWorld) -> None:
     """A Retry by this package deletes the key that nobody holds, and the rotation has one new key."""
-    await life.rotate()
-    run_id, first_started = uuid4(), life.time
-    life.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
-    await life.failure(life.rotate(run_id=run_id))
-    life.app.state.faults.clear()
-    life.store = as_format_1(life.store)
+    await world.rotate()
+    run_id, first_started = uuid4(), world.time
+    world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
+    await world.failure(world.rotate(run_id=run_id))
+    world.app.state.faults.clear()
+    world.store = as_format_1(world.store)
 
-    await life.rotate(run_id=run_id, first_started=first_started, attempt=2)
+    await world.rotate(run_id=run_id, first_started=first_started, attempt=2)
 
-    assert life.ledger.pending is None
-    assert len(life.ledger.superseded) == 1
-    assert set(life.openrouter.keys) == life.ledger.hashes()
+    assert world.ledger.pending is None
+    assert len(world.ledger.superseded) == 1
+    assert set(world.openrouter.keys) == world.ledger.hashes()
 
 
-async def test_a_ledger_of_format_1_is_closed_before_it_is_continued(life: Life) -> None:
+async def test_a_ledger_of_format_1_is_closed_before_it_is_continued(world: FakeWorld) -> None:
     """A run that dies in between has lost nothing, and an earlier package refuses what is there then."""
-    await life.rotate()
-    former = await life.held()
-    life.store = as_format_1(life.store)
+    await world.rotate()
+    former = await world.held()
+    world.store = as_format_1(world.store)
     dying = mock.AsyncMock(side_effect=ServiceError("The process died."))
-    with mock.patch.object(life.store, "create", dying):
-        await life.failure(life.rotate())
-    closed = life.store.value
+    with mock.patch.object(world.store, "create", dying):
+        await world.failure(world.rotate())
+    closed = world.store.value
 
-    await life.rotate()
+    await world.rotate()
 
     assert closed["format"] == FORMAT
-    assert [key.hash for key in life.ledger.superseded] == [former.hash]
-    assert set(life.openrouter.keys) == life.ledger.hashes()
+    assert [key.hash for key in world.ledger.superseded] == [former.hash]
+    assert set(world.openrouter.keys) == world.ledger.hashes()
 
 
-async def test_what_a_ledger_of_format_1_said_is_not_taken_for_the_ledger_again(life: Life) -> None:
+async def test_what_a_ledger_of_format_1_said_is_not_taken_for_the_ledger_again(world: FakeWorld) -> None:
     """Where all terms are deleted by hand later, the keys are found by their markers, as without any ledger."""
-    await life.rotate()
-    life.store = as_format_1(life.store)
-    await rotate_and_prune(life)
-    await life.rotate()
-    for number in [number for number in life.store.terms if number]:
-        del life.store.terms[number]
+    await world.rotate()
+    world.store = as_format_1(world.store)
+    await rotate_and_prune(world)
+    await world.rotate()
+    for number in [number for number in world.store.terms if number]:
+        del world.store.terms[number]
 
-    await life.rotate()
+    await world.rotate()
 
-    assert len(life.openrouter.created) == 4
-    assert set(life.openrouter.keys) == life.ledger.hashes()
+    assert len(world.openrouter.created) == 4
+    assert set(world.openrouter.keys) == world.ledger.hashes()
 
 
 @pytest.mark.parametrize("what", ["rotate", "emergency", "retire", "restore", "apply", "remove", "keep"])
-async def test_an_older_package_refuses_a_newer_ledger_and_changes_nothing(life: Life, what: str) -> None:
+async def test_an_older_package_refuses_a_newer_ledger_and_changes_nothing(world: FakeWorld, what: str) -> None:
     """Whatever is run, it is one sentence that says what to do; keys, destinations and ledger stay as they are."""
-    await life.rotate()
-    life.later(days=2)
-    life.store.value = {**life.store.value, "format": FORMAT + 1, "package": "9.9.9", "surprise": True}
-    before = life.everything()
+    await world.rotate()
+    world.later(days=2)
+    world.store.value = {**world.store.value, "format": FORMAT + 1, "package": "9.9.9", "surprise": True}
+    before = world.everything()
     work: dict[str, Callable[[], Awaitable[str]]] = {
-        "rotate": life.rotate,
-        "emergency": lambda: life.rotate(emergency=True),
-        "retire": life.retire,
-        "restore": life.restore,
-        "apply": life.apply,
-        "remove": lambda: life.remove(life.time),
-        "keep": lambda: life.remove(None),
+        "rotate": world.rotate,
+        "emergency": lambda: world.rotate(emergency=True),
+        "retire": world.retire,
+        "restore": world.restore,
+        "apply": world.apply,
+        "remove": lambda: world.remove(world.time),
+        "keep": lambda: world.remove(None),
     }
 
-    said = await life.failure(work[what]())
+    said = await world.failure(work[what]())
 
     assert said == REFUSAL
-    assert life.everything() == before
-    assert life.is_deployed
+    assert world.everything() == before
+    assert world.is_deployed
 
 
 @pytest.mark.parametrize("package", ["", "sk-or-v1-" + "0" * 64, "9.9.9; rm -rf /", None, 7])

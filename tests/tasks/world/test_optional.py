@@ -9,7 +9,7 @@ import pytest
 
 from blocks.errors import KeyRotationError
 from sandbox.server import Fault
-from tests.tasks.conftest import Life
+from tests.tasks.conftest import FakeWorld
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 PARTS = {
@@ -34,38 +34,38 @@ ANSWERS = {
 SITUATIONS = ("first run", "later run", "plan", "audit")
 
 
-async def outcome(life: Life, part: str, answer: str, situation: str) -> str:
+async def outcome(world: FakeWorld, part: str, answer: str, situation: str) -> str:
     """What a run, a plan or an audit does where a part of the API gives an answer."""
-    life.change(key={"inherit": True})
+    world.change(key={"inherit": True})
     if situation != "first run":
-        await life.rotate()
+        await world.rotate()
     told = ANSWERS[answer]
-    fault = life.app.state.faults.add(Fault(path=f"/api/v1/{part}", status=told.status, body=told.body))
-    life.notes.clear()
-    said = life.notes
+    fault = world.app.state.faults.add(Fault(path=f"/api/v1/{part}", status=told.status, body=told.body))
+    world.notes.clear()
+    said = world.notes
     try:
         match situation:
             case "plan":
-                await life.plan()
+                await world.plan()
             case "audit":
-                said = [str((await life.audit()).findings)]
+                said = [str((await world.audit()).findings)]
             case _:
-                await life.rotate()
+                await world.rotate()
     except KeyRotationError:
         return "fails"
-    said = said or life.notes
+    said = said or world.notes
     noted = sum(sentence.count(f"sees no {PARTS[part]}") for sentence in said)
     assert noted == (1 if fault.struck else 0)
     return "goes on, with a note" if fault.struck else "is not asked"
 
 
-async def test_the_manual_says_what_each_missing_part_does(monkeypatch: pytest.MonkeyPatch, life: Life) -> None:
+async def test_the_manual_says_what_each_missing_part_does(monkeypatch: pytest.MonkeyPatch, world: FakeWorld) -> None:
     """403 and 404 mean that there is nothing to carry over; what may pass by itself, or is no answer, is a failure."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
     rows = []
     for part, title in PARTS.items():
         for answer in ANSWERS:
-            found = [await outcome(await fresh(life), part, answer, situation) for situation in SITUATIONS]
+            found = [await outcome(await fresh(world), part, answer, situation) for situation in SITUATIONS]
             rows.append(f"| {title} | {answer} | {' | '.join(found)} |")
 
     manual = (CHECKOUT / "docs/how-to/openrouter.md").read_text()
@@ -73,55 +73,55 @@ async def test_the_manual_says_what_each_missing_part_does(monkeypatch: pytest.M
     assert "\n".join(rows) in manual, "\n" + "\n".join(rows)
 
 
-async def fresh(life: Life) -> Life:
+async def fresh(world: FakeWorld) -> FakeWorld:
     """The same servers, with nothing in them but the account and its management key."""
-    sandbox = life.openrouter
-    life.app.state.faults.clear()
+    sandbox = world.openrouter
+    world.app.state.faults.clear()
     for key in list(sandbox.keys.values()):
         sandbox.delete_key(key)
-    life.store.value = None
-    return life
+    world.store.value = None
+    return world
 
 
 @pytest.mark.parametrize("status", [403, 404])
-async def test_a_guardrail_that_is_asked_for_by_name_stays_an_error(life: Life, status: int) -> None:
+async def test_a_guardrail_that_is_asked_for_by_name_stays_an_error(world: FakeWorld, status: int) -> None:
     """What the rotation names, it needs."""
-    life.change(key={"guardrail_id": "0b0e3c5e-1f3a-4d0b-9b59-2f8f3f3f5c11"})
-    life.openrouter.lacks = {"guardrails": status}
+    world.change(key={"guardrail_id": "0b0e3c5e-1f3a-4d0b-9b59-2f8f3f3f5c11"})
+    world.openrouter.lacks = {"guardrails": status}
 
-    sentence = await life.failure(life.rotate())
+    sentence = await world.failure(world.rotate())
 
     assert "guardrail" in sentence
-    assert life.store.value["superseded"] == []
+    assert world.store.value["superseded"] == []
 
 
-async def test_a_404_counts_whatever_its_body_is(life: Life) -> None:
+async def test_a_404_counts_whatever_its_body_is(world: FakeWorld) -> None:
     """It is documented nowhere what an account without a part answers."""
-    life.app.state.faults.add(Fault(path="/api/v1/byok", status=404, body="<html>Not Found</html>"))
-    await life.rotate()
+    world.app.state.faults.add(Fault(path="/api/v1/byok", status=404, body="<html>Not Found</html>"))
+    await world.rotate()
 
-    await life.rotate()
+    await world.rotate()
 
-    assert [note for note in life.notes if "sees no BYOK credentials" in note]
+    assert [note for note in world.notes if "sees no BYOK credentials" in note]
 
 
-async def test_a_403_of_a_proxy_is_a_failure(life: Life) -> None:
+async def test_a_403_of_a_proxy_is_a_failure(world: FakeWorld) -> None:
     """It says nothing about the account, and a place that is not carried over is an outage."""
-    await life.rotate()
-    life.app.state.faults.add(Fault(path="/api/v1/byok", status=403, body="<html>Forbidden</html>"))
+    await world.rotate()
+    world.app.state.faults.add(Fault(path="/api/v1/byok", status=403, body="<html>Forbidden</html>"))
 
-    assert "answered 403, and not as OpenRouter does" in await life.failure(life.rotate())
+    assert "answered 403, and not as OpenRouter does" in await world.failure(world.rotate())
 
 
-async def test_a_key_that_is_gone_is_believed_without_workspaces(life: Life) -> None:
+async def test_a_key_that_is_gone_is_believed_without_workspaces(world: FakeWorld) -> None:
     """Given an account that shows no workspaces, its other keys prove that it is still the same one."""
-    await life.rotate()
-    former = await life.held()
-    await life.rotate()
-    life.openrouter.lacks = {"workspaces": 404}
-    life.openrouter.delete_key(former)
-    life.later(hours=24)
+    await world.rotate()
+    former = await world.held()
+    await world.rotate()
+    world.openrouter.lacks = {"workspaces": 404}
+    world.openrouter.delete_key(former)
+    world.later(hours=24)
 
-    await life.retire()
+    await world.retire()
 
-    assert life.ledger.superseded == ()
+    assert world.ledger.superseded == ()
