@@ -42,7 +42,7 @@ from tests.simulation.runs import (
 from tests.simulation.strategies import (
     BEGINNINGS,
 )
-from tests.simulation.watching import COUNTED
+from tests.simulation.watching import COUNTED, STORIES
 
 
 class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Services, Lists):
@@ -128,6 +128,7 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
             if not has_failed and hasattr(self, "rotation"):
                 self.quiet()
         finally:
+            STORIES.update("\n".join(self.model.story).encode())
             # A history that was pasted as a test has no place for notes; there the broken promise must do.
             if currently_in_test_context():
                 note("\n".join(self.model.story))

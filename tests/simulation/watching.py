@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from datetime import datetime, timedelta
@@ -27,6 +28,8 @@ from tests.simulation.world.places import Place
 
 COUNTED: Counter[str] = Counter()
 """What the histories of this process did, for the summary."""
+STORIES = hashlib.sha256()
+"""What they told: two simulations with one seed tell the same."""
 
 
 FOREIGN = "postgresql://user:password@db/checkout"
