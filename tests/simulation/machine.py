@@ -34,6 +34,7 @@ from tests.simulation.rules.rotations import Rotations
 from tests.simulation.rules.services import Services
 from tests.simulation.rules.settings import Settings
 from tests.simulation.rules.superseded import SupersededKeys
+from tests.simulation.rules.tries import Tries
 from tests.simulation.runs import (
     play,
     run_apply,
@@ -45,7 +46,7 @@ from tests.simulation.strategies import (
 from tests.simulation.watching import COUNTED, STORIES
 
 
-class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Services, Lists):
+class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Services, Lists, Tries):
     """One rotation's life in a hostile world."""
 
     @rule()
