@@ -137,7 +137,7 @@ class _Reading:
         used = {key.workspace_id for name, key in current.items() if key and name in ours}
         await self._lists.read_logging({workspace for workspace in self._workspaces if workspace in used})
         here = {name: ledgers.ledgers[name] for name in sorted(ours)}
-        return await self._lists.findings(set(named) - set(seen), seen, here, now)
+        return await self._lists.findings(sorted(set(named) - set(seen)), seen, here, now)
 
     async def _keys(self, keys: KeyFilter, workspaces: Sequence[str | None]) -> KeyFilter:
         for workspace in workspaces:

@@ -244,7 +244,9 @@ def _refuse_if_full(found: KeyList, wanted: Collection[str]) -> None:
 async def _dead_among(run: Run, openrouter: OpenRouter, hashes: Collection[str], into: str | None) -> set[str]:
     """Return which keys keep OpenRouter from taking a list: those that are gone, and our own that are disabled."""
     dead, ours, now = set(), run.ledger.hashes(), run.world.now()
-    for key_hash in set(hashes) - {into}:
+    for key_hash in dict.fromkeys(hashes):
+        if key_hash == into:
+            continue
         try:
             key: ApiKey = await openrouter.get_key(key_hash)
         except NotFoundError:

@@ -20,15 +20,16 @@ RESERVE_BYTES = 300
 
 def size(ledger: Ledger) -> int:
     """Return the length of a ledger's compact JSON in bytes, which is what Prefect limits."""
-    return len(json.dumps(ledger.to_json(), separators=(",", ":")).encode())
+    return length(ledger.to_json())
 
 
-def fitting(ledger: Ledger) -> Ledger:
-    """Return a ledger that has more room for its keys than for the places at which they were left."""
-    return ledger if size(ledger) <= MAX_LEDGER_BYTES else _without_left_places(ledger)
+def length(value: Any) -> int:
+    """Return the length of a value's compact JSON in bytes."""
+    return len(json.dumps(value, separators=(",", ":")).encode())
 
 
-def _without_left_places(ledger: Ledger) -> Ledger:
+def without_left_places(ledger: Ledger) -> Ledger:
+    """Return a ledger that says nothing of the places at which keys were left: there is more need of the keys."""
     nothing = {"left_at": ()}
     current, pending = ledger.current, ledger.pending
     if pending and pending.key:
@@ -44,7 +45,7 @@ def _without_left_places(ledger: Ledger) -> Ledger:
 
 def largest_size(ledger: Ledger) -> int:
     """Return the size of a ledger once everything is recorded that must be recorded about its superseded keys."""
-    ledger = _without_left_places(ledger)
+    ledger = without_left_places(ledger)
     latest = datetime.max.replace(tzinfo=UTC)
     noted: dict[str, Any] = {"at_once": True, "revoking": True, "disabled": True, "capped": True, "late_until": latest}
     if ledger.retirement.retire_when == "unused":

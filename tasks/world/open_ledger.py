@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from blocks.errors import LedgerError, PlaceLostError
 from tasks.model.ledger import Ledger, parse_ledger
-from tasks.model.room import MAX_LEDGER_BYTES, fitting, size
+from tasks.model.room import MAX_LEDGER_BYTES, length, without_left_places
 
 PACKAGE = version("key-rotation")
 KEPT_TERMS = 2
@@ -129,32 +129,30 @@ class OpenLedger:
             PlaceLostError: Another run has taken over.
             LedgerError: The ledger would not fit into a Prefect variable.
         """
-        signed = fitting(ledger.written(self._writer, PACKAGE))
-        self.check_size(signed)
+        signed, value = self._signed(ledger)
         number = (self._term or 0) + 1
         if self._term == 0:
             await self._store.close_format_1(self.ledger.to_json())
-        await self._store.create(Term(number, signed.to_json()))
+        await self._store.create(Term(number, value))
         self._term, self._is_mine, self.ledger = number, True, signed
 
     async def is_explained(self, key_hash: str) -> bool:
         """Return whether the newest term knows a key; as text, so that even one that cannot be read speaks for it."""
         return any(key_hash in json.dumps(term.value) for term in (await self._store.newest())[:1])
 
-    def check_size(self, ledger: Ledger) -> None:
-        """Refuse a ledger that a Prefect variable cannot hold.
-
-        Args:
-            ledger: The ledger as it would be written.
-
-        Raises:
-            LedgerError: It is too large.
-        """
-        if size(ledger) > MAX_LEDGER_BYTES:
-            raise LedgerError(
-                f"The ledger of rotation {self._rotation} has no room for another key: it already holds "
-                f"{len(ledger.superseded)} superseded ones. Shorten the overlap, rotate less often, or run retire."
-            )
+    def _signed(self, ledger: Ledger) -> tuple[Ledger, dict[str, Any]]:
+        """Return a ledger as it is written, and its value; refuse what a Prefect variable cannot hold."""
+        signed = ledger.written(self._writer, PACKAGE)
+        value = signed.to_json()
+        if length(value) > MAX_LEDGER_BYTES:
+            signed = without_left_places(signed)
+            value = signed.to_json()
+            if length(value) > MAX_LEDGER_BYTES:
+                raise LedgerError(
+                    f"The ledger of rotation {self._rotation} has no room for another key: it already holds "
+                    f"{len(ledger.superseded)} superseded ones. Shorten the overlap, rotate less often, or run retire."
+                )
+        return signed, value
 
 
 async def prune(store: LedgerStore, terms: Sequence[Term]) -> None:

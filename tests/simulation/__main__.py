@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.simulation.machine import Histories
-from tests.simulation.watching import COUNTED
+from tests.simulation.watching import COUNTED, STORIES
 
 STEPS_PER_HISTORY = 50
 
@@ -56,6 +56,7 @@ def main() -> None:
         "restored ledgers",
     ):
         table.add_row(name, f"{COUNTED[name]:,}")
+    table.add_row("digest of the stories", STORIES.hexdigest()[:16])
     table.add_row("seconds", f"{time.monotonic() - begun:.0f}")
     console.print(table)
 

@@ -34,6 +34,7 @@ from tests.simulation.rules.rotations import Rotations
 from tests.simulation.rules.services import Services
 from tests.simulation.rules.settings import Settings
 from tests.simulation.rules.superseded import SupersededKeys
+from tests.simulation.rules.tries import Tries
 from tests.simulation.runs import (
     play,
     run_apply,
@@ -42,10 +43,10 @@ from tests.simulation.runs import (
 from tests.simulation.strategies import (
     BEGINNINGS,
 )
-from tests.simulation.watching import COUNTED
+from tests.simulation.watching import COUNTED, STORIES
 
 
-class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Services, Lists):
+class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Services, Lists, Tries):
     """One rotation's life in a hostile world."""
 
     @rule()
@@ -128,6 +129,7 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
             if not has_failed and hasattr(self, "rotation"):
                 self.quiet()
         finally:
+            STORIES.update("\n".join(self.model.story).encode())
             # A history that was pasted as a test has no place for notes; there the broken promise must do.
             if currently_in_test_context():
                 note("\n".join(self.model.story))

@@ -125,6 +125,9 @@ def check_adopted(model: Model, rotation: Rotation, before: Before, *, at_once: 
     key = before.keys.get(rotation.adopt or "")
     if key is None or before.ledger.current is not None or before.ledger.pending is not None:
         return
+    if key.hash in before.ledger.hashes():
+        # It was taken up before, and whoever then took the rotation away has ended it.
+        return
     if key.account != model.connections[rotation.connection]:
         return
     ledger = model.ledger(NAME) or Ledger()

@@ -27,6 +27,7 @@ from tasks.model.rotation import Rotation
 from tasks.steps import PLAIN, Steps
 from tasks.world.open_ledger import OpenLedger, prune
 from tasks.world.run import Run
+from tests.simulation.world.clock import LoopWithoutWaiting
 from tests.simulation.world.ledgers import ModelStore
 from tests.simulation.world.model import Model
 from tests.simulation.world.orchestrator import ModelWorld
@@ -184,7 +185,7 @@ async def _until_it_ends(work: Awaitable[str], model: Model | None = None) -> En
     return ended
 
 
-LOOP = asyncio.new_event_loop()
+LOOP = LoopWithoutWaiting()
 """One for all runs: thousands of them take a millisecond each, and so does making a loop."""
 atexit.register(LOOP.close)
 

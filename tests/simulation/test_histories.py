@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.simulation.machine import Histories
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200, method="thread")]
 
 Histories.TestCase.settings = settings(
     max_examples=300, stateful_step_count=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)

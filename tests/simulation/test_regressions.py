@@ -66,3 +66,20 @@ def test_a_key_that_the_account_in_use_does_not_know_is_not_taken_for_unused() -
     state.exchange_the_management_key(account="account-1")
     state.retire(on_time=False, planned=[])
     state.teardown()
+
+
+def test_a_removal_that_was_killed_has_ended_the_key_that_was_adopted() -> None:
+    """A rotation that is filled in anew owes no second overlap to a key that it adopted before it was taken away."""
+    state = Histories()
+    state.begin(
+        names=["vault-secret/a"],
+        overlap=datetime.timedelta(hours=24),
+        retirement=Retirement(),
+        key={},
+        minimum_age=datetime.timedelta(0),
+        adopts=True,
+    )
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.remove(keys="revoke", planned=[(("cancel the retirements", 0), Fate.KILLED_BEFORE)])
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.teardown()

@@ -5,7 +5,17 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutants import concurrency, lists, operations, order, places, recovery, retirement, settings
+from tests.simulation.mutants import (
+    concurrency,
+    lists,
+    operations,
+    order,
+    places,
+    recovery,
+    retirement,
+    settings,
+    tries,
+)
 from tests.simulation.mutants.mutant import Mutant
 
 MUTANTS: list[Mutant] = [
@@ -17,5 +27,6 @@ MUTANTS: list[Mutant] = [
     *settings.MUTANTS,
     *operations.MUTANTS,
     *lists.MUTANTS,
+    *tries.MUTANTS,
 ]
 """Every wrong version."""

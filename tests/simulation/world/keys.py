@@ -41,9 +41,9 @@ class ModelKey:
         """What it has spent since the limit was reset last."""
         return sum((amount for at, amount in self.uses if at >= period_start(reset, now)), Decimal(0))
 
-    def seen_uses(self) -> list[tuple[datetime, Decimal]]:
-        """The uses that OpenRouter lets anybody know of: without a date, one that costs nothing leaves no trace."""
-        return [(at, amount) for at, amount in self.uses if self.tells_last_use or amount]
+    def seen_uses(self, first: int) -> list[tuple[datetime, Decimal]]:
+        """Those of the first uses that anybody may know of: without a date, one that costs nothing leaves no trace."""
+        return [(at, amount) for at, amount in self.uses[:first] if self.tells_last_use or amount]
 
     def may_spend(self, now: datetime) -> Decimal | None:
         """What it may still spend now; `None` for as much as one likes."""

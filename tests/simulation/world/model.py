@@ -47,10 +47,12 @@ class Model:
     def __init__(self, start: datetime = datetime(2026, 12, 1, 2, 30, tzinfo=UTC)) -> None:
         self.time = start
         self.keys: dict[str, ModelKey] = {}
+        self._hashes: dict[str, str] = {}
         self.connections: dict[str, str] = {"openrouter": "account-1"}
         self.deleted_connections: set[str] = set()
         self.revoked_accounts: set[str] = set()
         self.variables: dict[str, Any] = {}
+        self._read: dict[int, tuple[Any, Ledger]] = {}
         self.signatures = 0
         self.places: dict[str, Place] = {}
         self.runs: set[UUID] = set()
@@ -86,36 +88,56 @@ class Model:
 
     def works(self, secret: str | None) -> bool:
         """Whether a consumer can use a secret as a key now."""
-        return any(key.secret == secret and key.works(self.time) for key in self.keys.values())
+        key = self.key_of(secret)
+        return key is not None and key.works(self.time)
 
     def serves(self, secret: str | None) -> bool:
         """Whether a secret works as a key, or has come to its own end, which nobody can help who has not rotated."""
-        return self.works(secret) or any(k.secret == secret and k.expired(self.time) for k in self.keys.values())
+        key = self.key_of(secret)
+        return key is not None and (key.works(self.time) or key.expired(self.time))
+
+    def key_of(self, secret: str | None) -> ModelKey | None:
+        """The key whose secret it is, if it still is there."""
+        return self.keys.get(self._hashes.get(secret or "", ""))
+
+    def made(self, key: ModelKey) -> ModelKey:
+        """Keep a key that was just made."""
+        self.keys[key.hash] = key
+        self._hashes[key.secret] = key.hash
+        return key
 
     def add_key(self, name: str, request: KeyRequest, account: str) -> ModelKey:
         """Make a key, as somebody else does."""
-        key = ModelKey(
-            hash=name,
-            secret=f"sk-or-v1-{self.fresh()}",
-            request=request,
-            account=account,
-            workspace=f"default-of-{account}",
-            created_at=self.time,
-            valid_from=self.time,
+        return self.made(
+            ModelKey(
+                hash=name,
+                secret=f"sk-or-v1-{self.fresh()}",
+                request=request,
+                account=account,
+                workspace=f"default-of-{account}",
+                created_at=self.time,
+                valid_from=self.time,
+            )
         )
-        self.keys[key.hash] = key
-        return key
 
     def ledger(self, rotation: str) -> Ledger | None:
         """The ledger as it is stored."""
-        value = self.ledgers().get(rotation)
-        return None if value is None else Ledger.model_validate(value)
+        newest = self.terms(rotation)[:1]
+        ledger = self.read(newest[0].value) if newest else None
+        return None if ledger is None or ledger.is_closed else ledger
+
+    def read(self, value: Any) -> Ledger:
+        """Read a value of a variable; nobody changes one, so each of them is read once."""
+        known = self._read.get(id(value))
+        if known is None:
+            # With the value itself, so that its place in memory is not another one's.
+            known = self._read[id(value)] = value, Ledger.model_validate(value)
+        return known[1]
 
     def terms(self, rotation: str) -> list[Term]:
         """The terms of a ledger, the newest first."""
-        found = (name.rsplit("_", 1) for name in self.variables)
-        numbers = sorted((int(number) for name, number in found if name.endswith(f"_{rotation}")), reverse=True)
-        return [Term(number, self.variables[term_variable(rotation, number)]) for number in numbers]
+        found = ((name.split("_"), value) for name, value in sorted(self.variables.items(), reverse=True))
+        return [Term(int(number), value) for (_, name, number), value in found if name == rotation]
 
     def rotations(self) -> list[str]:
         """The rotations that have a ledger, or the last term of one."""
@@ -123,8 +145,9 @@ class Model:
 
     def ledgers(self) -> dict[str, Any]:
         """The newest term of each rotation."""
-        found = {name: self.terms(name)[0].value for name in self.rotations()}
-        return {name: value for name, value in found.items() if not Ledger.model_validate(value).is_closed}
+        # By their names the newer terms come later.
+        found = {name.split("_")[1]: value for name, value in sorted(self.variables.items())}
+        return {name: value for name, value in found.items() if not self.read(value).is_closed}
 
     def put_ledger(self, rotation: str, value: Any) -> None:
         """Overwrite the newest term, as a person does, or make the first one."""

@@ -51,17 +51,18 @@ class ModelOpenRouter(ModelLists):
         model, account, mark = self._model, self._account(), self._model.fresh()
         if not self._knows(request.workspace_id):
             raise RejectedError("OpenRouter knows no such workspace.")
-        key = ModelKey(
-            hash=f"hash-{mark}",
-            secret=f"sk-or-v1-{mark}",
-            request=request.model_copy(update={"name": request.name[: model.longest_name]}),
-            account=account,
-            workspace=request.workspace_id or f"default-of-{account}",
-            created_at=model.time,
-            valid_from=model.time + model.validity_lag,
-            tells_last_use=model.tells_last_use,
+        key = model.made(
+            ModelKey(
+                hash=f"hash-{mark}",
+                secret=f"sk-or-v1-{mark}",
+                request=request.model_copy(update={"name": request.name[: model.longest_name]}),
+                account=account,
+                workspace=request.workspace_id or f"default-of-{account}",
+                created_at=model.time,
+                valid_from=model.time + model.validity_lag,
+                tells_last_use=model.tells_last_use,
+            )
         )
-        model.keys[key.hash] = key
         return CreatedKey(SecretStr(key.secret), key.shown(model.time))
 
     async def get_key(self, key_hash: str) -> ApiKey:

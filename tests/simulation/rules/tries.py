@@ -1,0 +1,76 @@
+"""Rules of tries: what passes by itself is done in the end, with nobody there."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+from tasks.model import tries
+from tasks.model.decisions import Identity
+from tasks.model.tries import Try
+from tests.simulation.outcomes import Before
+from tests.simulation.promises import promise
+from tests.simulation.rules.history import History, Planned
+from tests.simulation.runs import Ended
+from tests.simulation.strategies import fates
+from tests.simulation.world.fates import Fate
+
+ENOUGH = 3
+"""After so many tries in which nothing fails, a run is done, or a person is needed."""
+
+
+class Tries(History):
+    """A run fails, and the scheduled tries of it come."""
+
+    @rule(planned=fates, emergency=st.booleans())
+    def rotate_with_tries(self, planned: Planned, emergency: bool) -> None:
+        """A run fails while nobody is there; nothing fails after it, and its tries come as they are scheduled."""
+        identity = self._identity(emergency=emergency)
+        self.model.tell(f"run {self.numbers} starts, and nobody is there{' (emergency)' * emergency}")
+        if emergency:
+            self.model.settle()
+        before = Before.of(self.model)
+        self._fate(planned)
+        ended = self._rotate(identity)
+        origin, number = Try(0, identity.id, identity.first_started), 0
+        while ended.error is not None and tries.passes_by_itself(ended.error) and number < ENOUGH:
+            origin, ended = self._try(origin, ended, identity)
+            number += 1
+        passes = ended.error is not None and tries.passes_by_itself(ended.error)
+        promise(not passes, f"I9: {number} tries did not finish what passes by itself: {ended.error}")
+        if ended.error is not None and number == 0 and not self._is_for_a_person(planned):
+            self._check_that_a_person_is_needed(identity, ended)
+        ledger = self.model.ledger("checkout")
+        if ended.succeeded and number and ledger and ledger.current and ledger.current != before.ledger.current:
+            promise(ledger.current.rotated_by == identity.id, "a try did not finish the run that had failed")
+
+    def _try(self, origin: Try, failed: Ended, first: Identity) -> tuple[Try, Ended]:
+        assert failed.error is not None
+        following = tries.next_try(
+            "checkout",
+            origin,
+            [],
+            self.model.time,
+            emergency=first.emergency,
+            asked=tries.asked_to_wait(failed.error),
+        )
+        promise(following.at > self.model.time, "I9: a try does not wait")
+        self.model.late_effects_happen()
+        self.model.time = following.at
+        self.numbers += 1
+        again = Try.read(origin.labels(following.number), UUID(int=10**7 + self.numbers), self.model.time)
+        self.model.tell(f"try {again.number} comes")
+        identity = Identity(again.run_id, again.since, 2, first.emergency, again.scheduled_for)
+        return again, self._rotate(identity)
+
+    def _is_for_a_person(self, planned: Planned) -> bool:
+        # A refusal for good looks the same as one that the next call does not meet.
+        return any(fate is Fate.FORBIDDEN for _, fate in planned)
+
+    def _check_that_a_person_is_needed(self, identity: Identity, failed: Ended) -> None:
+        """What a person is called for does not go away by itself."""
+        self.model.tell(f"run {identity.id.int} is tried again although a person was called")
+        again = self._rotate(Identity(identity.id, identity.first_started, 2, identity.emergency))
+        promise(not again.succeeded, f"I9: a person was called for what passes by itself: {failed.error}")
