@@ -70,7 +70,10 @@ lock: $(VENV)/run ## Pin every dependency again, with hashes and without naming 
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" pyproject.toml --group build -o requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-		--custom-compile-command "make lock" pyproject.toml --group build --group dev -c requirements.txt -o requirements-dev.txt
+		--custom-compile-command "make lock" pyproject.toml --extra fleet --group build -c requirements.txt -o requirements-fleet.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" pyproject.toml --extra fleet --group build --group dev -c requirements.txt \
+		-c requirements-fleet.txt -o requirements-dev.txt
 
 release: $(VENV)/run ## Build the wheel into dist/, if the version, the changelog and the tag of this commit agree
 	@$(BIN)/python .ci/release.py
