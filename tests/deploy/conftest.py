@@ -90,7 +90,16 @@ def make_database(machine: Machine, rules: Path) -> None:
     """Make the user, the database and the password that compose asks PostgreSQL's image for."""
     wanted = machine.services["postgres"]["environment"]
     password = Path(machine.here(wanted["POSTGRES_PASSWORD_FILE"], "postgres")).read_text()
-    ask = [f"{PROGRAMS}/psql", "-h", "127.0.0.1", "-p", str(machine.ports["postgres", 5432]), "-U", "prefect", "postgres"]
+    ask = [
+        f"{PROGRAMS}/psql",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(machine.ports["postgres", 5432]),
+        "-U",
+        "prefect",
+        "postgres",
+    ]
     for statement in (f"CREATE DATABASE {wanted['POSTGRES_DB']}", SIGNED_IN.format(password)):
         subprocess.run([*ask, "-c", statement], check=True, capture_output=True)
     rules.write_text("host all all 127.0.0.1/32 scram-sha-256\nlocal all all scram-sha-256\n")

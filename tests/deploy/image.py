@@ -62,8 +62,8 @@ def instructions(text: str) -> Iterator[tuple[str, str]]:
 def build(folder: Path) -> Image:
     """Follow the Dockerfile, and return the image of its last stage.
 
-    What it installs by its pins is linked from the environment of the tests, which was made from the same pins. So pip finds
-    every requirement satisfied, or fails, because it is not allowed to ask an index.
+    What it installs by its pins is linked from the environment of the tests, which was made from the same pins. So pip
+    finds every requirement satisfied, or fails, because it is not allowed to ask an index.
 
     Args:
         folder: Where the folders of the stages are made.

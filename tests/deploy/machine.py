@@ -1,21 +1,32 @@
-"""The services of deploy/compose.yaml as processes of this machine, in the order and with the settings that it names."""
+"""The services of deploy/compose.yaml as processes of this machine, in its order and with its settings."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+    temporary_settings,
+)
 
 from sandbox import watchdog
 from sandbox.isolation import DIRECTORY
-from sandbox.postgres import PROGRAMS, postgres
+from sandbox.postgres import PROGRAMS
 from sandbox.stack import CHECKOUT, Process, free_port, read_settings
 from tests.deploy.image import Image
 
@@ -25,6 +36,8 @@ PORTS = {"postgres": [5432], "redis": [6379], "server-1": [4200], "server-2": [4
 """The ports on which the services listen, as their programs or their commands say."""
 HEALTH = 8080
 """The port on which a worker tells its health."""
+PATHS = ("/tmp", "/data", "/home/prefect", "/etc")  # noqa: S108 - in a container
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - the containers listen so; nothing here does
 READY_SECONDS = 90.0
 INHERITED = {watchdog.MARK}
 
@@ -32,8 +45,8 @@ INHERITED = {watchdog.MARK}
 class Machine:
     """What stands for the host with its containers.
 
-    A path in a container is a folder of that service here; a service's name and port are a port on loopback. Nothing else of a
-    command, setting or file is changed.
+    A path in a container is a folder of that service here; a service's name and port are a port on loopback. Nothing
+    else of a command, setting or file is changed.
 
     Args:
         folder: Where everything is kept; other users can enter it.
@@ -70,6 +83,52 @@ class Machine:
         """Where the files with the secrets are, as the page makes them."""
         return self.folder / "deploy" / "secrets"
 
+    @property
+    def authority(self) -> str:
+        """The file with the certificate, which its clients trust."""
+        return str(self.secrets / "tls-certificate.pem")
+
+    @property
+    def operator(self) -> tuple[str, str]:
+        """The user and the password that every call needs."""
+        user, password = read_settings(self.secrets / "worker.env")["PREFECT_API_AUTH_STRING"].split(":")
+        return user, password
+
+    @property
+    def redis_password(self) -> str:
+        """The password of Redis."""
+        return (self.secrets / "redis.conf").read_text().split()[1]
+
+    def address(self, server: str) -> str:
+        """The address of one server, past the proxy."""
+        return f"http://127.0.0.1:{self.ports[server, 4200]}"
+
+    def http(self, auth: tuple[str, str] | None = None) -> httpx.Client:
+        """A client of the proxy, with a password or without."""
+        trust = ssl.create_default_context(cafile=self.authority)
+        return httpx.Client(base_url=self.url, auth=auth, verify=trust, timeout=30)
+
+    @contextmanager
+    def as_client(self) -> Iterator[None]:
+        """Point Prefect's client in this process to the proxy, as somebody with the password."""
+        with temporary_settings(
+            {
+                PREFECT_API_URL: f"{self.url}/api",
+                PREFECT_API_AUTH_STRING: ":".join(self.operator),
+                PREFECT_API_SSL_CERT_FILE: self.authority,
+                PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,
+            }
+        ):
+            yield
+
+    @staticmethod
+    def setting(told: dict[str, Any], name: str) -> Any:
+        """Return a setting, such as `docket_url`, out of the groups in which a server tells its settings."""
+        if name in told:
+            return told[name]
+        [group] = [group for group in told if name.startswith(f"{group}_")]
+        return Machine.setting(told[group], name.removeprefix(f"{group}_"))
+
     def here(self, text: str, name: str, *, health: int = 0) -> str:
         """Return a text of a container's command, setting or file as it is on this machine.
 
@@ -78,14 +137,15 @@ class Machine:
             name: The service.
             health: The port on which its worker tells its health, if it is one.
         """
-        own = {port: at for (service, port), at in self.ports.items() if service == name} | {HEALTH: health or 0}
+        own = {port: at for (service, port), at in self.ports.items() if service == name}
+        own |= {HEALTH: health} if health else {}
         places = {
             "/run/secrets": self.secrets,
-            **{path: self.folder / name / path[1:] for path in ("/tmp", "/data", "/home/prefect", "/etc")},
+            **{path: self.folder / name / path[1:] for path in PATHS},
             **{f"{service}:{port}": f"127.0.0.1:{at}" for (service, port), at in self.ports.items()},
-            **{f"127.0.0.1:{port}": f"127.0.0.1:{at}" for port, at in own.items() if at},
-            **{f"listen {port}": f"listen 127.0.0.1:{at}" for port, at in own.items() if at},
-            "0.0.0.0": "127.0.0.1",
+            **{f"127.0.0.1:{port}": f"127.0.0.1:{at}" for port, at in own.items()},
+            **{f"listen {port}": f"listen 127.0.0.1:{at}" for port, at in own.items()},
+            EVERYWHERE: "127.0.0.1",
         }
         if text.isdigit():
             return str(own.get(int(text), text))
@@ -108,7 +168,10 @@ class Machine:
     def command(self, name: str, words: list[str], *, health: int = 0) -> list[str]:
         """Return a command of a service as it is run here."""
         program, *rest = (self.here(word, name, health=health) for word in words)
-        at = {"redis-cli": ["-p", str(self.ports["redis", 6379])], "pg_isready": ["-p", str(self.ports["postgres", 5432])]}
+        at = {
+            "redis-cli": ["-p", str(self.ports["redis", 6379])],
+            "pg_isready": ["-p", str(self.ports["postgres", 5432])],
+        }
         if program == "redis-server":
             rest += ["--bind", "127.0.0.1", "--port", str(self.ports["redis", 6379])]
         user = self.services[name].get("user")
@@ -167,7 +230,7 @@ class Machine:
         while waiting := {name: each for name, each in self.services.items() if name not in started}:
             for name, service in waiting.items():
                 needs = service.get("depends_on", {})
-                needs = dict.fromkeys(needs, {"condition": "service_started"}) if isinstance(needs, list) else needs
+                needs = {key: {"condition": "service_started"} for key in needs} if isinstance(needs, list) else needs
                 if set(needs) <= started:
                     for other, how in needs.items():
                         self.wait(other, how["condition"])
