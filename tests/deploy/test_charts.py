@@ -148,7 +148,7 @@ def test_the_worker_of_a_chart_asks_for_work(charts: Beside) -> None:
 
 
 def test_every_setting_of_the_fleet_is_given_to_the_containers() -> None:
-    """Each one of fleet.env is set by the chart or the values, to the same: a client's to workers, others to servers."""
+    """Each one of fleet.env is set by the chart or the values: a client's for workers, the others for servers."""
     given = {**OF_THE_CHART, **GLOBAL}
     servers = {ALIASES.get(name, name): value for name, value in given.items()}
     of_clients = {name: value for name, value in FLEET.items() if name.startswith("PREFECT_CLIENT_")}
