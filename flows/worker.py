@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -36,15 +36,16 @@ from prefect.client.schemas.objects import Flow as StoredFlow
 from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import Abort, ObjectNotFound, Pause
+from prefect.exceptions import Abort, Pause
 from prefect.flow_engine import AsyncFlowRunEngine
-from prefect.states import Cancelled, Failed, Scheduled
+from prefect.states import Cancelled, Failed
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import PrivateAttr
 
 import flows
 from blocks.errors import ConfigurationError
+from flows.abandoned import Abandoned
 from tasks.world.inventory import is_emergency
 
 LIMIT = 4
@@ -56,8 +57,6 @@ KEPT_FREE = 5
 """How many emergencies a worker runs beside a full house of ordinary runs."""
 CANCEL_AGAIN_SECONDS = 30.0
 """How long a cancelled run may take to end before it is cancelled once more."""
-BEGUN_WITHIN = timedelta(minutes=2)
-"""How long a run may stay Pending: then the worker that took it has died, or never heard that it took it."""
 ASKED_FOR = 50
 """How many due runs a worker asks the server for at a time, at most; the server refuses to list more than 200."""
 
@@ -206,6 +205,7 @@ class KeyRotationWorker(
     def __init__(self, work_pool_name: str, *, limit: int | None = None, **base: Any) -> None:
         super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + KEPT_FREE, **base)
         self._attempts: dict[UUID, Attempt] = {}
+        self._abandoned: Abandoned | None = None
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -236,25 +236,12 @@ class KeyRotationWorker(
                 attempt.suspend(state)
 
     async def sync_with_backend(self) -> None:
-        """Send the worker's heartbeat, and schedule again what some worker took and did not begin."""
+        """Send the worker's heartbeat, and look after the runs that nobody is at work on any more."""
         await super().sync_with_backend()
-        await self._schedule_again()
-
-    async def _schedule_again(self) -> None:
-        # Nothing at the server looks at a run that stays Pending.
-        pending = await self.client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
-            ),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
-        )
-        since = datetime.now(UTC) - BEGUN_WITHIN
-        for run in pending:
-            if run.id not in self._in_hand() and run.state and run.state.timestamp < since:
-                again: State[Any] = Scheduled(message="A worker took this run and did not begin it.")
-                # What was deleted meanwhile is no reason to end the worker.
-                with suppress(ObjectNotFound):
-                    await self.client.set_flow_run_state(run.id, again)
+        self._abandoned = self._abandoned or Abandoned(self.client, self._work_pool_name)
+        await self._abandoned.schedule_again(self._in_hand())
+        await self._abandoned.mark_the_silent(self._in_hand())
+        await self._abandoned.try_again()
 
     def _in_hand(self) -> set[UUID]:
         return self._submitting_flow_run_ids | self._attempts.keys()
