@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 from redis import Redis
 
-from sandbox.stack import Process, free_port
-from tests.deploy.machine import INHERITED, READY_SECONDS, Machine
+from sandbox.stack import START_TIMEOUT_SECONDS, Process, free_port
+from tests.deploy.machine import INHERITED, Machine
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Beside:
     def wait(self, part: str, ready: Callable[[], bool]) -> None:
         """Wait until a part is ready; it may not end before, unless with success."""
         process = self.processes[part]
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not ready():
             assert process.popen.poll() in {None, 0}, process.log.read_text()[-3000:]
             assert time.monotonic() < deadline, process.log.read_text()[-3000:]

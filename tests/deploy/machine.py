@@ -27,7 +27,7 @@ from prefect.settings import (
 from sandbox import watchdog
 from sandbox.isolation import DIRECTORY
 from sandbox.postgres import PROGRAMS
-from sandbox.stack import CHECKOUT, Process, free_port, read_settings
+from sandbox.stack import CHECKOUT, START_TIMEOUT_SECONDS, Process, free_port, read_settings
 from tests.deploy.image import Image
 
 COMPOSE = CHECKOUT / "deploy" / "compose.yaml"
@@ -38,7 +38,6 @@ HEALTH = 8080
 """The port on which a worker tells its health."""
 PATHS = ("/tmp", "/data", "/home/prefect", "/etc")  # noqa: S108 - in a container
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - the containers listen so; nothing here does
-READY_SECONDS = 90.0
 INHERITED = {watchdog.MARK}
 
 
@@ -72,6 +71,12 @@ class Machine:
     def services(self) -> dict[str, Any]:
         """The services, by name."""
         return dict(self.compose["services"])
+
+    @property
+    def checked(self) -> list[str]:
+        """The services whose health is checked: by their own command, or by that of the image."""
+        said = {name: each.get("healthcheck", {}) for name, each in self.services.items()}
+        return [name for name, how in said.items() if "test" in how or ("build" in self.services[name] and not how)]
 
     @property
     def url(self) -> str:
@@ -218,14 +223,16 @@ class Machine:
         assert kind == "CMD"
         health = self.ports.get((f"{name} {number}", HEALTH), 0)
         command = self.command(name, words, health=health)
-        return subprocess.run(command, env=self.env(name), capture_output=True, check=False, timeout=30).returncode == 0
+        return (
+            subprocess.run(command, env=self.env(name), capture_output=True, check=False, timeout=120).returncode == 0
+        )
 
     def log(self, name: str) -> str:
         """Return the end of what a service has printed."""
         return "\n".join(f"{name}:\n{process.log.read_text()[-3000:]}" for process in self.processes.get(name, []))
 
     def up(self) -> None:
-        """Start every service after those that it depends on."""
+        """Start every service after those that it depends on, and wait until all of them are healthy."""
         started = {"postgres"}
         while waiting := {name: each for name, each in self.services.items() if name not in started}:
             for name, service in waiting.items():
@@ -236,10 +243,12 @@ class Machine:
                         self.wait(other, how["condition"])
                     self.start(name)
                     started.add(name)
+        for name in self.checked:
+            self.wait(name, "service_healthy")
 
     def wait(self, name: str, condition: str) -> None:
         """Wait until a service is in a condition."""
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not self.is_ready(name, condition):
             assert time.monotonic() < deadline, f"{name} is not {condition}\n{self.log(name)}"
             time.sleep(0.2)

@@ -16,7 +16,7 @@ from sandbox.stack import CHECKOUT, POOL, WORKER_TYPE, read_settings
 from tests.deploy.beside import Beside
 from tests.deploy.machine import Machine
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("deploy"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("deploy")]
 SERVER, WORKER = (
     yaml.safe_load((CHECKOUT / "deploy" / "kubernetes" / f"{name}-values.yaml").read_text())
     for name in ("server", "worker")

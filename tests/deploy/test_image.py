@@ -16,7 +16,7 @@ from sandbox.stack import CHECKOUT
 from tests.deploy.image import DOCKERFILE, Image, instructions
 from tests.e2e.wheels import run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("deploy"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("deploy")]
 STEPS = list(instructions(DOCKERFILE.read_text()))
 COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "deploy" / "compose.yaml").read_text())
 WHERE = """

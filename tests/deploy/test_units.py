@@ -14,7 +14,7 @@ from sandbox.stack import CHECKOUT, read_settings
 from tests.deploy.beside import Beside
 from tests.deploy.machine import Machine
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("deploy"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("deploy")]
 FOLDER = CHECKOUT / "deploy" / "systemd"
 UNITS = sorted(FOLDER.glob("*.service"))
 FILES = {"prefect.env": CHECKOUT / "prefect.env", "fleet.env": CHECKOUT / "deploy" / "fleet.env"}

@@ -30,7 +30,7 @@ FOLLOWED = {
     "how-to/change-rotation.md": "test_what_is_done_with_a_rotation",
     "how-to/emergency.md": "test_what_is_done_with_a_rotation",
     "how-to/exchange-management-key.md": "test_exchanging_a_management_key",
-    "how-to/fleet.md": "test_everything_becomes_healthy",
+    "how-to/fleet.md": "test_everything_is_healthy",
     "how-to/infisical.md": "test_infisical",
     "how-to/kubernetes.md": "test_vaults_kubernetes_login",
     "how-to/monitor.md": "test_monitoring",
