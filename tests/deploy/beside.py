@@ -69,7 +69,7 @@ class Beside:
     def answers(self) -> bool:
         """Whether the server reaches its database."""
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/api/ready").is_success
+            return httpx.get(f"http://127.0.0.1:{self.port}/api/ready", timeout=30).is_success
         except httpx.TransportError:
             return False
 

@@ -111,7 +111,7 @@ class Machine:
     def http(self, auth: tuple[str, str] | None = None) -> httpx.Client:
         """A client of the proxy, with a password or without."""
         trust = ssl.create_default_context(cafile=self.authority)
-        return httpx.Client(base_url=self.url, auth=auth, verify=trust, timeout=30)
+        return httpx.Client(base_url=self.url, auth=auth, verify=trust, timeout=120)
 
     @contextmanager
     def as_client(self) -> Iterator[None]:
