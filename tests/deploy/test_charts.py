@@ -108,7 +108,7 @@ def charts(machine: Machine) -> Iterator[Beside]:
                     settings(machine, SERVER["server"], shared | of_server),
                 ),
                 "services": (
-                    program(machine, SERVER["backgroundServices"], "prefect", "server", "services", "start"),
+                    program(machine, SERVER["backgroundServices"], *SERVER["backgroundServices"]["args"]),
                     settings(machine, SERVER["backgroundServices"], shared),
                 ),
                 "worker": (
