@@ -6,7 +6,7 @@ UV := 0.13.9
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up status automations lint check docs test kills mutants simulate soak bench lock release clean
+.PHONY: help demo up status automations lint check docs test kills mutants simulate fleet scale soak bench lock release clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -20,6 +20,10 @@ $(VENV)/run: requirements.txt pyproject.toml
 
 $(VENV)/dev: $(VENV)/run requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/fleet: $(VENV)/run requirements-fleet.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-fleet.txt
 	@touch $@
 
 demo: $(VENV)/run ## Rotate a key three times while a consumer uses it, and show what happened
@@ -59,6 +63,12 @@ mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each
 simulate: $(VENV)/dev ## Run 100,000 steps of simulated histories, with a printed seed
 	$(BIN)/python -m tests.simulation
 
+fleet: $(VENV)/fleet ## Rotate 200 keys on PostgreSQL, Redis and several servers, and kill them; ARGS="--seed 1" for another order
+	$(BIN)/python -m sandbox.fleet $(ARGS)
+
+scale: $(VENV)/run ## Measure 2,000 rotations with 60,000 old runs in PostgreSQL against an empty server
+	$(BIN)/python -m bench.scale $(ARGS)
+
 soak: $(VENV)/dev ## Rotate 2,000 times under faults, with a consumer per rotation
 	$(BIN)/python -m bench.soak
 
@@ -70,7 +80,10 @@ lock: $(VENV)/run ## Pin every dependency again, with hashes and without naming 
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" pyproject.toml --group build -o requirements.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-		--custom-compile-command "make lock" pyproject.toml --group build --group dev -c requirements.txt -o requirements-dev.txt
+		--custom-compile-command "make lock" pyproject.toml --extra fleet --group build -c requirements.txt -o requirements-fleet.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" pyproject.toml --extra fleet --group build --group dev -c requirements.txt \
+		-c requirements-fleet.txt -o requirements-dev.txt
 
 release: $(VENV)/run ## Build the wheel into dist/, if the version, the changelog and the tag of this commit agree
 	@$(BIN)/python .ci/release.py

@@ -25,7 +25,7 @@ from bench.measuring import REQUESTS_PER_SECOND, ROTATIONS_UNDER_LOAD, Bench, ro
 from sandbox import infisical, openrouter, vault
 from sandbox.isolation import DIRECTORY
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
-from sandbox.postgres import PROGRAMS, postgres
+from sandbox.postgres import PROGRAMS, postgres, settings_of
 from sandbox.server import running
 from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import Stack
@@ -219,13 +219,13 @@ def part(number: int, share: float) -> int:
 
 
 @contextmanager
-def settings_of(database: str) -> Iterator[dict[str, str]]:
+def database_settings(database: str) -> Iterator[dict[str, str]]:
     """Start the database of a Prefect server, if it is not the embedded one, and yield the server's settings."""
     if database == "SQLite":
         yield {}
         return
     with TemporaryDirectory(dir=DIRECTORY) as folder, postgres(Path(folder)) as address:
-        yield {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{address}"}
+        yield settings_of(address)
 
 
 def on(database: str, share: float) -> int:
@@ -242,7 +242,7 @@ def on(database: str, share: float) -> int:
         urls = [open_.enter_context(running(app)) for app in apps]
         for app, url in zip(apps, urls, strict=True):
             app.state.url = url
-        stack = open_.enter_context(Stack(open_.enter_context(settings_of(database))))
+        stack = open_.enter_context(Stack(open_.enter_context(database_settings(database))))
         open_.enter_context(stack.as_client())
         bench = Bench(stack, sandbox, apps[0], f"{urls[0]}/api/v1", apps[1], apps[2], table)
         measurements = measure if database == "SQLite" else measure_on_postgresql

@@ -146,7 +146,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         "overwrite": overwrite,
         "overlap": overlap,
     }
-    async with conclude(has_tries=False) as conclusion:
+    async with conclude() as conclusion:
         now = datetime.now(UTC)
         try:
             before, wanted = await _understand(

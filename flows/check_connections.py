@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from prefect import State
+from prefect.blocks.core import Block
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
 from flows.forms import label
@@ -26,12 +27,15 @@ from tasks.world.inventory import read_deployments
 from tasks.world.management_keys import forget_others
 from tasks.world.secrecy import secret_flow
 from tasks.world.slots import slot_warnings
+from tasks.world.stored_blocks import load_blocks
 
 ARTIFACT = "connections"
 TIMEOUT_SECONDS = 60.0
 """Timeout of one check, including its retries."""
 AT_ONCE = 10
 """How many checks run concurrently."""
+LOADED_AT_ONCE = 100
+"""How many blocks are loaded with one request; the server answers 200 at most."""
 ENDS_SOON = timedelta(days=14)
 """How long before a login expires to warn."""
 
@@ -90,8 +94,7 @@ async def check_connections(block: Annotated[str, label("Block", pattern=f"^$|{B
             conclusion.succeeded(await _check_alone(block))
             return conclusion.state
         used, unreadable = in_use(await read_deployments())
-        at_once = asyncio.Semaphore(AT_ONCE)
-        checked = apart(await asyncio.gather(*(_checked(name, by, at_once) for name, by in used.items())))
+        checked = apart(await _all_checked(used))
         checked += unreadable
         await forget_others({name.partition("/")[2] for name in used if name.startswith(f"{CONNECTION_TYPE}/")})
         table = [each.cells() for each in sorted(checked, key=lambda each: (each.works, each.name))]
@@ -131,13 +134,25 @@ def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]
     return used, unreadable
 
 
-async def _checked(name: str, used_by: tuple[str, ...], at_once: asyncio.Semaphore) -> Checked:
+async def _all_checked(used: Mapping[str, tuple[str, ...]]) -> list[Checked]:
+    names, at_once, checked = list(used), asyncio.Semaphore(AT_ONCE), list[Checked]()
+    for first in range(0, len(names), LOADED_AT_ONCE):
+        some = names[first : first + LOADED_AT_ONCE]
+        loaded = await load_blocks(some)
+        checked += await asyncio.gather(*(_checked(name, used[name], loaded, at_once) for name in some))
+    return checked
+
+
+async def _checked(
+    name: str, used_by: tuple[str, ...], loaded: Mapping[str, Block], at_once: asyncio.Semaphore
+) -> Checked:
     async with at_once:
         begun = time.monotonic()
         outcome = None
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                outcome = await check_block(name, "connection" if name.startswith(CONNECTION_TYPE) else "destination")
+                kind = "connection" if name.startswith(CONNECTION_TYPE) else "destination"
+                outcome = await check_block(name, kind, loaded)
         except KeyRotationError as error:
             why = str(error)
         except TimeoutError:

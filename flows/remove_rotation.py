@@ -51,7 +51,7 @@ async def remove_rotation(
     Returns:
         The final state; its message describes the result.
     """
-    async with conclude(has_tries=False) as conclusion:
+    async with conclude() as conclusion:
         check_switch("plan_only", plan_only)
         check_removal(str(rotation), str(rotation) if plan_only else confirm_name, keys, keep_until, destinations)
         until, revoke, empty = parse_keep_until(keep_until), keys == "revoke", destinations == "empty"

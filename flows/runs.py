@@ -36,6 +36,8 @@ from tasks.world.run import Run
 from tasks.world.secrecy import unexpected
 from tasks.world.tries import end_tries, has_completed, read_try, schedule_try
 
+ORDERS = frozenset({"add-rotation", "remove-rotation"})
+"""The flows of a person's order that a later one may contradict: it is carried out at once or never."""
 MAX_SECONDS_EARLY = 60.0
 """How much early a run may start and still wait for its scheduled time; a worker fetches runs 10 seconds early."""
 
@@ -83,13 +85,11 @@ class Conclusion:
 
 
 @asynccontextmanager
-async def conclude(*, has_tries: bool = True) -> AsyncIterator[Conclusion]:
+async def conclude() -> AsyncIterator[Conclusion]:
     """Turn any exception of the body into a final state with a message; the flow returns the conclusion's `state`.
 
-    A failure that passes by itself is tried again by a scheduled run of the same deployment; a success ends the tries.
-
-    Args:
-        has_tries: Whether that is so. A person's order that a later one may contradict is carried out at once or never.
+    A failure that passes by itself is tried again by a scheduled run of the same deployment, except of an order; a
+    success ends the tries.
     """
     redact_logs()
     conclusion = Conclusion()
@@ -101,7 +101,7 @@ async def conclude(*, has_tries: bool = True) -> AsyncIterator[Conclusion]:
     # Giving the slot back may have taken longer than the slot's lease.
     await conclusion.look_again()
     if conclusion.error is not None:
-        await _follow_failure(conclusion, conclusion.error, has_tries)
+        await _follow_failure(conclusion, conclusion.error)
     elif conclusion.state.is_completed():
         await _follow_success(conclusion)
 
@@ -122,10 +122,11 @@ def _flow_name() -> str:
     return context.flow.name if context and context.flow else ""
 
 
-async def _follow_failure(conclusion: Conclusion, error: KeyRotationError, has_tries: bool) -> None:
+async def _follow_failure(conclusion: Conclusion, error: KeyRotationError) -> None:
+    flow = _flow_name()
     try:
         with api_errors("scheduling a try"):
-            following = await schedule_try(_flow_run(), _flow_name(), error, _now()) if has_tries else None
+            following = None if flow in ORDERS else await schedule_try(_flow_run(), flow, error, _now())
     except KeyRotationError as refusal:
         # Then nothing is promised, and a person is told.
         get_run_logger().warning("No try was scheduled: %s", refusal)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,7 +17,7 @@ import anyio
 import anyio.abc
 import httpx
 from anyio import CapacityLimiter, to_thread
-from prefect import Flow, State
+from prefect import Flow
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
@@ -34,14 +33,14 @@ from prefect.client.schemas.objects import Flow as StoredFlow
 from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Failed, Scheduled
+from prefect.states import Cancelled, Failed
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import PrivateAttr
 
 import flows
 from blocks.errors import ConfigurationError
+from flows.abandoned import Abandoned
 from flows.attempts import Attempt, Precedence
 from tasks.world.inventory import is_emergency
 
@@ -52,8 +51,6 @@ An emergency is found, and begins, behind the requests of all of them.
 """
 KEPT_FREE = 5
 """How many emergencies a worker runs beside a full house of ordinary runs."""
-BEGUN_WITHIN = timedelta(minutes=2)
-"""How long a run may stay Pending: then the worker that took it has died, or never heard that it took it."""
 ASKED_FOR = 50
 """How many due runs a worker asks the server for at a time, at most; the server refuses to list more than 200."""
 
@@ -144,6 +141,7 @@ class KeyRotationWorker(
         super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + KEPT_FREE, **base)
         self._attempts: dict[UUID, Attempt] = {}
         self._precedence = Precedence()
+        self._abandoned: Abandoned | None = None
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -174,25 +172,12 @@ class KeyRotationWorker(
                 attempt.suspend(state)
 
     async def sync_with_backend(self) -> None:
-        """Send the worker's heartbeat, and schedule again what some worker took and did not begin."""
+        """Send the worker's heartbeat, and look after the runs that nobody is at work on any more."""
         await super().sync_with_backend()
-        await self._schedule_again()
-
-    async def _schedule_again(self) -> None:
-        # Nothing at the server looks at a run that stays Pending.
-        pending = await self.client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING]))
-            ),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
-        )
-        since = datetime.now(UTC) - BEGUN_WITHIN
-        for run in pending:
-            if run.id not in self._in_hand() and run.state and run.state.timestamp < since:
-                again: State[Any] = Scheduled(message="A worker took this run and did not begin it.")
-                # What was deleted meanwhile is no reason to end the worker.
-                with suppress(ObjectNotFound):
-                    await self.client.set_flow_run_state(run.id, again)
+        self._abandoned = self._abandoned or Abandoned(self.client, self._work_pool_name)
+        await self._abandoned.schedule_again(self._in_hand())
+        await self._abandoned.mark_the_silent(self._in_hand())
+        await self._abandoned.try_again()
 
     def _in_hand(self) -> set[UUID]:
         return self._submitting_flow_run_ids | self._attempts.keys()

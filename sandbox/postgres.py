@@ -4,21 +4,80 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sandbox.stack import START_TIMEOUT_SECONDS, free_port
+from sandbox import watchdog
+from sandbox.isolation import DIRECTORY
+from sandbox.stack import Process, free_port, wait_until
 
 PROGRAMS = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 """Where Debian keeps the programs of the newest version; `None` where they are not installed."""
 
 
+class Postgres:
+    """A PostgreSQL server with a database of its own, which can be killed and started again.
+
+    Args:
+        folder: Where it keeps its data and its log.
+
+    Raises:
+        RuntimeError: Its programs are not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if PROGRAMS is None:
+            raise RuntimeError("PostgreSQL is not installed: install Debian's package postgresql.")
+        watchdog.start(DIRECTORY)
+        self._home, self._log = folder / "postgres", folder / "postgres.log"
+        self._port = free_port()
+        self._programs = PROGRAMS
+        self._as_user = list[str]()
+
+    @property
+    def address(self) -> str:
+        """The address of the database, without a scheme."""
+        return f"prefect@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> Process:
+        """Start the server, and make its database if there is none.
+
+        Returns:
+            Its process.
+
+        Raises:
+            RuntimeError: It did not start; the message includes the end of its log.
+        """
+        if not self._home.exists():
+            self._make()
+        data, port = str(self._home / "data"), str(self._port)
+        server = [str(self._programs / "postgres"), "-D", data, "-k", str(self._home), "-h", "127.0.0.1", "-p", port]
+        # SIGINT disconnects the clients; SIGTERM would wait for them.
+        env = {**os.environ, "HOME": str(self._home)}
+        process = Process([*self._as_user, *server], env, self._log, stop_signal=signal.SIGINT)
+        wait_until(self._is_ready, process, "PostgreSQL")
+        return process
+
+    def _make(self) -> None:
+        self._home.mkdir()
+        self._as_user = _as_another_user(self._home) if os.geteuid() == 0 else []
+        initdb = [str(self._programs / "initdb"), "-D", str(self._home / "data"), "-U", "prefect", "-A", "trust"]
+        with self._log.open("wb") as output:
+            subprocess.run(  # noqa: S603 - ours
+                [*self._as_user, *initdb, "-E", "UTF8"], stdout=output, stderr=output, cwd=self._home, check=True
+            )
+
+    def _is_ready(self) -> bool:
+        ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self._port)]
+        return subprocess.run(ready, check=False).returncode == 0  # noqa: S603 - ours
+
+
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """Start a server with an empty database, and stop it at the end.
+    """Run a server with an empty database.
 
     Args:
         folder: Where it keeps its data and its log.
@@ -29,22 +88,23 @@ def postgres(folder: Path) -> Iterator[str]:
     Raises:
         RuntimeError: It is not installed, or did not start; the message includes its log.
     """
-    if PROGRAMS is None:
-        raise RuntimeError("PostgreSQL is not installed: install Debian's package postgresql.")
-    home, log, port = folder / "postgres", folder / "postgres.log", free_port()
-    home.mkdir()
-    as_user = _as_another_user(home) if os.geteuid() == 0 else []
-    initdb = [str(PROGRAMS / "initdb"), "-D", str(home / "data"), "-U", "prefect", "-A", "trust", "-E", "UTF8"]
-    server = [str(PROGRAMS / "postgres"), "-D", str(home / "data"), "-k", str(home), "-h", "127.0.0.1", "-p", str(port)]
-    with log.open("wb") as output:
-        subprocess.run([*as_user, *initdb], stdout=output, stderr=output, cwd=home, check=True)  # noqa: S603 - ours
-        started = subprocess.Popen([*as_user, *server], stdout=output, stderr=output, cwd=home)  # noqa: S603 - ours
-        try:
-            _wait(started, port, log)
-            yield f"prefect@127.0.0.1:{port}/postgres"
-        finally:
-            started.terminate()
-            started.wait()
+    server = Postgres(folder)
+    process = server.start()
+    try:
+        yield server.address
+    finally:
+        process.stop()
+
+
+def stop_immediately(process: Process) -> None:
+    """End a server as `pg_ctl stop -m immediate` does: at once, without a checkpoint."""
+    process.popen.send_signal(signal.SIGQUIT)
+    process.popen.wait()
+
+
+def settings_of(address: str) -> dict[str, str]:
+    """Return the settings of a Prefect server that keeps its data in a database at an address without a scheme."""
+    return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{address}"}
 
 
 def _as_another_user(home: Path) -> list[str]:
@@ -54,12 +114,3 @@ def _as_another_user(home: Path) -> list[str]:
         if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
             parent.chmod(parent.stat().st_mode | 0o011)
     return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-
-
-def _wait(started: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    ready = [str(PROGRAMS) + "/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-    deadline = time.monotonic() + START_TIMEOUT_SECONDS
-    while subprocess.run(ready, check=False).returncode:  # noqa: S603 - ours
-        if started.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()[-2000:]}")
-        time.sleep(0.1)

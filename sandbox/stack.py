@@ -15,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, ClassVar, Self
 
 import certifi
 import httpx
@@ -48,6 +48,26 @@ def free_port(wanted: int = 0) -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_until(ready: Callable[[], bool], process: Process, what: str) -> None:
+    """Wait until a process that was started is ready; stop it where it does not become so.
+
+    Args:
+        ready: Whether it is.
+        process: The process.
+        what: Its name, for the error.
+
+    Raises:
+        RuntimeError: It has ended, or was not ready in time; the message includes the end of its log.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while time.monotonic() < deadline and process.is_alive:
+        if ready():
+            return
+        time.sleep(0.1)
+    process.stop()
+    raise RuntimeError(f"{what} did not start:\n{process.log.read_text()[-2000:]}")
+
+
 def read_settings(file: Path = SETTINGS_FILE) -> dict[str, str]:
     """Read a file of `NAME=value` lines."""
     lines = (line.strip() for line in file.read_text().splitlines())
@@ -61,10 +81,14 @@ class Process:
         command: The command line.
         env: The environment.
         log: The file for its output.
+        stop_signal: The signal that ends it.
     """
 
-    def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, command: list[str], env: dict[str, str], log: Path, *, stop_signal: signal.Signals = signal.SIGTERM
+    ) -> None:
         self.log = log
+        self._stop_signal = stop_signal
         self._file: IO[bytes] = log.open("ab")
         # A session of its own, so that Ctrl-C reaches only us and the children can be stopped together.
         self.popen = subprocess.Popen(  # noqa: S603 - the command is ours
@@ -76,12 +100,21 @@ class Process:
         """The process id."""
         return self.popen.pid
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self.popen.poll() is None
+
     def stop(self) -> None:
-        """Terminate the process; kill it with its descendants if it does not end in time."""
-        if self.popen.poll() is None:
-            self.popen.terminate()
+        """End the process; kill it with its descendants if it does not end in time."""
+        if self.is_alive:
+            self.popen.send_signal(self._stop_signal)
             with suppress(subprocess.TimeoutExpired):
                 self.popen.wait(STOP_TIMEOUT_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the process with its descendants."""
         with suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
@@ -96,6 +129,9 @@ class Stack:
         home: Where the server keeps its data; a temporary directory by default, removed at the end.
         port: The server's port; a free one by default.
     """
+
+    settings_files: ClassVar[tuple[Path, ...]] = (SETTINGS_FILE,)
+    """The files with the settings of its processes; of a name that several have, the last one counts."""
 
     def __init__(
         self, settings: dict[str, str] | None = None, *, home: Path | None = None, port: int | None = None
@@ -131,7 +167,7 @@ class Stack:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return {
             **inherited,
-            **read_settings(),
+            **{name: value for file in self.settings_files for name, value in read_settings(file).items()},
             # `python` in a job's command is this interpreter.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),
             "HOME": str(self.home),
@@ -198,22 +234,19 @@ class Stack:
             self._processes.remove(self.server)
         self.start_server()
 
-    def _wait(self, server: Process) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    def _wait(self, server: Process, url: str | None = None) -> None:
         login = self.env.get("PREFECT_SERVER_API_AUTH_STRING")
         auth = httpx.BasicAuth(*login.split(":", 1)) if login else None
         with httpx.Client(auth=auth, timeout=2) as client:
-            while time.monotonic() < deadline and server.popen.poll() is None:
-                with suppress(httpx.HTTPError, ValueError):
-                    if self._answers(client):
-                        return
-                time.sleep(0.1)
-        raise RuntimeError(f"The Prefect server did not start:\n{server.log.read_text()[-2000:]}")
+            wait_until(lambda: self._answers(client, url or self.url), server, "The Prefect server")
 
-    def _answers(self, client: httpx.Client) -> bool:
+    def _answers(self, client: httpx.Client, url: str) -> bool:
         # Another server may have taken the port in the meantime.
-        answer = client.get(f"{self.url}/api/admin/settings")
-        return answer.is_success and Path(answer.json().get("home", "")).resolve() == (self.home / "prefect").resolve()
+        with suppress(httpx.HTTPError, ValueError):
+            answer = client.get(f"{url}/api/admin/settings")
+            home = answer.json().get("home", "")
+            return answer.is_success and Path(home).resolve() == (self.home / "prefect").resolve()
+        return False
 
     def start_worker(
         self,
@@ -240,9 +273,9 @@ class Stack:
         how += [] if queue is None else ["--work-queue", queue]
         return self._start(name, "worker", "start", "--pool", pool, "--type", kind, "--name", name, *how)
 
-    def _start(self, name: str, *args: str) -> Process:
+    def _start(self, name: str, *args: str, module: str = "prefect") -> Process:
         (self.home / "logs").mkdir(parents=True, exist_ok=True)
-        process = Process([sys.executable, "-m", "prefect", *args], self.env, self.home / "logs" / f"{name}.log")
+        process = Process([sys.executable, "-m", module, *args], self.env, self.home / "logs" / f"{name}.log")
         self._processes.append(process)
         return process
 

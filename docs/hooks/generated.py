@@ -25,7 +25,7 @@ WORDS = {"str": "text", "SecretStr": "secret", "float": "number", "Decimal": "nu
 DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DRAWINGS = CHECKOUT / "docs" / "images" / "diagrams"
 """The pictures of the diagrams, which a reader sees without a network; `tests/browser/test_diagrams.py` draws them."""
-PLACEHOLDER = re.compile(r"^\{\{ (\w+)((?: [\w.]+)*) \}\}$", re.MULTILINE)
+PLACEHOLDER = re.compile(r"^\{\{ (\w+)((?: [\w./]+)*) \}\}$", re.MULTILINE)
 
 
 def commands() -> str:
@@ -110,13 +110,17 @@ def _members(enum: Any) -> list[tuple[str, griffe.Attribute]]:
     return [(name, each) for name, each in enum.attributes.items() if name.isupper()]
 
 
-def settings() -> str:
-    """Return a table, in Markdown, for each section of `prefect.env`: its settings, each with the comment above it."""
+def settings(file: str) -> str:
+    """Return a table, in Markdown, for each section of a file of settings, each setting with the comment above it.
+
+    Args:
+        file: The file, such as `prefect.env`.
+    """
     parts: list[str] = []
     why: list[str] = []
     rows: list[tuple[str, ...]] = []
     section = ""
-    for line in [*(CHECKOUT / "prefect.env").read_text().splitlines(), "# --- end ---"]:
+    for line in [*(CHECKOUT / file).read_text().splitlines(), "# --- end ---"]:
         if heading := SECTION.match(line):
             if rows:
                 parts += [f"## {section.capitalize()}", "", _table(("setting", "value", "why"), rows), ""]

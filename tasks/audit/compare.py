@@ -204,8 +204,10 @@ class _Reading:
         ]
         places = sorted({place for _, ledger in ours for place in read_destinations_of(ledger)})
         for first in range(0, len(places), OPEN_AT_ONCE):
+            some = places[first : first + OPEN_AT_ONCE]
             async with self.world.apart() as world:
-                await self._bounded([self._at_destination(world, one) for one in places[first : first + OPEN_AT_ONCE]])
+                await world.load_blocks(some, self.connection)
+                await self._bounded([self._at_destination(world, one) for one in some])
 
     async def _at_destination(self, world: World, name: str) -> None:
         self._secrets.pop(name, None)

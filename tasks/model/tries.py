@@ -157,7 +157,14 @@ class Next:
 
 
 def next_try(
-    name: str, failed: Try, coming: Sequence[Coming], now: datetime, *, emergency: bool, asked: timedelta
+    name: str,
+    failed: Try,
+    coming: Sequence[Coming],
+    now: datetime,
+    *,
+    emergency: bool,
+    asked: timedelta,
+    crashed: bool = False,
 ) -> Next:
     """Decide on the try after a failure.
 
@@ -171,12 +178,14 @@ def next_try(
         now: The current time, UTC.
         emergency: Whether what failed is an emergency.
         asked: How long a service has asked to wait.
+        crashed: Whether its process has died. The first try after that does not wait: no service was the cause.
     """
     ordered = sorted(coming, key=lambda run: run.at)
     if there := next((run for run in ordered if run.finishes == failed.run_id), None):
         return Next(there.number, there.at, there)
     number = failed.number + 1
-    at = now + wait_before(name, number, emergency=emergency, asked=asked)
+    at_once = crashed and number == 1
+    at = now if at_once else now + wait_before(name, number, emergency=emergency, asked=asked)
     if regular := next((run for run in ordered if run.finishes is None and run.at <= at), None):
         return Next(max(number, regular.number), regular.at, regular)
     return Next(number, at)

@@ -36,12 +36,13 @@ class Outcome(NamedTuple):
     in_use: InUse | None = None
 
 
-async def check_connection(name: str, field: str) -> Outcome:
+async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
     """Prove that a connection works right now.
 
     Args:
         name: The name of the `openrouter-credentials` block.
         field: The field that names it, for the message.
+        loaded: The blocks that are loaded already.
 
     Returns:
         What works, and when the management key ends.
@@ -49,7 +50,7 @@ async def check_connection(name: str, field: str) -> Outcome:
     Raises:
         KeyRotationError: One sentence that says what is wrong.
     """
-    credentials = await load_connection(name, field)
+    credentials = await load_connection(name, field, loaded)
     async with credentials.get_client() as client:
         works, ends = await client.check(), await _if_told(client.login_ends())
         sees = await _what_is_seen(client)
@@ -85,12 +86,13 @@ async def check_destination(name: str, field: str, loaded: Mapping[str, Block] =
         return Outcome(await destination.check(), await _if_told(destination.login_ends()), destination.place())
 
 
-async def check_block(name: str, field: str) -> Outcome:
+async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
     """Prove that a block works right now: a connection, a login, or a destination.
 
     Args:
         name: The block's type slug and name.
         field: The field that names it, for the message.
+        loaded: The blocks that are loaded already.
 
     Returns:
         What works, the place of a destination, and when the login ends.
@@ -100,8 +102,8 @@ async def check_block(name: str, field: str) -> Outcome:
     """
     kind, _, block = name.partition("/")
     if kind == CONNECTION_TYPE:
-        return await check_connection(block, field)
-    login = await load_block(name, field)
+        return await check_connection(block, field, loaded)
+    login = await load_block(name, field, loaded)
     if not isinstance(login, VaultCredentials | InfisicalCredentials):
         return await check_destination(name, field, {name: login})
     async with aclosing(login):

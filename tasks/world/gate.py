@@ -77,17 +77,22 @@ def _without_repetition() -> SettingsContext:
     return SettingsContext(profile=now.profile, settings=now.settings.model_copy(update={"client": client}))
 
 
-async def persistently(attempt: Callable[[], Awaitable[None]]) -> None:
+async def persistently(
+    attempt: Callable[[], Awaitable[None]], *, attempts: int | None = None, within: float | None = None
+) -> None:
     """Make an idempotent write, again and again while it fails in a way that passes.
 
     Args:
         attempt: The write; made again, it finds what the attempt before has done.
+        attempts: How often it is made at most; `ATTEMPTS` by default.
+        within: How many seconds after the first attempt the last one may begin; `DEADLINE_SECONDS` by default.
 
     Raises:
         ServiceError: It did not succeed in time, or cannot.
     """
     retrying = AsyncRetrying(
-        stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(DEADLINE_SECONDS),
+        stop=stop_after_attempt(attempts or ATTEMPTS)
+        | stop_before_delay(DEADLINE_SECONDS if within is None else within),
         wait=_wait,
         retry=retry_if_exception(_may_retry),
         reraise=True,

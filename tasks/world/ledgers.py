@@ -21,7 +21,7 @@ from blocks.errors import PlaceLostError
 from tasks.model.ledger import FORMAT, Ledger, parse_ledger
 from tasks.world.api import LEDGER_TAG, api_errors, pages
 from tasks.world.gate import persistently, sent_once
-from tasks.world.open_ledger import Term, is_closed, prune
+from tasks.world.open_ledger import OwnTermError, Term, is_closed, prune
 
 READING = "reading the ledger"
 WRITING = "writing the ledger"
@@ -129,6 +129,7 @@ class VariableStore:
 
         Raises:
             PlaceLostError: Somebody else has made this term.
+            OwnTermError: The same attempt has made this term with other content, and was told that this had failed.
             ServiceError: Prefect's API failed.
         """
         name = term_variable(self._rotation, term.number)
@@ -150,8 +151,11 @@ class VariableStore:
         # An attempt whose answer was lost may have made it.
         async with sent_once(WRITING) as client:
             stored = await client.read_variable_by_name(name)
-        if stored is None or stored.value != value:
-            raise PlaceLostError(f"Another run has just written the ledger of {self._rotation}, so this one stopped.")
+        if stored is not None and stored.value == value:
+            return
+        if stored is not None and _writer(stored.value) == _writer(value) is not None:
+            raise OwnTermError
+        raise PlaceLostError(f"Another run has just written the ledger of {self._rotation}, so this one stopped.")
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
         """Mark a ledger without terms as one that is continued in terms, so that older packages refuse it."""
@@ -180,3 +184,7 @@ class VariableStore:
                     await client.delete_variable_by_name(name)
 
         await persistently(attempt)
+
+
+def _writer(value: Any) -> Any:
+    return value.get("writer") if isinstance(value, Mapping) else None

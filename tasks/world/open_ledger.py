@@ -31,6 +31,10 @@ class Term(NamedTuple):
     value: Any
 
 
+class OwnTermError(Exception):
+    """This attempt has made a term of this number before, and never heard of it."""
+
+
 class LedgerStore(Protocol):
     """Where the terms of a ledger are kept; Prefect variables, or a model of them in tests."""
 
@@ -38,7 +42,7 @@ class LedgerStore(Protocol):
         """Read the newest terms, the newest first."""
 
     async def create(self, term: Term) -> None:
-        """Make a term; `PlaceLostError` where somebody else has made it."""
+        """Make a term; `PlaceLostError` where somebody else has made it, `OwnTermError` where this attempt has."""
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
         """Mark a ledger without terms as one that is continued in terms."""
@@ -133,7 +137,13 @@ class OpenLedger:
         number = (self._term or 0) + 1
         if self._term == 0:
             await self._store.close_format_1(self.ledger.to_json())
-        await self._store.create(Term(number, value))
+        while True:
+            try:
+                await self._store.create(Term(number, value))
+            except OwnTermError:
+                number += 1
+            else:
+                break
         self._term, self._is_mine, self.ledger = number, True, signed
 
     async def is_explained(self, key_hash: str) -> bool:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -41,6 +41,8 @@ TRY_TAG = f"{LEDGER_TAG}_try"
 """The tag of every try; no rotation's name contains an underscore."""
 NEIGHBOURS = 50
 """How many runs of the deployment are looked at: those to come, and the newest that have ended."""
+ATTEMPTS, PATIENCE_SECONDS = 60, 60.0
+"""How often, and for how long, a call about tries is made: as long as Prefect's client tries to report a run's end."""
 TOLD = frozenset({"Failed", "Crashed"})
 """The names of the states of which a person is told."""
 T = TypeVar("T")
@@ -87,17 +89,43 @@ async def schedule_try(failed: FlowRun, flow: str, error: KeyRotationError, now:
     Raises:
         ServiceError: Prefect's API failed, so there may be no try.
     """
-    if failed.deployment_id is None or not passes_by_itself(error):
+    if not passes_by_itself(error):
+        return None
+    return await try_again(failed, flow, now, asked=asked_to_wait(error))
+
+
+async def try_again(
+    failed: FlowRun, flow: str, now: datetime, *, asked: timedelta = timedelta(0), crashed: bool = False
+) -> Next | None:
+    """Schedule the try that follows a failure or a crash, or find the run that stands for it.
+
+    Args:
+        failed: The flow run that has failed.
+        flow: The name of its flow.
+        now: The current time, UTC.
+        asked: How long a service has asked to wait.
+        crashed: Whether the run's process has died.
+
+    Returns:
+        The try; `None` for a run without a deployment, and for a crash after which another run has done its work.
+
+    Raises:
+        ServiceError: Prefect's API failed, so there may be no try.
+    """
+    if failed.deployment_id is None:
         return None
     purpose, runs = Purpose.of(failed.parameters), await _neighbours(failed)
     alike = [run for run in runs if Purpose.of(run["parameters"]) == purpose]
+    if crashed and any(_completed_since(failed, run) for run in alike):
+        return None
     following = next_try(
         purpose.digest,
         read_try(failed, now),
         [_coming(run) for run in alike if run["state_type"] == "SCHEDULED"],
         now,
         emergency=is_emergency(failed.parameters),
-        asked=asked_to_wait(error),
+        asked=asked,
+        crashed=crashed,
     )
     if following.run is None:
         return await _create(failed, flow, purpose, following, now)
@@ -117,6 +145,11 @@ def read_try(run: FlowRun, now: datetime) -> Try:
     found = Try.read(run.labels, run.id, started, run.expected_start_time if run.auto_scheduled else None)
     # A Retry is manual.
     return replace(found, scheduled_for=None) if run.run_count > 1 else found
+
+
+def _completed_since(failed: FlowRun, run: Json) -> bool:
+    ended = parse_time(run["end_time"]) if run.get("end_time") else None
+    return run["state_type"] == "COMPLETED" and bool(ended and failed.end_time and ended > failed.end_time)
 
 
 def _coming(run: Json) -> Coming:
@@ -185,7 +218,7 @@ async def _persistently(doing: str, call: Callable[[PrefectClient], Awaitable[T]
             answers.append(await call(client))
 
     with suppress(ObjectNotFound):
-        await persistently(attempt)
+        await persistently(attempt, attempts=ATTEMPTS, within=PATIENCE_SECONDS)
     return answers[0] if answers else None
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
-from importlib.metadata import version
 from typing import Any
 
 import pytest
 import yaml
 from prefect.client.schemas.schedules import RRuleSchedule
 from prefect.settings import Settings
+from prefect_redis.cleanup_queue import RedisWorkerCleanupQueueSettings
+from prefect_redis.client import RedisMessagingSettings
+from prefect_redis.messaging import RedisMessagingConsumerSettings, RedisMessagingPublisherSettings
 
-from sandbox.stack import CHECKOUT, POOL, WORKER_TYPE, read_settings
+from sandbox.stack import CHECKOUT, read_settings
 from tasks.model.events import Event
 from tasks.model.rotation import Retirement
 from tasks.world.deployments import read_timetable
@@ -29,8 +30,10 @@ FOLLOWED = {
     "how-to/change-rotation.md": "test_what_is_done_with_a_rotation",
     "how-to/emergency.md": "test_what_is_done_with_a_rotation",
     "how-to/exchange-management-key.md": "test_exchanging_a_management_key",
+    "how-to/fleet.md": "test_everything_is_healthy",
     "how-to/infisical.md": "test_infisical",
     "how-to/kubernetes.md": "test_vaults_kubernetes_login",
+    "how-to/monitor.md": "test_monitoring",
     "how-to/notifications.md": "test_the_page_leads_to_somebody_who_is_told",
     "how-to/openrouter.md": "test_openrouter",
     "how-to/read-a-secret-in-a-flow.md": "test_reading_a_secret_in_a_flow",
@@ -38,6 +41,7 @@ FOLLOWED = {
     "how-to/remove-rotation.md": "test_what_is_done_with_a_rotation",
     "how-to/restore-key.md": "test_what_is_done_with_a_rotation",
     "how-to/rotate.md": "test_what_is_done_with_a_rotation",
+    "how-to/upgrade.md": "test_what_an_upgrade_makes_again",
     "how-to/vault.md": "test_vault",
     "how-to/write-off.md": "test_writing_a_key_off",
     "reference/blocks.md": "test_the_commands_of_the_reference",
@@ -47,7 +51,7 @@ FOLLOWED = {
 }
 """The test that follows a page: it saves the files with a name, and runs the commands marked `sh`."""
 
-CHECKED = {"dockerfile", "ini", "json", "mermaid", "yaml"}
+CHECKED = {"ini", "json", "mermaid", "yaml"}
 """The languages of the blocks without a file's name that the tests below check, on every page."""
 
 UNTRIED = {
@@ -59,10 +63,20 @@ UNTRIED = {
     "prefect events stream": "it runs until it is stopped",
     "vault agent": "it runs until it is stopped; `test_vault_agent` starts it as it stands",
     "make demo": "it is a demonstration that takes a minute; what it does is tested piece by piece",
-    "server {": "there is no nginx here",
+    "docker": "there is no container engine here; tests/deploy does what the Dockerfile and compose.yaml say",
+    "python3 -m venv /opt/key-rotation": "it would fetch packages; tests/deploy does the same by the Dockerfile",
+    "systemctl enable": "there is no systemd here; tests/deploy starts the units' commands",
+    "kubectl create configmap": "it needs a cluster",
 }
 """What no test runs, by the beginning of its first line, and why."""
 
+REDIS = (
+    RedisMessagingSettings,
+    RedisMessagingPublisherSettings,
+    RedisMessagingConsumerSettings,
+    RedisWorkerCleanupQueueSettings,
+)
+"""The settings of prefect-redis."""
 PAGES = [
     "../README.md",
     *sorted(str(page.relative_to(CHECKOUT / "docs")) for page in (CHECKOUT / "docs").rglob("*.md")),
@@ -134,22 +148,17 @@ def test_each_setting_is_one_of_prefect(text: str) -> None:
     assert set(named) <= known_settings()
 
 
+@pytest.mark.parametrize("file", ["prefect.env", "deploy/fleet.env"])
+def test_each_setting_of_a_file_is_one_of_prefect(file: str) -> None:
+    """A setting that nobody knows would be passed over in silence."""
+    assert set(read_settings(CHECKOUT / file)) <= known_settings() | {"DO_NOT_TRACK"}
+
+
 def known_settings() -> set[str]:
-    """The names of all of Prefect's settings, in the environment."""
+    """The names of all settings of Prefect and of prefect-redis, in the environment."""
     schema = Settings.model_json_schema(mode="validation")
-    found = re.findall(r"PREFECT_[A-Z0-9_]+", json.dumps(schema))
-    return set(found)
-
-
-@pytest.mark.parametrize("text", blocks("dockerfile"))
-def test_the_image_has_what_there_is(text: str) -> None:
-    """It begins with the Prefect that is pinned, and copies every package and file that the installation needs."""
-    copied = {name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()}
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
-    packages = [pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]]
-
-    assert f"FROM prefecthq/prefect:{version('prefect')}-" in text
-    assert copied == {*packages, "requirements.txt", "pyproject.toml", project["project"]["readme"]}
+    found = {f"{kind.model_config['env_prefix']}{name}".upper() for kind in REDIS for name in kind.model_fields}
+    return found | set(re.findall(r"PREFECT_[A-Z0-9_]+", json.dumps(schema)))
 
 
 @pytest.mark.parametrize("text", blocks("mermaid"))
@@ -184,16 +193,6 @@ def test_the_schedule_of_the_page_is_one_that_this_project_knows() -> None:
 def test_the_retirement_of_the_page_is_one() -> None:
     """A rotation takes it as it stands."""
     assert Retirement(**yaml.safe_load(block("how-to/restore-key.md", "yaml"))["retirement"])
-
-
-def test_the_chart_starts_a_worker_of_this_project() -> None:
-    """The pool is the project's own, and the settings are those of the worker in prefect.env."""
-    worker = yaml.safe_load(block("how-to/kubernetes.md", "yaml"))["worker"]
-
-    told = {each["name"]: each["value"] for each in worker["extraEnvVars"]}
-    assert (worker["config"]["workPool"], worker["config"]["type"]) == (POOL, WORKER_TYPE)
-    assert str(worker["config"]["queryInterval"]) == read_settings()["PREFECT_WORKER_QUERY_SECONDS"]
-    assert told.items() <= read_settings().items()
 
 
 def test_external_secrets_reads_what_the_policy_permits() -> None:

@@ -76,15 +76,19 @@ def test_every_state_and_finding_is_on_the_built_page() -> None:
     assert [finding for finding in Situation if f"\n| {finding.value} |" not in page] == []
 
 
-def test_every_setting_is_told_with_its_reason() -> None:
-    """The table has each setting of prefect.env, its value, and the comment above it."""
-    told = put_in("{{ settings }}")
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [("prefect.env", "On SQLite: without these three"), ("deploy/fleet.env", "Events pass through Redis")],
+)
+def test_every_setting_is_told_with_its_reason(file: str, reason: str) -> None:
+    """The table has each setting of the file, its value, and the comment above it."""
+    told = put_in(f"{{{{ settings {file} }}}}")
 
     rows = [row for row in told.splitlines() if row.startswith("| `")]
     assert [tuple(cell.strip("`") for cell in CELLS.split(row.strip("| "))[:2]) for row in rows] == list(
-        read_settings().items()
+        read_settings(CHECKOUT / file).items()
     )
-    assert "On SQLite: without these three" in told
+    assert reason in told
 
 
 def test_every_command_is_told() -> None:

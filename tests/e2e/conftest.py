@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 from prefect.blocks.system import Secret
+from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from pydantic import SecretStr
 from starlette.applications import Starlette
@@ -20,6 +22,8 @@ import blocks
 from blocks.vault.auth import TokenAuth
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
+from sandbox.postgres import PROGRAMS as POSTGRESQL
+from sandbox.redis import PROGRAM as REDIS
 from sandbox.server import running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
@@ -33,10 +37,19 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 with_processes = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-processes")]
 with_pages = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-pages")]
 with_kills = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-kills")]
+needs_postgresql = pytest.mark.skipif(
+    not (POSTGRESQL or os.environ.get("REQUIRE_FLEET")),
+    reason="PostgreSQL is not installed: apt-get install postgresql",
+)
+needs_redis = pytest.mark.skipif(
+    not (REDIS or os.environ.get("REQUIRE_FLEET")), reason="Redis is not installed: apt-get install redis-server"
+)
+on_postgresql = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-postgresql"), needs_postgresql]
 apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart")]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
 # Many servers and workers share two cores here: a worker that has nothing to do should not keep them busy.
 UNHURRIED = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+LEFT_WITHIN_SECONDS = 5
 numbers = itertools.count(1)
 
 
@@ -112,12 +125,23 @@ class World:
 def stack(migrated: Callable[[Stack], Stack]) -> Iterator[Stack]:
     """A Prefect server that persists results and logs at DEBUG, as the least careful one would."""
     with migrated(Stack(PERSISTENT | UNHURRIED)) as stack:
-        with stack.as_client():
-            asyncio.run(prepare(SecretStr(DEFAULT_MANAGEMENT_KEY)))
-        yield stack
-        with stack.as_client():
-            # What is left would be sent at exit, again and again, to a server that is gone.
-            APILogWorker.drain_all(timeout=5)
+        yield from in_use(stack)
+
+
+def in_use(stack: Stack) -> Iterator[Stack]:
+    """Prepare a server for the tests that share it, and leave it at the end."""
+    with stack.as_client():
+        asyncio.run(prepare(SecretStr(DEFAULT_MANAGEMENT_KEY)))
+    yield stack
+    with stack.as_client():
+        # What is left would be sent at exit, again and again, to a server that is gone.
+        leave_server()
+
+
+def leave_server() -> None:
+    """Send what this process still has to send in the background; what comes next may go to another server."""
+    APILogWorker.drain_all(timeout=LEFT_WITHIN_SECONDS)
+    EventsWorker.drain_all(timeout=LEFT_WITHIN_SECONDS)
 
 
 @pytest.fixture

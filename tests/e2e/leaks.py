@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import sqlite3
+import subprocess
 
 from sandbox import infisical
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
+from sandbox.postgres import PROGRAMS
 from sandbox.stack import Stack
 from sandbox.vault_tokens import ROOT_TOKEN
 from tests.e2e.conftest import World
@@ -15,9 +17,17 @@ from tests.e2e.conftest import World
 def everything_stored(stack: Stack) -> bytes:
     """Every file of the server, the workers and the runs, and every row of the database."""
     files = b"\n".join(file.read_bytes() for file in stack.home.rglob("*") if file.is_file())
+    return files + rows_of(stack)
+
+
+def rows_of(stack: Stack) -> bytes:
+    """Every row of a server's database, as SQL."""
+    _, is_postgresql, address = stack.env.get("PREFECT_SERVER_DATABASE_CONNECTION_URL", "").partition("+asyncpg://")
+    if is_postgresql:
+        command = [f"{PROGRAMS}/pg_dump", f"postgresql://{address}"]
+        return subprocess.run(command, check=True, capture_output=True).stdout
     with sqlite3.connect(f"file:{stack.database}?mode=ro", uri=True) as database:
-        rows = "\n".join(database.iterdump()).encode()
-    return files + rows
+        return "\n".join(database.iterdump()).encode()
 
 
 def spellings(secret: str) -> list[bytes]:

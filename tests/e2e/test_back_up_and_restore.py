@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -21,16 +21,17 @@ import blocks
 from blocks.vault.auth import TokenAuth
 from flows import audit, retire, rotate
 from sandbox import openrouter, vault
+from sandbox.isolation import DIRECTORY
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
-from sandbox.postgres import PROGRAMS
 from sandbox.postgres import postgres as running_postgres
+from sandbox.postgres import settings_of
 from sandbox.server import running
 from sandbox.stack import Stack
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.model.rotation import KeySettings, Rotation
 from tests.by_hand import end_overlap, ledger_of
 from tests.docs import pages
-from tests.e2e.conftest import apart
+from tests.e2e.conftest import apart, needs_postgresql
 from tests.e2e.driver import deploy, deploy_retirements
 
 pytestmark = apart
@@ -205,18 +206,16 @@ async def everything_lost(place: Place) -> None:
 
 
 @pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The address of an empty PostgreSQL database."""
-    if PROGRAMS is None or shutil.which("pg_dump") is None:
-        pytest.skip("PostgreSQL is not installed")
-    with running_postgres(tmp_path) as address:
+    with TemporaryDirectory(dir=DIRECTORY) as folder, running_postgres(Path(folder)) as address:
         yield address
 
 
+@needs_postgresql
 async def test_postgresql_restored(postgres: str) -> None:
     """A dump is restored over the database while the server is stopped."""
-    settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{postgres}"}
-    with Stack(settings) as stack, placed(stack) as place:
+    with Stack(settings_of(postgres)) as stack, placed(stack) as place:
         env = {"DATABASE": f"postgresql://{postgres}"}
 
         def restore() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import shutil
@@ -40,6 +41,7 @@ from tests.by_hand import delete_ledger, ledger_of, ledger_value
 from tests.docs import pages
 from tests.docs.worker import at_work
 from tests.e2e.conftest import World, numbers, with_pages
+from tests.e2e.driver import deploy
 
 EVERY_MONTH = RRuleSchedule(rrule="DTSTART:20261201T033000\nRRULE:FREQ=DAILY;INTERVAL=30", timezone="Europe/Berlin")
 REGION = "eu-central-1"
@@ -220,6 +222,32 @@ async def test_adding_a_rotation(world: World, tmp_path: Path) -> None:
 
     async with get_client() as client:
         assert await client.read_deployment_by_name("retire/retire")
+
+
+async def test_what_an_upgrade_makes_again(world: World, tmp_path: Path) -> None:
+    """Blocks, deployments and automations are made as how-to/upgrade.md says, whether they exist or not."""
+    shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
+    shutil.copytree(CHECKOUT / "automations", tmp_path / "automations")
+
+    follow("how-to/upgrade.md", world, tmp_path)
+
+    async with get_client() as client:
+        assert await client.read_deployment_by_name("retire/retire")
+
+
+async def test_monitoring(world: World, tmp_path: Path) -> None:
+    """The file has the fields that how-to/monitor.md names, for a rotation that has a key."""
+    rotation = world.rotation()
+    await deploy(await world.prepare(rotation))
+    await rotated(world, rotation)
+
+    follow("how-to/monitor.md", world, tmp_path)
+
+    [mine] = [
+        each for each in json.loads((tmp_path / "rotations.json").read_text()) if each["rotation"] == rotation.name
+    ]
+    assert {"health", "needs", "current", "superseded", "next_run", "last_run"} <= set(mine)
+    assert mine["current"]["since"]
 
 
 async def test_infisical(world: World, tmp_path: Path) -> None:

@@ -76,20 +76,12 @@ class Environment:
         self.elsewhere = home / "elsewhere"
         self.elsewhere.mkdir()
         for requirement in pinned():
-            self._link(requirement)
+            link(requirement, self.packages)
         self._pip("install", "--quiet", "--no-deps", "--no-index", str(wheel))
         self._pip("check")
 
     def _pip(self, *args: str) -> None:
         run(sys.executable, "-m", "pip", "--python", self.python, *args, cwd=self.elsewhere, env={})
-
-    def _link(self, requirement: Requirement) -> None:
-        found = distribution(requirement.name)
-        assert found.version in requirement.specifier, f"{requirement}: the tests run with {found.version}"
-        for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
-            link = self.packages / top
-            if not link.exists():
-                link.symlink_to(Path(str(found.locate_file(top))))
 
     def env(self, stack: Stack) -> dict[str, str]:
         """Return the environment variables of what runs here with a server; the checkout is not on the path."""
@@ -113,9 +105,19 @@ class Environment:
         return Process(command, self.env(stack), self.home / "worker.log")
 
 
-def pinned() -> Iterator[Requirement]:
+def pinned(requirements: Path = REQUIREMENTS) -> Iterator[Requirement]:
     """Yield the pinned requirements of this Python and platform."""
-    for line in re.findall(r"^[^\s#].*?(?= \\$)", REQUIREMENTS.read_text(), re.MULTILINE):
+    for line in re.findall(r"^[^\s#].*?(?= \\$)", requirements.read_text(), re.MULTILINE):
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate():
             yield requirement
+
+
+def link(requirement: Requirement, packages: Path) -> None:
+    """Link a pinned package of the environment of the tests into a folder of packages."""
+    found = distribution(requirement.name)
+    assert found.version in requirement.specifier, f"{requirement}: the tests run with {found.version}"
+    for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
+        to = packages / top
+        if not to.exists():
+            to.symlink_to(Path(str(found.locate_file(top))))

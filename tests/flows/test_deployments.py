@@ -26,6 +26,7 @@ def timetable(schedule: dict[str, Any]) -> str:
     return str(read_timetable(ClientRRuleSchedule(rrule=schedule["rrule"], timezone=schedule["timezone"])))
 
 
+SETTINGS = ["prefect.env", "deploy/fleet.env"]
 DEPLOYMENTS = {d["name"]: d for d in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]}
 
 
@@ -72,14 +73,15 @@ async def test_the_example_rotates_at_the_same_local_time_all_year() -> None:
     assert {(after.date() - before.date()).days for before, after in pairwise(dates)} == {30}
 
 
-def test_settings_are_documented() -> None:
-    """Every setting of prefect.env has a comment above it."""
-    lines = (CHECKOUT / "prefect.env").read_text().splitlines()
+@pytest.mark.parametrize("file", SETTINGS)
+def test_settings_are_documented(file: str) -> None:
+    """Every setting has a comment above it."""
+    lines = (CHECKOUT / file).read_text().splitlines()
     explained = [
         lines[n - 1].startswith("#") or "=" in lines[n - 1] for n, line in enumerate(lines) if "=" in line[:80]
     ]
 
-    assert read_settings()
+    assert read_settings(CHECKOUT / file)
     assert all(explained)
 
 

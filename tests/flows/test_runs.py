@@ -56,7 +56,8 @@ FLOWS: dict[str, Callable[[], Awaitable[State[None]]]] = {
 async def test_an_order_that_a_later_one_may_contradict_is_not_tried_again(name: str, ends_as: str) -> None:
     """A removal that comes late would take away a rotation that was added again since, and end its key."""
     away, following = UnavailableError("It answered 503."), Next(1, NOW)
-    fields: Any = {"flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4()), "flow": None}
+    flow = next(each for each in (add_rotation, remove_rotation, apply_settings) if each.name == name)
+    fields: Any = {"flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4()), "flow": flow}
     with (
         FlowRunContext.model_construct(**fields),
         mock.patch("flows.add_rotation.block_name", side_effect=away),

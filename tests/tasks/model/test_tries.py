@@ -146,10 +146,10 @@ def test_a_service_that_asks_for_longer_gets_it() -> None:
     assert asked_to_wait(ConfigurationError("wrong")) == timedelta(0)
 
 
-def following(*coming: Coming, number: int = 0) -> Next:
-    """What follows a failure."""
+def following(*coming: Coming, number: int = 0, crashed: bool = False) -> Next:
+    """What follows a failure, or a crash."""
     failed = Try(number, RUN_ID, NOW)
-    return next_try("checkout", failed, coming, NOW, emergency=False, asked=timedelta(0))
+    return next_try("checkout", failed, coming, NOW, emergency=False, asked=timedelta(0), crashed=crashed)
 
 
 def test_the_first_failure_is_followed_by_the_first_try() -> None:
@@ -158,6 +158,12 @@ def test_the_first_failure_is_followed_by_the_first_try() -> None:
 
     assert (first.number, first.run, first.needs_person) == (1, None, False)
     assert 5 * MINUTE <= first.at - NOW < 8 * MINUTE
+
+
+def test_after_a_crash_the_first_try_does_not_wait_and_the_others_do() -> None:
+    """No service was the cause; but a run that kills its process again and again is not run without a pause."""
+    assert following(crashed=True).at == NOW
+    assert following(crashed=True, number=1) == following(number=1)
 
 
 def test_a_failed_run_has_one_try_at_a_time() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 from unittest import mock
+from uuid import uuid4
 
 import httpx
 import pytest
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import VariableCreate
+from prefect.client.schemas.objects import Variable
 from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from starlette.responses import Response
@@ -17,7 +21,8 @@ from blocks.errors import PlaceLostError, ServiceError
 from sandbox.server import running
 from tasks.model.ledger import Ledger
 from tasks.world import gate, ledgers
-from tasks.world.open_ledger import Term, prune
+from tasks.world.ledgers import term_variable
+from tasks.world.open_ledger import OpenLedger, Term, prune
 from tests.memory import Memory
 
 
@@ -97,6 +102,39 @@ async def test_a_ledger_that_appears_in_between_costs_the_run_its_place() -> Non
         pytest.raises(PlaceLostError),
     ):
         await ledgers.VariableStore("checkout").create(Term(1, {}))
+
+
+async def test_a_write_that_was_given_up_and_took_effect_costs_no_place() -> None:
+    """The attempt that made the term goes on with the next one: nobody else has taken over."""
+    stored: dict[str, Variable] = {}
+
+    async def create(wanted: VariableCreate) -> None:
+        if wanted.name in stored:
+            raise ObjectAlreadyExists(Exception())
+        stored[wanted.name] = Variable(name=wanted.name, value=wanted.value)
+        if len(stored) == 1:
+            raise httpx.ReadTimeout("it took too long")
+
+    async def read(name: str) -> Variable:
+        if len(stored) == 1 and not given_up:
+            raise httpx.ReadTimeout("it took too long")
+        return stored[name]
+
+    given_up: list[str] = []
+    client = mock.AsyncMock()
+    client.create_variable.side_effect, client.read_variable_by_name.side_effect = create, read
+    store = ledgers.VariableStore("checkout")
+    ledger = OpenLedger("checkout", store, uuid4())
+    with mock.patch.object(gate, "get_or_create_client", return_value=(client, False)):
+        with pytest.raises(ServiceError):
+            await ledger.record(Ledger())
+        given_up.append("the first write")
+
+        await ledger.record(Ledger(installation="abcdefg"))
+
+    assert [name[-1] for name in stored] == ["1", "2"]
+    second: Any = stored[term_variable("checkout", 2)].value
+    assert second["installation"] == "abcdefg"
 
 
 @pytest.mark.parametrize("removed", [False, True])

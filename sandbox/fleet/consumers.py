@@ -1,0 +1,78 @@
+"""Applications that use the keys of some rotations all the time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import httpx
+
+REQUESTS_PER_SECOND = 50.0
+"""How many requests all consumers send together."""
+CACHE_SECONDS = 3.0
+"""How long a consumer uses a key before it reads its destination again."""
+READ_WITHIN_SECONDS = 10.0
+"""How long a consumer waits for its destination; it goes on with the key that it has."""
+BODY = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@dataclass
+class Consumers:
+    """Applications, each with the key of one destination.
+
+    Args:
+        base_url: The base URL of OpenRouter's API.
+        read: Reads a destination.
+    """
+
+    base_url: str
+    read: Callable[[str], Awaitable[str]]
+    answers: Counter[int] = field(default_factory=Counter)
+    failed: list[str] = field(default_factory=list)
+    """What failed, for a person: the destination, the status, and how long ago it was read."""
+    _held: dict[str, _Held] = field(default_factory=dict)
+
+    async def begin(self, destinations: list[str]) -> None:
+        """Read the destinations, as applications do when they start."""
+        self._held = {each: _Held(await self.read(each), time.monotonic()) for each in destinations}
+
+    async def work(self) -> None:
+        """Send requests until this is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for destination, held in self._held.items():
+                group.create_task(self._work(destination, held, REQUESTS_PER_SECOND / len(self._held)))
+
+    async def _work(self, destination: str, held: _Held, per_second: float) -> None:
+        reading = asyncio.create_task(self._keep_fresh(destination, held))
+        try:
+            # The stand-in closes idle connections, and a request that meets that tells nothing about its key.
+            async with httpx.AsyncClient(timeout=10, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+                while True:
+                    begun = time.monotonic()
+                    headers = {"Authorization": f"Bearer {held.key}"}
+                    answer = await client.post(f"{self.base_url}/chat/completions", json=BODY, headers=headers)
+                    self.answers[answer.status_code] += 1
+                    if not answer.is_success:
+                        age = begun - held.read_at
+                        self.failed.append(f"{destination}: {answer.status_code}, with a key read {age:.0f} s ago")
+                    await asyncio.sleep(max(0.0, begun + 1 / per_second - time.monotonic()))
+        finally:
+            reading.cancel()
+
+    async def _keep_fresh(self, destination: str, held: _Held) -> None:
+        while True:
+            await asyncio.sleep(CACHE_SECONDS)
+            try:
+                async with asyncio.timeout(READ_WITHIN_SECONDS):
+                    held.key, held.read_at = await self.read(destination), time.monotonic()
+            except Exception:  # noqa: BLE001, S112 - an application goes on with the key that it has
+                continue
+
+
+@dataclass
+class _Held:
+    key: str
+    read_at: float

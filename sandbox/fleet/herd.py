@@ -1,0 +1,187 @@
+"""Many rotations that are due at once, and what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import get_client
+from prefect.blocks.system import Secret
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Scheduled
+
+import blocks
+from blocks.vault.auth import TokenAuth
+from flows.deployments import save_deployment
+from sandbox.setup import CONNECTION, PLACEHOLDER
+from sandbox.vault_tokens import ROOT_TOKEN
+from tasks.model.rotation import KeySettings, Rotation
+from tasks.model.tries import RUN
+from tasks.world.destinations import open_destination
+
+OVERLAP = timedelta(seconds=90)
+"""How long a superseded key stays valid: longer than a consumer may be unable to read the next one."""
+AT_ONCE = 8
+"""How many calls prepare the rotations at a time."""
+PAGE = 200
+POLL_SECONDS = 2.0
+SETTLED_WITHIN_SECONDS = 1800.0
+
+
+@dataclass
+class Outcome:
+    """What became of a herd.
+
+    Args:
+        due: When it was due, UTC.
+        run_ids: Its flow runs.
+        runs: All runs of rotations since then, tries included.
+        is_settled: Whether every rotation of it was finished in time, by its run or by a try of that.
+    """
+
+    due: datetime
+    run_ids: set[UUID]
+    runs: list[FlowRun] = field(default_factory=list)
+    is_settled: bool = False
+
+    @property
+    def own(self) -> list[FlowRun]:
+        """The runs that were started, without the tries."""
+        return [run for run in self.runs if run.id in self.run_ids]
+
+    @property
+    def finished(self) -> dict[UUID, datetime]:
+        """When each rotation was finished, by the run that was to do it."""
+        completed = [run for run in self.runs if run.state and run.state.is_completed() and run.end_time]
+        ends: dict[UUID, datetime] = {}
+        for run in sorted(completed, key=lambda run: run.end_time or self.due, reverse=True):
+            ends[_finishes(run)] = run.end_time or self.due
+        return {run_id: at for run_id, at in ends.items() if run_id in self.run_ids}
+
+    @property
+    def tries(self) -> Counter[UUID]:
+        """How many tries each run had."""
+        return Counter(_finishes(run) for run in self.runs if run.id not in self.run_ids)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took until the last rotation was finished."""
+        return (max(self.finished.values(), default=self.due) - self.due).total_seconds()
+
+
+def _finishes(run: FlowRun) -> UUID:
+    return UUID(str(run.labels.get(RUN, run.id)))
+
+
+class Herd:
+    """Rotations, each with a deployment of its own.
+
+    Args:
+        number: How many.
+        consumed: How many of them, the first ones, have a consumer; every second one of those keeps its key in Vault.
+        vault_url: Where Vault is.
+    """
+
+    def __init__(self, number: int, consumed: int, vault_url: str) -> None:
+        self._vault_url = vault_url
+        self._deployments: dict[str, UUID] = {}
+        slugs = ["vault-secret" if each < consumed and each % 2 else "secret" for each in range(number)]
+        self.rotations = [
+            Rotation(
+                name=f"fleet-{each}",
+                connection=CONNECTION,
+                key=KeySettings(name="fleet", limit_usd=50, limit_reset="monthly"),
+                destinations=[f"{slug}/fleet-{each}"],
+                overlap=OVERLAP,
+            )
+            for each, slug in enumerate(slugs)
+        ]
+        self.consumed = [rotation.destinations[0] for rotation in self.rotations[:consumed]]
+
+    async def prepare(self) -> None:
+        """Create destinations and deployments."""
+        at_once = asyncio.Semaphore(AT_ONCE)
+
+        async def one(rotation: Rotation) -> None:
+            async with at_once:
+                await self._make_destination(rotation)
+                self._deployments[rotation.name] = (await save_deployment(None, rotation, None, active=False)).id
+
+        await asyncio.gather(*map(one, self.rotations))
+
+    async def _make_destination(self, rotation: Rotation) -> None:
+        slug, _, name = rotation.destinations[0].partition("/")
+        if slug == "secret":
+            await Secret(value=PLACEHOLDER).asave(name)
+            return
+        login = blocks.VaultCredentials(url=self._vault_url, auth=TokenAuth(token=ROOT_TOKEN))
+        await blocks.VaultSecret(credentials=login, path=name).asave(name)
+
+    async def start(self, over: float) -> Outcome:
+        """Schedule a run of each rotation.
+
+        Args:
+            over: Over how many seconds they are due; 0 for all at once.
+        """
+        due = datetime.now(UTC) + timedelta(seconds=5 + 0.1 * len(self.rotations))
+        at_once = asyncio.Semaphore(AT_ONCE)
+
+        async def one(number: int, deployment_id: UUID) -> UUID:
+            at = due + timedelta(seconds=over * number / len(self.rotations))
+            state: Any = Scheduled(scheduled_time=at)
+            async with at_once, get_client() as client:
+                return (await client.create_flow_run_from_deployment(deployment_id, state=state)).id
+
+        ids = await asyncio.gather(*[one(*each) for each in enumerate(self._deployments.values())])
+        await asyncio.sleep(max(0.0, (due - datetime.now(UTC)).total_seconds()))
+        return Outcome(due, set(ids))
+
+    async def settle(self, outcome: Outcome) -> None:
+        """Wait until every rotation of a herd is finished, or the time for that is over."""
+        deadline = time.monotonic() + SETTLED_WITHIN_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                outcome.runs = await _runs_since(outcome.due)
+            except (httpx.HTTPError, PrefectHTTPStatusError):
+                continue  # the servers are down, which is part of the trial
+            outcome.is_settled = set(outcome.finished) == outcome.run_ids
+            if outcome.is_settled:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def _runs_since(due: datetime) -> list[FlowRun]:
+    runs: list[FlowRun] = []
+    since = FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(after_=due))
+    of_rotate = FlowFilter(name=FlowFilterName(any_=["rotate"]))
+    async with get_client() as client:
+        while page := await client.read_flow_runs(
+            flow_filter=of_rotate, flow_run_filter=since, limit=PAGE, offset=len(runs)
+        ):
+            runs += page
+            if len(page) < PAGE:
+                break
+    return runs
+
+
+async def read_key(destination: str) -> str:
+    """Read a destination as an application does."""
+    opened = await open_destination(destination)
+    try:
+        held = (await opened.read_content()).value
+    finally:
+        await opened.aclose()
+    return held.get_secret_value() if held else ""

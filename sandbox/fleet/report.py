@@ -1,0 +1,170 @@
+"""What a trial of a fleet has shown: what was lost, and what healed by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from prefect import get_client
+from rich.console import Console
+from rich.table import Table
+
+from sandbox.fleet.consumers import Consumers
+from sandbox.fleet.herd import Herd, Outcome, read_key
+from sandbox.openrouter_account import OpenRouterSandbox
+from tasks.model.events import Event
+from tasks.world.ledgers import read_ledger
+
+MOST_TRIES = 1
+"""How many tries a rotation may need."""
+STORED_WITHIN_SECONDS = 30.0
+"""How long the last events may take into the database."""
+PAGE = 50
+SHOWN = 10
+"""How many lines of what was lost are printed."""
+
+
+@dataclass
+class Report:
+    """What a trial has shown."""
+
+    herd: Herd
+    calm: Outcome
+    disturbed: Outcome
+    consumers: Consumers
+    account: OpenRouterSandbox
+    wrong: list[str] = field(default_factory=list)
+    """Rotations of which ledger, destination and OpenRouter do not agree on one key."""
+    orphans: set[str] = field(default_factory=set)
+    current: dict[str, str] = field(default_factory=dict)
+    """The rotation of each current key, by hash."""
+    stored: Counter[str] = field(default_factory=Counter)
+    """How many events of each name the database has."""
+    fired: Counter[str] = field(default_factory=Counter)
+    """How often the automation for a completed rotation has fired, by the key's hash."""
+    told: Counter[str] = field(default_factory=Counter)
+    started_again: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def failed_runs(self) -> list[str]:
+        """The runs that did not complete at once, with the state in which they ended."""
+        outcomes = (self.calm, self.disturbed)
+        states = [run.state_name for outcome in outcomes for run in outcome.own if run.state_name != "Completed"]
+        return [str(name) for name in states]
+
+    @property
+    def needless_keys(self) -> int:
+        """How many keys were made beyond one for each rotation."""
+        return len(self.account.created) - len(self.calm.run_ids) - len(self.disturbed.run_ids)
+
+    @property
+    def unretired(self) -> int:
+        """How many keys live beside one for each rotation."""
+        return len(self.account.live_keys()) - len(self.herd.rotations)
+
+    @property
+    def not_fired(self) -> list[str]:
+        """The rotations for whose current key the automation did not fire."""
+        return [f"{name}: its automation did not fire" for key, name in self.current.items() if not self.fired[key]]
+
+    @property
+    def fired_again(self) -> int:
+        """How often the automation has fired for the same key again.
+
+        Prefect acts before it notes that it has: services that are killed in between act once more.
+        """
+        return sum(times - 1 for times in self.fired.values() if times > 1)
+
+    @property
+    def events_lost(self) -> dict[str, int]:
+        """How many events the database lacks, by name."""
+        due = len(self.calm.run_ids) + len(self.disturbed.run_ids)
+        expected = {
+            Event.KEY_CREATED: len(self.account.created),
+            Event.ROTATION_COMPLETED: due,
+            Event.KEY_REVOKED: len(self.account.deleted),
+        }
+        return {name: lost for name, many in expected.items() if (lost := many - self.stored[name]) > 0}
+
+
+async def look(
+    herd: Herd, calm: Outcome, disturbed: Outcome, consumers: Consumers, account: OpenRouterSandbox
+) -> Report:
+    """Compare what there is with what there should be, once all is done."""
+    report, explained = Report(herd, calm, disturbed, consumers, account), set[str]()
+    for rotation in herd.rotations:
+        ledger = await read_ledger(rotation.name)
+        explained |= ledger.hashes()
+        held = account.by_secret.get(key := await read_key(rotation.destinations[0]))
+        if ledger.current is None or held is None or not account.is_live(key) or ledger.current.hash != held.hash:
+            report.wrong.append(f"{rotation.name}: ledger, destination and OpenRouter disagree")
+        else:
+            report.current[held.hash] = rotation.name
+    report.orphans = {key.hash for key in account.live_keys()} - explained
+    deadline = time.monotonic() + STORED_WITHIN_SECONDS
+    while True:
+        report.stored = await _stored_events()
+        if not report.events_lost or time.monotonic() > deadline:
+            return report
+        await asyncio.sleep(1)
+
+
+async def _stored_events() -> Counter[str]:
+    wanted = {
+        "occurred": {"since": (datetime.now(UTC) - timedelta(days=1)).isoformat()},
+        "event": {"prefix": ["key-rotation."]},
+    }
+    async with get_client() as client:
+        answer = await client.request(
+            "POST", "/events/count-by/{countable}", path_params={"countable": "event"}, json={"filter": wanted}
+        )
+    return Counter({entry["value"]: entry["count"] for entry in answer.json()})
+
+
+def show(report: Report, seconds: float, console: Console) -> bool:
+    """Print the table, and return whether nothing was lost."""
+    calm, disturbed, sent = report.calm, report.disturbed, sum(report.consumers.answers.values())
+    most_tries = max(disturbed.tries.values(), default=0)
+    failed = len(report.consumers.failed)
+    by_themselves = report.started_again.total()
+    due = f"{len(disturbed.run_ids)}"
+    rows = [
+        ("rotations finished, undisturbed", str(len(calm.finished)), due, calm.is_settled),
+        ("rotations finished, with kills", str(len(disturbed.finished)), due, disturbed.is_settled),
+        ("seconds, undisturbed and with kills", f"{calm.seconds:.0f}, {disturbed.seconds:.0f}", "", True),
+        ("rotations a minute", f"{_rate(calm)}, {_rate(disturbed)}", "", True),
+        ("runs that failed and healed by themselves", _counted(report.failed_runs), "", True),
+        ("most tries of one rotation", str(most_tries), f"at most {MOST_TRIES}", most_tries <= MOST_TRIES),
+        ("requests sent by consumers", str(sent), "more than 0", sent > 0),
+        ("requests failed", str(failed), "0", failed == 0),
+        ("keys live", str(len(report.account.live_keys())), due, report.unretired == 0),
+        ("orphans", str(len(report.orphans)), "0", not report.orphans),
+        ("rotations without one live key", str(len(report.wrong)), "0", not report.wrong),
+        ("keys made more than once", str(report.needless_keys), "", True),
+        ("retirements lost", str(report.unretired), "0", report.unretired == 0),
+        ("automations that did not fire", str(len(report.not_fired)), "0", not report.not_fired),
+        ("automations that fired twice", str(report.fired_again), "", True),
+        ("events lost", str(sum(report.events_lost.values())), "", True),
+        ("parts started again", str(by_themselves), "", True),
+        ("seconds in all", f"{seconds:.0f}", "", True),
+    ]
+    table = Table("what", "number", "aim", "met", title="A fleet under faults")
+    for what, found, aim, met in rows:
+        table.add_row(what, found, aim, ("[green]yes[/]" if met else "[red]no[/]") if aim else "")
+    console.print(table)
+    lost = [f"events {name}: {number}" for name, number in report.events_lost.items()]
+    for line in [*report.consumers.failed[:SHOWN], *report.wrong[:SHOWN], *report.not_fired[:SHOWN], *lost]:
+        console.print(f"  {line}", highlight=False)
+    return all(met for *_, met in rows)
+
+
+def _rate(outcome: Outcome) -> str:
+    return f"{60 * len(outcome.finished) / outcome.seconds:.0f}" if outcome.seconds else "0"
+
+
+def _counted(names: list[str]) -> str:
+    said = ", ".join(f"{number} {name}" for name, number in Counter(names).items())
+    return f"{len(names)} ({said})" if names else "0"

@@ -1,0 +1,269 @@
+"""The services of deploy/compose.yaml as processes of this machine, in its order and with its settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
+    temporary_settings,
+)
+
+from sandbox import watchdog
+from sandbox.isolation import DIRECTORY
+from sandbox.postgres import PROGRAMS
+from sandbox.stack import CHECKOUT, START_TIMEOUT_SECONDS, Process, free_port, read_settings
+from tests.deploy.image import Image
+
+COMPOSE = CHECKOUT / "deploy" / "compose.yaml"
+HOST = "localhost"
+PORTS = {"postgres": [5432], "redis": [6379], "server-1": [4200], "server-2": [4200], "proxy": [8443, 8080]}
+"""The ports on which the services listen, as their programs or their commands say."""
+HEALTH = 8080
+"""The port on which a worker tells its health."""
+PATHS = ("/tmp", "/data", "/home/prefect", "/etc")  # noqa: S108 - in a container
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - the containers listen so; nothing here does
+INHERITED = {watchdog.MARK}
+
+
+class Machine:
+    """What stands for the host with its containers.
+
+    A path in a container is a folder of that service here; a service's name and port are a port on loopback. Nothing
+    else of a command, setting or file is changed.
+
+    Args:
+        folder: Where everything is kept; other users can enter it.
+        image: The project's image.
+    """
+
+    def __init__(self, folder: Path, image: Image) -> None:
+        watchdog.start(DIRECTORY)
+        self.folder = folder
+        self.image = image
+        self.ports = {(name, port): free_port() for name, ports in PORTS.items() for port in ports}
+        self.processes: dict[str, list[Process]] = {}
+
+    @cached_property
+    def compose(self) -> dict[str, Any]:
+        """The file, with the one variable that its user sets."""
+        text, count = re.subn(r"\$\{KEY_ROTATION_HOST:\?[^}]+\}", HOST, COMPOSE.read_text())
+        assert count
+        assert "${" not in text
+        return dict(yaml.safe_load(text))
+
+    @property
+    def services(self) -> dict[str, Any]:
+        """The services, by name."""
+        return dict(self.compose["services"])
+
+    @property
+    def checked(self) -> list[str]:
+        """The services whose health is checked: by their own command, or by that of the image."""
+        said = {name: each.get("healthcheck", {}) for name, each in self.services.items()}
+        return [name for name, how in said.items() if "test" in how or ("build" in self.services[name] and not how)]
+
+    @property
+    def url(self) -> str:
+        """The address that people use."""
+        return f"https://{HOST}:{self.ports['proxy', 8443]}"
+
+    @property
+    def secrets(self) -> Path:
+        """Where the files with the secrets are, as the page makes them."""
+        return self.folder / "deploy" / "secrets"
+
+    @property
+    def authority(self) -> str:
+        """The file with the certificate, which its clients trust."""
+        return str(self.secrets / "tls-certificate.pem")
+
+    @property
+    def operator(self) -> tuple[str, str]:
+        """The user and the password that every call needs."""
+        user, password = read_settings(self.secrets / "worker.env")["PREFECT_API_AUTH_STRING"].split(":")
+        return user, password
+
+    @property
+    def redis_password(self) -> str:
+        """The password of Redis."""
+        return (self.secrets / "redis.conf").read_text().split()[1]
+
+    def address(self, server: str) -> str:
+        """The address of one server, past the proxy."""
+        return f"http://127.0.0.1:{self.ports[server, 4200]}"
+
+    def http(self, auth: tuple[str, str] | None = None) -> httpx.Client:
+        """A client of the proxy, with a password or without."""
+        trust = ssl.create_default_context(cafile=self.authority)
+        return httpx.Client(base_url=self.url, auth=auth, verify=trust, timeout=120)
+
+    @contextmanager
+    def as_client(self) -> Iterator[None]:
+        """Point Prefect's client in this process to the proxy, as somebody with the password."""
+        with temporary_settings(
+            {
+                PREFECT_API_URL: f"{self.url}/api",
+                PREFECT_API_AUTH_STRING: ":".join(self.operator),
+                PREFECT_API_SSL_CERT_FILE: self.authority,
+                PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: False,
+            }
+        ):
+            yield
+
+    @staticmethod
+    def setting(told: dict[str, Any], name: str) -> Any:
+        """Return a setting, such as `docket_url`, out of the groups in which a server tells its settings."""
+        if name in told:
+            return told[name]
+        [group] = [group for group in told if name.startswith(f"{group}_")]
+        return Machine.setting(told[group], name.removeprefix(f"{group}_"))
+
+    def here(self, text: str, name: str, *, health: int = 0) -> str:
+        """Return a text of a container's command, setting or file as it is on this machine.
+
+        Args:
+            text: The text.
+            name: The service.
+            health: The port on which its worker tells its health, if it is one.
+        """
+        own = {port: at for (service, port), at in self.ports.items() if service == name}
+        own |= {HEALTH: health} if health else {}
+        places = {
+            "/run/secrets": self.secrets,
+            **{path: self.folder / name / path[1:] for path in PATHS},
+            **{f"{service}:{port}": f"127.0.0.1:{at}" for (service, port), at in self.ports.items()},
+            **{f"127.0.0.1:{port}": f"127.0.0.1:{at}" for port, at in own.items()},
+            **{f"listen {port}": f"listen 127.0.0.1:{at}" for port, at in own.items()},
+            EVERYWHERE: "127.0.0.1",
+        }
+        if text.isdigit():
+            return str(own.get(int(text), text))
+        return re.sub("|".join(map(re.escape, places)), lambda found: str(places[found[0]]), text)
+
+    def env(self, name: str, *, health: int = 0) -> dict[str, str]:
+        """Return the environment of a service: its image's, its files' and its own, and nothing of this process's."""
+        service = self.services[name]
+        mine = {key: value for key, value in os.environ.items() if key in INHERITED}
+        if "build" not in service:
+            return {**mine, "PATH": f"{PROGRAMS}:{os.environ['PATH']}:/usr/sbin", "HOME": str(self.folder / name)}
+        files = [read_settings((COMPOSE.parent / file).resolve()) for file in service["env_file"]]
+        said: dict[str, str] = {}
+        for each in (self.image.env, *files, service["environment"]):
+            said |= {key: self.here(str(value), name) for key, value in each.items()}
+        ports = {"PREFECT_WORKER_WEBSERVER_PORT": str(health)} if health else {}
+        home = self.folder / name / "home" / "prefect"
+        return {**mine, **said, "PATH": self.image.path, "HOME": str(home), **ports}
+
+    def command(self, name: str, words: list[str], *, health: int = 0) -> list[str]:
+        """Return a command of a service as it is run here."""
+        program, *rest = (self.here(word, name, health=health) for word in words)
+        at = {
+            "redis-cli": ["-p", str(self.ports["redis", 6379])],
+            "pg_isready": ["-p", str(self.ports["postgres", 5432])],
+        }
+        if program == "redis-server":
+            rest += ["--bind", "127.0.0.1", "--port", str(self.ports["redis", 6379])]
+        user = self.services[name].get("user")
+        found = shutil.which(program, path=self.env(name)["PATH"])
+        assert found, f"{program} is not on the path of {name}"
+        return [*_as_user(user), found, *at.get(program, []), *rest]
+
+    def start(self, name: str) -> None:
+        """Start a service, each of its replicas."""
+        service = self.services[name]
+        for folder in ("tmp", "data", "home/prefect", "etc"):
+            where = self.folder / name / folder
+            where.mkdir(parents=True, exist_ok=True)
+            where.chmod(0o777)
+        for number in range(service.get("deploy", {}).get("replicas", 1)):
+            health = free_port() if name == "worker" else 0
+            self.ports[f"{name} {number}", HEALTH] = health
+            command = self.command(name, service["command"], health=health)
+            log = self.folder / f"{name}-{number}.log"
+            self.processes.setdefault(name, []).append(Process(command, self.env(name, health=health), log))
+
+    def is_ready(self, name: str, condition: str) -> bool:
+        """Whether a service is in a condition that another one waits for.
+
+        Args:
+            name: The service.
+            condition: The word of compose for it.
+
+        Raises:
+            AssertionError: It has ended, with its log.
+        """
+        ended = [process.popen.poll() for process in self.processes.get(name, [])]
+        if condition == "service_completed_successfully":
+            assert set(ended) <= {None, 0}, self.log(name)
+            return all(code == 0 for code in ended)
+        assert not any(code is not None for code in ended), self.log(name)
+        return condition == "service_started" or all(self.check(name, number) for number in range(len(ended) or 1))
+
+    def check(self, name: str, number: int = 0) -> bool:
+        """Run a service's own health check once."""
+        service = self.services[name]
+        test = service["healthcheck"]["test"] if "healthcheck" in service else ["CMD", *self.image.health]
+        kind, *words = test
+        assert kind == "CMD"
+        health = self.ports.get((f"{name} {number}", HEALTH), 0)
+        command = self.command(name, words, health=health)
+        return (
+            subprocess.run(command, env=self.env(name), capture_output=True, check=False, timeout=120).returncode == 0
+        )
+
+    def log(self, name: str) -> str:
+        """Return the end of what a service has printed."""
+        return "\n".join(f"{name}:\n{process.log.read_text()[-3000:]}" for process in self.processes.get(name, []))
+
+    def up(self) -> None:
+        """Start every service after those that it depends on, and wait until all of them are healthy."""
+        started = {"postgres"}
+        while waiting := {name: each for name, each in self.services.items() if name not in started}:
+            for name, service in waiting.items():
+                needs = service.get("depends_on", {})
+                needs = {key: {"condition": "service_started"} for key in needs} if isinstance(needs, list) else needs
+                if set(needs) <= started:
+                    for other, how in needs.items():
+                        self.wait(other, how["condition"])
+                    self.start(name)
+                    started.add(name)
+        for name in self.checked:
+            self.wait(name, "service_healthy")
+
+    def wait(self, name: str, condition: str) -> None:
+        """Wait until a service is in a condition."""
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while not self.is_ready(name, condition):
+            assert time.monotonic() < deadline, f"{name} is not {condition}\n{self.log(name)}"
+            time.sleep(0.2)
+
+    def down(self) -> None:
+        """Stop all services, the latest first."""
+        for processes in reversed(list(self.processes.values())):
+            for process in processes:
+                process.stop()
+        self.processes.clear()
+
+
+def _as_user(user: str | None) -> list[str]:
+    # Programs of this machine only: another user cannot read the interpreter of the tests.
+    if user is None or os.geteuid() != 0:
+        return []
+    uid, gid = user.split(":")
+    return ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]

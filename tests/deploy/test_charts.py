@@ -1,0 +1,173 @@
+"""The values of deploy/kubernetes: what Prefect's charts would start with them, beside the fleet.
+
+The charts are not here and are not rendered. What they add to the values, arguments and settings of their own, stands
+below as it does in their templates (prefect-server and prefect-worker, August 2026).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from sandbox.stack import CHECKOUT, POOL, WORKER_TYPE, read_settings
+from tests.deploy.beside import Beside
+from tests.deploy.machine import Machine
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("deploy")]
+SERVER, WORKER = (
+    yaml.safe_load((CHECKOUT / "deploy" / "kubernetes" / f"{name}-values.yaml").read_text())
+    for name in ("server", "worker")
+)
+FLEET = read_settings(CHECKOUT / "deploy" / "fleet.env")
+GLOBAL = {each["name"]: each["value"] for each in SERVER["global"]["prefect"]["env"]}
+OF_THE_CHART = {
+    "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
+    "PREFECT_MESSAGING_BROKER": "prefect_redis.messaging",
+    "PREFECT_MESSAGING_CACHE": "prefect_redis.messaging",
+    "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
+}
+"""What the chart sets itself where services are a deployment of their own."""
+ALIASES = {
+    "PREFECT_MESSAGING_BROKER": "PREFECT_SERVER_EVENTS_MESSAGING_BROKER",
+    "PREFECT_MESSAGING_CACHE": "PREFECT_SERVER_EVENTS_MESSAGING_CACHE",
+}
+"""Older names of settings, which the chart uses."""
+MIGRATION = 'set -eo pipefail\necho "Starting database migration..."\nprefect server database upgrade -y\n'
+
+
+def settings(machine: Machine, part: dict[str, Any], set_by_chart: dict[str, str]) -> dict[str, str]:
+    """The environment of a container: the config map and the secret, over which the chart's own settings win."""
+    files = {"prefect-env": CHECKOUT / "prefect.env", "prefect-server": machine.secrets / "server.env"}
+    files["prefect-worker"] = machine.secrets / "worker.env"
+    named = part.get("extraEnvVarsCMs") or [part["extraEnvVarsCM"]]
+    named += part.get("extraEnvVarsSecrets") or [part["extraEnvVarsSecret"]]
+    found: dict[str, str] = {}
+    for name in named:
+        found |= read_settings(files[name])
+    return found | set_by_chart
+
+
+def program(machine: Machine, part: dict[str, Any], *arguments: str) -> list[str]:
+    """The command of the values, with the chart's arguments after it."""
+    name, *words = part["command"]
+    return [str(machine.image.here(f"/opt/key-rotation/bin/{name}")), *words, *arguments]
+
+
+@pytest.fixture(scope="module")
+def charts(machine: Machine) -> Iterator[Beside]:
+    """The processes of the containers."""
+    beside = Beside(machine, "charts")
+    secret = read_settings(machine.secrets / "server.env")
+    database = SERVER["externalDatabase"]["connectionStringSecretKey"]
+    redis, docket = (
+        SERVER["backgroundServices"]["messaging"]["redis"],
+        SERVER["backgroundServices"]["messaging"]["docket"],
+    )
+    shared = {
+        **GLOBAL,
+        **OF_THE_CHART,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": secret[database],
+        "PREFECT_SERVER_DOCKET_URL": secret[docket["existingSecretKey"]],
+        "PREFECT_REDIS_MESSAGING_HOST": redis["host"],
+    }
+    of_server = {
+        "PREFECT_SERVER_API_HOST": "127.0.0.1",
+        "PREFECT_SERVER_API_PORT": str(beside.port),
+        "PREFECT_UI_API_URL": SERVER["server"]["uiConfig"]["prefectUiApiUrl"],
+        "PREFECT_UI_STATIC_DIRECTORY": str(machine.folder / "charts" / "ui_build"),
+    }
+    config = WORKER["worker"]["config"]
+    of_worker = {
+        **{each["name"]: each["value"] for each in WORKER["worker"]["extraEnvVars"]},
+        "PREFECT_WORKER_QUERY_SECONDS": str(config["queryInterval"]),
+        "PREFECT_API_ENABLE_HTTP2": str(config["http2"]).lower(),
+        "PREFECT_API_URL": f"{machine.url}/api",
+        "PREFECT_API_SSL_CERT_FILE": machine.authority,
+    }
+    worker = ["--type", config["type"], "--pool", config["workPool"], "--install-policy", config["installPolicy"]]
+    shell = [*SERVER["migrations"]["entrypoint"], MIGRATION]
+    try:
+        beside.start_all(
+            {
+                "migrate": (shell, {**GLOBAL, "PREFECT_SERVER_DATABASE_CONNECTION_URL": secret[database]}),
+                "server": (
+                    program(
+                        machine,
+                        SERVER["server"],
+                        "prefect",
+                        "server",
+                        "start",
+                        "--no-services",
+                        "--port",
+                        str(beside.port),
+                    ),
+                    settings(machine, SERVER["server"], shared | of_server),
+                ),
+                "services": (
+                    program(machine, SERVER["backgroundServices"], *SERVER["backgroundServices"]["args"]),
+                    settings(machine, SERVER["backgroundServices"], shared),
+                ),
+                "worker": (
+                    program(
+                        machine,
+                        WORKER["worker"],
+                        "prefect",
+                        "worker",
+                        "start",
+                        *worker,
+                        "--with-healthcheck",
+                        "--name",
+                        "pod",
+                    ),
+                    settings(machine, WORKER["worker"], of_worker),
+                ),
+            }
+        )
+        yield beside
+    finally:
+        beside.stop()
+
+
+def test_the_server_of_a_chart_answers(charts: Beside) -> None:
+    """It listens on the chart's port, and reaches the database of the secret."""
+    charts.wait("server", charts.answers)
+
+
+def test_the_services_of_a_chart_take_part(charts: Beside) -> None:
+    """They read events from the Redis of the secret; the host that the chart wants to be told does not count."""
+    charts.wait("services", charts.consumes)
+
+
+def test_the_worker_of_a_chart_asks_for_work(charts: Beside) -> None:
+    """It gets in with the password of its secret."""
+    charts.wait("worker", lambda: charts.polls("pod"))
+
+
+def test_every_setting_of_the_fleet_is_given_to_the_containers() -> None:
+    """Each one of fleet.env is set by the chart or the values: a client's for workers, the others for servers."""
+    given = {**OF_THE_CHART, **GLOBAL}
+    servers = {ALIASES.get(name, name): value for name, value in given.items()}
+    of_clients = {name: value for name, value in FLEET.items() if name.startswith("PREFECT_CLIENT_")}
+
+    assert of_clients.items() <= {each["name"]: each["value"] for each in WORKER["worker"]["extraEnvVars"]}.items()
+    assert (FLEET.items() - of_clients.items()) <= servers.items()
+
+
+def test_the_worker_is_one_of_this_project() -> None:
+    """The pool and the type are the project's own, and nothing is installed at its start."""
+    config = WORKER["worker"]["config"]
+
+    assert (config["workPool"], config["type"], config["installPolicy"]) == (POOL, WORKER_TYPE, "never")
+
+
+def test_each_host_is_one_address() -> None:
+    """The address of the dashboard is the same wherever it stands."""
+    host = SERVER["ingress"]["host"]["hostname"]
+
+    assert GLOBAL["PREFECT_UI_URL"] == WORKER["worker"]["extraEnvVars"][0]["value"] == f"https://{host}/v2"
+    assert SERVER["server"]["uiConfig"]["prefectUiApiUrl"] == f"https://{host}/api"
+    assert WORKER["worker"]["selfHostedServerApiConfig"]["apiUrl"] == f"https://{host}/api"

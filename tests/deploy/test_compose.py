@@ -1,0 +1,164 @@
+"""deploy/compose.yaml: everything that it names, started here, and rotations by its workers, through the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from itertools import count
+
+import httpx
+import pytest
+import websockets
+from prefect.blocks.system import Secret
+from prefect.events.clients import get_events_subscriber
+from prefect.events.filters import EventFilter, EventNameFilter
+from prefect.logging.clients import get_logs_subscriber
+from pydantic import SecretStr
+from redis import Redis
+from websockets.typing import Subprotocol
+
+from sandbox import openrouter
+from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
+from sandbox.server import running
+from sandbox.setup import CONNECTION, prepare
+from sandbox.stack import CHECKOUT, POOL, read_settings
+from tasks.model.events import Event
+from tasks.model.rotation import KeySettings, Rotation
+from tests.deploy.machine import Machine
+from tests.e2e.driver import deploy_to, ended, start
+from tests.e2e.processes import held_by
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("deploy")]
+FLEET = read_settings(CHECKOUT / "deploy" / "fleet.env")
+SECRETS = ("AUTH_STRING", "ENCRYPTION_KEY", "CONNECTION_URL", "MESSAGING_URL", "QUEUE_URL", "DOCKET_URL", "PASSWORD")
+"""The ends of the names of settings that hold a password or a key."""
+PREFECT = Subprotocol("prefect")
+numbers = count(1)
+
+
+@pytest.fixture
+async def account(machine: Machine) -> AsyncIterator[OpenRouterSandbox]:
+    """OpenRouter, connected by blocks that were saved through the proxy."""
+    account = OpenRouterSandbox()
+    with running(openrouter.create_app(account)) as url, machine.as_client():
+        await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), f"{url}/api/v1")
+        await deploy_to(POOL)
+        yield account
+
+
+def make_rotation() -> Rotation:
+    """A rotation of a name of its own, to a Prefect secret."""
+    name = f"fleet-{next(numbers)}"
+    return Rotation(
+        name=name,
+        connection=CONNECTION,
+        key=KeySettings(name="checkout service", limit_usd=50, limit_reset="monthly"),
+        destinations=[f"secret/{name}"],
+        overlap=timedelta(0),
+    )
+
+
+def test_everything_is_healthy(machine: Machine) -> None:
+    """Each health check of the file and of the image passes, of both servers and of each worker."""
+    assert machine.checked == ["postgres", "redis", "server-1", "server-2", "worker"]
+    assert [name for name in machine.checked if not machine.is_ready(name, "service_healthy")] == []
+    assert len(machine.processes["worker"]) == 2
+
+
+def test_only_the_proxy_is_published(machine: Machine) -> None:
+    """From outside of the host nothing else can be reached."""
+    assert {name: each["ports"] for name, each in machine.services.items() if "ports" in each} == {
+        "proxy": ["443:8443"]
+    }
+
+
+def test_secrets_come_from_files(machine: Machine) -> None:
+    """No setting holds a password or a key, and each file is mounted where it is declared."""
+    named = {name for each in machine.services.values() for name in each.get("environment", {})}
+    mounted = {secret for each in machine.services.values() for secret in each.get("secrets", [])}
+
+    assert {name for name in named | set(FLEET) if name.endswith(SECRETS)} == set()
+    assert mounted == set(machine.compose["secrets"])
+    assert {each["file"] for each in machine.compose["secrets"].values()} == {f"secrets/{name}" for name in mounted}
+
+
+def test_the_projects_containers_can_write_nowhere_but_to_memory(machine: Machine) -> None:
+    """They have no capability, no way to get one, and a root that cannot be written."""
+    ours = {name: each for name, each in machine.services.items() if name not in {"postgres", "redis"}}
+
+    assert [name for name, each in ours.items() if not each["read_only"] or each["cap_drop"] != ["ALL"]] == []
+    assert [name for name, each in ours.items() if each["security_opt"] != ["no-new-privileges:true"]] == []
+
+
+@pytest.mark.parametrize("path", ["/api/admin/settings", "/api/metrics", "/api/block_types/slug/secret"])
+@pytest.mark.parametrize("auth", [None, ("operator", "guess")], ids=["nobody", "wrong password"])
+def test_without_the_password_nothing_is_told(machine: Machine, path: str, auth: tuple[str, str] | None) -> None:
+    """Whoever reaches the proxy still needs the password, for metrics too."""
+    with machine.http(auth) as client:
+        assert client.get(path).status_code == 401
+
+
+def test_nothing_is_told_without_tls(machine: Machine) -> None:
+    """The published port speaks HTTPS only."""
+    answer = httpx.get(machine.url.replace("https:", "http:"))
+
+    assert (answer.status_code, "HTTPS port" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize("server", ["server-1", "server-2"])
+def test_each_server_runs_with_the_settings_of_the_fleet(machine: Machine, server: str) -> None:
+    """What fleet.env says is what the server says of itself; redis has settings of its own, which it does not tell."""
+    told = httpx.get(f"{machine.address(server)}/api/admin/settings", auth=machine.operator).json()["server"]
+    asked = {name: value for name, value in FLEET.items() if name.startswith("PREFECT_SERVER_")}
+
+    found = {name: machine.setting(told, name.removeprefix("PREFECT_SERVER_").lower()) for name in asked}
+    assert {name: str(value).lower() for name, value in found.items()} == {n: v.lower() for n, v in asked.items()}
+
+
+async def test_rotations_run_on_the_workers_and_are_seen_live(machine: Machine, account: OpenRouterSandbox) -> None:
+    """Each rotation ends with one live key; its event and log arrive at somebody who watches through the proxy."""
+    rotations = [make_rotation() for _ in range(4)]
+    for rotation in rotations:
+        await Secret(value="not-yet-rotated").asave(rotation.name)
+    completed = EventFilter(event=EventNameFilter(name=[Event.ROTATION_COMPLETED.value]))
+    async with get_events_subscriber(filter=completed) as events, get_logs_subscriber() as logs:
+        runs = [await start(rotation, deployment_name=POOL) for rotation in rotations]
+        ends = [await ended(run) for run in runs]
+        seen = {(await anext(events)).payload["rotation"] for _ in rotations}
+        logged = {(await anext(logs)).flow_run_id}
+
+    assert [end.state_name for end in ends] == ["Completed"] * len(rotations)
+    assert seen == {rotation.name for rotation in rotations}
+    assert logged <= set(runs)
+    live = {key.secret for key in account.live_keys()}
+    held = set().union(*[await held_by(rotation) for rotation in rotations])
+    assert held == live
+
+
+@pytest.mark.parametrize("path", ["events/in", "events/out", "logs/out", f"work_pools/{POOL}/workers/connect"])
+async def test_each_websocket_passes_the_proxy(machine: Machine, path: str) -> None:
+    """Events, logs and the workers' channel are accepted with the password."""
+    user, password = machine.operator
+    told = {"type": "auth", "token": f"{user}:{password}"}
+    basic = {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
+    trust = ssl.create_default_context(cafile=machine.authority)
+    url = f"{machine.url.replace('https:', 'wss:')}/api/{path}"
+
+    async with websockets.connect(url, subprotocols=[PREFECT], additional_headers=basic, ssl=trust) as socket:
+        await socket.send(json.dumps(told))
+        assert json.loads(await asyncio.wait_for(socket.recv(), 30))["type"] == "auth_success"
+
+
+def test_events_and_services_are_in_redis(machine: Machine) -> None:
+    """Nothing that they share is in the memory of one of them: docs/how-to/monitor.md watches these groups."""
+    with Redis(port=machine.ports["redis", 6379], password=machine.redis_password, decode_responses=True) as redis:
+        groups = {group["name"] for group in redis.xinfo_groups("events")}
+        redis.select(1)
+        tasks = set(redis.scan_iter("prefect*"))
+
+    assert {"event-persister", "reactive-triggers"} <= groups
+    assert tasks

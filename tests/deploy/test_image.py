@@ -1,0 +1,104 @@
+"""deploy/Dockerfile: each step done in an empty folder, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sandbox.stack import CHECKOUT
+from tests.deploy.image import DOCKERFILE, Image, instructions
+from tests.e2e.wheels import run
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("deploy")]
+STEPS = list(instructions(DOCKERFILE.read_text()))
+COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "deploy" / "compose.yaml").read_text())
+WHERE = """
+import json, blocks, flows, prefect_redis, tasks
+from flows.automations import FOLDER
+print(json.dumps([blocks.__file__, tasks.__file__, flows.__file__, *map(str, FOLDER.glob("*.yaml"))]))
+"""
+
+
+def test_the_image_holds_the_package_with_its_files(image: Image) -> None:
+    """The installed wheel is imported, with its automations, and what Redis needs; nothing comes from the checkout."""
+    python = image.here("/opt/key-rotation/bin/python")
+    files = json.loads(run(python, "-c", WHERE, cwd=image.here("."), env={}))
+
+    assert len(files) > len(("blocks", "tasks", "flows"))
+    assert [file for file in files if "/opt/key-rotation/lib/" not in file] == []
+
+
+def test_the_images_requirements_fit_each_other(image: Image) -> None:
+    """Nothing that a pinned package needs is missing, nor the extra for a fleet."""
+    python = image.here("/opt/key-rotation/bin/python")
+
+    assert "No broken requirements" in run("python", "-m", "pip", "--python", python, "check", cwd=image.here("."))
+
+
+def test_the_command_of_the_image_is_the_workers(image: Image) -> None:
+    """Compose adds to it where the password is; the tests of compose start it and run its health check."""
+    command = COMPOSE["services"]["worker"]["command"]
+
+    assert command[command.index("--") + 1 :] == image.command
+
+
+def test_the_user_of_the_image_is_not_root(image: Image) -> None:
+    """It is a number, so that Kubernetes can see it too, and owns its home."""
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", image.user)
+    assert f"--chown={image.user} {image.env['HOME']} {image.env['HOME']}" in DOCKERFILE.read_text()
+
+
+def test_no_step_needs_a_shell() -> None:
+    """Each command is a list of words."""
+    said = [words.partition(" CMD ")[2] or words for name, words in STEPS if name in {"RUN", "CMD", "HEALTHCHECK"}]
+
+    assert all(isinstance(json.loads(each), list) for each in said)
+
+
+def test_what_is_copied_is_sent_to_the_builder() -> None:
+    """The list of what is not ignored names each source, and nothing else."""
+    copied = [words.split()[:-1] for name, words in STEPS if name == "COPY" and "--from" not in words]
+    ignored = Path(f"{DOCKERFILE}.dockerignore").read_text().splitlines()
+
+    assert ignored[0] == "*"
+    assert {line[1:] for line in ignored if line.startswith("!")} == {
+        source for sources in copied for source in sources
+    }
+
+
+def test_the_image_is_tagged_with_the_version() -> None:
+    """Wherever the image is named, it is the one of this version."""
+    charts = [yaml.safe_load(file.read_text()) for file in (CHECKOUT / "deploy" / "kubernetes").glob("*.yaml")]
+    tags = {COMPOSE["services"]["worker"]["image"].partition(":")[2]}
+    tags |= {
+        str(each["image"]["prefectTag"])
+        for chart in charts
+        for each in (chart.get("worker"), prefect_of(chart))
+        if each
+    }
+
+    assert tags == {version("key-rotation")}
+
+
+def prefect_of(chart: dict[str, Any]) -> dict[str, Any] | None:
+    """Where the chart of the server names its image."""
+    found: dict[str, Any] | None = chart.get("global", {}).get("prefect")
+    return found
+
+
+def test_the_interpreter_is_one_that_the_package_supports() -> None:
+    """The tag of the base, in both stages, is a version of Python that pyproject.toml permits."""
+    bases = {words.partition(" AS ")[0] for name, words in STEPS if name == "FROM"}
+    permitted = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["requires-python"]
+
+    [minor] = {int(found) for base in bases for found in re.findall(r"^python:3\.(\d+)-slim", base)}
+    low, high = (int(bound) for bound in re.findall(r"3\.(\d+)", permitted))
+    assert len(bases) == 1
+    assert low <= minor < high

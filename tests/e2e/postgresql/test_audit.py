@@ -1,0 +1,6 @@
+"""An audit, on PostgreSQL."""
+
+from tests.e2e.conftest import on_postgresql
+from tests.e2e.test_audit import *  # noqa: F403
+
+pytestmark = on_postgresql

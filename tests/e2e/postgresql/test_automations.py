@@ -1,0 +1,6 @@
+"""Automations, on PostgreSQL."""
+
+from tests.e2e.conftest import on_postgresql
+from tests.e2e.test_automations import *  # noqa: F403
+
+pytestmark = on_postgresql

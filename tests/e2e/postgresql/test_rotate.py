@@ -1,0 +1,6 @@
+"""Rotate and retire, on PostgreSQL."""
+
+from tests.e2e.conftest import on_postgresql
+from tests.e2e.test_rotate import *  # noqa: F403
+
+pytestmark = on_postgresql
