@@ -54,8 +54,8 @@ docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 test: $(VENV)/dev ## Run the tests, all but those that take long: make kills has them
 	$(BIN)/python -m pytest -n 6 --dist loadgroup -m "not exhaustive"
 
-kills: $(VENV)/dev ## Kill real runs before and after each of their effects, stop services in mid-run, and refuse their writes
-	$(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_late_writes.py -n 0 -v
+kills: $(VENV)/dev ## Kill real runs at each of their effects, and the parts of a small fleet; refuse writes, stop services
+	$(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_late_writes.py tests/e2e/test_fleet.py -n 0 -v
 
 mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each one is caught
 	$(BIN)/python -m tests.simulation.mutants

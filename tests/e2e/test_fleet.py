@@ -1,4 +1,4 @@
-"""A short trial of a fleet in every test run; `make fleet` runs the long one."""
+"""A short trial of a fleet; `make fleet` runs the long one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-fleet"), pytest.mark
 FLEET = [sys.executable, "-m", "sandbox.fleet"]
 
 
+@pytest.mark.exhaustive
 @needs_postgresql
 @needs_redis
 def test_rotations_on_a_fleet_whose_parts_are_killed_lose_nothing() -> None:
