@@ -6,7 +6,9 @@ To add one, paste the steps of a failure from `state = Histories()` to `state.te
 from __future__ import annotations
 
 import datetime  # noqa: ICN001 - as Hypothesis spells it
+from typing import Any
 
+from blocks.openrouter.lists import ListKind
 from tasks.model.rotation import Retirement
 from tests.simulation.machine import Histories
 from tests.simulation.world.fates import Fate
@@ -82,4 +84,61 @@ def test_a_removal_that_was_killed_has_ended_the_key_that_was_adopted() -> None:
     state.rotate(emergency=False, planned=[], scheduled=False)
     state.remove(keys="revoke", planned=[(("cancel the retirements", 0), Fate.KILLED_BEFORE)])
     state.rotate(emergency=False, planned=[], scheduled=False)
+    state.teardown()
+
+
+def _begun(**filled_in: Any) -> Histories:
+    state = Histories()
+    form = {"names": ["vault-secret/a"], "overlap": datetime.timedelta(0), "key": {}, "adopts": False, **filled_in}
+    state.begin(retirement=Retirement(), minimum_age=datetime.timedelta(0), **form)
+    return state
+
+
+def test_a_list_that_names_no_live_key_may_stay_as_it_is() -> None:
+    """OpenRouter takes neither an empty list nor one with a dead key, and opening it to every key would be worse."""
+    state = _begun(overlap=datetime.timedelta(hours=24), key={"inherit": True})
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.restrict_to_the_current_key(kind=ListKind.BYOK, with_others=False)
+    state.delete_a_key(which=0)
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.delete_a_key(which=1)
+    state.teardown()
+
+
+def test_a_retry_of_an_emergency_ends_keys_at_once() -> None:
+    """A write that a Retry of an emergency has overtaken may bring in a dead key, as one that an emergency has."""
+    state = _begun(names=["secret/c"])
+    state.paused(kind="emergency", other="retry", pause_at=("write secret", 0), planned=[])
+    state.teardown()
+
+
+def test_a_late_write_has_arrived_before_an_emergency_is_retried() -> None:
+    """The key that it brings in dies at once."""
+    state = _begun(names=["infisical-secret/d", "secret/c"])
+    state.delete_a_connection(exists=False, name="openrouter")
+    state.plan(emergency=True, scheduled=False)
+    state.overtaken(looks=0, other="rotate")
+    state.quiet()
+    state.delete_the_ledger()
+    state.retry(planned=[(("write secret", 0), Fate.LATE), (("delete a key", 0), Fate.KILLED_BEFORE)], which=1)
+    state.retry(planned=[], which=0)
+    state.teardown()
+
+
+def test_a_key_that_was_given_up_late_is_left_nowhere() -> None:
+    """The run that gave it up knew of no other place, and its write arrives after the block was edited."""
+    state = _begun(names=["infisical-secret/d"])
+    late = [(("write the ledger", 1), Fate.LATE)]
+    state.paused(kind="rotate", other="rotate", pause_at=("write infisical", 0), planned=late)
+    state.edit_a_block(back=False, name="infisical-secret/d")
+    state.teardown()
+
+
+def test_a_late_write_of_the_ledger_has_arrived_before_a_key_is_renamed() -> None:
+    """Without its marker only the ledger says whose a key is."""
+    state = _begun()
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.rotate(emergency=False, planned=[(("write the ledger", 1), Fate.LATE)], scheduled=False)
+    state.rename_a_key(which=1, keeps_marker=False)
     state.teardown()

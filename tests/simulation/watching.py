@@ -95,7 +95,7 @@ class Watched(RuleBasedStateMachine):
         self._watch_retirement(effect)
         self._watch_left(effect)
         if "ledger" in effect:
-            self._watch_ledger()
+            self._watch_ledger(effect)
         untouched = {h: self.model.keys[h].settings() for h in self.foreign if h in self.model.keys}
         promise(untouched == self.foreign, f"I4: a foreign key was changed by: {effect}")
 
@@ -150,7 +150,7 @@ class Watched(RuleBasedStateMachine):
         assert key is not None
         return key
 
-    def _watch_ledger(self) -> None:
+    def _watch_ledger(self, effect: str) -> None:
         value = self.model.ledgers().get("checkout")
         now = self.model.read(value) if value else Ledger()
         strange = steps_between(self.last_ledger, now) - TRANSITIONS.keys() if now is not self.last_ledger else ()
@@ -159,6 +159,10 @@ class Watched(RuleBasedStateMachine):
             # Whoever takes a rotation away takes what could be restored away, even if the rotation comes back.
             self.disabled.clear()
         before = {key.hash: key for key in self.last_ledger.superseded}
+        if effect.startswith("late"):
+            # Who gave a key up before its block was edited could not say that it is left anywhere.
+            given_up = {key.hash for key in now.superseded if key.hash not in before}
+            self.left = {address: key for address, key in self.left.items() if key not in given_up}
         for key in now.superseded:
             former = before.get(key.hash)
             if key.revoking and not (former and former.revoking):

@@ -106,6 +106,8 @@ class ByHand(History):
     @rule(which=nth, keeps_marker=st.booleans())
     def rename_a_key(self, which: int, keeps_marker: bool) -> None:
         """A person renames one of the rotation's keys; without its marker only the ledger knows whose it is."""
+        # Until what was written late has arrived, nobody knows whose a key is that no ledger explains yet.
+        self.model.settle()
         chosen = self.model.keys[nth_of(self._ours(), which)]
         name = chosen.request.name
         new = f"renamed {name}" if keeps_marker else without_marker(name)

@@ -50,14 +50,16 @@ class Lists(History):
 
 
 def check_no_dead_key(history: History) -> None:
-    """No list names a key of the rotation that a run has ended, but one that would be empty without it.
+    """No list names a key of the rotation that a run has ended, but one that names no live key beside it.
 
     What a person did to a key by hand is not the rotation's to answer for, nor is a list that it was not let change.
     """
     ended = set(history.made.values()) - set(history.model.keys) - history.touched - set(history.foreign)
+    live = {key for key, found in history.model.alive().items() if not found.expired(history.model.time)}
     for which in history.model.lists.values():
         dead = ended & set(which.hashes or ())
-        alone = not set(which.hashes or ()) - ended
+        # OpenRouter takes no list that names a dead key, nor an empty one.
+        alone = not live & set(which.hashes or ())
         promise(
             not dead or alone or which.spoiled, f"{which.id} names {', '.join(sorted(dead))}, which a run has ended"
         )

@@ -97,13 +97,15 @@ class Pauses(ByHand):
     ) -> list[Ended]:
         process, paused, go_on = Process(self.model, "paused run"), asyncio.Event(), asyncio.Event()
         seen: Counter[str] = Counter()
+        # A Retry of an emergency is one, too.
+        kills = other == "emergency" or (other == "retry" and first.emergency)
         reached = False
 
         async def gate(effect: str) -> None:
             nonlocal reached
             reached = reached or hits(pause_at, effect, seen)
             seen[effect] += 1
-            if reached and not go_on.is_set() and not (other == "emergency" and effect.startswith(NOT_PAUSED_AT)):
+            if reached and not go_on.is_set() and not (kills and effect.startswith(NOT_PAUSED_AT)):
                 self.model.tell(f"    paused before: {effect}")
                 COUNTED["pauses"] += 1
                 paused.set()

@@ -111,6 +111,8 @@ class Rotations(History):
         completed = run.id in self.completed
         self.runs[index] = Identity(run.id, run.first_started, run.attempt + 1, run.emergency, completed=completed)
         self.model.tell(f"run {run.id.int} is retried")
+        if run.emergency:
+            self.model.settle()
         ledger, keys = self.model.ledger("checkout"), set(self.model.keys)
         done = ledger and ledger.current and run.id in (ledger.current.made_by, ledger.current.rotated_by)
         self._fate(planned)
