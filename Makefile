@@ -6,7 +6,7 @@ UV := 0.13.9
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up status automations lint check docs test kills mutants simulate fleet scale soak bench lock release clean
+.PHONY: help demo up status automations lint check docs test everything kills mutants simulate fleet scale soak bench lock release clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -51,8 +51,11 @@ docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation was built, and every link in it checked: open site/index.html"
 
-test: $(VENV)/dev ## Run the tests, all but those that take long: make kills has them
+test: $(VENV)/dev ## Run the tests, all but those that take long
 	$(BIN)/python -m pytest -n 6 --dist loadgroup -m "not exhaustive"
+
+everything: $(VENV)/dev ## Run every test, on PostgreSQL and on a whole fleet too, and each kill: an hour or more
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 kills: $(VENV)/dev ## Kill real runs at each of their effects, and the parts of a small fleet; refuse writes, stop services
 	$(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_late_writes.py tests/e2e/test_fleet.py -n 0 -v

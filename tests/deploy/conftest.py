@@ -32,7 +32,13 @@ SIGNED_IN = "ALTER USER prefect PASSWORD '{}'"
 """What the image of PostgreSQL does with the password that it gets."""
 
 
-@pytest.fixture(scope="session")
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what needs the whole fleet, which takes minutes to start where other tests run beside it."""
+    if "machine" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.exhaustive)
+
+
+@pytest.fixture(scope="package")
 def programs() -> None:
     """The programs that the fleet consists of."""
     if MISSING and not os.environ.get("REQUIRE_FLEET"):
@@ -40,7 +46,7 @@ def programs() -> None:
     assert not MISSING, f"REQUIRE_FLEET is set, and not installed: apt-get install {' '.join(MISSING)}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def folder() -> Iterator[Path]:
     """A folder that the users of other programs can enter, too."""
     DIRECTORY.chmod(0o711)
@@ -50,14 +56,14 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def image(folder: Path) -> Image:
     """The image that the Dockerfile describes."""
     (folder / "image").mkdir()
     return build(folder / "image")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def machine(programs: None, folder: Path, image: Image) -> Iterator[Machine]:
     """All services of compose, started in its order."""
     machine = Machine(folder, image)

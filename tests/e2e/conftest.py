@@ -44,7 +44,12 @@ needs_postgresql = pytest.mark.skipif(
 needs_redis = pytest.mark.skipif(
     not (REDIS or os.environ.get("REQUIRE_FLEET")), reason="Redis is not installed: apt-get install redis-server"
 )
-on_postgresql = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-postgresql"), needs_postgresql]
+on_postgresql = [
+    pytest.mark.e2e,
+    pytest.mark.exhaustive,
+    pytest.mark.xdist_group("e2e-postgresql"),
+    needs_postgresql,
+]
 apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart")]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
 # Many servers and workers share two cores here: a worker that has nothing to do should not keep them busy.

@@ -14,7 +14,7 @@ from sandbox.stack import Stack
 from tests.e2e.conftest import PERSISTENT, UNHURRIED, in_use, leave_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     """A server like the one on SQLite."""
     # pytest closes its own temporary directories to other users, whenever it starts anew.
