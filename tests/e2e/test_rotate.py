@@ -270,6 +270,8 @@ async def test_three_destinations_one_of_them_broken(world: World) -> None:
     assert alive_after_failure
     assert healed.is_completed()
     assert len(world.openrouter.created) == 2
+    await end_overlap(rotation.name)
+    await retire(rotation.name, return_state=True)
     assert world.openrouter.deleted == [old.hash]
     await check_converged(world, rotation)
 

@@ -54,8 +54,8 @@ def run(program: str, *args: str, home: Path) -> subprocess.CompletedProcess[str
 
 
 def test_every_command_is_tried() -> None:
-    """The Makefile names the four."""
-    assert COMMANDS == ["sandbox.demo", "sandbox.up", "bench.soak", "bench"]
+    """The Makefile names them."""
+    assert COMMANDS == ["sandbox.demo", "sandbox.up", "sandbox.fleet", "bench.scale", "bench.soak", "bench"]
 
 
 @pytest.mark.parametrize("module", ["bench.__main__" if name == "bench" else name for name in COMMANDS])
