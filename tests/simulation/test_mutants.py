@@ -5,18 +5,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import pytest
 
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.mutants.hunt import hunt
+from tests.simulation.mutants.apart import hunt_for
 from tests.simulation.mutants.mutant import Mutant
 
-# A time-out that is raised inside a history is to Hypothesis a failure of that history, and a flaky one, as it does not
-# come again when the history is replayed. By the other method it ends the process and says so.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200, method="thread")]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def alone() -> Iterator[ProcessPoolExecutor]:
+    """A process that has imported nothing but the simulation."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        yield process
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.wrong)
-def test_a_wrong_version_is_caught(mutant: Mutant) -> None:
+def test_a_wrong_version_is_caught(mutant: Mutant, alone: ProcessPoolExecutor) -> None:
     """Histories run until one of them breaks a promise, and one does."""
-    assert hunt(mutant).by is not None
+    assert alone.submit(hunt_for, mutant.wrong).result().by is not None
