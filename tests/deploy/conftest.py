@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.fleet.stand import missing_packages
 from sandbox.isolation import DIRECTORY
 from sandbox.postgres import PROGRAMS, postgres
 from sandbox.stack import CHECKOUT
@@ -17,16 +18,11 @@ from tests.deploy.image import Image, build
 from tests.deploy.machine import HOST, Machine
 from tests.docs import pages
 
-MISSING = [
-    package
-    for package, found in {
-        "postgresql": PROGRAMS,
-        "redis-server": shutil.which("redis-server"),
-        "nginx-light": shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"),
-        "openssl": shutil.which("openssl"),
-    }.items()
-    if not found
-]
+BESIDE = {
+    "nginx-light": shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"),
+    "openssl": shutil.which("openssl"),
+}
+MISSING = [*missing_packages(), *(package for package, found in BESIDE.items() if not found)]
 """Debian's packages of which no program is here."""
 SIGNED_IN = "ALTER USER prefect PASSWORD '{}'"
 """What the image of PostgreSQL does with the password that it gets."""
