@@ -6,6 +6,7 @@ what there is, again and again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -27,12 +28,15 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_logger
 from prefect.settings import get_current_settings
 from prefect.states import Crashed, Scheduled
 
+from blocks.errors import ServiceError
 from flows.runs import ORDERS
 from tasks.world.tries import try_again
 
+LOGGER: logging.Logger = get_logger("flows.abandoned")
 BEGUN_WITHIN = timedelta(minutes=2)
 """How long a run may stay Pending: then the worker that took it has died, or never heard that it took it."""
 MISSED_HEARTBEATS = 4
@@ -112,7 +116,12 @@ class Abandoned:
             with suppress(ObjectNotFound):
                 flow = await self._client.read_flow(crashed[key].flow_id)
                 if flow.name not in ORDERS:
-                    await try_again(crashed[key], flow.name, now, crashed=True)
+                    try:
+                        await try_again(crashed[key], flow.name, now, crashed=True)
+                    except ServiceError as error:
+                        # Prefect's loop would end the worker; the next look schedules it.
+                        LOGGER.warning("No try of %s was scheduled yet: %s", crashed[key].name, error)
+                        continue
             self._tried.add(key)
 
     async def _runs(self, kind: StateType, **which: Any) -> list[FlowRun]:
