@@ -29,7 +29,7 @@ from sandbox.setup import prepare
 from sandbox.stack import Stack
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.model.rotation import KeySettings, Rotation
-from tests.e2e.driver import end_all_runs
+from tests.e2e.driver import deploy_retirements, end_all_runs
 
 # What shares a server runs in one process. To share the time, what drives workers has one of its own, and so has what
 # kills processes, what follows the pages and the life of keys, and what waits long or starts everything by itself.
@@ -136,11 +136,17 @@ def stack(migrated: Callable[[Stack], Stack]) -> Iterator[Stack]:
 def in_use(stack: Stack) -> Iterator[Stack]:
     """Prepare a server for the tests that share it, and leave it at the end."""
     with stack.as_client():
-        asyncio.run(prepare(SecretStr(DEFAULT_MANAGEMENT_KEY)))
+        asyncio.run(prepared())
     yield stack
     with stack.as_client():
         # What is left would be sent at exit, again and again, to a server that is gone.
         leave_server()
+
+
+async def prepared() -> None:
+    """Make what every installation has: blocks, a work pool, and the deployment that a rotation schedules runs of."""
+    await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY))
+    await deploy_retirements()
 
 
 def leave_server() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from tasks.world.destinations import open_destination
 from tests.by_hand import ledger_of, ledger_value
 from tests.e2e import child
 from tests.e2e.conftest import World
-from tests.e2e.driver import attempt, retry
+from tests.e2e.driver import attempt, begin_rotation, ended, retry
 from tests.e2e.leaks import leaks
 from tests.e2e.proxy import Barrier, serving
 
@@ -36,6 +36,7 @@ HELD_SECONDS = 600.0
 """How long a request is held whose process is about to be killed, or which a test lets go."""
 REACHED_WITHIN = 200.0
 """How long a process may take until it makes the request that a test waits for, in seconds."""
+ROTATIONS_UNTIL_ONE_MEETS = 5
 # The interpreter starts and imports everything once, and each process is forked from that.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.e2e.child"])
@@ -88,20 +89,54 @@ async def until_held(fault: Fault, within: float = REACHED_WITHIN) -> None:
         await asyncio.sleep(0.02)
 
 
-async def kill_at(world: World, run_id: UUID, effect: Effect, when: Literal["before", "after"]) -> None:
-    """Run a flow run in a process of its own, and kill that before the effect, or after it and before its answer."""
+async def _met(started: BaseProcess, is_met: Callable[[], bool]) -> bool:
+    """Wait until a process has met what is to stop it; `False` where it ended without."""
+    deadline = time.monotonic() + REACHED_WITHIN
+    while not is_met() and started.exitcode is None:
+        assert time.monotonic() < deadline, "the effect never came"
+        await asyncio.sleep(0.02)
+    return is_met()
+
+
+async def met_and_killed(world: World, run_id: UUID, effect: Effect, when: Literal["before", "after"]) -> bool:
+    """Run a flow run in a process of its own, and kill that before the effect, or after it and before its answer.
+
+    Returns:
+        `False` where the run ended without that effect.
+    """
     if effect.service == "prefect":
         async with serving(Barrier(world.stack.url, when, effect.request, effect.skip)) as between:
             with process(world, run_id, between.url) as started:
-                await asyncio.wait_for(between.reached.wait(), REACHED_WITHIN)
-                started.kill()
-        return
+                return await _met(started, between.reached.is_set)
     app, (method, _, path) = app_of(world, effect.service), effect.request.partition(" ")
     fault = app.state.faults.add(Fault(when, method, path, status=0, delay=HELD_SECONDS, skip=effect.skip, times=1))
     with process(world, run_id) as started:
-        await until_held(fault)
-        started.kill()
+        met = await _met(started, lambda: bool(fault.struck))
     app.state.faults.clear()
+    return met
+
+
+async def kill_at(world: World, run_id: UUID, effect: Effect, when: Literal["before", "after"]) -> None:
+    """Kill a flow run at an effect that each such run has."""
+    assert await met_and_killed(world, run_id, effect, when), f"the run ended without {effect}"
+
+
+async def rotation_killed_at(
+    world: World, rotation: Rotation, effect: Effect, when: Literal["before", "after"]
+) -> UUID:
+    """Begin rotations until one dies at an effect.
+
+    A server that is busy for a moment makes a run keep the former key for the time of a late write: such a run revokes
+    nothing, and ends before the effects of a revocation.
+    """
+    for _ in range(ROTATIONS_UNTIL_ONE_MEETS):
+        run_id = await begin_rotation(rotation)
+        if await met_and_killed(world, run_id, effect, when):
+            return run_id
+        last = await ended(run_id)
+        assert last.state is not None, effect
+        assert last.state.is_completed(), (effect, last.state)
+    raise AssertionError(f"no rotation came to {effect}")
 
 
 async def retry_after_death(run_id: UUID, rotation: str) -> State[Any]:

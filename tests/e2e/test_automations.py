@@ -35,7 +35,7 @@ from tasks.model.events import Event, resource
 from tests.docs import pages
 from tests.docs.worker import at_work
 from tests.e2e.conftest import World, with_pages
-from tests.e2e.driver import begin_rotation, deploy_retirements, ended
+from tests.e2e.driver import begin_rotation, ended
 from tests.e2e.leaks import leaks
 from tests.e2e.processes import HELD_SECONDS, process, until_held
 from tests.e2e.receivers import TOLD_WITHIN_SECONDS, Receiver, mailbox, web_receiver
@@ -413,7 +413,6 @@ def test_the_command_says_plainly_what_is_wrong(world: World) -> None:
 
 async def test_the_page_leads_to_somebody_who_is_told(world: World, no_automations: None, tmp_path: Path) -> None:
     """Its commands print what it promises, and its try-out is heard."""
-    await deploy_retirements()
     async with get_client() as client:
         await client.create_deployment(await client.create_flow_from_name("restart-consumers"), "checkout")
     await Webhook(url="https://example.com/restart").asave("restart", overwrite=True)

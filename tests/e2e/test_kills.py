@@ -39,6 +39,7 @@ from tests.e2e.processes import (
     kill_at,
     process,
     retry_after_death,
+    rotation_killed_at,
     traces,
     until_held,
 )
@@ -144,9 +145,8 @@ async def test_a_rotation_killed_at_any_effect_is_finished_by_its_retry(world: W
     )
     await with_a_key(world, rotation)
     for effect in ROTATION[service]:
-        run_id = await begin_rotation(rotation)
+        run_id = await rotation_killed_at(world, rotation, effect, when)
 
-        await kill_at(world, run_id, effect, when)
         await check_no_outage(world, rotation, effect)
         healed = await retry_after_death(run_id, rotation.name)
 
@@ -290,9 +290,8 @@ async def test_a_rotation_killed_at_any_change_of_a_list_is_finished_by_its_retr
     await with_a_key(world, rotation)
     lists = named_in_lists(world, await held_by(rotation))
     for effect in LISTS:
-        run_id = await begin_rotation(rotation)
+        run_id = await rotation_killed_at(world, rotation, effect, when)
 
-        await kill_at(world, run_id, effect, when)
         await check_lists(world, rotation, lists, effect)
         healed = await retry_after_death(run_id, rotation.name)
 

@@ -26,7 +26,7 @@ from tasks.model.ledger import Ledger
 from tasks.model.rotation import Retirement, Rotation
 from tests.by_hand import ledger_of, ledger_value
 from tests.e2e.conftest import World, with_pages
-from tests.e2e.driver import WAIT_SECONDS, attempt, begin_rotation, deploy, deploy_retirements, events, retirements_of
+from tests.e2e.driver import WAIT_SECONDS, attempt, begin_rotation, deploy, events, retirements_of
 from tests.e2e.processes import HELD_SECONDS, traces, until_held
 
 pytestmark = with_pages
@@ -170,7 +170,6 @@ async def test_a_key_that_only_a_prefect_secret_held_cannot_be_brought_back(worl
 
 async def test_a_postponed_retirement_is_shown_told_and_planned_anew(world: World) -> None:
     """Of a key that is still used people learn label and usage, and a run of retire is there for the next look."""
-    await deploy_retirements()
     unused = Retirement(retire_when="unused", quiet_time=timedelta(hours=2), max_overlap=timedelta(days=7))
     rotation = await world.prepare(world.rotation(retirement=unused, overlap=timedelta(0)))
     await rotate(rotation, return_state=True)
@@ -216,7 +215,6 @@ async def test_settings_without_a_deployment_are_told_plainly(world: World) -> N
 
 async def test_a_removed_rotation_leaves_nothing_behind(world: World) -> None:
     """Deployment, schedule, planned retirements, ledger and keys are gone."""
-    await deploy_retirements()
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
     await deploy(rotation)
     await rotate(rotation, return_state=True)
@@ -236,7 +234,6 @@ async def test_a_removed_rotation_leaves_nothing_behind(world: World) -> None:
 @pytest.mark.parametrize("cancelled", [False, True], ids=["still to come", "cancelled by a person"])
 async def test_an_older_key_of_a_removed_rotation_has_its_retirement(world: World, cancelled: bool) -> None:
     """No later run of the rotation would end it."""
-    await deploy_retirements()
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
     await rotate(rotation, return_state=True)
     await rotate(rotation, return_state=True)
@@ -259,7 +256,6 @@ async def cancel_all(runs: list[FlowRun]) -> None:
 
 async def test_a_kept_key_ends_on_its_date(world: World) -> None:
     """keep-until takes the date as the form sends it, and plans the revocation."""
-    await deploy_retirements()
     rotation = await world.prepare(world.rotation())
     await rotate(rotation, return_state=True)
     until = (datetime.now(UTC) + timedelta(days=10)).replace(microsecond=0)

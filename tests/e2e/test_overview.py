@@ -29,7 +29,7 @@ from tasks.world.management_keys import PREFIX
 from tasks.world.open_ledger import KEPT_TERMS
 from tests.by_hand import delete_ledger, edit_ledger
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
-from tests.e2e.driver import deploy_retirements, retirements_of
+from tests.e2e.driver import retirements_of
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,6 @@ async def test_the_overview_shows_how_the_last_run_of_a_rotation_ended(world: Wo
 
 async def test_a_cancelled_retirement_is_shown(world: World) -> None:
     """Cancelling a scheduled retirement keeps the old key alive, and the overview says so."""
-    await deploy_retirements()
     rotation = await deploy(await world.prepare(world.rotation(overlap=timedelta(hours=6))))
     for _ in range(2):
         await rotate(rotation, return_state=True)

@@ -13,7 +13,7 @@ from flows import rotate
 from sandbox.server import Fault
 from tests.by_hand import ledger_of
 from tests.e2e.conftest import World, with_processes
-from tests.e2e.driver import attempt, begin_rotation, deploy_retirements, ended, retirements_of
+from tests.e2e.driver import attempt, begin_rotation, ended, retirements_of
 from tests.e2e.processes import (
     HELD_SECONDS,
     Effect,
@@ -37,7 +37,6 @@ async def test_a_process_killed_while_it_schedules_the_retirement_leaves_one_sch
     world: World, when: Literal["before", "after"]
 ) -> None:
     """After Retry the superseded key has its retirement: one, at its time."""
-    await deploy_retirements()
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
     assert (await rotate(rotation, return_state=True)).is_completed()
     run_id = await begin_rotation(rotation)

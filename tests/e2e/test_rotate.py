@@ -22,7 +22,7 @@ from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
 from tests.by_hand import end_overlap, ledger_of
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
-from tests.e2e.driver import attempt, begin_rotation, deploy, deploy_retirements, retirements_of, retry
+from tests.e2e.driver import attempt, begin_rotation, deploy, retirements_of, retry
 from tests.e2e.processes import check_converged, check_one_key
 
 
@@ -70,7 +70,6 @@ async def test_the_keys_name_leads_to_the_flow_run(world: World) -> None:
 
 async def test_an_overlap_ends_with_a_scheduled_run(world: World) -> None:
     """With an overlap both keys work, and a run of retire is scheduled for its end, visible and cancellable."""
-    await deploy_retirements()
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
     await run(rotation)
     await run(rotation)
