@@ -210,10 +210,12 @@ def main() -> int:
     """
     console, begun = Console(), time.monotonic()
     openrouter = OpenRouterSandbox()
-    console.print("Starting the OpenRouter stand-in, a Prefect server and a worker …")
+    console.print("Starting the OpenRouter stand-in, a Prefect server and a worker; this takes up to a minute …")
     with interruptible(), running(create_app(openrouter)) as base_url, Stack() as stack, stack.as_client():
+        console.print(f"The Prefect server is up after {time.monotonic() - begun:.0f} seconds.")
         asyncio.run(prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), f"{base_url}/api/v1"))
         stack.start_worker()
+        console.print("Deploying the flows, as `prefect deploy --all` does …")
         stack.cli("deploy", "--all", "--no-prompt")
         console.print(f"Dashboard: {stack.ui_url} · connection {CONNECTION} · destination secret/{SECRET}")
         consumer = asyncio.run(story(console, openrouter, f"{base_url}/api/v1"))

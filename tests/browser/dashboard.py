@@ -18,7 +18,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from sandbox.setup import CONNECTION
 from tests.e2e.driver import ended
 
-ATTEMPTS, LOOKS = 3, 50
+ATTEMPTS, LOOKS = 3, 150
 
 
 async def deployment(name: str) -> DeploymentResponse:
@@ -96,7 +96,12 @@ async def fill_in(
 
 async def submit(page: Page, name: str) -> FlowRun:
     """Submit the form of a deployment, and wait for the end of its run."""
-    return await ended(await new_run(name, page.get_by_role("button", name="Submit").click))
+    try:
+        run_id = await new_run(name, page.get_by_role("button", name="Submit").click)
+    except AssertionError as error:
+        error.add_note(f"The page says: {await page.locator('body').inner_text()}")
+        raise
+    return await ended(run_id)
 
 
 def field(page: Page, name: str) -> Locator:

@@ -52,8 +52,12 @@ on_postgresql = [
 ]
 apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart")]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
-# Many servers and workers share two cores here: a worker that has nothing to do should not keep them busy.
-UNHURRIED = {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+# Many servers and workers share two cores here: what has nothing to do should not keep them busy. A server looks again
+# and again for tasks of every run that was cancelled within a day, and a test cancels what it leaves behind.
+UNHURRIED = {
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "3600",
+}
 LEFT_WITHIN_SECONDS = 5
 numbers = itertools.count(1)
 
