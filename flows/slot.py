@@ -20,7 +20,7 @@ from prefect.logging import get_run_logger
 
 from blocks.errors import PlaceLostError, ServiceError
 from tasks.world.api import LEDGER_TAG, api_errors
-from tasks.world.inventory import runs_at_work
+from tasks.world.inventory import RunAtWork, note_waiting, runs_at_work
 
 WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""
@@ -42,24 +42,42 @@ def emergency_slot_of(rotation: str) -> str:
     return f"{LEDGER_TAG}_{rotation}_emergency"
 
 
-class Slot:
-    """A rotation's slot, as seen by the flow run that takes it."""
+def may_reclaim(limit: str, own: RunAtWork, others: list[RunAtWork]) -> bool:
+    """Return whether nobody holds a slot, and of the runs that wait for it this one is to reclaim it: one has to.
 
-    def __init__(self, rotation: str, run_id: UUID) -> None:
+    Args:
+        limit: The name of its concurrency limit.
+        own: The run that asks.
+        others: The other runs of the rotation that are at work.
+    """
+    return all(other.waits_for == limit and own.precedence < other.precedence for other in others)
+
+
+class Slot:
+    """A rotation's slot, as seen by the flow run that takes it.
+
+    Args:
+        rotation: The rotation's name.
+        run_id: The flow run.
+        emergency: Whether it is an emergency.
+    """
+
+    def __init__(self, rotation: str, run_id: UUID, *, emergency: bool) -> None:
         self._rotation = rotation
         self._run_id = run_id
+        self._is_emergency = emergency
         self._began = time.monotonic()
         self.notes: list[str] = []
         """What was repaired, for the run's artifact."""
 
-    async def take(self, stack: AsyncExitStack, *, emergency: bool) -> None:
+    async def take(self, stack: AsyncExitStack) -> None:
         """Wait for the slot, and hold it until the stack is closed.
 
         Raises:
             PlaceLostError: Another run of the rotation held the slot for too long.
             ServiceError: Prefect's API failed.
         """
-        if emergency:
+        if self._is_emergency:
             await self._enter(stack, emergency_slot_of(self._rotation))
             await self._enter(stack, slot_of(self._rotation))
             return
@@ -76,19 +94,27 @@ class Slot:
         limit = emergency_slot_of(self._rotation)
         if not await _is_taken(limit):
             return False
-        if self._waited() < LOOK_AFTER_SECONDS or await runs_at_work(self._rotation, but=self._run_id, emergency=True):
+        if self._waited() < LOOK_AFTER_SECONDS or await self._others_that_may_hold(limit):
             return True
         await self._take_back(limit)
         return False
 
+    async def _others_that_may_hold(self, limit: str) -> list[RunAtWork]:
+        others = await runs_at_work(self._rotation, but=self._run_id)
+        return [run for run in others if run.is_emergency or limit == slot_of(self._rotation)]
+
     async def _enter(self, stack: AsyncExitStack, limit: str) -> None:
-        was_made = False
+        own = RunAtWork(str(self._run_id), self._is_emergency, limit)
+        was_made = is_noted = False
         while True:
             try:
                 await stack.enter_async_context(_held(limit))
             except AcquireConcurrencySlotTimeoutError:
                 self._require_time()
-                if not await runs_at_work(self._rotation, but=self._run_id):
+                if not is_noted:
+                    await note_waiting(self._run_id, limit)
+                    is_noted = True
+                if may_reclaim(limit, own, await self._others_that_may_hold(limit)):
                     await self._take_back(limit)
             except ConcurrencySlotAcquisitionError:
                 if was_made:
@@ -96,6 +122,8 @@ class Slot:
                 await _make_limit(limit)
                 was_made = True
             else:
+                if is_noted:
+                    await note_waiting(self._run_id, "")
                 return
 
     def _waited(self) -> float:

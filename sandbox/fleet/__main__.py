@@ -84,8 +84,8 @@ async def trial(
     fleet: Fleet, herd: Herd, base_url: str, account: OpenRouterSandbox, asked: argparse.Namespace, console: Console
 ) -> Report:
     """Let the rotations be due twice: undisturbed, and while parts are killed and consumers use the keys."""
-    # It does not ask whether logging is disabled, and Prefect has set its level by now.
-    logging.getLogger("prefect._internal").setLevel(logging.CRITICAL)
+    # It asks neither whether logging is disabled nor for its own level, but for a setting that its thread does not see.
+    logging.getLogger("prefect._internal.concurrency").disabled = True
     await herd.prepare()
     console.print(f"{len(herd.rotations)} rotations are due at once; nothing is killed.")
     calm = await herd.start(0)

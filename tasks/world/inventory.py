@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from prefect.client.utilities import get_or_create_client
+
 from blocks.errors import LedgerError
 from tasks.model.ledger import Ledger, parse_ledger
 from tasks.model.tries import TRIES_AGAIN, number_of
@@ -25,6 +27,8 @@ AT_WORK = ("RUNNING", "PENDING", "CANCELLING")
 """The types of the states in which a run may hold the slot of its rotation."""
 OPENING_A_LEDGER = ["rotate", "retire", "restore-key", "apply-settings", "remove-rotation", "write-off-key", "audit"]
 """The flows whose runs open a ledger; an audit does so where it repairs."""
+WAITS_FOR = "key-rotation.waits-for"
+"""The label of a flow run that names its attempt, and the concurrency limit for whose slot that waits."""
 DOING = "reading about the rotations"
 
 
@@ -45,6 +49,26 @@ class SeenRun:
     message: str
     at: datetime
     is_try: bool = False
+
+
+@dataclass(frozen=True)
+class RunAtWork:
+    """A run of a rotation that has begun and not ended.
+
+    Args:
+        id: The flow run's id.
+        is_emergency: Whether it is an emergency.
+        waits_for: The name of the concurrency limit for whose slot it waits; empty if for none.
+    """
+
+    id: str
+    is_emergency: bool
+    waits_for: str
+
+    @property
+    def precedence(self) -> tuple[bool, str]:
+        """What orders the runs that wait for one slot: an emergency goes first."""
+        return not self.is_emergency, self.id
 
 
 @dataclass(frozen=True)
@@ -125,13 +149,12 @@ def is_emergency(parameters: Mapping[str, Any]) -> bool:
     return parameters.get("emergency") is True
 
 
-async def runs_at_work(rotation: str, *, but: UUID, emergency: bool = False) -> bool:
-    """Return whether a run of a rotation is at work, as far as Prefect knows.
+async def runs_at_work(rotation: str, *, but: UUID) -> list[RunAtWork]:
+    """Return the runs that may hold the slot of a rotation, as far as Prefect knows.
 
     Args:
         rotation: The rotation's name.
         but: The run that asks.
-        emergency: Whether only an emergency counts.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -140,15 +163,35 @@ async def runs_at_work(rotation: str, *, but: UUID, emergency: bool = False) -> 
         "flows": {"name": {"any_": OPENING_A_LEDGER}},
         "flow_runs": {"state": {"type": {"any_": list(AT_WORK)}}, "start_time": {"is_null_": False}},
     }
-    async for page in pages("/flow_runs/filter", body, "looking for runs at work"):
-        for run in page:
-            named = rotation_name(run["parameters"], "")
-            # An audit names a connection, and may repair any rotation.
-            if named not in (rotation, "") or run["id"] == str(but):
-                continue
-            if not emergency or is_emergency(run["parameters"]):
-                return True
-    return False
+    return [
+        RunAtWork(run["id"], is_emergency(run["parameters"]), _waits_for(run["labels"] or {}, run["run_count"]))
+        async for page in pages("/flow_runs/filter", body, "looking for runs at work")
+        for run in page
+        # An audit names a connection, and may repair any rotation.
+        if rotation_name(run["parameters"], "") in (rotation, "") and run["id"] != str(but)
+    ]
+
+
+async def note_waiting(run_id: UUID, limit: str) -> None:
+    """Let other runs know for which slot a run waits, so that none takes it for the one that holds that slot.
+
+    Args:
+        run_id: The run.
+        limit: The name of the slot's concurrency limit; empty once the run has the slot.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    client, _ = get_or_create_client()
+    with api_errors("noting that a run waits"):
+        # After a Retry, what the attempt before it waited for says nothing.
+        attempt = (await client.read_flow_run(run_id)).run_count
+        await client.update_flow_run_labels(run_id, {WAITS_FOR: f"{attempt} {limit}"})
+
+
+def _waits_for(labels: Mapping[str, Any], attempt: int) -> str:
+    noted, _, limit = str(labels.get(WAITS_FOR, "")).partition(" ")
+    return limit if noted == str(attempt) else ""
 
 
 async def read_facts() -> list[Facts]:

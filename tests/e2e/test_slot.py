@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from prefect.artifacts import Artifact
 from prefect.client.orchestration import get_client
@@ -36,6 +38,21 @@ async def test_a_slot_whose_holder_is_not_at_work_is_taken_back(
     assert state.is_completed()
     assert page is not None
     assert f"The slot {limit} was reclaimed: the run that held it is no longer running." in str(page.data)
+
+
+async def test_runs_that_wait_for_a_leaked_slot_do_not_keep_each_other_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given two runs at work, of which neither has the slot, one reclaims it, and both get their turn."""
+    monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", 2)
+    rotation = await world.prepare(world.rotation(destinations=["vault-secret/two-waiting"]))
+    await leak(slot_of(rotation.name))
+
+    states = await asyncio.gather(
+        rotate(rotation, emergency=True, return_state=True), rotate(rotation, return_state=True)
+    )
+
+    assert [state.is_completed() for state in states] == [True, True], [state.message for state in states]
 
 
 async def test_an_emergency_takes_a_leaked_slot_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
