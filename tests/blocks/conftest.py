@@ -15,7 +15,7 @@ BOTH = [
 ]
 
 
-@pytest.fixture(scope="module", params=BOTH)
+@pytest.fixture(scope="session", params=BOTH)
 def vault(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[vaults.TestVault]:
     """The stand-in, and a real Vault where there is one."""
     home: Path = tmp_path_factory.mktemp("vault")
