@@ -9,9 +9,8 @@ import pytest
 from blocks.openrouter.lists import ListKind
 from tasks.audit.findings import Finding, Kind
 from tests.tasks.conftest import FakeWorld
-from tests.tasks.key.test_lists import other_key, restrict, with_first_key
+from tests.tasks.listed import KINDS, other_key, restrict, with_first_key
 
-KINDS = list(ListKind)
 ABOUT_LISTS = {Kind.DEAD_KEY_LISTED, Kind.SUCCESSOR_NOT_LISTED, Kind.NOT_SEEN, Kind.LOGS_CHOSEN_KEYS}
 
 

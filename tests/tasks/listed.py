@@ -1,0 +1,30 @@
+"""What the tests of lists put into an account: keys, and lists that name them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blocks.openrouter.lists import ListKind
+from sandbox.openrouter_account import StoredKey
+from tests.tasks.conftest import FakeWorld
+
+KINDS = list(ListKind)
+
+
+async def with_first_key(world: FakeWorld, **settings: Any) -> StoredKey:
+    """A rotation that inherits, after its first run."""
+    world.change(key={"inherit": True}, **settings)
+    await world.rotate()
+    return await world.held()
+
+
+def restrict(world: FakeWorld, kind: ListKind, *hashes: str, **fields: Any) -> dict[str, Any]:
+    """Add a credential or a destination that is for some keys only."""
+    account = world.openrouter.accounts[0]
+    add = world.openrouter.add_credential if kind is ListKind.BYOK else world.openrouter.add_broadcast
+    return add(account, account.workspaces[0], name="production", **{kind.field: list(hashes)}, **fields)
+
+
+def other_key(world: FakeWorld) -> str:
+    """A key of somebody else, which the list names as well."""
+    return world.openrouter.add_key(world.openrouter.accounts[0], {"name": "somebody else's"}).hash
