@@ -28,8 +28,9 @@ from blocks.openrouter.lists import KeyList, ListKind
 from blocks.vault.auth import AppRoleAuth
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from tests.blocks.vault.vaults import at_once
+from tests.hostile.calls import LABELS, NOW
+from tests.hostile.judging import shown
 from tests.hostile.liar import KEY, listening
-from tests.hostile.test_answers import LABELS, NOW, shown
 
 SECRETS = (KEY, DEFAULT_MANAGEMENT_KEY)
 STATUSES = [*[200] * 9, 201, 302, 400, 401, 402, 403, 404, 409, 422, 429, 500, 503]

@@ -35,8 +35,8 @@ from tasks.world.ledgers import VariableStore, prune_ledgers
 from tasks.world.open_ledger import Term
 from tasks.world.orchestrator import PrefectWorld
 from tasks.world.slots import slot_warnings
+from tests.hostile.judging import LONGEST_SECONDS, is_plain, leaks, shown
 from tests.hostile.liar import ANSWERS, KEY, Liar
-from tests.hostile.test_answers import LONGEST_SECONDS, is_plain, leaks, shown
 
 RUN = UUID(int=7)
 ROTATION = Rotation(

@@ -17,8 +17,9 @@ from sandbox import openrouter
 from sandbox.openrouter_account import OpenRouterSandbox
 from sandbox.server import running
 from tests.byte_server import speaking
+from tests.hostile.calls import CALLS, Liars, outcome
+from tests.hostile.judging import leaks, shown
 from tests.hostile.liar import KEY, LEAK, Answer, Liar, listening
-from tests.hostile.test_answers import CALLS, Liars, leaks, outcome, shown
 
 FIRST_CALLS = ["create_key", "Vault credentials check", "Infisical credentials check"]
 """One call of each client, whose first exchange is the one that is lied to."""
