@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -12,78 +12,22 @@ from uuid import UUID
 import httpx
 import pytest
 from hypothesis import assume, example, given, settings
-from hypothesis import strategies as st
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel
 
-from blocks import InfisicalCredentials, InfisicalSecret, OpenRouterCredentials, VaultCredentials, VaultSecret
+from blocks import InfisicalCredentials, OpenRouterCredentials, VaultCredentials
 from blocks.errors import ConfigurationError, NotFoundError, RejectedError
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.lists import ListKind
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
-from sandbox import infisical, openrouter, vault
+from sandbox import openrouter
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
-from sandbox.server import running
-from sandbox.vault_engines import KvVersion2
-from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.model.keys import Marker, read_marker
 from tasks.model.rotation import MAX_KEY_NAME, KeySettings, Retirement, Rotation, parse_rotation
 from tests.hostile.liar import KEY, listening
+from tests.hostile.typed import CANARY, make, typed
 
 RUN = UUID(int=7)
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
-CANARY = "canary-5f3a9c"
-"""Stands inside of what is typed; where it is refused, no message may repeat it."""
-NASTY = [
-    "",
-    " ",
-    ".",
-    "..",
-    "../..",
-    "../../sys/policy/root",
-    "a/../b",
-    "..%2f..%2fsys",
-    "%2e%2e",
-    "%2e%2e/%2e%2e",
-    "%00",
-    "100%",
-    "a%0d%0aX-Vault-Token: b",
-    "a\r\nX-Vault-Token: b",
-    "a\nb",
-    "a\x00b",
-    "a\x7fb",
-    "a\u2028b",
-    "a\u202eb",
-    "\ufeffa",
-    "\ud800",
-    "сheckout",  # noqa: RUF001 - the first letter is Cyrillic
-    "ｃｈｅｃｋｏｕｔ",  # noqa: RUF001 - full-width letters
-    "．．／．．",  # noqa: RUF001 - full-width dots and a full-width slash
-    "a?b=c",
-    "a#b",
-    "a;b",
-    "a\\..\\b",
-    "a//b",
-    "/a/",
-    " a ",
-    "\u00a0a",
-    "*",
-    "+",
-    "{{ key }}",
-    "{path}",
-    "$(id)",
-    "'; DROP TABLE keys; --",
-    "é",
-    "e\u0301",
-    "x" * 10_000,
-    "../" * 3_000,
-]
-typed = st.one_of(
-    st.sampled_from(NASTY),
-    st.text(max_size=40),
-    st.text("./%\\ ab\n\x00", max_size=12),
-    st.lists(st.sampled_from(NASTY), min_size=2, max_size=3).map("".join),
-)
-"""What a person, or an attacker, types."""
 
 
 def is_plain(text: str) -> bool:
@@ -278,26 +222,12 @@ async def test_what_is_asked_for_in_a_query_or_a_body_stays_one_value(value: str
 def test_a_management_key_is_shown_to_nobody(value: str) -> None:
     """Refused or accepted, neither message nor block shows the key, and an accepted one can be a header."""
     with listening() as ear:
-        block = _made(OpenRouterCredentials, management_key=value + CANARY)
+        block = make(OpenRouterCredentials, management_key=value + CANARY)
 
     assert CANARY not in ear.text
     if block is not None:
         key = block.management_key.get_secret_value()
         assert httpx.Headers({"Authorization": f"Bearer {key}"})["authorization"] == f"Bearer {key}"
-
-
-def _made(kind: type[Any], **fields: Any) -> Any | None:
-    """Make a block, or check that its refusal names a field and repeats nothing."""
-    refused: list[ValidationError] = []
-    try:
-        return kind(**fields)
-    except ValidationError as error:
-        refused.append(error)
-    [refusal] = refused
-    places = [entry["loc"] for entry in refusal.errors(include_input=False, include_context=False)]
-    assert all(place and place[0] in kind.model_fields for place in places)
-    assert CANARY not in f"{refusal}{refusal!r}"
-    return None
 
 
 @pytest.mark.parametrize(
@@ -314,7 +244,7 @@ def _made(kind: type[Any], **fields: Any) -> Any | None:
 @settings(deadline=None)
 def test_a_secret_field_shows_in_nothing(kind: type[Any], field: str, others: dict[str, str], value: str) -> None:
     """Neither repr, text, JSON nor a refusal of a block holds what was typed into a secret field."""
-    made = _made(kind, **{field: value + CANARY}, **others)
+    made = make(kind, **{field: value + CANARY}, **others)
 
     if made is not None:
         assert CANARY not in f"{made!r}{made}{made.model_dump()}{made.model_dump_json()}"
@@ -338,115 +268,9 @@ def test_a_secret_field_shows_in_nothing(kind: type[Any], field: str, others: di
 @settings(deadline=None)
 def test_what_is_accepted_is_one_clean_line(kind: type[Any], field: str, others: dict[str, Any], value: str) -> None:
     """Addresses, namespaces and mounts are refused by name, without repeating them, or hold no control character."""
-    made = _made(kind, **{field: value + CANARY}, **others)
+    made = make(kind, **{field: value + CANARY}, **others)
 
     if made is not None:
         kept = getattr(made, field)
         assert kept.isprintable()
         assert not {".", ".."} & set(kept.split("/")) or field in {"url", "base_url", "host", "client_id"}
-
-
-# --- Vault ---
-
-
-@pytest.fixture(scope="module")
-def vault_server() -> Iterator[tuple[str, VaultSandbox]]:
-    """The Vault stand-in, over real sockets: hvac and requests have their say about each path."""
-    sandbox = VaultSandbox()
-    with running(vault.create_app(sandbox)) as url:
-        yield url, sandbox
-
-
-@given(mount=typed, path=typed, field=typed)
-@settings(max_examples=150, deadline=None)
-@example(mount="secret", path="%2e%2e/%2e%2e/sys", field="value")
-@example(mount="a?b", path="a#b;c=d&e", field="{{ key }}")
-@example(mount="x" * 512, path="é" * 512, field="x" * 256)
-async def test_a_secret_is_written_where_the_block_says_and_nowhere_else(
-    vault_server: tuple[str, VaultSandbox], mount: str, path: str, field: str
-) -> None:
-    """Vault has the key in exactly this field at exactly this path of exactly this mount, or nothing was sent."""
-    url, sandbox = vault_server
-    credentials = VaultCredentials(url=url, auth=TokenAuth(token=ROOT_TOKEN))
-    block = _made(VaultSecret, credentials=credentials, mount=mount, path=path, field=field)
-    if block is None:
-        return
-    sandbox.namespaces[""].clear()
-    sandbox.mount(block.mount)
-
-    await block.write_content(SecretStr(KEY), await block.read_content(), {"key_rotation": "checkout"})
-    read = await block.read_secret()
-    await block.aclose()
-
-    engine = sandbox.namespaces[""][block.mount]
-    assert isinstance(engine, KvVersion2)
-    assert list(engine.records) == [block.path]
-    assert engine.read(block.path)["data"] == {block.field: KEY}
-    assert read == KEY.encode()
-    assert mount.strip().strip("/") == block.mount
-    assert path.strip().strip("/") == block.path
-
-
-@pytest.mark.parametrize("field", ["mount", "path", "field"])
-@given(value=typed)
-@settings(deadline=None)
-def test_a_place_in_vault_that_is_refused_is_not_repeated(field: str, value: str) -> None:
-    """The message names the field and does not hold what was typed."""
-    credentials = VaultCredentials(url="https://vault.example", auth=TokenAuth(token="t"))
-
-    made = _made(VaultSecret, **{"credentials": credentials, "path": "app", field: value + CANARY})
-
-    assert made is None or getattr(made, field).endswith(CANARY)
-
-
-# --- Infisical ---
-
-
-@pytest.fixture(scope="module")
-def infisical_server() -> Iterator[tuple[str, infisical.InfisicalSandbox]]:
-    """The Infisical stand-in."""
-    app = infisical.create_app()
-    with running(app) as url:
-        yield url, app.state.sandbox
-
-
-@given(project=typed, environment=typed, path=typed, name=typed)
-@settings(max_examples=150, deadline=None)
-@example(project="p", environment="prod", path="/%2e%2e/?a=b#c", name="%2e%2e?a=b#c&d")
-@example(project="a&b=c", environment="e+f g", path="/é/．．", name="．．")  # noqa: RUF001 - full-width dots
-async def test_infisical_has_the_secret_where_the_block_says_and_nowhere_else(
-    infisical_server: tuple[str, infisical.InfisicalSandbox], project: str, environment: str, path: str, name: str
-) -> None:
-    """Project, environment, folder and name arrive as they stand in the block, or nothing was sent."""
-    url, sandbox = infisical_server
-    credentials = InfisicalCredentials(host=url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET)
-    block = _made(
-        InfisicalSecret, credentials=credentials, project_id=project, environment=environment, path=path, name=name
-    )
-    if block is None:
-        return
-    sandbox.folders.clear()
-    sandbox.add_folder(block.environment, block.path, project=block.project_id)
-
-    await block.write_content(SecretStr(KEY), await block.read_content(), {})
-    read = await block.read_secret()
-    await block.aclose()
-
-    [(place, folder)] = sandbox.folders.items()
-    assert place == (block.project_id, block.environment, block.path)
-    assert {stored.name: stored.values for stored in folder.values()} == {block.name: [KEY]}
-    assert (block.project_id, block.environment, block.name) == (project, environment, name)
-    assert read == KEY.encode()
-
-
-@pytest.mark.parametrize("field", ["project_id", "environment", "path", "name"])
-@given(value=typed)
-@settings(deadline=None)
-def test_a_place_in_infisical_that_is_refused_is_not_repeated(field: str, value: str) -> None:
-    """The message names the field and does not hold what was typed."""
-    credentials = InfisicalCredentials(host="https://infisical.example", client_id="c", client_secret="s")
-    place = {"project_id": "p", "environment": "prod", "name": "KEY"}
-
-    made = _made(InfisicalSecret, **{"credentials": credentials, **place, field: value + CANARY})
-
-    assert made is None or getattr(made, field).endswith(CANARY)
