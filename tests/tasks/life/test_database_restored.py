@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from datetime import timedelta
-from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from blocks import VaultSecret
-from flows.show.audit_report import as_sentence
 from sandbox.openrouter_account import StoredKey
-from tasks.audit.findings import Finding, Kind, Report, Severity
 from tasks.life.plan import plan
 from tasks.model.keys import marker, read_marker
 from tasks.model.rotation import Retirement
+from tests.tasks.backup import everything_is_explained, restored, revoked_key_is_back
 from tests.tasks.conftest import FakeWorld
-
-
-class Backup:
-    """What Prefect's database holds of a rotation, its flow runs among it."""
-
-    def __init__(self, world: FakeWorld) -> None:
-        self._terms, self._runs = deepcopy(world.store.terms), set(world.runs)
-
-    def restore(self, world: FakeWorld) -> None:
-        """Put it back; the destination is in another store, and stays as it is."""
-        world.store.terms, world.runs = deepcopy(self._terms), set(self._runs)
-
-
-async def restored(world: FakeWorld, rotations: int = 1) -> None:
-    """Rotations have come after the backup that is put back; the next look is more than an hour later."""
-    await world.rotate()
-    backup = Backup(world)
-    for _ in range(rotations):
-        world.later(hours=2)
-        await world.rotate()
-    backup.restore(world)
-    world.later(hours=2)
 
 
 async def spare(world: FakeWorld) -> StoredKey:
     """A key that this rotation made and nobody holds."""
     name = f"{marker('checkout', uuid4(), world.id)} spare"
     return world.openrouter.add_key(world.openrouter.accounts[0], {"name": name, "limit": 5})
-
-
-def only(report: Report, kind: Kind) -> Finding:
-    """The one finding of a kind."""
-    (finding,) = [finding for finding in report.findings if finding.kind is kind]
-    return finding
-
-
-def everything_is_explained(world: FakeWorld) -> bool:
-    """Whether the ledger knows exactly the keys that there are."""
-    return set(world.openrouter.keys) == world.ledger.hashes()
-
-
-# --- the next run ---
 
 
 async def test_the_next_run_takes_up_every_key_that_was_made_after_the_backup(world: FakeWorld) -> None:
@@ -205,151 +165,6 @@ async def test_the_id_that_a_ledger_remembers_is_its_own(world: FakeWorld) -> No
     assert [key.hash for key in world.ledger.superseded] == [former.hash]
 
 
-# --- an audit ---
-
-
-async def test_an_audit_names_the_held_key_and_since_when_it_is_unexplained(world: FakeWorld) -> None:
-    """Nothing is changed; the sentence says who made the key, when, and who holds it."""
-    await restored(world)
-    key, before = await world.held(), world.everything()
-
-    report = await world.audit()
-
-    finding = only(report, Kind.HELD_KEY_UNRECORDED)
-    assert finding.key_hash == key.hash
-    assert finding.severity is Severity.CRITICAL
-    assert f"The key {key.label} was made at 2026-12-16 05:30 UTC by run " in finding.sentence
-    assert finding.sentence.endswith("; vault-secret/checkout holds it, and no ledger explains it.")
-    assert world.everything()[:1] == before[:1]
-
-
-async def test_a_repair_makes_the_key_that_every_destination_holds_current_again(world: FakeWorld) -> None:
-    """The ledger's own current key is superseded with the overlap; nothing is left to a person."""
-    await restored(world)
-    held, (former,) = await world.held(), list(world.ledger.hashes())
-
-    report = await world.audit(repair=True)
-
-    current = world.ledger.current
-    assert current is not None
-    assert (current.hash, current.since, current.destinations) == (
-        held.hash,
-        held.created_at,
-        ("vault-secret/checkout",),
-    )
-    assert [(key.hash, key.revoke_at) for key in world.ledger.superseded] == [(former, world.time + timedelta(days=1))]
-    assert world.retirements[-1] == world.time + timedelta(days=1)
-    assert report.needing_person() == []
-    assert only(report, Kind.HELD_KEY_UNRECORDED).sentence.endswith("It is the current key again.")
-    assert (await world.audit(repair=True)).findings == ()
-    assert world.use(held) == world.use(world.key(former)) == 200
-
-
-async def test_a_repair_settles_all_keys_that_were_made_after_the_backup(world: FakeWorld) -> None:
-    """The newest is current, one that consumers have used keeps an overlap, one that nobody used is deleted."""
-    await world.rotate()
-    backup = Backup(world)
-    world.later(hours=2)
-    await world.rotate()
-    used = await world.held()
-    world.spend(used, "0.01")
-    await world.rotate()
-    unused = await world.held()
-    world.later(hours=2)
-    await world.rotate()
-    newest = await world.held()
-    backup.restore(world)
-    world.later(hours=2)
-
-    report = await world.audit(repair=True)
-
-    current = world.ledger.current
-    assert report.needing_person() == []
-    assert current is not None
-    assert current.hash == newest.hash
-    assert used.hash in {key.hash for key in world.ledger.superseded}
-    assert unused.hash not in world.openrouter.keys
-    assert everything_is_explained(world)
-
-
-async def test_destinations_that_hold_different_keys_are_left_to_the_rotation(world: FakeWorld) -> None:
-    """The audit says what to do, and that ends it: one current key everywhere, the others in their overlap."""
-    world.change(destinations=["vault-secret/checkout", "vault-secret/other"])
-    other = VaultSecret(credentials=world.block.credentials, path="apps/other")
-    one = world.destination
-
-    async def destination(name: str) -> Any:
-        return other if name == "vault-secret/other" else await one(name)
-
-    world.destination = destination  # type: ignore[method-assign]
-    await world.rotate()
-    first = await world.held()
-    backup = Backup(world)
-    world.later(hours=2)
-    await world.rotate()
-    await other.awrite_secret(first.secret.encode())
-    backup.restore(world)
-    world.later(hours=2)
-
-    finding = only(await world.audit(repair=True), Kind.HELD_KEY_UNRECORDED)
-
-    assert "vault-secret/checkout holds it. Run the rotation, which publishes a new key everywhere." in finding.sentence
-    assert "run the rotation" in finding.kind.advice
-    assert finding.needs_person
-    await world.rotate()
-    assert everything_is_explained(world)
-    assert len(world.ledger.superseded) == 2
-    assert (await world.audit()).findings == ()
-
-
-@pytest.mark.parametrize("case", ["pending", "another connection", "no deployment"])
-async def test_a_held_key_in_doubt_is_left_to_a_person(world: FakeWorld, case: str) -> None:
-    """Where a run is under way, or the deployment says otherwise, no ledger is changed."""
-    await restored(world)
-    match case:
-        case "pending":
-            pending = {"run_id": str(next(iter(world.runs))), "connection": "openrouter", "destinations": []}
-            world.store.value = {**world.store.value, "pending": {**pending, "intended_at": world.time.isoformat()}}
-        case "another connection":
-            world.deployed = world.rotation.model_copy(update={"connection": "another"})
-        case "no deployment":
-            world.is_deployed = False
-    before = world.ledger
-
-    report = await world.audit(repair=True)
-
-    assert only(report, Kind.HELD_KEY_UNRECORDED).needs_person
-    assert (world.ledger.current, world.ledger.superseded) == (before.current, before.superseded)
-
-
-# --- a destination that was restored, too ---
-
-
-async def revoked_key_is_back(world: FakeWorld) -> Any:
-    """A destination in Prefect's own database holds what it held at the backup: a key that was revoked since."""
-    world.change(overlap="PT0S")
-    await world.rotate()
-    backup, former = Backup(world), await world.held()
-    world.later(hours=2)
-    await world.rotate()
-    newer = await world.held()
-    backup.restore(world)
-    await world.block.awrite_secret(former.secret.encode())
-    world.later(hours=2)
-    return newer
-
-
-async def test_an_audit_says_that_consumers_read_a_revoked_key(world: FakeWorld) -> None:
-    """That is the gravest finding, and the newer key is named."""
-    newer = await revoked_key_is_back(world)
-
-    report = await world.audit()
-
-    assert "does not exist at OpenRouter any more" in as_sentence(report)
-    assert "Run the rotation at once." in as_sentence(report)
-    assert only(report, Kind.ORPHAN).key_hash == newer.hash
-
-
 async def test_the_next_run_replaces_a_revoked_key_and_says_so(world: FakeWorld) -> None:
     """One that would find the key too young as well."""
     await revoked_key_is_back(world)
@@ -360,42 +175,6 @@ async def test_the_next_run_replaces_a_revoked_key_and_says_so(world: FakeWorld)
     assert world.use(await world.held()) == 200
     assert "The current key did not work any more, so it was replaced before its time." in world.notes
     assert any("did not exist any more; somebody else has deleted it" in note for note in world.notes)
-
-
-# --- another server ---
-
-
-async def test_a_server_that_replaces_a_lost_one_says_whose_keys_there_are(world: FakeWorld) -> None:
-    """Everything is lost, the installation's id included: that needs a person, who puts the id back."""
-    await world.rotate()
-    held = await world.held()
-    world.store.value = None
-    world.runs.clear()
-    world.id = "another"
-    world.later(hours=2)
-
-    report = await world.audit(repair=True)
-    world.id = "abcdefg"
-    repaired = await world.audit(repair=True)
-
-    finding = only(report, Kind.MARKED_NOT_OURS)
-    assert finding.needs_person
-    assert finding.sentence.endswith(" in the installation abcdefg; this one is another.")
-    assert only(repaired, Kind.LEDGER_LOST).repaired
-    assert world.ledger.hashes() == {held.hash}
-
-
-async def test_a_second_server_beside_this_one_needs_nobody(world: FakeWorld) -> None:
-    """Its keys are a notice once the rotation of that name has a ledger here."""
-    await world.rotate()
-    key = await world.held()
-    key.name = key.name.replace("abcdefg", "another")
-    world.store.value = None
-    await world.rotate()
-    world.later(hours=2)
-
-    assert not only(await world.audit(repair=True), Kind.MARKED_NOT_OURS).needs_person
-    assert key.hash in world.openrouter.keys
 
 
 async def test_a_policy_of_use_holds_for_a_key_that_was_found_again(world: FakeWorld) -> None:

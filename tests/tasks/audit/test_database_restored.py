@@ -1,0 +1,173 @@
+"""Prefect's database is restored from a backup, or lost: what an audit says of it, and what its repair does."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from blocks import VaultSecret
+from flows.show.audit_report import as_sentence
+from tasks.audit.findings import Kind, Severity
+from tests.tasks.audit.account import only
+from tests.tasks.backup import Backup, everything_is_explained, restored, revoked_key_is_back
+from tests.tasks.conftest import FakeWorld
+
+
+async def test_an_audit_names_the_held_key_and_since_when_it_is_unexplained(world: FakeWorld) -> None:
+    """Nothing is changed; the sentence says who made the key, when, and who holds it."""
+    await restored(world)
+    key, before = await world.held(), world.everything()
+
+    report = await world.audit()
+
+    finding = only(report, Kind.HELD_KEY_UNRECORDED)
+    assert finding.key_hash == key.hash
+    assert finding.severity is Severity.CRITICAL
+    assert f"The key {key.label} was made at 2026-12-16 05:30 UTC by run " in finding.sentence
+    assert finding.sentence.endswith("; vault-secret/checkout holds it, and no ledger explains it.")
+    assert world.everything()[:1] == before[:1]
+
+
+async def test_a_repair_makes_the_key_that_every_destination_holds_current_again(world: FakeWorld) -> None:
+    """The ledger's own current key is superseded with the overlap; nothing is left to a person."""
+    await restored(world)
+    held, (former,) = await world.held(), list(world.ledger.hashes())
+
+    report = await world.audit(repair=True)
+
+    current = world.ledger.current
+    assert current is not None
+    assert (current.hash, current.since, current.destinations) == (
+        held.hash,
+        held.created_at,
+        ("vault-secret/checkout",),
+    )
+    assert [(key.hash, key.revoke_at) for key in world.ledger.superseded] == [(former, world.time + timedelta(days=1))]
+    assert world.retirements[-1] == world.time + timedelta(days=1)
+    assert report.needing_person() == []
+    assert only(report, Kind.HELD_KEY_UNRECORDED).sentence.endswith("It is the current key again.")
+    assert (await world.audit(repair=True)).findings == ()
+    assert world.use(held) == world.use(world.key(former)) == 200
+
+
+async def test_a_repair_settles_all_keys_that_were_made_after_the_backup(world: FakeWorld) -> None:
+    """The newest is current, one that consumers have used keeps an overlap, one that nobody used is deleted."""
+    await world.rotate()
+    backup = Backup(world)
+    world.later(hours=2)
+    await world.rotate()
+    used = await world.held()
+    world.spend(used, "0.01")
+    await world.rotate()
+    unused = await world.held()
+    world.later(hours=2)
+    await world.rotate()
+    newest = await world.held()
+    backup.restore(world)
+    world.later(hours=2)
+
+    report = await world.audit(repair=True)
+
+    current = world.ledger.current
+    assert report.needing_person() == []
+    assert current is not None
+    assert current.hash == newest.hash
+    assert used.hash in {key.hash for key in world.ledger.superseded}
+    assert unused.hash not in world.openrouter.keys
+    assert everything_is_explained(world)
+
+
+async def test_destinations_that_hold_different_keys_are_left_to_the_rotation(world: FakeWorld) -> None:
+    """The audit says what to do, and that ends it: one current key everywhere, the others in their overlap."""
+    world.change(destinations=["vault-secret/checkout", "vault-secret/other"])
+    other = VaultSecret(credentials=world.block.credentials, path="apps/other")
+    one = world.destination
+
+    async def destination(name: str) -> Any:
+        return other if name == "vault-secret/other" else await one(name)
+
+    world.destination = destination  # type: ignore[method-assign]
+    await world.rotate()
+    first = await world.held()
+    backup = Backup(world)
+    world.later(hours=2)
+    await world.rotate()
+    await other.awrite_secret(first.secret.encode())
+    backup.restore(world)
+    world.later(hours=2)
+
+    finding = only(await world.audit(repair=True), Kind.HELD_KEY_UNRECORDED)
+
+    assert "vault-secret/checkout holds it. Run the rotation, which publishes a new key everywhere." in finding.sentence
+    assert "run the rotation" in finding.kind.advice
+    assert finding.needs_person
+    await world.rotate()
+    assert everything_is_explained(world)
+    assert len(world.ledger.superseded) == 2
+    assert (await world.audit()).findings == ()
+
+
+@pytest.mark.parametrize("case", ["pending", "another connection", "no deployment"])
+async def test_a_held_key_in_doubt_is_left_to_a_person(world: FakeWorld, case: str) -> None:
+    """Where a run is under way, or the deployment says otherwise, no ledger is changed."""
+    await restored(world)
+    match case:
+        case "pending":
+            pending = {"run_id": str(next(iter(world.runs))), "connection": "openrouter", "destinations": []}
+            world.store.value = {**world.store.value, "pending": {**pending, "intended_at": world.time.isoformat()}}
+        case "another connection":
+            world.deployed = world.rotation.model_copy(update={"connection": "another"})
+        case "no deployment":
+            world.is_deployed = False
+    before = world.ledger
+
+    report = await world.audit(repair=True)
+
+    assert only(report, Kind.HELD_KEY_UNRECORDED).needs_person
+    assert (world.ledger.current, world.ledger.superseded) == (before.current, before.superseded)
+
+
+async def test_an_audit_says_that_consumers_read_a_revoked_key(world: FakeWorld) -> None:
+    """That is the gravest finding, and the newer key is named."""
+    newer = await revoked_key_is_back(world)
+
+    report = await world.audit()
+
+    assert "does not exist at OpenRouter any more" in as_sentence(report)
+    assert "Run the rotation at once." in as_sentence(report)
+    assert only(report, Kind.ORPHAN).key_hash == newer.hash
+
+
+async def test_a_server_that_replaces_a_lost_one_says_whose_keys_there_are(world: FakeWorld) -> None:
+    """Everything is lost, the installation's id included: that needs a person, who puts the id back."""
+    await world.rotate()
+    held = await world.held()
+    world.store.value = None
+    world.runs.clear()
+    world.id = "another"
+    world.later(hours=2)
+
+    report = await world.audit(repair=True)
+    world.id = "abcdefg"
+    repaired = await world.audit(repair=True)
+
+    finding = only(report, Kind.MARKED_NOT_OURS)
+    assert finding.needs_person
+    assert finding.sentence.endswith(" in the installation abcdefg; this one is another.")
+    assert only(repaired, Kind.LEDGER_LOST).repaired
+    assert world.ledger.hashes() == {held.hash}
+
+
+async def test_a_second_server_beside_this_one_needs_nobody(world: FakeWorld) -> None:
+    """Its keys are a notice once the rotation of that name has a ledger here."""
+    await world.rotate()
+    key = await world.held()
+    key.name = key.name.replace("abcdefg", "another")
+    world.store.value = None
+    await world.rotate()
+    world.later(hours=2)
+
+    assert not only(await world.audit(repair=True), Kind.MARKED_NOT_OURS).needs_person
+    assert key.hash in world.openrouter.keys
