@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 
 import blocks
 from blocks.vault.auth import TokenAuth
+from flows import deployments
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.postgres import PROGRAMS as POSTGRESQL
@@ -51,6 +52,7 @@ on_postgresql = [
     needs_postgresql,
 ]
 apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart")]
+without_worker = [*pytestmark, pytest.mark.usefixtures("no_worker")]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
 # Many servers and workers share two cores here: what has nothing to do should not keep them busy. A server looks again
 # and again for tasks of every run that was cancelled within a day, and a test cancels what it leaves behind.
@@ -175,3 +177,9 @@ async def world(stack: Stack, connection: str) -> AsyncIterator[World]:
         await world.connect(world.openrouter_url)
         yield world
         await end_all_runs()
+
+
+@pytest.fixture
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no worker here, as for a worker whose one slot is taken by the form's own run."""
+    monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 0.0)

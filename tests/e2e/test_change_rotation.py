@@ -1,0 +1,211 @@
+"""Changing a rotation from the form, against a real Prefect server."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.actions import DeploymentScheduleUpdate, DeploymentUpdate
+from prefect.client.schemas.schedules import CronSchedule, RRuleSchedule
+
+from flows import rotate
+from tasks.model.schedules import parse_timetable
+from tasks.world.deployments import read_timetable
+from tests.by_hand import ledger_of
+from tests.e2e.conftest import World, without_worker
+from tests.e2e.form import add, deployed, form, runs_of, shown
+
+pytestmark = without_worker
+
+
+async def test_the_queue_of_an_older_deployment_is_taken_away(world: World) -> None:
+    """A deployment that an earlier version made with a limit loses it when the form changes the rotation."""
+    fields = await form(world)
+    await add(fields)
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    async with get_client() as client:
+        await client.update_deployment(made.id, DeploymentUpdate(concurrency_limit=1))
+
+    await add(fields)
+
+    changed = await deployed(fields["rotation_name"])
+    assert changed is not None
+    assert changed.global_concurrency_limit is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "days", "at", "window"),
+    [
+        ({"overlap": "7d"}, 30, "03:30", 2),
+        ({"rotate_at": "05:00"}, 30, "05:00", 2),
+        ({"interval_days": 7}, 7, "03:30", 2),
+        ({"spread": "4h"}, 30, "03:30", 4),
+        ({"spread": "0h"}, 30, "03:30", 0),
+    ],
+    ids=["something else", "time", "interval", "another spread", "no spread any more"],
+)
+async def test_a_spread_counts_from_the_time_that_was_asked_for(
+    world: World, changes: dict[str, Any], days: int, at: str, window: int
+) -> None:
+    """A change of the time or the interval keeps the distance from the time; another spread does not add to it."""
+    fields = await form(world, spread="2h")
+    name = fields["rotation_name"]
+    await add(fields)
+
+    state = await add({"rotation_name": name, "make_key_now": False, **changes})
+
+    made = await deployed(name)
+    table = parse_timetable(days, at, "Europe/Berlin").spread(name, timedelta(hours=window))
+    assert state.is_completed(), state.message
+    assert made is not None
+    assert [read_timetable(each.schedule) for each in made.schedules] == [table]
+
+
+async def test_an_existing_name_changes_that_rotation(world: World) -> None:
+    """The artifact shows field by field what differs; what the form does not ask for stays as it was."""
+    fields = await form(world)
+    name = fields["rotation_name"]
+    await add(fields)
+    first = await deployed(name)
+    assert first is not None
+    workspace = {**first.parameters["rotation"]["key"], "workspace_id": "team-a"}
+    async with get_client() as client:
+        parameters = {"emergency": False, "rotation": {**first.parameters["rotation"], "key": workspace}}
+        await client._client.patch(f"/deployments/{first.id}", json={"parameters": parameters, "tags": ["mine"]})
+
+    state = await add({**fields, "interval_days": 7, "limit_usd": "no limit", "limit_reset": "unchanged"})
+
+    changed = await deployed(name)
+    assert state.is_completed(), state.message
+    assert changed is not None
+    assert (changed.id, changed.tags, changed.description) == (first.id, ["mine"], first.description)
+    assert changed.parameters["rotation"]["key"]["workspace_id"] == "team-a"
+    assert changed.parameters["rotation"]["key"]["limit_usd"] is None
+    assert [str(read_timetable(each.schedule)) for each in changed.schedules] == ["every 7 days at 03:30 Europe/Berlin"]
+    table = await shown(name)
+    assert "| Limit (USD) | 50 | none |" in table
+    assert "| Schedule | every 30 days at 03:30 Europe/Berlin | every 7 days at 03:30 Europe/Berlin |" in table
+    assert "workspace" not in table
+
+
+async def test_a_field_left_empty_keeps_its_value(world: World) -> None:
+    """A person who changes one thing names the rotation and that thing, and nothing else."""
+    fields = await form(world)
+    name = fields["rotation_name"]
+    await add(fields)
+    before = await deployed(name)
+
+    state = await add({"rotation_name": name, "overlap": "7d", "make_key_now": False})
+
+    after = await deployed(name)
+    assert state.is_completed(), state.message
+    assert before is not None
+    assert after is not None
+    assert after.parameters["rotation"] == {**before.parameters["rotation"], "overlap": "P7D"}
+    assert after.schedules == before.schedules
+    table = (await shown(name)).partition("## Changes")[2]
+    assert "| Overlap | 1 day | 7 days |" in table
+    assert table.count("\n| ") == 3
+
+
+async def test_a_schedule_that_the_form_cannot_say_is_left_as_it_is(world: World) -> None:
+    """A rotation by cron keeps its schedule when something else is changed; a part of another needs all of it."""
+    fields = await form(world)
+    name = fields["rotation_name"]
+    await add(fields)
+    made = await deployed(name)
+    assert made is not None
+    async with get_client() as client:
+        cron = DeploymentScheduleUpdate(slug="auto-rotation", schedule=CronSchedule(cron="0 4 * * 1"), active=True)
+        await client.update_deployment(made.id, DeploymentUpdate(schedules=[cron]))
+
+    changed = await add({"rotation_name": name, "overlap": "7d", "make_key_now": False})
+    refused = await add({"rotation_name": name, "interval_days": 7, "make_key_now": False})
+
+    after = await deployed(name)
+    assert changed.is_completed(), changed.message
+    assert "its schedule is as before" in str(changed.message)
+    assert after is not None
+    assert [str(getattr(each.schedule, "cron", "")) for each in after.schedules] == ["0 4 * * 1"]
+    assert str(refused.message).startswith("rotate_at, time_zone, interval_days: fill in all three")
+
+
+async def test_a_review_shows_old_and_new_and_changes_nothing(world: World) -> None:
+    """Before it is done, a person sees what would be added, and what would be changed."""
+    fields = await form(world)
+    name = fields["rotation_name"]
+    added = await add({**fields, "review_only": True})
+    nothing = await deployed(name)
+    new = await shown(name)
+    await add(fields)
+    before = await deployed(name)
+
+    changed = await add({"rotation_name": name, "interval_days": 7, "review_only": True})
+
+    assert nothing is None
+    assert added.is_completed(), added.message
+    assert "| Limit (USD) | none | 50 |" in new
+    assert changed.is_completed(), changed.message
+    assert await deployed(name) == before
+    old = "every 30 days at 03:30 Europe/Berlin"
+    assert f"| Schedule | {old} | every 7 days at 03:30 Europe/Berlin |" in await shown(name)
+
+
+async def test_the_same_form_again_changes_nothing(world: World) -> None:
+    """Submitting the form twice makes no second rotation, and says so."""
+    fields = await form(world)
+    await add(fields)
+    before = await deployed(fields["rotation_name"])
+
+    state = await add(fields)
+
+    after = await deployed(fields["rotation_name"])
+    assert before is not None
+    assert after is not None
+    assert (after.id, after.parameters, after.schedules) == (before.id, before.parameters, before.schedules)
+    assert "is unchanged" in str(state.message)
+
+
+async def test_a_change_never_rotates_at_once(world: World) -> None:
+    """A rotation that has a key is not run by the form, and its next run is the interval after its last rotation."""
+    fields = await form(world, make_key_now=True)
+    await add({**fields, "make_key_now": False})
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    assert (await rotate(made.parameters["rotation"], return_state=True)).is_completed()
+
+    state = await add({**fields, "interval_days": 10})
+
+    changed = await deployed(fields["rotation_name"])
+    assert state.is_completed(), state.message
+    assert changed is not None
+    assert await runs_of(changed) == []
+    assert len(world.openrouter.created) == 1
+    ledger = await ledger_of(fields["rotation_name"])
+    assert ledger.current is not None
+    due = ledger.current.since.astimezone(ZoneInfo("Europe/Berlin")).date() + timedelta(days=10)
+    schedule = changed.schedules[0].schedule
+    assert isinstance(schedule, RRuleSchedule)
+    assert f"DTSTART:{due:%Y%m%d}T033000" in schedule.rrule
+
+
+async def test_the_form_says_which_key_the_former_place_of_an_edited_block_holds(world: World) -> None:
+    """Given a block that was edited since, the form names its former place, the key there, and when it ends."""
+    rotation = await world.prepare(world.rotation(destinations=["vault-secret/moves"]))
+    block = world.make("vault-secret")
+    await block.asave("moves", overwrite=True)
+    await rotate(rotation, return_state=True)
+    key = (await ledger_of(rotation.name)).current
+    assert key is not None
+    await block.model_copy(update={"path": f"{block.path}-moved"}).asave("moves", overwrite=True)
+
+    state = await add({**await form(world), "rotation_name": rotation.name, "destinations": ["vault-secret/moves"]})
+
+    assert str(state.message).endswith(
+        f"The former place {block.place()} may still hold the key {key.label}, which ends 1 day after the next "
+        "rotation: move its consumers before that."
+    )

@@ -1,0 +1,77 @@
+"""The first key of a rotation that the form has added: made once, waited for, and tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from prefect import State, get_client
+from prefect.states import Completed, Failed, Running
+
+from flows import deployments
+from tests.e2e.conftest import World, without_worker
+from tests.e2e.form import add, deployed, form, runs_of, shown
+
+pytestmark = without_worker
+
+
+async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) -> None:
+    """Where no worker is free the run is reported and not waited for; trying again does not make a second one."""
+    fields = await form(world, make_key_now=True)
+
+    first = await add(fields)
+    again = await add(fields)
+
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    [run] = await runs_of(made)
+    assert "is created as soon as a worker is free" in str(first.message)
+    assert again.is_completed()
+    assert run.state_name == "Scheduled"
+    assert str(run.id) in await shown(fields["rotation_name"])
+
+
+async def test_a_first_key_that_failed_is_tried_again_by_the_same_form(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure of the first key's run is the form's failure, in its words; submitting again starts one more run."""
+    monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 60.0)
+    fields = await form(world, make_key_now=True)
+    sentence = "publish failed: Vault is sealed. Retry is safe."
+
+    failed, _ = await asyncio.gather(add(fields), conclude_next_run(fields["rotation_name"], Failed(message=sentence)))
+    healed, _ = await asyncio.gather(add(fields), conclude_next_run(fields["rotation_name"], Completed()))
+
+    made = await deployed(fields["rotation_name"])
+    assert made is not None
+    assert failed.is_failed()
+    assert sentence in str(failed.message)
+    assert str(healed.message).endswith("Its first key is published.")
+    assert len(await runs_of(made)) == 2
+
+
+async def test_a_first_key_that_takes_long_is_not_waited_for_without_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that hangs does not hold the form's run, which says that it is still at work."""
+    monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 60.0)
+    monkeypatch.setattr(deployments, "ENDS_WITHIN_SECONDS", 0.0)
+    fields = await form(world, make_key_now=True)
+
+    state, _ = await asyncio.gather(add(fields), conclude_next_run(fields["rotation_name"], Running()))
+
+    assert state.is_completed(), state.message
+    assert str(state.message).endswith("The run that creates its first key is still running.")
+
+
+async def conclude_next_run(name: str, state: State[Any]) -> None:
+    """Bring the next run of a rotation's deployment into a state, as a worker would."""
+    while True:
+        made = await deployed(name)
+        waiting = [run for run in await runs_of(made) if run.state_name == "Scheduled"] if made else []
+        if waiting:
+            async with get_client() as client:
+                await client.set_flow_run_state(waiting[0].id, state, force=True)
+            return
+        await asyncio.sleep(0.1)

@@ -1,0 +1,127 @@
+"""A form with something wrong in it is refused in plain sentences, and makes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flows.add_rotation import CORRECT_IT
+from sandbox.server import Fault
+from tests.e2e.conftest import World, without_worker
+from tests.e2e.form import HELP, add, deployed, form
+
+pytestmark = without_worker
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rotate_at": "half past three"}, "rotate_at: "),
+        ({"time_zone": "Atlantis"}, "time_zone: "),
+        ({"spread": "13h"}, "spread: "),
+        ({"interval_days": 0}, "interval_days: "),
+        ({"key_name": " "}, "key_name: "),
+        ({"limit_usd": -1}, "limit_usd: "),
+        ({"limit_reset": "hourly"}, "limit_reset: "),
+        ({"overlap": "48 bananas"}, "overlap: "),
+        ({"rotation_name": "Not A Slug"}, "rotation_name: "),
+        ({"destinations": []}, "destinations: "),
+        ({"destinations": [{"$ref": "00000000-0000-0000-0000-000000000000"}]}, "destinations: "),
+        ({"destinations": [None]}, "destinations: "),
+        ({"other_destinations": ["secret/unknown"]}, "destinations: "),
+        ({"other_destinations": ["openrouter-credentials/openrouter"]}, "destinations: "),
+        ({"connection": "secret/unknown"}, "connection: "),
+        ({"connection": "openrouter-credentials/unknown"}, "connection: "),
+        ({"destinations": None}, "destinations: "),
+        ({"other_destinations": 5}, "other_destinations: "),
+        ({"auto_rotation": "false"}, "auto_rotation: "),
+        ({"make_key_now": "no"}, "make_key_now: "),
+    ],
+)
+async def test_a_wrong_field_makes_nothing(world: World, changes: dict[str, Any], sentence: str) -> None:
+    """One plain sentence that begins with the field's name in the form; no deployment and no key."""
+    fields = await form(world, **{"make_key_now": True, **changes})
+
+    state = await add(fields)
+
+    assert state.is_failed()
+    assert str(state.message).startswith(sentence)
+    assert "Traceback" not in str(state.message)
+    assert await deployed(str(fields["rotation_name"])) is None
+    assert world.openrouter.created == []
+
+
+async def test_a_destination_that_is_down_makes_nothing(world: World) -> None:
+    """Connection and destinations are proven to work before anything is made."""
+    vault = await world.prepare(world.rotation(destinations=["vault-secret/down"]))
+    fields = await form(world, make_key_now=True, other_destinations=vault.destinations)
+    world.vault_app.state.faults.add(Fault(status=403, body='{"errors":["permission denied"]}'))
+
+    state = await add(fields)
+
+    assert state.is_failed()
+    assert "Vault at" in str(state.message)
+    assert await deployed(fields["rotation_name"]) is None
+    assert world.openrouter.created == []
+
+
+async def test_a_refused_management_key_makes_nothing(world: World) -> None:
+    """A connection that OpenRouter refuses is told before anything is made."""
+    fields = await form(world, make_key_now=True)
+    world.openrouter.accounts[0].management_keys.clear()
+
+    state = await add(fields)
+
+    assert state.is_failed()
+    assert "does not accept the management key" in str(state.message)
+    assert await deployed(fields["rotation_name"]) is None
+    assert world.openrouter.created == []
+
+
+async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
+    """Two rotations would overwrite each other's key; the one that publishes there may itself be changed."""
+    fields = await form(world)
+    name, taken = fields["rotation_name"], f"{fields['rotation_name']}-too"
+    await add(fields)
+
+    refused = await add({**fields, "rotation_name": taken})
+    changed = await add({**fields, "interval_days": 7})
+
+    assert refused.message == (
+        f"destinations: secret/{name} is already a destination of the rotation {name}. Nothing was created. "
+        f"{CORRECT_IT} {HELP}"
+    )
+    assert await deployed(taken) is None
+    assert changed.is_completed(), changed.message
+
+
+async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
+    """A destination that is named twice, by blocks of different names, is one sentence, and nothing is made."""
+    block = world.make("vault-secret")
+    await block.asave("one", overwrite=True)
+    await block.model_copy().asave("another", overwrite=True)
+    fields = await form(world)
+
+    refused = await add({**fields, "destinations": ["vault-secret/one", "vault-secret/another"]})
+
+    assert refused.message == (
+        f"destinations: vault-secret/one and vault-secret/another point to the same place, {block.place()}. "
+        f"Nothing was created. {CORRECT_IT} {HELP}"
+    )
+    assert await deployed(fields["rotation_name"]) is None
+
+
+async def test_everything_that_is_wrong_is_told_at_once(world: World) -> None:
+    """One run of the form names every wrong field, and the way back into the form."""
+    fields = await form(world, rotate_at="noon", time_zone="Berlin", overlap="a day", key_name="", limit_reset="hourly")
+
+    state = await add(fields)
+
+    assert state.message == (
+        "rotate_at: must be a local time in 24-hour format, such as 03:30. "
+        "time_zone: must be an IANA time zone, such as Europe/Berlin. "
+        "key_name: is required. limit_reset: must be none, daily, weekly or monthly. "
+        f"overlap: must be a duration, such as 24h, 7d or PT24H. Nothing was created. {CORRECT_IT} {HELP}"
+    )
+    assert await deployed(fields["rotation_name"]) is None
