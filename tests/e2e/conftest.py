@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from prefect import Flow, get_client
 from prefect.blocks.system import Secret
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from pydantic import SecretStr
@@ -21,13 +23,14 @@ from starlette.applications import Starlette
 import blocks
 from blocks.vault.auth import TokenAuth
 from flows import deployments
+from flows.worker import FLOWS
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.postgres import PROGRAMS as POSTGRESQL
 from sandbox.redis import PROGRAM as REDIS
 from sandbox.server import running
 from sandbox.setup import prepare
-from sandbox.stack import Stack
+from sandbox.stack import WORKER_TYPE, Stack
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.model.rotation import KeySettings, Rotation
 from tests.e2e.driver import deploy_retirements, end_all_runs
@@ -183,3 +186,21 @@ async def world(stack: Stack, connection: str) -> AsyncIterator[World]:
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no worker here, as for a worker whose one slot is taken by the form's own run."""
     monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 0.0)
+
+
+@pytest.fixture
+def start_flow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Start a run of a flow of the test, which the worker takes for one of the package."""
+
+    async def begin(what: Flow[..., Any], pool: str, *, known: bool = True, **more: Any) -> UUID:
+        entrypoint = f"flows.test:{what.fn.__name__}"
+        if known:
+            monkeypatch.setitem(FLOWS, entrypoint, what)
+        async with get_client() as client:
+            await client.create_work_pool(WorkPoolCreate(name=pool, type=WORKER_TYPE), overwrite=True)
+            deployment = await client.create_deployment(
+                await client.create_flow(what), pool, work_pool_name=pool, entrypoint=entrypoint, pull_steps=[], **more
+            )
+            return (await client.create_flow_run_from_deployment(deployment)).id
+
+    return begin

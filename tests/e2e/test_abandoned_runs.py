@@ -1,0 +1,138 @@
+"""A run that nobody is at work on any more is taken again, marked as crashed, or tried again, by whichever worker."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+from uuid import UUID
+
+import pytest
+from prefect import Flow, flow, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Crashed, Pending, Running
+
+from flows.worker import KeyRotationWorker
+from tasks.model.tries import RUN
+from tasks.world.tries import TRY_TAG
+from tests.e2e.conftest import World, with_processes
+from tests.e2e.driver import ended
+from tests.e2e.in_process import running
+
+pytestmark = with_processes
+
+
+async def test_a_run_that_some_worker_took_and_did_not_begin_is_taken_again(
+    world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker was killed in between, or never heard that it had taken the run; one that is in hand is left alone."""
+    monkeypatch.setattr("flows.abandoned.BEGUN_WITHIN", timedelta(0))
+    began, go_on = threading.Event(), threading.Event()
+
+    @flow(persist_result=False)
+    async def held() -> None:
+        began.set()
+        await asyncio.to_thread(go_on.wait)
+
+    async with KeyRotationWorker("lost", prefetch_seconds=0) as worker:
+        run_id = await start_flow(held, "lost")
+        async with get_client() as client:
+            await client.set_flow_run_state(run_id, Pending())
+        assert await worker.get_and_submit_flow_runs() == []
+
+        await worker.sync_with_backend()
+        assert [run.id for run in await worker.get_and_submit_flow_runs()] == [run_id]
+        await running(began)
+        await worker.sync_with_backend()
+        go_on.set()
+
+        assert (await ended(run_id)).state_name == "Completed"
+
+
+async def crashed_run(flow: Flow[..., Any], pool: str, start_flow: Callable[..., Any]) -> UUID:
+    """A run whose process has died, in a pool without a worker."""
+    run_id: UUID = await start_flow(flow, pool)
+    async with get_client() as client:
+        await client.set_flow_run_state(run_id, Crashed(message="Its process died."), force=True)
+    return run_id
+
+
+async def tries_of(run_id: UUID) -> list[FlowRun]:
+    """The runs that finish another one."""
+    async with get_client() as client:
+        runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[TRY_TAG])))
+    return [run for run in runs if run.labels.get(RUN) == str(run_id)]
+
+
+async def test_a_crashed_run_is_tried_again_once_whoever_looks(world: World, start_flow: Callable[..., Any]) -> None:
+    """Two workers find it, again and again, and one try is made, which is due at once."""
+
+    @flow(persist_result=False)
+    async def dies() -> None:
+        """Complete, the second time."""
+
+    run_id = await crashed_run(dies, "crashed", start_flow)
+    async with KeyRotationWorker("crashed", prefetch_seconds=0) as one, KeyRotationWorker("crashed") as other:
+        await asyncio.gather(*[worker.sync_with_backend() for worker in (one, other, one)])
+        [attempt] = await tries_of(run_id)
+        assert [run.id for run in await one.get_and_submit_flow_runs()] == [attempt.id]
+        assert (await ended(attempt.id)).state_name == "Completed"
+
+    async with KeyRotationWorker("crashed") as later:
+        await later.sync_with_backend()
+    assert len(await tries_of(run_id)) == 1
+
+
+async def silent_run(pool: str, start_flow: Callable[..., Any]) -> UUID:
+    """A run that is Running, has sent no heartbeat, and that nobody is at work on."""
+
+    @flow(persist_result=False)
+    async def silent() -> None:
+        """Never begin."""
+
+    run_id: UUID = await start_flow(silent, pool)
+    async with get_client() as client:
+        await client.set_flow_run_state(run_id, Running(), force=True)
+    return run_id
+
+
+async def state_after_looks(run_id: UUID, pool: str, looks: int) -> str | None:
+    """Let a worker look several times, while events arrive; the state in which the run is then."""
+    async with KeyRotationWorker(pool) as worker, get_client() as client:
+        for _ in range(looks):
+            await worker.sync_with_backend()
+            await asyncio.sleep(1)
+        return (await client.read_flow_run(run_id)).state_name
+
+
+async def test_a_run_without_heartbeats_is_marked_as_crashed_where_events_arrive(
+    world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever became of the automation; and where no event arrives, silence says nothing about a run."""
+    monkeypatch.setattr("flows.abandoned.MISSED_HEARTBEATS", 0.1)
+    run_id = await silent_run("silent", start_flow)
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
+        with mock.patch("flows.abandoned.emit_event"):
+            assert await state_after_looks(run_id, "silent", 5) == "Running"
+        assert await state_after_looks(run_id, "silent", 10) == "Crashed"
+
+
+async def test_an_order_that_crashed_is_not_tried_again(world: World, start_flow: Callable[..., Any]) -> None:
+    """A person may have ordered something else since."""
+
+    @flow(name="remove-rotation", persist_result=False)
+    async def order() -> None:
+        """Do what a person has ordered."""
+
+    run_id = await crashed_run(order, "crashed-order", start_flow)
+
+    async with KeyRotationWorker("crashed-order") as worker:
+        await worker.sync_with_backend()
+
+    assert await tries_of(run_id) == []
