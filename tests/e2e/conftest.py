@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect import Flow, get_client
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.blocks.system import Secret
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events.worker import EventsWorker
@@ -23,6 +24,7 @@ from starlette.applications import Starlette
 import blocks
 from blocks.vault.auth import TokenAuth
 from flows import deployments
+from flows.automations import make_automations
 from flows.worker import FLOWS
 from sandbox import infisical, openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
@@ -34,6 +36,7 @@ from sandbox.stack import WORKER_TYPE, Stack
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.model.rotation import KeySettings, Rotation
 from tests.e2e.driver import deploy_retirements, end_all_runs
+from tests.e2e.receivers import Receiver, web_receiver
 
 # What shares a server runs in one process. To share the time, what drives workers has one of its own, and so has what
 # kills processes, what follows the pages and the life of keys, and what waits long or starts everything by itself.
@@ -204,3 +207,31 @@ def start_flow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             return (await client.create_flow_run_from_deployment(deployment)).id
 
     return begin
+
+
+@pytest.fixture
+async def no_automations(world: World) -> AsyncIterator[None]:
+    """No automation is there before, and none stays."""
+    await delete_automations()
+    yield
+    await delete_automations()
+
+
+async def delete_automations() -> None:
+    """Delete this project's automations."""
+    async with get_client() as client:
+        for automation in await client.read_automations():
+            if automation.name.startswith("key-rotation-"):
+                await client.delete_automation(automation.id)
+
+
+@pytest.fixture
+async def on_call(no_automations: None) -> AsyncIterator[Receiver]:
+    """The person on call, whose notification block was filled in and given to the automations."""
+    with web_receiver() as receiver:
+        block = CustomWebhookNotificationBlock(
+            name="on-call", url=receiver.url, method="POST", json_data={"text": "{{subject}} | {{body}}"}
+        )
+        await block.asave("on-call", overwrite=True)
+        await make_automations({"notify": "custom-webhook/on-call"})
+        yield receiver

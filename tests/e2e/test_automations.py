@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from uuid import UUID
 import pytest
 from apprise.plugins.slack import NotifySlack
 from prefect import flow, get_client
-from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
-from prefect.blocks.system import Secret
+from prefect.blocks.notifications import SlackWebhook
 from prefect.blocks.webhook import Webhook
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -27,13 +25,10 @@ from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
 from pydantic import SecretStr
 
-from blocks.errors import ConfigurationError
 from flows import audit, retire, rotate
-from flows.automations import FOLDER, make_automations, read_files
+from flows.automations import FOLDER, make_automations
 from sandbox.server import Fault
 from tasks.model.events import Event, resource
-from tests.docs import pages
-from tests.docs.worker import at_work
 from tests.e2e.conftest import World, with_pages
 from tests.e2e.driver import begin_rotation, ended
 from tests.e2e.leaks import leaks
@@ -41,8 +36,6 @@ from tests.e2e.processes import HELD_SECONDS, process, until_held
 from tests.e2e.receivers import TOLD_WITHIN_SECONDS, Receiver, mailbox, web_receiver
 
 pytestmark = with_pages
-CRASHED_RUNS = "key-rotation-crashed-runs"
-FAILED = "key-rotation-failed"
 RESOURCE = "prefect.resource.id"
 OF_ROTATE = {
     RESOURCE: "prefect.flow.rotate",
@@ -50,34 +43,6 @@ OF_ROTATE = {
     "prefect.resource.name": "rotate",
 }
 """How an event of a run names the flow that it is of."""
-
-
-@pytest.fixture
-async def no_automations(world: World) -> AsyncIterator[None]:
-    """No automation is there before, and none stays."""
-    await delete_automations()
-    yield
-    await delete_automations()
-
-
-async def delete_automations() -> None:
-    """Delete this project's automations."""
-    async with get_client() as client:
-        for automation in await client.read_automations():
-            if automation.name.startswith("key-rotation-"):
-                await client.delete_automation(automation.id)
-
-
-@pytest.fixture
-async def on_call(no_automations: None) -> AsyncIterator[Receiver]:
-    """The person on call, whose notification block was filled in and given to the automations."""
-    with web_receiver() as receiver:
-        block = CustomWebhookNotificationBlock(
-            name="on-call", url=receiver.url, method="POST", json_data={"text": "{{subject}} | {{body}}"}
-        )
-        await block.asave("on-call", overwrite=True)
-        await make_automations({"notify": "custom-webhook/on-call"})
-        yield receiver
 
 
 async def scheduled(what: Any, parameters: dict[str, Any], name: str, at: datetime | None = None) -> FlowRun:
@@ -254,16 +219,6 @@ async def test_an_e_mail_comes_by_smtp(world: World, no_automations: None) -> No
         )
 
 
-async def test_a_block_for_slack_is_accepted(world: World, no_automations: None) -> None:
-    """As far as it goes without Slack: the automations are made with a block that holds a hook of Slack's."""
-    block = SlackWebhook(url=SecretStr("https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"))
-    await block.asave("on-call", overwrite=True)
-
-    done = await make_automations({"notify": "slack-webhook/on-call"})
-
-    assert done[FAILED] == "created"
-
-
 async def test_slack_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes to Slack's hook carries subject and body; only its address is that of somebody on this machine."""
     hook = "T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"
@@ -339,89 +294,3 @@ async def events_until(rotation: str, last: Event) -> list[tuple[str, dict[str, 
             found = [(event["event"], event["payload"]) for event in answer.json()["events"]]
             await asyncio.sleep(0.1)
     return found
-
-
-async def test_making_them_twice_makes_none_twice(world: World, on_call: Receiver) -> None:
-    """The command may be repeated: automations are found by name and brought up to date."""
-    done = await make_automations({"notify": "custom-webhook/on-call"})
-
-    assert set(done) == {wanted["name"] for wanted in read_files().values()}
-    async with get_client() as client:
-        there = [automation.name for automation in await client.read_automations()]
-    assert sorted(there) == sorted(name for name, what in done.items() if what == "updated")
-
-
-async def test_a_paused_automation_stays_paused(world: World, on_call: Receiver) -> None:
-    """What a person has switched off in the dashboard is not switched on again."""
-    async with get_client() as client:
-        [automation] = await client.read_automations_by_name(FAILED)
-        await client.pause_automation(automation.id)
-
-        done = await make_automations({"notify": "custom-webhook/on-call"})
-
-        [automation] = await client.read_automations_by_name(FAILED)
-    assert not automation.enabled
-    assert done[FAILED] == "updated, still paused"
-
-
-async def test_what_is_not_given_is_left_out_and_said(world: World, no_automations: None) -> None:
-    """Without a block to notify, only what needs none is made."""
-    done = await make_automations({})
-
-    assert done[FAILED] == "skipped: requires --notify"
-    assert done[CRASHED_RUNS] == "created"
-
-
-async def test_what_cannot_work_is_refused_before_anything_is_made(world: World, no_automations: None) -> None:
-    """Each sentence names the option and what is wrong with it."""
-    await Secret(value="not-yet-rotated").asave("key", overwrite=True)
-    wrong = [
-        ("notify", "slack-webhook", "write slack-webhook as <block type slug>/<name>."),
-        (
-            "notify",
-            "slack-webhook/nobody",
-            "the block slack-webhook/nobody does not exist; create it in the dashboard first.",
-        ),
-        ("notify", "secret/key", "secret/key is not a notification block."),
-        ("webhook", "secret/key", "secret/key is not a block of type webhook."),
-        ("restart", "nobody", "write nobody as <flow>/<deployment>."),
-        ("restart", "nobody/here", "the deployment nobody/here does not exist; deploy it first."),
-    ]
-
-    refusals = [await refusal({option: name}) for option, name, _ in wrong]
-
-    assert refusals == [f"--{option}: {why} Nothing was created." for option, _, why in wrong]
-    async with get_client() as client:
-        assert await client.read_automations_by_name(CRASHED_RUNS) == []
-
-
-async def refusal(given: dict[str, str]) -> str:
-    """The sentence with which the automations are refused."""
-    with pytest.raises(ConfigurationError) as refused:
-        await make_automations(given)
-    return str(refused.value)
-
-
-def test_the_command_says_plainly_what_is_wrong(world: World) -> None:
-    """One sentence, and no traceback."""
-    with pytest.raises(RuntimeError) as failed:
-        world.stack.module("flows.automations", "--notify", "slack-webhook/nobody")
-
-    assert "the block slack-webhook/nobody does not exist; create it in the dashboard first." in str(failed.value)
-    assert "Traceback" not in str(failed.value)
-
-
-async def test_the_page_leads_to_somebody_who_is_told(world: World, no_automations: None, tmp_path: Path) -> None:
-    """Its commands print what it promises, and its try-out is heard."""
-    async with get_client() as client:
-        await client.create_deployment(await client.create_flow_from_name("restart-consumers"), "checkout")
-    await Webhook(url="https://example.com/restart").asave("restart", overwrite=True)
-    with web_receiver() as receiver, at_work(world.stack):
-        page = pages.read("how-to/notifications.md")
-
-        promises = pages.follow(page, tmp_path, {"https://example.com/on-call": receiver.url}, world.stack.env)
-
-        for promised, printed in promises:
-            assert pages.prints(promised, printed), f"promised:\n{promised}\nprinted:\n{printed}"
-        await receiver.waits_for("This is a try-out.")
-        await receiver.waits_for("retire/retire failed", "nobody does not exist or has never run")
