@@ -36,7 +36,7 @@ ROOMS = {
 MODEL_MAY_IMPORT = {"blocks.errors", "blocks.redaction", "blocks.openrouter.keys"}
 """Of the blocks the model knows values and errors, and no client."""
 MAX_LINES = 400
-"""A longer file says at its top why it is one."""
+"""The longest that a file may be."""
 
 
 def room_of(module: str) -> str:

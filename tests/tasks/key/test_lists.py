@@ -318,7 +318,7 @@ async def test_an_account_without_lists_is_rotated(world: FakeWorld, kind: ListK
     assert len([note for note in world.notes if f"sees no {kind}s" in note]) == 1
 
 
-def test_the_stand_in_is_asked_as_documented(world: FakeWorld) -> None:
-    """The paths that are counted above are those of the lists."""
+def test_the_account_serves_each_kind_of_list(world: FakeWorld) -> None:
+    """Without a valid key it answers 401: where it answers 404, the account lacks that kind."""
     headers = {"Authorization": "Bearer nobody"}
     assert [httpx.get(f"{world.url}/api/v1/{kind.path}", headers=headers).status_code for kind in KINDS] == [401, 401]
