@@ -148,6 +148,8 @@ class ByHand(History):
         self.disabled.clear()
         self.announced.clear()
         self.left.clear()
+        # Nor can any take a key out of a list that was deleted since, and not yet taken out there.
+        self.touched |= set(self.made.values()) - set(self.model.keys) - ledger.hashes()
 
     def _settled_ledgers(self) -> list[dict[str, Any]]:
         """The earlier values in which no create is open."""
