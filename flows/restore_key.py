@@ -52,7 +52,8 @@ async def restore(run: Run, label: str, steps: Steps) -> str:
     """
     current = (await run.load()).current
     if not run.has_ledger:
-        raise ConfigurationError(f"rotation: {run.name} does not exist or has never run. Nothing was changed.")
+        why = "does not exist, was removed or has never run"
+        raise ConfigurationError(f"rotation: {run.name} {why}. Nothing was changed.")
     if current is None or current.rotated_by != run.identity.id:
         if rotated_since(run.ledger, run.identity):
             run.only_for_itself = True

@@ -73,7 +73,10 @@ def as_json(row: Row) -> dict[str, Any]:
         "current": {"label": ledger.current.label, "since": ledger.current.since.isoformat()}
         if ledger.current
         else None,
-        "superseded": [{"label": key.label, "revoke_at": key.revoke_at.isoformat()} for key in ledger.superseded],
+        "superseded": [
+            {"label": key.label, "revoke_at": key.revoke_at.isoformat(), "disabled": key.disabled}
+            for key in ledger.superseded
+        ],
         "next_run": _run(facts.next_run, row.urls.next_run),
         "last_run": _run(facts.last_run, row.urls.last_run),
         "deployment_url": row.urls.deployment,

@@ -162,7 +162,7 @@ async def story(console: Console, openrouter: OpenRouterSandbox, base_url: str) 
     for number in range(2, ROTATIONS + 1):
         console.print(f"Rotation {number}, while a consumer keeps calling with the key:")
         await run_rotation(console)
-    console.print("The overlap of the last superseded key ends:")
+    console.print("The superseded keys end, each when its overlap is over and no late write could bring it back:")
     await wait_until_retired(openrouter)
     consumer.stopped = True
     await working
@@ -210,7 +210,7 @@ def main() -> int:
     """
     console, begun = Console(), time.monotonic()
     openrouter = OpenRouterSandbox()
-    console.print("Starting the OpenRouter stand-in, a Prefect server and a worker; this takes up to a minute …")
+    console.print("Starting the OpenRouter stand-in, a Prefect server and a worker; this takes a minute or two …")
     with interruptible(), running(create_app(openrouter)) as base_url, Stack() as stack, stack.as_client():
         console.print(f"The Prefect server is up after {time.monotonic() - begun:.0f} seconds.")
         asyncio.run(prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), f"{base_url}/api/v1"))

@@ -53,7 +53,7 @@ def main() -> None:
     console = Console()
     # Removed from the environment, so that no child process inherits it.
     real = os.environ.pop(MANAGEMENT_KEY, None)
-    console.print("Starting a Prefect server and a worker; this takes up to a minute …")
+    console.print("Starting a Prefect server and a worker; this takes a minute or two …")
     with interruptible(), ExitStack() as open_:
         base_url = None if real else open_.enter_context(running(create_app(OpenRouterSandbox()))) + "/api/v1"
         stack = open_.enter_context(Stack(port=free_port(DASHBOARD_PORT)))

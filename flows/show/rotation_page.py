@@ -45,7 +45,8 @@ def plan_as_markdown(run: Run, checked: Sequence[str], steps: Sequence[str]) -> 
     """Return the Markdown of a plan: the steps that a run would take now, and what was checked."""
     lines = [f"# Plan of rotation {run.name}", "", "Nothing was changed. A run started now would take these steps:", ""]
     lines += [f"{number}. {step}" for number, step in enumerate(steps, 1)]
-    lines += ["", "## Checked", "", *(f"- {sentence}" for sentence in checked)]
+    if checked:
+        lines += ["", "## Checked", "", *(f"- {sentence}" for sentence in checked)]
     lines += ["", "## Keys", "", *_keys(run.ledger)]
     if run.notes:
         lines += ["", "## Notes", "", *(f"- {note}" for note in run.notes)]
@@ -81,8 +82,10 @@ def _state(key: Superseded) -> str:
 
 
 def how_it_ends(key: Superseded) -> str:
-    """Return the words before `revoke_at`: a postponed key may outlive it."""
-    return "next check" if key.postponed and not key.disabled else "until"
+    """Return the words before `revoke_at`: a postponed key may outlive it, and a disabled one no longer works."""
+    if key.disabled:
+        return "disabled, deleted at"
+    return "next check" if key.postponed else "until"
 
 
 def _next_step(ledger: Ledger) -> str:
@@ -92,7 +95,11 @@ def _next_step(ledger: Ledger) -> str:
         first = min(ledger.superseded, key=lambda key: key.revoke_at)
         if first.postponed and not first.disabled:
             return f"The superseded key `{first.label}` was still in use; next check at {show_time(first.revoke_at)}."
-        return f"The superseded key `{first.label}` is revoked at {show_time(first.revoke_at)}."
+        if first.disabled:
+            at = show_time(first.revoke_at)
+            return f"The disabled key `{first.label}` is deleted at {at}; until then it can be restored."
+        done = "disabled" if ledger.retirement.revoke == "disable-then-delete" and not first.at_once else "revoked"
+        return f"The superseded key `{first.label}` is {done} at {show_time(first.revoke_at)}."
     if ledger.removed:
         return "None: the rotation was removed."
     return "The next rotation, scheduled or manual."

@@ -93,9 +93,12 @@ def steps_ahead(
         steps += _rotating(situation, ledger, rotation, identity, lists)
         steps += about_to_leave(ledger, places, timedelta(0) if identity.emergency else rotation.overlap)
     steps += left_behind(ledger)
-    due = [key.label for key in ledger.superseded if identity.emergency or key.revoke_at <= now]
-    steps += [f"Look at the superseded key {label}, which is due, and revoke it as its policy asks." for label in due]
-    return steps
+    if identity.emergency:
+        return steps + [f"Revoke the superseded key {key.label} at once." for key in ledger.superseded]
+    due = [key.label for key in ledger.superseded if key.revoke_at <= now]
+    return steps + [
+        f"Look at the superseded key {label}, which is due, and revoke it as its policy asks." for label in due
+    ]
 
 
 def _putting_right(situation: Situation, ledger: Ledger) -> list[str]:
@@ -122,7 +125,7 @@ def _rotating(
     steps += ["Verify it.", *lists]
     steps += [f"Publish it to `{name}` and read it back." for name in rotation.destinations]
     if ledger.current and identity.emergency:
-        steps.append(f"Revoke the key {ledger.current.label} and every older one at once.")
+        steps.append(f"Revoke the key {ledger.current.label} at once.")
     elif ledger.current:
         steps.append(f"Supersede the key {ledger.current.label}; its overlap is {show_duration(rotation.overlap)}.")
     return steps

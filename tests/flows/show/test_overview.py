@@ -145,7 +145,7 @@ def test_a_key_whose_retirement_was_cancelled_is_shown_as_kept_alive(ends: datet
     [
         ({}, "old-key until 2 Mar 12:00"),
         ({"postponed": 1}, "old-key next check 2 Mar 12:00"),
-        ({"postponed": 1, "disabled": True}, "old-key until 2 Mar 12:00"),
+        ({"postponed": 1, "disabled": True}, "old-key disabled, deleted at 2 Mar 12:00"),
     ],
 )
 def test_a_key_that_may_outlive_its_next_look_is_not_said_to_end_then(changes: dict[str, Any], told: str) -> None:
@@ -274,7 +274,7 @@ def test_programs_get_times_and_addresses() -> None:
         "health": "healthy",
         "needs": "",
         "current": {"label": "new-key", "since": "2027-02-26T12:00:00+00:00"},
-        "superseded": [{"label": "old-key", "revoke_at": "2027-03-01T12:00:00+00:00"}],
+        "superseded": [{"label": "old-key", "revoke_at": "2027-03-01T12:00:00+00:00", "disabled": False}],
         "next_run": {
             "id": str(RUN),
             "state": "SCHEDULED",
