@@ -171,7 +171,10 @@ async def test_a_key_that_only_a_prefect_secret_held_cannot_be_brought_back(worl
 async def test_a_postponed_retirement_is_shown_told_and_planned_anew(world: World) -> None:
     """Of a key that is still used people learn label and usage, and a run of retire is there for the next look."""
     unused = Retirement(retire_when="unused", quiet_time=timedelta(hours=2), max_overlap=timedelta(days=7))
-    rotation = await world.prepare(world.rotation(retirement=unused, overlap=timedelta(0)))
+    # A store with check-and-set: no late write could make the run keep the key for another reason.
+    rotation = await world.prepare(
+        world.rotation(destinations=["vault-secret/postponed"], retirement=unused, overlap=timedelta(0))
+    )
     await rotate(rotation, return_state=True)
     [former] = world.openrouter.live_keys()
     former.spent.append((datetime.now(UTC), Decimal("0.25")))

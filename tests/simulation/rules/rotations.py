@@ -138,7 +138,9 @@ class Rotations(History):
         promise(bool(made) or "Create a key" not in steps, "a plan named a key that the run did not make")
         promise(not made or "Create a key" in steps or "Finish" in steps, "a plan did not name the key that a run made")
         if emergency and before.ledger.current and made and not before.ledger.pending:
-            promise("every older one at once" in steps, "a plan did not say that an emergency ends older keys")
+            older = before.ledger.current, *before.ledger.superseded
+            unsaid = [key.label for key in older if f"{key.label} at once" not in steps]
+            promise(not unsaid, f"a plan did not say that an emergency ends the older keys {unsaid}")
 
     def _everything(self) -> str:
         model = self.model
