@@ -36,6 +36,9 @@ async def end_overlap(rotation: str) -> None:
 
 
 async def delete_ledger(rotation: str) -> None:
-    """Delete every term."""
+    """Delete every term: where the newest ones alone are gone, an earlier ledger takes their place."""
     store = VariableStore(rotation)
-    await store.delete([term.number for term in await store.newest()])
+    while terms := await store.newest():
+        await store.delete([term.number for term in terms if term.number])
+        if not terms[0].number:
+            return

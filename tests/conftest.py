@@ -12,10 +12,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sandbox.stack import Stack
 from tasks.model.rotation import KeySettings, Rotation
 from tests.certificates import self_signed
+
+# How long an example takes is the machine's affair: one that has other work to do fails no test.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
