@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +40,9 @@ def test_the_images_requirements_fit_each_other(image: Image) -> None:
     """Nothing that a pinned package needs is missing, nor the extra for a fleet."""
     python = image.here("/opt/key-rotation/bin/python")
 
-    assert "No broken requirements" in run("python", "-m", "pip", "--python", python, "check", cwd=image.here("."))
+    assert "No broken requirements" in run(
+        sys.executable, "-m", "pip", "--python", python, "check", cwd=image.here(".")
+    )
 
 
 def test_the_command_of_the_image_is_the_workers(image: Image) -> None:
