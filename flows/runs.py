@@ -200,7 +200,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(PrefectWorld())
         await world.sleep(seconds_early(_flow_run().expected_start_time, world.now()))
-        slot = Slot(name, _flow_run().id, emergency=emergency)
+        slot = Slot(name, _flow_run(), emergency=emergency)
         await slot.take(stack)
         run = conclusion.run = await _this_run(name, emergency, world)
         for sentence in slot.notes:

@@ -10,9 +10,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from uuid import UUID
 
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.utilities import get_or_create_client
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, ConcurrencySlotAcquisitionError, concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -58,13 +58,13 @@ class Slot:
 
     Args:
         rotation: The rotation's name.
-        run_id: The flow run.
+        run: The flow run.
         emergency: Whether it is an emergency.
     """
 
-    def __init__(self, rotation: str, run_id: UUID, *, emergency: bool) -> None:
+    def __init__(self, rotation: str, run: FlowRun, *, emergency: bool) -> None:
         self._rotation = rotation
-        self._run_id = run_id
+        self._run = run
         self._is_emergency = emergency
         self._began = time.monotonic()
         self.notes: list[str] = []
@@ -100,11 +100,11 @@ class Slot:
         return False
 
     async def _others_that_may_hold(self, limit: str) -> list[RunAtWork]:
-        others = await runs_at_work(self._rotation, but=self._run_id)
+        others = await runs_at_work(self._rotation, but=self._run.id)
         return [run for run in others if run.is_emergency or limit == slot_of(self._rotation)]
 
     async def _enter(self, stack: AsyncExitStack, limit: str) -> None:
-        own = RunAtWork(str(self._run_id), self._is_emergency, limit)
+        own = RunAtWork(str(self._run.id), self._is_emergency, limit)
         was_made = is_noted = False
         while True:
             try:
@@ -112,7 +112,7 @@ class Slot:
             except AcquireConcurrencySlotTimeoutError:
                 self._require_time()
                 if not is_noted:
-                    await note_waiting(self._run_id, limit)
+                    await note_waiting(self._run, limit)
                     is_noted = True
                 if may_reclaim(limit, own, await self._others_that_may_hold(limit)):
                     await self._take_back(limit)
@@ -123,7 +123,7 @@ class Slot:
                 was_made = True
             else:
                 if is_noted:
-                    await note_waiting(self._run_id, "")
+                    await note_waiting(self._run, "")
                 return
 
     def _waited(self) -> float:

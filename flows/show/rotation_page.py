@@ -93,13 +93,13 @@ def _next_step(ledger: Ledger) -> str:
         return "Retry the failed run, or start a new one: either finishes or cleans up the pending rotation."
     if ledger.superseded:
         first = min(ledger.superseded, key=lambda key: key.revoke_at)
-        if first.postponed and not first.disabled:
-            return f"The superseded key `{first.label}` was still in use; next check at {show_time(first.revoke_at)}."
+        at = show_time(first.revoke_at)
         if first.disabled:
-            at = show_time(first.revoke_at)
             return f"The disabled key `{first.label}` is deleted at {at}; until then it can be restored."
+        if first.postponed:
+            return f"The superseded key `{first.label}` was still in use; next check at {at}."
         done = "disabled" if ledger.retirement.revoke == "disable-then-delete" and not first.at_once else "revoked"
-        return f"The superseded key `{first.label}` is {done} at {show_time(first.revoke_at)}."
+        return f"The superseded key `{first.label}` is {done} at {at}."
     if ledger.removed:
         return "None: the rotation was removed."
     return "The next rotation, scheduled or manual."

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.utilities import get_or_create_client
 
 from blocks.errors import LedgerError
@@ -172,11 +173,11 @@ async def runs_at_work(rotation: str, *, but: UUID) -> list[RunAtWork]:
     ]
 
 
-async def note_waiting(run_id: UUID, limit: str) -> None:
+async def note_waiting(run: FlowRun, limit: str) -> None:
     """Let other runs know for which slot a run waits, so that none takes it for the one that holds that slot.
 
     Args:
-        run_id: The run.
+        run: The run, at its present attempt: after a Retry, what the attempt before it waited for says nothing.
         limit: The name of the slot's concurrency limit; empty once the run has the slot.
 
     Raises:
@@ -184,9 +185,7 @@ async def note_waiting(run_id: UUID, limit: str) -> None:
     """
     client, _ = get_or_create_client()
     with api_errors("noting that a run waits"):
-        # After a Retry, what the attempt before it waited for says nothing.
-        attempt = (await client.read_flow_run(run_id)).run_count
-        await client.update_flow_run_labels(run_id, {WAITS_FOR: f"{attempt} {limit}"})
+        await client.update_flow_run_labels(run.id, {WAITS_FOR: f"{run.run_count} {limit}"})
 
 
 def _waits_for(labels: Mapping[str, Any], attempt: int) -> str:

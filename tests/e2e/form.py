@@ -58,6 +58,14 @@ async def deployed(name: str) -> DeploymentResponse | None:
             return None
 
 
+async def added(form: dict[str, Any]) -> DeploymentResponse:
+    """Submit the form of a rotation, and return the deployment that is there then."""
+    await add(form)
+    made = await deployed(form["rotation_name"])
+    assert made is not None
+    return made
+
+
 async def runs_of(deployment: DeploymentResponse) -> list[FlowRun]:
     """The runs of a deployment that no schedule has made."""
     of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))

@@ -43,6 +43,10 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.e2e.child"])
 
 
+When = Literal["before", "after"]
+"""Whether a process dies before a request reaches the service, or after its effect and before its answer."""
+
+
 class Effect(NamedTuple):
     """A request by which a run changes something, or whose answer decides what it changes next.
 
@@ -82,24 +86,25 @@ async def ended_by_itself(started: BaseProcess) -> None:
     assert started.exitcode is not None, "the process goes on and on"
 
 
-async def until_held(fault: Fault, within: float = REACHED_WITHIN) -> None:
-    """Wait until a stand-in holds the request, its effect done or not."""
-    deadline = time.monotonic() + within
-    while not fault.struck:
+async def _until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + REACHED_WITHIN
+    while not happened():
         assert time.monotonic() < deadline, "the effect never came"
         await asyncio.sleep(0.02)
+
+
+async def until_held(fault: Fault) -> None:
+    """Wait until a stand-in holds the request, its effect done or not."""
+    await _until(lambda: fault.struck > 0)
 
 
 async def _met(started: BaseProcess, is_met: Callable[[], bool]) -> bool:
     """Wait until a process has met what is to stop it; `False` where it ended without."""
-    deadline = time.monotonic() + REACHED_WITHIN
-    while not is_met() and started.exitcode is None:
-        assert time.monotonic() < deadline, "the effect never came"
-        await asyncio.sleep(0.02)
+    await _until(lambda: is_met() or started.exitcode is not None)
     return is_met()
 
 
-async def met_and_killed(world: World, run_id: UUID, effect: Effect, when: Literal["before", "after"]) -> bool:
+async def met_and_killed(world: World, run_id: UUID, effect: Effect, when: When) -> bool:
     """Run a flow run in a process of its own, and kill that before the effect, or after it and before its answer.
 
     Returns:
@@ -112,19 +117,17 @@ async def met_and_killed(world: World, run_id: UUID, effect: Effect, when: Liter
     app, (method, _, path) = app_of(world, effect.service), effect.request.partition(" ")
     fault = app.state.faults.add(Fault(when, method, path, status=0, delay=HELD_SECONDS, skip=effect.skip, times=1))
     with process(world, run_id) as started:
-        met = await _met(started, lambda: bool(fault.struck))
+        met = await _met(started, lambda: fault.struck > 0)
     app.state.faults.clear()
     return met
 
 
-async def kill_at(world: World, run_id: UUID, effect: Effect, when: Literal["before", "after"]) -> None:
+async def kill_at(world: World, run_id: UUID, effect: Effect, when: When) -> None:
     """Kill a flow run at an effect that each such run has."""
     assert await met_and_killed(world, run_id, effect, when), f"the run ended without {effect}"
 
 
-async def rotation_killed_at(
-    world: World, rotation: Rotation, effect: Effect, when: Literal["before", "after"]
-) -> UUID:
+async def rotation_killed_at(world: World, rotation: Rotation, effect: Effect, when: When) -> UUID:
     """Begin rotations until one dies at an effect.
 
     A server that is busy for a moment makes a run keep the former key for the time of a late write: such a run revokes

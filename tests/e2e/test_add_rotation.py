@@ -20,7 +20,7 @@ from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import read_timetable
 from tests.by_hand import ledger_value
 from tests.e2e.conftest import World, without_worker
-from tests.e2e.form import add, deployed, form, runs_of, shown
+from tests.e2e.form import add, added, deployed, form, runs_of, shown
 
 pytestmark = without_worker
 
@@ -57,9 +57,7 @@ async def takes_up(run: FlowRun) -> str:
 async def test_an_emergency_does_not_queue_behind_another_run(world: World) -> None:
     """Of a rotation that the form has made, an emergency begins while another run is at work."""
     fields = await form(world)
-    await add(fields)
-    made = await deployed(fields["rotation_name"])
-    assert made is not None
+    made = await added(fields)
     async with get_client() as client:
         ordinary = await client.create_flow_run_from_deployment(made.id)
         emergency = await client.create_flow_run_from_deployment(made.id, parameters={"emergency": True})

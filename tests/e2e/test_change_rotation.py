@@ -16,7 +16,7 @@ from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import read_timetable
 from tests.by_hand import ledger_of
 from tests.e2e.conftest import World, without_worker
-from tests.e2e.form import add, deployed, form, runs_of, shown
+from tests.e2e.form import add, added, deployed, form, runs_of, shown
 
 pytestmark = without_worker
 
@@ -24,9 +24,7 @@ pytestmark = without_worker
 async def test_the_queue_of_an_older_deployment_is_taken_away(world: World) -> None:
     """A deployment that an earlier version made with a limit loses it when the form changes the rotation."""
     fields = await form(world)
-    await add(fields)
-    made = await deployed(fields["rotation_name"])
-    assert made is not None
+    made = await added(fields)
     async with get_client() as client:
         await client.update_deployment(made.id, DeploymentUpdate(concurrency_limit=1))
 
@@ -69,9 +67,7 @@ async def test_an_existing_name_changes_that_rotation(world: World) -> None:
     """The artifact shows field by field what differs; what the form does not ask for stays as it was."""
     fields = await form(world)
     name = fields["rotation_name"]
-    await add(fields)
-    first = await deployed(name)
-    assert first is not None
+    first = await added(fields)
     workspace = {**first.parameters["rotation"]["key"], "workspace_id": "team-a"}
     async with get_client() as client:
         parameters = {"emergency": False, "rotation": {**first.parameters["rotation"], "key": workspace}}
@@ -116,9 +112,7 @@ async def test_a_schedule_that_the_form_cannot_say_is_left_as_it_is(world: World
     """A rotation by cron keeps its schedule when something else is changed; a part of another needs all of it."""
     fields = await form(world)
     name = fields["rotation_name"]
-    await add(fields)
-    made = await deployed(name)
-    assert made is not None
+    made = await added(fields)
     async with get_client() as client:
         cron = DeploymentScheduleUpdate(slug="auto-rotation", schedule=CronSchedule(cron="0 4 * * 1"), active=True)
         await client.update_deployment(made.id, DeploymentUpdate(schedules=[cron]))

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -28,6 +28,7 @@ from tests.e2e.effects import DESTINATIONS, LISTS, REMOVAL, RESTORE, RETIREMENT,
 from tests.e2e.processes import (
     HELD_SECONDS,
     Effect,
+    When,
     app_of,
     check_converged,
     check_no_outage,
@@ -46,7 +47,6 @@ from tests.e2e.processes import (
 )
 
 pytestmark = with_kills
-When = Literal["before", "after"]
 # `make test` kills rotations only, and after each call: the world before a call is the one after the call before it.
 before = pytest.param("before", marks=pytest.mark.exhaustive)
 BOTH = pytest.mark.parametrize("when", [before, "after"])

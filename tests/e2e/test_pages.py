@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,19 +42,13 @@ def connection() -> str:
     return CONNECTION
 
 
-async def forget(rotation: str) -> None:
-    """Take away the ledger of a rotation that the pages name, which another test may have left."""
-    with suppress(ValueError):
-        await delete_ledger(rotation)
-
-
 async def test_openrouter(world: World, tmp_path: Path) -> None:
     """The page leads from an empty server to a first key, with the automation and the deployments."""
     shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
     shutil.copytree(CHECKOUT / "automations", tmp_path / "automations")
     await OpenRouterCredentials.adelete(CONNECTION)
     await Secret.adelete(SECRET)
-    await forget("example")
+    await delete_ledger("example")
 
     with at_work(world.stack):
         follow("how-to/openrouter.md", world, tmp_path, typed=DEFAULT_MANAGEMENT_KEY + "\n")
@@ -77,7 +70,7 @@ async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
     await Secret(value=former.secret).asave(destination.partition("/")[2], overwrite=True)
     connection = await OpenRouterCredentials.aload(CONNECTION)
     page = pages.read("how-to/adopt.md")
-    await forget("checkout")
+    await delete_ledger("checkout")
     form = {"key_name": "checkout", "other_destinations": [destination], "rotation_name": "checkout"}
     added = await add_rotation(connection, **form, make_key_now=False, return_state=True)
 
@@ -117,7 +110,7 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
     """Every command of the pages about a rotation that is deployed works on one: the runs that it starts complete."""
     world.connection = f"openrouter-of-example-{next(numbers)}"  # an audit finds nothing of other pages
     await world.connect(world.openrouter_url)
-    await forget("example")
+    await delete_ledger("example")
     deployed = ("apply-settings", "audit", "remove-rotation", "restore-key", "retire")
     world.stack.cli("deploy", "--no-prompt", *(word for name in deployed for word in ("--name", name)))
     wanted = world.rotation(name="example", destinations=["vault-secret/example"], overlap=timedelta(days=1))
@@ -143,7 +136,7 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
 
 async def test_writing_a_key_off(world: World, tmp_path: Path) -> None:
     """Given a superseded key whose connection was deleted, the command of the page takes it out of the ledger."""
-    await forget("example")
+    await delete_ledger("example")
     world.stack.cli("deploy", "--no-prompt", "--name", "write-off-key")
     former = f"openrouter-of-a-closed-account-{next(numbers)}"
     wanted = {"name": "example", "destinations": ["vault-secret/example"], "overlap": timedelta(days=1)}

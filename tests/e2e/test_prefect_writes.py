@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Literal
 
 import pytest
 from prefect import get_client
@@ -17,6 +16,7 @@ from tests.e2e.driver import attempt, begin_rotation, ended, retirements_of
 from tests.e2e.processes import (
     HELD_SECONDS,
     Effect,
+    When,
     check_converged,
     check_no_outage,
     check_nothing_leaked,
@@ -34,7 +34,7 @@ pytestmark = with_processes
 
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_process_killed_while_it_schedules_the_retirement_leaves_one_scheduled_by_its_retry(
-    world: World, when: Literal["before", "after"]
+    world: World, when: When
 ) -> None:
     """After Retry the superseded key has its retirement: one, at its time."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))

@@ -163,6 +163,7 @@ NO_ENGINE: dict[str, Any] = dict.fromkeys(
 REFUSED_LOGIN: dict[str, Any] = dict.fromkeys(
     ["_402", "_403", "_404", "_422", "402_of_a_proxy", "403_of_a_proxy"], UnauthorizedError
 )
+REFUSED_TOKEN: dict[str, Any] = dict.fromkeys(["_403", "_403_of_a_proxy"], UnauthorizedError)
 WRITTEN_ANYWAY: dict[str, Any] = {name.replace(" ", "_"): None for name in ANSWERS}
 CALLS: dict[str, Call] = {
     "create_key": _openrouter("POST", "/keys$", lambda c, _: c.create_key(KeyRequest(name="checkout"))),
@@ -218,25 +219,22 @@ CALLS: dict[str, Call] = {
         "GET",
         "/lookup-self",
         lambda block: block.credentials.check(),
-        _403=UnauthorizedError,
         another_shape_inside=str,
-        _403_of_a_proxy=UnauthorizedError,
+        **REFUSED_TOKEN,
     ),
     "Vault credentials token_ends": _vault(
         "GET",
         "/lookup-self",
         lambda block: block.credentials.token_ends(),
-        _403=UnauthorizedError,
         another_shape_inside=None,
-        _403_of_a_proxy=UnauthorizedError,
+        **REFUSED_TOKEN,
     ),
     "Vault login_ends": _vault(
         "GET",
         "/lookup-self",
         lambda block: block.login_ends(),
-        _403=UnauthorizedError,
         another_shape_inside=None,
-        _403_of_a_proxy=UnauthorizedError,
+        **REFUSED_TOKEN,
     ),
     **{
         f"Vault login, {login}": _vault(
