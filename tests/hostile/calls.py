@@ -41,7 +41,7 @@ class Liars:
     key: StoredKey
     workspace: str
     jwt_file: str = ""
-    slow: bool = False
+    deadline: float | None = None
 
     def openrouter(self) -> OpenRouterClient:
         """A client that does not really wait."""
@@ -51,8 +51,9 @@ class Liars:
     def vault(self, path: str = "app", login: str = "token") -> VaultSecret:
         """A secret in Vault."""
         auth = self.logins()[login]
-        half = {"connect_timeout_seconds": 0.1, "read_timeout_seconds": 0.1} if self.slow else {}
-        credentials = VaultCredentials(url=self.urls["Vault"], auth=auth, **half)
+        third = self.deadline and self.deadline / 3
+        timeouts = {"connect_timeout_seconds": third, "read_timeout_seconds": third} if third else {}
+        credentials = VaultCredentials(url=self.urls["Vault"], auth=auth, **timeouts)
         credentials._sleep = at_once
         return VaultSecret(credentials=credentials, path=path)
 

@@ -107,7 +107,7 @@ class Liar:
         if answer.manner == "dropped":
             await send({"type": "http.response.body", "body": body, "more_body": True})
             return
-        more, pause = {"huge": (50, 0.0), "trickle": (60, 0.02)}.get(answer.manner, (0, 0.0))
+        more, pause = {"huge": (50, 0.0), "trickle": (300, 0.02)}.get(answer.manner, (0, 0.0))
         for _ in range(more):
             await send({"type": "http.response.body", "body": MEGABYTE if not pause else b" ", "more_body": True})
             await asyncio.sleep(pause)

@@ -39,8 +39,8 @@ from tests.hostile.judging import LONGEST_SECONDS, is_plain, leaks, shown
 from tests.hostile.liar import ANSWERS, SECRET_ID, Liar, Service, listening
 
 ATTEMPTS = 2
-DEADLINE_SECONDS = 0.3
-"""How long an attempt may take where the answer trickles."""
+DEADLINES_SECONDS = (0.3, 3.0)
+"""How long an attempt may take where the answer trickles: on a busy machine, the first may pass before the request."""
 
 
 def _apps() -> tuple[dict[Service, Liar], StoredKey, str]:
@@ -130,15 +130,18 @@ async def test_a_lie_ends_in_time_with_one_sentence_and_no_secret(
 ) -> None:
     """Each call takes each answer as documented, says so plainly, and shows no secret to anybody."""
     call = CALLS[name]
-    servers.slow = ANSWERS[answer].manner == "trickle"
-    if servers.slow:
-        monkeypatch.setattr("blocks.http.CALL_DEADLINE_SECONDS", DEADLINE_SECONDS)
     liar = servers.liars[call.service]
     liar.lies, liar.told = (call.method, call.path, ANSWERS[answer]), 0
     started = time.monotonic()
 
     with listening() as ear:
-        result = await outcome(call, servers)
+        for deadline in DEADLINES_SECONDS if ANSWERS[answer].manner == "trickle" else (None,):
+            servers.deadline = deadline
+            if deadline:
+                monkeypatch.setattr("blocks.http.CALL_DEADLINE_SECONDS", deadline)
+            result = await outcome(call, servers)
+            if liar.told:
+                break
     liar.lies = None
 
     assert liar.told > 0

@@ -48,7 +48,7 @@ def at(url: str) -> Liars:
     """Clients that all call the same address."""
     nobody = OpenRouterSandbox()
     key = nobody.add_key(nobody.accounts[0], {"name": "checkout"})
-    return Liars({}, dict.fromkeys(("OpenRouter", "Vault", "Infisical"), url), key, "workspace", slow=True)
+    return Liars({}, dict.fromkeys(("OpenRouter", "Vault", "Infisical"), url), key, "workspace", deadline=0.3)
 
 
 @pytest.mark.parametrize("name", FIRST_CALLS)
