@@ -90,9 +90,9 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         # A Retry emits it again: the process that wrote the ledger may have died before it emitted the event.
         await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.told())
 
-    run.step = "revoke-key"
+    run.step, superseded = "revoke-key", run.ledger.superseded
     await revoke_what_is_due(run, rotation.destinations, steps)
-    return rotated(run, situation)
+    return rotated(run, situation, superseded)
 
 
 async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, steps: Steps) -> None:

@@ -13,6 +13,8 @@ from tasks.model.records import Superseded
 from tasks.model.states import KeyState, state_of
 from tasks.world.run import Run
 
+HEADER = ("| Key | State | Time | Made by run |", "| --- | --- | --- | --- |")
+
 
 def artifact_key(rotation: str) -> str:
     """Return the key of the artifact that shows a rotation's state."""
@@ -54,7 +56,7 @@ def plan_as_markdown(run: Run, checked: Sequence[str], steps: Sequence[str]) -> 
 
 
 def _keys(ledger: Ledger) -> list[str]:
-    rows = ["| Key | State | Time | Made by run |", "| --- | --- | --- | --- |"]
+    rows: list[str] = []
     if ledger.current:
         rows.append(
             f"| `{ledger.current.label}` | current | since {show_time(ledger.current.since)} | "
@@ -66,10 +68,10 @@ def _keys(ledger: Ledger) -> list[str]:
             f"| {label} | pending | since {show_time(ledger.pending.intended_at)} | {_run(ledger.pending.run_id)} |"
         )
     rows += [
-        f"| `{key.label}` | {_state(key)} | {how_it_ends(key)} {show_time(key.revoke_at)} | {_run(key.made_by)} |"
+        f"| `{key.label}` | {_state(key)} | {_until(key)} {show_time(key.revoke_at)} | {_run(key.made_by)} |"
         for key in ledger.superseded
     ]
-    return rows
+    return [*HEADER, *rows] if rows else ["No keys."]
 
 
 def _run(run_id: UUID | None) -> str:
@@ -81,11 +83,16 @@ def _state(key: Superseded) -> str:
     return f"{state}, still in use" if key.postponed and state is KeyState.SUPERSEDED else state
 
 
+def _until(key: Superseded) -> str:
+    """Return the words before `revoke_at`, beside the key's state."""
+    if key.disabled:
+        return "deleted at"
+    return "next check" if key.postponed else "until"
+
+
 def how_it_ends(key: Superseded) -> str:
     """Return the words before `revoke_at`: a postponed key may outlive it, and a disabled one no longer works."""
-    if key.disabled:
-        return "disabled, deleted at"
-    return "next check" if key.postponed else "until"
+    return f"disabled, {_until(key)}" if key.disabled else _until(key)
 
 
 def _next_step(ledger: Ledger) -> str:

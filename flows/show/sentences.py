@@ -25,15 +25,21 @@ TASKS = {
 """The steps that are tasks, in words; every other step is named by its words."""
 
 
-def rotated(run: Run, situation: Situation) -> str:
-    """Return the message of a completed rotation, given the situation at its start."""
-    current = run.ledger.current
+def rotated(run: Run, situation: Situation, before: Sequence[Superseded] = ()) -> str:
+    """Return the message of a completed rotation.
+
+    Args:
+        run: The run.
+        situation: The situation at its start.
+        before: The superseded keys before it revoked what is due.
+    """
+    current, rest = run.ledger.current, "; ".join([*_ended(run.ledger, before), _rest(run.ledger)])
     if current is None:
         return "No key is published yet."
     if situation is Situation.TOO_YOUNG:
         return (
             f"Nothing to do: the key {current.label} is younger than its minimum age, or newer than this run's "
-            f"scheduled time; {_rest(run.ledger)}."
+            f"scheduled time; {rest}."
         )
     if run.ledger.pending is not None:
         return (
@@ -42,14 +48,13 @@ def rotated(run: Run, situation: Situation) -> str:
         )
     if situation is Situation.ALREADY_ROTATED:
         return (
-            f"Already rotated: the key {current.label} is the current one{_but_for(run, current)}; {_rest(run.ledger)}."
-            f"{_left(run)}"
+            f"Already rotated: the key {current.label} is the current one{_but_for(run, current)}; {rest}.{_left(run)}"
         )
     verb = "Finished an interrupted rotation" if situation is Situation.KEY_PUBLISHED else "Rotated"
     places = len(current.destinations)
     return (
         f"{verb}: the key {current.label} is live at {places} "
-        f"destination{'s' if places > 1 else ''}; {_rest(run.ledger)}.{_left(run)}"
+        f"destination{'s' if places > 1 else ''}; {rest}.{_left(run)}"
     )
 
 
@@ -76,11 +81,16 @@ def superseded_since(run: Run) -> str:
 
 def retired(run: Run, before: Sequence[Superseded]) -> str:
     """Return the message of a completed retirement, given the superseded keys at its start."""
-    left = {key.hash: key for key in run.ledger.superseded}
+    ended = ". ".join(f"{what[0].upper()}{what[1:]}" for what in _ended(run.ledger, before))
+    return f"{ended or 'Nothing was due'}; {_rest(run.ledger)}.{_left(run)}"
+
+
+def _ended(ledger: Ledger, before: Sequence[Superseded]) -> list[str]:
+    """Say which of the superseded keys a run has ended, and how."""
+    left = {key.hash: key for key in ledger.superseded}
     gone = [key.label for key in before if key.hash not in left]
     disabled = [key.label for key in before if not key.disabled and key.hash in left and left[key.hash].disabled]
-    what = [f"Revoked {', '.join(gone)}"] * bool(gone) + [f"Disabled {', '.join(disabled)}"] * bool(disabled)
-    return f"{'. '.join(what) or 'Nothing was due'}; {_rest(run.ledger)}.{_left(run)}"
+    return [f"revoked {', '.join(gone)}"] * bool(gone) + [f"disabled {', '.join(disabled)}"] * bool(disabled)
 
 
 def restored(run: Run) -> str:

@@ -137,13 +137,15 @@ async def test_an_emergency_waits_for_no_overlap_and_no_use(world: FakeWorld) ->
     world.later(days=8)
     await world.retire()
     await world.rotate()
+    former = [key.label for key in world.openrouter.keys.values()]
     for key in list(world.openrouter.keys.values()):
         world.spend(key, "0.1")
 
-    await world.rotate(emergency=True)
+    message = await world.rotate(emergency=True)
 
     assert list(world.openrouter.keys) == [(await world.held()).hash]
     assert world.ledger.superseded == ()
+    assert f"; revoked {', '.join(former)}; no superseded keys." in message
 
 
 async def test_what_an_emergency_could_not_revoke_is_revoked_by_the_next_run_without_delay(world: FakeWorld) -> None:
