@@ -26,6 +26,9 @@ DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DRAWINGS = CHECKOUT / "docs" / "images" / "diagrams"
 """The pictures of the diagrams, which a reader sees without a network; `tests/browser/test_diagrams.py` draws them."""
 PLACEHOLDER = re.compile(r"^\{\{ (\w+)((?: [\w./]+)*) \}\}$", re.MULTILINE)
+MESSAGES = re.compile(r"^<!-- messages ([\w ]+) -->\n\n.*?\n\n<!-- end -->$", re.MULTILINE | re.DOTALL)
+"""A list of messages, which stands in its page: a failed run leads to the file in the checkout, too."""
+TROUBLESHOOTING = CHECKOUT / "docs" / "how-to" / "troubleshooting.md"
 
 
 def commands() -> str:
@@ -86,6 +89,17 @@ def messages(*errors: str) -> str:
     return (
         "\n".join(f"- `` {said} ``" for said in dict.fromkeys(found))
         or f"- `` {FILLED} answered {FILLED} while {FILLED}. ``"
+    )
+
+
+def with_messages(page: str) -> str:
+    """Return a page with its lists of messages as the code has them now.
+
+    Args:
+        page: The page, with lists between `<!-- messages <error classes> -->` and `<!-- end -->`.
+    """
+    return MESSAGES.sub(
+        lambda found: f"<!-- messages {found[1]} -->\n\n{messages(*found[1].split())}\n\n<!-- end -->", page
     )
 
 
@@ -244,7 +258,7 @@ def drawing(text: str) -> Path:
 
 
 PARTS: dict[str, Callable[..., str]] = {
-    part.__name__: part for part in (commands, fields, findings, flows, messages, settings, states)
+    part.__name__: part for part in (commands, fields, findings, flows, settings, states)
 }
 
 
@@ -267,3 +281,7 @@ def on_page_markdown(markdown: str, page: Any = None, **_context: Any) -> str:
         lambda found: f"![Diagram]({up}{drawing(found[1]).relative_to(CHECKOUT / 'docs')}){{ .diagram }}", markdown
     )
     return PLACEHOLDER.sub(lambda found: PARTS[found[1]](*found[2].split()), pictures)
+
+
+if __name__ == "__main__":
+    TROUBLESHOOTING.write_text(with_messages(TROUBLESHOOTING.read_text()))
