@@ -72,7 +72,7 @@ class ConfigurationError(KeyRotationError):
     """Invalid input; the message names the field, and nothing was created."""
 
     entry = "A setting is refused"
-    retry_when = "a block is corrected; where a parameter is wrong, start a new run"
+    retry_when = "the block is corrected; if a parameter is wrong, start a new run instead"
 
 
 class MissingBlockError(ConfigurationError):
@@ -128,7 +128,7 @@ class ServiceError(KeyRotationError):
     """
 
     entry = "Prefect or a secret block failed"
-    retry_when = "it works again"
+    retry_when = "the failed service works again"
 
     outcome_unknown = False
     retryable = False
@@ -179,7 +179,7 @@ class NotFoundError(ServiceError):
     """The requested object does not exist (404)."""
 
     entry = "Something does not exist"
-    retry_when = "it exists"
+    retry_when = "what is missing exists"
 
 
 class ConflictError(ServiceError):

@@ -115,7 +115,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         auto_rotation: Rotate on the schedule below; false means manually only. Unchanged means true for a new rotation.
         rotate_at: Local time of the rotation, in 24-hour format, such as 03:30. Empty means 03:30 for a new rotation.
         time_zone: IANA time zone of that time, such as Europe/Berlin. Empty means UTC for a new rotation.
-        spread: Window after that time, such as 2h, in which the name chooses a minute; 0h for none. Empty: none if new.
+        spread: Window after that time, such as 2h, in which the rotation gets its own minute. Empty means 0h when new.
         interval_days: Days between two rotations. None means 30 for a new rotation.
         key_name: The key's name at OpenRouter, between a rotation marker and the date. Required for a new rotation.
         limit_usd: Spending limit of the key in US dollars, or "no limit". None means no limit for a new rotation.
@@ -123,9 +123,9 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         include_byok_in_limit: Count spending on your own provider keys (BYOK). Unchanged means false when new.
         destinations: Secret blocks from which consumers read the key; a new rotation needs at least one, here or below.
         other_destinations: Secret blocks of other types, each as block-type-slug/block-name.
-        overwrite: Destinations whose content may be replaced although it is no OpenRouter key.
+        overwrite: Destinations (block-type-slug/block-name) whose content may be lost although it is no OpenRouter key.
         overlap: How long a superseded key stays valid, such as 24h or 7d; 0h for none. Empty means 24h when new.
-        rotation_name: A unique name of lowercase letters, digits and dashes.
+        rotation_name: The rotation to add or change: lowercase letters, digits and single dashes.
         description: What the key is for, and who uses it.
         make_key_now: Create the first key now. A rotation that already has a key is not rotated.
         review_only: Check everything and show each field before and after, without changing anything.
@@ -215,8 +215,8 @@ def _timetable(
         return None
     if present is None and len(asked) < len(NEW_TIMETABLE.fields()):
         raise ConfigurationError(
-            "rotate_at, time_zone, interval_days: fill in all three, because the present schedule is not every so many "
-            "days at a local time. Nothing was created."
+            "rotate_at, time_zone, interval_days: fill in all three, because the existing schedule is of another kind "
+            "than every N days at a local time. Nothing was created."
         )
     timetable = parse_timetable(**{**(present.fields() if present else {}), **asked})
     if window is None:

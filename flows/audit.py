@@ -43,7 +43,7 @@ async def audit(
     Args:
         connection: Name of the openrouter-credentials block to audit. Empty audits every one that is in use.
         older_than_days: Age in days from which a key without a rotation is reported.
-        repair: Delete orphans that no destination holds, and restore a lost ledger if its current key is unambiguous.
+        repair: Delete or supersede keys in no ledger, make one current if all destinations hold it, restore ledgers.
 
     Returns:
         The final state: Failed if a finding requires action; its message starts with the most severe one.

@@ -81,7 +81,7 @@ class Checked:
 async def check_connections(block: Annotated[str, label("Block", pattern=f"^$|{BLOCK_PATTERN}")] = "") -> State[None]:
     """Check every connection and destination that a rotation uses, or one block, and report what does not work.
 
-    No key and no secret is changed. The overview of all rotations is refreshed, unless it is one block.
+    No key and no secret is changed. The overview of all rotations is refreshed, unless only one block is checked.
 
     Args:
         block: The block to check alone, such as vault-secret/my-app. Empty checks every one that a rotation uses.
@@ -179,7 +179,7 @@ def _judged(each: Checked, others: list[Checked]) -> Checked:
         return each
     rotations = sorted({name for one in (each, *others) for name in one.used_by})
     why = f"The rotations {' and '.join(rotations)} overwrite each other's key there." if len(rotations) > 1 else ""
-    same = f"It is the same place as {' and '.join(other.name for other in others)}: {each.place}." if others else ""
+    same = f"Points to the same place as {' and '.join(one.name for one in others)}: {each.place}." if others else ""
     return replace(each, works=False, why=f"{same} {why}".strip())
 
 

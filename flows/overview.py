@@ -14,7 +14,7 @@ from tasks.world.secrecy import secret_flow
 
 @secret_flow("overview")
 async def overview() -> State[None]:
-    """Refresh the overview of all rotations, the artifact `key-rotations`, and delete older terms of their ledgers.
+    """Refresh the overview of all rotations, the artifact `key-rotations`, and delete old versions of their ledgers.
 
     An automation of its deployment starts it a minute after a rotation's run has ended, and at most once a minute.
 

@@ -88,7 +88,7 @@ def check_removal(
         raise ConfigurationError(f"keys: must be one of {', '.join(get_args(Keys))}. Nothing was changed.")
     if (keys == "keep-until") != (parse_keep_until(keep_until) is not None):
         raise ConfigurationError(
-            "keep_until: keep-until requires a date with a time zone; leave it empty otherwise. Nothing was changed."
+            "keep_until: set a date with a time zone if keys is keep-until, else leave it empty. Nothing was changed."
         )
     if destinations not in get_args(Destinations):
         raise ConfigurationError(
@@ -96,8 +96,8 @@ def check_removal(
         )
     if destinations == "empty" and keys != "revoke":
         raise ConfigurationError(
-            "destinations: empty requires keys revoke, because a key that is kept is still read there. Nothing was "
-            "changed."
+            "destinations: they can be emptied only if keys is revoke, because consumers still read a kept key there. "
+            "Nothing was changed."
         )
 
 

@@ -25,7 +25,7 @@ async def restore_key(
 ) -> State[None]:
     """Restore a superseded key: enable it, publish it to all destinations, and supersede the current key.
 
-    The key must not be deleted yet, and a destination must still store it, as Vault does in older versions.
+    The key must not be deleted yet, and a destination must still store it, as Vault does in a secret's older versions.
 
     Args:
         rotation: Name of the rotation.

@@ -69,8 +69,9 @@ def flow_at(entrypoint: str | None) -> Flow[..., Any]:
     if entrypoint is not None and entrypoint in FLOWS:
         return FLOWS[entrypoint]
     raise ConfigurationError(
-        f"A worker of the type key-rotation runs the flows of this package only, and {entrypoint or 'nothing'} is none "
-        "of them: start another type of worker for it, with a work pool of its own."
+        "A worker of the type key-rotation runs the flows of this package only, not "
+        f"{entrypoint or 'a run without an entrypoint'}: start another type of worker for it, with a work pool of its "
+        "own."
     )
 
 

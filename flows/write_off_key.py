@@ -26,13 +26,13 @@ async def write_off_key(
     reason: Annotated[str, field_label("Reason")],
     confirm_name: Annotated[str, field_label("Confirm the rotation's name")],
 ) -> State[None]:
-    """Remove a key from a rotation's ledger that cannot be revoked any more, because its account is out of reach.
+    """Remove from a rotation's ledger a key that can no longer be revoked, because its account is out of reach.
 
-    The key may live on at OpenRouter. Where it can be revoked, nothing is changed.
+    The key may stay alive at OpenRouter. If it can still be revoked, the run fails and changes nothing.
 
     Args:
         rotation: The name of the rotation.
-        label: The key's label, such as sk-or-v1-0e6...1c96; for a create of unknown outcome the id of its run.
+        label: The key's label, such as sk-or-v1-0e6...1c96; if it is unknown whether a run made one, that run's id.
         reason: Why it is written off; the ledger, the event and the artifact show it.
         confirm_name: The rotation's name once more, typed by hand, because a key that is written off is not revoked.
 
@@ -85,7 +85,7 @@ async def follow_write_off(run: Run, label: str, reason: str) -> str:
     """
     await run.load()
     if not run.has_ledger:
-        raise ConfigurationError(f"rotation: there is no rotation {run.name} that has ever run. Nothing was changed.")
+        raise ConfigurationError(f"rotation: {run.name} does not exist or has never run. Nothing was changed.")
     run.step = "write the key off"
     entry = await write_key_off(run, label.strip(), reason)
     message = wrote_off(run, entry)

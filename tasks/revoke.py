@@ -69,7 +69,7 @@ async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[s
     holders = needed_by(key, run.ledger, await run.look_where_possible(destinations))
     if holders:
         raise DestinationError(
-            f"The superseded key {key.label} was not revoked, because {', '.join(holders)} still holds it."
+            f"The superseded key {key.label} was not revoked, because it is still held by {', '.join(holders)}."
         )
 
 
@@ -90,7 +90,7 @@ async def _still_used(run: Run, openrouter: KeyReader, key: Superseded) -> bool:
             raise DestinationError(
                 f"The superseded key {key.label} is still used after its longest overlap ({latest}), so it was kept."
                 f"{await who_uses(run, openrouter, key)} Move its consumer to the current key, or run an emergency "
-                "rotation to revoke it all the same."
+                "rotation, which revokes this key and also replaces and revokes the current one at once."
             )
         case Verdict.REVOKE:
             return False
@@ -106,7 +106,7 @@ async def _postpone(run: Run, openrouter: KeyReader, key: Superseded, usage: Dec
     }
     await run.record(run.ledger.changed(key.hash, **changes))
     sentence = (
-        f"The superseded key {key.label} may still be used (spent {usage} USD so far, no quiet since "
+        f"The superseded key {key.label} may still be used (spent {usage} USD so far, unused only since "
         f"{judgement.unused_since:%Y-%m-%d %H:%M} UTC), so its revocation waits until "
         f"{judgement.look_again:%Y-%m-%d %H:%M} UTC.{await who_uses(run, openrouter, key)}"
     )

@@ -83,7 +83,7 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
         await run.world.sleep(wait)
         wait = min(wait * 2, LONGEST_WAIT_SECONDS)
     if standing is Standing.NO_BUDGET:
-        run.note(f"The key {key.record.label} is {standing}: its own, its guardrail's or its workspace's is used up.")
+        run.note(f"The key {key.record.label} is valid, but its budget, its guardrail's or its workspace's is used up.")
 
 
 def names_agree(found: str, wanted: str) -> bool:

@@ -45,7 +45,7 @@ _MEANINGS: tuple[tuple[int, str, type[ServiceError], str], ...] = (
         403,
         r"You are not a member of this project|This project does not belong",
         ForbiddenError,
-        "does not count this machine identity among the project's members",
+        "says that this machine identity is not a member of the project",
     ),
     (404, r"Secret (with name .* )?not found", NoSuchSecretError, "holds no such secret"),
     (404, r"Folder\b.* not found", NotFoundError, "knows no such environment or folder"),
@@ -137,7 +137,7 @@ class InfisicalClient:
             raise
         except UnauthorizedError as error:
             raise UnauthorizedError(
-                f"{where} refused the login: the client id or the client secret is wrong, or has ended.",
+                f"{where} refused the login: the client id or the client secret is wrong, or has expired.",
                 status=error.status,
             ) from None
         except ForbiddenError as error:

@@ -57,7 +57,7 @@ def meaning_of(status: int, answer: Mapping[str, Any]) -> Meaning | None:
     error = answer.get("error")
     if status not in _NEEDS_PROOF or (isinstance(error, dict) and error.get("code") == status):
         return None
-    return UnexpectedAnswerError, f"or something before it answered {status}, and not as OpenRouter does,"
+    return UnexpectedAnswerError, f"or a proxy in front of it answered {status}, but not in OpenRouter's format,"
 
 
 _NEEDS_PROOF = frozenset({402, 403, 404})

@@ -145,7 +145,7 @@ class OpenRouterClient(KeyLists, Analytics):
         except NotFoundError:
             return False
         if answer.get("deleted") is not True:
-            raise UnexpectedAnswerError(f"OpenRouter did not confirm it while {doing}.", retryable=True)
+            raise UnexpectedAnswerError(f"OpenRouter did not confirm the deletion while {doing}.", retryable=True)
         return True
 
     async def assign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
@@ -166,7 +166,7 @@ class OpenRouterClient(KeyLists, Analytics):
         if parse(Assigned, answer, doing).assigned_count == 1 or await self.guardrail_of(key_hash) == guardrail_id:
             return
         raise UnexpectedAnswerError(
-            f"OpenRouter did not put the key under the guardrail {redacted(guardrail_id)}: it may not have that key."
+            f"OpenRouter did not assign the guardrail {redacted(guardrail_id)} to the key: the key may not exist there."
         )
 
     async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:

@@ -354,7 +354,7 @@ class VaultConnection:
                 f"Vault at {self.host} is sealed.", outcome_unknown=False, retryable=False, status=status
             )
         if status == requests.codes.not_found and not _is_from_vault(error.json):
-            return self._unexpected("or something before it answered 404, and not as Vault does", doing)
+            return self._unexpected("or a proxy in front of it answered 404, but not in Vault's format,", doing)
         if CAS_MISMATCH in text:
             return ConflictError(
                 f"Vault at {self.host} refused {doing}: somebody else has written there since it was read.",

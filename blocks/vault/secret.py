@@ -194,7 +194,7 @@ class VaultSecret(DestinationBlock):
         content = await self.read_content()
         granted = await self._granted()
         if granted is None:
-            return f"{self.place()} can be read; this token may not ask whether it may write there."
+            return f"{self.place()} can be read; whether it can be written is unknown without sys/capabilities-self."
         missing = [name for name in (["update"] if content.version else ["create", "update"]) if name not in granted]
         if missing and "root" not in granted:
             host = self.credentials.connection().host

@@ -34,7 +34,7 @@ def as_table(report: Report) -> list[dict[str, str]]:
         return [{**nothing, "details": "No findings."}]
     if left_out := len(report.findings) - len(rows):
         action = "Resolve the findings above, then audit again. Each finding is also an event."
-        rows.append({**nothing, "details": f"{left_out} more findings are not shown.", "action": action})
+        rows.append({**nothing, "details": f"Further findings, not shown: {left_out}.", "action": action})
     return rows
 
 

@@ -176,9 +176,9 @@ def _message(run: SeenRun) -> str:
 
 def _tried_again(next_run: SeenRun | None, message: str) -> tuple[Health, str]:
     if next_run is not None and next_run.is_try:
-        return Health.DEGRADED, f"The last run failed, and is tried again by itself. {message}"
-    why = "its try was cancelled or deleted"
-    return Health.FAILED, f"The last run failed, and {why}: open it and press Retry, which is safe. {message}"
+        return Health.DEGRADED, f"The last run failed, and is tried again automatically. {message}"
+    why = "the next try was cancelled or deleted"
+    return Health.FAILED, f"The last run failed, and {why}: open that run and press Retry, which is safe. {message}"
 
 
 def _is_unknown(facts: Facts, ledger: Ledger) -> bool:
@@ -188,7 +188,10 @@ def _is_unknown(facts: Facts, ledger: Ledger) -> bool:
 
 def _overstays(key: Superseded, facts: Facts, now: datetime) -> str:
     if key.revoke_at in facts.cancelled:
-        return f"{key.label} stays valid until the next run of the rotation or of retire/retire."
+        return (
+            f"{key.label} stays valid until the next run of the rotation or of retire/retire: its retirement was "
+            "cancelled."
+        )
     if key.revoke_at < now - LATE_AFTER:
         return f"{key.label} was due for revocation at {show_time(key.revoke_at)}: check that a worker is running."
     return ""

@@ -21,8 +21,10 @@ TASKS = {
     "verify-key": "verify the new key",
     "publish": "publish the new key",
     "revoke-key": "revoke the superseded keys",
+    "recover": "clean up after an earlier run",
+    "carry over": "add the key to the account's lists",
 }
-"""The steps that are tasks, in words; every other step is named by its words."""
+"""Steps whose names do not say enough, in words; every other step is named by its words."""
 
 
 def rotated(run: Run, situation: Situation, before: Sequence[Superseded] = ()) -> str:
@@ -67,7 +69,7 @@ def _but_for(run: Run, current: Current) -> str:
     """Name the destinations that do not hold the current key, as a run has seen them that has published nothing."""
     seen = [name for name in current.destinations if name in run.contents]
     others = [name for name in seen if fingerprint(run.contents[name].value) != current.fingerprint]
-    return f", but {', '.join(others)} does not hold it: start a new run" if others else ""
+    return f", but it is not in {', '.join(others)}: start a new run" if others else ""
 
 
 def superseded_since(run: Run) -> str:
@@ -104,8 +106,8 @@ def applied(run: Run, changed: Sequence[str]) -> str:
     """Return the message of applied settings, given their names."""
     current = run.ledger.current
     label = current.label if current else "none"
-    what = f"Changed {', '.join(changed)} of" if changed else "Nothing to change at"
-    return f"{what} the key {label}."
+    what = f"changed {', '.join(changed)}" if changed else "nothing to change at OpenRouter"
+    return f"Key {label}: {what}."
 
 
 def removed(run: Run, before: Sequence[Superseded] | None, *, had_deployment: bool, emptied: Sequence[str] = ()) -> str:
@@ -125,7 +127,7 @@ def removed(run: Run, before: Sequence[Superseded] | None, *, had_deployment: bo
     said = [f"The rotation {run.name} was removed."]
     said += [f"Deleted at OpenRouter: {', '.join(deleted)}."] * bool(deleted)
     said += [f"The key {ledger.kept.label} was kept and is no longer managed."] if ledger.kept else []
-    said += [f"Still to be revoked: {_rest(ledger)}."] * bool(left)
+    said += [f"Not yet revoked; {_rest(ledger)}."] * bool(left)
     said += [f"No key of the rotation is left in {', '.join(emptied)}."] * bool(emptied)
     return f"{' '.join(said)}{_left(run)}"
 
@@ -195,5 +197,5 @@ def _what_is_safe(error: KeyRotationError, step: str, ledger: Ledger | None) -> 
 
 
 def _tried_again(following: Next) -> str:
-    failed_before = f"Already {following.number - 1} tries have failed. " if following.needs_person else ""
-    return f"{failed_before}It is tried again by itself at {show_time(following.at)} (try {following.number})."
+    failed_before = f"{following.number - 1} tries have failed already. " if following.needs_person else ""
+    return f"{failed_before}The run is tried again automatically at {show_time(following.at)} (try {following.number})."

@@ -43,8 +43,8 @@ class KeyFilter:
         self._deployed = deployed
         self._older_than = older_than
         self._now = now
-        self._of_nobody = CappedFindings(Kind.OF_NOBODY, "keys of no rotation are like those above")
-        self._not_ours = CappedFindings(Kind.MARKED_NOT_OURS, "keys were made by other installations")
+        self._of_nobody = CappedFindings(Kind.OF_NOBODY, "keys of no rotation")
+        self._not_ours = CappedFindings(Kind.MARKED_NOT_OURS, "keys of other installations")
         self._named = frozenset(named)
         self.counts = Counts()
         self.listed: dict[str, ApiKey] = {}

@@ -221,8 +221,8 @@ class _Reading:
             self._unreadable[name] = str(error)
 
     def _orphans(self, unexplained: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[Finding]:
-        held = CappedFindings(Kind.HELD_KEY_UNRECORDED, "keys that destinations hold are in no ledger")
-        orphans = CappedFindings(Kind.ORPHAN, "keys are orphans, which an audit with repair leaves to the next one")
+        held = CappedFindings(Kind.HELD_KEY_UNRECORDED, "keys that destinations hold and no ledger has")
+        orphans = CappedFindings(Kind.ORPHAN, "orphans, for the next audit with repair")
         for key in unexplained:
             finding = judge_orphan(key, ledgers, self._deployed, self._holders(key, ledgers), now)
             (orphans if finding is None or finding.kind is Kind.ORPHAN else held).add(finding)

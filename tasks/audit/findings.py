@@ -74,13 +74,13 @@ class Kind(StrEnum):
         Severity.NOTICE,
         "Move the consumers that read the key there before it ends.",
     )
-    DESTINATION_UNREADABLE = ("destination-unreadable", Severity.WARNING, "Mend the destination or its block.")
+    DESTINATION_UNREADABLE = ("destination-unreadable", Severity.WARNING, "Fix the destination or its block.")
     ROTATION_OVERDUE = (
         "rotation-overdue",
         Severity.WARNING,
         "Look at the deployment's last runs and at its worker, then run the rotation.",
     )
-    KEY_EXPIRING = ("key-expiring", Severity.WARNING, "Run the rotation before that.")
+    KEY_EXPIRING = ("key-expiring", Severity.WARNING, "Run the rotation before the key expires.")
     PENDING = (
         "rotation-unfinished",
         Severity.WARNING,
@@ -94,7 +94,7 @@ class Kind(StrEnum):
     SUPERSEDED_KEY_OVERDUE = (
         "superseded-key-overdue",
         Severity.WARNING,
-        "Run retire for the rotation; its state says what stands in the way.",
+        "Run retire for the rotation; the message of that run says what prevents the revocation.",
     )
     SUPERSEDED_KEY_DIFFERS = (
         "superseded-key-differs",
@@ -104,17 +104,17 @@ class Kind(StrEnum):
     SUCCESSOR_NOT_LISTED = (
         "successor-not-listed",
         Severity.WARNING,
-        "Name the current key there at OpenRouter; otherwise its successor gets the place with the next rotation.",
+        "Add the current key to that list at OpenRouter; otherwise the next rotation adds its new key instead.",
     )
     DEAD_KEY_LISTED = (
         "dead-key-listed",
         Severity.WARNING,
-        "Take it out at OpenRouter, which refuses every other change of a list that names a dead key.",
+        "Take the dead key out of the list at OpenRouter, which refuses every other change of a list that names one.",
     )
     WITHOUT_DEPLOYMENT = (
         "no-deployment",
         Severity.WARNING,
-        "Deploy the rotation again; to take it away for good, run remove-rotation after that.",
+        "Deploy the rotation again, or run remove-rotation to remove it for good.",
     )
     HELD_KEY_UNRECORDED = (
         "held-key-unrecorded",
@@ -129,7 +129,10 @@ class Kind(StrEnum):
     MARKED_NOT_OURS = (
         "marked-not-ours",
         Severity.NOTICE,
-        "Nothing, if another Prefect server rotates keys of this account; if this one replaces it, restore its id.",
+        (
+            "No action if another Prefect server rotates keys of this account. If this server replaces that one, set "
+            "the variable key-rotation_installation to the id of that one."
+        ),
     )
     OF_NOBODY = ("key-of-no-rotation", Severity.NOTICE, "Put it under rotation (adopt), limit it, or delete it.")
     NOT_SEEN = (
@@ -142,7 +145,7 @@ class Kind(StrEnum):
         Severity.NOTICE,
         "Choose new keys there at OpenRouter, if they are to be logged.",
     )
-    IN_CHANGE = ("rotation-in-change", Severity.NOTICE, "Nothing; the next audit looks again.")
+    IN_CHANGE = ("rotation-in-change", Severity.NOTICE, "No action: the next audit looks again.")
 
 
 @dataclass(frozen=True)
@@ -230,7 +233,7 @@ class CappedFindings:
         """
         if not self._left_out:
             return self._kept
-        return [*self._kept, Finding(self._kind, f"{self._left_out} more {self._more}; they are not listed.")]
+        return [*self._kept, Finding(self._kind, f"Further {self._more}, not listed: {self._left_out}.")]
 
 
 @dataclass(frozen=True)

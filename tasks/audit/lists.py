@@ -78,7 +78,7 @@ class ListReader:
         """
         dead = {key_hash: "is not usable" for key_hash, key in seen.items() if not key.is_live(now)}
         dead |= {key_hash: "does not exist any more" for key_hash in unseen if await self._is_gone(key_hash)}
-        found = CappedFindings(Kind.DEAD_KEY_LISTED, "dead keys are named in lists")
+        found = CappedFindings(Kind.DEAD_KEY_LISTED, "dead keys in lists")
         missing: list[Finding] = []
         for each in self.lists.values():
             suspicious = set(each.hashes or ()) & set(dead) or any(_missing(each, ledgers))

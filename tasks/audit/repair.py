@@ -154,7 +154,7 @@ async def _make_current(
     run: Run, connection: str, key: ApiKey, rotation: Rotation | None, holding: Sequence[str]
 ) -> str | None:
     ledger, now = run.ledger, run.world.now()
-    by_hand = f"{', '.join(holding)} holds it. Run the rotation, which publishes a new key everywhere."
+    by_hand = f"it is held by {', '.join(holding)}. Run the rotation, which publishes a new key everywhere."
     if rotation is None or rotation.connection != connection or ledger.pending or ledger.removed:
         return by_hand
     if set(holding) != set(_destinations(ledger, None)) | set(rotation.destinations):
@@ -215,7 +215,7 @@ def _why_kept(
     if mark.run_id in waiting:
         return "the ledger still waits for it, and the next run of the rotation deletes it."
     if key.hash in ledger.hashes() or any(key.hash in text for text in explaining):
-        return "a ledger explains it now."
+        return "it is in a ledger now."
     if not run.has_ledger or not destinations:
         return "without its rotation's ledger and destinations nobody knows who holds it."
     return None

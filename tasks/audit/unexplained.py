@@ -115,9 +115,9 @@ def judge_orphan(
     if not mark or is_new(key, now) or name in ledgers.damaged or (name in deployed and name not in ledgers.values):
         return None
     if holders:
-        sentence = f"{_made(key, mark)}; {', '.join(holders)} holds it, and no ledger explains it."
+        sentence = f"{_made(key, mark)}; it is held by {', '.join(holders)}, and is in no ledger."
         return Finding(Kind.HELD_KEY_UNRECORDED, sentence, name, key.label, key.hash)
-    return Finding(Kind.ORPHAN, f"{_made(key, mark)}, and no ledger explains it.", name, key.label, key.hash)
+    return Finding(Kind.ORPHAN, f"{_made(key, mark)}, and is in no ledger.", name, key.label, key.hash)
 
 
 def _made(key: ApiKey, mark: Marker) -> str:

@@ -185,7 +185,7 @@ def _why(error: ServiceError) -> str:
         case NotFoundError():
             return "it does not exist any more. Start the rotation again."
         case ForbiddenError():
-            return "the management key may not change it. Put one that may into the connection, or change it yourself."
+            return "the management key may not change it. Use a management key that may, or change the list by hand."
         case _ if error.status == BAD_REQUEST:
             return f"{error} One of the other keys that it names may be disabled: take that one out at OpenRouter."
         case _:
@@ -205,8 +205,8 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
             return
         if not wanted:
             run.note(
-                f"The {found} names no key but {key.label}, which is revoked, and so serves none: name another one "
-                "there at OpenRouter. It was not opened to every key."
+                f"The {found} names only {key.label}, which is revoked, so it serves no key: add another key to it at "
+                "OpenRouter. Its list was left as it is, because an empty one could open it to every key."
             )
             return
         _refuse_if_full(found, wanted)
@@ -236,9 +236,7 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
 def _refuse_if_full(found: KeyList, wanted: Collection[str]) -> None:
     most = found.kind.most
     if most is not None and len(wanted) > most:
-        raise RejectedError(
-            f"it names {most} keys already, which is the most. Take one out that nobody uses, then retry."
-        )
+        raise RejectedError(f"it names {most} keys already, the maximum. Take out a key that nobody uses, then retry.")
 
 
 async def _dead_among(run: Run, openrouter: OpenRouter, hashes: Collection[str], into: str | None) -> set[str]:

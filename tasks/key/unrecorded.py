@@ -69,8 +69,8 @@ async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, look_agai
     if run.connection and await _delete_marked(run, run.connection, made.workspace_id, made.run_id):
         return True
     run.note(
-        f"Run {made.run_id} may have left a key behind, and its connection cannot be used: {gone} If it never can be "
-        f"again, write the key off with write-off-key, by the label {made.run_id}."
+        f"Run {made.run_id} may have left a key behind, and the connection that it used cannot be used: {gone} If that "
+        f"is for good, write the key off: run write-off-key with the label {made.run_id}."
     )
     return None
 

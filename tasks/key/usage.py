@@ -35,7 +35,7 @@ async def who_uses(run: Run, openrouter: KeyReader, key: Superseded) -> str:
         uses = await if_available(Part.ANALYTICS, openrouter.uses_of(key.hash, since, now))
     except ServiceError as error:
         # Whether the key is used is known without it.
-        return f" By whom could not be asked: {error}"
+        return f" Which application uses it could not be determined: {error}"
     if not uses:
         return ""
     said = [f"{use.by}{f', last at {show_time(use.last)}' if use.last else ''}" for use in uses[:SHOWN]]

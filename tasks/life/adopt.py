@@ -109,7 +109,7 @@ def _holders(run: Run, destinations: Sequence[str], key: ApiKey) -> list[str]:
     others = [name for name, agrees in agreement.items() if agrees is False and not _holds_a_successor(run, name)]
     if others:
         raise ConfigurationError(
-            f"rotation.adopt: {', '.join(others)} holds another key than {key.label}. Nothing was created."
+            f"rotation.adopt: another key than {key.label} is in {', '.join(others)}. Nothing was created."
         )
     holders = [name for name, agrees in agreement.items() if agrees]
     if len({fingerprint(run.contents[name].value) for name in holders}) > 1:

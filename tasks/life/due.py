@@ -83,6 +83,6 @@ async def require_current_everywhere(run: Run, destinations: list[str]) -> None:
     others = sorted(name for name, content in found.items() if content != current.fingerprint)
     if others:
         raise DestinationError(
-            f"{', '.join(others)} was overwritten since and does not hold the current key "
-            f"{current.label}: run the rotation, which publishes a new key there."
+            f"The current key {current.label} is not in {', '.join(others)}: it was overwritten there after it was "
+            "published. Run the rotation, which publishes a new key there."
         )

@@ -85,7 +85,7 @@ def steps_ahead(
     Returns:
         The steps, in order.
     """
-    steps = [f"It finds: {situation.value}."]
+    steps = [f"Look at the ledger and the destinations: {situation.value}."]
     if situation is Situation.ROTATED_SINCE:
         return steps
     steps += _putting_right(situation, ledger)
@@ -97,7 +97,7 @@ def steps_ahead(
         return steps + [f"Revoke the superseded key {key.label} at once." for key in ledger.superseded]
     due = [key.label for key in ledger.superseded if key.revoke_at <= now]
     return steps + [
-        f"Look at the superseded key {label}, which is due, and revoke it as its policy asks." for label in due
+        f"Check the superseded key {label}, which is due, and revoke it as the retirement says." for label in due
     ]
 
 
@@ -109,7 +109,7 @@ def _putting_right(situation: Situation, ledger: Ledger) -> list[str]:
         Situation.KEY_UNPUBLISHED: [f"Delete the key {label}, which no destination holds."],
         Situation.KEY_GIVEN_UP: [f"Give the key {label} up: it becomes a superseded one."],
         Situation.KEY_PUBLISHED: [
-            f"Finish the interrupted rotation with the key {label}, if it still is what is asked for."
+            f"Finish the interrupted rotation with the key {label}, if it still has the rotation's settings."
         ],
     }.get(situation, [])
 

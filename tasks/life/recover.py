@@ -97,9 +97,9 @@ def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: dict[str, s
     ]
     if others:
         raise ConfigurationError(
-            f"rotation.overwrite: {', '.join(others)} holds a value that is no OpenRouter key, and that the first key "
-            "would replace. Choose another destination, or name it in overwrite if that value may be lost. Nothing was "
-            "created."
+            "rotation.overwrite: the first key would replace a value that is not an OpenRouter key in "
+            f"{', '.join(others)}. Choose another destination, or, if that value may be lost, name that destination in "
+            "overwrite. Nothing was created."
         )
 
 
@@ -182,13 +182,13 @@ async def _take_up_unrecorded_keys(run: Run, rotation: Rotation, situation: Situ
         if _has_room(run, rotation, ledger.found([*taken, key])):
             taken.append(key)
     if taken:
-        what = "gone" if situation is Situation.FIRST_RUN else "an earlier one"
+        what = "lost" if situation is Situation.FIRST_RUN else "out of date"
         labels = ", ".join(key.label for key in taken)
         run.note(f"The ledger was {what}; keys of this rotation were found again and will be revoked: {labels}.")
         await run.write(ledger.found(taken))
     if left := len(found) - len(taken):
         run.note(
-            f"The ledger has no room for {left} more keys of this rotation: audit with repair, which settles them."
+            f"The ledger has no room for further keys of this rotation ({left}): audit with repair, which settles them."
         )
     for name, secret in unknown.items():
         if not any(label_agrees(key.label, secret) for key in found):

@@ -36,7 +36,7 @@ def plan_removal(ledger: Ledger, rotation: str, revoke_at: datetime | None, *, e
             steps.append(f"Empty {names}: write `{NOT_YET_ROTATED}` in place of the key.")
         steps.append(f"Delete the key {current.label} at OpenRouter at {show_time(revoke_at)}.")
         if not empty:
-            steps.append(f"Leave {names} unchanged, so that it still holds that key, which then no longer works.")
+            steps.append(f"Leave that key, which then no longer works, in {names}.")
     steps += [
         f"Delete the superseded key {key.label} at {show_time(min(key.revoke_at, revoke_at or key.revoke_at))}."
         for key in ledger.superseded

@@ -38,9 +38,7 @@ async def find_restorable(run: Run, label: str) -> NewKey:
     """
     ledger = run.ledger
     if ledger.removed:
-        raise ConfigurationError(
-            f"rotation: {run.name} was removed, so no key can be brought back. Nothing was changed."
-        )
+        raise ConfigurationError(f"rotation: {run.name} was removed, so no key can be restored. Nothing was changed.")
     if ledger.current is None or ledger.pending is not None:
         raise ConfigurationError(
             f"rotation: the last rotation of {run.name} has not ended yet; retry it first. Nothing was changed."
@@ -53,19 +51,18 @@ async def find_restorable(run: Run, label: str) -> NewKey:
     chosen = [key for key in ledger.superseded if label in ("", key.label)]
     if not chosen:
         raise ConfigurationError(
-            f"label: it is not that of a superseded key of rotation {run.name}; those are "
+            f"label: rotation {run.name} has no superseded key with this label; its superseded keys are "
             f"{', '.join(key.label for key in ledger.superseded)}. Nothing was changed."
         )
     key = chosen[-1]
     if key.revoking:
         raise ConfigurationError(
-            f"label: the revocation of the key {key.label} has begun, so it cannot be brought back. Nothing was "
-            "changed."
+            f"label: the revocation of the key {key.label} has begun, so it cannot be restored. Nothing was changed."
         )
     if not key.fingerprint:
         raise ConfigurationError(
-            f"label: what the key {key.label} looked like was lost with an earlier ledger, so no destination can tell "
-            "whether it keeps it. Nothing was changed."
+            f"label: the fingerprint of the key {key.label} was lost with an earlier ledger, so it cannot be found in "
+            "a destination. Nothing was changed."
         )
     secret = await _kept_by_a_destination(run, ledger.current, key)
     if secret is None:
@@ -122,8 +119,8 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
         found = await openrouter.update_key(entry.hash, disabled=False, **settings)
     except NotFoundError:
         raise ConfigurationError(
-            f"label: OpenRouter does not have the key {entry.label}, or its guardrail, any more, so it cannot be "
-            "brought back. The current key stays as it is."
+            f"label: the key {entry.label}, or the guardrail of the key that it replaces, does not exist at OpenRouter "
+            "any more, so the key cannot be restored. The current key stays as it is."
         ) from None
     if found.expires_at is not None:
         run.note(f"The key {entry.label} ends at {show_time(found.expires_at)}: rotate before that.")

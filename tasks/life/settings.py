@@ -81,7 +81,7 @@ def _terms_now(run: Run, rotation: Rotation, current: Current, found: ApiKey, gu
     for name, title in ONLY_NEW_KEYS.items():
         fixed[name] = getattr(actual, name)
         if getattr(wanted, name) not in (None, fixed[name]):
-            run.note(f"The {title} of a key cannot be changed: it takes effect with the next rotation.")
+            run.note(f"The {title} of an existing key cannot be changed: the next rotation sets the new one.")
     return wanted.model_copy(update=fixed)
 
 

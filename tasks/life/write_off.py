@@ -75,8 +75,9 @@ def _find(run: Run, label: str) -> Superseded | Pending | Unresolved:
     found: list[Superseded | Pending | Unresolved] = [*keys, *(each for each in lost if label == str(each.run_id))]
     if not found:
         raise ConfigurationError(
-            f"label: the ledger of rotation {run.name} holds no such superseded key, nor a create of unknown outcome "
-            "by a run of this id. A current key is superseded by the next rotation. Nothing was changed."
+            f"label: the ledger of rotation {run.name} has no superseded key with this label or hash, and no run with "
+            "this id that may have left a key behind. The current key can be written off only once it is superseded. "
+            "Nothing was changed."
         )
     return found[0]
 
@@ -109,4 +110,4 @@ async def _look_for(openrouter: KeyReader, lost: Pending | Unresolved) -> str:
             break
     except NotFoundError as error:
         raise OtherAccountError(str(error)) from None
-    return f"what run {lost.run_id} may have left behind can be looked for: run rotate or retire, which settles it"
+    return f"run {lost.run_id} may have left a key behind, which can still be looked for: run rotate or retire"

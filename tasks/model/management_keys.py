@@ -42,11 +42,11 @@ class InUse(BaseModel):
             reasons.append(f"expires at {show_time(self.expires_at)}")
         if now - self.since >= self.remind_after - AHEAD:
             days = (now - self.since).days
-            reasons.append(f"has been in use for {days} days, of {self.remind_after.days} that it may be")
+            reasons.append(f"has been in use for {days} days, of at most {self.remind_after.days}")
         if not reasons:
             return ""
         return (
-            f"The management key of the connection {self.connection} {' and '.join(reasons)}. Exchange it: make one in "
-            f"the same account at {PAGE}, put it into the block openrouter-credentials/{self.connection}, run "
-            "check-connections, and delete the former one there."
+            f"The management key of the connection {self.connection} {' and '.join(reasons)}. Exchange it: make a "
+            f"new one in the same account at {PAGE}, put it into the block openrouter-credentials/{self.connection}, "
+            "run check-connections, and then delete the former management key at OpenRouter."
         )

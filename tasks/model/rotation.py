@@ -202,7 +202,7 @@ class Retirement(BaseModel):
     on_still_used: Literal["revoke", "keep"] = Field(
         default="revoke",
         title="If still used then",
-        description="For unused: then revoke the key anyway, or keep it and fail until somebody decides.",
+        description="For unused: after the longest overlap, revoke the key, or keep it and fail until you decide.",
     )
     revoke: Literal["delete", "disable-then-delete"] = Field(
         default="delete",

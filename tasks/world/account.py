@@ -27,8 +27,8 @@ async def confirm_gone(openrouter: KeyReader, key: MadeKey) -> None:
     if key.workspace_id is not None and not await _knows_workspace(openrouter, key.workspace_id):
         raise OtherAccountError(
             f"The connection {key.connection} does not know the key {key.label} nor its workspace: the workspace was "
-            "deleted, or the connection belongs to another account now. If its management key was exchanged, put the "
-            f"former one back, so that the key can be revoked. {OR_WRITE_OFF}"
+            "deleted, or the connection belongs to another account now. If its management key is another "
+            f"account's, put in one of the former account, so that the key can be revoked. {OR_WRITE_OFF}"
         )
 
 

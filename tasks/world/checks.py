@@ -61,7 +61,8 @@ async def _what_is_seen(openrouter: OpenRouterClient) -> str:
     """Say which of the parts are seen that an account may lack."""
     seen = [part for part in Part if await if_available(part, openrouter.peek(part.path))]
     unseen = [part for part in Part if part not in seen]
-    return f"It sees {_enumerated(seen)}." + (f" It does not see {_enumerated(unseen)}." if unseen else "")
+    lacks = f" The account lacks, or hides from it, {_enumerated(unseen)}." if unseen else ""
+    return f"It can read {_enumerated(seen)}.{lacks}"
 
 
 def _enumerated(parts: Sequence[Part]) -> str:

@@ -64,7 +64,7 @@ async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], Non
             raise
         if note is not None:
             note(
-                f"The connection sees no {part} (OpenRouter answered {error.status}): nothing of them is carried over."
+                f"The connection sees no {part} (OpenRouter answered {error.status}), so none of them are carried over."
             )
         return None
 

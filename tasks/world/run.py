@@ -267,8 +267,8 @@ class Run:
                 await self.world.destination(name)
             except MissingBlockError:
                 self.note(
-                    f"The block {name} was deleted, so nobody looked which key its readers have. Take it out of the "
-                    "rotation's destinations, or make it again."
+                    f"The block {name} was deleted, so it was not checked which key its consumers have. Take it out "
+                    "of the rotation's destinations, or make it again."
                 )
             else:
                 there.append(name)

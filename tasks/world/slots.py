@@ -51,7 +51,7 @@ async def _of_limits() -> list[str]:
         return []
     more = f" and {len(off) - MOST_NAMED} more" if len(off) > MOST_NAMED else ""
     warning = (
-        f"The concurrency limit {', '.join(off[:MOST_NAMED])}{more} is switched off, so runs of that rotation do not "
-        "wait for each other, and all but one may fail: switch it on."
+        f"Concurrency limits of rotations are switched off: {', '.join(off[:MOST_NAMED])}{more}. Runs of such a "
+        "rotation do not wait for each other, and all but one may fail: switch its limit on."
     )
     return [warning]

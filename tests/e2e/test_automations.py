@@ -201,7 +201,7 @@ async def test_an_audit_that_found_something_tells_the_person_on_call(world: Wor
 
     await audit(world.connection, return_state=True)
 
-    await on_call.waits_for("Audit of API keys", "Action required: 1 finding.")
+    await on_call.waits_for("Key rotation: an audit requires action", "Action required: 1 finding.")
 
 
 async def test_an_e_mail_comes_by_smtp(world: World, no_automations: None) -> None:

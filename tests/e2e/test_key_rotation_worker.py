@@ -123,7 +123,7 @@ async def test_what_is_no_flow_of_this_package_is_refused_in_one_sentence(
 
     assert (unknown.state_name, with_env.state_name) == ("Failed", "Failed")
     assert message(unknown).startswith(
-        "A worker of the type key-rotation runs the flows of this package only, and flows.test:foreign is none of them"
+        "A worker of the type key-rotation runs the flows of this package only, not flows.test:foreign:"
     )
     assert message(with_env).startswith("A worker of the type key-rotation has one environment for all its runs")
     assert begun == []

@@ -144,7 +144,7 @@ async def test_a_secret_written_late_brings_in_a_key_that_works_until_the_next_r
         repaired = await rotate(rotation, return_state=True)
 
     assert kept.is_failed()
-    assert f"because secret/{rotation.name} still holds it" in str(kept.message)
+    assert f"because it is still held by secret/{rotation.name}" in str(kept.message)
     assert repaired.is_completed(), repaired.message
     await check_repaired(world, rotation)
     await check_converged(world, rotation)

@@ -181,7 +181,7 @@ async def test_the_check_tells_of_rotations_that_publish_to_one_place(world: Wor
 
     assert state.is_failed()
     assert (
-        f"vault-secret/first (used by {one.name}): It is the same place as vault-secret/same: {block.place()}. "
+        f"vault-secret/first (used by {one.name}): Points to the same place as vault-secret/same: {block.place()}. "
         f"The rotations {one.name} and {other.name} overwrite each other's key there."
     ) in str(state.message)
 
@@ -240,8 +240,8 @@ async def test_the_check_shows_what_each_connection_sees(world: World) -> None:
     await check_connections(return_state=True)
 
     details = (await connections())[f"openrouter-credentials/{world.connection}"]["details"]
-    assert "It sees workspaces, guardrails, broadcast destinations." in details
-    assert "It does not see BYOK credentials, analytics." in details
+    assert "It can read workspaces, guardrails, broadcast destinations." in details
+    assert "The account lacks, or hides from it, BYOK credentials, analytics." in details
 
 
 async def test_a_login_that_may_not_look_at_itself_works_all_the_same(world: World) -> None:

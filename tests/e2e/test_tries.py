@@ -124,7 +124,7 @@ async def test_the_third_failed_try_is_told_and_so_is_the_end(world: World, rota
 
     assert names == [TRIES_AGAIN] * 3 + ["Failed"]
     assert waits == sorted(waits)
-    assert "Already 3 tries have failed. It is tried again by itself at" in str(told.message)
+    assert "3 tries have failed already. The run is tried again automatically at" in str(told.message)
     assert healed.is_completed()
     [recovered] = await events(rotation, Event.ROTATION_RECOVERED)
     assert recovered["payload"]["sentence"] == healed.message
@@ -286,7 +286,7 @@ async def test_a_regular_run_that_comes_earlier_takes_the_place_of_a_try(world: 
 
     message = str((await fail(world, first.id)).message)
 
-    assert f"It is tried again by itself at {soon:%Y-%m-%d %H:%M} UTC (try 1)." in message
+    assert f"The run is tried again automatically at {soon:%Y-%m-%d %H:%M} UTC (try 1)." in message
     assert await tries_of(rotation.name) == []
     assert "(try 2)" in str((await fail(world, regular.id)).message)
     [planned] = await pending(rotation.name)

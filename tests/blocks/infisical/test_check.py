@@ -93,7 +93,7 @@ class TestCheck:
         """A machine identity that was not added to the project is told so."""
         sandbox.strangers.add(CLIENT_ID)
 
-        with pytest.raises(ForbiddenError, match="among the project's members"):
+        with pytest.raises(ForbiddenError, match="is not a member of the project"):
             await secret.check()
 
     async def test_an_identity_that_may_only_read(self, secret: InfisicalSecret, sandbox: InfisicalSandbox) -> None:

@@ -79,9 +79,13 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         (
             {"last_run": seen(TRIES_AGAIN, "publish failed"), "next_run": TRY},
             Health.DEGRADED,
-            "is tried again by itself. Message: publish",
+            "is tried again automatically. Message: publish",
         ),
-        ({"last_run": seen(TRIES_AGAIN)}, Health.FAILED, "its try was cancelled or deleted: open it and press Retry"),
+        (
+            {"last_run": seen(TRIES_AGAIN)},
+            Health.FAILED,
+            "the next try was cancelled or deleted: open that run and press Retry",
+        ),
         ({"last_run": seen("CRASHED")}, Health.FAILED, "The last run crashed"),
         ({"last_run": seen("CANCELLED"), "ledger": Ledger(pending=PENDING)}, Health.DEGRADED, "is pending"),
         ({"last_run": seen("RUNNING"), "ledger": Ledger(current=CURRENT, pending=PENDING)}, Health.HEALTHY, ""),

@@ -61,7 +61,7 @@ def test_a_run_that_could_not_look_says_that_nothing_was_changed() -> None:
     assert failed(error, LOOK, Ledger(current=CURRENT), Next(1, NOW)) == (
         "Could not read the ledger and the destinations: Vault at https://vault.example could not be reached (block "
         "vault-credentials/checkout). Nothing was changed. The key new is live. Retry is safe; press it once the "
-        "service can be reached. It is tried again by itself at 2026-12-01 03:30 UTC (try 1). "
+        "service can be reached. The run is tried again automatically at 2026-12-01 03:30 UTC (try 1). "
         "Help: docs/how-to/troubleshooting.md#a-service-cannot-be-reached"
     )
 

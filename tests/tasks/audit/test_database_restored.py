@@ -26,7 +26,7 @@ async def test_an_audit_names_the_held_key_and_since_when_it_is_unexplained(worl
     assert finding.key_hash == key.hash
     assert finding.severity is Severity.CRITICAL
     assert f"The key {key.label} was made at 2026-12-16 05:30 UTC by run " in finding.sentence
-    assert finding.sentence.endswith("; vault-secret/checkout holds it, and no ledger explains it.")
+    assert finding.sentence.endswith("; it is held by vault-secret/checkout, and is in no ledger.")
     assert world.everything()[:1] == before[:1]
 
 
@@ -100,7 +100,10 @@ async def test_destinations_that_hold_different_keys_are_left_to_the_rotation(wo
 
     finding = only(await world.audit(repair=True), Kind.HELD_KEY_UNRECORDED)
 
-    assert "vault-secret/checkout holds it. Run the rotation, which publishes a new key everywhere." in finding.sentence
+    assert (
+        "it is held by vault-secret/checkout. Run the rotation, which publishes a new key everywhere."
+        in finding.sentence
+    )
     assert "run the rotation" in finding.kind.advice
     assert finding.needs_person
     await world.rotate()

@@ -43,7 +43,7 @@ async def test_ten_thousand_keys_cost_one_pass_of_the_list(world: FakeWorld) -> 
     # The lists of keys, and the workspace's logging.
     assert len(paths) <= 103 + 3
     assert len(report.findings) == MOST_KEPT + 1
-    assert "9899 more keys" in report.findings[-1].sentence
+    assert "Further keys of no rotation, not listed: 9899." in report.findings[-1].sentence
 
 
 async def test_keys_of_another_server_are_listed_up_to_a_number(world: FakeWorld) -> None:
@@ -59,7 +59,7 @@ async def test_keys_of_another_server_are_listed_up_to_a_number(world: FakeWorld
 
     assert found(report) == {Kind.MARKED_NOT_OURS}
     assert len(report.findings) == MOST_KEPT + 1
-    assert "900 more keys" in " ".join(finding.sentence for finding in report.findings)
+    assert "Further keys of other installations, not listed: 900." in " ".join(finding.sentence for finding in report.findings)
     assert len(world.events) - events_before == MOST_KEPT + 1
     assert world.runs_asked_for == [RUNS_AT_ONCE] * 5
 
@@ -71,7 +71,7 @@ async def test_the_table_says_how_many_findings_it_does_not_show() -> None:
     rows = as_table(Report("openrouter", FakeWorld().time, None, findings))
 
     assert len(rows) == MAX_ROWS + 1
-    assert rows[-1]["details"] == "7 more findings are not shown."
+    assert rows[-1]["details"] == "Further findings, not shown: 7."
 
 
 class Place:

@@ -82,7 +82,7 @@ async def test_repair_keeps_an_orphan_that_a_destination_holds(world: FakeWorld)
     await world.block.awrite_secret(key.secret.encode())
     world.later(hours=2)
 
-    await keeps(world, key, "It was not repaired: vault-secret/checkout holds it.")
+    await keeps(world, key, "It was not repaired: it is held by vault-secret/checkout.")
 
 
 async def test_repair_keeps_an_orphan_where_a_destination_cannot_be_read(world: FakeWorld) -> None:
@@ -164,7 +164,7 @@ async def test_repair_keeps_a_key_that_its_ledger_explains_by_now(
 
     monkeypatch.setattr(world, "opened", opened_after_the_ledger_came_back)
 
-    await keeps(world, current, "a ledger explains it now")
+    await keeps(world, current, "it is in a ledger now")
 
 
 async def test_repair_stops_where_another_run_takes_over(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:

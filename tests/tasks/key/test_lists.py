@@ -121,7 +121,7 @@ async def test_the_last_key_of_a_list_stays_rather_than_open_it_to_every_key(wor
 
     assert which["allowed_api_key_hashes"] == [former.hash]
     assert former.hash not in world.openrouter.keys
-    assert [note for note in world.notes if "was not opened to every key" in note]
+    assert [note for note in world.notes if "could open it to every key" in note]
 
 
 async def test_a_removal_takes_dead_keys_out(world: FakeWorld) -> None:

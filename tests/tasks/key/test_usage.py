@@ -92,7 +92,7 @@ async def test_analytics_that_fail_do_not_fail_the_run(world: FakeWorld, monkeyp
 
     await world.retire()
 
-    assert [note for note in world.notes if "By whom could not be asked" in note]
+    assert [note for note in world.notes if "Which application uses it could not be determined" in note]
 
 
 async def test_an_answer_about_every_key_is_not_believed(world: FakeWorld) -> None:
@@ -114,4 +114,4 @@ async def test_a_key_without_budget_is_verified_with_a_note(world: FakeWorld) ->
     await world.rotate()
 
     assert (await world.held()).hash in world.openrouter.keys
-    assert [note for note in world.notes if "valid, but no budget" in note]
+    assert [note for note in world.notes if "valid, but its budget" in note]

@@ -112,7 +112,7 @@ async def test_the_hash_may_stay_on_the_rotation(world: FakeWorld) -> None:
         ("no such key", "no key with this hash"),
         ("another account's", "no key with this hash"),
         ("another rotation's", "belongs to the rotation other already"),
-        ("the destination holds another key", "holds another key than"),
+        ("the destination holds another key", "another key than"),
     ],
 )
 async def test_what_cannot_be_adopted_is_refused_before_anything_is_created(

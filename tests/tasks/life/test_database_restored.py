@@ -32,7 +32,7 @@ async def test_the_next_run_takes_up_every_key_that_was_made_after_the_backup(wo
     assert len(world.ledger.superseded) == 3
     assert {key.revoke_at for key in world.ledger.superseded} == {world.time + timedelta(days=1)}
     assert world.use(held) == 200
-    assert any("The ledger was an earlier one; keys of this rotation were found again" in note for note in world.notes)
+    assert any("The ledger was out of date; keys of this rotation were found again" in note for note in world.notes)
     assert any(held.label in note for note in world.notes)
     world.later(days=1)
     await world.retire()

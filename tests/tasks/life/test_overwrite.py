@@ -31,7 +31,7 @@ async def test_a_value_that_is_no_key_is_refused_before_anything_is_created(worl
 
     sentence = await world.failure(world.rotate(emergency=emergency))
 
-    assert sentence.startswith(f"rotation.overwrite: {PLACE} holds a value that is no OpenRouter key")
+    assert f"would replace a value that is not an OpenRouter key in {PLACE}." in sentence
     assert "hunter2" not in sentence
     assert world.everything() == before
 

@@ -214,5 +214,5 @@ async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(
 
     sentence = await world.failure(world.rotate())
 
-    assert sentence.startswith("rotation.overwrite: vault-secret/checkout holds a value that is no OpenRouter key")
+    assert "would replace a value that is not an OpenRouter key in vault-secret/checkout." in sentence
     assert world.everything() == before

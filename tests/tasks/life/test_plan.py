@@ -23,7 +23,7 @@ async def test_a_plan_of_a_first_rotation_names_every_step_and_writes_nothing(wo
     checked, steps = await planned(world)
 
     assert steps == [
-        "It finds: there is no ledger yet.",
+        "Look at the ledger and the destinations: there is no ledger yet.",
         "Look for keys that this rotation made before its ledger was lost.",
         "Create a key named `checkout service`, with date and marker.",
         "Verify it.",
@@ -53,13 +53,13 @@ async def test_a_plan_changes_nothing_in_a_world_that_needs_mending(world: FakeW
 
     pending = world.openrouter.keys[world.openrouter.created[-1]].label
     assert steps == [
-        "It finds: a key was created, but no destination holds it.",
+        "Look at the ledger and the destinations: a key was created, but no destination holds it.",
         f"Delete the key {pending}, which no destination holds.",
         "Create a key named `checkout service`, with date and marker.",
         "Verify it.",
         "Publish it to `vault-secret/checkout` and read it back.",
         f"Supersede the key {held}; its overlap is 1 hour.",
-        f"Look at the superseded key {former}, which is due, and revoke it as its policy asks.",
+        f"Check the superseded key {former}, which is due, and revoke it as the retirement says.",
     ]
     assert world.everything() == before
 

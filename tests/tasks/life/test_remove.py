@@ -270,7 +270,7 @@ async def test_a_plan_says_what_a_removal_does_with_keys_and_destinations(world:
 
     at = show_time(world.time)
     emptied = f"Empty vault-secret/checkout: write `{NOT_YET_ROTATED}` in place of the key."
-    left = "Leave vault-secret/checkout unchanged, so that it still holds that key, which then no longer works."
+    left = "Leave that key, which then no longer works, in vault-secret/checkout."
     assert steps == [
         "Delete the deployment rotate/checkout with its schedule.",
         *[emptied] * empty,
@@ -282,7 +282,9 @@ async def test_a_plan_says_what_a_removal_does_with_keys_and_destinations(world:
 
 def test_a_kept_key_is_not_taken_from_its_readers() -> None:
     """Whoever keeps the key keeps it where it is read."""
-    with pytest.raises(ConfigurationError, match=r"^destinations: empty requires keys revoke.* Nothing was changed\.$"):
+    with pytest.raises(
+        ConfigurationError, match=r"^destinations: they can be emptied only if keys is revoke.* Nothing was changed\.$"
+    ):
         check_removal("checkout", "checkout", "keep", None, "empty")
 
 

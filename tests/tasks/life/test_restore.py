@@ -131,7 +131,7 @@ async def test_a_key_that_was_deleted_by_hand_cannot_come_back(world: FakeWorld)
 
     sentence = await world.failure(world.restore())
 
-    assert "does not have the key" in sentence
+    assert "does not exist at OpenRouter" in sentence
     assert (await world.held()).hash == current
 
 
@@ -252,6 +252,7 @@ async def test_a_label_of_no_superseded_key_is_refused_with_those_there_are(worl
     await world.rotate()
 
     assert await world.failure(world.restore("sk-or-v1-0e6...1c96")) == (
-        f"label: it is not that of a superseded key of rotation checkout; those are {world.superseded.label}. "
+        "label: rotation checkout has no superseded key with this label; its superseded keys are "
+        f"{world.superseded.label}. "
         "Nothing was changed."
     )

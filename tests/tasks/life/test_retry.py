@@ -132,7 +132,7 @@ async def test_a_retry_does_not_say_that_a_key_is_live_where_it_is_not(world: Fa
     said = await world.rotate(run_id=run_id, attempt=2, completed=True)
 
     assert said == (
-        f"Already rotated: the key {label} is the current one, but vault-secret/checkout does not hold it: start a new "
+        f"Already rotated: the key {label} is the current one, but it is not in vault-secret/checkout: start a new "
         "run; no superseded keys."
     )
 

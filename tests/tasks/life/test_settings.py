@@ -150,7 +150,7 @@ async def test_apply_settings_changes_the_current_key_and_makes_none(world: Fake
     assert (shown.limit, shown.limit_reset, shown.include_byok_in_limit) == (75, "daily", True)
     assert await guardrail_of(world) == rail
     assert len(world.openrouter.created) == 1
-    assert message.startswith("Changed guardrail_id, include_byok_in_limit, limit, limit_reset of the key")
+    assert message.endswith(": changed guardrail_id, include_byok_in_limit, limit, limit_reset.")
 
 
 async def test_apply_settings_takes_a_guardrail_away(world: FakeWorld) -> None:
@@ -171,7 +171,7 @@ async def test_apply_settings_says_what_only_a_new_key_can_have(world: FakeWorld
 
     await world.apply()
 
-    assert world.notes == ["The creator of a key cannot be changed: it takes effect with the next rotation."]
+    assert world.notes == ["The creator of an existing key cannot be changed: the next rotation sets the new one."]
 
 
 async def test_apply_settings_lets_a_new_retirement_policy_count_at_once(world: FakeWorld) -> None:
@@ -192,7 +192,7 @@ async def test_an_empty_change_is_never_sent(world: FakeWorld) -> None:
     await world.rotate()
     world.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=400))
 
-    assert (await world.apply()).startswith("Nothing to change at the key")
+    assert (await world.apply()).endswith(": nothing to change at OpenRouter.")
 
 
 @pytest.mark.parametrize("days", [45, 60])

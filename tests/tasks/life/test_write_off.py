@@ -88,7 +88,7 @@ async def test_a_lost_create_in_a_deleted_connection_ends_healthy_by_what_its_me
     await world.write_off(str(lost))
     await world.retire()
 
-    assert f"write the key off with write-off-key, by the label {lost}" in noted
+    assert f"write the key off: run write-off-key with the label {lost}" in noted
     assert world.ledger.unresolved == ()
     assert world.notes == []
 
@@ -135,7 +135,7 @@ async def test_the_current_key_is_not_written_off(world: FakeWorld) -> None:
 
     sentence = await world.failure(world.write_off(current.label))
 
-    assert "A current key is superseded by the next rotation" in sentence
+    assert "The current key can be written off only once it is superseded" in sentence
 
 
 async def test_ledger_event_and_artifact_say_what_was_written_off_and_why(world: FakeWorld) -> None:

@@ -27,7 +27,7 @@ def in_use(days: float, fingerprint: str = "one", expires_in: float | None = Non
     [
         (in_use(0), ""),
         (in_use(75.9), ""),
-        (in_use(76), "has been in use for 76 days, of 90"),
+        (in_use(76), "has been in use for 76 days, of at most 90"),
         (in_use(0, expires_in=14.1), ""),
         (in_use(0, expires_in=14), "expires at 2026-12-15 12:00 UTC"),
         (in_use(100, expires_in=-1), "expires at 2026-11-30 12:00 UTC and has been in use for 100 days"),
@@ -49,7 +49,7 @@ def test_a_warning_says_what_to_do() -> None:
     assert PAGE in warning
     assert "openrouter-credentials/openrouter" in warning
     assert "check-connections" in warning
-    assert "delete the former one" in warning
+    assert "delete the former management key" in warning
 
 
 def test_the_same_key_keeps_its_beginning() -> None:

@@ -110,7 +110,7 @@ async def test_a_403_of_a_proxy_is_a_failure(world: FakeWorld) -> None:
     await world.rotate()
     world.app.state.faults.add(Fault(path="/api/v1/byok", status=403, body="<html>Forbidden</html>"))
 
-    assert "answered 403, and not as OpenRouter does" in await world.failure(world.rotate())
+    assert "answered 403, but not in OpenRouter's format" in await world.failure(world.rotate())
 
 
 async def test_a_key_that_is_gone_is_believed_without_workspaces(world: FakeWorld) -> None:

@@ -86,7 +86,7 @@ async def test_a_limit_of_a_rotation_that_is_switched_off_is_warned_of(server: S
 
     (warning,) = await slot_warnings()
 
-    assert warning.startswith("The concurrency limit key-rotation_a is switched off")
+    assert warning.startswith("Concurrency limits of rotations are switched off: key-rotation_a.")
 
 
 async def test_many_limits_are_counted(server: Server) -> None:
@@ -95,7 +95,7 @@ async def test_many_limits_are_counted(server: Server) -> None:
 
     (warning,) = await slot_warnings()
 
-    assert "key-rotation_0, key-rotation_1, key-rotation_2 and 7 more is switched off" in warning
+    assert "key-rotation_0, key-rotation_1, key-rotation_2 and 7 more." in warning
 
 
 @pytest.mark.parametrize(
