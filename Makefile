@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := 0.13.9
+STEPS ?= 100000
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -63,8 +64,8 @@ kills: $(VENV)/dev ## Kill real runs at each of their effects, and the parts of 
 mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each one is caught
 	$(BIN)/python -m tests.simulation.mutants
 
-simulate: $(VENV)/dev ## Run 100,000 steps of simulated histories, with a printed seed
-	$(BIN)/python -m tests.simulation
+simulate: $(VENV)/dev ## Run simulated histories with a new seed, which is printed; STEPS=50000 says how many steps
+	$(BIN)/python -m tests.simulation --steps $(STEPS)
 
 fleet: $(VENV)/fleet ## Rotate 200 keys on PostgreSQL, Redis and several servers, and kill them; ARGS="--seed 1" for another order
 	$(BIN)/python -m sandbox.fleet $(ARGS)

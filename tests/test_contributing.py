@@ -63,7 +63,10 @@ def test_the_guide_tells_what_ci_runs() -> None:
     [told] = re.findall(r"^CI runs `\.ci/run`: ([^.]*)", read("CONTRIBUTING.md"), re.MULTILINE)
 
     ran = [
-        name for line in re.findall(r"^(?:exec )?make (.*)$", read(".ci/run"), re.MULTILINE) for name in line.split()
+        name
+        for line in re.findall(r"^(?:exec )?make (.*)$", read(".ci/run"), re.MULTILINE)
+        for name in line.split()
+        if "=" not in name
     ]
     assert COMMAND.findall(told) == ran
 
