@@ -8,6 +8,7 @@ KeyRotationError
 ├── LedgerError               the ledger cannot be read, or would not fit
 ├── VerificationError         the new key does not work, or is not what was asked for
 ├── DestinationError          a destination does not hold what was written to it
+│   └── OverwrittenError      a destination was overwritten after it was published to
 └── ServiceError              a call to OpenRouter, Vault, Infisical or a secret block failed
     ├── UnreachableError      no connection, a refused certificate, or no answer in time
     ├── UnauthorizedError     401
@@ -113,6 +114,12 @@ class DestinationError(KeyRotationError):
 
     entry = "A destination does not hold the key"
     retry_when = "the destination works"
+
+
+class OverwrittenError(DestinationError):
+    """A destination no longer holds the current key, and a Retry would not publish: only a new run makes a key."""
+
+    entry = "A destination was overwritten"
 
 
 class ServiceError(KeyRotationError):

@@ -11,7 +11,7 @@ from flows import forms
 from flows.runs import conclude, open_run
 from flows.show.sentences import restored, superseded_since
 from tasks.key.lists import carry_over
-from tasks.life.due import revoke_what_is_due, where_keys_are_read
+from tasks.life.due import revoke_what_is_due
 from tasks.life.restore import enable, find_restorable, make_current_again
 from tasks.model.decisions import rotated_since
 from tasks.steps import AS_TASKS, Steps
@@ -55,7 +55,7 @@ async def restore(run: Run, label: str, steps: Steps) -> str:
         why = "does not exist, was removed or has never run"
         raise ConfigurationError(f"rotation: {run.name} {why}. Nothing was changed.")
     if current is None or current.rotated_by != run.identity.id:
-        if rotated_since(run.ledger, run.identity):
+        if rotated_since(run.ledger, run.identity, run.world.now()):
             run.only_for_itself = True
             return superseded_since(run)
         key = await find_restorable(run, label)
@@ -69,5 +69,5 @@ async def restore(run: Run, label: str, steps: Steps) -> str:
         run.step = "write the ledger"
         await make_current_again(run, key.record)
     run.step = "revoke-key"
-    await revoke_what_is_due(run, await where_keys_are_read(run), steps)
+    await revoke_what_is_due(run, steps)
     return restored(run)

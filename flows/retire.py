@@ -11,7 +11,7 @@ from flows.forms import label
 from flows.runs import conclude, open_run
 from flows.show.sentences import retired
 from tasks.key.unrecorded import settle_unresolved
-from tasks.life.due import revoke_what_is_due, schedule_retirements, where_keys_are_read
+from tasks.life.due import revoke_what_is_due, schedule_retirements
 from tasks.life.remove import forget_when_nothing_is_left
 from tasks.model.decisions import has_work
 from tasks.steps import AS_TASKS, Steps
@@ -58,7 +58,7 @@ async def retire_due(run: Run, steps: Steps) -> str:
     if run.is_idle:
         await schedule_retirements(run)
     elif current is not None or run.ledger.removed:
-        await revoke_what_is_due(run, await where_keys_are_read(run), steps)
+        await revoke_what_is_due(run, steps)
     message = retired(run, before)
     await forget_when_nothing_is_left(run)
     return message

@@ -91,7 +91,7 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.told())
 
     run.step, superseded = "revoke-key", run.ledger.superseded
-    await revoke_what_is_due(run, rotation.destinations, steps)
+    await revoke_what_is_due(run, steps, rotation.destinations)
     return rotated(run, situation, superseded)
 
 
@@ -100,7 +100,7 @@ async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, ste
 
     In a store without check-and-set, a write may take effect after its timeout: the ledger records that first.
     """
-    late_writes = max([(await run.world.destination(name)).late_writes for name in rotation.destinations])
+    late_writes = await run.longest_late_writes(rotation.destinations)
     if late_writes and run.ledger.pending and run.ledger.pending.late_writes != late_writes:
         await run.record(run.ledger.publishing(late_writes))
     await gather_all([steps.publish(run, key, name) for name in rotation.destinations])

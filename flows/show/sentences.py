@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blocks.errors import ConfigurationError, KeyRotationError, LedgerError
+from blocks.errors import ConfigurationError, KeyRotationError, LedgerError, OverwrittenError
 from flows.show.rotation_page import how_it_ends
 from tasks.model.decisions import Situation
 from tasks.model.former_places import left_behind
@@ -191,9 +191,11 @@ def _what_is_safe(error: KeyRotationError, step: str, ledger: Ledger | None) -> 
     live = f"The key {ledger.current.label} is live" if ledger.current else "No key of this rotation is live yet"
     if ledger.pending and ledger.pending.key:
         live += f", and the new key {ledger.pending.key.label} was created"
-    if step == LOOK:
-        return f"{what} Nothing was changed. {live}. {retry}"
-    return f"{what} {live}; no key that a destination holds was revoked. {retry}"
+    if isinstance(error, OverwrittenError):
+        # The destination may hold a key that this very run has revoked.
+        return f"{error} {live}."
+    safe = f"Nothing was changed. {live}" if step == LOOK else f"{live}; no key that a destination holds was revoked"
+    return f"{what} {safe}. {retry}"
 
 
 def _tried_again(following: Next) -> str:

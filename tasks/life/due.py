@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 
-from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, PlaceLostError
+from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, OverwrittenError, PlaceLostError
 from tasks.key.budget import settle_budget
 from tasks.model.decisions import emergency_is_done
 from tasks.steps import Steps
@@ -32,19 +32,30 @@ async def where_keys_are_read(run: Run) -> list[str]:
     return sorted({*(current.destinations if current else ()), *named})
 
 
-async def revoke_what_is_due(run: Run, destinations: list[str], steps: Steps) -> None:
-    """Revoke the superseded keys that are due, schedule the others, and keep a carried budget exact."""
+async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = ()) -> None:
+    """Revoke the superseded keys that are due, schedule the others, and keep a carried budget exact.
+
+    A run may name fewer destinations than its deployment, whose consumers read the other ones as well.
+
+    Args:
+        run: The run.
+        steps: The implementations of the steps.
+        published: The destinations of this run, beside those at which consumers may read a key.
+    """
     now = run.world.now()
     # What was superseded after the emergency, by a restore for example, keeps its overlap when that is retried.
-    if run.identity.emergency and not emergency_is_done(run.ledger, run.identity):
+    if run.identity.emergency and not emergency_is_done(run.ledger, run.identity, now):
         await run.write(run.ledger.hastened(now))
     outcomes = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
-    outcomes += [await failure_of(steps.revoke_key(run, key, destinations)) for key in run.ledger.due(now)]
+    due = run.ledger.due(now)
+    destinations = sorted({*published, *await where_keys_are_read(run)}) if due or run.identity.emergency else []
+    outcomes += [await failure_of(steps.revoke_key(run, key, destinations)) for key in due]
     if run.identity.emergency:
         outcomes.append(await failure_of(require_current_everywhere(run, destinations)))
     await schedule_retirements(run)
     if failures := [*run.left_undone, *(failure for failure in outcomes if failure)]:
-        raise DestinationError.combine(failures)
+        overwritten = any(isinstance(failure, OverwrittenError) for failure in failures)
+        raise (OverwrittenError if overwritten else DestinationError).combine(failures)
 
 
 async def schedule_retirements(run: Run) -> None:
@@ -74,7 +85,7 @@ async def require_current_everywhere(run: Run, destinations: list[str]) -> None:
     """Read every destination after an emergency, in which a key dies although a late write could still bring it in.
 
     Raises:
-        DestinationError: A destination holds another key than the current one.
+        OverwrittenError: A destination holds another key than the current one.
     """
     current = run.ledger.current
     if current is None:
@@ -82,7 +93,7 @@ async def require_current_everywhere(run: Run, destinations: list[str]) -> None:
     found = await run.look_where_possible(destinations)
     others = sorted(name for name, content in found.items() if content != current.fingerprint)
     if others:
-        raise DestinationError(
+        raise OverwrittenError(
             f"The current key {current.label} is not in {', '.join(others)}: it was overwritten there after it was "
-            "published. Run the rotation, which publishes a new key there."
+            "published. Start a new run, which publishes a new key there: a Retry does not."
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from pydantic import SecretStr
 
@@ -154,9 +155,17 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
         places=kept_places(former.destinations, places),
         terms=former.terms,
         inherits=former.inherits,
+        late_until=await _late_until(run, entry, former.destinations),
     )
     await run.write(ledger.replaced(current, now + overlap, places))
     await run.world.emit(Event.KEY_RESTORED, run.name, **key.told())
+
+
+async def _late_until(run: Run, key: Superseded, destinations: Iterable[str]) -> datetime | None:
+    """Return until when a write of the key may take effect: one of this run, or one from before it was superseded."""
+    late = await run.longest_late_writes(destinations) if run.has_late_writes else timedelta(0)
+    moments = [key.late_until, run.world.now() + late if late else None]
+    return max((moment for moment in moments if moment), default=None)
 
 
 async def _overlap(run: Run) -> timedelta:

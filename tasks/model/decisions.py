@@ -81,7 +81,7 @@ def assess(
         return Situation.ROTATED_SINCE if run.completed else Situation.FIRST_RUN
     if ledger.current and run.id in (ledger.current.made_by, ledger.current.rotated_by):
         return Situation.ALREADY_ROTATED
-    if rotated_since(ledger, run):
+    if rotated_since(ledger, run, now):
         return Situation.ROTATED_SINCE
     if ledger.pending is None:
         young = _too_young(ledger, run, fingerprints, now, minimum_age)
@@ -101,12 +101,12 @@ def _too_young(
     return published and now >= ledger.current.since > min(now - minimum_age, run.scheduled_for)
 
 
-def rotated_since(ledger: Ledger, run: Identity) -> bool:
+def rotated_since(ledger: Ledger, run: Identity, now: datetime) -> bool:
     """Return whether a run that is retried has nothing left to do.
 
     That is so if it has completed, or if another run has made another key current since it was first started; for an
     emergency, if it or a later one has published its key. A first attempt is never out of date, nor is a run whose own
-    key is pending, whatever the clocks say.
+    key is pending, whatever the clocks say. What a clock that was ahead has dated after `now` is no later run's.
     """
     if run.completed:
         return True
@@ -116,15 +116,15 @@ def rotated_since(ledger: Ledger, run: Identity) -> bool:
     if any(key.made_by == run.id for key in ledger.superseded):
         return True
     if run.emergency:
-        return emergency_is_done(ledger, run)
-    return ledger.current.since > run.first_started
+        return emergency_is_done(ledger, run, now)
+    return now >= ledger.current.since > run.first_started
 
 
-def emergency_is_done(ledger: Ledger, run: Identity) -> bool:
+def emergency_is_done(ledger: Ledger, run: Identity, now: datetime) -> bool:
     """Return whether every key that an emergency was to end is due: it, or a later emergency, has published its key."""
     # A later run that is no emergency leaves them in their overlap.
     last = ledger.emergency
-    return last is not None and (last.run_id == run.id or last.at > run.first_started)
+    return last is not None and (last.run_id == run.id or now >= last.at > run.first_started)
 
 
 def _find_key(fingerprint: str, run: Identity, fingerprints: Mapping[str, str | None]) -> Situation:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -177,6 +178,10 @@ class Run:
                 outcome_unknown=True,
                 retryable=True,
             ) from None
+
+    async def longest_late_writes(self, destinations: Iterable[str]) -> timedelta:
+        """Return how long after its timeout a write to one of the destinations may still take effect."""
+        return max([(await self.world.destination(name)).late_writes for name in destinations], default=timedelta(0))
 
     def has_left(self, connection: str, error: KeyRotationError) -> bool:
         """Return whether a failure means only that a connection is gone which the rotation no longer uses.

@@ -12,6 +12,7 @@ from blocks.errors import (
     ForbiddenError,
     KeyRotationError,
     LedgerError,
+    OverwrittenError,
     UnreachableError,
 )
 from flows.show.sentences import failed
@@ -112,4 +113,14 @@ def test_a_ledger_that_cannot_be_read_is_the_one_sentence_that_says_what_to_do()
     assert said == (
         "The ledger was written by a newer version: upgrade this worker. "
         "Help: docs/how-to/troubleshooting.md#the-ledger-cannot-be-read-or-written"
+    )
+
+
+def test_an_overwritten_destination_is_not_said_to_hold_a_live_key_nor_sent_to_retry() -> None:
+    """It may hold a key that the emergency itself has revoked, and a Retry would publish nothing."""
+    error = OverwrittenError("The current key new is not in secret/checkout. Start a new run.")
+
+    assert failed(error, "revoke-key", Ledger(current=CURRENT)) == (
+        "The current key new is not in secret/checkout. Start a new run. The key new is live. "
+        "Help: docs/how-to/troubleshooting.md#a-destination-was-overwritten"
     )

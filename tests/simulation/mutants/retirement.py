@@ -35,6 +35,7 @@ from tests.simulation.mutants.mutant import (
     changed_rightly,
 )
 
+TWO = ["vault-secret/a", "secret/c"]
 RESTORE = importlib.import_module("flows.restore_key")
 
 
@@ -45,6 +46,14 @@ async def _delete_at_once(run: Run, openrouter: Any, key: Superseded) -> None:
 
 async def _enable_nothing(_run: Run, key: NewKey) -> VerifiedKey:
     return VerifiedKey(key.secret, key.record)
+
+
+async def _nowhere(_run: Run) -> list[str]:
+    return []
+
+
+async def _where_the_current_key_is(run: Run) -> list[str]:
+    return list(run.ledger.current.destinations) if run.ledger.current else []
 
 
 def _judge_as_if(**changes: Any) -> Callable[..., Judgement]:
@@ -121,6 +130,22 @@ MUTANTS = [
         _disabled_is_due,
         ("rotate", "retire"),
         {**AT_ONCE, "retirement": DISABLE},
+    ),
+    Mutant(
+        "a run looks only at the destinations that it names itself",
+        tasks.life.due,
+        "where_keys_are_read",
+        _nowhere,
+        ("rotate", "rotate_for_one_destination"),
+        {**AT_ONCE, "names": TWO},
+    ),
+    Mutant(
+        "a run looks only where the current key was published to",
+        tasks.life.due,
+        "where_keys_are_read",
+        _where_the_current_key_is,
+        ("rotate", "rotate_for_one_destination"),
+        {**AT_ONCE, "names": TWO},
     ),
     Mutant(
         "a restored key is published before it is enabled",

@@ -21,10 +21,12 @@ from tests.simulation.runs import (
     Ended,
     play,
     run_plan,
+    run_protocol,
 )
 from tests.simulation.strategies import (
     fates,
     nth,
+    nth_of,
 )
 
 
@@ -119,6 +121,17 @@ class Rotations(History):
         self._rotate(self.runs[index])
         made = set(self.model.keys) - keys
         promise(not (done or completed) or not made, "I6: a Retry of a finished run made another key")
+
+    @precondition(lambda self: len(self.rotation.destinations) > 1)
+    @rule(which=nth, emergency=st.booleans())
+    def rotate_for_one_destination(self, which: int, emergency: bool) -> None:
+        """A person starts a run whose parameters name one destination only, such as one from before the others came."""
+        one = nth_of(self.rotation.destinations, which)
+        self.model.tell(f"a run for {one} only starts{' (emergency)' * emergency}")
+        if emergency:
+            self.model.settle()
+        narrowed = self.rotation.model_copy(update={"destinations": [one]})
+        self._after(play(run_protocol(self.model, narrowed, self._identity(emergency=emergency), None, self.steps)))
 
     @rule(emergency=st.booleans(), scheduled=st.booleans())
     def plan(self, emergency: bool, scheduled: bool) -> None:

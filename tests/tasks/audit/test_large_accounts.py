@@ -59,7 +59,8 @@ async def test_keys_of_another_server_are_listed_up_to_a_number(world: FakeWorld
 
     assert found(report) == {Kind.MARKED_NOT_OURS}
     assert len(report.findings) == MOST_KEPT + 1
-    assert "Further keys of other installations, not listed: 900." in " ".join(finding.sentence for finding in report.findings)
+    said = " ".join(finding.sentence for finding in report.findings)
+    assert "Further keys of other installations, not listed: 900." in said
     assert len(world.events) - events_before == MOST_KEPT + 1
     assert world.runs_asked_for == [RUNS_AT_ONCE] * 5
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 
 import blocks
+from blocks.destination import Content, Destination
+from blocks.errors import UnreachableError
 from sandbox import infisical
 from sandbox.server import Fault, running
 from tasks.model.events import Event
@@ -256,3 +259,60 @@ async def test_a_label_of_no_superseded_key_is_refused_with_those_there_are(worl
         f"{world.superseded.label}. "
         "Nothing was changed."
     )
+
+
+class Forgetful(Destination):
+    """A store without check-and-set, such as another package's block, that keeps older versions.
+
+    The answer to its next write is lost, and the write may come in at any time until `late_writes`.
+    """
+
+    late_writes = timedelta(minutes=15)
+
+    def __init__(self) -> None:
+        self.versions: list[str] = []
+        self.is_lost = False
+
+    def place(self) -> str:
+        """Where it is."""
+        return "the store"
+
+    async def read_content(self) -> Content:
+        """Read the newest version."""
+        return Content(SecretStr(self.versions[-1]) if self.versions else None)
+
+    async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
+        """Add a version, or lose the answer."""
+        if self.is_lost:
+            self.is_lost = False
+            raise UnreachableError("The store did not answer in time.", outcome_unknown=True, retryable=True)
+        self.versions.append(value.get_secret_value())
+
+    async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
+        """Find an older version."""
+        return next((SecretStr(each) for each in self.versions if is_wanted(SecretStr(each))), None)
+
+
+async def test_a_restored_key_is_not_deleted_before_its_late_write_is_kept_out(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a write of it whose answer was lost, the next rotation keeps it as long as that write may come in."""
+    store = Forgetful()
+
+    async def destination(_name: str) -> Destination:
+        return store
+
+    monkeypatch.setattr(world, "destination", destination)
+    await world.rotate()
+    await world.rotate()
+    store.is_lost = True
+    await world.restore()
+    restored = world.openrouter.by_secret[store.versions[-1]]
+    world.change(overlap=timedelta(0))
+
+    await world.rotate()
+    within_its_window = restored.hash in world.openrouter.keys
+    world.later(minutes=15)
+    await world.retire()
+
+    assert (within_its_window, restored.hash in world.openrouter.keys) == (True, False)

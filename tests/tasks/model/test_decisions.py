@@ -157,6 +157,20 @@ GONE = {PLACES[0]: MAYBE, PLACES[1]: "print-current"}
         ),
         ("a Retry without a current key", Ledger(), RETRY, NOWHERE, Situation.NOTHING_PENDING),
         (
+            "a Retry, and a current key of the future, because a clock was ahead",
+            Ledger(current=current(since=NOW + timedelta(minutes=40))),
+            RETRY,
+            NOWHERE,
+            Situation.NOTHING_PENDING,
+        ),
+        (
+            "a Retry of an emergency, and an emergency of the future, because a clock was ahead",
+            Ledger(current=current(), emergency=Emergency(run_id=OTHER, at=NOW + timedelta(minutes=40))),
+            replace(RETRY, emergency=True),
+            NOWHERE,
+            Situation.NOTHING_PENDING,
+        ),
+        (
             "a scheduled run, and a current key of its own future, because a clock was wrong",
             Ledger(current=current(since=NOW + timedelta(days=365))),
             replace(NEW_RUN, scheduled_for=NOW),

@@ -1,0 +1,79 @@
+"""A run may name fewer destinations than its deployment; consumers read the other ones as well."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from blocks.destination import Destination
+from tests.tasks.conftest import FakeWorld
+
+ONE, OTHER = "vault-secret/one", "vault-secret/other"
+
+
+@pytest.fixture
+def places(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> dict[str, Destination]:
+    """Two destinations, both of which the deployment names."""
+    block = world.block
+    found: dict[str, Destination] = {ONE: block, OTHER: block.model_copy(update={"path": "apps/other"})}
+
+    async def destination(name: str) -> Destination:
+        return found[name]
+
+    monkeypatch.setattr(world, "destination", destination)
+    world.change(destinations=[ONE, OTHER])
+    world.deployed = world.rotation
+    return found
+
+
+async def works(world: FakeWorld, place: Destination) -> bool:
+    """Whether a destination holds a key that is alive."""
+    held = (await place.read_content()).value
+    return held is not None and world.openrouter.is_live(held.get_secret_value())
+
+
+@pytest.mark.parametrize("emergency", [False, True], ids=["without an overlap", "in an emergency"])
+async def test_a_run_for_one_destination_ends_no_key_that_another_holds(
+    world: FakeWorld, places: dict[str, Destination], emergency: bool
+) -> None:
+    """Given parameters from before a destination came, the key that it holds is kept, and the run says so."""
+    await world.rotate()
+    world.change(destinations=[ONE], overlap=timedelta(0))
+
+    said = await world.failure(world.rotate(emergency=emergency))
+
+    assert f"was not revoked, because it is still held by {OTHER}." in said
+    assert [await works(world, place) for place in places.values()] == [True, True]
+
+
+async def test_a_second_deployment_of_a_rotation_ends_no_key_that_the_first_ones_destination_holds(
+    world: FakeWorld, places: dict[str, Destination]
+) -> None:
+    """Given a copied deployment in which the rotation's name was not changed, its runs keep what is still read."""
+    world.deployed = world.rotation.model_copy(update={"destinations": [ONE]})
+    world.change(destinations=[ONE])
+    await world.rotate()
+    world.change(destinations=[OTHER])
+    await world.rotate()
+    world.later(hours=25)
+
+    said = await world.failure(world.rotate())
+
+    assert f"was not revoked, because it is still held by {ONE}." in said
+    assert [await works(world, place) for place in places.values()] == [True, True]
+
+
+async def test_the_next_run_with_all_destinations_ends_what_was_kept(
+    world: FakeWorld, places: dict[str, Destination]
+) -> None:
+    """Nothing is left of it for a person to do."""
+    await world.rotate()
+    world.change(destinations=[ONE], overlap=timedelta(0))
+    await world.failure(world.rotate())
+    world.change(destinations=[ONE, OTHER])
+
+    await world.rotate()
+
+    assert world.ledger.superseded == ()
+    assert len(world.openrouter.live_keys()) == 1
