@@ -163,6 +163,9 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
         found.append(
             (Health.DEGRADED, f"The deployment rotate/{facts.name} does not exist, so the key is not rotated.")
         )
+    if facts.twins:
+        others = ", ".join(f"rotate/{twin}" for twin in facts.twins)
+        found.append((Health.DEGRADED, f"{others} also rotates {facts.name}: give it a rotation.name of its own."))
     if facts.next_run is not None and facts.next_run.at < now - LATE_AFTER:
         found.append(
             (Health.DEGRADED, f"The run of {show_time(facts.next_run.at)} is late: check that a worker is running.")

@@ -84,6 +84,7 @@ class Facts:
         next_run: The next scheduled run, which may be late.
         last_run: The newest run that has started; `None` where none was found.
         cancelled: The moments of the retirements that somebody cancelled, UTC.
+        twins: The names of further deployments that rotate the same rotation.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Facts:
     next_run: SeenRun | None = None
     last_run: SeenRun | None = None
     cancelled: frozenset[datetime] = frozenset()
+    twins: tuple[str, ...] = ()
 
 
 def _of_flow(name: str, **runs: Any) -> Json:
@@ -211,7 +213,11 @@ async def _read_facts() -> list[Facts]:
     deployments, ledgers, coming, newest, failed, cancelled = await asyncio.gather(
         read_deployments(), _ledgers(), _coming(), _newest(), _newest_failed(), _cancelled_retirements()
     )
-    by_name = {rotation_name(entry["parameters"], entry["name"]): entry for entry in deployments}
+    same: dict[str, list[Json]] = {}
+    for entry in deployments:
+        same.setdefault(rotation_name(entry["parameters"], entry["name"]), []).append(entry)
+    # Of several, the one with the rotation's name is the one at which the others look.
+    by_name = {name: min(them, key=lambda entry: entry["name"] != name) for name, them in same.items()}
     older = await _newest_of([entry["id"] for name, entry in by_name.items() if name not in newest])
     ended = _latest([newest, failed, older])
     names = sorted({*by_name, *ledgers})
@@ -223,6 +229,7 @@ async def _read_facts() -> list[Facts]:
             coming.get(name),
             ended.get(name),
             frozenset(cancelled.get(name, ())),
+            tuple(entry["name"] for entry in same.get(name, ()) if entry is not by_name[name]),
         )
         for name in names
     ]
@@ -235,12 +242,13 @@ def _facts(
     next_run: SeenRun | None,
     last_run: SeenRun | None,
     cancelled: frozenset[datetime],
+    twins: tuple[str, ...],
 ) -> Facts:
     try:
         ledger, damage = (Ledger() if value is None else parse_ledger(name, value)), ""
     except LedgerError as error:
         ledger, damage = None, str(error)
-    return Facts(name, ledger, damage, deployment, next_run, last_run, cancelled)
+    return Facts(name, ledger, damage, deployment, next_run, last_run, cancelled, twins)
 
 
 async def _ledgers() -> Json:

@@ -93,6 +93,7 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         ({"ledger": Ledger(), "last_run": None}, Health.DEGRADED, "No key yet"),
         ({"last_run": None}, Health.DEGRADED, "The last result is unknown"),
         ({"deployment": None, "next_run": None}, Health.DEGRADED, "the key is not rotated"),
+        ({"twins": ("eu",)}, Health.DEGRADED, "rotate/eu also rotates checkout: give it a rotation.name of its own."),
         (
             {"next_run": seen("SCHEDULED", at=NOW - timedelta(hours=1))},
             Health.DEGRADED,
@@ -118,6 +119,7 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         "no key yet",
         "no run found",
         "no deployment",
+        "two deployments of one rotation",
         "late run",
         "run about to start",
         "overdue key",

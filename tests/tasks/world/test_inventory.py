@@ -107,6 +107,17 @@ async def test_a_page_holds_many_rotations(prefect: Prefect) -> None:
     assert prefect.asked == {"/variables/filter": 3, "/deployments/filter": 3, "/flow_runs/filter": 8 + 3 + 1 + 1}
 
 
+async def test_a_second_deployment_of_a_rotation_is_named(prefect: Prefect) -> None:
+    """Given a copy in which the rotation's name was not changed, the rotation is listed once, by its own deployment."""
+    prefect.deployments.insert(0, {**prefect.deployments[0], "id": "copy", "name": "r0-eu"})
+
+    [found] = [facts for facts in await read_facts() if facts.name == "r0"]
+
+    assert found.twins == ("r0-eu",)
+    assert found.deployment is not None
+    assert found.deployment["id"] == "d0"
+
+
 async def test_a_failure_is_not_lost_behind_the_runs_of_others(prefect: Prefect) -> None:
     """A rotation that failed a month ago is told, however often the others have run since."""
     prefect.run(0, "FAILED", NOW - timedelta(days=30))
