@@ -33,6 +33,7 @@ from blocks.errors import (
     error_for_status,
 )
 from blocks.http import MAX_ANSWER_BYTES, is_certificate_error, retry_after_seconds, with_retries
+from blocks.threads import in_own_thread
 
 CAS_MISMATCH = "check-and-set parameter did not match"
 """The text of Vault's 400 for a version mismatch; there is no code for it."""
@@ -266,7 +267,7 @@ class VaultConnection:
     async def _attempt(self, doing: str, request: Request, examine: bool) -> dict[str, Any]:
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                return await asyncio.to_thread(self._perform, doing, request, examine)
+                return await in_own_thread(self._perform, doing, request, examine)
         except TimeoutError as error:
             raise self._unreachable(error, doing) from None
 

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from blocks.destination import Content, Destination, DestinationBlock
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, ServiceError
 from blocks.redaction import redacted
+from blocks.threads import in_own_thread
 from tasks.model.keys import fingerprint
 from tasks.world.gate import sent_once
 from tasks.world.stored_blocks import NOTHING, load_block
@@ -144,7 +145,7 @@ class AnySecretBlock(Destination):
             # One that knows only sync code would stop everything else, the slot's renewal included. What Prefect makes
             # usable in both says so by `aio`.
             if not inspect.iscoroutinefunction(call) and not hasattr(call, "aio"):
-                return await asyncio.to_thread(call, *args)
+                return await in_own_thread(call, *args)
             answer = call(*args)
             return await answer if inspect.isawaitable(answer) else answer
 

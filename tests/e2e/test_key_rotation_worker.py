@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from prefect import flow, get_client, get_run_logger
+from prefect.blocks.abstract import SecretBlock
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -20,10 +21,12 @@ from flows import rotate
 from flows.attempts import Attempt
 from flows.worker import KeyRotationWorker
 from sandbox.server import Fault
+from tasks.world.destinations import AnySecretBlock
 from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import cancel, deploy_to, ended, start
 from tests.e2e.in_process import STARTED_WITHIN, at_work, log_of, message, pause, running
 from tests.e2e.processes import HELD_SECONDS, check_converged, until_held
+from tests.threads import Hanging
 
 pytestmark = with_processes
 secret: ContextVar[str] = ContextVar("secret", default="")
@@ -70,6 +73,41 @@ async def test_a_run_that_fails_blocks_or_is_cancelled_disturbs_no_other(
     finally:
         go_on.set()
     await check_converged(world, rotation)
+
+
+async def test_a_call_that_never_returns_keeps_no_place(
+    world: World,
+    start_flow: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given a worker with one place, and a run whose destination hangs in a blocking call, the next run begins."""
+    monkeypatch.setattr("tasks.world.destinations.CALL_TIMEOUT_SECONDS", 0.1)
+
+    class Unanswered(SecretBlock):
+        def read_secret(self) -> bytes:  # type: ignore[override]
+            return hanging()
+
+        def write_secret(self, secret_data: bytes) -> str:  # type: ignore[override]
+            raise AssertionError("nothing is written")
+
+    @flow(persist_result=False)
+    async def reading() -> None:
+        await AnySecretBlock("unanswered/checkout", Unanswered()).read_content()
+
+    @flow(persist_result=False)
+    async def following() -> None:
+        pass
+
+    pool = "left-hanging"
+    with Hanging() as hanging:
+        async with at_work(pool, limit=1):
+            given_up = await ended(await start_flow(reading, pool))
+            next_one = await ended(await start_flow(following, pool))
+
+            assert "could not be read (TimeoutError)" in message(given_up)
+            assert next_one.state_name == "Completed", message(next_one)
+            assert hanging.thread is not None
+            assert hanging.thread.is_alive()
 
 
 async def test_runs_share_no_context_and_each_has_its_own_log(world: World, start_flow: Callable[..., Any]) -> None:

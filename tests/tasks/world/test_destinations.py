@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prefect.blocks.abstract import SecretBlock
 from prefect.blocks.system import Secret
-from pydantic import SecretStr
+from pydantic import PrivateAttr, SecretStr
 
 from blocks import VaultCredentials, VaultSecret
 from blocks.destination import Content, Destination
@@ -20,6 +20,7 @@ from sandbox.server import running
 from sandbox.vault import create_app
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.world.destinations import AnySecretBlock, PrefectSecret
+from tests.threads import Hanging, ends_while
 
 
 class ForeignSecret(SecretBlock):
@@ -132,6 +133,29 @@ async def test_a_block_that_never_answers_is_given_up(what: str, monkeypatch: py
         await call
 
     assert failed.value.outcome_unknown
+
+
+class BlockedSecret(SyncSecret):
+    """A secret block that knows only sync code, and whose service never answers."""
+
+    _hanging: Hanging = PrivateAttr(default_factory=Hanging)
+
+    def read_secret(self) -> bytes:  # type: ignore[override]
+        """Wait for ever."""
+        return self._hanging()
+
+
+def test_a_blocking_call_that_never_returns_does_not_keep_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given up, it stays behind in a thread that nobody joins: the run's event loop ends, and its place is free."""
+    monkeypatch.setattr("tasks.world.destinations.CALL_TIMEOUT_SECONDS", 0.02)
+    block = BlockedSecret()
+
+    async def read() -> None:
+        with pytest.raises(ServiceError, match=r"could not be read \(TimeoutError\)\.$"):
+            await AnySecretBlock("blocked-secret/checkout", block).read_content()
+
+    with block._hanging as hanging:
+        assert ends_while(hanging, read)
 
 
 @pytest.mark.parametrize("value", [{"user": "checkout", "password": "hunter2"}, ["hunter2"], 7, None])

@@ -21,11 +21,13 @@ from blocks.errors import (
     error_for_status,
 )
 from blocks.http import MAX_ANSWER_BYTES, MAX_ATTEMPTS
+from blocks.threads import THREAD_NAME
 from blocks.vault.auth import AppRoleAuth
 from sandbox.server import Fault
 from sandbox.vault_engines import KvVersion2
 from tests.blocks.vault.faults.conftest import DATA, KEY, LABELS, StandIn
 from tests.byte_server import speaking
+from tests.threads import Hanging, ends_while
 
 
 async def test_a_rotation_costs_four_calls(stand_in: StandIn, secret: VaultSecret) -> None:
@@ -198,6 +200,21 @@ async def test_an_answer_that_trickles_is_given_up(stand_in: StandIn) -> None:
         await secret.aclose()
 
 
+def test_a_name_that_is_looked_up_without_end_does_not_keep_its_run(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resolver knows no deadline: the call is given up, and its thread is joined by nobody."""
+    secret = stand_in.secret(connect_timeout_seconds=0.1, read_timeout_seconds=0.1)
+
+    async def read() -> None:
+        with pytest.raises(UnreachableError, match="no answer in time"):
+            await secret.read_content()
+
+    with Hanging() as hanging:
+        monkeypatch.setattr("urllib3.util.connection.socket.getaddrinfo", hanging)
+        assert ends_while(hanging, read)
+
+
 async def test_no_answer_within_the_timeout_is_named(stand_in: StandIn) -> None:
     """A call that is not answered in time says so, and that it may have taken effect."""
     stand_in.faults.add(Fault(delay=1.0, status=0))
@@ -221,7 +238,9 @@ async def test_an_attempt_that_was_given_up_does_not_write_later(stand_in: Stand
     with pytest.raises(UnreachableError):
         await secret.write_content(KEY, held, {})
 
-    await asyncio.get_running_loop().shutdown_default_executor()
+    for thread in threading.enumerate():
+        if thread.name == THREAD_NAME:
+            thread.join()
     assert ("POST", DATA) not in stand_in.requests
 
 

@@ -1,0 +1,84 @@
+"""A blocking call that can be given up: whoever gives it up does not wait for its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import pytest
+
+from blocks.threads import THREAD_NAME, in_own_thread
+from tests.threads import Hanging, ends_while
+
+seen: ContextVar[str] = ContextVar("seen", default="")
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    """A call that does not return before the test is over."""
+    with Hanging() as made:
+        yield made
+
+
+async def test_a_call_returns_its_answer_and_raises_its_error() -> None:
+    """As if it were not in a thread."""
+
+    def refuse(why: str) -> None:
+        raise LookupError(why)
+
+    assert await in_own_thread(sum, [1, 2]) == 3
+    with pytest.raises(LookupError, match="no such place"):
+        await in_own_thread(refuse, "no such place")
+
+
+async def test_a_call_sees_the_context_and_does_not_change_it() -> None:
+    """A run's log and settings are those of its context."""
+
+    def look() -> str:
+        found = seen.get()
+        seen.set("changed")
+        return found
+
+    seen.set("of this run")
+
+    assert await in_own_thread(look) == "of this run"
+    assert seen.get() == "of this run"
+
+
+async def test_each_call_has_a_daemon_thread_of_its_own() -> None:
+    """However many calls hang, the next one begins; and none keeps the interpreter from its exit."""
+    first, second = [await in_own_thread(threading.current_thread) for _ in range(2)]
+
+    assert first is not second
+    assert first.daemon
+    assert first.name == THREAD_NAME
+
+
+async def give_up(hanging: Hanging) -> None:
+    """Give a call up as soon as it hangs."""
+    call = asyncio.create_task(in_own_thread(hanging))
+    while hanging.thread is None:  # noqa: ASYNC110 - it is set by another thread
+        await asyncio.sleep(0.01)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+def test_the_loop_ends_although_a_call_that_was_given_up_hangs(hanging: Hanging) -> None:
+    """Its thread is not joined, neither by the loop nor at the interpreter's exit."""
+    assert ends_while(hanging, lambda: give_up(hanging))
+
+
+def test_an_answer_that_comes_after_the_loop_has_ended_is_dropped(
+    hanging: Hanging, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is left to whom it could be given, and nothing is raised in the thread."""
+    assert ends_while(hanging, lambda: give_up(hanging))
+    assert hanging.thread is not None
+
+    hanging.go_on.set()
+    hanging.thread.join()
+
+    assert not caplog.records
