@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from random import uniform
 
+import httpx
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.client.utilities import get_or_create_client
 from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, ConcurrencySlotAcquisitionError, concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -26,6 +29,13 @@ WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""
 LOOK_AFTER_SECONDS = 45.0
 """How long a run waits before it checks whether the holder of the slot is still running."""
+LOOK_AGAIN_SECONDS = 5.0
+"""How long a slot has to be seen without a holder: a run that has just got it is still noted as one that waits."""
+SHORTEST_WAIT_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 2.0
+"""How long a waiting run waits before it looks again whether the slot is free."""
+REQUEST_SECONDS = 30.0
+"""How long a request for a slot may take. Prefect sends those of one process for one slot one after the other."""
 LEASE_SECONDS = 60.0
 """How long the slot of a killed run stays taken; Prefect's minimum."""
 STEP_BACK_SECONDS = 5.0
@@ -60,13 +70,25 @@ class Slot:
         rotation: The rotation's name.
         run: The flow run.
         emergency: Whether it is an emergency.
+        sleep: What waits.
+        now: The run's own clock, in seconds.
     """
 
-    def __init__(self, rotation: str, run: FlowRun, *, emergency: bool) -> None:
+    def __init__(
+        self,
+        rotation: str,
+        run: FlowRun,
+        *,
+        emergency: bool,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._rotation = rotation
         self._run = run
         self._is_emergency = emergency
-        self._began = time.monotonic()
+        self._sleep = sleep
+        self._now = now
+        self._began = now()
         self.notes: list[str] = []
         """What was repaired, for the run's artifact."""
 
@@ -88,7 +110,7 @@ class Slot:
                     stack.push_async_exit(attempt.pop_all())
                     return
             self._require_time()
-            await asyncio.sleep(STEP_BACK_SECONDS)
+            await self._sleep(STEP_BACK_SECONDS)
 
     async def _emergency_is_at_work(self) -> bool:
         limit = emergency_slot_of(self._rotation)
@@ -104,30 +126,33 @@ class Slot:
         return [run for run in others if run.is_emergency or limit == slot_of(self._rotation)]
 
     async def _enter(self, stack: AsyncExitStack, limit: str) -> None:
+        if await _got(stack, limit):
+            return
+        await note_waiting(self._run, limit)
+        await self._until_free(limit)
+        while not await _got(stack, limit):
+            await self._until_free(limit)
+        await note_waiting(self._run, "")
+
+    async def _until_free(self, limit: str) -> None:
         own = RunAtWork(str(self._run.id), self._is_emergency, limit)
-        was_made = is_noted = False
+        looks_at, had_no_holder = LOOK_AFTER_SECONDS, False
         while True:
-            try:
-                await stack.enter_async_context(_held(limit))
-            except AcquireConcurrencySlotTimeoutError:
-                self._require_time()
-                if not is_noted:
-                    await note_waiting(self._run, limit)
-                    is_noted = True
-                if may_reclaim(limit, own, await self._others_that_may_hold(limit)):
-                    await self._take_back(limit)
-            except ConcurrencySlotAcquisitionError:
-                if was_made:
-                    raise ServiceError(f"Prefect's API failed while taking the slot {limit}.", retryable=True) from None
-                await _make_limit(limit)
-                was_made = True
-            else:
-                if is_noted:
-                    await note_waiting(self._run, "")
+            self._require_time()
+            # At random, so that the runs that wait do not ask at one moment.
+            await self._sleep(uniform(SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS))  # noqa: S311 - no secret depends on it
+            if await _is_free(limit):
                 return
+            if self._waited() < looks_at:
+                continue
+            has_no_holder = may_reclaim(limit, own, await self._others_that_may_hold(limit))
+            if has_no_holder and had_no_holder:
+                await self._take_back(limit)
+                return
+            looks_at, had_no_holder = self._waited() + LOOK_AGAIN_SECONDS, has_no_holder
 
     def _waited(self) -> float:
-        return time.monotonic() - self._began
+        return self._now() - self._began
 
     def _require_time(self) -> None:
         if self._waited() >= WAIT_SECONDS:
@@ -144,22 +169,62 @@ class Slot:
 
 
 async def _is_taken(limit: str) -> bool:
+    found = await _read_limit(limit, "looking for an emergency")
+    return found is not None and found.active_slots > 0
+
+
+async def _is_free(limit: str) -> bool:
+    # Prefect grants the slots of a limit that is switched off.
+    found = await _read_limit(limit, "waiting for the rotation's slot")
+    return found is None or not found.active or found.active_slots < found.limit
+
+
+async def _read_limit(limit: str, doing: str) -> GlobalConcurrencyLimitResponse | None:
     client, _ = get_or_create_client()
     try:
-        with api_errors("looking for an emergency"):
-            return (await client.read_global_concurrency_limit_by_name(limit)).active_slots > 0
+        with api_errors(doing):
+            return await client.read_global_concurrency_limit_by_name(limit)
     except ObjectNotFound:
+        return None
+
+
+async def _got(stack: AsyncExitStack, limit: str) -> bool:
+    try:
+        return await _granted(stack, limit)
+    except ConcurrencySlotAcquisitionError:
+        await _make_limit(limit)
+    try:
+        return await _granted(stack, limit)
+    except ConcurrencySlotAcquisitionError:
+        raise ServiceError(f"Prefect's API failed while taking the slot {limit}.", retryable=True) from None
+
+
+async def _granted(stack: AsyncExitStack, limit: str) -> bool:
+    try:
+        await stack.enter_async_context(_held(limit))
+    except AcquireConcurrencySlotTimeoutError:
         return False
+    except ConcurrencySlotAcquisitionError as error:
+        if _is_refusal(error.__cause__):
+            return False
+        raise
+    return True
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.LOCKED
 
 
 @asynccontextmanager
 async def _held(limit: str) -> AsyncIterator[None]:
     ended = False
     try:
+        # Where Prefect waits, the runs of one process ask one after the other, each until it gives up.
         async with concurrency(
             limit,
             occupy=1,
-            timeout_seconds=LOOK_AFTER_SECONDS,
+            timeout_seconds=REQUEST_SECONDS,
+            max_retries=0,
             lease_duration=LEASE_SECONDS,
             strict=True,
             raise_on_lease_renewal_failure=False,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import AsyncExitStack
 
 import pytest
 from prefect.artifacts import Artifact
@@ -10,7 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
 from flows import rotate, slot
-from flows.slot import emergency_slot_of, slot_of
+from flows.slot import Slot, emergency_slot_of, slot_of
 from tasks.world.slots import IN_MEMORY, LEASES_IN_MEMORY, slot_warnings
 from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the group of these tests
 
@@ -53,6 +55,38 @@ async def test_runs_that_wait_for_a_leaked_slot_do_not_keep_each_other_waiting(
     )
 
     assert [state.is_completed() for state in states] == [True, True], [state.message for state in states]
+
+
+async def test_four_runs_of_one_process_get_a_leaked_slot_back_in_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None waits for the others before it may look whether there is a holder: as for one run, two minutes at most.
+
+    The seconds of this test are a third of the real ones.
+    """
+    monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", slot.LOOK_AFTER_SECONDS / 3)
+    promised = 120.0 / 3
+    began, taken_back = [], []
+    take, take_back = Slot.take, Slot._take_back
+
+    async def begin(self: Slot, stack: AsyncExitStack) -> None:
+        began.append(time.monotonic())
+        await take(self, stack)
+
+    async def note(self: Slot, limit: str) -> None:
+        taken_back.append(time.monotonic())
+        await take_back(self, limit)
+
+    monkeypatch.setattr(Slot, "take", begin)
+    monkeypatch.setattr(Slot, "_take_back", note)
+    rotation = await world.prepare(world.rotation())
+    await leak(slot_of(rotation.name))
+
+    states = await asyncio.gather(*(rotate(rotation, return_state=True) for _ in range(4)))
+
+    assert [state.is_completed() for state in states] == [True] * 4, [state.message for state in states]
+    assert len(taken_back) == 1
+    assert taken_back[0] - max(began) < promised
 
 
 async def test_an_emergency_takes_a_leaked_slot_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

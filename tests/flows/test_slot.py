@@ -1,17 +1,30 @@
-"""The names of slots and ledgers, and of the flows whose runs hold a slot."""
+"""A rotation's slot: its name, who waits for it and for how long, and who takes it back."""
 
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
+from typing import Any
+from uuid import UUID, uuid4
 
+import httpx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect import Flow
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
+from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, ConcurrencySlotAcquisitionError
+from prefect.exceptions import ObjectNotFound
 
 import flows
+from blocks.errors import PlaceLostError, ServiceError
+from flows import slot
 from flows.runs import open_run
-from flows.slot import emergency_slot_of, may_reclaim, slot_of
+from flows.slot import LOOK_AFTER_SECONDS, WAIT_SECONDS, Slot, emergency_slot_of, may_reclaim, slot_of
 from tasks.model.rotation import is_slug
 from tasks.world.inventory import OPENING_A_LEDGER, RunAtWork
 from tasks.world.ledgers import term_variable
@@ -71,3 +84,258 @@ def test_a_slot_is_not_reclaimed_from_a_run_that_waits_for_none_or_another() -> 
 
     for waits_for in ("", emergency_slot_of("checkout")):
         assert not may_reclaim(SLOT, own, [RunAtWork("2", is_emergency=False, waits_for=waits_for)])
+
+
+PROMISED_SECONDS = 120.0
+"""How long a slot whose holder has ended may stop a run."""
+
+
+class FakePrefect:
+    """The limits of a server, the runs that hold and await their slots, and a clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.limits: dict[str, GlobalConcurrencyLimitResponse] = {}
+        self.others: list[RunAtWork] = []
+        self.asked: list[str] = []
+        self.waits: list[float] = []
+        self.taken_back_at: list[float] = []
+        self.later: dict[float, Callable[[], object]] = {}
+        self.failures: list[Exception] = []
+
+    def add(self, limit: str, *, taken: bool) -> GlobalConcurrencyLimitResponse:
+        """Make a limit of one slot."""
+        self.limits[limit] = GlobalConcurrencyLimitResponse(name=limit, limit=1, active_slots=int(taken))
+        return self.limits[limit]
+
+    def now(self) -> float:
+        """Return the time of the clock."""
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        """Move the clock on, and let come to pass what is due by then."""
+        self.waits.append(seconds)
+        self.seconds += seconds
+        for due in [at for at in self.later if at <= self.seconds]:
+            self.later.pop(due)()
+
+    @asynccontextmanager
+    async def concurrency(self, limit: str, *, max_retries: int | None = None, **_: Any) -> AsyncIterator[None]:
+        """Grant a slot or refuse it, as Prefect does where it does not ask again by itself."""
+        assert max_retries == 0, "Prefect would let the runs of one process wait for each other"
+        self.asked.append(f"take {limit}")
+        if self.failures:
+            raise self.failures.pop(0)
+        found = self.limits.get(limit)
+        if found is None:
+            raise ConcurrencySlotAcquisitionError("must be created")
+        if found.active and found.active_slots >= found.limit:
+            raise ConcurrencySlotAcquisitionError("423") from status_error(423)
+        found.active_slots += 1
+        yield
+        found.active_slots -= 1
+
+    async def read_global_concurrency_limit_by_name(self, limit: str) -> GlobalConcurrencyLimitResponse:
+        """Show a limit."""
+        self.asked.append(f"read {limit}")
+        if limit not in self.limits:
+            raise ObjectNotFound(http_exc=status_error(404))
+        return self.limits[limit]
+
+    async def update_global_concurrency_limit(self, limit: str, update: GlobalConcurrencyLimitUpdate) -> None:
+        """Set how many slots are taken."""
+        assert update.active_slots == 0
+        self.taken_back_at.append(self.seconds)
+        self.limits[limit].active_slots = 0
+
+    async def upsert_global_concurrency_limit_by_name(self, limit: str, _slots: int) -> None:
+        """Make a limit."""
+        self.asked.append(f"make {limit}")
+        self.add(limit, taken=False)
+
+    async def note_waiting(self, _run: FlowRun, limit: str) -> None:
+        """Note for which slot the run waits."""
+        self.asked.append(f"note {limit}")
+
+    async def runs_at_work(self, _rotation: str, *, but: UUID) -> list[RunAtWork]:
+        """List the other runs."""
+        self.asked.append("list runs")
+        return list(self.others)
+
+    def slot(self, *, emergency: bool = False) -> Slot:
+        """Return the slot of a run that begins now."""
+        run = FlowRun(id=uuid4(), flow_id=uuid4(), run_count=1)
+        return Slot("checkout", run, emergency=emergency, sleep=self.sleep, now=self.now)
+
+
+def status_error(status: int) -> httpx.HTTPStatusError:
+    """An answer of the server that is an error."""
+    request = httpx.Request("POST", "http://prefect")
+    return httpx.HTTPStatusError("refused", request=request, response=httpx.Response(status, request=request))
+
+
+@pytest.fixture
+def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
+    """A server with no limit and no other run."""
+    made = FakePrefect()
+    monkeypatch.setattr(slot, "get_or_create_client", lambda: (made, True))
+    for name in ("concurrency", "note_waiting", "runs_at_work"):
+        monkeypatch.setattr(slot, name, getattr(made, name))
+    return made
+
+
+async def taken(made: Slot) -> list[str]:
+    """Take a slot, give it back, and return what was repaired."""
+    async with AsyncExitStack() as stack:
+        await made.take(stack)
+    return made.notes
+
+
+EMERGENCY = emergency_slot_of("checkout")
+HOLDER = RunAtWork("0", is_emergency=False, waits_for="")
+
+
+async def test_a_slot_that_is_free_costs_one_request_and_a_look_for_an_emergency(prefect: FakePrefect) -> None:
+    """Nothing is noted, and nobody waits."""
+    prefect.add(SLOT, taken=False)
+
+    await taken(prefect.slot())
+
+    assert prefect.asked == [f"take {SLOT}", f"read {EMERGENCY}"]
+    assert prefect.waits == []
+
+
+async def test_a_run_notes_that_it_waits_before_it_waits(prefect: FakePrefect) -> None:
+    """Others must not take it for the holder, from its first refusal until it has the slot."""
+    limit = prefect.add(SLOT, taken=True)
+    prefect.others = [HOLDER]
+    prefect.later[3.0] = lambda: setattr(limit, "active_slots", 0)
+
+    await taken(prefect.slot())
+
+    noted = [f"take {SLOT}", f"note {SLOT}"]
+    assert prefect.asked[:2] == noted
+    assert prefect.asked[-3:] == [f"take {SLOT}", "note ", f"read {EMERGENCY}"]
+    assert set(prefect.asked[2:-3]) == {f"read {SLOT}"}
+
+
+async def test_waiting_runs_look_again_after_one_to_two_seconds_and_not_in_step(prefect: FakePrefect) -> None:
+    """A slot is not free for long, and the runs of a worker that began together do not ask together."""
+    limit = prefect.add(SLOT, taken=True)
+    prefect.others = [HOLDER]
+    prefect.later[30.0] = lambda: setattr(limit, "active_slots", 0)
+
+    await taken(prefect.slot())
+
+    assert all(1 <= wait <= 2 for wait in prefect.waits)
+    assert len(set(prefect.waits)) > 1
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 6])
+@pytest.mark.parametrize("leaked", [[SLOT], [SLOT, EMERGENCY]], ids=["slot", "both"])
+async def test_a_leaked_slot_stops_an_emergency_for_two_minutes_at_most(
+    prefect: FakePrefect, waiting: int, leaked: list[str]
+) -> None:
+    """However many other runs wait for it; and nothing is taken back before it has waited a while."""
+    for limit in (SLOT, EMERGENCY):
+        prefect.add(limit, taken=limit in leaked)
+    prefect.others = [RunAtWork(str(number), is_emergency=False, waits_for=SLOT) for number in range(waiting)]
+
+    notes = await taken(prefect.slot(emergency=True))
+
+    assert [f"The slot {limit} was reclaimed" in " ".join(notes) for limit in leaked] == [True] * len(leaked)
+    assert all(LOOK_AFTER_SECONDS <= at <= PROMISED_SECONDS for at in prefect.taken_back_at)
+    assert len(prefect.taken_back_at) == len(leaked)
+
+
+async def test_a_run_that_has_just_got_the_slot_keeps_it(prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment it has the slot and is still noted as one that waits."""
+    limit = prefect.add(SLOT, taken=True)
+    prefect.others = [RunAtWork("f" * 36, is_emergency=False, waits_for=SLOT)]
+
+    async def list_and_clear(rotation: str, *, but: UUID) -> list[RunAtWork]:
+        found = await prefect.runs_at_work(rotation, but=but)
+        prefect.others = [HOLDER]
+        return found
+
+    monkeypatch.setattr(slot, "runs_at_work", list_and_clear)
+    prefect.later[LOOK_AFTER_SECONDS + 60] = lambda: setattr(limit, "active_slots", 0)
+
+    notes = await taken(prefect.slot(emergency=True))
+
+    assert prefect.taken_back_at == []
+    assert notes == []
+
+
+async def test_a_run_that_waits_too_long_gives_up(prefect: FakePrefect) -> None:
+    """The holder is at work all the time, and keeps its slot."""
+    prefect.add(SLOT, taken=True)
+    prefect.others = [HOLDER]
+
+    with pytest.raises(PlaceLostError, match="was still running after 300 seconds"):
+        await taken(prefect.slot())
+
+    assert WAIT_SECONDS <= prefect.seconds < WAIT_SECONDS + 10
+    assert prefect.taken_back_at == []
+
+
+@pytest.mark.parametrize("change", [{"active": False}, {"limit": 2}])
+async def test_a_limit_that_is_changed_meanwhile_stops_no_run_any_more(
+    prefect: FakePrefect, change: dict[str, Any]
+) -> None:
+    """Somebody switches it off, or gives it a second slot."""
+    limit = prefect.add(SLOT, taken=True)
+    prefect.others = [HOLDER]
+    prefect.later[10.0] = lambda: vars(limit).update(change)
+
+    await taken(prefect.slot())
+
+    assert prefect.seconds < 15
+
+
+async def test_a_limit_that_is_deleted_meanwhile_is_made_again(prefect: FakePrefect) -> None:
+    """As one that has never been there."""
+    prefect.add(SLOT, taken=True)
+    prefect.others = [HOLDER]
+    prefect.later[10.0] = prefect.limits.clear
+
+    await taken(prefect.slot())
+
+    assert prefect.asked.count(f"make {SLOT}") == 1
+
+
+async def test_a_request_without_an_answer_in_time_counts_as_a_refusal(prefect: FakePrefect) -> None:
+    """The slot may have been granted; then its lease ends within a minute."""
+    prefect.add(SLOT, taken=False)
+    prefect.failures = [AcquireConcurrencySlotTimeoutError()]
+
+    await taken(prefect.slot())
+
+    assert prefect.asked.count(f"take {SLOT}") == 2
+
+
+async def test_an_error_of_the_server_is_no_refusal(prefect: FakePrefect) -> None:
+    """The run ends and is tried again; it does not wait for a slot that nobody has."""
+    failure = ConcurrencySlotAcquisitionError("500")
+    failure.__cause__ = status_error(500)
+    prefect.failures = [failure, failure]
+
+    with pytest.raises(ServiceError, match=f"failed while taking the slot {SLOT}") as failed:
+        await taken(prefect.slot())
+
+    assert failed.value.retryable
+    assert prefect.waits == []
+
+
+async def test_other_runs_step_back_while_an_emergency_is_at_work(prefect: FakePrefect) -> None:
+    """They give the slot back at once, and begin when the emergency has ended."""
+    prefect.add(SLOT, taken=False)
+    emergency = prefect.add(EMERGENCY, taken=True)
+    prefect.others = [RunAtWork("0", is_emergency=True, waits_for="")]
+    prefect.later[100.0] = lambda: setattr(emergency, "active_slots", 0)
+
+    await taken(prefect.slot())
+
+    assert set(prefect.waits) == {slot.STEP_BACK_SECONDS}
+    assert 100 <= prefect.seconds <= 100 + slot.STEP_BACK_SECONDS
+    assert prefect.taken_back_at == []
