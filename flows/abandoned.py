@@ -86,7 +86,8 @@ class Abandoned:
             return
         since = datetime.now(UTC) - MISSED_HEARTBEATS * timedelta(seconds=frequency)
         running = await self._runs(StateType.RUNNING, start_time=FlowRunFilterStartTime(before_=since))
-        silent = [run for run in running if run.id not in in_hand]
+        # A Retry keeps the first attempt's start, and its first heartbeat is on its way.
+        silent = [run for run in running if run.id not in in_hand and run.state and run.state.timestamp < since]
         if not silent:
             return
         heard = await self._heartbeats(since)
