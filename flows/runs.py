@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
+from socket import gethostname
 
 from prefect import State
 from prefect.artifacts import acreate_markdown_artifact
@@ -205,6 +206,11 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
         run = conclusion.run = await _this_run(name, emergency, world)
         for sentence in slot.notes:
             run.note(sentence)
+        if world.seconds_behind > MAX_SECONDS_EARLY:
+            run.warn(
+                f"The clock of the host {gethostname()} is {world.seconds_behind:.0f} seconds behind that of Prefect's "
+                "server: set the one that is wrong. Until then keys end late."
+            )
         try:
             yield run
         except Exception as error:  # noqa: BLE001 - the artifact is written however the run ends

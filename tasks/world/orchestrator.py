@@ -41,6 +41,20 @@ from tasks.world.ports import Deployed
 from tasks.world.stored_blocks import load_blocks
 
 RETIRE_DEPLOYMENT = "retire/retire"
+SURELY_LATER = timedelta(minutes=1)
+"""How much later than by the difference of two clocks a run starts that had to wait for the one that is behind."""
+
+
+def seconds_behind(now: datetime) -> float:
+    """Return by how much a clock is behind that of Prefect's server, as far as the start of this flow run shows.
+
+    Args:
+        now: The time by that clock, UTC.
+    """
+    context = FlowRunContext.get()
+    state = context.flow_run.state if context and context.flow_run else None
+    # The server writes the time of each state; what it wrote is past for it.
+    return max((state.timestamp - now).total_seconds(), 0.0) if state else 0.0
 
 
 def _is_to_come(flow_run: FlowRun) -> bool:
@@ -59,6 +73,7 @@ class PrefectWorld:
         self._logins: dict[UUID, Block] = {}
         self._blocks: dict[str, Block] = {}
         self._retire_deployment: UUID | None = None
+        self.seconds_behind = seconds_behind(self.now())
 
     async def __aenter__(self) -> Self:
         return self
@@ -230,7 +245,8 @@ class PrefectWorld:
 
         Args:
             rotation: The rotation's name.
-            at: When a superseded key's overlap ends.
+            at: When a superseded key's overlap ends. What is past for the server, because this clock is behind, is
+                scheduled for when this clock will have come to it: a run that is due at once would find the same.
             even_if_cancelled: Whether another run takes the place of one that was cancelled. By cancelling it a person
                 keeps the key alive.
 
@@ -251,13 +267,15 @@ class PrefectWorld:
 
     async def _scheduled_retirement(self, rotation: str, at: datetime, attempt: int) -> FlowRun:
         client, _ = get_or_create_client()
+        now, behind = self.now(), timedelta(seconds=self.seconds_behind)
+        is_past_there_only = now < at <= now + behind
         with api_errors("scheduling a retirement"):
             if self._retire_deployment is None:
                 self._retire_deployment = (await client.read_deployment_by_name(RETIRE_DEPLOYMENT)).id
             return await client.create_flow_run_from_deployment(
                 self._retire_deployment,
                 parameters={"rotation": rotation},
-                state=Scheduled(scheduled_time=at),
+                state=Scheduled(scheduled_time=at + behind + SURELY_LATER if is_past_there_only else at),
                 idempotency_key=f"retire {rotation} {at.isoformat()}" + (f" {attempt}" if attempt else ""),
                 name=f"retire {rotation}",
                 tags=[LEDGER_TAG, rotation],

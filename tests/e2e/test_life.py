@@ -18,13 +18,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
 from prefect.states import Cancelled, Pending
 
-from flows import apply_settings, remove_rotation, restore_key, rotate
+from flows import apply_settings, remove_rotation, restore_key, retire, rotate
 from flows.slot import slot_of
 from sandbox.server import Fault
 from tasks.model.events import Event
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Retirement, Rotation
-from tests.by_hand import ledger_of, ledger_value
+from tasks.world.orchestrator import PrefectWorld
+from tests.by_hand import end_overlap, ledger_of, ledger_value
 from tests.e2e.conftest import World, with_pages
 from tests.e2e.driver import WAIT_SECONDS, attempt, begin_rotation, deploy, events, retirements_of
 from tests.e2e.processes import HELD_SECONDS, traces, until_held
@@ -41,6 +42,32 @@ async def artifact(key: str) -> str:
     """What an artifact shows."""
     found = await Artifact.aget(key)
     return "" if found is None else str(found.data)
+
+
+async def test_a_retirement_on_a_host_whose_clock_is_behind_comes_again_later_and_names_the_clock(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is due there yet; another run that was due at once would find the same, again and again."""
+    rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
+    for _ in range(2):
+        assert (await rotate(rotation, return_state=True)).is_completed()
+    await end_overlap(rotation.name)
+    monkeypatch.setattr(PrefectWorld, "now", lambda _: datetime.now(UTC) - timedelta(minutes=5))
+
+    state = await retire(rotation.name, return_state=True)
+
+    [again] = [run for run in await retirements_of(rotation) if await is_for_the_end_of_the_overlap(rotation, run)]
+    assert state.is_completed()
+    assert str(state.message).startswith("Nothing was due")
+    assert "seconds behind that of Prefect's server: set the one that is wrong." in str(state.message)
+    assert again.next_scheduled_start_time is not None
+    assert again.next_scheduled_start_time > datetime.now(UTC) + timedelta(minutes=4)
+
+
+async def is_for_the_end_of_the_overlap(rotation: Rotation, run: FlowRun) -> bool:
+    """Whether a retirement was scheduled for when the superseded key ends, and not for its first overlap."""
+    [key] = (await ledger(rotation)).superseded
+    return key.revoke_at.isoformat() in str(run.idempotency_key)
 
 
 async def test_a_plan_shows_what_a_run_would_do_and_changes_nothing(world: World) -> None:
