@@ -168,8 +168,9 @@ def next_try(
 ) -> Next:
     """Decide on the try after a failure.
 
-    There is one at a time for each run that has failed. A regular run that starts earlier takes its place; the try of
-    another run does not, because it may find that its own work is done, and end.
+    There is one at a time for each run that has failed. A regular run that starts earlier takes the place of the try of
+    a scheduled run, whose work it does; not of a person's run, because it may find the key too young, and end. Nor does
+    the try of another run, because it may find that its own work is done.
 
     Args:
         name: The name of what failed, from which the wait is jittered.
@@ -186,7 +187,8 @@ def next_try(
     number = failed.number + 1
     at_once = crashed and number == 1
     at = now if at_once else now + wait_before(name, number, emergency=emergency, asked=asked)
-    if regular := next((run for run in ordered if run.finishes is None and run.at <= at), None):
+    regular = next((run for run in ordered if run.finishes is None and run.at <= at), None)
+    if regular is not None and failed.scheduled_for is not None:
         return Next(max(number, regular.number), regular.at, regular)
     return Next(number, at)
 

@@ -230,7 +230,8 @@ async def end_tries(succeeded: FlowRun, now: datetime, *, only_own: bool) -> boo
     Args:
         succeeded: The flow run that has succeeded.
         now: The current time, UTC.
-        only_own: Whether it has done nothing that another run was to do, so that the tries of others stay.
+        only_own: Whether it has done nothing that another run was to do, so that the tries of others stay, and what
+            failed is over only where it has failed itself.
 
     Returns:
         Whether a person was told of the failure that is over now.
@@ -251,7 +252,9 @@ async def end_tries(succeeded: FlowRun, now: datetime, *, only_own: bool) -> boo
             await _mark(UUID(run["id"]), 0)
     ended = [run for run in runs if run.get("end_time") and run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"}]
     last = max(ended, key=lambda run: parse_time(run["end_time"]), default={})
-    if last.get("state_name") in TOLD or number_of(succeeded.labels) > QUIET_TRIES:
+    # A regular run in the place of a try has its number from the failure of another one.
+    number = number_of(succeeded.labels) if is_try(succeeded.labels) or not only_own else 0
+    if last.get("state_name") in TOLD or number > QUIET_TRIES:
         return True
     return succeeded.run_count > 1 and await _was_told(succeeded.id)
 

@@ -10,8 +10,6 @@ from uuid import UUID
 import pytest
 from prefect import State, get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Scheduled
 
 import tasks.model.tries
@@ -22,53 +20,18 @@ from sandbox.stack import POOL, Stack
 from tasks.model.events import Event
 from tasks.model.rotation import Rotation
 from tasks.model.tries import NUMBER, TRIES_AGAIN
-from tasks.world.tries import TRY_TAG
 from tests.by_hand import delete_ledger, end_overlap, ledger_of
 from tests.e2e.conftest import World, with_processes
 from tests.e2e.driver import attempt, begin, begin_rotation, deploy, deploy_to, ended, events, retry, start
+from tests.e2e.trying import NOWHERE, come, fail, pending, scheduled_run, tries_of, wait_for
 
 pytestmark = with_processes
-NOWHERE = "http://127.0.0.1:9/api/v1"
-
-
-async def tries_of(name: str) -> list[FlowRun]:
-    """The tries of a rotation that are there, whatever their state."""
-    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[TRY_TAG, name]))
-    async with get_client() as client:
-        return await client.read_flow_runs(flow_run_filter=tags)
-
-
-async def pending(name: str) -> list[FlowRun]:
-    """The tries of a rotation that are still to come."""
-    return [run for run in await tries_of(name) if run.state is not None and run.state.is_scheduled()]
-
-
-def wait_for(planned: FlowRun) -> timedelta:
-    """How far away a run is."""
-    at = planned.expected_start_time
-    assert at is not None
-    return timedelta(seconds=at.timestamp() - datetime.now(UTC).timestamp())
 
 
 @pytest.fixture(autouse=True)
 def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of this process does not wait for a service that is away."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
-
-
-async def come(run_id: UUID) -> State[Any]:
-    """Let the time of a run have come, and run it."""
-    async with get_client() as client:
-        await client.set_flow_run_state(run_id, Scheduled(), force=True)
-    return await attempt(run_id)
-
-
-async def fail(world: World, run_id: UUID) -> State[Any]:
-    """Let a run find OpenRouter away, which is back when it has ended."""
-    await world.connect(NOWHERE)
-    state = await come(run_id)
-    await world.connect(world.openrouter_url)
-    return state
 
 
 @pytest.fixture
@@ -275,22 +238,49 @@ async def test_an_emergency_that_succeeds_ends_the_try_of_an_ordinary_run(world:
     assert await tries_of(rotation.name) == []
 
 
-async def test_a_regular_run_that_comes_earlier_takes_the_place_of_a_try(world: World, rotation: Rotation) -> None:
+async def test_a_regular_run_that_comes_earlier_takes_the_place_of_a_scheduled_ones_try(
+    world: World, rotation: Rotation
+) -> None:
     """No try is made, and if it fails as well, it counts as one."""
-    await deploy(rotation)
+    first, soon = await scheduled_run(rotation), datetime.now(UTC) + timedelta(minutes=3)
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
-        first = await client.create_flow_run_from_deployment(deployment.id)
-        soon = datetime.now(UTC) + timedelta(minutes=3)
         regular = await client.create_flow_run_from_deployment(deployment.id, state=Scheduled(scheduled_time=soon))
 
-    message = str((await fail(world, first.id)).message)
+    message = str((await fail(world, first)).message)
 
     assert f"The run is tried again automatically at {soon:%Y-%m-%d %H:%M} UTC (try 1)." in message
     assert await tries_of(rotation.name) == []
     assert "(try 2)" in str((await fail(world, regular.id)).message)
     [planned] = await pending(rotation.name)
     assert planned.labels[NUMBER] == 2
+
+
+async def test_a_persons_order_outlives_a_regular_run_that_finds_the_key_too_young(
+    world: World, rotation: Rotation
+) -> None:
+    """It has a try of its own, which rotates; and nobody is told that a failure is over because of the regular run."""
+    rotation = rotation.model_copy(update={"minimum_age": timedelta(days=3)})
+    regular = await scheduled_run(rotation)
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
+        soon: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=30))
+        await client.set_flow_run_state(regular, soon, force=True)
+        ordered = (await client.create_flow_run_from_deployment(deployment.id)).id
+    await fail(world, ordered)
+    for _ in range(3):
+        [planned] = await pending(rotation.name)
+        await fail(world, planned.id)
+
+    assert "younger than its minimum age" in str((await come(regular)).message)
+
+    [planned] = await pending(rotation.name)
+    healed = await come(planned.id)
+    [recovered] = await events(rotation, Event.ROTATION_RECOVERED)
+    current = (await ledger_of(rotation.name)).current
+    assert current is not None
+    assert current.made_by == ordered
+    assert recovered["payload"]["sentence"] == healed.message
 
 
 async def test_a_try_uses_the_settings_that_its_deployment_has_by_then(world: World, rotation: Rotation) -> None:

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
 from tasks.model import tries
-from tasks.model.tries import NUMBER, Try
-from tests.simulation.mutants.mutant import SIMPLE, Mutant
+from tasks.model.tries import NUMBER, Coming, Next, Try
+from tests.simulation.mutants.mutant import DAY, SIMPLE, Mutant
+
+followed_rightly = tries.next_try
+
+
+def any_regular_run_stands_for_a_try(
+    name: str, failed: Try, coming: Sequence[Coming], now: datetime, **how: Any
+) -> Next:
+    """Take what has failed for a scheduled run."""
+    return followed_rightly(name, replace(failed, scheduled_for=now), coming, now, **how)
+
 
 MUTANTS = [
     Mutant(
@@ -22,6 +37,14 @@ MUTANTS = [
         lambda _self, number: {NUMBER: number},
         ("rotate_with_tries",),
         SIMPLE,
+    ),
+    Mutant(
+        "a regular run stands for what a person has ordered",
+        tries,
+        "next_try",
+        any_regular_run_stands_for_a_try,
+        ("rotate_with_tries",),
+        {**SIMPLE, "minimum_age": DAY},
     ),
     Mutant(
         "what needs a person is tried for ever",

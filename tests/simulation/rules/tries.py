@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import UUID
 
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis.stateful import rule
 
 from tasks.model import tries
 from tasks.model.decisions import Identity
-from tasks.model.tries import Try
+from tasks.model.tries import Coming, Try
 from tests.simulation.outcomes import Before
 from tests.simulation.promises import promise
 from tests.simulation.rules.history import History, Planned
@@ -19,24 +20,31 @@ from tests.simulation.world.fates import Fate
 
 ENOUGH = 3
 """After so many tries in which nothing fails, a run is done, or a person is needed."""
+SOON = timedelta(minutes=1)
+"""When a regular run comes: before the first try."""
 
 
 class Tries(History):
     """A run fails, and the scheduled tries of it come."""
 
-    @rule(planned=fates, emergency=st.booleans())
-    def rotate_with_tries(self, planned: Planned, emergency: bool) -> None:
-        """A run fails while nobody is there; nothing fails after it, and its tries come as they are scheduled."""
-        identity = self._identity(emergency=emergency)
+    @rule(planned=fates, emergency=st.booleans(), scheduled=st.booleans(), regular=st.booleans())
+    def rotate_with_tries(self, planned: Planned, emergency: bool, scheduled: bool, regular: bool) -> None:
+        """A run fails while nobody is there; nothing fails after it, and its tries come as they are scheduled.
+
+        A regular run may come before the first of them.
+        """
+        # A regular run is for something else than an emergency.
+        regular = regular and not emergency
+        identity = self._identity(emergency=emergency, scheduled=scheduled)
         self.model.tell(f"run {self.numbers} starts, and nobody is there{' (emergency)' * emergency}")
         if emergency:
             self.model.settle()
         before, unordered = Before.of(self.model), self._clock_was_put_back()
         self._fate(planned)
         ended = self._rotate(identity)
-        origin, number = Try(0, identity.id, identity.first_started), 0
+        origin, number = Try(0, identity.id, identity.first_started, identity.scheduled_for), 0
         while ended.error is not None and tries.passes_by_itself(ended.error) and number < ENOUGH:
-            origin, ended = self._try(origin, ended, identity)
+            origin, ended = self._try(origin, ended, identity, regular=regular and not number)
             number += 1
         passes = ended.error is not None and tries.passes_by_itself(ended.error)
         promise(not passes, f"I9: {number} tries did not finish what passes by itself: {ended.error}")
@@ -46,22 +54,35 @@ class Tries(History):
         if ended.error is not None and number == 0 and not self._is_for_a_person(planned):
             self._check_that_a_person_is_needed(identity, ended)
         ledger = self.model.ledger("checkout")
-        if ended.succeeded and number and ledger and ledger.current and ledger.current != before.ledger.current:
-            promise(ledger.current.rotated_by == identity.id, "a try did not finish the run that had failed")
+        current = ledger.current if ledger else None
+        if not (ended.succeeded and number and current):
+            return
+        if current != before.ledger.current and not regular:
+            promise(current.rotated_by == identity.id, "a try did not finish the run that had failed")
+        done = current.rotated_by == identity.id or current.since > identity.first_started
+        promise(done or scheduled, "I9: a person's order was lost with its failure")
 
-    def _try(self, origin: Try, failed: Ended, first: Identity) -> tuple[Try, Ended]:
+    def _try(self, origin: Try, failed: Ended, first: Identity, *, regular: bool) -> tuple[Try, Ended]:
         assert failed.error is not None
+        soon = Coming(UUID(int=10**8 + self.numbers), self.model.time + SOON)
         following = tries.next_try(
             "checkout",
             origin,
-            [],
+            [soon] if regular else [],
             self.model.time,
             emergency=first.emergency,
             asked=tries.asked_to_wait(failed.error),
         )
         promise(following.at > self.model.time, "I9: a try does not wait")
         self.model.late_effects_happen()
-        self.model.time = following.at
+        if regular:
+            self.model.time = soon.at
+            self.model.tell("a regular run comes")
+            own = self._identity(scheduled=True)
+            ended = self._rotate(own)
+            if following.run is not None:
+                return Try(following.number, own.id, own.first_started, own.scheduled_for), ended
+        self.model.time = max(following.at, self.model.time)
         self.numbers += 1
         again = Try.read(origin.labels(following.number), UUID(int=10**7 + self.numbers), self.model.time)
         self.model.tell(f"try {again.number} comes")

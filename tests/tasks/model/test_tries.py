@@ -148,9 +148,9 @@ def test_a_service_that_asks_for_longer_gets_it() -> None:
     assert asked_to_wait(ConfigurationError("wrong")) == timedelta(0)
 
 
-def following(*coming: Coming, number: int = 0, crashed: bool = False) -> Next:
-    """What follows a failure, or a crash."""
-    failed = Try(number, RUN_ID, NOW)
+def following(*coming: Coming, number: int = 0, crashed: bool = False, by_hand: bool = False) -> Next:
+    """What follows the failure of a scheduled run or of a person's, or a crash."""
+    failed = Try(number, RUN_ID, NOW, None if by_hand else NOW)
     return next_try("checkout", failed, coming, NOW, emergency=False, asked=timedelta(0), crashed=crashed)
 
 
@@ -182,12 +182,19 @@ def test_the_try_of_another_run_stands_for_nobody_else() -> None:
     assert following(other).run is None
 
 
-def test_an_earlier_regular_run_is_the_try() -> None:
+def test_an_earlier_regular_run_is_the_try_of_a_scheduled_one() -> None:
     """A later one is none."""
     earlier, later = Coming(uuid4(), NOW + 4 * MINUTE), Coming(uuid4(), NOW + 9 * MINUTE)
 
     assert following(later, earlier) == Next(1, earlier.at, earlier)
     assert following(later).run is None
+
+
+def test_what_a_person_has_started_has_a_try_of_its_own() -> None:
+    """A person's run rotates whatever the age of the key; a regular one that finds it too young ends."""
+    regular = Coming(uuid4(), NOW + MINUTE, 3)
+
+    assert following(regular, by_hand=True) == following(by_hand=True)
 
 
 @pytest.mark.parametrize(("failed", "told"), [(0, False), (1, False), (2, False), (3, True), (9, True)])

@@ -110,6 +110,21 @@ async def test_only_a_run_that_has_rotated_tells_that_a_failure_is_over(server: 
     assert await end_tries(run_of(), NOW, only_own=only_own) is not only_own
 
 
+@pytest.mark.parametrize("only_own", [False, True])
+async def test_a_regular_run_in_the_place_of_a_try_ends_a_failure_only_if_it_has_rotated(
+    server: Server, only_own: bool
+) -> None:
+    """Its number is that of another run's failure; the key may have been too young for it."""
+    assert await end_tries(run_of(labels={NUMBER: 4}), NOW, only_own=only_own) is not only_own
+
+
+async def test_a_try_that_finishes_what_was_left_of_its_run_ends_the_failure(server: Server) -> None:
+    """The key was current, and only the former one was to be revoked."""
+    tried = run_of(labels=Try(3, uuid4(), NOW).labels(4))
+
+    assert await end_tries(tried, NOW, only_own=True)
+
+
 async def test_a_persons_run_with_the_tag_of_a_try_is_none(server: Server) -> None:
     """Whoever copies a try copies its tags; the labels tell."""
     copied = server.has("SCHEDULED", tags=[TRY_TAG])
