@@ -70,6 +70,8 @@ class Api(Endpoints):
         """`GET /keys`."""
         account, query = self.account(request), request.query_params
         workspace = query.get("workspace_id") or account.workspaces[0]
+        if workspace not in account.workspaces and self.sandbox.unknown_workspace_status:
+            raise ApiError(self.sandbox.unknown_workspace_status, "Workspace not found")
         wanted = [
             key
             for key in reversed(self.sandbox.keys.values())

@@ -47,6 +47,7 @@ SWITCHES: dict[str, Callable[[Any], Any]] = {
     "not_management_status": _one_of(401, 403),
     "counts_reassigned": _one_of(True, False),
     "lacks": parse_lacks,
+    "unknown_workspace_status": _one_of(None, 400, 404),
 }
 """The options that can be changed while the stand-in runs, with their JSON parsers."""
 
@@ -194,7 +195,8 @@ class OpenRouterSandbox(AccountLists):
         """Change options by name, given as JSON values: all of them or none.
 
         Args:
-            wanted: The constructor's arguments without the clock, with `cost` in USD and `lag` in seconds; and `lacks`.
+            wanted: The constructor's arguments without the clock, with `cost` in USD and `lag` in seconds; `lacks`, and
+                `unknown_workspace_status`.
 
         Raises:
             ApiError: An option does not exist, or its value is invalid.

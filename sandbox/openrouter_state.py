@@ -23,6 +23,8 @@ class AccountLists:
         self.now = now
         self.lacks: dict[str, int] = {}
         """The status with which each part that the accounts lack is answered."""
+        self.unknown_workspace_status: int | None = None
+        """The status of a list of the keys of a workspace that the account does not have; `None` for an empty list."""
         self.credentials: dict[str, dict[str, Any]] = {}
         self.broadcasts: dict[str, dict[str, Any]] = {}
         self.workspace_settings: dict[str, dict[str, Any]] = {}

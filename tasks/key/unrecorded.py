@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from uuid import UUID
 
-from blocks.errors import ConfigurationError, ServiceError
+from blocks.errors import ConfigurationError, NotFoundError, RejectedError, ServiceError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.keys import Marker, label_agrees, read_marker
 from tasks.model.ledger import TURNS_UP_WITHIN
 from tasks.model.records import Pending, Superseded, Unresolved
 from tasks.model.unrecorded import as_superseded
+from tasks.world.account import has_workspace
 from tasks.world.installation import made_here
 from tasks.world.optional import Part, if_available, listed
 from tasks.world.ports import KeyReader
@@ -84,14 +85,14 @@ async def _delete_marked(
         mark = read_marker(key.name)
         return mark is not None and mark[:2] == (run.name, run_id) and key.hash not in explained
 
-    openrouter = await run.world.connection(connection)
-    found = await _search(openrouter, workspace_id, ours)
+    found = await _search(run, connection, workspace_id, ours)
     if not found and look_again:
         await run.world.sleep(LOOK_AGAIN_AFTER_SECONDS)
-        found = await _search(openrouter, workspace_id, ours)
+        found = await _search(run, connection, workspace_id, ours)
     # After a restore of Prefect's database a ledger may wait for a key that was published since.
     found = [key for key in found if not await _is_held(run, key)]
     for key in found:
+        openrouter = await run.world.connection(connection)
         await run.guard()
         await openrouter.delete_key(key.hash)
     return bool(found)
@@ -104,9 +105,16 @@ async def _is_held(run: Run, key: ApiKey) -> bool:
 
 
 async def _search(
-    openrouter: KeyReader, workspace_id: str | None, wanted: Callable[[ApiKey], bool]
+    run: Run, connection: str, workspace_id: str | None, wanted: Callable[[ApiKey], bool]
 ) -> Collection[ApiKey]:
-    return {key.hash: key async for key in openrouter.list_keys(workspace_id) if wanted(key)}.values()
+    openrouter: KeyReader = await run.world.connection(connection)
+    try:
+        return {key.hash: key async for key in openrouter.list_keys(workspace_id) if wanted(key)}.values()
+    except (NotFoundError, RejectedError):
+        # They are gone with their workspace, or in another account.
+        if workspace_id is None or await has_workspace(run, connection, workspace_id):
+            raise
+        return ()
 
 
 async def unrecorded_keys(run: Run, connection: str, revoke_at: datetime) -> list[Superseded]:

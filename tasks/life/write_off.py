@@ -8,6 +8,7 @@ from blocks.errors import (
     MissingBlockError,
     NotFoundError,
     OtherAccountError,
+    RejectedError,
     UnauthorizedError,
 )
 from tasks.model.events import Event
@@ -15,7 +16,7 @@ from tasks.model.ledger import Ledger
 from tasks.model.records import Pending, Superseded, Unresolved
 from tasks.model.room import MAX_LEDGER_BYTES, largest_size
 from tasks.model.written_off import MAX_WRITTEN_OFF, WrittenOff, write_off
-from tasks.world.account import confirm_gone
+from tasks.world.account import confirm_gone, has_workspace
 from tasks.world.ports import KeyReader
 from tasks.world.run import Run
 
@@ -84,11 +85,10 @@ def _find(run: Run, label: str) -> Superseded | Pending | Unresolved:
 
 async def _refuse_what_can_be_revoked(run: Run, found: Superseded | Pending | Unresolved) -> None:
     try:
-        openrouter = await run.world.connection(found.connection)
         if isinstance(found, Superseded):
-            what = await _look_at(openrouter, found)
+            what = await _look_at(await run.world.connection(found.connection), found)
         else:
-            what = await _look_for(openrouter, found)
+            what = await _look_for(run, found)
     except OUT_OF_REACH as error:
         run.note(f"It could not be revoked: {error}")
         return
@@ -104,10 +104,13 @@ async def _look_at(openrouter: KeyReader, key: Superseded) -> str:
     return f"the key {key.label} can be revoked: run retire/retire, or wait for the end of its overlap"
 
 
-async def _look_for(openrouter: KeyReader, lost: Pending | Unresolved) -> str:
+async def _look_for(run: Run, lost: Pending | Unresolved) -> str:
+    openrouter: KeyReader = await run.world.connection(lost.connection)
     try:
         async for _key in openrouter.list_keys(lost.workspace_id):
             break
-    except NotFoundError as error:
+    except (NotFoundError, RejectedError) as error:
+        if await has_workspace(run, lost.connection, lost.workspace_id):
+            raise
         raise OtherAccountError(str(error)) from None
     return f"run {lost.run_id} may have left a key behind, which can still be looked for: run rotate or retire"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from blocks.errors import MissingBlockError, NotFoundError, OtherAccountError
+from blocks.errors import MissingBlockError, NotFoundError, OtherAccountError, RejectedError
 from tasks.model.records import MadeKey
 from tasks.world.optional import Part, if_available, listed
 from tasks.world.ports import KeyReader, OpenRouter
@@ -69,7 +69,7 @@ async def _knows_workspace(openrouter: KeyReader, workspace_id: str) -> bool:
     # Of an account that shows no workspaces, its keys tell.
     try:
         return any(key.workspace_id == workspace_id for key in await listed(openrouter.list_keys(workspace_id)))
-    except NotFoundError:
+    except (NotFoundError, RejectedError):
         return False
 
 

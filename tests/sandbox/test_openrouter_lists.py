@@ -227,6 +227,20 @@ def test_any_part_can_be_lacking(stand_in: StandIn, part: str, status: int) -> N
     assert stand_in.http.get(f"/api/v1{paths.get(part, f'/{part}')}").status_code == 401
 
 
+@pytest.mark.parametrize(("chosen", "status"), [(None, 200), (400, 400), (404, 404)])
+def test_a_list_of_the_keys_of_an_unknown_workspace_is_empty_or_refused(
+    stand_in: StandIn, chosen: int | None, status: int
+) -> None:
+    """OpenRouter documents neither, so that each can be chosen; the lists of known workspaces stay as they are."""
+    workspace = stand_in.state.accounts[0].workspaces[0]
+    changed = httpx.patch(f"{stand_in.url}/_sandbox/options", json={"unknown_workspace_status": chosen})
+
+    answers = [stand_in.manage("GET", f"/keys?workspace_id={each}") for each in ("deleted", workspace)]
+
+    assert changed.status_code == 200
+    assert [answer.status_code for answer in answers] == [status, 200]
+
+
 @pytest.mark.parametrize("wrong", [{"lacks": {"keys": 404}}, {"lacks": {"byok": 500}}, {"lacks": 404}, {"byok": 7}])
 def test_what_cannot_be_lacking_is_refused(stand_in: StandIn, wrong: dict[str, Any]) -> None:
     """Keys are never lacking, and a part is lacking with 403 or 404."""

@@ -1,0 +1,78 @@
+"""A workspace that was deleted, with what was in it, stops no run of the rotation that has left it."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from sandbox.server import Fault
+from tasks.model.records import Pending, Unresolved
+from tests.tasks.conftest import FakeWorld
+
+REFUSALS = [None, 404, 400]
+"""What OpenRouter may answer to a list of the keys of a workspace that it does not know; `None` for an empty list."""
+
+
+async def left_in_a_workspace(world: FakeWorld, entry: str) -> tuple[UUID, str]:
+    """A rotation that has moved out of a workspace in which a create has no known outcome."""
+    workspace, lost = world.other_workspace(), uuid4()
+    world.change(key={"workspace_id": workspace})
+    await world.rotate()
+    made: dict[str, Any] = {"run_id": lost, "connection": "openrouter", "workspace_id": workspace}
+    left = {
+        "pending": Pending(**made, destinations=tuple(world.rotation.destinations), intended_at=world.time),
+        "unresolved": (Unresolved(**made, since=world.time),),
+    }
+    world.store.value = world.ledger.model_copy(update={entry: left[entry]}).to_json()
+    world.change(key={"workspace_id": None})
+    return lost, workspace
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("entry", ["pending", "unresolved"])
+async def test_a_create_that_was_lost_in_a_deleted_workspace_stops_no_run(
+    world: FakeWorld, entry: str, refusal: int | None
+) -> None:
+    """The key died with its workspace; the destination gets a new one, and the ledger forgets the other."""
+    _, workspace = await left_in_a_workspace(world, entry)
+    world.delete_workspace(workspace)
+    world.openrouter.unknown_workspace_status = refusal
+
+    message = await world.rotate()
+    world.later(hours=1)
+    await world.retire()
+
+    assert message.startswith("Rotated")
+    assert world.use(await world.held()) == 200
+    assert (world.ledger.pending, world.ledger.unresolved) == (None, ())
+
+
+@pytest.mark.parametrize("without_workspaces", [False, True])
+@pytest.mark.parametrize("refusal", [404, 400])
+async def test_a_create_that_was_lost_in_a_deleted_workspace_can_be_written_off(
+    world: FakeWorld, refusal: int, without_workspaces: bool
+) -> None:
+    """In an account that shows no workspaces too, where its keys tell."""
+    lost, workspace = await left_in_a_workspace(world, "unresolved")
+    world.delete_workspace(workspace)
+    world.openrouter.unknown_workspace_status = refusal
+    world.openrouter.lacks = {"workspaces": 404} if without_workspaces else {}
+
+    await world.write_off(str(lost))
+
+    assert world.ledger.unresolved == ()
+
+
+@pytest.mark.parametrize("status", [404, 400])
+async def test_a_refused_list_of_a_workspace_that_exists_forgets_nothing(world: FakeWorld, status: int) -> None:
+    """The key may be alive in it: the run fails, and so does the writing off."""
+    lost, _ = await left_in_a_workspace(world, "unresolved")
+    world.app.state.faults.add(Fault("before", "GET", "/keys", status=status))
+    world.later(hours=48)
+
+    sentences = [await world.failure(world.retire()), await world.failure(world.write_off(str(lost)))]
+
+    assert [f"answered {status}" in sentence for sentence in sentences] == [True, True]
+    assert [entry.run_id for entry in world.ledger.unresolved] == [lost]
