@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from socket import gethostname
 
 from prefect import State
@@ -32,7 +32,7 @@ from tasks.world.deployments import rotation_of
 from tasks.world.ledgers import VariableStore
 from tasks.world.naming import name_run
 from tasks.world.open_ledger import OpenLedger
-from tasks.world.orchestrator import PrefectWorld
+from tasks.world.orchestrator import PrefectWorld, seconds_behind
 from tasks.world.run import Run
 from tasks.world.secrecy import unexpected
 from tasks.world.tries import end_tries, has_completed, read_try, schedule_try
@@ -53,6 +53,11 @@ class Conclusion:
         self.message = ""
         self.error: KeyRotationError | None = None
         self._ledger: Ledger | None = None
+        self._behind = timedelta(seconds=seconds_behind(datetime.now(UTC)))
+
+    def now(self) -> datetime:
+        """Return the time, UTC, as the server has it where this host's clock is behind: the server starts the tries."""
+        return datetime.now(UTC) + self._behind
 
     def succeeded(self, message: str) -> None:
         """Record success, with the final message."""
@@ -127,7 +132,7 @@ async def _follow_failure(conclusion: Conclusion, error: KeyRotationError) -> No
     flow = _flow_name()
     try:
         with api_errors("scheduling a try"):
-            following = None if flow in ORDERS else await schedule_try(_flow_run(), flow, error, _now())
+            following = None if flow in ORDERS else await schedule_try(_flow_run(), flow, error, conclusion.now())
     except KeyRotationError as refusal:
         # Then nothing is promised, and a person is told.
         get_run_logger().warning("No try was scheduled: %s", refusal)
@@ -146,17 +151,13 @@ async def _follow_success(conclusion: Conclusion) -> None:
     try:
         with api_errors("deleting tries"):
             only_own = conclusion.run is not None and conclusion.run.only_for_itself
-            is_over = await end_tries(_flow_run(), _now(), only_own=only_own)
+            is_over = await end_tries(_flow_run(), conclusion.now(), only_own=only_own)
     except KeyRotationError as refusal:
         # A try that is left finds that there is nothing to do.
         get_run_logger().warning("The tries of earlier failures were not deleted: %s", refusal)
         return
     if is_over and conclusion.rotation:
         await PrefectWorld().emit(Event.ROTATION_RECOVERED, conclusion.rotation, sentence=conclusion.message)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 async def settings_now(given: Rotation) -> Rotation:

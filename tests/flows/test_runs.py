@@ -12,6 +12,7 @@ import pytest
 from prefect import State
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
+from prefect.states import Running
 
 from blocks.errors import UnavailableError
 from flows import add_rotation, apply_settings, remove_rotation
@@ -69,3 +70,22 @@ async def test_an_order_that_a_later_one_may_contradict_is_not_tried_again(name:
         state = await FLOWS[name]()
 
     assert state.name == ends_as
+
+
+async def test_a_try_is_scheduled_by_the_servers_clock_where_the_hosts_is_behind() -> None:
+    """By a clock that is days behind each try would be due at once, and none of them would wait."""
+    days_ahead = datetime.now(UTC) + timedelta(days=2)
+    fields: Any = {
+        "flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4(), state=Running(timestamp=days_ahead)),
+        "flow": apply_settings,
+    }
+    with (
+        FlowRunContext.model_construct(**fields),
+        mock.patch("flows.apply_settings.open_run", side_effect=UnavailableError("It answered 503.")),
+        mock.patch("flows.runs.name_run"),
+        mock.patch("flows.runs.schedule_try", return_value=Next(1, NOW)) as schedule_try,
+    ):
+        await apply_settings.fn("checkout")
+
+    assert schedule_try.await_args is not None
+    assert schedule_try.await_args.args[3] >= days_ahead
