@@ -28,7 +28,8 @@ async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) 
     [run] = await runs_of(made)
     assert "is created as soon as a worker is free" in str(first.message)
     assert again.is_completed()
-    assert run.state_name == "Scheduled"
+    assert run.state is not None
+    assert run.state.is_scheduled()
     assert str(run.id) in await shown(fields["rotation_name"])
 
 
