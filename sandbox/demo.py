@@ -162,7 +162,9 @@ async def story(console: Console, openrouter: OpenRouterSandbox, base_url: str) 
     for number in range(2, ROTATIONS + 1):
         console.print(f"Rotation {number}, while a consumer keeps calling with the key:")
         await run_rotation(console)
-    console.print("The superseded keys end, each when its overlap is over and no late write could bring it back (a minute):")
+    console.print(
+        "The superseded keys end, each when its overlap is over and no late write could bring it back (a minute):"
+    )
     await wait_until_retired(openrouter)
     consumer.stopped = True
     await working

@@ -66,10 +66,19 @@ async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[s
     # A rotation that was taken away with its current key no longer says what its destinations hold.
     if run.ledger.removed and run.ledger.kept is None:
         return
-    holders = needed_by(key, run.ledger, await run.look_where_possible(destinations))
+    found = await run.look_where_possible(destinations)
+    holders = needed_by(key, run.ledger, found)
     if holders:
         raise DestinationError(
             f"The superseded key {key.label} was not revoked, because it is still held by {', '.join(holders)}."
+        )
+    current = run.ledger.current or run.ledger.kept
+    published = current.destinations if current else ()
+    unread = [name for name in destinations if name not in found and name not in published]
+    if key.left_at and unread:
+        raise DestinationError(
+            f"The superseded key {key.label} was not revoked, because {', '.join(unread)} may still hold it, and that "
+            "block was deleted. Make the block again, or take it out of the rotation's destinations."
         )
 
 

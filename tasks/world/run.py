@@ -253,8 +253,7 @@ class Run:
     async def look_where_possible(self, destinations: Sequence[str]) -> dict[str, str | None]:
         """Read what the destinations hold whose blocks were not deleted.
 
-        A deleted block keeps no key alive for ever: the current key was published to it, and no run writes there any
-        more.
+        A deleted block that was given the current key keeps no key alive for ever: no run writes there any more.
 
         Args:
             destinations: Where consumers read a key.

@@ -117,3 +117,12 @@ def test_a_late_write_of_the_ledger_has_arrived_before_a_key_is_renamed() -> Non
     state.rotate(emergency=False, planned=[(("write the ledger", 1), Fate.LATE)], scheduled=False)
     state.rename_a_key(which=1, keeps_marker=False)
     state.teardown()
+
+
+def test_a_deleted_block_that_was_not_given_the_current_key_may_hold_the_former_one() -> None:
+    """Nobody can look there, and the run that superseded the key did not publish to it."""
+    state = _begun(names=["secret/c", "vault-secret/a"])
+    state.quiet()
+    state.remove_a_block(exists=False, name="vault-secret/a")
+    state.rotate_for_one_destination(emergency=False, which=0)
+    state.teardown()

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from blocks.destination import Destination
+from blocks.errors import MissingBlockError
 from tests.tasks.conftest import FakeWorld
 
 ONE, OTHER = "vault-secret/one", "vault-secret/other"
@@ -19,6 +20,8 @@ def places(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> dict[str, Desti
     found: dict[str, Destination] = {ONE: block, OTHER: block.model_copy(update={"path": "apps/other"})}
 
     async def destination(name: str) -> Destination:
+        if name not in found:
+            raise MissingBlockError(f"rotation.destinations: the block {name} does not exist. Nothing was created.")
         return found[name]
 
     monkeypatch.setattr(world, "destination", destination)
@@ -77,3 +80,20 @@ async def test_the_next_run_with_all_destinations_ends_what_was_kept(
 
     assert world.ledger.superseded == ()
     assert len(world.openrouter.live_keys()) == 1
+
+
+async def test_a_destination_whose_block_was_deleted_may_hold_the_key_that_it_was_given(
+    world: FakeWorld, places: dict[str, Destination]
+) -> None:
+    """Given that the current key was not published there, the former one is kept until a person says what to do."""
+    await world.rotate()
+    place = places.pop(OTHER)
+    world.change(destinations=[ONE], overlap=timedelta(0))
+
+    said = await world.failure(world.rotate())
+    kept = await works(world, place)
+    world.deployed = world.rotation
+    await world.retire()
+
+    assert f"because {OTHER} may still hold it, and that block was deleted." in said
+    assert (kept, world.ledger.superseded) == (True, ())
