@@ -90,9 +90,9 @@ async def overtaken(
             lease has ended. Without it A's slot is given back by hand.
         longer: For how many seconds the outage lasts at least.
     """
-    run_id = await begin_rotation(rotation)
     async with serving(outage), watched(world, rotation, 5.0 if turn else 0.2) as watch, AsyncExitStack() as stack:
         async with turn or nullcontext():
+            run_id = await begin_rotation(rotation)
             a = stack.enter_context(process(world, run_id, outage.url))
             await until_it_begins(outage, a)
         # Where the answer of A's last write is lost, B follows before the next look that is due.
