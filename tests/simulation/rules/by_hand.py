@@ -148,6 +148,9 @@ class ByHand(History):
         self.disabled.clear()
         self.announced.clear()
         self.left.clear()
+        if ledger.removed:
+            # Its keys end, as those of any rotation that is taken away, wherever they are.
+            self.serving.clear()
         # Nor can any take a key out of a list that was deleted since, and not yet taken out there.
         self.touched |= set(self.made.values()) - set(self.model.keys) - ledger.hashes()
 
