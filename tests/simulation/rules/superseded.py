@@ -102,6 +102,8 @@ class SupersededKeys(History):
             outcomes.check_written_off(self.model, before, key)
             # It is nobody's to revoke any more, unless an audit finds it.
             self.out_of_sight.add(key.hash)
+            # Nor does the ledger say any more when it ends where it was left.
+            self.left = {address: left for address, left in self.left.items() if left != key.hash}
 
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates, keys=st.sampled_from(["revoke", "keep", "keep-until"]))
