@@ -172,7 +172,7 @@ async def remove(run: Run, revoke_at: datetime | None, steps: Steps, *, empty: b
     before = run.ledger.superseded
     await run.world.cancel_retirements(run.name, run.ledger.due_times())
     run.step = "revoke-key"
-    await revoke_what_is_due(run, steps, ledger.current.destinations if ledger.current else ())
+    await revoke_what_is_due(run, steps)
     message = removed(run, before, had_deployment=had_deployment, emptied=list(emptied))
     await forget_when_nothing_is_left(run)
     return message

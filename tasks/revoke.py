@@ -72,8 +72,7 @@ async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[s
         raise DestinationError(
             f"The superseded key {key.label} was not revoked, because it is still held by {', '.join(holders)}."
         )
-    current = run.ledger.current or run.ledger.kept
-    published = current.destinations if current else ()
+    published = run.ledger.served.destinations if run.ledger.served else ()
     unread = [name for name in destinations if name not in found and name not in published]
     if key.left_at and unread:
         raise DestinationError(

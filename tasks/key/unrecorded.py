@@ -91,8 +91,8 @@ async def _delete_marked(
         found = await _search(run, connection, workspace_id, ours)
     # After a restore of Prefect's database a ledger may wait for a key that was published since.
     found = [key for key in found if not await _is_held(run, key)]
+    openrouter = await run.world.connection(connection)
     for key in found:
-        openrouter = await run.world.connection(connection)
         await run.guard()
         await openrouter.delete_key(key.hash)
     return bool(found)

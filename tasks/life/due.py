@@ -23,13 +23,13 @@ async def where_keys_are_read(run: Run) -> list[str]:
     Raises:
         ServiceError: Prefect's API failed.
     """
-    current = run.ledger.current or run.ledger.kept
+    published = run.ledger.served.destinations if run.ledger.served else ()
     try:
         named = (await run.world.deployed_rotation(run.name)).destinations
     except ConfigurationError:
         # There is no deployment, or one that no run would accept.
         named = []
-    return sorted({*(current.destinations if current else ()), *named})
+    return sorted({*published, *named})
 
 
 async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = ()) -> None:

@@ -143,8 +143,7 @@ def needed_by(key: Superseded, ledger: Ledger, fingerprints: Mapping[str, str | 
     """
     if key.fingerprint:
         return [name for name, content in fingerprints.items() if content == key.fingerprint]
-    current = ledger.current or ledger.kept
-    return [name for name, content in fingerprints.items() if not current or content != current.fingerprint]
+    return [name for name, content in fingerprints.items() if not ledger.served or content != ledger.served.fingerprint]
 
 
 class Verdict(Enum):

@@ -50,6 +50,11 @@ class Ledger(Entry):
     kept: Current | None = None
 
     @property
+    def served(self) -> Current | None:
+        """The key that consumers read: the current one, or the one that was kept when its rotation was removed."""
+        return self.current or self.kept
+
+    @property
     def is_closed(self) -> bool:
         """Whether the rotation was removed and none of its keys is left: a ledger's last term, which stays."""
         return self.removed and self == self.closed()
