@@ -26,10 +26,6 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
     The call to OpenRouter is made once. Where its outcome is not known, the key is looked for by its marker and deleted
     before the one other attempt, so that no key is left behind.
 
-    Args:
-        run: The run.
-        rotation: What key to ask for.
-
     Returns:
         The key, whose hash and fingerprint are in the ledger.
 

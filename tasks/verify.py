@@ -24,14 +24,6 @@ LONGEST_WAIT_SECONDS = 5.0
 async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
     """Prove that a key works and is what was asked for.
 
-    Args:
-        run: The run.
-        rotation: What key was asked for.
-        key: The key.
-
-    Returns:
-        The same key, now fit to be published.
-
     Raises:
         VerificationError: OpenRouter did not accept it in time, or its name or settings differ.
         ServiceError: OpenRouter failed.
@@ -97,9 +89,6 @@ def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
     Args:
         key: The key as OpenRouter shows it.
         wanted: What was asked for.
-
-    Returns:
-        The names of the settings that differ.
     """
     pairs: dict[str, tuple[object, object]] = {
         "disabled": (key.disabled, False),
@@ -116,11 +105,6 @@ def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
 
 async def can_be_finished(run: Run, rotation: Rotation, key: NewKey) -> bool:
     """Check whether a key that an earlier run left half-published can be finished.
-
-    Args:
-        run: The run.
-        rotation: What key is wanted now.
-        key: The key.
 
     Returns:
         Whether it exists and has the name and the settings that are asked for now.

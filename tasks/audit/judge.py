@@ -109,10 +109,6 @@ def connection_of(ledger: Ledger, deployed: Deployed | None) -> str | None:
 def entries_of(ledger: Ledger, connection: str) -> list[MadeKey]:
     """List the keys that a rotation made over a connection.
 
-    Args:
-        ledger: The rotation's ledger.
-        connection: The connection.
-
     Returns:
         The current, the pending and the superseded keys.
     """
@@ -122,9 +118,6 @@ def entries_of(ledger: Ledger, connection: str) -> list[MadeKey]:
 
 def read_destinations_of(ledger: Ledger) -> tuple[str, ...]:
     """Return the destinations that are to hold a rotation's current key.
-
-    Args:
-        ledger: The rotation's ledger.
 
     Returns:
         The destinations; none for a rotation that was taken away.

@@ -42,9 +42,6 @@ def _carried(budget: Budget | None, now: datetime) -> Decimal:
 async def settle_budget(run: Run) -> None:
     """Cap the superseded keys of a carried budget at what they have spent, and give the current key exactly the rest.
 
-    Args:
-        run: The run.
-
     Raises:
         PlaceLostError: Another run has taken over.
         ServiceError: OpenRouter failed; the next run goes on here.
@@ -105,9 +102,6 @@ async def _set_limit(run: Run, current: Current, carried: Decimal) -> None:
 
 async def restore_budget(run: Run) -> None:
     """Give the current key its full limit back, once the period of a carried budget has ended.
-
-    Args:
-        run: The run.
 
     Raises:
         PlaceLostError: Another run has taken over.

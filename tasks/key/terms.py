@@ -89,14 +89,6 @@ async def _terms_of(run: Run, rotation: Rotation, current: Current, key: ApiKey)
 
 
 def request_of(pending: Pending, name: str) -> KeyRequest:
-    """Return the request by which a pending intent asks OpenRouter for its key.
-
-    Args:
-        pending: The intent.
-        name: The key's name.
-
-    Returns:
-        The request.
-    """
+    """Return the request by which a pending intent asks OpenRouter for its key."""
     terms = pending.terms or Terms(workspace_id=pending.workspace_id)
     return terms.request(name, pending.budget.carried) if pending.budget else terms.request(name)

@@ -46,9 +46,6 @@ async def settle_intent(run: Run, *, certain: bool = False) -> None:
 async def settle_unresolved(run: Run) -> None:
     """Look again for keys whose creation ended unknown in an earlier run, and delete those that turned up.
 
-    Args:
-        run: The run.
-
     Raises:
         ServiceError: OpenRouter failed.
     """

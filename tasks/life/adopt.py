@@ -71,10 +71,6 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
 async def rotation_that_explains(run: Run, key_hash: str) -> str | None:
     """Find the rotation in whose ledger a key stands.
 
-    Args:
-        run: A run of another rotation.
-        key_hash: The key's hash.
-
     Returns:
         The rotation's name; `None` where there is none.
 

@@ -20,10 +20,6 @@ from tasks.world.run import Run, gather_all
 async def check_everything(run: Run, rotation: Rotation) -> list[str]:
     """Try the connection and every destination, without writing.
 
-    Args:
-        run: The run.
-        rotation: The rotation.
-
     Returns:
         One sentence for each.
 
@@ -37,10 +33,6 @@ async def check_everything(run: Run, rotation: Rotation) -> list[str]:
 
 async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
     """Return what a run would find, and what it would do.
-
-    Args:
-        run: The run.
-        rotation: The rotation.
 
     Returns:
         What was checked, and the steps of a run now, each as sentences.

@@ -29,13 +29,6 @@ Revoke = Callable[[Run, Superseded, list[str]], Awaitable[None]]
 async def observe(run: Run, rotation: Rotation) -> Situation:
     """Look before anything is changed: the connection, every destination, the ledger.
 
-    Args:
-        run: The run.
-        rotation: The rotation.
-
-    Returns:
-        What the run finds.
-
     Raises:
         KeyRotationError: The connection, a destination or the ledger cannot be used; nothing was changed.
     """
@@ -120,12 +113,6 @@ def _to_be_adopted(run: Run, rotation: Rotation, name: str) -> bool:
 
 async def recover(run: Run, rotation: Rotation, situation: Situation, revoke: Revoke) -> NewKey | None:
     """Put right what an earlier run, or an earlier attempt of this one, left behind.
-
-    Args:
-        run: The run.
-        rotation: The rotation.
-        situation: What the run found.
-        revoke: The step that revokes a key.
 
     Returns:
         A half-published key that is to be finished, or `None` where a new key is to be made.

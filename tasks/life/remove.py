@@ -119,9 +119,6 @@ async def _take_marker_off(run: Run) -> None:
 async def forget_when_nothing_is_left(run: Run) -> bool:
     """Delete the ledger of a removed rotation, once no key is left that will have to be revoked.
 
-    Args:
-        run: The run.
-
     Returns:
         Whether it is gone.
 

@@ -92,13 +92,6 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
 
     The ledger first says when it ends, so that a run that is killed here leaves a key with an end.
 
-    Args:
-        run: The run.
-        key: The key.
-
-    Returns:
-        The same key, now fit to be published.
-
     Raises:
         ConfigurationError: OpenRouter does not have the key any more.
         VerificationError: OpenRouter does not accept it in time, although it is enabled.

@@ -35,13 +35,6 @@ async def confirm_gone(openrouter: KeyReader, key: MadeKey) -> None:
 async def open_account_of(run: Run, key: MadeKey) -> OpenRouter:
     """Open the connection with which a key can be revoked.
 
-    Args:
-        run: The run.
-        key: The key.
-
-    Returns:
-        The connection.
-
     Raises:
         MissingBlockError: It was deleted.
         ServiceError: Prefect's API failed.

@@ -92,8 +92,5 @@ def parse_time(text: str) -> datetime:
 
     Args:
         text: An ISO 8601 moment with its offset.
-
-    Returns:
-        The moment, UTC.
     """
     return datetime.fromisoformat(text).astimezone(UTC)

@@ -33,10 +33,6 @@ WRITES = 5
 def changed_only_beside(before: Content, after: Content) -> bool:
     """Return whether a place that was changed still holds the same key: only another field was written.
 
-    Args:
-        before: What was read first.
-        after: What was read later.
-
     Returns:
         Whether the key is the same in both, or absent in both.
     """

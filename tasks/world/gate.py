@@ -41,12 +41,6 @@ _is_sent_once: ContextVar[bool] = ContextVar("is_sent_once", default=False)
 async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
     """Use Prefect's client so that each request is sent once, and is given up at the deadline.
 
-    Args:
-        doing: What is done, for the message.
-
-    Yields:
-        The client.
-
     Raises:
         ServiceError: Prefect's API failed; `retryable` where the same request may well succeed.
     """

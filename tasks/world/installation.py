@@ -80,11 +80,6 @@ async def made_here(world: World, marks: Iterable[Marker], ledgers: Iterable[Any
     Its keys carry its id, or one that a ledger of it remembers. Keys of earlier versions carry none, and are its own
     if it knows their flow runs.
 
-    Args:
-        world: Access to everything outside of the process.
-        marks: The markers.
-        ledgers: All ledgers, as they are stored.
-
     Raises:
         ConfigurationError: Somebody has changed the installation's id to what is none.
         ServiceError: Prefect's API failed.

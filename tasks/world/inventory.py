@@ -104,9 +104,6 @@ def _of_flow(name: str, **runs: Any) -> Json:
 async def read_deployments() -> list[Json]:
     """Read the deployments of all rotations.
 
-    Returns:
-        The deployments as the API shows them, by name.
-
     Raises:
         ServiceError: Prefect's API failed.
     """
@@ -115,9 +112,6 @@ async def read_deployments() -> list[Json]:
 
 async def destinations_in_use() -> dict[str, set[str]]:
     """Return which rotations publish to each destination.
-
-    Returns:
-        The names of the rotations, by destination.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -138,9 +132,6 @@ def rotation_name(parameters: Any, otherwise: str) -> str:
     Args:
         parameters: The parameters of a deployment or a run.
         otherwise: The name to return if they name none.
-
-    Returns:
-        The rotation's name.
     """
     rotation = parameters.get("rotation") if isinstance(parameters, Mapping) else None
     name = rotation.get("name") if isinstance(rotation, Mapping) else rotation
@@ -154,10 +145,6 @@ def is_emergency(parameters: Mapping[str, Any]) -> bool:
 
 async def runs_at_work(rotation: str, *, but: UUID) -> list[RunAtWork]:
     """Return the runs that may hold the slot of a rotation, as far as Prefect knows.
-
-    Args:
-        rotation: The rotation's name.
-        but: The run that asks.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -197,9 +184,6 @@ def _waits_for(labels: Mapping[str, Any], attempt: int) -> str:
 
 async def read_facts() -> list[Facts]:
     """Read what Prefect knows about all rotations.
-
-    Returns:
-        The facts, by name.
 
     Raises:
         ServiceError: Prefect's API failed.

@@ -30,9 +30,6 @@ async def remember_use(
         expires_at: When the management key expires, UTC; `None` for never.
         now: The current time, UTC.
 
-    Returns:
-        Since when it is in use.
-
     Raises:
         ServiceError: Prefect's API failed.
     """
@@ -55,9 +52,6 @@ async def remember_use(
 async def all_in_use() -> list[InUse]:
     """Read since when each connection that was ever checked uses its management key.
 
-    Returns:
-        The connections, by name.
-
     Raises:
         ServiceError: Prefect's API failed.
     """
@@ -69,9 +63,6 @@ async def all_in_use() -> list[InUse]:
 
 async def forget_others(connections: Collection[str]) -> None:
     """Forget the management keys of connections that no rotation uses any more.
-
-    Args:
-        connections: The connections that are in use.
 
     Raises:
         ServiceError: Prefect's API failed.

@@ -84,11 +84,7 @@ class PrefectWorld:
         await self._open.aclose()
 
     def apart(self) -> PrefectWorld:
-        """Open another world, which closes what was opened in it at the end of the block.
-
-        Returns:
-            The world, for `async with`.
-        """
+        """Open another world, which closes what was opened in it at the end of the block."""
         return PrefectWorld()
 
     def now(self) -> datetime:
@@ -133,9 +129,6 @@ class PrefectWorld:
         Args:
             name: The block's name.
 
-        Returns:
-            The client, closed when the run ends.
-
         Raises:
             ConfigurationError: There is no such block, or it is not valid.
         """
@@ -150,9 +143,6 @@ class PrefectWorld:
 
         Args:
             name: The block's type slug and name.
-
-        Returns:
-            The destination, closed when the run ends.
 
         Raises:
             ConfigurationError: There is no such block, or it is no secret.
@@ -207,9 +197,6 @@ class PrefectWorld:
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Return those of some flow runs that this Prefect server knows.
-
-        Args:
-            run_ids: The flow runs' ids.
 
         Returns:
             Those that it knows.
@@ -284,12 +271,6 @@ class PrefectWorld:
     async def deployed_rotation(self, name: str) -> Rotation:
         """Read what a rotation's deployment says.
 
-        Args:
-            name: The rotation's name.
-
-        Returns:
-            The rotation.
-
         Raises:
             ConfigurationError: There is no deployment `rotate/<name>`, or its parameters are not valid.
         """
@@ -303,9 +284,6 @@ class PrefectWorld:
 
     async def delete_deployment(self, name: str) -> bool:
         """Delete a rotation's deployment with its schedules.
-
-        Args:
-            name: The rotation's name.
 
         Returns:
             `False` where there is none (any more).
@@ -334,9 +312,6 @@ class PrefectWorld:
     async def deployments(self) -> AsyncIterator[Deployed]:
         """Walk through the deployments of all rotations, page by page.
 
-        Yields:
-            What each one says.
-
         Raises:
             ServiceError: Prefect's API failed.
         """
@@ -348,9 +323,6 @@ class PrefectWorld:
 
     async def retirements_to_come(self, name: str) -> set[datetime]:
         """Return the moments, UTC, for which retirements of a rotation are scheduled.
-
-        Args:
-            name: The rotation's name.
 
         Raises:
             ServiceError: Prefect's API failed.

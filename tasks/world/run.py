@@ -63,12 +63,6 @@ class VerifiedKey(NewKey):
 async def gather_all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Do several things at once, and wait for all of them even if some fail.
 
-    Args:
-        calls: What to do.
-
-    Returns:
-        Their results.
-
     Raises:
         BaseException: An unexpected error, if there was one.
         KeyRotationError: The one error, or one that tells them all; of its class, if they have one in common.
@@ -187,10 +181,6 @@ class Run:
         """Return whether a failure means only that a connection is gone which the rotation no longer uses.
 
         Such a connection must not keep the rotation from going on with the one that it uses now.
-
-        Args:
-            connection: The connection that was used.
-            error: How that failed.
 
         Returns:
             Whether it may be noted instead of raised.

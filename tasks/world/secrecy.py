@@ -27,12 +27,6 @@ def secret_task(
 
     Retries are left out on purpose: the clients retry what is harmless to repeat, and the ledger makes a Retry of the
     whole run safe.
-
-    Args:
-        name: The task's name in the dashboard.
-
-    Returns:
-        A decorator.
     """
 
     def as_task(step: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, Coroutine[Any, Any, R]]:
@@ -55,12 +49,6 @@ def secret_flow(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Fl
 
     Prefect does not validate the parameters, because its error would quote them: each flow parses its own, and refuses
     what is wrong in one sentence.
-
-    Args:
-        name: The flow's name in the dashboard.
-
-    Returns:
-        A decorator.
     """
     return flow(name=name, persist_result=False, validate_parameters=False, log_prints=False)
 
@@ -70,9 +58,6 @@ def unexpected(error: Exception) -> KeyRotationError:
 
     Args:
         error: The error. Its own text may quote a secret.
-
-    Returns:
-        The error to raise instead.
     """
     get_run_logger().error(
         "Unexpected %s at:\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))
