@@ -1,4 +1,7 @@
-"""Whether a connection or a destination works right now, and when its login ends, without changing anything."""
+"""Whether a connection or a destination works right now, and when its login ends, without changing anything.
+
+The arguments of each check are those of `load_block`.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,7 @@ class Outcome(NamedTuple):
 
 
 async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
-    """Prove that a connection works right now.
-
-    Args:
-        name: The name of the `openrouter-credentials` block.
-        field: The field that names it, for the message.
-        loaded: The blocks that are loaded already.
+    """Prove that a connection, which is named without its block type, works right now.
 
     Returns:
         What works, and when the management key ends.
@@ -72,11 +70,6 @@ def _enumerated(parts: Sequence[Part]) -> str:
 async def check_destination(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
     """Prove that a destination works right now.
 
-    Args:
-        name: The block's type slug and name.
-        field: The field that names it, for the message.
-        loaded: The blocks that are loaded already.
-
     Returns:
         What works, the place, and when the login ends.
 
@@ -89,11 +82,6 @@ async def check_destination(name: str, field: str, loaded: Mapping[str, Block] =
 
 async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
     """Prove that a block works right now: a connection, a login, or a destination.
-
-    Args:
-        name: The block's type slug and name.
-        field: The field that names it, for the message.
-        loaded: The blocks that are loaded already.
 
     Returns:
         What works, the place of a destination, and when the login ends.
