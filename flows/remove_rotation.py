@@ -11,9 +11,15 @@ from prefect import State
 from blocks.errors import ConfigurationError
 from flows.forms import label
 from flows.runs import conclude, open_run, show_plan
-from flows.show.sentences import removed
+from flows.show.sentences import nothing_to_remove, removed
 from tasks.life.due import revoke_what_is_due
-from tasks.life.remove import empty_destinations, forget_when_nothing_is_left, give_up_keys, plan_removal
+from tasks.life.remove import (
+    empty_destinations,
+    forget_when_nothing_is_left,
+    give_up_keys,
+    plan_removal,
+    refuse_what_came_back,
+)
 from tasks.model.events import Event
 from tasks.model.rotation import MAX_OVERLAP, check_switch
 from tasks.steps import AS_TASKS, Steps
@@ -150,6 +156,9 @@ async def remove(run: Run, revoke_at: datetime | None, steps: Steps, *, empty: b
         KeyRotationError: The removal is incomplete. Retry continues.
     """
     ledger = await run.load()
+    if run.identity.completed:
+        return nothing_to_remove(run)
+    refuse_what_came_back(run)
     run.connection = ledger.current.connection if ledger.current else ""
     if revoke_at is None and ledger.pending is not None and ledger.pending.key is not None:
         raise ConfigurationError(

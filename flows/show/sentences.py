@@ -132,6 +132,13 @@ def removed(run: Run, before: Sequence[Superseded] | None, *, had_deployment: bo
     return f"{' '.join(said)}{_left(run)}"
 
 
+def nothing_to_remove(run: Run) -> str:
+    """Return the message of a Retry of a removal that has completed before."""
+    current = run.ledger.current
+    again = f" The rotation {run.name} was added again; to remove it, start a new run." if current else ""
+    return f"Nothing to do: this run has completed before.{again}"
+
+
 def wrote_off(run: Run, entry: WrittenOff) -> str:
     """Return a sentence about the key that was written off.
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pydantic import SecretStr
 
-from blocks.errors import DestinationError, NotFoundError, concerning
+from blocks.errors import ConfigurationError, DestinationError, NotFoundError, concerning
 from tasks.key.unrecorded import settle_intent, settle_unresolved
 from tasks.model.events import Event
 from tasks.model.keys import NOT_YET_ROTATED, fingerprint, show_time, without_marker
@@ -42,6 +42,24 @@ def plan_removal(ledger: Ledger, rotation: str, revoke_at: datetime | None, *, e
         for key in ledger.superseded
     ]
     return steps
+
+
+def refuse_what_came_back(run: Run) -> None:
+    """Refuse a Retry of a removal once the rotation has rotated again: somebody may have added it anew.
+
+    Args:
+        run: The run, whose ledger is loaded.
+
+    Raises:
+        ConfigurationError: It has rotated since the removal was first started; nothing was changed.
+    """
+    current, pending = run.ledger.current, run.ledger.pending
+    begun = [current and current.since, pending and pending.intended_at]
+    if run.identity.attempt > 1 and any(at and at > run.identity.first_started for at in begun):
+        raise ConfigurationError(
+            f"rotation: {run.name} has rotated since this removal was first started, so it may have been added again. "
+            "To remove it as it is now, start a new run. Nothing was changed."
+        )
 
 
 async def empty_destinations(run: Run) -> dict[str, str]:

@@ -225,9 +225,9 @@ class FakeWorld:
         run = self.open()
         return await self._do(run, apply_deployed_settings(run))
 
-    async def remove(self, revoke_at: datetime | None, *, empty: bool = False) -> str:
+    async def remove(self, revoke_at: datetime | None, *, empty: bool = False, **who: Any) -> str:
         """Take the rotation away."""
-        run = self.open()
+        run = self.open(**who)
         return await self._do(run, remove(run, revoke_at, PLAIN, empty=empty))
 
     async def write_off(self, label: str, reason: str = "the account was closed", **who: Any) -> str:

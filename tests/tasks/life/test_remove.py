@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
@@ -310,3 +311,43 @@ def test_a_removal_that_is_not_meant_so_is_refused(confirm: str, keys: str, unti
 def test_a_date_is_read_with_its_zone() -> None:
     """What a deployment stores as text is the same moment in UTC."""
     assert parse_keep_until("2027-01-01T01:00:00+01:00") == datetime.fromisoformat("2027-01-01T00:00:00+00:00")
+
+
+async def added_again(world: FakeWorld) -> str:
+    """The rotation is added again after its removal, and rotates: the hash of its key."""
+    world.later(hours=1)
+    world.is_deployed = True
+    await world.rotate()
+    world.later(hours=1)
+    return (await world.held()).hash
+
+
+async def test_a_retry_of_a_removal_that_completed_takes_nothing_away(world: FakeWorld) -> None:
+    """Given that the rotation was added again since, its deployment and the key that consumers read stay."""
+    await world.rotate()
+    run_id, first_started = uuid4(), world.time
+    await world.remove(world.time, run_id=run_id)
+    current = await added_again(world)
+
+    said = await world.remove(world.time, run_id=run_id, first_started=first_started, attempt=2, completed=True)
+
+    assert said == (
+        "Nothing to do: this run has completed before. The rotation checkout was added again; to remove it, start a "
+        "new run."
+    )
+    assert (world.is_deployed, current in world.openrouter.keys) == (True, True)
+
+
+async def test_a_retry_of_a_removal_that_failed_takes_nothing_away_once_the_rotation_is_back(world: FakeWorld) -> None:
+    """Given that it has rotated since the removal was first started, a new run is asked for."""
+    await world.rotate()
+    run_id, first_started = uuid4(), world.time
+    world.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=403))
+    await world.failure(world.remove(world.time, run_id=run_id))
+    world.app.state.faults.clear()
+    current = await added_again(world)
+
+    said = await world.failure(world.remove(world.time, run_id=run_id, first_started=first_started, attempt=2))
+
+    assert "has rotated since this removal was first started, so it may have been added again" in said
+    assert (world.is_deployed, current in world.openrouter.keys) == (True, True)
