@@ -23,7 +23,8 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
     Args:
         run: The run.
         key: The key, which is due.
-        destinations: Where consumers read the current key; none of them may hold this one.
+        destinations: Where consumers read the current key; none of them may hold this one. None are left of a rotation
+            that was removed, unless it was added again.
 
     Raises:
         DestinationError: A destination still holds the key, or the key is still used and is to be kept; it was not
@@ -63,9 +64,6 @@ def _warn_of_consumers_left(run: Run, key: Superseded) -> None:
 
 
 async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
-    # A rotation that was taken away with its current key no longer says what its destinations hold.
-    if run.ledger.removed and run.ledger.kept is None:
-        return
     found = await run.look_where_possible(destinations)
     holders = needed_by(key, run.ledger, found)
     if holders:

@@ -4,32 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
 
-from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, OverwrittenError, PlaceLostError
+from blocks.errors import DestinationError, KeyRotationError, OverwrittenError, PlaceLostError
 from tasks.key.budget import settle_budget
 from tasks.model.decisions import emergency_is_done
 from tasks.steps import Steps
+from tasks.world.consumers import where_keys_are_read, where_others_publish
 from tasks.world.run import Run
-
-
-async def where_keys_are_read(run: Run) -> list[str]:
-    """Collect the destinations at which consumers may read a key of this rotation.
-
-    Args:
-        run: The run, which has loaded the ledger.
-
-    Returns:
-        The destinations that the current key was published to, and those that the deployment names since.
-
-    Raises:
-        ServiceError: Prefect's API failed.
-    """
-    published = run.ledger.served.destinations if run.ledger.served else ()
-    try:
-        named = (await run.world.deployed_rotation(run.name)).destinations
-    except ConfigurationError:
-        # There is no deployment, or one that no run would accept.
-        named = []
-    return sorted({*published, *named})
 
 
 async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = ()) -> None:
@@ -49,7 +29,8 @@ async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = 
     outcomes = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
     due = run.ledger.due(now)
     destinations = sorted({*published, *await where_keys_are_read(run)}) if due or run.identity.emergency else []
-    outcomes += [await failure_of(steps.revoke_key(run, key, destinations)) for key in due]
+    everywhere = sorted({*destinations, *await where_others_publish(run, due)})
+    outcomes += [await failure_of(steps.revoke_key(run, key, everywhere)) for key in due]
     if run.identity.emergency:
         outcomes.append(await failure_of(require_current_everywhere(run, destinations)))
     await schedule_retirements(run)

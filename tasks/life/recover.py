@@ -19,6 +19,7 @@ from tasks.model.records import Superseded
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.verify import can_be_finished
+from tasks.world.consumers import where_keys_are_read, where_others_publish
 from tasks.world.destinations import WRITES, changed_only_beside
 from tasks.world.ports import KeyReader
 from tasks.world.run import NewKey, Run
@@ -149,9 +150,11 @@ async def _make_room(run: Run, rotation: Rotation, revoke: Revoke) -> None:
     now = run.world.now()
     if run.identity.emergency:
         await run.write(run.ledger.hastened(now))
-    for key in run.ledger.due(now):
+    due = run.ledger.due(now)
+    read = {*rotation.destinations, *await where_keys_are_read(run), *await where_others_publish(run, due)}
+    for key in due:
         try:
-            await revoke(run, key, rotation.destinations)
+            await revoke(run, key, sorted(read))
         except (DestinationError, ServiceError, ConfigurationError) as error:
             run.note(f"A superseded key is still alive: {error}")
 

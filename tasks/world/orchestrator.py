@@ -36,6 +36,7 @@ from tasks.world.connections import CONNECTION_TYPE, open_connection
 from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
 from tasks.world.destinations import PrefectSecret, open_destination
 from tasks.world.installation import read_or_make_installation
+from tasks.world.inventory import destinations_in_use
 from tasks.world.ledgers import all_ledgers
 from tasks.world.ports import Deployed
 from tasks.world.stored_blocks import load_blocks
@@ -281,6 +282,17 @@ class PrefectWorld:
         except ObjectNotFound:
             raise ConfigurationError(f"rotation: there is no deployment rotate/{name}. Nothing was changed.") from None
         return parse_rotation(deployment.parameters.get("rotation"))
+
+    async def destinations_of(self, rotation: str) -> set[str]:
+        """Return the destinations that any deployment names for a rotation, whatever the deployment's name.
+
+        Args:
+            rotation: The rotation's name.
+
+        Raises:
+            ServiceError: Prefect's API failed.
+        """
+        return {place for place, rotations in (await destinations_in_use()).items() if rotation in rotations}
 
     async def delete_deployment(self, name: str) -> bool:
         """Delete a rotation's deployment with its schedules.

@@ -150,6 +150,9 @@ class World(Protocol):
     async def deployed_rotation(self, name: str) -> Rotation:
         """Read what a rotation's deployment says."""
 
+    async def destinations_of(self, rotation: str) -> set[str]:
+        """Return the destinations that any deployment names for a rotation."""
+
     async def check_deployment(self) -> None:
         """Refuse a run whose deployment was deleted while it waited for its slot."""
 

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 import blocks
 from blocks.destination import Destination
-from blocks.errors import KeyRotationError, MissingBlockError
+from blocks.errors import ConfigurationError, KeyRotationError, MissingBlockError
 from blocks.openrouter.client import OpenRouterClient
 from blocks.vault.auth import TokenAuth
 from flows.apply_settings import apply_deployed_settings
@@ -68,6 +68,7 @@ class FakeWorld:
         self.is_deployed = True
         self.interval = timedelta(0)
         self.deployed: Rotation | None = None
+        self.twins: list[Rotation] = []
         self.retirements: list[datetime] = []
         self.events: list[tuple[Event, dict[str, str]]] = []
         self.notes: list[str] = []
@@ -83,6 +84,7 @@ class FakeWorld:
             overlap=timedelta(hours=24),
         )
         self.app = openrouter.create_app(self.openrouter)
+        self.vault_app = vault.create_app(self.vault)
         self.url = ""
         self.client: OpenRouterClient
         self.block: blocks.VaultSecret | blocks.InfisicalSecret
@@ -154,7 +156,14 @@ class FakeWorld:
 
     async def deployed_rotation(self, name: str) -> Rotation:
         """Read the deployment."""
+        if not self.is_deployed:
+            raise ConfigurationError(f"rotation: there is no deployment rotate/{name}. Nothing was changed.")
         return self.deployed or self.rotation
+
+    async def destinations_of(self, rotation: str) -> set[str]:
+        """The destinations of the deployment, where there is one, and of its copies."""
+        deployed = [self.deployed or self.rotation] if self.is_deployed else []
+        return {name for each in [*deployed, *self.twins] for name in each.destinations}
 
     async def delete_deployment(self, name: str) -> bool:
         """Delete the deployment."""
@@ -323,7 +332,7 @@ async def world() -> AsyncIterator[FakeWorld]:
     world = FakeWorld()
     async with AsyncExitStack() as stack:
         world.url = stack.enter_context(running(world.app))
-        vault_url = stack.enter_context(running(vault.create_app(world.vault)))
+        vault_url = stack.enter_context(running(world.vault_app))
         connection = blocks.OpenRouterCredentials(
             management_key=SecretStr(DEFAULT_MANAGEMENT_KEY), base_url=f"{world.url}/api/v1"
         )

@@ -84,6 +84,11 @@ class ModelWorld:
             raise ConfigurationError(f"rotation: there is no deployment rotate/{name}.")
         return found
 
+    async def destinations_of(self, rotation: str) -> set[str]:
+        """Return where the deployments of a rotation publish."""
+        found = await self._process.effect("read the deployments", lambda: dict(self._process.model.deployments))
+        return {place for each in found.values() if each.name == rotation for place in each.destinations}
+
     async def delete_deployment(self, name: str) -> bool:
         """Delete the deployment."""
         return await self._process.effect(

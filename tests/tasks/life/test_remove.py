@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from unittest import mock
 from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
 
+from blocks.destination import Destination
 from blocks.errors import ConfigurationError
 from flows.remove_rotation import check_removal, end_of_keys, parse_keep_until
 from sandbox.server import Fault
@@ -351,3 +353,41 @@ async def test_a_retry_of_a_removal_that_failed_takes_nothing_away_once_the_rota
 
     assert "has rotated since this removal was first started, so it may have been added again" in said
     assert (world.is_deployed, current in world.openrouter.keys) == (True, True)
+
+
+async def test_a_rotation_that_was_added_again_keeps_the_key_that_its_destination_holds(world: FakeWorld) -> None:
+    """Given a removal with a date, and a rotation that could not rotate since, the key outlives the date."""
+    await world.rotate()
+    former = await world.held()
+    await world.remove(world.time + timedelta(days=1))
+    world.is_deployed = True
+    world.later(days=1)
+
+    said = await world.failure(world.retire())
+    kept = world.openrouter.is_live(former.secret)
+    await world.rotate()
+
+    assert "was not revoked, because it is still held by vault-secret/checkout." in said
+    assert (kept, former.hash in world.openrouter.keys) == (True, False)
+
+
+async def test_a_removal_empties_where_an_unfinished_rotation_has_published(world: FakeWorld) -> None:
+    """Given a first key that reached one destination of two, nobody reads the dead key there."""
+    unwritable = world.block.model_copy(update={"path": "apps/unwritable"})
+    places = {"vault-secret/checkout": world.block, "vault-secret/unwritable": unwritable}
+
+    async def destination(name: str) -> Destination:
+        return places[name]
+
+    with mock.patch.object(world, "destination", destination):
+        world.change(destinations=list(places))
+        world.vault_app.state.faults.add(Fault("before", "POST", "apps/unwritable", status=403))
+        await world.failure(world.rotate())
+        held = await world.held()
+        world.vault_app.state.faults.clear()
+
+        said = await world.remove(world.time, empty=True)
+
+    assert held.hash in world.openrouter.deleted
+    assert world.in_vault() == NOT_YET_ROTATED
+    assert "No key of the rotation is left in vault-secret/checkout, vault-secret/unwritable." in said

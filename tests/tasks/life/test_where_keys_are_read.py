@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from blocks.destination import Destination
-from blocks.errors import MissingBlockError
+from blocks.errors import KeyRotationError, MissingBlockError
 from tests.tasks.conftest import FakeWorld
 
 ONE, OTHER = "vault-secret/one", "vault-secret/other"
@@ -97,3 +97,46 @@ async def test_a_destination_whose_block_was_deleted_may_hold_the_key_that_it_wa
 
     assert f"because {OTHER} may still hold it, and that block was deleted." in said
     assert (kept, world.ledger.superseded) == (True, ())
+
+
+async def test_a_run_ends_no_key_that_the_destination_of_a_second_deployment_holds(
+    world: FakeWorld, places: dict[str, Destination]
+) -> None:
+    """Given a copied deployment in which the rotation's name was not changed, the original's runs keep its key."""
+    world.change(destinations=[OTHER])
+    world.twins = [world.rotation]
+    await world.rotate()
+    world.change(destinations=[ONE])
+    world.deployed = world.rotation
+    await world.rotate()
+    world.later(hours=25)
+
+    said = await world.failure(world.retire())
+
+    assert f"was not revoked, because it is still held by {OTHER}." in said
+    assert [await works(world, place) for place in places.values()] == [True, True]
+
+
+async def test_a_run_makes_no_room_by_ending_a_key_that_another_destination_holds(
+    world: FakeWorld, places: dict[str, Destination]
+) -> None:
+    """Given a full ledger, and a run with parameters from before a destination came, the key that it holds is kept."""
+    world.change(overlap=timedelta(hours=1))
+    await world.rotate()
+    world.change(destinations=[ONE])
+    while "has no room for another key" not in await outcome(world):
+        world.later(seconds=1)
+    world.later(hours=1)
+
+    said = await world.failure(world.rotate())
+
+    assert f"was not revoked, because it is still held by {OTHER}." in said
+    assert [await works(world, place) for place in places.values()] == [True, True]
+
+
+async def outcome(world: FakeWorld) -> str:
+    """What a run says, however it ends."""
+    try:
+        return await world.rotate()
+    except KeyRotationError as error:
+        return str(error)
