@@ -107,13 +107,15 @@ async def can_be_finished(run: Run, rotation: Rotation, key: NewKey) -> bool:
     """Check whether a key that an earlier run left half-published can be finished.
 
     Returns:
-        Whether it exists and has the name and the settings that are asked for now.
+        Whether it exists, in the account and with the name and the settings that are asked for now.
 
     Raises:
         ServiceError: OpenRouter failed.
     """
     pending, now = run.ledger.pending, run.world.now()
-    if pending is None or not _still_asked_for(pending.terms or Terms(), rotation, now):
+    if pending is None or pending.connection != rotation.connection:
+        return False
+    if not _still_asked_for(pending.terms or Terms(), rotation, now):
         return False
     openrouter: KeyReader = await run.world.connection(key.record.connection)
     try:

@@ -34,7 +34,7 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
         await settle_budget(run)
     terms, current = rotation.key.terms(now), run.ledger.current
     if current is None and rotation.key.inherit:
-        current = _found_again(run, now)
+        current = await _found_again(run, rotation, now)
     if current is None or not (rotation.key.inherit or rotation.key.carry_budget):
         return terms, None
     former = await _former_key(run, current)
@@ -45,10 +45,15 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
     return terms, carried_over(former, current.budget, terms, now)
 
 
-def _found_again(run: Run, now: datetime) -> Current | None:
-    """Return the key that consumers hold, of those found again after the ledger was lost."""
+async def _found_again(run: Run, rotation: Rotation, now: datetime) -> Current | None:
+    """Return the key that consumers hold, where keys were found again after the ledger was lost."""
     found = [key for key in run.ledger.superseded if not key.fingerprint]
-    held = [key for key in found if any(label_agrees(key.label, place.value) for place in run.contents.values())]
+    if found and not set(rotation.destinations) <= set(run.contents):
+        # Recovery has written to them since.
+        await run.look(rotation.destinations)
+    # A key that was given up since has inherited its settings, too.
+    candidates = run.ledger.superseded if found else ()
+    held = [key for key in candidates if any(label_agrees(key.label, place.value) for place in run.contents.values())]
     if found and not held:
         raise ConfigurationError(
             "rotation.key.inherit: the ledger was lost, and no destination holds one of the keys that were found "
