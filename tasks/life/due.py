@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Iterable
 
 from blocks.errors import DestinationError, KeyRotationError, OverwrittenError, PlaceLostError
 from tasks.key.budget import settle_budget
-from tasks.model.decisions import emergency_is_done
+from tasks.model.decisions import emergency_is_done, keys_due
 from tasks.steps import Steps
 from tasks.world.consumers import where_keys_are_read, where_others_publish
 from tasks.world.run import Run
@@ -27,7 +27,7 @@ async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = 
     if run.identity.emergency and not emergency_is_done(run.ledger, run.identity, now):
         await run.write(run.ledger.hastened(now))
     outcomes = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
-    due = run.ledger.due(now)
+    due = keys_due(run.ledger, run.identity, now)
     destinations = sorted({*published, *await where_keys_are_read(run)}) if due or run.identity.emergency else []
     everywhere = sorted({*destinations, *await where_others_publish(run, due)})
     outcomes += [await failure_of(steps.revoke_key(run, key, everywhere)) for key in due]

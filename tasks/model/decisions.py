@@ -127,6 +127,16 @@ def emergency_is_done(ledger: Ledger, run: Identity, now: datetime) -> bool:
     return last is not None and (last.run_id == run.id or now >= last.at > run.first_started)
 
 
+def keys_due(ledger: Ledger, run: Identity, now: datetime) -> list[Superseded]:
+    """Return the superseded keys that a run is to revoke: for an emergency, all that it made due, whatever the clock.
+
+    A clock that was ahead, and was set back since, has dated them later than now.
+    """
+    last = ledger.emergency
+    own = run.emergency and last is not None and last.run_id == run.id
+    return ledger.due(max(now, last.at) if own and last else now)
+
+
 def _find_key(fingerprint: str, run: Identity, fingerprints: Mapping[str, str | None]) -> Situation:
     published = [name for name, content in fingerprints.items() if content == fingerprint]
     if not published and MAYBE not in fingerprints.values():

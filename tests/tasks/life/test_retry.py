@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from unittest import mock
 from uuid import uuid4
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from blocks.errors import DestinationError
 from flows.rotate import follow_protocol
 from sandbox.server import Fault
+from tasks.model.events import Event
 from tasks.steps import PLAIN
 from tests.tasks.conftest import FakeWorld
 
@@ -186,3 +188,36 @@ async def test_a_run_that_has_nothing_to_do_says_that_it_was_only_for_itself(wor
         await follow_protocol(run, world.rotation, PLAIN)
 
     assert [run.only_for_itself for run in (rotated, again, early, completed)] == [False, True, True, True]
+
+
+async def test_a_retried_emergency_ends_what_a_clock_that_was_ahead_has_dated_later(world: FakeWorld) -> None:
+    """Given that its last revocation failed and that the clock was put right since, the stolen key ends now."""
+    await world.rotate()
+    stolen = (await world.held()).hash
+    run_id, first_started = uuid4(), world.time
+    world.later(minutes=40)
+    world.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=403))
+    await world.failure(world.rotate(run_id=run_id, emergency=True))
+    world.app.state.faults.clear()
+    world.later(minutes=-39)
+
+    await world.rotate(run_id=run_id, first_started=first_started, attempt=2, emergency=True)
+
+    assert stolen not in world.openrouter.keys
+
+
+async def test_an_emergency_ends_every_older_key_although_the_clock_is_set_back_meanwhile(world: FakeWorld) -> None:
+    """Given a clock that jumps once the new key is published, what it has dated before is due all the same."""
+    await world.rotate()
+    stolen = (await world.held()).hash
+    emit = world.emit
+
+    async def jump(event: Event, rotation: str, **payload: str) -> None:
+        if event is Event.ROTATION_COMPLETED:
+            world.later(hours=-1)
+        await emit(event, rotation, **payload)
+
+    with mock.patch.object(world, "emit", jump):
+        await world.rotate(emergency=True)
+
+    assert stolen not in world.openrouter.keys
