@@ -8,12 +8,14 @@ from typing import Any
 
 from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter.keys import ApiKey
+from tasks.model.decisions import needed_by
 from tasks.model.events import Event
 from tasks.model.keys import period_end
 from tasks.model.ledger import Ledger
 from tasks.model.records import Budget, Current, Superseded
 from tasks.model.terms import Terms
 from tasks.world.account import confirm_gone
+from tasks.world.consumers import where_keys_are_read, where_others_publish
 from tasks.world.run import Run
 
 
@@ -42,12 +44,14 @@ def _carried(budget: Budget | None, now: datetime) -> Decimal:
 async def settle_budget(run: Run) -> None:
     """Cap the superseded keys of a carried budget at what they have spent, and give the current key exactly the rest.
 
+    A key that was left where consumers still read it keeps its limit: they would have no key that works.
+
     Raises:
         PlaceLostError: Another run has taken over.
         ServiceError: OpenRouter failed; the next run goes on here.
     """
     for former in run.ledger.superseded:
-        if former.capped is False:
+        if former.capped is False and not await _is_still_read(run, former):
             try:
                 await _settle(run, former)
             except (ConfigurationError, ServiceError) as error:
@@ -55,6 +59,16 @@ async def settle_budget(run: Run) -> None:
                     raise
                 run.note(f"The key {former.label} is not capped, and its connection cannot be used: {error}")
     await restore_budget(run)
+
+
+async def _is_still_read(run: Run, former: Superseded) -> bool:
+    if not former.left_at:
+        return False
+    places = sorted({*await where_keys_are_read(run), *await where_others_publish(run, [former])})
+    holders = needed_by(former, run.ledger, await run.look_where_possible(places))
+    if holders:
+        run.note(f"The key {former.label} keeps its limit, because it is still held by {', '.join(holders)}.")
+    return bool(holders)
 
 
 async def _settle(run: Run, former: Superseded) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from tasks.model.keys import show_duration, show_time
 from tasks.model.ledger import Ledger
-from tasks.model.records import MadeKey
+from tasks.model.records import MadeKey, Superseded
 
 MOST_NAMED = 3
 """How many places a sentence names; it counts the others."""
@@ -16,11 +16,16 @@ MOST_NAMED = 3
 def left_behind(ledger: Ledger) -> list[str]:
     """Return a sentence for each superseded key that may still be read where its rotation no longer publishes."""
     return [
-        f"{_holder(key)} may still hold the superseded key {key.label}, which ends at {show_time(key.revoke_at)}: move "
-        "its consumers before that."
+        f"{_holder(key)} may still hold the superseded key {key.label}, {_until_when(key)}."
         for key in ledger.superseded
         if key.left_at
     ]
+
+
+def _until_when(key: Superseded) -> str:
+    if key.capped:
+        return "which has no budget left, because the current key has the rest: move its consumers now"
+    return f"which ends at {show_time(key.revoke_at)}: move its consumers before that"
 
 
 def left_with_nothing(key: MadeKey) -> str:

@@ -216,3 +216,17 @@ async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(
 
     assert "would replace a value that is not an OpenRouter key in vault-secret/checkout." in sentence
     assert world.everything() == before
+
+
+async def test_a_run_says_that_a_key_at_a_former_place_has_no_budget_left(world: FakeWorld) -> None:
+    """Given a budget that is carried over, its consumers there get 402 at once, and not when the overlap ends."""
+    world.change(key={"carry_budget": True})
+    await world.rotate()
+    world.spend(former_key := await world.held(), "1")
+    edit(world)
+
+    said = await world.rotate()
+
+    assert world.use(former_key) == 402
+    assert f"may still hold the superseded key {former_key.label}, which has no budget left, because" in said
+    assert said.endswith("move its consumers now.")

@@ -134,6 +134,25 @@ async def test_a_run_makes_no_room_by_ending_a_key_that_another_destination_hold
     assert [await works(world, place) for place in places.values()] == [True, True]
 
 
+async def test_a_run_for_one_destination_takes_no_budget_from_the_key_that_another_holds(
+    world: FakeWorld, places: dict[str, Destination]
+) -> None:
+    """Given a budget that is carried over, consumers can use what they read, until the next run publishes there."""
+    world.change(key={"carry_budget": True})
+    world.deployed = world.rotation
+    await world.rotate()
+    former = await world.held()
+    world.spend(former, "1")
+    world.change(destinations=[ONE])
+
+    await world.rotate()
+    answered = world.use(former)
+    world.change(destinations=[ONE, OTHER])
+    await world.rotate()
+
+    assert (answered, world.use(former)) == (200, 402)
+
+
 async def outcome(world: FakeWorld) -> str:
     """What a run says, however it ends."""
     try:
