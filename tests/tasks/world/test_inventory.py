@@ -11,6 +11,7 @@ import pytest
 
 from tasks.world import api
 from tasks.world.inventory import read_facts, rotation_name
+from tasks.world.orchestrator import PrefectWorld
 
 NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
 MANY = 500
@@ -152,3 +153,12 @@ async def test_a_run_that_crashed_before_it_started_is_told(prefect: Prefect) ->
 def test_the_rotation_of_a_run_is_what_its_parameters_name(parameters: Json, rotation: str) -> None:
     """A rotation is given by its settings, or by its name."""
     assert rotation_name(parameters, "none") == rotation
+
+
+async def test_the_destinations_of_a_rotation_are_those_of_all_its_deployments(prefect: Prefect) -> None:
+    """Given a copy in which the rotation's name was not changed, what it publishes to counts, too."""
+    for name, place in (("r0", "secret/one"), ("r0-eu", "secret/other")):
+        parameters = {"rotation": {"name": "r0", "destinations": [place]}}
+        prefect.deployments.append({"id": name, "name": name, "tags": [], "parameters": parameters})
+
+    assert await PrefectWorld().destinations_of("r0") == {"secret/one", "secret/other"}
