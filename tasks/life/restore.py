@@ -155,8 +155,11 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
 
 
 async def _late_until(run: Run, key: Superseded, destinations: Iterable[str]) -> datetime | None:
-    """Return until when a write of the key may take effect: one of this run, or one from before it was superseded."""
-    late = await run.longest_late_writes(destinations) if run.has_late_writes else timedelta(0)
+    """Return until when a write of the key may take effect: one of this run, or one from before it was superseded.
+
+    Nobody knows the writes of an earlier attempt of this run, so where one can be late, one may have been.
+    """
+    late = await run.longest_late_writes(destinations)
     moments = [key.late_until, run.world.now() + late if late else None]
     return max((moment for moment in moments if moment), default=None)
 

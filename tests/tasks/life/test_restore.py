@@ -12,9 +12,12 @@ from pydantic import SecretStr
 import blocks
 from blocks.destination import Content, Destination
 from blocks.errors import UnreachableError
+from flows.restore_key import restore
 from sandbox import infisical
 from sandbox.server import Fault, running
 from tasks.model.events import Event
+from tasks.steps import PLAIN
+from tasks.world.run import Run, VerifiedKey
 from tests.tasks.conftest import FakeWorld
 
 DISABLE = {"revoke": "disable-then-delete", "disabled_for": timedelta(days=3)}
@@ -316,3 +319,30 @@ async def test_a_restored_key_is_not_deleted_before_its_late_write_is_kept_out(
     await world.retire()
 
     assert (within_its_window, restored.hash in world.openrouter.keys) == (True, False)
+
+
+async def test_a_key_restored_by_a_retry_is_not_deleted_before_the_first_attempts_write_is_kept_out(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an attempt that ended with a write of unknown outcome, its Retry knows that this may still come in."""
+    store = Forgetful()
+
+    async def destination(_name: str) -> Destination:
+        return store
+
+    async def publish(run: Run, key: VerifiedKey, _name: str) -> None:
+        store.is_lost = True
+        await run.write_to(store, key.secret, await store.read_content(), {})
+
+    monkeypatch.setattr(world, "destination", destination)
+    await world.rotate()
+    await world.rotate()
+    first = world.open(run_id=(run_id := uuid4()))
+    await world.failure(restore(first, "", PLAIN._replace(publish=publish)))
+    await world.restore(run_id=run_id, attempt=2)
+    restored = world.openrouter.by_secret[store.versions[-1]]
+    world.change(overlap=timedelta(0))
+
+    await world.rotate()
+
+    assert restored.hash in world.openrouter.keys
