@@ -15,7 +15,7 @@ from tasks.model.ledger import Ledger
 from tasks.model.records import Budget, Current, Superseded
 from tasks.model.terms import Terms
 from tasks.world.account import confirm_gone
-from tasks.world.consumers import where_keys_are_read, where_others_publish
+from tasks.world.consumers import where_keys_are_read
 from tasks.world.run import Run
 
 
@@ -64,7 +64,7 @@ async def settle_budget(run: Run) -> None:
 async def _is_still_read(run: Run, former: Superseded) -> bool:
     if not former.left_at:
         return False
-    places = sorted({*await where_keys_are_read(run), *await where_others_publish(run, [former])})
+    places = sorted(await where_keys_are_read(run, [former]))
     holders = needed_by(former, run.ledger, await run.look_where_possible(places))
     if holders:
         run.note(f"The key {former.label} keeps its limit, because it is still held by {', '.join(holders)}.")

@@ -8,7 +8,7 @@ from blocks.errors import DestinationError, KeyRotationError, OverwrittenError, 
 from tasks.key.budget import settle_budget
 from tasks.model.decisions import emergency_is_done, keys_due
 from tasks.steps import Steps
-from tasks.world.consumers import where_keys_are_read, where_others_publish
+from tasks.world.consumers import where_keys_are_read
 from tasks.world.run import Run
 
 
@@ -28,11 +28,10 @@ async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = 
         await run.write(run.ledger.hastened(now))
     outcomes = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
     due = keys_due(run.ledger, run.identity, now)
-    destinations = sorted({*published, *await where_keys_are_read(run)}) if due or run.identity.emergency else []
-    everywhere = sorted({*destinations, *await where_others_publish(run, due)})
-    outcomes += [await failure_of(steps.revoke_key(run, key, everywhere)) for key in due]
+    destinations = sorted({*published, *await where_keys_are_read(run, due)}) if due else []
+    outcomes += [await failure_of(steps.revoke_key(run, key, destinations)) for key in due]
     if run.identity.emergency:
-        outcomes.append(await failure_of(require_current_everywhere(run, destinations)))
+        outcomes.append(await failure_of(require_current_everywhere(run)))
     await schedule_retirements(run)
     if failures := [*run.left_undone, *(failure for failure in outcomes if failure)]:
         overwritten = any(isinstance(failure, OverwrittenError) for failure in failures)
@@ -62,8 +61,8 @@ async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:
     return None
 
 
-async def require_current_everywhere(run: Run, destinations: list[str]) -> None:
-    """Read every destination after an emergency, in which a key dies although a late write could still bring it in.
+async def require_current_everywhere(run: Run) -> None:
+    """Read the current key's destinations after an emergency: a late write may have brought in a key that died in it.
 
     Raises:
         OverwrittenError: A destination holds another key than the current one.
@@ -71,7 +70,7 @@ async def require_current_everywhere(run: Run, destinations: list[str]) -> None:
     current = run.ledger.current
     if current is None:
         return
-    found = await run.look_where_possible(destinations)
+    found = await run.look_where_possible(current.destinations)
     others = sorted(name for name, content in found.items() if content != current.fingerprint)
     if others:
         raise OverwrittenError(

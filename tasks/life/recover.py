@@ -19,7 +19,7 @@ from tasks.model.records import Superseded
 from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.verify import can_be_finished
-from tasks.world.consumers import where_keys_are_read, where_others_publish
+from tasks.world.consumers import where_keys_are_read
 from tasks.world.destinations import WRITES, changed_only_beside
 from tasks.world.ports import KeyReader
 from tasks.world.run import NewKey, Run
@@ -151,7 +151,7 @@ async def _make_room(run: Run, rotation: Rotation, revoke: Revoke) -> None:
     if run.identity.emergency:
         await run.write(run.ledger.hastened(now))
     due = run.ledger.due(now)
-    read = {*rotation.destinations, *await where_keys_are_read(run), *await where_others_publish(run, due)}
+    read = {*rotation.destinations, *await where_keys_are_read(run, due)}
     for key in due:
         try:
             await revoke(run, key, sorted(read))

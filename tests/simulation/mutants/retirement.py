@@ -48,12 +48,12 @@ async def _enable_nothing(_run: Run, key: NewKey) -> VerifiedKey:
     return VerifiedKey(key.secret, key.record)
 
 
-async def _nowhere(_run: Run) -> list[str]:
-    return []
+async def _nowhere(_run: Run, _keys: object) -> set[str]:
+    return set()
 
 
-async def _where_the_current_key_is(run: Run) -> list[str]:
-    return list(run.ledger.current.destinations) if run.ledger.current else []
+async def _where_the_current_key_is(run: Run, _keys: object) -> set[str]:
+    return set(run.ledger.current.destinations) if run.ledger.current else set()
 
 
 def _judge_as_if(**changes: Any) -> Callable[..., Judgement]:
