@@ -36,7 +36,7 @@ from tests.simulation.mutants.mutant import (
 )
 
 TWO = ["vault-secret/a", "secret/c"]
-RESTORE = importlib.import_module("flows.restore_key")
+REMOVE, RESTORE = importlib.import_module("flows.remove_rotation"), importlib.import_module("flows.restore_key")
 
 
 async def _delete_at_once(run: Run, openrouter: Any, key: Superseded) -> None:
@@ -146,6 +146,14 @@ MUTANTS = [
         _where_the_current_key_is,
         ("rotate", "rotate_for_one_destination"),
         {**AT_ONCE, "names": TWO},
+    ),
+    Mutant(
+        "a Retry of a removal takes away what has come back",
+        REMOVE,
+        "refuse_what_came_back",
+        lambda _run: None,
+        ("rotate", "remove", "retry_a_removal"),
+        SIMPLE,
     ),
     Mutant(
         "a restored key is published before it is enabled",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -46,6 +46,8 @@ class History(Watched):
         super().__init__()
         self.runs: list[Identity] = []
         self.completed: set[UUID] = set()
+        self.removals: list[tuple[Identity, datetime | None, bool]] = []
+        """Each removal, when its keys were to end, and whether it has completed."""
         self.numbers = 0
         self.touched: set[str] = set()
 

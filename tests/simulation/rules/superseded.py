@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from hypothesis import strategies as st
@@ -11,12 +11,14 @@ from hypothesis.stateful import (
     rule,
 )
 
+from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tests.simulation import outcomes
 from tests.simulation.outcomes import Before
 from tests.simulation.promises import promise
 from tests.simulation.rules.history import History, Planned
 from tests.simulation.runs import (
+    Ended,
     play,
     run_apply,
     run_remove,
@@ -110,19 +112,49 @@ class SupersededKeys(History):
     def remove(self, planned: Planned, keys: str) -> None:
         """A person takes the rotation away, and fills the form in anew."""
         self.model.tell(f"remove-rotation starts, keys: {keys}")
-        # Nothing keeps a write of long ago out of a destination that no rotation has any more.
-        self.model.settle()
-        # Whoever removes a rotation knows that its keys die.
-        self.serving.clear()
-        before = Before.of(self.model)
-        self._fate(planned)
         until = {"revoke": self.model.time, "keep": None, "keep-until": self.model.time + timedelta(hours=1)}[keys]
-        self._after(ended := play(run_remove(self.model, "checkout", self._other_identity(), until)))
+        identity = self._other_identity()
+        self.model.settle()
+        before = Before.of(self.model)
+        ended = self._remove(identity, until, planned)
         if ended.succeeded:
             outcomes.check_removed(self.model, before, keys, until)
             outcomes.check_ends_told(self.model, before)
             outcomes.check_scheduled(self.model)
+        self.removals.append((identity, until, ended.succeeded))
         self._fill_the_form_in_anew()
+
+    def _remove(self, identity: Identity, until: datetime | None, planned: Planned) -> Ended:
+        # Nothing keeps a write of long ago out of a destination that no rotation has any more.
+        self.model.settle()
+        # Whoever removes a rotation knows that its keys die.
+        self.serving.clear()
+        self._fate(planned)
+        self._after(ended := play(run_remove(self.model, "checkout", identity, until)))
+        return ended
+
+    @precondition(lambda self: self.removals)
+    @rule(which=nth)
+    def retry_a_removal(self, which: int) -> None:
+        """Somebody presses Retry on a removal, although the form was filled in anew since."""
+        identity, until, completed = self.removals.pop(which % len(self.removals))
+        self.model.tell(f"removal {identity.id.int} is retried")
+        ledger = self.model.ledger("checkout")
+        is_back = ledger is not None and ledger.current is not None and ledger.current.since > identity.first_started
+        again = Identity(identity.id, identity.first_started, 2, completed=completed)
+        if completed or is_back:
+            self.model.settle()
+            before = self._what_is_alive()
+            self._after(play(run_remove(self.model, "checkout", again, until)))
+            promise(self._what_is_alive() == before, "a Retry of a removal took away what had come back")
+        else:
+            self._remove(again, until, [])
+            self._fill_the_form_in_anew()
+
+    def _what_is_alive(self) -> tuple[object, ...]:
+        model = self.model
+        contents = {name: place.content for name, place in model.places.items()}
+        return set(model.keys), dict(model.deployments), model.ledger("checkout"), contents
 
     @precondition(lambda self: self.last_ledger.superseded and self.last_ledger.superseded[0].since)
     @rule()
