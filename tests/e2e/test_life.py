@@ -24,6 +24,7 @@ from sandbox.server import Fault
 from tasks.model.events import Event
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Retirement, Rotation
+from tasks.world.api import LEDGER_TAG
 from tasks.world.orchestrator import PrefectWorld
 from tests.by_hand import end_overlap, ledger_of, ledger_value
 from tests.e2e.conftest import World, with_pages
@@ -259,6 +260,23 @@ async def test_a_removed_rotation_leaves_nothing_behind(world: World) -> None:
         with pytest.raises(ObjectNotFound):
             await client.read_deployment_by_name(f"rotate/{rotation.name}")
     assert {run.state_name for run in await retirements_of(rotation)} == {"Cancelled"}
+
+
+async def test_removing_a_rotation_called_like_the_tag_cancels_no_other_ones_retirement(world: World) -> None:
+    """Every rotation's retirements carry the tag `key-rotation`, which is a valid name of a rotation, too."""
+    one_day = timedelta(days=1)
+    other, named = world.rotation(overlap=one_day), world.rotation(name=LEDGER_TAG, overlap=one_day)
+    for rotation in (other, named):
+        await world.prepare(rotation)
+        await rotate(rotation, return_state=True)
+        await rotate(rotation, return_state=True)
+
+    state = await remove_rotation(LEDGER_TAG, LEDGER_TAG, return_state=True)
+
+    assert state.is_completed()
+    assert {run.state_name for run in await retirements_of(other)} == {"Scheduled"}
+    own = [run for run in await retirements_of(named) if run.parameters["rotation"] == LEDGER_TAG]
+    assert {run.state_name for run in own} == {"Cancelled"}
 
 
 @pytest.mark.parametrize("cancelled", [False, True], ids=["still to come", "cancelled by a person"])
