@@ -41,7 +41,7 @@ def rotated(run: Run, situation: Situation, before: Sequence[Superseded] = ()) -
     if situation is Situation.TOO_YOUNG:
         return (
             f"Nothing to do: the key {current.label} is younger than its minimum age, or newer than this run's "
-            f"scheduled time; {rest}."
+            f"scheduled time; {rest}.{_left(run)}"
         )
     if run.ledger.pending is not None:
         return (

@@ -42,6 +42,19 @@ async def test_a_run_says_which_key_the_former_place_holds_and_until_when(world:
     )
 
 
+async def test_a_run_that_finds_the_key_too_young_says_what_the_former_place_holds(world: FakeWorld) -> None:
+    """It ends what is due as any other run does, and so it names who may still read a superseded key."""
+    await world.rotate()
+    former = edit(world)
+    await world.rotate()
+    world.change(minimum_age=timedelta(days=7))
+
+    said = await world.rotate(scheduled_for=world.time)
+
+    assert "younger than its minimum age" in said
+    assert f"The former place {former} may still hold the superseded key" in said
+
+
 async def test_the_retirement_says_that_the_former_place_holds_a_dead_key(world: FakeWorld) -> None:
     """Given that the overlap has ended, the key is revoked, and whoever still reads it there is named."""
     await world.rotate()
