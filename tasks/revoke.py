@@ -72,7 +72,8 @@ async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[s
         )
     published = run.ledger.served.destinations if run.ledger.served else ()
     unread = [name for name in destinations if name not in found and name not in published]
-    if key.left_at and unread:
+    # Of a key that was found again nobody knows where it was published.
+    if unread and (key.left_at or not key.fingerprint):
         raise DestinationError(
             f"The superseded key {key.label} was not revoked, because {', '.join(unread)} may still hold it, and that "
             "block was deleted. Make the block again, or take it out of the rotation's destinations."

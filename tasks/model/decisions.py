@@ -94,7 +94,7 @@ def assess(
 def _too_young(
     ledger: Ledger, run: Identity, fingerprints: Mapping[str, str | None], now: datetime, minimum_age: timedelta
 ) -> bool:
-    if run.scheduled_for is None or run.emergency or ledger.current is None:
+    if run.scheduled_for is None or run.emergency or ledger.current is None or ledger.current.is_adopted:
         return False
     published = all(content == ledger.current.fingerprint for content in fingerprints.values())
     # If several runs waited for a scheduler or a worker to come back, the first has rotated for all of them.

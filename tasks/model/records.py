@@ -105,6 +105,11 @@ class Current(MadeKey, Placed):
     late_until: datetime | None = None
     inherits: bool = False
 
+    @property
+    def is_adopted(self) -> bool:
+        """Whether a person's key was taken up, which the rotation's first key is still to replace."""
+        return self.made_by is None and self.rotated_by is None
+
 
 class Superseded(MadeKey):
     """A former key, alive until it is revoked.

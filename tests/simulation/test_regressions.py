@@ -126,3 +126,21 @@ def test_a_deleted_block_that_was_not_given_the_current_key_may_hold_the_former_
     state.remove_a_block(exists=False, name="vault-secret/a")
     state.rotate_for_one_destination(emergency=False, which=0)
     state.teardown()
+
+
+def test_a_deleted_block_may_hold_a_key_that_was_found_again() -> None:
+    """Nobody can look there, and the lost ledger does not say where the key was published."""
+    state = _begun(names=["vault-secret/a", "secret/c"])
+    state.quiet()
+    state.remove_a_block(exists=False, name="secret/c")
+    state.delete_the_ledger()
+    state.rotate_for_one_destination(emergency=False, which=0)
+    state.teardown()
+
+
+def test_an_adopted_key_is_replaced_by_the_try_of_the_run_that_took_it_up() -> None:
+    """It is younger than its minimum age, and yet no run of the rotation has published it."""
+    state = _begun(names=["infisical-secret/d"], minimum_age=datetime.timedelta(hours=12), adopts=True)
+    late = [(("write the ledger", 0), Fate.LATE)]
+    state.rotate_with_tries(emergency=False, planned=late, regular=False, scheduled=True)
+    state.teardown()
