@@ -82,7 +82,8 @@ async def repair_unrecorded(
     """
     ledger = await run.load()
     ledgers = [value async for _, value in run.world.ledgers()]
-    destinations = _destinations(ledger, deployed)
+    # Those of a copied or renamed deployment, too: consumers read there what its runs have published.
+    destinations = sorted({*_destinations(ledger, deployed), *await run.world.destinations_of(run.name)})
     outcomes: dict[str, Outcome] = {}
     keys: list[ApiKey] = []
     for key_hash in hashes:

@@ -174,3 +174,31 @@ async def test_a_second_server_beside_this_one_needs_nobody(world: FakeWorld) ->
 
     assert not only(await world.audit(repair=True), Kind.MARKED_NOT_OURS).needs_person
     assert key.hash in world.openrouter.keys
+
+
+async def test_a_repair_deletes_no_key_that_the_destination_of_a_second_deployment_holds(world: FakeWorld) -> None:
+    """Given a copied deployment in which the rotation's name was not changed, its consumers keep their key."""
+    other = VaultSecret(credentials=world.block.credentials, path="apps/other")
+    one = world.destination
+
+    async def destination(name: str) -> Any:
+        return other if name == "vault-secret/other" else await one(name)
+
+    world.destination = destination  # type: ignore[method-assign]
+    original = world.deployed = world.rotation
+    await world.rotate()
+    backup = Backup(world)
+    world.change(destinations=["vault-secret/other"])
+    world.twins = [world.rotation]
+    world.later(hours=2)
+    await world.rotate()
+    held = (await other.read_content()).value
+    world.rotation = original
+    backup.restore(world)
+    world.later(hours=2)
+
+    finding = only(await world.audit(repair=True), Kind.ORPHAN)
+
+    assert held is not None
+    assert world.use(world.openrouter.by_secret[held.get_secret_value()]) == 200
+    assert "it is held by vault-secret/other. Run the rotation" in finding.sentence
