@@ -103,7 +103,7 @@ class _Reading:
         now = self.world.now()
         management_key = await self.openrouter.about_itself()
         before = await self._ledgers()
-        self._deployed = {deployed.name: deployed async for deployed in self.world.deployments()}
+        self._deployed = await self._deployments()
         workspaces = await if_available(Part.WORKSPACES, listed(self.openrouter.list_workspaces()), self._lists.note)
         places: list[str | None] = [None] if workspaces is None else [*workspaces]
         named = await self._lists.read(places)
@@ -128,6 +128,15 @@ class _Reading:
 
     async def _ledgers(self) -> LedgerSet:
         return LedgerSet({name: value async for name, value in self.world.ledgers()})
+
+    async def _deployments(self) -> dict[str, Deployed]:
+        found: dict[str, Deployed] = {}
+        async for each in self.world.deployments():
+            # A deployment may have got another name; of several for one rotation, the one with its name counts.
+            name = each.rotation.name if each.rotation else each.name
+            if name not in found or name == each.name:
+                found[name] = each
+        return found
 
     async def _at_lists(
         self, named: Collection[str], seen: Mapping[str, ApiKey], ledgers: LedgerSet, now: datetime

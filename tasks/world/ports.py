@@ -92,10 +92,10 @@ class OpenRouter(KeyReader, KeyMinter, KeyChanger, ListKeeper, Protocol):
 
 @dataclass(frozen=True)
 class Deployed:
-    """What a deployment `rotate/<name>` says.
+    """What a rotation's deployment says.
 
     Args:
-        name: Its name, which is the rotation's.
+        name: Its name, which is the rotation's unless somebody has renamed or copied it.
         rotation: Its rotation; `None` where its parameters are not valid.
         interval: The longest time between two scheduled runs; nothing without an active schedule.
     """

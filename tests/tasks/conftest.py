@@ -177,7 +177,9 @@ class FakeWorld:
                 yield name, deepcopy(store.value)
 
     async def deployments(self) -> AsyncIterator[Deployed]:
-        """The deployment, where the rotation has one."""
+        """The deployment, where the rotation has one, and its copies."""
+        for twin in self.twins:
+            yield Deployed("checkout-eu", twin, self.interval)
         if self.is_deployed:
             yield Deployed("checkout", self.deployed or self.rotation, self.interval)
 

@@ -255,6 +255,14 @@ async def test_a_ledger_without_a_deployment_is_found(world: FakeWorld) -> None:
     assert found(await world.audit()) == {Kind.WITHOUT_DEPLOYMENT}
 
 
+async def test_a_rotation_whose_deployment_was_renamed_is_rotated_all_the_same(world: FakeWorld) -> None:
+    """Nobody is told that nothing rotates it any more, nor advised to remove it."""
+    await world.rotate()
+    world.is_deployed, world.twins = False, [world.rotation]
+
+    assert found(await world.audit()) == set()
+
+
 async def test_a_removed_rotation_needs_no_deployment(world: FakeWorld) -> None:
     """Its last key lives on until the date that was chosen, and the audit says where it may still be read."""
     await world.rotate()
