@@ -15,7 +15,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 
 from blocks import InfisicalSecret, OpenRouterCredentials, VaultSecret
 from blocks.errors import ConfigurationError, KeyRotationError
-from flows.deployments import make_first_key, read_deployment, save_deployment
+from flows.deployments import longest_interval_after, make_first_key, read_deployment, save_deployment
 from flows.forms import UNCHANGED, Refusals, block_name, given, label
 from flows.runs import conclude
 from flows.show.artifacts import show_markdown
@@ -155,6 +155,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
                 {"days": interval_days, "at": rotate_at, "zone": time_zone, "spread": spread},
                 {"auto_rotation": auto_rotation, "make_key_now": make_key_now, "review_only": review_only},
             )
+            await _check_expiry(before, wanted, now)
             points_to = await _check(wanted.rotation)
         except ConfigurationError as error:
             raise ConfigurationError(f"{error} {CORRECT_IT}") from None
@@ -256,6 +257,15 @@ def _renamed(error: KeyRotationError) -> ConfigurationError:
     # The index of a list item follows the field's name.
     name = next((ours for theirs, ours in FIELDS.items() if field == theirs or field.startswith(f"{theirs}.")), field)
     return ConfigurationError(f"{name}{colon}{sentence}")
+
+
+async def _check_expiry(before: DeploymentResponse | None, wanted: Wanted, now: datetime) -> None:
+    """Refuse a schedule that rotates only after the key has expired: the next run would, when it is too late."""
+    schedule = schedule_of(wanted.timetable, now) if wanted.timetable else None
+    try:
+        wanted.rotation.check_expiry(await longest_interval_after(before, schedule, wanted.active))
+    except ValueError as error:
+        raise ConfigurationError(f"interval_days: {error}. Nothing was created.") from None
 
 
 async def _check(rotation: Rotation) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from flows.rotate import rotate
 from tasks.model.rotation import Rotation
 from tasks.model.schedules import SLUG
 from tasks.world.api import LEDGER_TAG, api_errors
-from tasks.world.deployments import own_schedule, read_timetable
+from tasks.world.deployments import longest_interval, own_schedule, read_timetable
 
 WORK_POOL = "key-rotation"
 """The work pool of a rotation that was added by a run outside of a work pool."""
@@ -137,6 +138,22 @@ async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRul
     if changes:
         client, _ = get_or_create_client()
         await client.update_deployment(before.id, DeploymentUpdate(**changes))
+
+
+async def longest_interval_after(
+    before: DeploymentResponse | None, schedule: RRuleSchedule | None, active: bool
+) -> timedelta:
+    """Return the longest time between two scheduled rotations of a deployment once it is saved so.
+
+    Args:
+        before: The existing deployment, if any.
+        schedule: When it is to rotate; `None` leaves the schedules as they are.
+        active: Whether that schedule is to be active.
+    """
+    own = own_schedule(before) if before else None
+    wanted = schedule or (own.schedule if own else None)
+    others = [each.schedule for each in before.schedules if each.active and each.slug != SLUG] if before else []
+    return await longest_interval([*others, wanted] if active and wanted else others)
 
 
 def _keeps_its_place(before: Any, after: RRuleSchedule) -> bool:

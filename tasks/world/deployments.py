@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -50,10 +50,14 @@ async def _longest_gap(schedule: SCHEDULE_TYPES) -> timedelta:
     return max((later - earlier for earlier, later in pairwise(dates)), default=timedelta(0))
 
 
+async def longest_interval(active: Iterable[SCHEDULE_TYPES]) -> timedelta:
+    """Return the shortest of the longest gaps that schedules leave; nothing without one."""
+    return min([await _longest_gap(schedule) for schedule in active], default=timedelta(0))
+
+
 async def longest_interval_of(deployment: DeploymentResponse) -> timedelta:
-    """Return the shortest of the longest gaps that the active schedules leave; nothing without one."""
-    gaps = [await _longest_gap(schedule.schedule) for schedule in deployment.schedules if schedule.active]
-    return min(gaps, default=timedelta(0))
+    """Return the longest time between two runs of a deployment's active schedules; nothing without one."""
+    return await longest_interval(each.schedule for each in deployment.schedules if each.active)
 
 
 def rotation_of(deployment: DeploymentResponse) -> Rotation | None:

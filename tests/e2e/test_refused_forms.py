@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prefect import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 
 from flows.add_rotation import CORRECT_IT
 from sandbox.server import Fault
+from tasks.world.deployments import read_timetable
 from tests.e2e.conftest import World, without_worker
-from tests.e2e.form import HELP, add, deployed, form
+from tests.e2e.form import HELP, add, added, deployed, form
 
 pytestmark = without_worker
 
@@ -94,6 +97,24 @@ async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
     )
     assert await deployed(taken) is None
     assert changed.is_completed(), changed.message
+
+
+async def test_a_schedule_that_rotates_after_the_key_has_expired_is_refused(world: World) -> None:
+    """Given keys that expire, the form does not save an interval that the next run refuses when the key is dead."""
+    fields = await form(world)
+    made = await added(fields)
+    expiring = {**made.parameters["rotation"], "key": {**made.parameters["rotation"]["key"], "expires_after": "P45D"}}
+    async with get_client() as client:
+        await client.update_deployment(made.id, DeploymentUpdate(parameters={"rotation": expiring}))
+
+    refused = await add({"rotation_name": fields["rotation_name"], "interval_days": 90})
+    changed = await add({"rotation_name": fields["rotation_name"], "interval_days": 7, "make_key_now": False})
+
+    assert str(refused.message).startswith("interval_days: key.expires_after must not be shorter than interval, ")
+    assert changed.is_completed(), changed.message
+    after = await deployed(fields["rotation_name"])
+    assert after is not None
+    assert str(read_timetable(after.schedules[0].schedule)).startswith("every 7 days")
 
 
 async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
