@@ -130,7 +130,8 @@ def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]
             unreadable.append(Checked(name, (deployment["name"],), works=False, why=str(error)))
             continue
         for name in (f"{CONNECTION_TYPE}/{rotation.connection}", *rotation.destinations):
-            used[name] = (*used.get(name, ()), rotation.name)
+            # A copied deployment names its rotation once more.
+            used[name] = tuple(dict.fromkeys((*used.get(name, ()), rotation.name)))
     return used, unreadable
 
 

@@ -1,0 +1,26 @@
+"""What a check of all connections and destinations says of those that several deployments name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.check_connections import Checked, apart, in_use
+
+ROTATION: dict[str, Any] = {
+    "name": "checkout",
+    "connection": "openrouter",
+    "key": {"name": "checkout service"},
+    "destinations": ["secret/checkout"],
+}
+
+
+def test_a_destination_that_a_copied_deployment_names_once_more_works() -> None:
+    """It is one rotation, which does not overwrite its own key; the overview says what to do about the copy."""
+    copies = [{"name": name, "parameters": {"rotation": ROTATION}} for name in ("checkout", "checkout-eu")]
+
+    used, unreadable = in_use(copies)
+
+    checked = Checked("secret/checkout", used["secret/checkout"], works=True, why="It works.", place="secret/checkout")
+    assert unreadable == []
+    assert checked.used_by == ("checkout",)
+    assert apart([checked]) == [checked]
