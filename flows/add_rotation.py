@@ -40,7 +40,7 @@ from tasks.model.terms import Usd
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.checks import Outcome, check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
-from tasks.world.deployments import own_schedule, read_timetable, schedule_of
+from tasks.world.deployments import own_schedule, read_timetable, rotates_by_itself, schedule_of
 from tasks.world.inventory import destinations_in_use
 from tasks.world.ledgers import read_ledger
 from tasks.world.run import gather_all
@@ -194,7 +194,7 @@ async def _understand(
     before = await read_deployment(name) if isinstance(name, str) and is_slug(name) else None
     kept = before.parameters.get("rotation") if before else None
     own = own_schedule(before) if before else None
-    active = given(switches).get("auto_rotation", own.active if own else before is None)
+    active = given(switches).get("auto_rotation", before is None or rotates_by_itself(before))
     timetable, window, asked_times = None, None, given(times)
     with wrong.collected():
         window = parse_spread(asked_times.pop("spread")) if "spread" in asked_times else None

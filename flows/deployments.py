@@ -130,8 +130,12 @@ async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRul
     # An unchanged timetable keeps its start date, and with it the date of the next run.
     same = own is not None and (schedule is None or _keeps_its_place(own.schedule, schedule))
     wanted = own.schedule if own is not None and same else schedule
-    if wanted is not None and (own is None or not same or own.active != active):
-        changes["schedules"] = [DeploymentScheduleUpdate(slug=SLUG, schedule=wanted, active=active)]
+    # The schedule of a paused deployment stays on, so that it goes on once somebody resumes it.
+    on = active or (before.paused and own is not None and own.active)
+    if wanted is not None and (own is None or not same or own.active != on):
+        changes["schedules"] = [DeploymentScheduleUpdate(slug=SLUG, schedule=wanted, active=on)]
+    if before.paused and active:
+        changes["paused"] = False
     if before.global_concurrency_limit is not None:
         # Set by an earlier version; it would queue an emergency behind other runs.
         changes |= {"concurrency_limit": None, "concurrency_options": None}

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from blocks.errors import ConfigurationError
 from tasks.model.keys import show_duration
 from tasks.model.rotation import KeySettings, Retirement, Rotation, parse_rotation
-from tasks.world.deployments import own_schedule, read_timetable
+from tasks.world.deployments import own_schedule, read_timetable, rotates_by_itself
 
 GROUPS: dict[str, type[BaseModel]] = {"": Rotation, "key.": KeySettings, "retirement.": Retirement}
 LABELS = {
@@ -34,8 +34,7 @@ def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
         settings = dict(rotation) if isinstance(rotation, Mapping) else {"rotation": rotation}
     own = own_schedule(deployment)
     timetable = read_timetable(own.schedule) if own else None
-    active = bool(own and own.active and not deployment.paused)
-    return settings_of(settings, str(timetable) if timetable else None, active)
+    return settings_of(settings, str(timetable) if timetable else None, rotates_by_itself(deployment))
 
 
 def settings_of(rotation: Mapping[str, Any], schedule: str | None, active: bool) -> dict[str, Any]:

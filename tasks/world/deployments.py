@@ -73,6 +73,12 @@ def own_schedule(deployment: DeploymentResponse) -> DeploymentSchedule | None:
     return next((each for each in deployment.schedules if each.slug == SLUG), None)
 
 
+def rotates_by_itself(deployment: DeploymentResponse) -> bool:
+    """Return whether a rotation's deployment rotates on its own schedule."""
+    own = own_schedule(deployment)
+    return bool(own and own.active and not deployment.paused)
+
+
 def schedule_of(timetable: Timetable, first: datetime) -> RRuleSchedule:
     """Return Prefect's schedule for a timetable, from its first rotation on."""
     return RRuleSchedule(rrule=timetable.rule(first), timezone=timetable.zone.key)

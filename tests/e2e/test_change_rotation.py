@@ -108,6 +108,24 @@ async def test_a_field_left_empty_keeps_its_value(world: World) -> None:
     assert table.count("\n| ") == 3
 
 
+@pytest.mark.parametrize(("asked", "is_paused"), [({}, True), ({"auto_rotation": True}, False)], ids=["not", "asked"])
+async def test_the_form_never_announces_a_rotation_of_a_paused_deployment(
+    world: World, asked: dict[str, Any], is_paused: bool
+) -> None:
+    """It goes on only if that is asked for; until then the message says that it rotates manually only."""
+    fields = await form(world)
+    made = await added(fields)
+    async with get_client() as client:
+        await client.update_deployment(made.id, DeploymentUpdate(paused=True))
+
+    state = await add({"rotation_name": fields["rotation_name"], "overlap": "7d", "make_key_now": False, **asked})
+
+    after = await deployed(fields["rotation_name"])
+    assert after is not None
+    assert (after.paused, after.schedules[0].active) == (is_paused, True)
+    assert ("it rotates only when run manually" in str(state.message)) is is_paused
+
+
 async def test_a_schedule_that_the_form_cannot_say_is_left_as_it_is(world: World) -> None:
     """A rotation by cron keeps its schedule when something else is changed; a part of another needs all of it."""
     fields = await form(world)
