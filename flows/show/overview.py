@@ -18,13 +18,14 @@ from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from blocks.errors import KeyRotationError
+from blocks.errors import NOTHING_DONE, ConfigurationError, KeyRotationError
 from flows.show.links import artifact_url, linked, page_url
 from flows.show.rotation_page import artifact_key, how_it_ends
 from flows.show.settings import cell
 from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger
 from tasks.model.records import Superseded
+from tasks.model.rotation import parse_rotation
 from tasks.model.schedules import SLUG
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.api import api_errors
@@ -157,12 +158,9 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
         found.append((Health.DEGRADED, "An interrupted rotation is pending: retry its run, or start a new one."))
     if _is_unknown(facts, ledger):
         found.append((Health.DEGRADED, "The last result is unknown: Prefect no longer stores a run of this rotation."))
-    if ledger.current is None and not facts.damage:
-        found.append((Health.DEGRADED, "No key yet: run the rotation."))
-    if facts.deployment is None:
-        found.append(
-            (Health.DEGRADED, f"The deployment rotate/{facts.name} does not exist, so the key is not rotated.")
-        )
+    found += _what_is_missing(facts, ledger)
+    if refusal := _refusal(facts):
+        found.append((Health.FAILED, f"No run will rotate the key: {refusal}"))
     if facts.twins:
         others = ", ".join(f"rotate/{twin}" for twin in facts.twins)
         found.append((Health.DEGRADED, f"{others} also rotates {facts.name}: give it a rotation.name of its own."))
@@ -171,6 +169,29 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
             (Health.DEGRADED, f"The run of {show_time(facts.next_run.at)} is late: check that a worker is running.")
         )
     return found + [(Health.DEGRADED, said) for key in ledger.superseded if (said := _overstays(key, facts, now))]
+
+
+def _what_is_missing(facts: Facts, ledger: Ledger) -> list[tuple[Health, str]]:
+    if ledger.removed and facts.deployment is None:
+        # What is left of it ends by itself.
+        return []
+    missing = []
+    if ledger.current is None and not facts.damage:
+        missing.append((Health.DEGRADED, "No key yet: run the rotation."))
+    if facts.deployment is None:
+        missing.append(
+            (Health.DEGRADED, f"The deployment rotate/{facts.name} does not exist, so the key is not rotated.")
+        )
+    return missing
+
+
+def _refusal(facts: Facts) -> str:
+    """Return why every run refuses the deployment's parameters; empty text if none does."""
+    try:
+        _ = facts.deployment and parse_rotation(facts.deployment["parameters"].get("rotation"))
+    except ConfigurationError as error:
+        return str(error).removesuffix(NOTHING_DONE[0]).rstrip()
+    return ""
 
 
 def _message(run: SeenRun) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -42,7 +42,7 @@ class SeenRun:
         state: What its state is, such as `COMPLETED`; see `seen_state`.
         message: The message of its state.
         at: When it ended, started or is to start, UTC.
-        is_try: Whether it is a try, or a regular run in the place of one.
+        is_try: Whether it is a try, or a regular run in the place of one; of the next run, whether any to come is.
     """
 
     id: str
@@ -266,8 +266,15 @@ async def _first_of_each(body: Json, most: int) -> dict[str, Json]:
 
 async def _coming() -> dict[str, SeenRun]:
     scheduled = _of_flow("rotate", state={"type": {"any_": ["SCHEDULED"]}})
-    found = await _first_of_each({**scheduled, "sort": "NEXT_SCHEDULED_START_TIME_ASC"}, MAX_PAGES)
-    return {name: _seen(run) for name, run in found.items()}
+    found: dict[str, SeenRun] = {}
+    async for page in pages(
+        "/flow_runs/filter", {**scheduled, "sort": "NEXT_SCHEDULED_START_TIME_ASC"}, DOING, MAX_PAGES
+    ):
+        for run in page:
+            name, seen = rotation_name(run["parameters"], ""), _seen(run)
+            # A regular run may come before the try of a run that a person has started.
+            found[name] = replace(first, is_try=first.is_try or seen.is_try) if (first := found.get(name)) else seen
+    return found
 
 
 def _started() -> Json:

@@ -24,6 +24,14 @@ DEPLOYMENT: dict[str, Any] = {
     "id": str(UUID(int=8)),
     "schedules": [{"slug": "auto-rotation", "active": True}],
     "paused": False,
+    "parameters": {
+        "rotation": {
+            "name": "checkout",
+            "connection": "openrouter",
+            "key": {"name": "checkout service"},
+            "destinations": ["secret/checkout"],
+        }
+    },
 }
 
 
@@ -93,6 +101,17 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         ({"ledger": Ledger(), "last_run": None}, Health.DEGRADED, "No key yet"),
         ({"last_run": None}, Health.DEGRADED, "The last result is unknown"),
         ({"deployment": None, "next_run": None}, Health.DEGRADED, "the key is not rotated"),
+        (
+            {"deployment": {**DEPLOYMENT, "parameters": {"rotation": {"name": "checkout"}}}},
+            Health.FAILED,
+            "No run will rotate the key: rotation.connection: ",
+        ),
+        (
+            {"deployment": None, "ledger": Ledger(superseded=(superseded(NOW + timedelta(days=9)),), removed=True)},
+            Health.HEALTHY,
+            "",
+        ),
+        ({"ledger": Ledger(removed=True)}, Health.DEGRADED, "No key yet: run the rotation."),
         ({"twins": ("eu",)}, Health.DEGRADED, "rotate/eu also rotates checkout: give it a rotation.name of its own."),
         (
             {"next_run": seen("SCHEDULED", at=NOW - timedelta(hours=1))},
@@ -119,6 +138,9 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         "no key yet",
         "no run found",
         "no deployment",
+        "a deployment that every run refuses",
+        "a removed rotation whose key ends later",
+        "a removed rotation that was added again",
         "two deployments of one rotation",
         "late run",
         "run about to start",

@@ -119,6 +119,18 @@ async def test_a_second_deployment_of_a_rotation_is_named(prefect: Prefect) -> N
     assert found.deployment["id"] == "d0"
 
 
+async def test_a_try_behind_a_regular_run_is_still_to_come(prefect: Prefect) -> None:
+    """Nobody is told that it was cancelled, because the schedule of the rotation comes first."""
+    prefect.run(0, "SCHEDULED", NOW + timedelta(minutes=15))
+    prefect.runs[-1]["labels"] = {"key-rotation.try": 1}
+    prefect.run(0, "SCHEDULED", NOW + timedelta(minutes=10))
+
+    [found] = [facts for facts in await read_facts() if facts.name == "r0"]
+
+    assert found.next_run is not None
+    assert (found.next_run.at, found.next_run.is_try) == (NOW + timedelta(minutes=10), True)
+
+
 async def test_a_failure_is_not_lost_behind_the_runs_of_others(prefect: Prefect) -> None:
     """A rotation that failed a month ago is told, however often the others have run since."""
     prefect.run(0, "FAILED", NOW - timedelta(days=30))
