@@ -29,6 +29,7 @@ from tasks.audit.lists import ListReader
 from tasks.audit.unexplained import LostLedger, find_lost_ledgers, judge_lost, judge_orphan
 from tasks.model.keys import fingerprint, label_agrees, read_marker
 from tasks.model.ledger import Ledger
+from tasks.world.account import knows_workspace
 from tasks.world.optional import Part, if_available, listed
 from tasks.world.ports import Deployed, OpenRouter, World
 from tasks.world.run import gather_all
@@ -105,12 +106,12 @@ class _Reading:
         before = await self._ledgers()
         self._deployed = await self._deployments()
         workspaces = await if_available(Part.WORKSPACES, listed(self.openrouter.list_workspaces()), self._lists.note)
-        places: list[str | None] = [None] if workspaces is None else [*workspaces]
+        places: list[str | None] = [None, *await self._named(before)] if workspaces is None else [*workspaces]
         named = await self._lists.read(places)
         installation = await self.world.installation()
         keys = await self._keys(KeyFilter(before, installation, self._deployed, older_than, now, named), places)
         # Of an account that shows no workspaces, its keys tell.
-        self._workspaces = sorted(keys.workspaces) if workspaces is None else workspaces
+        self._workspaces = sorted({*keys.workspaces, *filter(None, places)}) if workspaces is None else workspaces
         after = await self._ledgers()
         explained = before.hashes() | after.hashes()
         unexplained = [key for key in keys.ours.values() if key.hash not in explained]
@@ -128,6 +129,13 @@ class _Reading:
 
     async def _ledgers(self) -> LedgerSet:
         return LedgerSet({name: value async for name, value in self.world.ledgers()})
+
+    async def _named(self, ledgers: LedgerSet) -> list[str]:
+        """Return the workspaces that ledgers and deployments name, and that the account has."""
+        rotations = [each.rotation for each in self._deployed.values() if each.rotation]
+        asked = {each.key.workspace_id for each in rotations if each.connection == self.connection}
+        named = asked.union(*(each.workspaces(self.connection) for each in ledgers.ledgers.values()))
+        return [each for each in sorted(filter(None, named)) if await knows_workspace(self.openrouter, each)]
 
     async def _deployments(self) -> dict[str, Deployed]:
         found: dict[str, Deployed] = {}
@@ -149,11 +157,16 @@ class _Reading:
         return await self._lists.findings(sorted(set(named) - set(seen)), seen, here, now)
 
     async def _keys(self, keys: KeyFilter, workspaces: Sequence[str | None]) -> KeyFilter:
+        default: set[str] = set()
         for workspace in workspaces:
+            if workspace in default:
+                # Where workspaces are not listed, the default one was asked for without its id.
+                continue
             async for key in self.openrouter.list_keys(workspace):
                 keys.take(key)
                 if len(keys.undecided) >= RUNS_AT_ONCE:
                     await self._decide(keys)
+            default |= keys.workspaces if workspace is None else set()
         await self._decide(keys)
         return keys
 

@@ -114,8 +114,12 @@ async def _search(
         return ()
 
 
-async def unrecorded_keys(run: Run, connection: str, revoke_at: datetime) -> list[Superseded]:
+async def unrecorded_keys(
+    run: Run, connection: str, revoke_at: datetime, workspace_id: str | None = None
+) -> list[Superseded]:
     """Find the keys that this rotation made and that its ledger does not know, in every workspace of the account.
+
+    Where the account does not list its workspaces, those are looked at that the rotation and its ledger name.
 
     There are some if the ledger was lost, or is an earlier one because Prefect's database was restored. Another
     installation may run a rotation of the same name in the same account; its keys are left alone.
@@ -124,6 +128,7 @@ async def unrecorded_keys(run: Run, connection: str, revoke_at: datetime) -> lis
         run: The run.
         connection: The rotation's connection.
         revoke_at: When they are to be revoked.
+        workspace_id: The workspace that the rotation names.
 
     Returns:
         The keys, as superseded ones, the newest first.
@@ -133,12 +138,17 @@ async def unrecorded_keys(run: Run, connection: str, revoke_at: datetime) -> lis
     """
     openrouter: KeyReader = await run.world.connection(connection)
     explained = run.ledger.hashes()
+
+    def ours_by_name(key: ApiKey) -> bool:
+        mark = read_marker(key.name)
+        return mark is not None and mark.rotation == run.name and key.hash not in explained
+
     marked: dict[str, tuple[ApiKey, Marker]] = {}
     workspaces = await if_available(Part.WORKSPACES, listed(openrouter.list_workspaces()), run.note)
-    for workspace in [None] if workspaces is None else workspaces:
-        async for key in openrouter.list_keys(workspace):
-            mark = read_marker(key.name)
-            if mark and mark.rotation == run.name and key.hash not in explained:
+    named = sorted(filter(None, {workspace_id, *run.ledger.workspaces(connection)}))
+    for workspace in [None, *named] if workspaces is None else workspaces:
+        for key in await _search(run, connection, workspace, ours_by_name):
+            if mark := read_marker(key.name):
                 marked[key.hash] = key, mark
     ledgers = [value async for _, value in run.world.ledgers()] if marked else []
     ours = await made_here(run.world, [mark for _, mark in marked.values()], ledgers) if marked else set()

@@ -164,7 +164,8 @@ async def _take_up_unrecorded_keys(run: Run, rotation: Rotation, situation: Situ
     unknown = unknown_secrets(run, rotation)
     # An unknown key in a destination is the only sign by which a run can tell that its ledger is an earlier one.
     if situation is Situation.FIRST_RUN or is_key_among(unknown):
-        found = await unrecorded_keys(run, rotation.connection, run.world.now() + rotation.overlap)
+        revoke_at, workspace_id = run.world.now() + rotation.overlap, rotation.key.workspace_id
+        found = await unrecorded_keys(run, rotation.connection, revoke_at, workspace_id)
     # What destinations hold comes first, if there is no room for all.
     found.sort(key=lambda key: not any(label_agrees(key.label, secret) for secret in unknown.values()))
     ledger, taken = run.ledger, list[Superseded]()

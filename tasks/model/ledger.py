@@ -64,6 +64,11 @@ class Ledger(Entry):
         pending = self.pending.key if self.pending else None
         return {key.hash for key in (self.current, pending, *self.superseded) if key}
 
+    def workspaces(self, connection: str) -> set[str]:
+        """Return the workspaces of a connection's account that the entries name."""
+        entries = (self.current, self.pending, *self.superseded, *self.unresolved)
+        return {each.workspace_id for each in entries if each and each.workspace_id and each.connection == connection}
+
     def due(self, now: datetime) -> list[Superseded]:
         """Return the superseded keys whose revocation is due."""
         return [key for key in self.superseded if key.revoke_at <= now]

@@ -24,7 +24,7 @@ async def confirm_gone(openrouter: KeyReader, key: MadeKey) -> None:
         ServiceError: OpenRouter failed.
     """
     # "No such key" is also what another account answers, after the connection's management key was exchanged.
-    if key.workspace_id is not None and not await _knows_workspace(openrouter, key.workspace_id):
+    if key.workspace_id is not None and not await knows_workspace(openrouter, key.workspace_id):
         raise OtherAccountError(
             f"The connection {key.connection} does not know the key {key.label} nor its workspace: the workspace was "
             "deleted, or the connection belongs to another account now. If its management key is another "
@@ -51,10 +51,11 @@ async def open_account_of(run: Run, key: MadeKey) -> OpenRouter:
 
 async def has_workspace(run: Run, connection: str, workspace_id: str | None) -> bool:
     """Return whether a workspace is in a connection's account; `False` where it is not known which one is meant."""
-    return workspace_id is not None and await _knows_workspace(await run.world.connection(connection), workspace_id)
+    return workspace_id is not None and await knows_workspace(await run.world.connection(connection), workspace_id)
 
 
-async def _knows_workspace(openrouter: KeyReader, workspace_id: str) -> bool:
+async def knows_workspace(openrouter: KeyReader, workspace_id: str) -> bool:
+    """Return whether a workspace is in the account of a connection."""
     if await if_available(Part.WORKSPACES, openrouter.workspace(workspace_id)) is not None:
         return True
     if await if_available(Part.WORKSPACES, listed(openrouter.list_workspaces())) is not None:

@@ -202,3 +202,46 @@ async def test_a_repair_deletes_no_key_that_the_destination_of_a_second_deployme
     assert held is not None
     assert world.use(world.openrouter.by_secret[held.get_secret_value()]) == 200
     assert "it is held by vault-secret/other. Run the rotation" in finding.sentence
+
+
+async def test_the_next_run_finds_the_keys_of_a_workspace_that_the_account_does_not_list(world: FakeWorld) -> None:
+    """Given a management key that may not list workspaces, those that the rotation itself names are looked at."""
+    world.change(key={"workspace_id": world.other_workspace()})
+    world.openrouter.lacks["workspaces"] = 403
+    await restored(world, rotations=2)
+
+    await world.rotate()
+
+    assert everything_is_explained(world)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["the default one", "another"])
+async def test_an_audit_finds_the_keys_of_a_workspace_that_the_account_does_not_list(
+    world: FakeWorld, number: int
+) -> None:
+    """Its repair makes the key that the destination holds current again, and each key is counted once."""
+    world.other_workspace()
+    world.change(key={"workspace_id": world.openrouter.accounts[0].workspaces[number]})
+    world.openrouter.lacks["workspaces"] = 403
+    await restored(world)
+
+    report = await world.audit(repair=True)
+
+    assert only(report, Kind.HELD_KEY_UNRECORDED).repaired
+    assert everything_is_explained(world)
+    assert report.counts is not None
+    assert report.counts.seen == len(world.openrouter.keys)
+
+
+async def test_an_audit_passes_over_a_workspace_that_was_deleted(world: FakeWorld) -> None:
+    """Given an account that does not list its workspaces, one that a ledger still names is no failure."""
+    workspace = world.other_workspace()
+    world.change(key={"workspace_id": workspace})
+    await world.rotate()
+    world.openrouter.lacks["workspaces"] = 403
+    world.openrouter.unknown_workspace_status = 400
+    world.delete_workspace(workspace)
+
+    report = await world.audit()
+
+    assert only(report, Kind.OTHER_ACCOUNT).needs_person
