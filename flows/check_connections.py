@@ -93,10 +93,10 @@ async def check_connections(block: Annotated[str, label("Block", pattern=f"^$|{B
         if block:
             conclusion.succeeded(await _check_alone(block))
             return conclusion.state
-        used, unreadable = in_use(await read_deployments())
+        used, unreadable = in_use(deployments := await read_deployments())
         checked = apart(await _all_checked(used))
         checked += unreadable
-        await forget_others({name.partition("/")[2] for name in used if name.startswith(f"{CONNECTION_TYPE}/")})
+        await forget_others(named_connections(deployments))
         table = [each.cells() for each in sorted(checked, key=lambda each: (each.works, each.name))]
         await show_table(ARTIFACT, table, "Status of all connections and destinations in use")
         now = datetime.now(UTC)
@@ -133,6 +133,12 @@ def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]
             # A copied deployment names its rotation once more.
             used[name] = tuple(dict.fromkeys((*used.get(name, ()), rotation.name)))
     return used, unreadable
+
+
+def named_connections(deployments: list[dict[str, Any]]) -> set[str]:
+    """Return the connections that deployments name, those among them whose rotation cannot be read."""
+    rotations = [deployment["parameters"].get("rotation") for deployment in deployments]
+    return {str(each["connection"]) for each in rotations if isinstance(each, Mapping) and "connection" in each}
 
 
 async def _all_checked(used: Mapping[str, tuple[str, ...]]) -> list[Checked]:

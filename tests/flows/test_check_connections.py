@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.check_connections import Checked, apart, in_use
+from flows.check_connections import Checked, apart, in_use, named_connections
 
 ROTATION: dict[str, Any] = {
     "name": "checkout",
@@ -24,3 +24,13 @@ def test_a_destination_that_a_copied_deployment_names_once_more_works() -> None:
     assert unreadable == []
     assert checked.used_by == ("checkout",)
     assert apart([checked]) == [checked]
+
+
+def test_a_connection_is_in_use_although_its_rotation_cannot_be_read_for_now() -> None:
+    """The age of its management key is not forgotten, so that a person is reminded in time."""
+    damaged = {"name": "checkout", "parameters": {"rotation": {**ROTATION, "destinations": []}}}
+
+    used, _ = in_use([damaged])
+
+    assert used == {}
+    assert named_connections([damaged, {"name": "other", "parameters": {"rotation": 5}}]) == {"openrouter"}
