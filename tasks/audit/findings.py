@@ -46,7 +46,10 @@ class Kind(StrEnum):
     OTHER_ACCOUNT = (
         "other-account",
         Severity.CRITICAL,
-        "Put a management key of the former account back, so that its keys can be revoked.",
+        (
+            "If the workspace was deleted, rotate into another one, and write its keys off with write-off-key. If the "
+            "account is another one, put a management key of the former account back, so that its keys can be revoked."
+        ),
     )
     LEDGER_UNREADABLE = (
         "ledger-unreadable",

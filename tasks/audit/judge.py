@@ -148,8 +148,8 @@ def judge_rotation(
         key = snapshot.keys.get(entry.hash)
         if key is None and entry.workspace_id is not None and entry.workspace_id not in workspaces:
             sentence = (
-                f"The connection {connection} knows neither the key {entry.label} nor its workspace: it seems to "
-                "belong to another account now."
+                f"The connection {connection} knows neither the key {entry.label} nor its workspace: the "
+                "workspace was deleted, or the connection belongs to another account now."
             )
             yield _about(Kind.OTHER_ACCOUNT, snapshot, entry, sentence)
         elif isinstance(entry, Current):

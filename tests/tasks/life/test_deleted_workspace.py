@@ -8,7 +8,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from sandbox.server import Fault
+from tasks.audit.findings import Kind
 from tasks.model.records import Pending, Unresolved
+from tests.tasks.audit.account import only
 from tests.tasks.conftest import FakeWorld
 
 REFUSALS = [None, 404, 400]
@@ -76,3 +78,16 @@ async def test_a_refused_list_of_a_workspace_that_exists_forgets_nothing(world: 
 
     assert [f"answered {status}" in sentence for sentence in sentences] == [True, True]
     assert [entry.run_id for entry in world.ledger.unresolved] == [lost]
+
+
+async def test_of_keys_in_a_deleted_workspace_nobody_is_asked_only_for_another_management_key(world: FakeWorld) -> None:
+    """No management key can revoke them: a new key comes by a rotation, and the old one is written off."""
+    workspace = world.other_workspace()
+    world.change(key={"workspace_id": workspace})
+    await world.rotate()
+    world.delete_workspace(workspace)
+
+    finding = only(await world.audit(), Kind.OTHER_ACCOUNT)
+
+    assert "the workspace was deleted, or the connection belongs to another account now" in finding.sentence
+    assert "write-off-key" in finding.kind.advice
