@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from blocks.errors import KeyRotationError, NotFoundError
@@ -27,6 +27,7 @@ from tasks.model.terms import Terms
 from tasks.model.unrecorded import as_superseded
 from tasks.model.written_off import as_explanation
 from tasks.world.installation import made_here
+from tasks.world.optional import Part, if_available
 from tasks.world.ports import Deployed
 from tasks.world.run import Run
 
@@ -50,6 +51,8 @@ class Outcome(NamedTuple):
 
 
 DELETED = Outcome("It was deleted.")
+LONGEST_LOOK = timedelta(days=31)
+"""How far back an account is asked for the calls of a key."""
 CURRENT_AGAIN = Outcome("It is the current key again.")
 
 
@@ -121,7 +124,7 @@ async def _settle(
     if holding:
         why = await _make_current(run, connection, key, rotation, holding)
         return Outcome(why_not=why) if why else CURRENT_AGAIN
-    used = key.last_used_at is not None or key.usage + key.byok_usage > 0
+    used = key.last_used_at is not None or key.usage + key.byok_usage > 0 or await _was_called(run, connection, key)
     # A list that names a deleted key could not be changed any more; the end of an overlap takes it out first.
     if not (used or is_named) or not key.is_live(run.world.now()):
         return await _delete(run, connection, key)
@@ -136,6 +139,13 @@ async def _settle(
     await _schedule_retirements(run)
     why = "has been used" if used else "is named in a list of the account"
     return Outcome(f"It {why}, so it is superseded now and ends at {show_time(until)}.")
+
+
+async def _was_called(run: Run, connection: str, key: ApiKey) -> bool:
+    # A call of a free model costs nothing, and not every account shows when a key was last used.
+    openrouter, now = await run.world.connection(connection), run.world.now()
+    since = max(key.created_at, now - LONGEST_LOOK)
+    return bool(await if_available(Part.ANALYTICS, openrouter.uses_of(key.hash, since, now)))
 
 
 def _has_room(run: Run, rotation: Rotation, ledger: Ledger) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -291,3 +292,20 @@ async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(
     assert len(reads) == 1
     assert {finding.key_hash for finding in report.findings if finding.repaired} == {key.hash for key in orphans}
     assert {finding.kind for finding in report.needing_person()} == {Kind.HELD_KEY_UNRECORDED, Kind.DESTINATION_DIFFERS}
+
+
+@pytest.mark.parametrize("part", ["", "analytics"], ids=["with analytics", "without"])
+async def test_repair_deletes_no_orphan_that_somebody_used_at_no_cost(world: FakeWorld, part: str) -> None:
+    """Given an account that shows no last use, the calls of a free model are seen by the account's analytics alone."""
+    await world.rotate()
+    key = marked(world)
+    world.openrouter.with_last_used_at, world.openrouter.cost = False, Decimal(0)
+    world.later(hours=2)
+    assert world.use(key) == 200
+    world.openrouter.lacks |= {part: 404} if part else {}
+    world.later(hours=1)
+
+    finding = only(await world.audit(repair=True), Kind.ORPHAN)
+
+    assert finding.repaired
+    assert [former.hash for former in world.ledger.superseded] == ([] if part else [key.hash])
