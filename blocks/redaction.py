@@ -43,7 +43,7 @@ class RedactionFilter(logging.Filter):
             return False
         try:
             message = record.getMessage()
-        except (TypeError, ValueError, KeyError):
+        except Exception:  # noqa: BLE001 - whatever an argument raises is no reason to fail whoever logs it
             # The arguments do not fit the message: logging would print both, including the secret.
             message = f"{record.msg} {record.args}"
         if (clean := redacted(message)) != message:

@@ -85,6 +85,19 @@ def test_arguments_that_do_not_fit_are_redacted_too(log: logging.Logger, ear: Ea
     assert "sk-or-v1-[redacted]" in ear.text
 
 
+def test_an_argument_that_has_no_text_does_not_fail_whoever_logs_it(log: logging.Logger, ear: Ear) -> None:
+    """A run goes on, as it does without the filter: logging keeps the errors of its handlers to itself."""
+
+    class Unspeakable:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    log.warning("made %s with %s", KEY, Unspeakable())
+
+    assert KEY not in ear.text
+    assert "sk-or-v1-[redacted]" in ear.text
+
+
 def test_a_traceback_is_redacted(log: logging.Logger, ear: Ear) -> None:
     """What the text of an error quotes is struck out, and the place stays."""
     try:
