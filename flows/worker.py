@@ -33,6 +33,7 @@ from prefect.client.schemas.objects import Flow as StoredFlow
 from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Failed
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
@@ -231,7 +232,11 @@ class KeyRotationWorker(
 
     async def _may_overtake_in(self, queue_id: UUID) -> bool:
         # The limits of a pool and a queue, and their pause, are for emergencies, too.
-        queue = await self.client.read_work_queue(queue_id)
+        try:
+            queue = await self.client.read_work_queue(queue_id)
+        except ObjectNotFound:
+            # It was deleted since the run was read, and what escapes here ends the worker.
+            return False
         return not any((each.is_paused or each.concurrency_limit is not None) for each in (queue, self.work_pool))
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:

@@ -6,13 +6,14 @@ import asyncio
 import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import yaml
 from anyio import CapacityLimiter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from blocks.errors import ConfigurationError
@@ -203,6 +204,24 @@ async def test_with_a_high_limit_no_more_runs_are_asked_for_than_the_server_list
 
     assert asked[0] <= 200
     assert is_emergency(found[0].flow_run.parameters)
+
+
+class WithoutQueue:
+    """A client of a server on which the queue was deleted."""
+
+    async def read_work_queue(self, _queue_id: UUID) -> None:
+        """Refuse as Prefect's client does."""
+        raise ObjectNotFound(http_exc=Exception("404"))
+
+
+async def test_a_queue_that_is_deleted_under_an_emergency_does_not_end_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The emergency waits for its turn like any other run."""
+    made = KeyRotationWorker("pool")
+    monkeypatch.setattr(made, "_client", WithoutQueue())
+
+    assert not await made._may_overtake_in(uuid4())
 
 
 class Waiting:
