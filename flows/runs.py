@@ -163,9 +163,6 @@ async def _follow_success(conclusion: Conclusion) -> None:
 async def settings_now(given: Rotation) -> Rotation:
     """Return the settings with which a run rotates: a try uses those that its deployment has by then.
 
-    Args:
-        given: The settings in the run's parameters.
-
     Raises:
         ServiceError: Prefect's API failed.
     """
@@ -188,9 +185,6 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
         name: The rotation's name.
         emergency: Whether to revoke every older key immediately.
         conclusion: Receives the run and its outcome.
-
-    Yields:
-        The run.
 
     Raises:
         ConfigurationError: The name is not valid.

@@ -53,13 +53,7 @@ def emergency_slot_of(rotation: str) -> str:
 
 
 def may_reclaim(limit: str, own: RunAtWork, others: list[RunAtWork]) -> bool:
-    """Return whether nobody holds a slot, and of the runs that wait for it this one is to reclaim it: one has to.
-
-    Args:
-        limit: The name of its concurrency limit.
-        own: The run that asks.
-        others: The other runs of the rotation that are at work.
-    """
+    """Return whether nobody holds a slot, and of the rotation's runs that wait for it this one is to reclaim it."""
     return all(other.waits_for == limit and own.precedence < other.precedence for other in others)
 
 

@@ -21,13 +21,10 @@ from tasks.world.run import NewKey, Run
 
 
 async def create_key(run: Run, rotation: Rotation) -> NewKey:
-    """Create the rotation's next key.
+    """Create the rotation's next key, and write its hash and fingerprint into the ledger.
 
     The call to OpenRouter is made once. Where its outcome is not known, the key is looked for by its marker and deleted
     before the one other attempt, so that no key is left behind.
-
-    Returns:
-        The key, whose hash and fingerprint are in the ledger.
 
     Raises:
         LedgerError: The ledger has no room for another key; nothing was created.

@@ -17,11 +17,6 @@ LONGEST_WAIT_SECONDS = 10.0
 async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
     """Put a key into a destination; where it is already there, nothing is written.
 
-    Args:
-        run: The run.
-        key: The key, verified.
-        destination: The destination's name.
-
     Raises:
         PlaceLostError: Another run has taken over; nothing was written.
         ConflictError: Somebody else has written there in the meantime.

@@ -53,11 +53,7 @@ async def _as_made(run: Run, key: NewKey) -> ApiKey:
 
 
 async def wait_until_accepted(run: Run, key: NewKey) -> None:
-    """Use a key until OpenRouter accepts it.
-
-    Args:
-        run: The run.
-        key: The key, new or enabled again.
+    """Use a key, new or enabled again, until OpenRouter accepts it.
 
     Raises:
         NotYetAcceptedError: OpenRouter did not accept it in time.
@@ -84,12 +80,7 @@ def names_agree(found: str, wanted: str) -> bool:
 
 
 def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
-    """Compare a key at OpenRouter with what was asked for.
-
-    Args:
-        key: The key as OpenRouter shows it.
-        wanted: What was asked for.
-    """
+    """Return the names of the settings in which a key at OpenRouter differs from what was asked for."""
     pairs: dict[str, tuple[object, object]] = {
         "disabled": (key.disabled, False),
         "limit": (key.limit, wanted.limit),

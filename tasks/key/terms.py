@@ -18,11 +18,6 @@ from tasks.world.run import Run
 async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[Terms, Budget | None]:
     """Decide the terms of the next key, and how much of its budget is spent already.
 
-    Args:
-        run: The run.
-        rotation: What the user asks for.
-        now: The current moment, UTC.
-
     Returns:
         The terms, and the budget that is carried over, if one is.
 

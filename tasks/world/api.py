@@ -88,9 +88,5 @@ async def pages(route: Route, body: Json, doing: str, most: int | None = None) -
 
 
 def parse_time(text: str) -> datetime:
-    """Read a moment as Prefect's API spells it.
-
-    Args:
-        text: An ISO 8601 moment with its offset.
-    """
+    """Read a moment as Prefect's API spells it: ISO 8601 with an offset."""
     return datetime.fromisoformat(text).astimezone(UTC)
