@@ -113,7 +113,8 @@ def rotated_since(ledger: Ledger, run: Identity, now: datetime) -> bool:
     unfinished = ledger.pending is not None and ledger.pending.run_id == run.id
     if run.attempt == 1 or ledger.current is None or unfinished:
         return False
-    if any(key.made_by == run.id for key in ledger.superseded):
+    # A key that was given up was never current: whoever did that may have failed as well.
+    if any(key.made_by == run.id and key.since for key in ledger.superseded):
         return True
     if run.emergency:
         return emergency_is_done(ledger, run, now)

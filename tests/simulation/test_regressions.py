@@ -144,3 +144,15 @@ def test_an_adopted_key_is_replaced_by_the_try_of_the_run_that_took_it_up() -> N
     late = [(("write the ledger", 0), Fate.LATE)]
     state.rotate_with_tries(emergency=False, planned=late, regular=False, scheduled=True)
     state.teardown()
+
+
+def test_a_try_goes_on_where_another_run_has_given_its_key_up_and_failed() -> None:
+    """The key stands among the superseded ones, and yet nobody has rotated since."""
+    state = _begun(names=["infisical-secret/d"])
+    state.paused(kind="rotate", other="rotate", pause_at=("create the key", 0), planned=[])
+    state.back_up_the_database()
+    state.overtaken(looks=0, other="rotate")
+    state.openrouter_cuts_names(longest=65)
+    state.restore_the_database(which=0)
+    state.rotate_with_tries(emergency=False, planned=[(("", 13), Fate.FAILS)], regular=True, scheduled=False)
+    state.teardown()

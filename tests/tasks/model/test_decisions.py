@@ -46,9 +46,9 @@ def pending(*, key: bool = True) -> Pending:
     )
 
 
-def superseded(by: object = OLDER, fingerprint: str = "print-superseded") -> Superseded:
-    """A superseded key."""
-    return Superseded(**{**made("superseded", by), "fingerprint": fingerprint}, revoke_at=NOW)
+def superseded(by: object = OLDER, fingerprint: str = "print-superseded", since: datetime | None = NOW) -> Superseded:
+    """A superseded key; one that was given up before it was current has no `since`."""
+    return Superseded(**{**made("superseded", by), "fingerprint": fingerprint}, since=since, revoke_at=NOW)
 
 
 NEW_RUN = Identity(ME, NOW)
@@ -84,6 +84,13 @@ GONE = {PLACES[0]: MAYBE, PLACES[1]: "print-current"}
             RETRY,
             NOWHERE,
             Situation.ROTATED_SINCE,
+        ),
+        (
+            "a Retry whose key was given up by a run that failed as well",
+            Ledger(current=current(since=NOW - timedelta(days=365)), superseded=(superseded(ME, since=None),)),
+            RETRY,
+            NOWHERE,
+            Situation.NOTHING_PENDING,
         ),
         (
             "a new run, and a clock that has jumped back since the current key was made",
