@@ -86,6 +86,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "retirements_to_come": lambda: PrefectWorld().retirements_to_come("checkout"),
     "cancel_retirements": lambda: PrefectWorld().cancel_retirements("checkout", []),
     "deployed_rotation": lambda: PrefectWorld().deployed_rotation("checkout"),
+    "destinations_of": lambda: PrefectWorld().destinations_of("checkout"),
     "delete_deployment": lambda: PrefectWorld().delete_deployment("checkout"),
     "deployments": lambda: _walked(PrefectWorld().deployments()),
     "check_deployment": lambda: _in_a_run(PrefectWorld.check_deployment),
