@@ -333,9 +333,7 @@ async def _carry_out(
     after = await save_deployment(before, wanted.rotation, schedule, wanted.active)
     changes = differences(as_settings(before), as_settings(after)) if before else {}
     run = await make_first_key(after) if starts else None
-    # A key whose budget is carried over can spend nothing after the next rotation, however long its overlap is.
-    lives_for = timedelta(0) if wanted.rotation.key.carry_budget else wanted.rotation.overlap
-    left = [*left_behind(ledger), *about_to_leave(ledger, points_to, lives_for)]
+    left = [*left_behind(ledger), *about_to_leave(ledger, points_to, wanted.rotation.usable_overlap)]
     message = " ".join([_sentence(before, wanted, changes, first, run), *left])
     page = _markdown(after, wanted, changes if before else None, run, message, now)
     await show_markdown(f"add-rotation-{name}", page, f"Result of add-rotation for {name}")

@@ -187,8 +187,10 @@ def _what_is_missing(facts: Facts, ledger: Ledger) -> list[tuple[Health, str]]:
 
 def _refusal(facts: Facts) -> str:
     """Return why every run refuses the deployment's parameters; empty text if none does."""
+    if facts.deployment is None:
+        return ""
     try:
-        _ = facts.deployment and parse_rotation(facts.deployment["parameters"].get("rotation"))
+        parse_rotation(facts.deployment["parameters"].get("rotation"))
     except ConfigurationError as error:
         return str(error).removesuffix(NOTHING_DONE[0]).rstrip()
     return ""

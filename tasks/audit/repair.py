@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from blocks.errors import KeyRotationError, NotFoundError
@@ -27,7 +27,7 @@ from tasks.model.terms import Terms
 from tasks.model.unrecorded import as_superseded
 from tasks.model.written_off import as_explanation
 from tasks.world.installation import made_here
-from tasks.world.optional import Part, if_available
+from tasks.world.optional import read_uses
 from tasks.world.ports import Deployed
 from tasks.world.run import Run
 
@@ -51,8 +51,6 @@ class Outcome(NamedTuple):
 
 
 DELETED = Outcome("It was deleted.")
-LONGEST_LOOK = timedelta(days=31)
-"""How far back an account is asked for the calls of a key."""
 CURRENT_AGAIN = Outcome("It is the current key again.")
 
 
@@ -86,7 +84,7 @@ async def repair_unrecorded(
     ledger = await run.load()
     ledgers = [value async for _, value in run.world.ledgers()]
     # Those of a copied or renamed deployment, too: consumers read there what its runs have published.
-    destinations = sorted({*_destinations(ledger, deployed), *await run.world.destinations_of(run.name)})
+    destinations = sorted({*ledger.destinations(), *await run.world.destinations_of(run.name)})
     outcomes: dict[str, Outcome] = {}
     keys: list[ApiKey] = []
     for key_hash in hashes:
@@ -143,9 +141,8 @@ async def _settle(
 
 async def _was_called(run: Run, connection: str, key: ApiKey) -> bool:
     # A call of a free model costs nothing, and not every account shows when a key was last used.
-    openrouter, now = await run.world.connection(connection), run.world.now()
-    since = max(key.created_at, now - LONGEST_LOOK)
-    return bool(await if_available(Part.ANALYTICS, openrouter.uses_of(key.hash, since, now)))
+    openrouter = await run.world.connection(connection)
+    return bool(await read_uses(openrouter, key.hash, key.created_at, run.world.now()))
 
 
 def _has_room(run: Run, rotation: Rotation, ledger: Ledger) -> bool:
@@ -168,7 +165,7 @@ async def _make_current(
     by_hand = f"it is held by {', '.join(holding)}. Run the rotation, which publishes a new key everywhere."
     if rotation is None or rotation.connection != connection or ledger.pending or ledger.removed:
         return by_hand
-    if set(holding) != set(_destinations(ledger, None)) | set(rotation.destinations):
+    if set(holding) != ledger.destinations() | set(rotation.destinations):
         return by_hand
     if ledger.current and not await _is_newer(run, key, ledger.current):
         return f"{by_hand} The ledger's current key is newer."
@@ -203,14 +200,6 @@ async def _delete(run: Run, connection: str, key: ApiKey) -> Outcome:
     payload = {"key_label": key.label, "key_hash": key.hash, "connection": connection}
     await run.world.emit(Event.ORPHAN_REMOVED, run.name, **payload)
     return DELETED
-
-
-def _destinations(ledger: Ledger, deployed: Deployed | None) -> list[str]:
-    recorded = (ledger.current.destinations if ledger.current else ()) + (
-        ledger.pending.destinations if ledger.pending else ()
-    )
-    named = deployed.rotation.destinations if deployed and deployed.rotation else []
-    return sorted({*recorded, *named})
 
 
 def _why_kept(

@@ -43,9 +43,8 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
 async def _found_again(run: Run, rotation: Rotation, now: datetime) -> Current | None:
     """Return the key that consumers hold, where keys were found again after the ledger was lost."""
     found = [key for key in run.ledger.superseded if not key.fingerprint]
-    if found and not set(rotation.destinations) <= set(run.contents):
-        # Recovery has written to them since.
-        await run.look(rotation.destinations)
+    if found:
+        await run.look_again(rotation.destinations)
     # A key that was given up since has inherited its settings, too.
     candidates = run.ledger.superseded if found else ()
     held = [key for key in candidates if any(label_agrees(key.label, place.value) for place in run.contents.values())]

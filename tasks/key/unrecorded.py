@@ -96,7 +96,7 @@ async def _delete_marked(
 
 
 async def _is_held(run: Run, key: ApiKey) -> bool:
-    places = {name for entry in (run.ledger.current, run.ledger.pending) if entry for name in entry.destinations}
+    places = run.ledger.destinations()
     await run.look_where_possible(sorted(places))
     return any(label_agrees(key.label, run.contents[name].value) for name in places if name in run.contents)
 

@@ -7,13 +7,12 @@ from datetime import timedelta
 from blocks.errors import ServiceError
 from tasks.model.keys import show_time
 from tasks.model.records import Superseded
-from tasks.world.optional import Part, if_available
+from tasks.world.optional import read_uses
 from tasks.world.ports import KeyReader
 from tasks.world.run import Run
 
 LOOKS_BACK = timedelta(days=7)
 """How far back to ask about a key of which it is not known when it was superseded."""
-LONGEST_LOOK = timedelta(days=31)
 SHOWN = 3
 """How many uses are named."""
 
@@ -30,9 +29,8 @@ async def who_uses(run: Run, openrouter: KeyReader, key: Superseded) -> str:
         One sentence with a space before it; empty text where the account cannot tell.
     """
     now = run.world.now()
-    since = max(key.since or now - LOOKS_BACK, now - LONGEST_LOOK)
     try:
-        uses = await if_available(Part.ANALYTICS, openrouter.uses_of(key.hash, since, now))
+        uses = await read_uses(openrouter, key.hash, key.since or now - LOOKS_BACK, now)
     except ServiceError as error:
         # Whether the key is used is known without it.
         return f" Which application uses it could not be determined: {error}"

@@ -51,9 +51,7 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
         raise ConfigurationError(
             f"rotation.adopt: the key {key.label} belongs to the rotation {owner} already. Nothing was created."
         )
-    if not set(rotation.destinations) <= set(run.contents):
-        # Recovery has written to them since.
-        await run.look(rotation.destinations)
+    await run.look_again(rotation.destinations)
     holders = _holders(run, rotation.destinations, key)
     return Current(
         hash=key.hash,

@@ -83,9 +83,7 @@ def steps_ahead(
     steps += _putting_right(situation, ledger)
     if situation not in NOTHING_TO_PUBLISH:
         steps += _rotating(situation, ledger, rotation, identity, lists)
-        # A key whose budget is carried over can spend nothing after that, however long its overlap is.
-        ends_at_once = identity.emergency or rotation.key.carry_budget
-        steps += about_to_leave(ledger, places, timedelta(0) if ends_at_once else rotation.overlap)
+        steps += about_to_leave(ledger, places, timedelta(0) if identity.emergency else rotation.usable_overlap)
     steps += left_behind(ledger)
     if identity.emergency:
         return steps + [f"Revoke the superseded key {key.label} at once." for key in ledger.superseded]

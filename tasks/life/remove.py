@@ -82,8 +82,7 @@ async def empty_destinations(run: Run) -> dict[str, str]:
     pending = ledger.pending and ledger.pending.key
     own = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key}
     # An unfinished rotation may have published where no key of an earlier one ever was.
-    published = {name for placed in (ledger.current, ledger.pending) if placed for name in placed.destinations}
-    found = await run.look_where_possible(sorted(published))
+    found = await run.look_where_possible(sorted(ledger.destinations()))
     await gather_all([_empty(run, name, own) for name, held in found.items() if held in own])
     return run.places_of(list(found))
 

@@ -64,6 +64,10 @@ class Ledger(Entry):
         pending = self.pending.key if self.pending else None
         return {key.hash for key in (self.current, pending, *self.superseded) if key}
 
+    def destinations(self) -> set[str]:
+        """Return the destinations that the current key was published to, and that the pending one may have been."""
+        return {name for placed in (self.current, self.pending) if placed for name in placed.destinations}
+
     def workspaces(self, connection: str) -> set[str]:
         """Return the workspaces of a connection's account that the entries name."""
         entries = (self.current, self.pending, *self.superseded, *self.unresolved)

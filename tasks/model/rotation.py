@@ -319,6 +319,11 @@ class Rotation(BaseModel):
         self.check_expiry(timedelta(0))
         return self
 
+    @property
+    def usable_overlap(self) -> timedelta:
+        """How long a superseded key can be used: one whose budget is carried over can spend nothing any more."""
+        return timedelta(0) if self.key.carry_budget else self.overlap
+
     def check_expiry(self, interval: timedelta) -> None:
         """Check that no key expires before its rotation has replaced it.
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self, TypeVar
 
 from blocks.errors import ForbiddenError, NotFoundError, ServiceError
+from blocks.openrouter.analytics import Use
 from blocks.openrouter.lists import KeyList, ListKind
-from tasks.world.ports import OpenRouter
+from tasks.world.ports import KeyReader, OpenRouter
 
 T = TypeVar("T")
 NOT_FOUND = 404
+LONGEST_LOOK = timedelta(days=31)
+"""How far back an account is asked for the calls of a key."""
 
 
 class Part(StrEnum):
@@ -91,3 +95,19 @@ async def read_lists(
     for kind, part in PARTS_WITH_LISTS.items():
         found += await if_available(part, listed(openrouter.key_lists(kind, workspace_id)), note) or []
     return found
+
+
+async def read_uses(openrouter: KeyReader, key_hash: str, since: datetime, now: datetime) -> list[Use]:
+    """Read who has used a key, the latest first; nobody where the account has no analytics.
+
+    Args:
+        openrouter: The key's connection.
+        key_hash: The key's hash.
+        since: From when on, UTC; not longer ago than `LONGEST_LOOK`.
+        now: The current time, UTC.
+
+    Raises:
+        ServiceError: OpenRouter failed.
+    """
+    look = openrouter.uses_of(key_hash, max(since, now - LONGEST_LOOK), now)
+    return await if_available(Part.ANALYTICS, look) or []

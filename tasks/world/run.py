@@ -240,6 +240,11 @@ class Run:
                 found[place] = MAYBE
         return found
 
+    async def look_again(self, destinations: Sequence[str]) -> None:
+        """Read the destinations unless what they hold is known still: recovery writes to them, and forgets it."""
+        if not set(destinations) <= set(self.contents):
+            await self.look(destinations)
+
     async def look_where_possible(self, destinations: Sequence[str]) -> dict[str, str | None]:
         """Read what the destinations hold whose blocks were not deleted.
 

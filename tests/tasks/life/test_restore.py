@@ -296,16 +296,22 @@ class Forgetful(Destination):
         return next((SecretStr(each) for each in self.versions if is_wanted(SecretStr(each))), None)
 
 
-async def test_a_restored_key_is_not_deleted_before_its_late_write_is_kept_out(
-    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Given a write of it whose answer was lost, the next rotation keeps it as long as that write may come in."""
-    store = Forgetful()
+@pytest.fixture
+def store(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> Forgetful:
+    """The store of every destination."""
+    found = Forgetful()
 
     async def destination(_name: str) -> Destination:
-        return store
+        return found
 
     monkeypatch.setattr(world, "destination", destination)
+    return found
+
+
+async def test_a_restored_key_is_not_deleted_before_its_late_write_is_kept_out(
+    world: FakeWorld, store: Forgetful
+) -> None:
+    """Given a write of it whose answer was lost, the next rotation keeps it as long as that write may come in."""
     await world.rotate()
     await world.rotate()
     store.is_lost = True
@@ -322,19 +328,14 @@ async def test_a_restored_key_is_not_deleted_before_its_late_write_is_kept_out(
 
 
 async def test_a_key_restored_by_a_retry_is_not_deleted_before_the_first_attempts_write_is_kept_out(
-    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+    world: FakeWorld, store: Forgetful
 ) -> None:
     """Given an attempt that ended with a write of unknown outcome, its Retry knows that this may still come in."""
-    store = Forgetful()
-
-    async def destination(_name: str) -> Destination:
-        return store
 
     async def publish(run: Run, key: VerifiedKey, _name: str) -> None:
         store.is_lost = True
         await run.write_to(store, key.secret, await store.read_content(), {})
 
-    monkeypatch.setattr(world, "destination", destination)
     await world.rotate()
     await world.rotate()
     first = world.open(run_id=(run_id := uuid4()))
