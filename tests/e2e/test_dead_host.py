@@ -10,7 +10,7 @@ from uuid import UUID
 from flows import rotate
 from flows.automations import make_automations
 from sandbox.server import Fault
-from sandbox.stack import WORKER_TYPE, Process
+from sandbox.stack import WORKER_TYPE
 from tasks.model.rotation import Rotation
 from tests.e2e.conftest import World, apart
 from tests.e2e.driver import deploy_to, ended, signal_run, start
@@ -19,8 +19,8 @@ from tests.e2e.processes import HELD_SECONDS, check_converged, until_held
 pytestmark = apart
 
 
-async def begin_to_publish(world: World, kind: str) -> tuple[Rotation, UUID, Process]:
-    """A run that a worker of a type has begun, and that has published at Vault without learning of it."""
+async def die_while_publishing(world: World, kind: str) -> tuple[Rotation, UUID]:
+    """Kill a worker of a type and its run, when that has published at Vault without learning of it."""
     pool = f"dead-host-{kind}"
     await deploy_to(pool, kind)
     worker = world.stack.start_worker(pool, kind=kind, pool=pool)
@@ -29,7 +29,9 @@ async def begin_to_publish(world: World, kind: str) -> tuple[Rotation, UUID, Pro
     world.vault_app.state.faults.add(in_publish)
     run_id = await start(rotation, deployment_name=pool)
     await until_held(in_publish)
-    return rotation, run_id, worker
+    os.killpg(worker.pid, signal.SIGKILL)
+    signal_run(run_id, signal.SIGKILL)
+    return rotation, run_id
 
 
 async def test_after_a_host_has_died_the_next_run_gets_the_slot_and_the_dead_one_is_marked_crashed(
@@ -37,19 +39,16 @@ async def test_after_a_host_has_died_the_next_run_gets_the_slot_and_the_dead_one
 ) -> None:
     """The dead run's lease ends by itself within a minute; the automation marks the run within two."""
     await make_automations({})
-    begun = [await begin_to_publish(world, kind) for kind in ("process", WORKER_TYPE)]
+    died = [await die_while_publishing(world, kind) for kind in ("process", WORKER_TYPE)]
 
-    for _, run_id, worker in begun:
-        os.killpg(worker.pid, signal.SIGKILL)
-        signal_run(run_id, signal.SIGKILL)
-    healed = await asyncio.gather(*[rotate(rotation, return_state=True) for rotation, _, _ in begun])
-    dead = await asyncio.gather(*[ended(run_id, within=180) for _, run_id, _ in begun])
+    healed = await asyncio.gather(*[rotate(rotation, return_state=True) for rotation, _ in died])
+    dead = await asyncio.gather(*[ended(run_id, within=180) for _, run_id in died])
 
     assert [state.is_completed() for state in healed] == [True, True]
     for run in dead:
         assert run.state_name == "Crashed"
         assert "no heartbeat for 90 seconds" in str(run.state.message if run.state else "")
         assert "Retry is safe" in str(run.state.message if run.state else "")
-    assert len(world.openrouter.created) == len(begun)
-    for rotation, _, _ in begun:
+    assert len(world.openrouter.created) == len(died)
+    for rotation, _ in died:
         await check_converged(world, rotation)
