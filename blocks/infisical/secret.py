@@ -88,9 +88,10 @@ class InfisicalSecret(DestinationBlock):
         """Return the name of the place for messages.
 
         Returns:
-            The secret's name, path, environment and project.
+            The secret's name, path, environment and project, and the host: instances may have equal project ids.
         """
-        return f"{self.name} at {self.path} in {self.environment} of the Infisical project {self.project_id}"
+        where = f"{self.path} in {self.environment} of the Infisical project {self.project_id}"
+        return f"{self.name} at {where} at {self.credentials.host}"
 
     async def read_content(self) -> Content:
         """Read the stored value, without expanding references or following imports.

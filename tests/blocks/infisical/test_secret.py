@@ -167,6 +167,13 @@ async def test_a_place_is_its_project_environment_and_folder(
     assert sandbox.folders[PROJECT_ID, "prod", "/"]["OPENROUTER_API_KEY"].values == ["theirs"]
 
 
+def test_the_same_project_on_another_instance_is_another_place() -> None:
+    """A block that is edited to point there leaves a key behind, as with a project that was restored elsewhere."""
+    here, there = block("https://app.infisical.com"), block("https://infisical.example.com")
+
+    assert here.place() != there.place()
+
+
 @pytest.mark.parametrize(
     "field",
     [
