@@ -18,6 +18,7 @@ from tasks.model.decisions import Identity
 from tasks.model.keys import read_marker
 from tasks.model.rotation import KeySettings, Retirement, Rotation
 from tasks.steps import PLAIN, Steps
+from tests.simulation.outcomes import MOST_TAKEN_UP, is_ours
 from tests.simulation.promises import promise
 from tests.simulation.runs import (
     Ended,
@@ -134,10 +135,13 @@ class History(Watched):
         self.model.deployments["checkout"] = self.rotation
 
     def _lose_sight(self) -> None:
-        # Without a ledger nothing can know of keys in an account that the rotation does not use; an audit of it does.
+        # Without a ledger nothing can know of keys in an account that the rotation does not use, and a new ledger may
+        # have no room for all the others; an audit settles both.
         if self.model.ledger("checkout") is None:
             used = self.model.connections[self.rotation.connection]
+            found = {key.hash for key in self.model.keys.values() if key.account == used and is_ours(self.model, key)}
             self.out_of_sight |= {key.hash for key in self.model.keys.values() if key.account != used}
+            self.out_of_sight |= found if len(found) > MOST_TAKEN_UP else set()
 
     def _fill_the_form_in_anew(self) -> None:
         self.model.deployments["checkout"] = self.rotation
