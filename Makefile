@@ -59,7 +59,7 @@ everything: $(VENV)/dev ## Run every test, on PostgreSQL and on a whole fleet to
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 kills: $(VENV)/dev ## Kill real runs at each of their effects, and the parts of a small fleet; refuse writes, stop services
-	$(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_late_writes.py tests/e2e/test_fleet.py -n 0 -v
+	$(BIN)/python -m pytest tests/e2e/test_kills.py tests/e2e/test_late_writes.py tests/e2e/test_fleet.py -n 2 --dist loadfile -v
 
 mutants: $(VENV)/dev ## Plant wrong versions of the protocol, and show that each one is caught
 	$(BIN)/python -m tests.simulation.mutants

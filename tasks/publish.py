@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import uniform
+
 from blocks.destination import Content, Destination
 from blocks.errors import ConflictError, DestinationError, ServiceError, concerning
 from tasks.model.events import Event
@@ -10,6 +12,8 @@ from tasks.world.destinations import WRITES, changed_only_beside
 from tasks.world.run import Run, VerifiedKey
 
 FIRST_WAIT_SECONDS = 0.1
+TIMES_LONGER = 4.0
+"""How many times longer each wait is than the one before; all together they outlast a locked database."""
 LONGEST_WAIT_SECONDS = 10.0
 """The longest that a store may ask to wait before a write is tried again in the same run."""
 
@@ -40,7 +44,7 @@ async def _publish(run: Run, key: VerifiedKey, destination: str, place: Destinat
             return
         if not _is_worth_another_try(failure, before, content):
             break
-        await run.world.sleep(FIRST_WAIT_SECONDS * 2**attempt)
+        await run.world.sleep(_wait_seconds(attempt, failure))
     raise failure or DestinationError(
         f"{destination} does not hold the new key {key.record.label} after it was written there."
     )
@@ -71,6 +75,13 @@ def _is_worth_another_try(failure: ServiceError | None, before: Content, now: Co
     return isinstance(failure, ConflictError) or (
         failure.retryable and (failure.retry_after or 0.0) <= LONGEST_WAIT_SECONDS
     )
+
+
+def _wait_seconds(attempt: int, failure: ServiceError | None) -> float:
+    # Jitter, so that runs that failed at one moment do not come back at one moment.
+    own = uniform(0.5, 1.0) * FIRST_WAIT_SECONDS * TIMES_LONGER**attempt  # noqa: S311 - no secret
+    asked = failure.retry_after if failure else None
+    return own + (asked or 0.0)
 
 
 def _has_arrived(key: VerifiedKey, content: Content) -> bool:
