@@ -15,9 +15,9 @@ KeyRotationError
     ├── ForbiddenError        403
     ├── NotFoundError         404
     ├── ConflictError         409, or a check-and-set that did not match
-    ├── RejectedError         any other 4xx
-    ├── RateLimitedError      429
-    ├── UnavailableError      5xx, or a sealed Vault
+    ├── RejectedError         400, 402, 422 and the like
+    ├── RateLimitedError      429, 412 or 425: later, perhaps; nothing took effect
+    ├── UnavailableError      5xx, a sealed Vault, or a status after which the call may have taken effect
     ├── OtherAccountError     the connection belongs to another account than the key
     └── UnexpectedAnswerError an answer that is not what the service documents
 ```
@@ -197,13 +197,13 @@ class ConflictError(ServiceError):
 
 
 class RejectedError(ServiceError):
-    """The service rejected the request (any other 4xx)."""
+    """The service rejected the request, and did nothing (400, 402, 422 and the like)."""
 
     entry = "A request is rejected"
 
 
 class RateLimitedError(ServiceError):
-    """The service asks to slow down (429)."""
+    """The service asks to come back later, and did nothing (429; 412 of a Vault that lags behind; 425)."""
 
     entry = "A service asks to slow down"
     retry_when = "the service accepts calls again"
@@ -212,7 +212,7 @@ class RateLimitedError(ServiceError):
 
 
 class UnavailableError(ServiceError):
-    """The service is unavailable (5xx, or a sealed Vault)."""
+    """The service is unavailable (5xx, a sealed Vault), or a status leaves open what it did (408, 499 of a proxy)."""
 
     entry = "A service is unavailable"
     retry_when = "the service is available"
@@ -252,19 +252,22 @@ def concerning(block: str) -> Iterator[None]:
 
 
 STATUS_ERRORS: dict[int, type[ServiceError]] = {
+    **dict.fromkeys((400, 402, 405, 406, 410, 411, 413, 414, 415, 416, 417, 422, 428, 431, 451), RejectedError),
     401: UnauthorizedError,
     403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,
-    429: RateLimitedError,
+    **dict.fromkeys((412, 425, 429), RateLimitedError),
 }
-"""The error for each HTTP status; other statuses are mapped by their class (4xx, 5xx)."""
+"""The error for each HTTP status by which a service confirms that it did nothing.
+
+Vault answers 412 until it has caught up with a write, and asks to be called again:
+https://developer.hashicorp.com/vault/api-docs#http-status-codes
+"""
 
 
 def error_for_status(status: int) -> type[ServiceError]:
-    """Return the error class for an HTTP status."""
+    """Return the error class for an HTTP status; one that confirms nothing leaves the outcome unknown."""
     if status in STATUS_ERRORS:
         return STATUS_ERRORS[status]
-    if status >= 500:  # noqa: PLR2004 - the hundreds are the meaning
-        return UnavailableError
-    return RejectedError if status >= 400 else UnexpectedAnswerError  # noqa: PLR2004
+    return UnavailableError if status >= 400 else UnexpectedAnswerError  # noqa: PLR2004 - the hundreds are the meaning

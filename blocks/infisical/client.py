@@ -16,6 +16,7 @@ from blocks.errors import (
     ConflictError,
     ForbiddenError,
     NotFoundError,
+    RateLimitedError,
     ServiceError,
     UnauthorizedError,
     UnexpectedAnswerError,
@@ -30,7 +31,7 @@ MAX_MESSAGE = 1024
 """How many characters of an error message are examined."""
 
 
-class _LockedOutError(UnauthorizedError):
+class _LockedOutError(RateLimitedError):
     """Infisical refuses all logins for a while after too many failed ones."""
 
 
@@ -133,8 +134,6 @@ class InfisicalClient:
             return await self._http.request(
                 "POST", "api/v1/auth/universal-auth/login", doing="logging in", headers={}, json_body=body
             )
-        except _LockedOutError:
-            raise
         except UnauthorizedError as error:
             raise UnauthorizedError(
                 f"{where} refused the login: the client id or the client secret is wrong, or has expired.",

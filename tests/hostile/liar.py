@@ -123,7 +123,9 @@ def _html(status: int) -> Answer:
 
 
 ANSWERS: dict[str, Answer] = {
-    **{str(status): Answer(status) for status in (401, 402, 403, 404, 409, 422, 429, 500, 502, 503, 504)},
+    **{
+        str(status): Answer(status) for status in (401, 402, 403, 404, 408, 409, 412, 422, 429, 499, 500, 502, 503, 504)
+    },
     "429 in seconds": Answer(429, headers={"retry-after": "2"}),
     "429 at a date": Answer(429, headers={"retry-after": SOON}),
     "429 much later": Answer(429, headers={"retry-after": "9" * 400}),

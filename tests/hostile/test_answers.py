@@ -106,12 +106,11 @@ def usually(name: str) -> type[KeyRotationError]:
         return UnreachableError
     if name == "50 MB of error":
         return UnexpectedAnswerError
-    known = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundError, 409: ConflictError, 429: RateLimitedError}
+    known = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundError, 409: ConflictError}
+    known |= dict.fromkeys((402, 422), RejectedError) | dict.fromkeys((412, 429), RateLimitedError)
     if answer.status in known:
         return known[answer.status]
-    if answer.status < 400:
-        return UnexpectedAnswerError
-    return UnavailableError if answer.status >= 500 else RejectedError
+    return UnexpectedAnswerError if answer.status < 400 else UnavailableError
 
 
 def is_as_expected(result: Any, expected: Any) -> bool:

@@ -33,3 +33,16 @@ async def test_a_create_is_left_to_the_next_run_when_the_service_asks_for_too_mu
 
     assert world.openrouter.created == []
     assert world.ledger.pending is None
+
+
+@pytest.mark.parametrize("status", [408, 460, 499, 504])
+async def test_a_key_that_was_made_behind_a_status_that_confirms_nothing_does_not_live_on(
+    world: FakeWorld, status: int
+) -> None:
+    """A proxy gives up, or OpenRouter does, when the key is there: it is looked for by its marker."""
+    world.app.state.faults.add(Fault("after", "POST", "/keys$", status=status, times=1))
+
+    await world.rotate()
+
+    assert len(world.openrouter.created) == 2
+    assert set(world.openrouter.keys) == {(await world.held()).hash}

@@ -8,7 +8,14 @@ import pytest
 from starlette.applications import Starlette
 
 from blocks import InfisicalSecret
-from blocks.errors import ForbiddenError, NotFoundError, ServiceError, UnauthorizedError, UnreachableError
+from blocks.errors import (
+    ForbiddenError,
+    NotFoundError,
+    RateLimitedError,
+    ServiceError,
+    UnauthorizedError,
+    UnreachableError,
+)
 from sandbox.infisical import CLIENT_ID, PROJECT_ID, InfisicalSandbox, create_app
 from sandbox.server import Fault, running
 from sandbox.stack import free_port
@@ -54,7 +61,7 @@ class TestCheck:
     @pytest.mark.parametrize(
         ("status", "body", "error", "sentence"),
         [
-            (401, '{"message": "This identity auth method is temporarily locked"}', UnauthorizedError, "locked"),
+            (401, '{"message": "This identity auth method is temporarily locked"}', RateLimitedError, "locked"),
             (403, '{"message": "You are not allowed from this IP"}', ForbiddenError, "log in from this address"),
             (404, "not found", NotFoundError, "the host or the client id is wrong"),
         ],
