@@ -19,7 +19,9 @@ def is_loopback(host: str) -> bool:
 
 
 def safe_base_url(value: str, field: str) -> str:
-    """Validate the base URL of a service that a credential is sent to, and return it without a trailing slash.
+    """Validate the base URL of a service that a credential is sent to, and return it in its one spelling.
+
+    The host is in lower case; the scheme's own port and a trailing slash are left out. So equal places compare equal.
 
     Args:
         value: The URL as entered.
@@ -31,7 +33,8 @@ def safe_base_url(value: str, field: str) -> str:
     try:
         url = urlsplit(value.strip())
         host = url.hostname or ""
-        _ = url.port, httpx.URL(value.strip())
+        # httpx keeps the port of a scheme in capitals.
+        _, normalized = url.port, httpx.URL(value.strip()).copy_with(scheme=url.scheme)
     except (ValueError, httpx.InvalidURL):
         raise ValueError(f"{field} is not a URL.") from None
     if not host or not value.strip().isprintable() or set(" \\") & set(value.strip()):
@@ -41,4 +44,4 @@ def safe_base_url(value: str, field: str) -> str:
     # Check the characters, not the parsed parts: even an empty query or fragment would swallow every appended path.
     if set("@?#") & set(value):
         raise ValueError(f"{field} must not contain a user, a query or a fragment.")
-    return value.strip().rstrip("/")
+    return str(normalized).rstrip("/")

@@ -207,10 +207,10 @@ class VaultSecret(DestinationBlock):
         """Return the name of the place for messages.
 
         Returns:
-            Mount, path, field, host, and the namespace if there is one.
+            Mount, path, field, Vault's URL, and the namespace if there is one.
         """
         within = f" in the namespace {self.credentials.namespace}" if self.credentials.namespace else ""
-        return f"{self.mount}/{self.path}#{self.field}{within} in Vault at {self.credentials.connection().host}"
+        return f"{self.mount}/{self.path}#{self.field}{within} in Vault at {self.credentials.url}"
 
     async def login_ends(self) -> datetime | None:
         """Return when the login expires, if it is a given token; other auth methods log in again in each run.

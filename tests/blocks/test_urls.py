@@ -22,10 +22,12 @@ from blocks.urls import is_loopback, safe_base_url
         ("http://127.0.0.1:4100", "http://127.0.0.1:4100"),
         ("http://localhost:4100/api/", "http://localhost:4100/api"),
         ("http://[::1]:4100", "http://[::1]:4100"),
+        ("HTTPS://Vault.Example:443/", "https://vault.example"),
+        ("https://gateway.example/Team-A/", "https://gateway.example/Team-A"),
     ],
 )
 def test_https_and_loopback_are_accepted(value: str, expected: str) -> None:
-    """An https URL, or plain http on loopback, is kept without its trailing slash."""
+    """An https URL, or plain http on loopback, is kept in its one spelling."""
     assert safe_base_url(value, "url") == expected
 
 

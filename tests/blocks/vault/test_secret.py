@@ -224,3 +224,14 @@ def test_a_token_is_sent_over_https_only(url: str) -> None:
     """An address that is not https is refused, unless it is loopback."""
     with pytest.raises(ValueError, match="url"):
         VaultCredentials(url=url, auth=TokenAuth(token="t"))
+
+
+def test_a_place_is_told_apart_by_the_whole_url() -> None:
+    """Two Vaults behind one gateway are two places, and one Vault in two spellings is one."""
+
+    def place(url: str) -> str:
+        credentials = VaultCredentials(url=url, auth=TokenAuth(token=SecretStr("t")))
+        return VaultSecret(credentials=credentials, path="app").place()
+
+    assert place("https://gateway.example/one") != place("https://gateway.example/two")
+    assert place("https://vault.example") == place("https://VAULT.example:443/")
