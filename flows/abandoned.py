@@ -1,7 +1,7 @@
-"""Runs that nobody is at work on any more: what a worker took and did not begin, and what died with its process.
+"""Recover runs that no process works on: never started by the worker that took them, or killed with their process.
 
-The automation for crashed runs marks the latter sooner, but what fires while Redis is away is lost. So workers look at
-what there is, again and again.
+The automation for crashed runs is faster, but an event that arrives while Redis is down never triggers it. So every
+worker also polls for such runs.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from tasks.world.tries import try_again
 
 LOGGER: logging.Logger = get_logger("flows.abandoned")
 BEGUN_WITHIN = timedelta(minutes=2)
-"""How long a run may stay Pending: then the worker that took it has died, or never heard that it took it."""
+"""How long a run may stay Pending; after that, its worker has died or never got the answer that assigned the run."""
 MISSED_HEARTBEATS = 4
-"""After how many heartbeats that did not come a run is dead; the automation waits for three."""
+"""The number of missed heartbeats after which a run counts as dead; the automation waits for three."""
 HEARTBEAT, ALIVE = "prefect.flow-run.heartbeat", "key-rotation.worker.alive"
-"""The event that each run sends, and the one that shows that events arrive where no run sends any."""
+"""The heartbeat of a flow run, and the event that shows whether events arrive at all when no run sends one."""
 TRIED_WITHIN = timedelta(days=1)
-"""How long after a crash a run is still tried again, where no worker was there before."""
+"""How long after a crash a run is still tried again, in case no worker was up when it crashed."""
 
 
 class Abandoned:
-    """Looks after the runs of a work pool that nobody is at work on any more.
+    """Recovers the runs of a work pool that no process works on any more.
 
     Args:
         client: Prefect's client.
@@ -62,37 +62,37 @@ class Abandoned:
         self._tried: set[tuple[UUID, int]] = set()
 
     async def schedule_again(self, in_hand: Container[UUID]) -> None:
-        """Schedule again what some worker took and did not begin; nothing at the server does.
+        """Reschedule runs that a worker took but never started; Prefect's server does not.
 
         Args:
-            in_hand: The runs that this worker has taken.
+            in_hand: The runs that this worker is starting or executing.
         """
         since = datetime.now(UTC) - BEGUN_WITHIN
         for run in await self._runs(StateType.PENDING):
             if run.id not in in_hand and run.state and run.state.timestamp < since:
                 again: State[Any] = Scheduled(message="A worker took this run and did not begin it.")
-                # What was deleted meanwhile is no reason to end the worker.
+                # A run that was deleted meanwhile must not stop the worker.
                 with suppress(ObjectNotFound):
                     await self._client.set_flow_run_state(run.id, again)
 
     async def mark_the_silent(self, in_hand: Container[UUID]) -> None:
-        """Mark each run as Crashed that has sent no heartbeat for long, where the heartbeats of others arrive.
+        """Mark runs as Crashed whose heartbeats have stopped, provided that other events still arrive.
 
         Args:
-            in_hand: The runs that this worker has taken.
+            in_hand: The runs that this worker is starting or executing.
         """
         frequency = get_current_settings().flows.heartbeat_frequency
         if frequency is None:
             return
         since = datetime.now(UTC) - MISSED_HEARTBEATS * timedelta(seconds=frequency)
         running = await self._runs(StateType.RUNNING, start_time=FlowRunFilterStartTime(before_=since))
-        # A Retry keeps the first attempt's start, and its first heartbeat is on its way.
+        # A Retry keeps the start time of the first attempt; its first heartbeat may not have arrived yet.
         silent = [run for run in running if run.id not in in_hand and run.state and run.state.timestamp < since]
         if not silent:
             return
         heard = await self._heartbeats(since)
         if not heard:
-            # This one arrives before the next look, if any does.
+            # If events arrive at all, this one is there at the next poll.
             emit_event(ALIVE, {"prefect.resource.id": f"key-rotation.work-pool.{self._pool_name}"})
         for run in silent if heard else ():
             if f"prefect.flow-run.{run.id}" not in heard:
@@ -108,7 +108,7 @@ class Abandoned:
         return {entry["value"] for entry in answer.json()}
 
     async def try_again(self) -> None:
-        """Schedule a try of each run that has crashed; of several workers that do so, one schedules it."""
+        """Schedule a try of each crashed run; if several workers do, only one try is created."""
         now = datetime.now(UTC)
         lately = FlowRunFilterEndTime(after_=now - TRIED_WITHIN)
         crashed = {(run.id, run.run_count): run for run in await self._runs(StateType.CRASHED, end_time=lately)}
@@ -120,7 +120,7 @@ class Abandoned:
                     try:
                         await try_again(crashed[key], flow.name, now, crashed=True)
                     except ServiceError as error:
-                        # Prefect's loop would end the worker; the next look schedules it.
+                        # An exception here would stop the worker's loop; the next poll schedules the try.
                         LOGGER.warning("No try of %s was scheduled yet: %s", crashed[key].name, error)
                         continue
             self._tried.add(key)

@@ -58,10 +58,10 @@ FIELDS = {
     "rotation.key.limit_reset": "limit_reset",
     "rotation.key.include_byok_in_limit": "include_byok_in_limit",
 }
-"""Which parameter of the form sets which field of a rotation."""
+"""The form parameter that sets each field of a rotation."""
 NO_LIMIT = "no limit"
 NEW_TIMETABLE = Timetable(30, time(3, 30), ZoneInfo("UTC"))
-"""The timetable of a new rotation, where the form says nothing else."""
+"""The defaults of a new rotation's timetable."""
 CORRECT_IT = "To correct the form, choose Copy to new run in this run's menu: it keeps what was typed."
 
 
@@ -95,7 +95,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
         Literal["unchanged", "none", "daily", "weekly", "monthly"], label("Limit reset")
     ] = UNCHANGED,
     include_byok_in_limit: Annotated[Literal["unchanged", True, False], label("Include BYOK in the limit")] = UNCHANGED,
-    # The lists are never mutated, and the form needs them; a parametrised `Secret` would be another block type there.
+    # Prefect's form needs list defaults; they are never mutated. A parametrised `Secret` would be another block type.
     destinations: Annotated[list[Secret | VaultSecret | InfisicalSecret], label("Destinations")] = [],  # type: ignore[type-arg] # noqa: B006
     other_destinations: Annotated[list[str], label("Other destinations", items=DESTINATION_SCHEMA)] = [],  # noqa: B006
     overwrite: Annotated[list[str], label("Overwrite", items=DESTINATION_SCHEMA)] = [],  # noqa: B006
@@ -172,7 +172,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
 async def _understand(
     form: dict[str, Any], places: dict[str, Any], times: dict[str, Any], switches: dict[str, Any]
 ) -> tuple[DeploymentResponse | None, Wanted]:
-    """Merge the form into the existing rotation of that name, and refuse everything that is wrong with it at once."""
+    """Merge the form into the existing rotation of that name, and report all invalid fields at once."""
     wrong = Refusals()
     for field, value in given(switches).items():
         with wrong.collected():
@@ -188,7 +188,7 @@ async def _understand(
             with wrong.collected():
                 named += [await block_name(each, "destinations")]
     if named:
-        # What may be overwritten is said of these destinations, and not of the former ones.
+        # The form's `overwrite` refers to the destinations in the form, not to the former ones.
         asked |= {"destinations": named, "overwrite": form["overwrite"]}
     name = form["name"]
     before = await read_deployment(name) if isinstance(name, str) and is_slug(name) else None
@@ -249,10 +249,10 @@ def _parse(rotation: Mapping[str, Any]) -> Rotation:
 
 
 def _renamed(error: KeyRotationError) -> ConfigurationError:
-    """Name the parameter of the form in place of the rotation's field."""
+    """Replace the rotation's field name in an error by the form's parameter."""
     field, colon, sentence = str(error).partition(":")
     if field in ("rotation", "rotation.key"):
-        # It is about several fields, which the sentence names.
+        # The error concerns several fields, which its sentence names.
         return ConfigurationError(sentence.strip())
     # The index of a list item follows the field's name.
     name = next((ours for theirs, ours in FIELDS.items() if field == theirs or field.startswith(f"{theirs}.")), field)
@@ -260,7 +260,7 @@ def _renamed(error: KeyRotationError) -> ConfigurationError:
 
 
 async def _check_expiry(before: DeploymentResponse | None, wanted: Wanted, now: datetime) -> None:
-    """Refuse a schedule that rotates only after the key has expired: the next run would, when it is too late."""
+    """Refuse a schedule whose interval outlasts the key; otherwise only the next run would fail, after the expiry."""
     schedule = schedule_of(wanted.timetable, now) if wanted.timetable else None
     try:
         wanted.rotation.check_expiry(await longest_interval_after(before, schedule, wanted.active))

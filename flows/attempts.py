@@ -1,4 +1,4 @@
-"""The attempts that a worker has in hand, and the precedence of emergencies among them."""
+"""The attempts that a worker executes, and the precedence of emergencies over them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from prefect.flow_engine import AsyncFlowRunEngine
 from tasks.world.inventory import is_emergency, rotation_name
 
 CANCEL_AGAIN_SECONDS = 30.0
-"""How long a cancelled run may take to end before it is cancelled once more."""
+"""How long a cancelled run may take to end before it is cancelled again."""
 PATIENCE_SECONDS = 5.0
-"""How long a run stands still for emergencies, in total; far below its deadlines and the lease of its slot."""
+"""How long a run may be paused for emergencies, in total; well below its timeouts and its slot's lease."""
 
 
 class Attempt(AsyncFlowRunEngine[..., Any]):
@@ -39,10 +39,10 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
 
     @contextmanager
     def setup_flow_run_suspension_request(self) -> Iterator[FlowRunSuspensionRequest]:
-        """Leave it to the worker to notice that the run is suspended.
+        """Leave the detection of a suspension to the worker.
 
-        Prefect 3.8.8 starts a thread with a client and a subscription to events for each run, and waits without a
-        deadline until that is ready, before the run is Running.
+        Before a run becomes Running, Prefect 3.8.8 would start a thread, a client and an event subscription for it, and
+        wait without a timeout until they are ready.
         """
         yield self._get_flow_run_suspension_request()
 
@@ -51,7 +51,7 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         self._get_flow_run_suspension_request().mark_requested(state)
 
     def cancel(self) -> None:
-        """Cancel the run, from any thread; one that has not ended in time is cancelled once more."""
+        """Cancel the run; can be called from any thread. A run that does not end in time is cancelled again."""
         at = time.monotonic()
         if self._cancelled_at is not None and at - self._cancelled_at < CANCEL_AGAIN_SECONDS:
             return
@@ -60,9 +60,9 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
             self._loop.call_soon_threadsafe(self._task.cancel)
 
     def stand_still(self, until: Event) -> None:
-        """Let nothing of the run go on, from any thread, until an event, or for as long as its patience lasts.
+        """Block the run's event loop until an event is set, within its remaining patience; callable from any thread.
 
-        Its thread waits; to the run that is a pause of its process, of which the ledger makes no harm.
+        To the run this looks like a paused process, which the ledger tolerates.
         """
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wait, until)
@@ -73,7 +73,7 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         self._patience = max(0.0, self._patience - (time.monotonic() - begun))
 
     async def handle_crash(self, exc: BaseException) -> None:
-        """Report the end of a cancelled run as Cancelled, and any other interruption as Crashed."""
+        """Report an interruption as Cancelled if the run was cancelled, else as Crashed."""
         await (self.handle_cancellation(exc) if self.is_cancelled else super().handle_crash(exc))
 
     async def make(self) -> int:
@@ -90,18 +90,18 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
                         async with self.run_context():
                             await self.call_flow_fn()  # type: ignore[unused-coroutine] # it is the flow's result
         except (Abort, Pause):
-            # The server has decided what becomes of the run.
+            # The server has set the run's next state.
             return 0
-        except BaseException:  # noqa: BLE001 - a run's end, however it came, is no reason to end the worker
+        except BaseException:  # noqa: BLE001 - no failure of a run may stop the worker
             return 0 if self.is_cancelled or self.state.is_final() else 1
         return 0
 
 
 class Precedence:
-    """Emergencies in hand, for which the other runs of the process stand still.
+    """Pauses the other runs of this process while an emergency runs.
 
-    Whatever those send would be answered before an emergency's next request. They wait for a few seconds at most, so
-    that an emergency which itself waits, for Vault for example, does not hold up the others.
+    Otherwise the server would answer their requests before the emergency's. A pause lasts a few seconds at most, so an
+    emergency that itself waits, for example for Vault, does not delay them for long.
     """
 
     def __init__(self) -> None:
@@ -109,13 +109,14 @@ class Precedence:
 
     @property
     def is_taken(self) -> bool:
-        """Whether no ordinary run is to be begun now."""
+        """Whether new ordinary runs have to wait."""
         return any(time.monotonic() - begun < PATIENCE_SECONDS for begun, _ in self._begun.values())
 
     def begin(self, emergency: FlowRun, others: Iterable[Attempt]) -> None:
-        """Let the runs of other rotations stand still until an emergency has ended.
+        """Pause the ordinary runs of other rotations until an emergency has ended.
 
-        Those of its own rotation may have the slot for which it waits, and those of none may have any.
+        Runs of its own rotation go on, because they may hold the slot that it waits for; runs that name no rotation may
+        hold any slot, so they go on too.
         """
         ended = Event()
         self._begun[emergency.id] = time.monotonic(), ended
@@ -126,6 +127,6 @@ class Precedence:
                 each.stand_still(ended)
 
     def end(self, emergency: UUID) -> None:
-        """Let the others go on; a run that is no emergency is passed over."""
+        """Resume the runs paused for an emergency; do nothing for any other run."""
         if found := self._begun.pop(emergency, None):
             found[1].set()

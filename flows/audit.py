@@ -68,7 +68,7 @@ async def audit(
 async def audit_each(
     world: World, connections: Sequence[str], older_than: timedelta, open_rotation: OpenRotation | None
 ) -> tuple[list[Report], list[KeyRotationError]]:
-    """Audit connections one after another; one whose audit fails does not stop the others.
+    """Audit connections one by one; a failed audit does not stop the others.
 
     Args:
         world: Access to everything outside of the process.
@@ -77,7 +77,7 @@ async def audit_each(
         open_rotation: Takes a rotation's slot for a repair; `None` changes nothing.
 
     Returns:
-        The reports, and the failures of the audits that are incomplete.
+        The reports, and the failures of the audits that could not be completed.
     """
     reports: list[Report] = []
     failures: list[KeyRotationError] = []
@@ -175,5 +175,5 @@ async def _emit(world: World, connection: str, finding: Finding) -> None:
         "key_label": finding.key_label,
         "key_hash": finding.key_hash,
     }
-    # A finding without a rotation is about the connection; the colon cannot occur in a rotation's name.
+    # A finding without a rotation concerns the connection; a rotation's name cannot contain a colon.
     await world.emit(event, finding.rotation or f"connection:{connection}", **payload)

@@ -35,7 +35,7 @@ PLACEHOLDERS = {
 }
 """The placeholders that a file may use, with the help text of the command-line option."""
 NAMED = ("block_document", "deployment")
-"""The fields of an action that hold a name or a placeholder where Prefect's API takes an id."""
+"""The fields of an action that hold a name or a placeholder where Prefect's API expects an id."""
 WEBHOOK_TYPE = "webhook"
 """Slug of the only block type that Prefect's call-webhook action accepts."""
 
@@ -142,7 +142,7 @@ async def _block_id(client: PrefectClient, where: str, block: str, action: str) 
         raise ConfigurationError(
             f"{where}: the block {block} does not exist; create it in the dashboard first. Nothing was created."
         ) from None
-    # Prefect would accept the automation, which would then fail silently each time that it fires.
+    # Prefect would accept the automation, but its action would fail silently each time.
     capabilities = found.block_schema.capabilities if found.block_schema else []
     if action == "send-notification" and "notify" not in capabilities:
         raise ConfigurationError(f"{where}: {block} is not a notification block. Nothing was created.")

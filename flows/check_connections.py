@@ -35,9 +35,9 @@ TIMEOUT_SECONDS = 60.0
 AT_ONCE = 10
 """How many checks run concurrently."""
 LOADED_AT_ONCE = 100
-"""How many blocks are loaded with one request; the server answers 200 at most."""
+"""How many blocks one request loads; the server returns at most 200."""
 ENDS_SOON = timedelta(days=14)
-"""How long before a login expires to warn."""
+"""How long before a login expires a warning appears."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Checked:
         seconds: Duration of the check.
         ends: When its login expires, UTC; `None` if unknown.
         place: The place that a destination points to; `None` if unknown.
-        in_use: Since when a connection uses its management key.
+        in_use: Since when a connection has used its management key.
     """
 
     name: str
@@ -119,7 +119,7 @@ async def _check_alone(name: object) -> str:
 
 
 def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]], list[Checked]]:
-    """Return each block with the rotations that use it, and the deployments whose rotation cannot be read."""
+    """Return the blocks in use, each with its rotations, and the deployments whose rotation is invalid."""
     used: dict[str, tuple[str, ...]] = {}
     unreadable = []
     for deployment in deployments:
@@ -130,13 +130,13 @@ def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]
             unreadable.append(Checked(name, (deployment["name"],), works=False, why=str(error)))
             continue
         for name in (f"{CONNECTION_TYPE}/{rotation.connection}", *rotation.destinations):
-            # A copied deployment names its rotation once more.
+            # A copied deployment contains the same rotation again.
             used[name] = tuple(dict.fromkeys((*used.get(name, ()), rotation.name)))
     return used, unreadable
 
 
 def named_connections(deployments: list[dict[str, Any]]) -> set[str]:
-    """Return the connections that deployments name, those among them whose rotation cannot be read."""
+    """Return the connections that deployments name, including deployments whose rotation is invalid."""
     rotations = [deployment["parameters"].get("rotation") for deployment in deployments]
     return {str(each["connection"]) for each in rotations if isinstance(each, Mapping) and "connection" in each}
 
@@ -171,7 +171,7 @@ async def _checked(
 
 
 def apart(checked: list[Checked]) -> list[Checked]:
-    """Mark each destination as not working whose place another rotation or another block uses as well."""
+    """Mark each destination as not working whose place another rotation or block uses too."""
     sharing: dict[str | None, list[Checked]] = {}
     for each in checked:
         sharing.setdefault(each.place, []).append(each)
@@ -196,7 +196,7 @@ def verdict(checked: list[Checked], now: datetime, warnings: Sequence[str] = ())
     Args:
         checked: The outcomes of the checks.
         now: The current time, UTC.
-        warnings: What else a person should know.
+        warnings: Further warnings.
 
     Raises:
         DestinationError: Something does not work.

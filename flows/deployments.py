@@ -31,10 +31,10 @@ from tasks.world.api import LEDGER_TAG, api_errors
 from tasks.world.deployments import longest_interval, own_schedule, read_timetable
 
 WORK_POOL = "key-rotation"
-"""The work pool of a rotation that was added by a run outside of a work pool."""
+"""The work pool for a rotation whose creating run has no work pool."""
 FIRST_KEY_TAG = "first-key"
 STARTS_WITHIN_SECONDS = 45.0
-"""How long to wait for a run to start; a worker with a single slot starts it only after the waiting run has ended."""
+"""How long to wait for a run to start; a worker with a limit of one cannot start it while this run waits."""
 ENDS_WITHIN_SECONDS = 300.0
 """How long to wait for a run to end, in total."""
 POLL_SECONDS = 0.5
@@ -97,8 +97,8 @@ async def _create(rotation: Rotation, schedule: RRuleSchedule | None, active: bo
         parameter_openapi_schema=parameter_schema(rotate).model_dump(exclude_unset=True),
         enforce_parameter_schema=True,
         schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)] if schedule else [],
-        # No concurrency_limit: it would queue an emergency behind other runs. Each rotation has a slot of its own.
-        # The same workers, image and environment as the run that creates it.
+        # No concurrency_limit: an emergency would queue behind other runs. Each rotation has its own slot.
+        # The new deployment uses the same workers, image and environment as the run that creates it.
         work_pool_name=own.work_pool_name if own and own.work_pool_name else WORK_POOL,
         work_queue_name=own.work_queue_name if own else None,
         job_variables=own.job_variables if own else None,
@@ -127,17 +127,17 @@ async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRul
     if parameters != before.parameters:
         changes["parameters"] = parameters
     own = own_schedule(before)
-    # An unchanged timetable keeps its start date, and with it the date of the next run.
+    # An unchanged timetable keeps its start date, and so the date of the next run.
     same = own is not None and (schedule is None or _keeps_its_place(own.schedule, schedule))
     wanted = own.schedule if own is not None and same else schedule
-    # The schedule of a paused deployment stays on, so that it goes on once somebody resumes it.
+    # The schedule of a paused deployment stays active, so that it applies again when the deployment is resumed.
     on = active or (before.paused and own is not None and own.active)
     if wanted is not None and (own is None or not same or own.active != on):
         changes["schedules"] = [DeploymentScheduleUpdate(slug=SLUG, schedule=wanted, active=on)]
     if before.paused and active:
         changes["paused"] = False
     if before.global_concurrency_limit is not None:
-        # Set by an earlier version; it would queue an emergency behind other runs.
+        # Set by an earlier version; an emergency would queue behind other runs.
         changes |= {"concurrency_limit": None, "concurrency_options": None}
     if changes:
         client, _ = get_or_create_client()
@@ -147,12 +147,12 @@ async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRul
 async def longest_interval_after(
     before: DeploymentResponse | None, schedule: RRuleSchedule | None, active: bool
 ) -> timedelta:
-    """Return the longest time between two scheduled rotations of a deployment once it is saved so.
+    """Return the longest time between two scheduled rotations of a deployment as it is about to be saved.
 
     Args:
         before: The existing deployment, if any.
-        schedule: When it is to rotate; `None` leaves the schedules as they are.
-        active: Whether that schedule is to be active.
+        schedule: The new schedule; `None` leaves the schedules as they are.
+        active: Whether the new schedule is active.
     """
     own = own_schedule(before) if before else None
     wanted = schedule or (own.schedule if own else None)
@@ -165,9 +165,9 @@ def _keeps_its_place(before: Any, after: RRuleSchedule) -> bool:
 
 
 async def make_first_key(deployment: DeploymentResponse) -> FlowRun:
-    """Run a rotation's deployment for its first key, wait for a while, and return the run.
+    """Run a rotation's deployment for its first key, wait up to a deadline, and return the run.
 
-    If an earlier attempt has started a run, wait for that one, so that no second key is created.
+    If an earlier attempt has started such a run, wait for that one, so that no second key is created.
     """
     with api_errors("starting the first rotation"):
         runs = await _first_runs(deployment.id)

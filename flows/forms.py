@@ -1,4 +1,4 @@
-"""The fields of a flow's form: their labels, what they accept, and what is wrong with them, all at once."""
+"""The fields of a flow's form: labels, validation, and errors that are reported all at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blocks.errors import ConfigurationError
 from tasks.world.api import api_errors
 
 UNCHANGED: Final = "unchanged"
-"""What a choice says that was left alone."""
+"""The option of a choice that keeps the present value."""
 
 
 def label(text: str, **schema: Any) -> Any:
@@ -36,7 +36,7 @@ def label(text: str, **schema: Any) -> Any:
 
 
 def given(form: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a form that were filled in, without those left empty."""
+    """Return the fields of a form that were filled in."""
     filled: dict[str, Any] = {}
     for name, value in form.items():
         if isinstance(value, Mapping) and "$ref" not in value:
@@ -47,24 +47,24 @@ def given(form: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Refusals:
-    """What is wrong with a form. A person who filled it in hears of everything at once."""
+    """Collects the errors of a form, so that all are reported at once."""
 
     def __init__(self) -> None:
         self._found: list[ConfigurationError] = []
 
     @contextmanager
     def collected(self) -> Iterator[None]:
-        """Keep a refusal of the body, so that the other fields are looked at too."""
+        """Collect a refusal raised in the body, so that the remaining fields are validated too."""
         try:
             yield
         except ConfigurationError as error:
             self._found += [error]
 
     def raise_all(self) -> None:
-        """Raise one error with all refusals.
+        """Raise all collected refusals as one error.
 
         Raises:
-            ConfigurationError: There was one, or more.
+            ConfigurationError: There was at least one.
         """
         if self._found:
             raise ConfigurationError.combine(self._found)

@@ -1,4 +1,4 @@
-"""Keep the overview of all rotations fresh, and delete what nobody reads any more."""
+"""Refresh the overview of all rotations, and delete outdated terms of their ledgers."""
 
 from __future__ import annotations
 

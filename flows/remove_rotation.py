@@ -110,7 +110,7 @@ def check_removal(
 def end_of_keys(run: Run, keep_until: datetime | None, *, revoke: bool) -> datetime | None:
     """Return when to revoke every key of the rotation, UTC; `None` if the current key is kept permanently.
 
-    The date is compared with the first start of the run, because a Retry may legitimately come after it.
+    The date is compared with the first start of the run, because a Retry may legitimately run after that date.
 
     Raises:
         ConfigurationError: The date had passed when the run was started, or is too far ahead.
@@ -130,7 +130,7 @@ def end_of_keys(run: Run, keep_until: datetime | None, *, revoke: bool) -> datet
 def parse_keep_until(value: object) -> datetime | None:
     """Return a date and time, or its ISO 8601 text as deployments store it, in UTC.
 
-    `None` stands for no value, for a time without a zone, and for one outside of the range of UTC.
+    `None` stands for an empty value, a time without a zone, or one outside of the range of UTC.
     """
     if isinstance(value, str):
         try:
@@ -169,7 +169,7 @@ async def remove(run: Run, revoke_at: datetime | None, steps: Steps, *, empty: b
     had_deployment = await run.world.delete_deployment(run.name)
     if not run.has_ledger:
         if ledger.is_closed:
-            # The run that closed the ledger may have died before it told anybody.
+            # The run that closed the ledger may have died before it emitted this event.
             await run.world.emit(Event.ROTATION_REMOVED, run.name)
         return removed(run, None, had_deployment=had_deployment)
     emptied = {}

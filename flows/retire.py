@@ -54,7 +54,7 @@ async def retire_due(run: Run, steps: Steps) -> str:
     await settle_unresolved(run)
     run.step = "revoke-key"
     run.is_idle = not (run.notes or run.ledger.removed or has_work(run.ledger, run.world.now()))
-    # Without a current key it is unknown where the older ones are still read, unless the rotation was removed.
+    # Without a current key it is unknown which destinations still hold the older ones, unless the rotation was removed.
     if run.is_idle:
         await schedule_retirements(run)
     elif current is not None or run.ledger.removed:

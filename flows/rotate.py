@@ -63,10 +63,10 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
     Args:
         run: The run.
         rotation: The rotation.
-        steps: The implementations of the steps: Prefect tasks, or plain functions in a simulation.
+        steps: The implementations of the steps: Prefect tasks, or plain functions in the simulation.
 
     Raises:
-        KeyRotationError: A step failed. The ledger holds what it had announced, so the next run can continue.
+        KeyRotationError: A step failed. The ledger records all that was announced, so the next run can continue.
     """
     situation = await observe(run, rotation)
     run.only_for_itself = situation in NOTHING_TO_PUBLISH
@@ -87,7 +87,7 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         run.step = "write the ledger"
         await supersede(run, rotation)
     if situation is not Situation.TOO_YOUNG and (current := run.ledger.current):
-        # A Retry emits it again: the process that wrote the ledger may have died before it emitted the event.
+        # Emitted again on a Retry: the process may have died between writing the ledger and emitting the event.
         await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.told())
 
     run.step, superseded = "revoke-key", run.ledger.superseded
@@ -98,7 +98,7 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
 async def publish_everywhere(run: Run, rotation: Rotation, key: VerifiedKey, steps: Steps) -> None:
     """Publish to all destinations concurrently; one that fails does not stop the others.
 
-    In a store without check-and-set, a write may take effect after its timeout: the ledger records that first.
+    In a store without check-and-set, a write may take effect after its timeout, so the ledger records that first.
     """
     late_writes = await run.longest_late_writes(rotation.destinations)
     if late_writes and run.ledger.pending and run.ledger.pending.late_writes != late_writes:

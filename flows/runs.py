@@ -1,4 +1,4 @@
-"""Start and end of a run: its identity, its slot, its ledger, and its final state."""
+"""Begin and end a run: its identity, its slot, its ledger, and its final state."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from tasks.world.secrecy import unexpected
 from tasks.world.tries import end_tries, has_completed, read_try, schedule_try
 
 ORDERS = frozenset({"add-rotation", "remove-rotation"})
-"""The flows of a person's order that a later one may contradict: it is carried out at once or never."""
+"""Flows that are never tried again later: by then, somebody may have ordered the opposite."""
 MAX_SECONDS_EARLY = 60.0
-"""How much early a run may start and still wait for its scheduled time; a worker fetches runs 10 seconds early."""
+"""The largest gap to its scheduled time that a run waits for; a worker fetches runs 10 seconds early."""
 
 
 class Conclusion:
@@ -56,7 +56,7 @@ class Conclusion:
         self._behind = timedelta(seconds=seconds_behind(datetime.now(UTC)))
 
     def now(self) -> datetime:
-        """Return the time, UTC, as the server has it where this host's clock is behind: the server starts the tries."""
+        """Return the time, UTC, corrected if this host's clock is behind the server's, which schedules the tries."""
         return datetime.now(UTC) + self._behind
 
     def succeeded(self, message: str) -> None:
@@ -65,17 +65,17 @@ class Conclusion:
         self.state = Completed(message=message)
 
     async def failed(self, error: Exception) -> None:
-        """Record a failure. Only the class and location of a foreign error are kept: its text may quote a secret."""
+        """Record a failure. Of an unexpected error only class and location are kept: its text may quote a secret."""
         self.error = error if isinstance(error, KeyRotationError) else unexpected(error)
         await self.look_again()
 
     async def look_again(self) -> None:
-        """Name in the message of a failure the key that is live now: another run may have rotated since."""
+        """Reread the ledger, so that a failure names the key that is live now: another run may have rotated since."""
         if self.error is None:
             return
         ledger = None
         if self.run and self.run.has_looked:
-            # Where the ledger cannot be read, what this run knows of it is the latest that can be told.
+            # If the ledger cannot be read now, this run's own copy is the best available.
             with suppress(KeyRotationError):
                 await self.run.load()
             ledger = self.run.ledger
@@ -83,7 +83,7 @@ class Conclusion:
         self.tell(None)
 
     def tell(self, following: Next | None) -> None:
-        """Put a failure into words, with the try that follows; until several have failed, no person hears of it."""
+        """Write the message of a failure, with the try that follows; the first failures do not alert anybody."""
         if self.error is not None:
             name = TRIES_AGAIN if following and not following.needs_person else None
             self.message = failed(self.error, self.run.step if self.run else "", self._ledger, following)
@@ -94,8 +94,8 @@ class Conclusion:
 async def conclude() -> AsyncIterator[Conclusion]:
     """Turn any exception of the body into a final state with a message; the flow returns the conclusion's `state`.
 
-    A failure that passes by itself is tried again by a scheduled run of the same deployment, except of an order; a
-    success ends the tries.
+    A retryable failure is tried again by a scheduled run of the same deployment, unless the flow is in `ORDERS`; a
+    success deletes the scheduled tries.
     """
     redact_logs()
     conclusion = Conclusion()
@@ -104,7 +104,7 @@ async def conclude() -> AsyncIterator[Conclusion]:
         yield conclusion
     except Exception as error:  # noqa: BLE001 - every failure becomes a state with a message
         await conclusion.failed(error)
-    # Giving the slot back may have taken longer than the slot's lease.
+    # The release of the slot may have outlasted its lease, so another run may have rotated.
     await conclusion.look_again()
     if conclusion.error is not None:
         await _follow_failure(conclusion, conclusion.error)
@@ -119,7 +119,7 @@ async def _name_run() -> None:
     try:
         await name_run(context.flow_run, _flow_name())
     except (KeyRotationError, ObjectNotFound) as refusal:
-        # A name is worth no rotation.
+        # A rotation must not fail because of its run's name.
         get_run_logger().warning("The run was not named: %s", refusal)
 
 
@@ -134,7 +134,7 @@ async def _follow_failure(conclusion: Conclusion, error: KeyRotationError) -> No
         with api_errors("scheduling a try"):
             following = None if flow in ORDERS else await schedule_try(_flow_run(), flow, error, conclusion.now())
     except KeyRotationError as refusal:
-        # Then nothing is promised, and a person is told.
+        # Without a scheduled try, the failure alerts a person.
         get_run_logger().warning("No try was scheduled: %s", refusal)
         following = None
     if following is not None:
@@ -153,7 +153,7 @@ async def _follow_success(conclusion: Conclusion) -> None:
             only_own = conclusion.run is not None and conclusion.run.only_for_itself
             is_over = await end_tries(_flow_run(), conclusion.now(), only_own=only_own)
     except KeyRotationError as refusal:
-        # A try that is left finds that there is nothing to do.
+        # A remaining try will find nothing to do.
         get_run_logger().warning("The tries of earlier failures were not deleted: %s", refusal)
         return
     if is_over and conclusion.rotation:
@@ -161,7 +161,7 @@ async def _follow_success(conclusion: Conclusion) -> None:
 
 
 async def settings_now(given: Rotation) -> Rotation:
-    """Return the settings with which a run rotates: a try uses those that its deployment has by then.
+    """Return the settings for this run: a try uses its deployment's current settings.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -210,25 +210,25 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
             yield run
         except Exception as error:  # noqa: BLE001 - the artifact is written however the run ends
             await conclusion.failed(error)
-        # Without a look at the ledger the page would say that there is no key.
+        # If the ledger was never read, the page would falsely say that there is no key.
         if run.has_looked and not run.is_idle:
             page = as_markdown(run, conclusion.message)
             await show_markdown(artifact_key(name), page, f"State of rotation {name}")
 
 
 Planned = Callable[[Run], Awaitable[tuple[list[str], list[str]]]]
-"""Returns what was checked, and the steps that a run would take now, each as sentences."""
+"""Returns the checks that passed, and the steps that a run would take now, as sentences."""
 
 
 async def show_plan(name: str, emergency: bool, planned: Planned) -> str:
     """Write an artifact with the steps that a run would take now, and return the final message.
 
-    Nothing else is written, so no slot is needed.
+    It writes nothing else, so it needs no slot.
 
     Args:
         name: The rotation's name.
         emergency: Whether the run would be an emergency.
-        planned: Finds the steps.
+        planned: Determines the steps.
 
     Raises:
         KeyRotationError: A run could not start; the message says why.
@@ -247,10 +247,10 @@ async def show_plan(name: str, emergency: bool, planned: Planned) -> str:
 
 
 def seconds_early(scheduled: datetime | None, now: datetime) -> float:
-    """Return how many seconds to wait for a run's scheduled time: workers fetch runs early, and may start them early.
+    """Return how many seconds remain until a run's scheduled time: a worker may start a run early.
 
-    Without the wait, a retirement could start before its key is due, and no later run of it is scheduled. A difference
-    above `MAX_SECONDS_EARLY` means that the clocks disagree, and is not waited for.
+    A retirement that starts before its key is due would revoke nothing, and no later run is scheduled. A difference
+    above `MAX_SECONDS_EARLY` means that the clocks disagree; the run does not wait for it.
     """
     early = (scheduled - now).total_seconds() if scheduled else 0.0
     return early if 0 < early <= MAX_SECONDS_EARLY else 0.0
@@ -266,7 +266,7 @@ def _flow_run() -> FlowRun:
 async def _identify(emergency: bool, world: PrefectWorld) -> Identity:
     flow_run = _flow_run()
     origin = read_try(flow_run, world.now())
-    # A try is another attempt of the run that has failed, as a Retry is.
+    # Like a Retry, a try is another attempt of the failed run.
     is_retry, finishes_another = flow_run.run_count > 1, origin.run_id != flow_run.id
     earlier = [flow_run.id] * is_retry + [origin.run_id] * finishes_another
     return Identity(

@@ -1,4 +1,4 @@
-"""The Prefect server of the terminal commands: the one that PREFECT_API_URL names, and no other."""
+"""Connect terminal commands to the Prefect server in `PREFECT_API_URL`, and to no other."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def ask_prefect(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine function against the Prefect server that `PREFECT_API_URL` names, and return its result.
 
     Raises:
-        ConfigurationError: `PREFECT_API_URL` is not set. Prefect would start a temporary server of its own, which has
-            no rotations and does not keep what is created there.
+        ConfigurationError: `PREFECT_API_URL` is not set. Prefect would start a temporary server, which has no
+            rotations and keeps nothing.
         ServiceError: The server cannot be reached.
     """
     url = PREFECT_API_URL.value()
@@ -27,5 +27,5 @@ def ask_prefect(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         return asyncio.run(work())
     except RuntimeError:
-        # Raised by Prefect's client if the server is unreachable.
+        # Prefect's client raises it if the server is unreachable.
         raise ServiceError(f"The Prefect server at {url} cannot be reached.") from None

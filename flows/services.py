@@ -1,8 +1,7 @@
-"""Run Prefect's services: `python -m flows.services`, in the place of `prefect server services start`.
+"""Run Prefect's services: `python -m flows.services` replaces `prefect server services start`.
 
-Prefect 3.8.8 starts each service once and never looks at it again. One that could not start, because the database was
-away, is missing from then on: the process looks alive, and no automation fires. This process ends in that case, so that
-whatever supervises it starts it again.
+Prefect 3.8.8 never restarts a service that has ended, for example because the database was down at its start: the
+process looks healthy, but no automation fires. This process exits instead, so that its supervisor restarts it.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ LOGGER: logging.Logger = get_logger("flows.services")
 
 
 async def run_until_one_ends() -> str:
-    """Run all services that are enabled.
+    """Run all enabled services until one ends.
 
     Returns:
-        The name of the service that has ended, and why.
+        The name of that service, and why it ended.
     """
     ended: asyncio.Queue[str] = asyncio.Queue()
     for service in Service.enabled_services():
@@ -48,14 +47,14 @@ def _watch(service: type[Service], ended: asyncio.Queue[str]) -> None:
         finally:
             ended.put_nowait(f"{service.__name__} has ended: {why}")
 
-    service.start = watched  # type: ignore[method-assign, assignment] # the only way to see its end
+    service.start = watched  # type: ignore[method-assign, assignment] # the only way to observe its end
 
 
 def main() -> int:
     """Run the services until one of them ends or this process is interrupted.
 
     Returns:
-        The exit code: 1 where a service has ended.
+        The exit code: 1 if a service has ended.
     """
     LOGGER.error("%s. This process ends, to be started again.", asyncio.run(run_until_one_ends()))
     return 1

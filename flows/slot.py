@@ -1,7 +1,7 @@
-"""A rotation's slot: its runs queue for it, and an emergency goes first.
+"""A rotation's slot, for which its runs queue; an emergency goes first.
 
-The slot only orders the runs. The ledger keeps two runs apart, so a run whose slot was lost continues, and a slot whose
-holder has died is reclaimed.
+The slot only orders runs. Safety comes from the ledger: a run that loses its slot continues, and the slot of a run that
+has died is reclaimed.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from tasks.world.inventory import RunAtWork, note_waiting, runs_at_work
 WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""
 LOOK_AFTER_SECONDS = 45.0
-"""How long a run waits before it checks whether the holder of the slot is still running."""
+"""How long a run waits before it checks whether the slot's holder is still running."""
 LOOK_AGAIN_SECONDS = 5.0
-"""How long a slot has to be seen without a holder: a run that has just got it is still noted as one that waits."""
+"""How long to confirm that a slot has no holder: a run that has just taken it is still marked as waiting."""
 SHORTEST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 2.0
-"""How long a waiting run waits before it looks again whether the slot is free."""
+"""The interval, chosen at random within these bounds, at which a waiting run checks whether the slot is free."""
 REQUEST_SECONDS = 30.0
-"""How long a request for a slot may take. Prefect sends those of one process for one slot one after the other."""
+"""The timeout of a request for a slot. Prefect's client sends the requests of one process for a slot in sequence."""
 LEASE_SECONDS = 60.0
-"""How long the slot of a killed run stays taken; Prefect's minimum."""
+"""How long a killed run's slot stays taken; the shortest lease that Prefect allows."""
 STEP_BACK_SECONDS = 5.0
 """The interval at which a waiting run checks whether an emergency is over."""
 
@@ -48,24 +48,24 @@ def slot_of(rotation: str) -> str:
 
 
 def emergency_slot_of(rotation: str) -> str:
-    """Return the name of the concurrency limit that an emergency holds, so that every other run steps back."""
+    """Return the name of the concurrency limit that an emergency holds; while it does, other runs give way."""
     return f"{LEDGER_TAG}_{rotation}_emergency"
 
 
 def may_reclaim(limit: str, own: RunAtWork, others: list[RunAtWork]) -> bool:
-    """Return whether nobody holds a slot, and of the rotation's runs that wait for it this one is to reclaim it."""
+    """Return whether nobody holds a slot, and this run is the first of the waiting ones, which reclaims it."""
     return all(other.waits_for == limit and own.precedence < other.precedence for other in others)
 
 
 class Slot:
-    """A rotation's slot, as seen by the flow run that takes it.
+    """A rotation's slot, from the view of one flow run.
 
     Args:
         rotation: The rotation's name.
         run: The flow run.
         emergency: Whether it is an emergency.
-        sleep: What waits.
-        now: The run's own clock, in seconds.
+        sleep: Waits for a number of seconds.
+        now: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Slot:
         self._now = now
         self._began = now()
         self.notes: list[str] = []
-        """What was repaired, for the run's artifact."""
+        """What was repaired, for the rotation's artifact."""
 
     async def take(self, stack: AsyncExitStack) -> None:
         """Wait for the slot, and hold it until the stack is closed.
@@ -133,7 +133,7 @@ class Slot:
         looks_at, had_no_holder = LOOK_AFTER_SECONDS, False
         while True:
             self._require_time()
-            # At random, so that the runs that wait do not ask at one moment.
+            # Randomised, so that waiting runs do not poll in step.
             await self._sleep(uniform(SHORTEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS))  # noqa: S311 - no secret depends on it
             if await _is_free(limit):
                 return
@@ -155,7 +155,7 @@ class Slot:
             )
 
     async def _take_back(self, limit: str) -> None:
-        # With Prefect's default lease storage, a restart of the server leaves a slot taken forever.
+        # With Prefect's default lease storage, a server restart loses the lease, and the slot stays taken forever.
         client, _ = get_or_create_client()
         with suppress(ObjectNotFound), api_errors(f"reclaiming the slot {limit}"):
             await client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=0))
@@ -168,7 +168,7 @@ async def _is_taken(limit: str) -> bool:
 
 
 async def _is_free(limit: str) -> bool:
-    # Prefect grants the slots of a limit that is switched off.
+    # Prefect grants slots of an inactive limit.
     found = await _read_limit(limit, "waiting for the rotation's slot")
     return found is None or not found.active or found.active_slots < found.limit
 
@@ -213,7 +213,7 @@ def _is_refusal(error: BaseException | None) -> bool:
 async def _held(limit: str) -> AsyncIterator[None]:
     ended = False
     try:
-        # Where Prefect waits, the runs of one process ask one after the other, each until it gives up.
+        # If Prefect waited itself, the waiting runs of one process would take turns, each for its whole timeout.
         async with concurrency(
             limit,
             occupy=1,
@@ -228,7 +228,7 @@ async def _held(limit: str) -> AsyncIterator[None]:
     except Exception as error:
         if not ended:
             raise
-        # The work is done, and the lease expires by itself.
+        # The run has done its work, and the lease expires by itself.
         get_run_logger().warning(
             "The slot %s was not released (%s); it expires within a minute.", limit, type(error).__name__
         )

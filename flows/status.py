@@ -1,7 +1,7 @@
 """Show all rotations in the terminal: `python -m flows.status`.
 
-The exit code is 0 if every rotation is healthy, 1 if one is degraded, and 2 if a person is needed: a rotation has
-failed, or Prefect cannot be asked.
+Exit codes: 0, every rotation is healthy; 1, one is degraded; 2, a person is needed, because a rotation has failed or
+Prefect cannot be reached.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tasks.model.ledger import Ledger
 from tasks.world.inventory import SeenRun
 
 CANNOT_ASK = int(Health.FAILED)
-"""The exit code where Prefect cannot be asked: a person is needed."""
+"""The exit code if Prefect cannot be reached."""
 WIDTHS = dict(zip(HEADER, (20, 8, 20, 12, 12), strict=False))
-"""How wide a column of the table may be; together with the blanks between them they fill 80 columns."""
+"""The maximum width of each column; with the spaces between them, they fill 80 columns."""
 COLOURS = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.FAILED: "red"}
 
 
@@ -94,7 +94,7 @@ def show(rows: list[Row], console: Console) -> None:
     """Print the rotations within 80 columns, and below them their superseded keys and the required actions."""
     table = Table(title=summary(rows), box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for name in HEADER[:-1]:
-        # Only a long name is broken; every other cell has a blank where it may wrap.
+        # Only a long name is broken within a word; the other cells contain spaces.
         table.add_column(name, overflow="fold", max_width=WIDTHS[name])
     for row in worst_first(rows):
         table.add_row(*map(escape, row.cells()[:-1]), style=COLOURS[row.health])
@@ -105,7 +105,7 @@ def show(rows: list[Row], console: Console) -> None:
         if row.needs:
             console.print(Text(f"{row.name}: {row.needs}", style=COLOURS[row.health]))
         if row.needs and row.urls.last_run:
-            # An address that is broken up cannot be opened.
+            # A wrapped address cannot be clicked.
             console.print(Text(row.urls.last_run, style=COLOURS[row.health]), soft_wrap=True)
 
 

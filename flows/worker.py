@@ -1,8 +1,8 @@
-"""The worker type `key-rotation`: it runs this package's flows in its own interpreter.
+"""The worker type `key-rotation`, which executes this package's flows in its own interpreter.
 
-A process worker starts an interpreter for each run, which takes seconds of CPU time for half a second of work. Here
-each run has a thread and an event loop of its own instead, so a run that blocks its loop does not hold up another.
-Prefect's engine handles signals in the main thread only, so SIGTERM stays with the worker.
+A process worker starts an interpreter for each run: seconds of CPU time for half a second of work. Here each run gets a
+thread with its own event loop, so a run that blocks its loop does not delay the others. Prefect's engine handles
+signals in the main thread only, so SIGTERM reaches the worker, not its runs.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ from flows.attempts import Attempt, Precedence
 from tasks.world.inventory import is_emergency
 
 LIMIT = 4
-"""How many ordinary runs a worker has in hand at most, unless `--limit` says otherwise.
+"""How many ordinary runs a worker executes at once, unless `--limit` says otherwise.
 
-An emergency is found, and begins, behind the requests of all of them.
+The more there are, the later an emergency is found and started: the server answers their requests first.
 """
 KEPT_FREE = 5
-"""How many emergencies a worker runs beside a full house of ordinary runs."""
+"""How many slots a worker reserves for emergencies, on top of its limit for ordinary runs."""
 ASKED_FOR = 50
-"""How many due runs a worker asks the server for at a time, at most; the server refuses to list more than 200."""
+"""How many scheduled runs a worker requests at once, at most; the server refuses a limit above 200."""
 
 FLOWS: Mapping[str, Flow[..., Any]] = {
     f"{each.fn.__module__}:{each.fn.__name__}": each for each in vars(flows).values() if isinstance(each, Flow)
 }
-"""The flows that are run, by entrypoint."""
+"""The flows that this worker executes, by entrypoint."""
 
 
 def flow_at(entrypoint: str | None) -> Flow[..., Any]:
@@ -77,7 +77,7 @@ def flow_at(entrypoint: str | None) -> Flow[..., Any]:
 
 
 class KeyRotationJobConfiguration(BaseJobConfiguration):
-    """What a run takes from its deployment: which flow it is."""
+    """The part of a deployment's job that this worker uses: the entrypoint of its flow."""
 
     _entrypoint: str | None = PrivateAttr(default=None)
     _sets_environment: bool = PrivateAttr(default=False)
@@ -91,7 +91,7 @@ class KeyRotationJobConfiguration(BaseJobConfiguration):
         worker_name: str | None = None,
         worker_id: UUID | None = None,
     ) -> None:
-        """Note the flow's entrypoint, and whether environment variables are asked for."""
+        """Store the flow's entrypoint, and whether the job sets environment variables."""
         variables = {**((deployment and deployment.job_variables) or {}), **(flow_run.job_variables or {})}
         self._sets_environment = bool(self.env) or any(name.partition(".")[0] == "env" for name in variables)
         self._entrypoint = deployment.entrypoint if deployment else None
@@ -99,14 +99,14 @@ class KeyRotationJobConfiguration(BaseJobConfiguration):
 
     @classmethod
     def _base_environment(cls) -> dict[str, str]:
-        # To spell out all settings takes 20 ms of CPU time, and no process is started that would read them.
+        # Prefect would serialise all settings (20 ms of CPU time) for a process that is never started.
         return {}
 
     def flow(self) -> Flow[..., Any]:
         """Return the flow to run.
 
         Raises:
-            ConfigurationError: It is no flow of this package, or it asks for environment variables of its own.
+            ConfigurationError: It is no flow of this package, or the job sets environment variables.
         """
         if self._sets_environment:
             raise ConfigurationError(
@@ -117,20 +117,20 @@ class KeyRotationJobConfiguration(BaseJobConfiguration):
 
 
 class KeyRotationWorkerResult(BaseWorkerResult):
-    """The end of an attempt: 0 if its final state is known to the server."""
+    """The result of an attempt: 0 if the server knows its final state."""
 
 
 class KeyRotationWorker(
     BaseWorker[KeyRotationJobConfiguration, BaseVariables, KeyRotationWorkerResult],
 ):
-    """Runs the flows of this package in its own interpreter, each in a thread of its own.
+    """Executes this package's flows in its own interpreter, each run in its own thread.
 
-    Pools, queues, priorities, Cancel and Retry are those of every Prefect worker. An emergency does not wait for a
-    place: some are kept free. SIGTERM ends the worker when the runs in hand have ended.
+    Pools, queues, priorities, Cancel and Retry work as with every Prefect worker. Some slots are reserved for
+    emergencies. On SIGTERM the worker takes no new runs, and exits when its runs have ended.
 
     Args:
         work_pool_name: The work pool.
-        limit: How many ordinary runs it has in hand at most.
+        limit: How many ordinary runs it executes at once.
         **base: The arguments of every Prefect worker.
     """
 
@@ -147,7 +147,7 @@ class KeyRotationWorker(
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
-        """Return the template of a new pool, which has the one variable that Prefect wants at least."""
+        """Return the base job template of a new pool; Prefect requires at least one variable."""
         name = {"type": "string", "title": "Name", "description": "Name of the job; the flow run's by default."}
         return {
             "job_configuration": {"name": "{{ name }}"},
@@ -155,7 +155,7 @@ class KeyRotationWorker(
         }
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Stop the runs in hand that somebody has cancelled or suspended, and take what is due."""
+        """Stop this worker's runs that were cancelled or suspended, then take scheduled ones."""
         await self._stop_what_is_to_stop()
         return await super().get_and_submit_flow_runs()
 
@@ -174,7 +174,7 @@ class KeyRotationWorker(
                 attempt.suspend(state)
 
     async def sync_with_backend(self) -> None:
-        """Send the worker's heartbeat, and look after the runs that nobody is at work on any more."""
+        """Send the worker's heartbeat, and recover abandoned runs."""
         await super().sync_with_backend()
         self._abandoned = self._abandoned or Abandoned(self.client, self._work_pool_name)
         await self._abandoned.schedule_again(self._in_hand())
@@ -185,7 +185,7 @@ class KeyRotationWorker(
         return self._submitting_flow_run_ids | self._attempts.keys()
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
-        # Prefect's worker asks for two hundred runs however few it can take.
+        # The base class requests 200 runs, no matter how few this worker can take.
         free = self._free_places()
         wanted = min(free + len(self._submitting_flow_run_ids), ASKED_FOR)
         due = await self._due(wanted) if free else []
@@ -204,13 +204,13 @@ class KeyRotationWorker(
             )
         except httpx.HTTPStatusError as error:
             if error.response.status_code == httpx.codes.NOT_FOUND:
-                # The next heartbeat makes a pool that was deleted again.
+                # The next heartbeat recreates a deleted pool.
                 return []
             raise
         return WorkerFlowRunResponse.model_validate_list(answer.json())
 
     async def _emergencies(self) -> list[WorkerFlowRunResponse]:
-        # What a person has just started is due last of all, so the server's own order would show it last.
+        # Newest first: the server's own order by scheduled time would list a run that was just started last.
         queues = (
             WorkQueueFilter(name=WorkQueueFilterName(any_=sorted(self._work_queues))) if self._work_queues else None
         )
@@ -231,17 +231,17 @@ class KeyRotationWorker(
         ]
 
     async def _may_overtake_in(self, queue_id: UUID) -> bool:
-        # The limits of a pool and a queue, and their pause, are for emergencies, too.
+        # Emergencies respect the pause and the concurrency limits of pools and queues, too.
         try:
             queue = await self.client.read_work_queue(queue_id)
         except ObjectNotFound:
-            # It was deleted since the run was read, and what escapes here ends the worker.
+            # The queue was deleted after the run was read; an exception here would stop the worker.
             return False
         return not any((each.is_paused or each.concurrency_limit is not None) for each in (queue, self.work_pool))
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
         entries = {entry.flow_run.id: entry for entry in flow_run_response}
-        # A run whose Retry is pressed as it ends is still in hand.
+        # A run can be retried before its previous attempt has left this worker.
         fresh = [entry for key, entry in entries.items() if key not in self._in_hand()]
         urgent = [each for each in fresh if is_emergency(each.flow_run.parameters)]
         for each in urgent:
@@ -255,7 +255,7 @@ class KeyRotationWorker(
     async def _submit_run(self, flow_run: FlowRun) -> None:
         if not self.is_setup:
             return
-        # A run that was taken is run, also if the worker is being stopped.
+        # Once taken, a run is executed even if the worker is stopping.
         with anyio.CancelScope(shield=True):
             try:
                 await super()._submit_run(flow_run)
@@ -268,17 +268,17 @@ class KeyRotationWorker(
                     self._release_limit_slot(flow_run.id)
 
     async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
-        """Write no labels: the run's log names the worker, and a run whose labels are refused would be Crashed."""
+        """Write no labels: the run's log names the worker, and a failed write would mark the run as Crashed."""
 
     async def _propose_submitting_state(self, flow_run: FlowRun) -> None:
-        """Leave the run Pending: nothing is submitted, and it is Running a moment later."""
+        """Leave the run Pending: nothing is submitted elsewhere, and it becomes Running a moment later."""
 
     async def _submit_run_and_capture_errors(
         self, flow_run: FlowRun, task_status: anyio.abc.TaskStatus[Any] | None = None
     ) -> BaseWorkerResult | Exception:
         with anyio.CancelScope(shield=True):
             end = await super()._submit_run_and_capture_errors(flow_run, task_status)
-        return end  # noqa: RET504 - after a cancel scope, mypy wants a return
+        return end  # noqa: RET504 - after a cancel scope, mypy requires a separate return
 
     async def run(
         self,
@@ -286,7 +286,7 @@ class KeyRotationWorker(
         configuration: KeyRotationJobConfiguration,
         task_status: anyio.abc.TaskStatus[Any] | None = None,
     ) -> KeyRotationWorkerResult:
-        """Run a flow run in a thread of its own, and wait for its end."""
+        """Execute a flow run in its own thread, and wait for its end."""
         try:
             flow = configuration.flow()
         except ConfigurationError as error:
@@ -305,7 +305,7 @@ class KeyRotationWorker(
         return KeyRotationWorkerResult(status_code=code, identifier=str(flow_run.id))
 
     async def _settle(self, attempt: Attempt, run_id: UUID) -> int:
-        # The server has refused the attempt's state, and nobody else would end the run.
+        # The server rejected the attempt's state, and nothing else would end the run.
         state = (await self.client.read_flow_run(run_id)).state
         if attempt.is_cancelled or (state and state.is_cancelling()):
             await self.client.set_flow_run_state(run_id, Cancelled(), force=True)
@@ -318,6 +318,6 @@ class KeyRotationWorker(
         configuration: KeyRotationJobConfiguration,  # noqa: ARG002 - the base class passes it
         grace_seconds: int = 30,  # noqa: ARG002 - the base class passes it
     ) -> None:
-        """Cancel a run that was taken and has not begun."""
+        """Cancel a run that was taken but has not started."""
         if attempt := self._attempts.get(UUID(infrastructure_pid)):
             attempt.cancel()

@@ -1,4 +1,4 @@
-"""Write a key off that nobody can revoke any more."""
+"""Write off a key that nobody can revoke any more."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ async def write_off_key(
 
 
 def check_write_off(rotation: str, confirm_name: object, reason: object) -> str:
-    """Refuse what is not meant so, before anything is changed.
+    """Validate the confirmation and the reason, before anything is changed.
 
     Args:
         rotation: The name of the rotation.
-        confirm_name: What was typed to confirm it.
+        confirm_name: The name as typed to confirm.
         reason: Why the key is written off.
 
     Returns:
-        The reason, on one line and cut.
+        The reason on one line, cut to `MAX_REASON` characters.
 
     Raises:
-        ConfigurationError: One sentence that names the field.
+        ConfigurationError: A field is invalid; the message names it.
     """
     if confirm_name != rotation:
         raise ConfigurationError("confirm_name: it is not the name of the rotation. Nothing was changed.")
@@ -70,15 +70,12 @@ def check_write_off(rotation: str, confirm_name: object, reason: object) -> str:
 
 
 async def follow_write_off(run: Run, label: str, reason: str) -> str:
-    """Write a key off, from whatever state the last run left.
+    """Write a key off, whatever state the last run left, and return the final message.
 
     Args:
         run: The run.
         label: The key's label.
-        reason: Why.
-
-    Returns:
-        What happened, in one sentence.
+        reason: Why it is written off.
 
     Raises:
         KeyRotationError: The key was not written off.

@@ -14,10 +14,10 @@ from tasks.world.gate import DEADLINE_SECONDS
 async def show_markdown(key: str, markdown: str, description: str) -> None:
     """Write a Markdown artifact; a failure is logged as a warning."""
     try:
-        # Prefect's client would go on for minutes, and then put this page over that of a later run.
+        # Prefect's client would retry for minutes, and might then overwrite the page of a later run.
         async with asyncio.timeout(DEADLINE_SECONDS):
             await acreate_markdown_artifact(key=key, markdown=markdown, description=description)
-    except Exception as error:  # noqa: BLE001 - the run's work is done, whether or not it can be shown
+    except Exception as error:  # noqa: BLE001 - the run has done its work, even if it cannot be shown
         _warn(key, error)
 
 
@@ -26,7 +26,7 @@ async def show_table(key: str, table: list[dict[str, Any]], description: str) ->
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             await acreate_table_artifact(key=key, table=table, description=description)
-    except Exception as error:  # noqa: BLE001 - the run's work is done, whether or not it can be shown
+    except Exception as error:  # noqa: BLE001 - the run has done its work, even if it cannot be shown
         _warn(key, error)
 
 

@@ -15,7 +15,7 @@ MAX_ROWS = 500
 def as_table(report: Report) -> list[dict[str, str]]:
     """Return one row per finding, the most severe first.
 
-    A placeholder row stands for no findings; a last row counts the findings beyond `MAX_ROWS`.
+    A placeholder row means no findings; a last row counts the findings beyond `MAX_ROWS`.
     """
     rows = [
         {
@@ -73,11 +73,11 @@ def as_sentence(report: Report) -> str:
 
 
 def as_summary(reports: Sequence[Report], failures: Sequence[KeyRotationError]) -> str:
-    """Return the final message of a run that has audited several connections, those that require action first.
+    """Return the final message of a run that audited several connections; those that require action come first.
 
     Args:
         reports: The reports.
-        failures: The failures of the audits that are incomplete.
+        failures: The failures of the audits that could not be completed.
     """
     if len(reports) == 1 and not failures:
         return as_sentence(reports[0])

@@ -20,7 +20,7 @@ def page_url(kind: str, object_id: UUID | str) -> str:
 
 def artifact_url(key: str) -> str:
     """Return the address of the newest artifact with a key; empty if the dashboard's address is unknown."""
-    # Prefect's `url_for` knows no artifacts.
+    # Prefect's `url_for` does not support artifacts.
     dashboard = PREFECT_UI_URL.value()
     return f"{dashboard.rstrip('/')}/artifacts/key/{key}" if dashboard else ""
 

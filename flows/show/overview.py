@@ -39,11 +39,11 @@ OVERVIEW = "key-rotations"
 LATE_AFTER = timedelta(minutes=5)
 """How late a run or a revocation may be before it is reported."""
 A_WHILE = timedelta(days=180)
-"""Dates further away than this are shown with their year."""
+"""Dates further away than this are shown with the year instead of the time."""
 CROWD = 20
-"""How many rotations may be due at the same minute before a spread is suggested."""
+"""How many rotations may be due in the same minute before a spread is suggested."""
 MAX_MESSAGE = 600
-"""How many characters of a run's message are shown: all of the usual ones, the address of the help included."""
+"""How many characters of a run's message are shown; enough for the usual ones, with the link to their help."""
 HEADER = ("Rotation", "Health", "Current key", "Next run (UTC)", "Last result (UTC)", "Superseded keys")
 
 
@@ -56,7 +56,7 @@ class Health(IntEnum):
 
 
 class Urls(NamedTuple):
-    """Where the dashboard shows a rotation; empty texts where there is nothing to show, or its address is unknown.
+    """The dashboard's pages for a rotation; a text is empty if the page does not exist or its address is unknown.
 
     Args:
         page: The rotation's artifact.
@@ -102,7 +102,7 @@ class Row:
         return self.name, self.health.name.lower(), self.current, self.next_run, self.last, self.superseded
 
     def linked_cells(self) -> tuple[str, ...]:
-        """Return the same in Markdown, with a link to each page of the dashboard."""
+        """Return the same in Markdown, with links to the dashboard."""
         name, health, current, next_run, last, superseded = map(cell, self.cells())
         deployment = f" ({linked('deployment', self.urls.deployment)})" if self.urls.deployment else ""
         return (
@@ -173,7 +173,7 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
 
 def _what_is_missing(facts: Facts, ledger: Ledger) -> list[tuple[Health, str]]:
     if ledger.removed and facts.deployment is None:
-        # What is left of it ends by itself.
+        # Its remaining keys are revoked without anybody's help.
         return []
     missing = []
     if ledger.current is None and not facts.damage:
@@ -186,7 +186,7 @@ def _what_is_missing(facts: Facts, ledger: Ledger) -> list[tuple[Health, str]]:
 
 
 def _refusal(facts: Facts) -> str:
-    """Return why every run refuses the deployment's parameters; empty text if none does."""
+    """Return why every run refuses the deployment's parameters; empty if they are valid."""
     if facts.deployment is None:
         return ""
     try:
@@ -247,14 +247,14 @@ def _last(run: SeenRun | None, now: datetime) -> str:
 
 
 def _short(at: datetime, now: datetime) -> str:
-    # The header names the time zone.
+    # The table's header names the time zone.
     return f"{at:%-d %b %H:%M}" if abs(at - now) < A_WHILE else f"{at:%-d %b %Y}"
 
 
 def _age(age: timedelta) -> str:
     hours = int(age.total_seconds() // 3600)
     if hours < 1:
-        # Negative where the clocks of two machines differ.
+        # The age is negative if the clocks of two hosts differ.
         return "below 1 h"
     return f"{hours // 24} d" if hours >= 48 else f"{hours} h"  # noqa: PLR2004 - two days
 
@@ -278,7 +278,7 @@ def as_page(rows: Sequence[Row], now: datetime, warnings: Sequence[str] = ()) ->
 
 
 def crowded(rows: Sequence[Row]) -> list[str]:
-    """Return one sentence for each minute at which so many rotations are due that a spread is better."""
+    """Return a sentence for each minute at which more than `CROWD` rotations are due."""
     due = Counter(show_time(each.facts.next_run.at) for each in rows if each.facts.next_run)
     return [
         f"{count} rotations are due at {at}: give them a Spread in the form of add-rotation, such as 2h."
@@ -312,7 +312,7 @@ async def read_rows(now: datetime) -> list[Row]:
 
 
 async def refresh_overview(now: datetime) -> None:
-    """Refresh the artifact `key-rotations`, and delete older terms, in a run of another purpose.
+    """Refresh the artifact `key-rotations` and delete outdated ledger terms, from a run of another flow.
 
     It never fails that run.
     """
@@ -320,7 +320,7 @@ async def refresh_overview(now: datetime) -> None:
         rows = await read_rows(now)
         async with asyncio.timeout(DEADLINE_SECONDS):
             await show(rows, now)
-        # Where the deployment of the flow `overview` is missing, nothing else would.
+        # If the flow `overview` is not deployed, nothing else deletes them.
         await prune_ledgers()
     except KeyRotationError as error:
         get_run_logger().warning("The overview of all rotations was not refreshed: %s", error)
@@ -334,9 +334,9 @@ async def _artifact() -> StoredArtifact | None:
 
 
 async def show(rows: Sequence[Row], now: datetime) -> None:
-    """Write the artifact anew, and delete its last version, which Prefect would keep forever.
+    """Create a new version of the artifact, and delete the previous one, which Prefect would keep forever.
 
-    An update in place would leave the time at which it was first created on the page.
+    After an update in place, the page would still show the time of its first creation.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -346,7 +346,7 @@ async def show(rows: Sequence[Row], now: datetime) -> None:
     client, _ = get_or_create_client()
     body = {"key": OVERVIEW, "type": "markdown", "description": "All rotations and required actions", "data": page}
     with api_errors("writing the overview"):
-        # The client's own methods would also copy the whole page into an event.
+        # The client's own methods would also emit an event with the whole page.
         await client.request("POST", "/artifacts/", json=body)
         if last is not None:
             with suppress(ObjectNotFound):

@@ -84,7 +84,7 @@ def _state(key: Superseded) -> str:
 
 
 def _until(key: Superseded) -> str:
-    """Return the words before `revoke_at`, beside the key's state."""
+    """Return the words before `revoke_at` in a row that shows the key's state."""
     if key.disabled:
         return "deleted at"
     return "next check" if key.postponed else "until"

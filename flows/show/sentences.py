@@ -24,7 +24,7 @@ TASKS = {
     "recover": "clean up after an earlier run",
     "carry over": "add the key to the account's lists",
 }
-"""Steps whose names do not say enough, in words; every other step is named by its words."""
+"""Steps whose names need an explanation in a message; other names are used as they are."""
 
 
 def rotated(run: Run, situation: Situation, before: Sequence[Superseded] = ()) -> str:
@@ -33,7 +33,7 @@ def rotated(run: Run, situation: Situation, before: Sequence[Superseded] = ()) -
     Args:
         run: The run.
         situation: The situation at its start.
-        before: The superseded keys before it revoked what is due.
+        before: The superseded keys before this run revoked what was due.
     """
     current, rest = run.ledger.current, "; ".join([*_ended(run.ledger, before), _rest(run.ledger)])
     if current is None:
@@ -61,12 +61,12 @@ def rotated(run: Run, situation: Situation, before: Sequence[Superseded] = ()) -
 
 
 def _left(run: Run) -> str:
-    """Say which former places may still hold a key, and when it ends or that it just has."""
+    """Return the run's warnings, and a sentence for each former place that may still hold a key."""
     return "".join(f" {sentence}" for sentence in [*run.warnings, *left_behind(run.ledger)])
 
 
 def _but_for(run: Run, current: Current) -> str:
-    """Name the destinations that do not hold the current key, as a run has seen them that has published nothing."""
+    """Name the destinations without the current key, as seen by a run that published nothing."""
     seen = [name for name in current.destinations if name in run.contents]
     others = [name for name in seen if fingerprint(run.contents[name].value) != current.fingerprint]
     return f", but it is not in {', '.join(others)}: start a new run" if others else ""
@@ -88,7 +88,7 @@ def retired(run: Run, before: Sequence[Superseded]) -> str:
 
 
 def _ended(ledger: Ledger, before: Sequence[Superseded]) -> list[str]:
-    """Say which of the superseded keys a run has ended, and how."""
+    """List the superseded keys that a run has revoked or disabled."""
     left = {key.hash: key for key in ledger.superseded}
     gone = [key.label for key in before if key.hash not in left]
     disabled = [key.label for key in before if not key.disabled and key.hash in left and left[key.hash].disabled]
@@ -133,21 +133,18 @@ def removed(run: Run, before: Sequence[Superseded] | None, *, had_deployment: bo
 
 
 def nothing_to_remove(run: Run) -> str:
-    """Return the message of a Retry of a removal that has completed before."""
+    """Return the message of a Retry of a removal that has completed already."""
     current = run.ledger.current
     again = f" The rotation {run.name} was added again; to remove it, start a new run." if current else ""
     return f"Nothing to do: this run has completed before.{again}"
 
 
 def wrote_off(run: Run, entry: WrittenOff) -> str:
-    """Return a sentence about the key that was written off.
+    """Return the message of a key that was written off.
 
     Args:
         run: The run.
         entry: The key, and why.
-
-    Returns:
-        One sentence.
     """
     return (
         f"Written off: {entry.label} was not revoked, is no longer in the ledger, and may be alive at OpenRouter; "
@@ -179,7 +176,7 @@ def failed(error: KeyRotationError, step: str, ledger: Ledger | None, following:
 
 
 def address(entry: str) -> str:
-    """Return where an entry of the documentation is found: in the checkout, and with `.html` on its site."""
+    """Return where an entry of the documentation is: a file in the checkout; with `.html`, a page of the site."""
     return f"{PAGE}#{entry.lower().replace(' ', '-')}"
 
 
@@ -187,7 +184,7 @@ def _what_is_safe(error: KeyRotationError, step: str, ledger: Ledger | None) -> 
     if isinstance(error, ConfigurationError) and (ledger is None or ledger.pending is None):
         return str(error)
     if isinstance(error, LedgerError) and ledger is None:
-        # It cannot be read, and a Retry finds the same.
+        # The ledger is unreadable, and stays so on a Retry.
         return str(error)
     retry = f"Retry is safe; press it once {error.retry_when}."
     if ledger is None:
@@ -199,7 +196,7 @@ def _what_is_safe(error: KeyRotationError, step: str, ledger: Ledger | None) -> 
     if ledger.pending and ledger.pending.key:
         live += f", and the new key {ledger.pending.key.label} was created"
     if isinstance(error, OverwrittenError):
-        # The destination may hold a key that this very run has revoked.
+        # The destination may hold a key that this run has revoked.
         return f"{error} {live}."
     safe = f"Nothing was changed. {live}" if step == LOOK else f"{live}; no key that a destination holds was revoked"
     return f"{what} {safe}. {retry}"

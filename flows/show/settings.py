@@ -21,16 +21,16 @@ LABELS = {
     "schedule": "Schedule",
     "auto_rotation": "Rotate on a schedule",
 }
-"""How forms call each setting."""
+"""The label of each setting in the forms."""
 
 
 def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
-    """Return the settings of a rotation for a comparison: its fields, its `schedule`, and `auto_rotation`."""
+    """Return a deployment's settings for a comparison: the rotation's fields, `schedule`, and `auto_rotation`."""
     rotation = deployment.parameters.get("rotation")
     try:
         settings = parse_rotation(rotation).model_dump()
     except ConfigurationError:
-        # The parameter was edited to something invalid; compare it as it is.
+        # Somebody has edited the parameter into something invalid; compare it as it is.
         settings = dict(rotation) if isinstance(rotation, Mapping) else {"rotation": rotation}
     own = own_schedule(deployment)
     timetable = read_timetable(own.schedule) if own else None
@@ -38,12 +38,12 @@ def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
 
 
 def settings_of(rotation: Mapping[str, Any], schedule: str | None, active: bool) -> dict[str, Any]:
-    """Return the fields of a rotation, its `schedule` in words, and `auto_rotation`, for a comparison."""
+    """Return a rotation's fields, its `schedule` in words, and `auto_rotation`, for a comparison."""
     return {**rotation, "schedule": schedule, "auto_rotation": active}
 
 
 def change_table(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """Return a Markdown table of the changed fields, given the former and new value of each."""
+    """Return a Markdown table of changed fields, given the former and new value of each."""
     if not changes:
         return ["No changes."]
     rows = [
@@ -66,5 +66,5 @@ def _spelt(value: Any) -> str:
 
 
 def cell(text: str) -> str:
-    """Escape a text for one cell of a Markdown table."""
+    """Escape a text for a cell of a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())
