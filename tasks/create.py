@@ -1,4 +1,4 @@
-"""Create a key: announce it, ask for it once, write down what came back."""
+"""Create a key: announce it in the ledger, request it once, record the answer."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from tasks.world.run import NewKey, Run
 async def create_key(run: Run, rotation: Rotation) -> NewKey:
     """Create the rotation's next key, and write its hash and fingerprint into the ledger.
 
-    The call to OpenRouter is made once. Where its outcome is not known, the key is looked for by its marker and deleted
-    before the one other attempt, so that no key is left behind.
+    The request is sent once. If its outcome is unknown, the key is searched for by its marker and deleted before the
+    single repetition, so that no orphan remains.
 
     Raises:
         LedgerError: The ledger has no room for another key; nothing was created.
-        PlaceLostError: Another run has taken over; the key was deleted again.
+        PlaceLostError: Another run has taken over; the new key was deleted.
         ServiceError: OpenRouter failed.
     """
     try:
         created = await _create_or_settle(run, rotation)
     except ServiceError as error:
-        # A create that could not be settled may still turn up, and a second intent would take its place in the ledger.
+        # The key of an unsettled create may still turn up, and a second intent would overwrite the first in the ledger.
         if run.ledger.pending is not None or not (error.outcome_unknown and error.retryable):
             raise
         if (error.retry_after or 0) > MAX_WAIT_SECONDS:
@@ -52,7 +52,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
     try:
         await run.write(run.ledger.created(record))
     except PlaceLostError:
-        # Whoever has taken over may have looked for it before it was made; then nobody else will ever know of it.
+        # The run that took over may have searched before this key existed; then no other run will ever find it.
         if not await run.is_explained(record.hash):
             await (await run.world.connection(rotation.connection)).delete_key(record.hash)
         raise
@@ -62,7 +62,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
 
 
 async def _assign_guardrail(run: Run, key: MadeKey) -> None:
-    # Before the key is published, so that no consumer ever gets one without its guardrail.
+    # Before the key is published, so that consumers never get one without its guardrail.
     pending = run.ledger.pending
     if pending is None or pending.terms is None or pending.terms.guardrail_id is None:
         return
@@ -104,7 +104,7 @@ async def _announce(run: Run, rotation: Rotation, now: datetime) -> Pending:
 
 
 def intent_of(run: Run, rotation: Rotation, now: datetime, terms: Terms, budget: Budget | None) -> Pending:
-    """Return what the ledger says before a key is created."""
+    """Return the ledger entry that announces the creation of a key."""
     return Pending(
         run_id=run.identity.id,
         connection=rotation.connection,

@@ -15,15 +15,15 @@ FIRST_WAIT_SECONDS = 0.1
 TIMES_LONGER = 4.0
 """How many times longer each wait is than the one before; all together they outlast a locked database."""
 LONGEST_WAIT_SECONDS = 10.0
-"""The longest that a store may ask to wait before a write is tried again in the same run."""
+"""The longest wait requested by a store after which a write is still retried in this run."""
 
 
 async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
-    """Put a key into a destination; where it is already there, nothing is written.
+    """Write a key to a destination, unless the destination holds it already.
 
     Raises:
         PlaceLostError: Another run has taken over; nothing was written.
-        ConflictError: Somebody else has written there in the meantime.
+        ConflictError: Somebody else has changed the secret meanwhile.
         DestinationError: The destination does not hold the key after it was written.
         ServiceError: The destination failed.
     """
@@ -58,10 +58,10 @@ async def _write(run: Run, place: Destination, key: VerifiedKey, content: Conten
         "written_at": run.world.now().isoformat(timespec="seconds"),
     }
     try:
-        # The look at the ledger comes after what is replaced was read: a run that was overtaken since writes no more.
+        # The ledger is checked after the old content was read: a run that was overtaken since then must not write.
         await run.write_to(place, key.secret, content, written_by)
     except ServiceError as error:
-        # A write whose answer was lost shows itself in the read-back; so does one that was made twice.
+        # The read-back shows whether the write took effect, even if its answer was lost or it was applied twice.
         if not (error.outcome_unknown or error.retryable or isinstance(error, ConflictError)):
             raise
         run.has_late_writes |= error.outcome_unknown

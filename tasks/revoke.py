@@ -1,4 +1,4 @@
-"""Revoke a superseded key, once nothing needs it any more."""
+"""Revoke a superseded key once it is no longer needed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tasks.world.run import Run
 
 
 async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
-    """Revoke a superseded key as its rotation's policy asks: delete it, disable it first, or wait until it is unused.
+    """Revoke a superseded key as its rotation's policy requires: delete it, disable it, or wait until it is unused.
 
     Args:
         run: The run.
         key: The key, which is due.
-        destinations: Where consumers read the current key; none of them may hold this one. None are left of a rotation
-            that was removed, unless it was added again.
+        destinations: Where consumers read the current key; none of them may hold this one. Empty for a removed
+            rotation, unless it was added again.
 
     Raises:
         DestinationError: A destination still holds the key, or the key is still used and is to be kept; it was not
@@ -38,10 +38,10 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
     asks_for_quiet = policy.retire_when == "unused" and not (key.at_once or key.disabled or key.revoking)
     if asks_for_quiet and await _still_used(run, openrouter, key):
         return
-    # Announced first, so that nobody brings a key back that is about to die. Signing the ledger keeps older runs out.
+    # Announced first, so that nobody restores a key that is being revoked. Writing the next term locks out older runs.
     await run.record(run.ledger.changed(key.hash, revoking=True))
     if not key.at_once:
-        # A list that names a dead key cannot be changed; but nothing delays the end of a leaked one.
+        # OpenRouter refuses changes to a list with a dead key. A leaked key is not delayed by that.
         await take_out(run, key)
     await run.guard()
     if policy.revoke == "disable-then-delete" and not (key.at_once or key.disabled):
@@ -51,7 +51,7 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
         await confirm_gone(openrouter, key)
         if not key.revoking:
             run.note(f"The superseded key {key.label} did not exist any more; somebody else has deleted it.")
-    # Somebody may have written it back in between; now nobody can any more.
+    # Somebody may have written it back before the deletion; from now on, OpenRouter refuses that.
     await take_out(run, key)
     await run.record(run.ledger.revoked(key.hash))
     _warn_of_consumers_left(run, key)
@@ -72,7 +72,7 @@ async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[s
         )
     published = run.ledger.served.destinations if run.ledger.served else ()
     unread = [name for name in destinations if name not in found and name not in published]
-    # Of a key that was found again nobody knows where it was published.
+    # It is unknown where a key that was found again had been published.
     if unread and (key.left_at or not key.fingerprint):
         raise DestinationError(
             f"The superseded key {key.label} was not revoked, because {', '.join(unread)} may still hold it, and that "

@@ -16,7 +16,7 @@ from tasks.world.secrecy import secret_task
 
 
 class Steps(NamedTuple):
-    """How each step of the protocol is done."""
+    """The implementations of the protocol's steps."""
 
     create_key: Callable[[Run, Rotation], Awaitable[NewKey]]
     verify_key: Callable[[Run, Rotation, NewKey], Awaitable[VerifiedKey]]

@@ -1,4 +1,4 @@
-"""Verify a key: use it, and compare its name and its settings with those asked for."""
+"""Verify a key: use it, and compare its name and settings with the requested ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONGEST_WAIT_SECONDS = 5.0
 
 
 async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
-    """Prove that a key works and is what was asked for.
+    """Verify that a key works and has the requested name and settings.
 
     Raises:
         VerificationError: OpenRouter did not accept it in time, or its name or settings differ.
@@ -75,12 +75,12 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
 
 
 def names_agree(found: str, wanted: str) -> bool:
-    """Return whether a key's name at OpenRouter is the one asked for; its marker may stand at either end of it."""
+    """Return whether a key's name at OpenRouter is the requested one; its marker may be at either end."""
     return (read_marker(found), without_marker(found)) == (read_marker(wanted), without_marker(wanted))
 
 
 def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
-    """Return the names of the settings in which a key at OpenRouter differs from what was asked for."""
+    """Return the names of the settings in which a key at OpenRouter differs from the request."""
     pairs: dict[str, tuple[object, object]] = {
         "disabled": (key.disabled, False),
         "limit": (key.limit, wanted.limit),
@@ -88,17 +88,16 @@ def settings_that_differ(key: ApiKey, wanted: KeyRequest) -> list[str]:
         "include_byok_in_limit": (key.include_byok_in_limit, wanted.include_byok_in_limit),
     }
     for name in ("workspace_id", "creator_user_id", "expires_at"):
-        # What is left open is OpenRouter's choice.
+        # OpenRouter chooses what the request leaves open.
         if getattr(wanted, name) is not None:
             pairs[name] = (getattr(key, name), getattr(wanted, name))
     return [name for name, (found, asked) in pairs.items() if found != asked]
 
 
 async def can_be_finished(run: Run, rotation: Rotation, key: NewKey) -> bool:
-    """Check whether a key that an earlier run left half-published can be finished.
+    """Return whether a key that an earlier run left half-published can be finished.
 
-    Returns:
-        Whether it exists, in the account and with the name and the settings that are asked for now.
+    It must still exist, be valid, and have the connection, name and settings that the rotation asks for now.
 
     Raises:
         ServiceError: OpenRouter failed.

@@ -1,4 +1,4 @@
-"""The keys of an account, sorted by whose they are."""
+"""Sort the keys of an account by their owner: a rotation here, another installation, or nobody."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tasks.world.installation import remembered_in
 
 
 class KeyFilter:
-    """Takes the keys of an account one at a time, and keeps only those that matter to the audit.
+    """Classifies the keys of an account one at a time, and keeps only those that matter to the audit.
 
     Args:
         ledgers: All ledgers.
         installation: The id of this Prefect installation.
         deployed: The rotations that have a deployment.
-        older_than: How old a key of no rotation may become.
-        now: The current moment, UTC.
-        named: The hashes that the account's lists name.
+        older_than: Age from which a key without a rotation is reported.
+        now: The current time, UTC.
+        named: The hashes in the account's lists.
     """
 
     def __init__(
@@ -48,19 +48,15 @@ class KeyFilter:
         self._named = frozenset(named)
         self.counts = Counts()
         self.listed: dict[str, ApiKey] = {}
-        """The keys that the account's lists name."""
+        """The keys that the account's lists name, by hash."""
         self.workspaces: set[str] = set()
         self.explained: dict[str, ApiKey] = {}
         self.undecided: list[ApiKey] = []
-        """Keys with a marker that no ledger explains, until `decide` sorts them."""
+        """Keys with a marker that are in no ledger, until `decide` sorts them."""
         self.ours: dict[str, ApiKey] = {}
 
     def take(self, key: ApiKey) -> None:
-        """Look at one key.
-
-        Args:
-            key: The key, as a list shows it.
-        """
+        """Classify one key."""
         self.counts.seen += 1
         if key.hash in self._named:
             self.listed[key.hash] = key
@@ -77,15 +73,15 @@ class KeyFilter:
             self._of_nobody.add(judge_key_of_nobody(key, self._older_than, self._now))
 
     def runs(self) -> set[UUID]:
-        """Return the runs of the undecided keys whose markers, of an earlier version, name no installation."""
+        """Return the runs in those markers of undecided keys that name no installation, as in earlier versions."""
         marks = [read_marker(key.name) for key in self.undecided]
         return {mark.run_id for mark in marks if mark and not mark.installation}
 
     def decide(self, known: Collection[UUID]) -> None:
-        """Keep the undecided keys that this installation has made, and tell of the others.
+        """Keep the undecided keys that this installation made, and report the others.
 
         Args:
-            known: The runs that this server knows.
+            known: The runs that this Prefect server knows.
         """
         for key in self.undecided:
             mark = read_marker(key.name)
@@ -98,9 +94,5 @@ class KeyFilter:
         self.undecided.clear()
 
     def findings(self) -> list[Finding]:
-        """Return what was found about keys of no rotation and of other installations.
-
-        Returns:
-            The findings, some of each kind.
-        """
+        """Return the findings about keys without a rotation and about keys of other installations."""
         return [*self._not_ours.findings(), *self._of_nobody.findings()]

@@ -35,26 +35,26 @@ from tasks.world.ports import Deployed, OpenRouter, World
 from tasks.world.run import gather_all
 
 AT_ONCE = 8
-"""How many destinations or keys are looked at side by side."""
+"""How many destinations or keys are read concurrently."""
 OPEN_AT_ONCE = 32
-"""How many destinations are open at the same time."""
+"""How many destinations are open at once."""
 RUNS_AT_ONCE = 200
-"""For how many keys Prefect is asked at once whether it knows the runs that have made them."""
+"""For how many keys one request asks Prefect whether it knows the runs that made them."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What an account, the ledgers, the destinations and the deployments say, side by side.
+    """The outcome of a comparison.
 
     Args:
-        counts: How many keys there are.
-        findings: What does not agree.
-        deployed: The deployments, by the rotation's name.
-        lost: The rotations whose ledger is gone, by name.
-        secrets: What each destination holds that was read.
-        named: The hashes of the keys that lists of the account name.
+        counts: The number of keys, by owner.
+        findings: The differences.
+        deployed: The deployments, by rotation.
+        lost: The rotations whose ledger is lost, by name.
+        secrets: The content of each destination that was read.
+        named: The hashes in the account's lists.
     """
 
     counts: Counts
@@ -65,21 +65,18 @@ class Comparison:
     named: frozenset[str] = frozenset()
 
     def holders(self, label: str) -> list[str]:
-        """Return which of the destinations that were read hold a key of this label."""
+        """Return the destinations, among those that were read, that hold a key with this label."""
         return [name for name, value in self.secrets.items() if label_agrees(label, value)]
 
 
 async def compare(world: World, connection: str, openrouter: OpenRouter, older_than: timedelta) -> Comparison:
-    """Compare the account, the ledgers, the destinations and the deployments.
+    """Compare an account with the ledgers, the destinations and the deployments.
 
     Args:
-        world: The way to everything outside of the process.
+        world: Access to everything outside of the process.
         connection: The connection's name.
         openrouter: Its client.
-        older_than: From which age on a key of no rotation is a finding.
-
-    Returns:
-        What they say, and what does not agree.
+        older_than: Age from which a key without a rotation is reported.
 
     Raises:
         KeyRotationError: OpenRouter or Prefect failed.
@@ -110,7 +107,7 @@ class _Reading:
         named = await self._lists.read(places)
         installation = await self.world.installation()
         keys = await self._keys(KeyFilter(before, installation, self._deployed, older_than, now, named), places)
-        # Of an account that shows no workspaces, its keys tell.
+        # If the account does not list its workspaces, its keys name those that hold any.
         self._workspaces = sorted({*keys.workspaces, *filter(None, places)}) if workspaces is None else workspaces
         after = await self._ledgers()
         explained = before.hashes() | after.hashes()
@@ -131,7 +128,7 @@ class _Reading:
         return LedgerSet({name: value async for name, value in self.world.ledgers()})
 
     async def _named(self, ledgers: LedgerSet) -> list[str]:
-        """Return the workspaces that ledgers and deployments name, and that the account has."""
+        """Return the account's workspaces that ledgers or deployments name."""
         rotations = [each.rotation for each in self._deployed.values() if each.rotation]
         asked = {each.key.workspace_id for each in rotations if each.connection == self.connection}
         named = asked.union(*(each.workspaces(self.connection) for each in ledgers.ledgers.values()))
@@ -140,7 +137,7 @@ class _Reading:
     async def _deployments(self) -> dict[str, Deployed]:
         found: dict[str, Deployed] = {}
         async for each in self.world.deployments():
-            # A deployment may have got another name; of several for one rotation, the one with its name counts.
+            # A deployment may be renamed; of several for one rotation, the one with the rotation's name counts.
             name = each.rotation.name if each.rotation else each.name
             if name not in found or name == each.name:
                 found[name] = each
@@ -160,7 +157,7 @@ class _Reading:
         default: set[str] = set()
         for workspace in workspaces:
             if workspace in default:
-                # Where workspaces are not listed, the default one was asked for without its id.
+                # Without a list of workspaces, the default one was read by omitting its id.
                 continue
             async for key in self.openrouter.list_keys(workspace):
                 keys.take(key)
@@ -179,8 +176,8 @@ class _Reading:
         suspicious = [name for name, found in first.items() if found]
         if not suspicious:
             return []
-        # The list and the ledgers were not read in one moment, and a list by pages can miss a key. So whatever seems
-        # wrong is looked at once more, key by key, between two readings of its ledger that must be the same.
+        # The keys and the ledgers were not read atomically, and a paginated list can miss a key. So every suspicion is
+        # verified key by key, and counts only if the ledger is the same before and after.
         before = await self._ledgers()
         ledgers = {name: before.ledgers[name] for name in suspicious if name in before.ledgers}
         verdicts = await self._judge(ledgers, {})

@@ -1,4 +1,4 @@
-"""What an audit can find, how much it matters, and what to do about it."""
+"""What an audit can find, its severity, and the advice for it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from enum import Enum, StrEnum
 from typing import Self
 
 MOST_KEPT = 100
-"""How many findings of a kind of which there may be one for each key are kept; the others are counted."""
+"""How many findings are kept of a kind that can occur once per key; the others are only counted."""
 
 
 class Severity(Enum):
-    """How much a finding matters; the value is its rank, the gravest first."""
+    """The severity of a finding; the value is its rank, the most severe first."""
 
     CRITICAL = 0
     WARNING = 1
@@ -20,13 +20,13 @@ class Severity(Enum):
 
 
 class Kind(StrEnum):
-    """What an audit can find; the value is its name in the artifact and in events."""
+    """The kind of a finding; the value is its name in the artifact and in events."""
 
     severity: Severity
     advice: str
 
     def __new__(cls, name: str, severity: Severity, advice: str) -> Self:
-        """Make a kind of its name, its usual severity, and what a person does about it."""
+        """Create a kind from its name, its usual severity, and the advice for it."""
         kind = str.__new__(cls, name)
         kind._value_ = name
         kind.severity = severity
@@ -153,16 +153,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that an audit has found.
+    """A difference that an audit has found.
 
     Args:
-        kind: What it is.
-        sentence: What was found, for a person.
-        rotation: The rotation's name, where it is about one.
-        key_label: The key's label, where it is about one.
-        key_hash: The key's hash, where it is about one.
-        graded: How much it matters, where that is not as usual for its kind.
-        repaired: Whether this audit has put it right.
+        kind: Its kind.
+        sentence: What was found.
+        rotation: The rotation's name, if it concerns one.
+        key_label: The key's label, if it concerns one.
+        key_hash: The key's hash, if it concerns one.
+        graded: Its severity, if that is not the usual one of its kind.
+        repaired: Whether this audit has repaired it.
     """
 
     kind: Kind
@@ -175,24 +175,24 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """How much it matters."""
+        """The severity of this finding."""
         return self.graded or self.kind.severity
 
     @property
     def needs_person(self) -> bool:
-        """Whether somebody has to do something."""
+        """Whether a person must act."""
         return self.severity is not Severity.NOTICE and not self.repaired
 
 
 @dataclass
 class Counts:
-    """How many keys an audit has seen, by whose they are.
+    """The number of keys that an audit has read, by owner.
 
     Args:
-        seen: All.
-        of_rotations: Those that a ledger explains.
-        unexplained: Those with a marker that no ledger explains: orphans, those of other installations, and new ones.
-        of_nobody: Those without a marker that no ledger explains.
+        seen: All of them.
+        of_rotations: Keys in a ledger.
+        unexplained: Keys with a marker that are in no ledger: orphans, keys of other installations, and new keys.
+        of_nobody: Keys without a marker that are in no ledger.
     """
 
     seen: int = 0
@@ -202,11 +202,11 @@ class Counts:
 
 
 class CappedFindings:
-    """Findings of one kind: the first ones, and how many more there are, so that memory does not grow.
+    """Findings of one kind, of which only the first are kept, so that memory stays bounded.
 
     Args:
         kind: The kind.
-        more: What the others are, as it reads after their number.
+        more: What the others are, as the sentence that counts them says.
     """
 
     def __init__(self, kind: Kind, more: str) -> None:
@@ -216,11 +216,7 @@ class CappedFindings:
         self._left_out = 0
 
     def add(self, finding: Finding | None) -> None:
-        """Keep a finding, where there is one and room for it, or else count it.
-
-        Args:
-            finding: The finding; `None` for nothing.
-        """
+        """Keep a finding, or count it if `MOST_KEPT` are kept already; `None` is ignored."""
         if finding is None:
             return
         if len(self._kept) < MOST_KEPT:
@@ -229,11 +225,7 @@ class CappedFindings:
             self._left_out += 1
 
     def findings(self) -> list[Finding]:
-        """List what was kept.
-
-        Returns:
-            The findings, and one that counts those for which there was no room.
-        """
+        """Return the kept findings, and one that counts the others."""
         if not self._left_out:
             return self._kept
         return [*self._kept, Finding(self._kind, f"Further {self._more}, not listed: {self._left_out}.")]
@@ -241,13 +233,13 @@ class CappedFindings:
 
 @dataclass(frozen=True)
 class Report:
-    """What an audit has found.
+    """The result of an audit.
 
     Args:
-        connection: The connection that was audited.
+        connection: The audited connection.
         at: When, UTC.
-        counts: How many keys it has seen; `None` where OpenRouter did not let it.
-        findings: What it has found, the gravest first.
+        counts: The number of keys; `None` if OpenRouter refused the management key.
+        findings: The findings, the most severe first.
     """
 
     connection: str
@@ -256,5 +248,5 @@ class Report:
     findings: tuple[Finding, ...]
 
     def needing_person(self) -> list[Finding]:
-        """Return the findings that need a person."""
+        """Return the findings on which a person must act."""
         return [finding for finding in self.findings if finding.needs_person]

@@ -1,4 +1,4 @@
-"""Pure judgements: what is wrong with a key, a ledger, a destination or a deployment."""
+"""Pure assessments: what is wrong with a key, a ledger, a destination or a deployment."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from tasks.world.ports import Deployed
 EXPIRES_WITHIN = timedelta(days=7)
 """How long before a key's expiry to warn."""
 MANAGEMENT_KEY_EXPIRES_WITHIN = timedelta(days=14)
-"""How long before a management key's expiry to warn: only a person can make a new one."""
+"""How long before a management key's expiry to warn; longer, because only a person can replace it."""
 LONGEST_MARGIN = timedelta(days=1)
-"""How late a rotation may be at most before it is overdue; one with a shorter interval may be late by one interval."""
+"""How late a rotation may be before it is overdue; if its interval is shorter, that interval."""
 
 
 def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Finding | None:
-    """Judge a key of no rotation.
+    """Assess a key without a rotation.
 
     Args:
         key: The key.
-        older_than: How old it may become.
-        now: The current moment, UTC.
+        older_than: Age from which it is reported.
+        now: The current time, UTC.
 
     Returns:
-        The finding; `None` for one that is in order, or that cannot be used any more.
+        The finding; `None` if the key is in order, or no longer usable.
     """
     if not key.is_live(now):
         return None
@@ -52,12 +52,12 @@ def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Fi
 
 
 def judge_management_key(connection: str, expires_at: datetime | None, now: datetime) -> list[Finding]:
-    """Judge whether the management key is about to expire.
+    """Report a management key that is about to expire.
 
     Args:
         connection: The connection's name.
-        expires_at: When its management key ends; `None` for never, or where OpenRouter does not say.
-        now: The current moment, UTC.
+        expires_at: When it expires; `None` if never, or if OpenRouter does not tell.
+        now: The current time, UTC.
 
     Returns:
         At most one finding.
@@ -70,16 +70,16 @@ def judge_management_key(connection: str, expires_at: datetime | None, now: date
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that is known about one rotation at one moment.
+    """Everything known about a rotation at one time.
 
     Args:
         name: The rotation's name.
         ledger: Its ledger.
         deployed: Its deployment, if it has one.
-        keys: Its keys at OpenRouter by hash; `None` for one that is not there. Keys of other connections are left out.
-        held: The fingerprint of what each destination holds.
+        keys: Its keys at OpenRouter by hash; `None` for a missing one. Keys of other connections are left out.
+        fingerprints: The fingerprint of each destination's content.
         unreadable: Why a destination cannot be read.
-        places: Where each destination points that was read.
+        places: Where each destination that was read points.
     """
 
     name: str
@@ -99,7 +99,7 @@ def connection_of(ledger: Ledger, deployed: Deployed | None) -> str | None:
         deployed: Its deployment, if it has one.
 
     Returns:
-        The connection of its newest key, or else the one that its deployment names; `None` where neither tells.
+        The connection of its newest key, else the one in its deployment; `None` if neither is known.
     """
     entries = (ledger.current, ledger.pending, *ledger.superseded, *ledger.unresolved)
     newest = next((entry.connection for entry in entries if entry), None)
@@ -107,21 +107,13 @@ def connection_of(ledger: Ledger, deployed: Deployed | None) -> str | None:
 
 
 def entries_of(ledger: Ledger, connection: str) -> list[MadeKey]:
-    """List the keys that a rotation made over a connection.
-
-    Returns:
-        The current, the pending and the superseded keys.
-    """
+    """Return the current, pending and superseded keys that a rotation made with a connection."""
     pending = ledger.pending.key if ledger.pending else None
     return [key for key in (ledger.current, pending, *ledger.superseded) if key and key.connection == connection]
 
 
 def read_destinations_of(ledger: Ledger) -> tuple[str, ...]:
-    """Return the destinations that are to hold a rotation's current key.
-
-    Returns:
-        The destinations; none for a rotation that was taken away.
-    """
+    """Return the destinations that must hold a rotation's current key; none if it was removed."""
     return ledger.current.destinations if ledger.current and not ledger.removed else ()
 
 
@@ -131,13 +123,13 @@ def judge_rotation(
     """Compare a rotation's ledger with its keys, its destinations and its deployment.
 
     Args:
-        snapshot: What is known about it.
-        connection: The connection that is audited; keys of others are not judged.
+        snapshot: What is known about the rotation.
+        connection: The audited connection; keys of other connections are not assessed.
         workspaces: The workspaces of its account.
-        now: The current moment, UTC.
+        now: The current time, UTC.
 
     Yields:
-        What is wrong.
+        The findings.
     """
     ledger = snapshot.ledger
     if connection_of(ledger, snapshot.deployed) in (connection, None):
@@ -265,18 +257,11 @@ def _about(kind: Kind, snapshot: Snapshot, entry: MadeKey, sentence: str, graded
 
 
 def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[Finding]:
-    """Report ledgers that cannot be read.
-
-    Args:
-        ledgers: All ledgers.
-
-    Yields:
-        A finding for each; nothing else is said about its rotation.
-    """
+    """Report ledgers that cannot be read; their rotations are not assessed otherwise."""
     for name, sentence in ledgers.damaged.items():
         yield Finding(Kind.LEDGER_UNREADABLE, sentence, name)
 
 
 def in_change(name: str) -> Finding:
-    """Report a rotation that could not be judged because a run was at work on it."""
+    """Report a rotation that could not be assessed because a run was changing it."""
     return Finding(Kind.IN_CHANGE, f"A run of rotation {name} was at work, so the rotation was not judged.", name)

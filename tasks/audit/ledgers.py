@@ -1,4 +1,4 @@
-"""All ledgers at one moment, those that cannot be read among them."""
+"""A snapshot of all ledgers, including those that cannot be read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.world.ports import World
 
 
 class LedgerSet:
-    """All ledgers at one moment.
+    """A snapshot of all ledgers.
 
     Args:
         values: The value of each ledger's variable, by the rotation's name.
@@ -28,15 +28,15 @@ class LedgerSet:
                 self.damaged[name] = str(error)
 
     def hashes(self) -> set[str]:
-        """Collect the hashes of all keys that the ledgers explain."""
+        """Return the hashes of all keys in the ledgers."""
         return {key_hash for ledger in self.ledgers.values() for key_hash in ledger.hashes()}
 
 
 async def connections_in_use(world: World) -> list[str]:
-    """Read which connections the rotations use, or have used for keys that are still alive.
+    """Return the connections that rotations use, or have used for keys that are still in a ledger.
 
     Args:
-        world: The way to everything outside of the process.
+        world: Access to everything outside of the process.
 
     Returns:
         The names of the connections, sorted.

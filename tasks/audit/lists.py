@@ -1,4 +1,4 @@
-"""What is wrong with the account's lists of keys: dead keys in them, and current ones that are missing."""
+"""Find faults in the account's lists of keys: dead keys, and current keys that are missing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tasks.world.optional import Part, if_available, read_lists
 from tasks.world.ports import OpenRouter
 
 SHOWN = 12
-"""How many digits of a hash are shown: enough to find it at OpenRouter."""
+"""How many digits of a hash are shown; enough to find the key at OpenRouter."""
 
 
 class ListReader:
-    """The lists of an account, and what is not seen of it.
+    """The lists of an account, and the parts of it that the management key cannot see.
 
     Args:
         openrouter: The connection's client.
@@ -32,24 +32,24 @@ class ListReader:
         self.lists: dict[tuple[ListKind, str], KeyList] = {}
 
     def note(self, sentence: str) -> None:
-        """Remember a part of the account that is not seen."""
+        """Record a part of the account that cannot be seen."""
         if sentence not in self._unseen:
             self._unseen.append(sentence)
 
     async def read(self, workspaces: Sequence[str | None]) -> set[str]:
-        """Read the lists of some workspaces, and return the hashes that they name.
+        """Read the lists of some workspaces, and return the hashes in them.
 
         Raises:
             ServiceError: OpenRouter failed.
         """
         for workspace in workspaces:
             found = await read_lists(self._openrouter, workspace, self.note)
-            # What is for every workspace is in the list of each.
+            # A list for all workspaces is returned for each of them.
             self.lists |= {(each.kind, each.id): each for each in found}
         return {key_hash for each in self.lists.values() for key_hash in each.hashes or ()}
 
     async def read_logging(self, workspaces: Collection[str]) -> None:
-        """Look in which workspaces only some keys are logged.
+        """Record the workspaces that log chosen keys only.
 
         Raises:
             ServiceError: OpenRouter failed.
@@ -62,16 +62,13 @@ class ListReader:
     async def findings(
         self, unseen: Collection[str], seen: Mapping[str, ApiKey], ledgers: Mapping[str, Ledger], now: datetime
     ) -> list[Finding]:
-        """Tell what is wrong; whatever seems so is looked at once more.
+        """Return the findings about lists; each suspicion is verified by reading the list again.
 
         Args:
-            unseen: The hashes that lists name and that no key was seen to have.
-            seen: The keys that lists name, by hash.
+            unseen: The hashes in lists that belong to no key that was read.
+            seen: The keys in lists, by hash.
             ledgers: The ledgers of the rotations whose current keys belong to this account.
-            now: The current moment, UTC.
-
-        Returns:
-            The findings.
+            now: The current time, UTC.
 
         Raises:
             ServiceError: OpenRouter failed.

@@ -1,6 +1,6 @@
-"""What an audit may put right: settle a key that no ledger explains, write a lost ledger anew.
+"""Repair what an audit has found: settle keys that are in no ledger, and restore a lost ledger.
 
-Anything in doubt is left to a person.
+Everything in doubt is left to a person.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tasks.world.ports import Deployed
 from tasks.world.run import Run
 
 Holders = Callable[[str], list[str]]
-"""Returns which of the destinations that the audit has read hold a key of a label."""
+"""Returns the destinations, among those that the audit has read, that hold a key with this label."""
 UNRECORDED = {Kind.ORPHAN, Kind.HELD_KEY_UNRECORDED}
 SETTLED_BY_IT = {
     Kind.DESTINATION_DIFFERS,
@@ -40,7 +40,7 @@ SETTLED_BY_IT = {
     Kind.ROTATION_OVERDUE,
     Kind.KEY_EXPIRING,
 }
-"""Findings that are settled where the key that the destinations hold becomes the current one."""
+"""Findings that are resolved once the key that the destinations hold is the current one."""
 
 
 class Outcome(NamedTuple):
@@ -62,28 +62,28 @@ async def repair_unrecorded(
     holders: Holders,
     named: Collection[str] = (),
 ) -> dict[str, Outcome]:
-    """Settle keys that no ledger explains, after everything that speaks for them was looked at once more.
+    """Settle keys that are in no ledger, after verifying again all evidence about them.
 
-    A key that every destination holds becomes the current one; one that nobody holds is deleted if it was never used,
-    and superseded otherwise. One that only some destinations hold is left to the next rotation.
+    A key that every destination holds becomes the current one; a key that no destination holds is deleted if it was
+    never used, else superseded. A key that only some destinations hold is left to the next rotation.
 
     Args:
         run: A run that holds the slot of the rotation in the keys' markers.
-        connection: The connection that is audited.
+        connection: The audited connection.
         hashes: The keys' hashes.
         deployed: The rotation's deployment, if it has one.
-        holders: Returns which destinations of other rotations hold a key.
-        named: The hashes of the keys that lists of the account name.
+        holders: Returns the destinations of other rotations that hold a key.
+        named: The hashes in the account's lists.
 
     Returns:
         The outcome for each hash.
 
     Raises:
-        KeyRotationError: Something could not be looked at, so nothing was changed.
+        KeyRotationError: Something could not be read, so nothing was changed.
     """
     ledger = await run.load()
     ledgers = [value async for _, value in run.world.ledgers()]
-    # Those of a copied or renamed deployment, too: consumers read there what its runs have published.
+    # Including those of copied or renamed deployments, whose runs publish there.
     destinations = sorted({*ledger.destinations(), *await run.world.destinations_of(run.name)})
     outcomes: dict[str, Outcome] = {}
     keys: list[ApiKey] = []
@@ -95,7 +95,7 @@ async def repair_unrecorded(
         except KeyRotationError as error:
             outcomes[key_hash] = Outcome(why_not=str(error))
     ours = await made_here(run.world, filter(None, [read_marker(key.name) for key in keys]), ledgers)
-    # As text, so that even a ledger that cannot be read speaks for its keys.
+    # As text, so that the keys in an unreadable ledger count, too.
     explaining = [as_explanation(value) for value in ledgers]
     certain: list[ApiKey] = []
     for key in keys:
@@ -123,7 +123,7 @@ async def _settle(
         why = await _make_current(run, connection, key, rotation, holding)
         return Outcome(why_not=why) if why else CURRENT_AGAIN
     used = key.last_used_at is not None or key.usage + key.byok_usage > 0 or await _was_called(run, connection, key)
-    # A list that names a deleted key could not be changed any more; the end of an overlap takes it out first.
+    # OpenRouter refuses changes to a list that names a deleted key. At the end of an overlap, the key leaves it first.
     if not (used or is_named) or not key.is_live(run.world.now()):
         return await _delete(run, connection, key)
     mark = read_marker(key.name)
@@ -180,7 +180,7 @@ async def _make_current(
 
 
 async def _is_newer(run: Run, key: ApiKey, current: Current) -> bool:
-    # By one clock, that of OpenRouter; a current key that is gone was replaced.
+    # Compare two times of OpenRouter's clock only. If the current key no longer exists, it was replaced.
     try:
         former = await (await run.world.connection(current.connection)).get_key(current.hash)
     except NotFoundError:
@@ -222,19 +222,19 @@ def _why_kept(
 
 
 async def restore_ledger(run: Run, connection: str, keys: tuple[ApiKey, ...], deployed: Deployed) -> str | None:
-    """Write a lost ledger anew, where one key and all destinations of the rotation agree.
+    """Restore a lost ledger, if all destinations of the rotation hold its only key.
 
     Args:
         run: A run that holds the rotation's slot.
-        connection: The connection that is audited.
-        keys: The keys of the rotation that the audit has found by their markers.
+        connection: The audited connection.
+        keys: The rotation's keys that the audit found by their markers.
         deployed: The rotation's deployment.
 
     Returns:
-        Why it was not written; `None` where the ledger is there.
+        Why the ledger was not restored; `None` if it exists now.
 
     Raises:
-        KeyRotationError: Something could not be looked at, so nothing was written.
+        KeyRotationError: Something could not be read, so nothing was written.
     """
     await run.load()
     if run.has_ledger:
@@ -300,7 +300,7 @@ OpenRotation = Callable[[str], AbstractAsyncContextManager[Run]]
 
 
 async def repair_findings(comparison: Comparison, connection: str, open_rotation: OpenRotation) -> list[Finding]:
-    """Repair what is beyond doubt, one rotation at a time."""
+    """Repair what is beyond doubt, one rotation after another."""
     wanted: dict[str, list[Finding]] = {}
     for finding in comparison.findings:
         if finding.rotation and finding.kind in UNRECORDED | {Kind.LEDGER_LOST}:
@@ -311,7 +311,7 @@ async def repair_findings(comparison: Comparison, connection: str, open_rotation
             async with open_rotation(name) as run:
                 outcomes |= await _repair_rotation(comparison, connection, found, run)
         except KeyRotationError as error:
-            # The slot was not free.
+            # For example, the slot was not free.
             outcomes |= {finding: _not_repaired(finding, str(error)) for finding in found}
     return [outcomes.get(finding, finding) for finding in comparison.findings]
 

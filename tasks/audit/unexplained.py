@@ -1,4 +1,4 @@
-"""Pure judgements: what is wrong with a key that no ledger explains."""
+"""Pure assessments of keys that are in no ledger."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tasks.audit.ledgers import LedgerSet
 from tasks.model.keys import Marker, read_marker, show_time
 
 SETTLED_AFTER = timedelta(hours=1)
-"""How long a run may be at work, or late; until then nothing counts as left behind."""
+"""How long a run may take, or be late; an earlier state is not reported as left behind."""
 
 
 @dataclass(frozen=True)
 class LostLedger:
-    """A rotation whose ledger is gone.
+    """A rotation whose ledger is lost.
 
     Args:
         name: The rotation's name.
@@ -29,15 +29,12 @@ class LostLedger:
 
 
 def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Collection[str]) -> list[LostLedger]:
-    """Find rotations that are deployed and have keys, but no ledger.
+    """Return the rotations that have a deployment and keys, but no ledger.
 
     Args:
-        ours: The keys that this installation has made and no ledger explains.
+        ours: The keys that this installation made and that are in no ledger.
         ledgers: All ledgers.
         deployed: The rotations that have a deployment.
-
-    Returns:
-        The rotations, each with its keys.
     """
     keys: dict[str, list[ApiKey]] = {}
     for key in ours:
@@ -48,15 +45,7 @@ def find_lost_ledgers(ours: Iterable[ApiKey], ledgers: LedgerSet, deployed: Coll
 
 
 def judge_lost(lost: LostLedger, now: datetime) -> list[Finding]:
-    """Report a lost ledger.
-
-    Args:
-        lost: The rotation.
-        now: The current moment, UTC.
-
-    Returns:
-        At most one finding: a key that was just made says nothing yet.
-    """
+    """Report a lost ledger; nothing while all of its keys are so new that a run may still record them."""
     if all(is_new(key, now) for key in lost.keys):
         return []
     labels = ", ".join(key.label for key in lost.keys[:MOST_KEPT])
@@ -65,7 +54,7 @@ def judge_lost(lost: LostLedger, now: datetime) -> list[Finding]:
 
 
 def is_new(key: ApiKey, now: datetime) -> bool:
-    """Return whether the run that makes a key may still be at work on it."""
+    """Return whether the run that made a key may still be running."""
     return now - key.created_at <= SETTLED_AFTER
 
 
@@ -80,11 +69,11 @@ def judge_key_not_ours(
         installation: The id of this Prefect installation.
         ledgers: All ledgers.
         deployed: The rotations that have a deployment.
-        now: The current moment, UTC.
+        now: The current time, UTC.
 
     Returns:
-        The finding; `None` for a key that was just made, or whose ledger cannot be read. It needs a person where a
-        rotation of this name is deployed here without a ledger, as after the loss of everything.
+        The finding; `None` if the key is new or the ledger of its rotation is unreadable. A person must act if this
+            server has a deployment of that name but no ledger, as after the loss of its database.
     """
     if is_new(key, now) or mark.rotation in ledgers.damaged:
         return None
@@ -98,17 +87,17 @@ def judge_key_not_ours(
 def judge_orphan(
     key: ApiKey, ledgers: LedgerSet, deployed: Collection[str], holders: Collection[str], now: datetime
 ) -> Finding | None:
-    """Report a key that this installation made, and that no ledger explains.
+    """Report a key that this installation made and that is in no ledger.
 
     Args:
         key: The key.
         ledgers: All ledgers.
         deployed: The rotations that have a deployment.
         holders: The destinations that hold it.
-        now: The current moment, UTC.
+        now: The current time, UTC.
 
     Returns:
-        The finding; `None` for a key that was just made, whose ledger cannot be read, or whose ledger is lost.
+        The finding; `None` if the key is new, or the ledger of its rotation is unreadable or lost.
     """
     mark = read_marker(key.name)
     name = mark.rotation if mark else ""

@@ -1,1 +1,1 @@
-"""What the next key is, and keys that were never recorded; imports `tasks.world`, `tasks.model` and `blocks`."""
+"""Choose the terms of the next key, and find unrecorded keys; imports `tasks.world`, `tasks.model` and `blocks`."""

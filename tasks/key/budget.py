@@ -1,4 +1,4 @@
-"""Carry a budget over, so that a rotation in the middle of a period does not let a consumer spend the limit twice."""
+"""Carry a budget over, so that a rotation within a period does not grant the full limit a second time."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tasks.world.run import Run
 
 
 def carried_over(former: ApiKey, earlier: Budget | None, terms: Terms, now: datetime) -> Budget | None:
-    """Compute how much of the next key's limit is spent already.
+    """Compute how much of the next key's limit is already spent.
 
     Args:
-        former: The key that is replaced, as OpenRouter shows it.
-        earlier: What that key had itself been given over from its predecessors.
-        terms: What the next key is to get.
-        now: The current moment, UTC.
+        former: The replaced key, as OpenRouter shows it.
+        earlier: The budget that this key itself carried from its predecessors.
+        terms: The terms of the next key.
+        now: The current time, UTC.
 
     Returns:
-        The budget to start with; `None` for a fresh one: there is no limit, or it is reset at other times than before.
+        The carried budget; `None` for a fresh one: there is no limit, or its reset has changed.
     """
     if terms.limit is None or former.limit_reset != terms.limit_reset:
         return None
@@ -42,13 +42,13 @@ def _carried(budget: Budget | None, now: datetime) -> Decimal:
 
 
 async def settle_budget(run: Run) -> None:
-    """Cap the superseded keys of a carried budget at what they have spent, and give the current key exactly the rest.
+    """Cap superseded keys with a carried budget at what they have spent, and give the current key exactly the rest.
 
-    A key that was left where consumers still read it keeps its limit: they would have no key that works.
+    A key that consumers still read at a former place keeps its limit; otherwise they would have no working key.
 
     Raises:
         PlaceLostError: Another run has taken over.
-        ServiceError: OpenRouter failed; the next run goes on here.
+        ServiceError: OpenRouter failed; the next run continues here.
     """
     for former in run.ledger.superseded:
         if former.capped is False and not await _is_still_read(run, former):
@@ -99,7 +99,7 @@ async def _give_the_rest(run: Run, ledger: Ledger, former: Superseded, capped: A
 
 
 def _cap(key: ApiKey) -> dict[str, Any]:
-    # Without a reset the cap outlives the period: what the key has spent in all is all that it may ever spend.
+    # Without a reset, the cap must hold beyond the period: the key's total spending is all that it may ever spend.
     return {"limit": key.spent(None), "limit_reset": None}
 
 
@@ -115,11 +115,11 @@ async def _set_limit(run: Run, current: Current, carried: Decimal) -> None:
 
 
 async def restore_budget(run: Run) -> None:
-    """Give the current key its full limit back, once the period of a carried budget has ended.
+    """Give the current key its full limit again, once the period of its carried budget has ended.
 
     Raises:
         PlaceLostError: Another run has taken over.
-        ServiceError: OpenRouter failed; the next run goes on here.
+        ServiceError: OpenRouter failed; the next run continues here.
     """
     current = run.ledger.current
     if current is None or current.budget is None or current.budget.runs(run.world.now()):

@@ -1,8 +1,7 @@
-"""The places of a rotation's keys in the account's lists of keys: a successor takes them, and a dead key leaves them.
+"""Replace a rotation's keys in the account's lists of keys: add the successor, remove the dead key.
 
-What has to be done is read from the lists each time, so that a run that was killed anywhere is continued by the next. A
-list is replaced as a whole and nothing is compared before, so that each write is read back, and made again on a
-difference.
+What remains to do is derived from the lists each time, so a killed run is continued by the next one. OpenRouter
+replaces a list as a whole, without check-and-set, so each write is read back, and repeated if the list differs.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ from tasks.world.ports import OpenRouter
 from tasks.world.run import Run
 
 WRITES = 5
-"""How often a list is written at most, while others change it at the same moment."""
+"""How often a list is written at most, while others change it at the same time."""
 SETTLE_SECONDS = 1.0
-"""How long to wait before a list that names other keys is read back: who has read it before may still write it."""
+"""How long to wait before reading a list back: a concurrent writer may still replace it with what it has read."""
 BAD_REQUEST = 400
 _REFUSALS = (ForbiddenError, NotFoundError, RejectedError)
 
 
 async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
-    """Add a key to every list in which a key is that it is about to replace.
+    """Add a key to every list that names a key that it replaces.
 
     Args:
         run: The run.
-        key: The successor, which OpenRouter accepts.
-        inherit: Whether it is to take the places of its predecessors; otherwise they are only noted.
+        key: The successor, which OpenRouter accepts already.
+        inherit: Whether it joins its predecessors' lists; otherwise these are only noted.
 
     Raises:
         PlaceLostError: Another run has taken over.
@@ -54,7 +53,7 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
     except PlaceLostError:
         raise
     except KeyRotationError as error:
-        # Nothing that a consumer may lose keeps a leaked key alive.
+        # In an emergency, no failure about lists may keep a leaked key alive.
         if not run.identity.emergency:
             raise
         run.left_undone.append(error)
@@ -83,7 +82,7 @@ async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
 
 
 def left_behind(naming: Collection[KeyList]) -> str:
-    """Return the sentence about lists whose places are not carried over."""
+    """Return the sentence about lists that the new key does not join."""
     names = ", ".join(str(each) for each in naming)
     return (
         f"The old key has a place in the {names}, and the new one has none, because rotation.key.inherit is off: "
@@ -92,7 +91,7 @@ def left_behind(naming: Collection[KeyList]) -> str:
 
 
 def naming_any(lists: Collection[KeyList], hashes: Collection[str]) -> list[KeyList]:
-    """Return the lists that name one of some keys."""
+    """Return the lists that name at least one of some keys."""
     return [each for each in lists if set(each.hashes or ()) & set(hashes)]
 
 
@@ -105,7 +104,7 @@ async def lists_of(run: Run, connection: str, workspace_id: str | None) -> list[
         workspace_id: The workspace; the account's default one if omitted.
 
     Returns:
-        The lists; none of a kind that the account lacks.
+        The lists; kinds that the account lacks are left out.
 
     Raises:
         ServiceError: OpenRouter failed.
@@ -115,7 +114,7 @@ async def lists_of(run: Run, connection: str, workspace_id: str | None) -> list[
         try:
             run.lists[place] = await read_lists(await run.world.connection(connection), workspace_id, run.note)
         except RejectedError:
-            # They are gone with their workspace, or in another account.
+            # The workspace was deleted, or belongs to another account.
             if await has_workspace(run, connection, workspace_id):
                 raise
             run.lists[place] = []
@@ -123,7 +122,7 @@ async def lists_of(run: Run, connection: str, workspace_id: str | None) -> list[
 
 
 async def lists_ahead(run: Run, rotation: Rotation) -> list[str]:
-    """Return what a rotation would do about the lists of the account, in sentences; nothing is changed.
+    """Return the changes that a rotation would make to the account's lists, in sentences.
 
     Args:
         run: The run, which has loaded the ledger.
@@ -145,7 +144,7 @@ async def lists_ahead(run: Run, rotation: Rotation) -> list[str]:
 
 
 async def note_logging(run: Run, connection: str, workspace_id: str | None) -> None:
-    """Note where a workspace logs some of its keys only: it names them by ids that nobody can look up."""
+    """Note a workspace that logs chosen keys only: it names them by ids that no API resolves."""
     if workspace_id is None:
         return
     openrouter = await run.world.connection(connection)
@@ -158,18 +157,18 @@ async def note_logging(run: Run, connection: str, workspace_id: str | None) -> N
 
 
 async def take_out(run: Run, key: Superseded) -> None:
-    """Take a superseded key out of every list, because a list that names a dead key cannot be changed any more.
+    """Remove a superseded key from every list, because OpenRouter refuses changes to a list with a dead key.
 
-    Its successor is put in its place, where that is to have it. A refusal does not keep the key alive, because waiting
-    does not help; it is noted.
+    Its successor takes its place, if it is meant to. If OpenRouter refuses the change, waiting does not help, so the
+    refusal is noted and the key is revoked all the same.
 
     Args:
         run: The run.
-        key: The key, whose revocation is announced.
+        key: The key, whose revocation is announced in the ledger.
 
     Raises:
         PlaceLostError: Another run has taken over.
-        ServiceError: A list could not be read or changed, which may pass by itself.
+        ServiceError: A list could not be read or changed, for a reason that may pass.
     """
     for each in naming_any(await lists_of(run, key.connection, key.workspace_id), [key.hash]):
         try:
@@ -197,7 +196,7 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
     dead: set[str] = set()
     failure: ServiceError | None = None
     for _ in range(WRITES + 1):
-        # Nothing comes between the reading and the write, during which somebody else's change would be lost.
+        # Immediately before the read: nothing may widen the gap to the write, in which another change would be lost.
         await run.guard()
         found = await openrouter.key_list(which.kind, which.id)
         wanted = replaced(found.hashes or (), {*out, *dead}, into)
@@ -220,13 +219,13 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
             what = "a key that is dead" if len(gone) == 1 else f"{len(gone)} keys that are dead"
             run.note(f"The {found} named {what}, so that nobody could change it: taken out.")
         except ServiceError as error:
-            # What the list says now shows whether it took effect.
+            # The next read shows whether the write took effect.
             if not (error.outcome_unknown or error.retryable or isinstance(error, ConflictError)):
                 raise
             failure = error
-        # A key that was taken out is about to die, after which nobody can write it back.
+        # Only an added key needs this wait: a removed one is deleted next, and then no list can name it again.
         if into is not None and into not in found.hashes and set(wanted) - run.ledger.hashes():
-            # At random, so that two runs do not come back at one moment.
+            # Randomised, so that two runs do not retry in step.
             await run.world.sleep(uniform(SETTLE_SECONDS, 2 * SETTLE_SECONDS))  # noqa: S311
     raise failure or ServiceError(
         f"The {which} was changed by others each of the {WRITES} times that it was written. Retry.", retryable=True
@@ -240,7 +239,7 @@ def _refuse_if_full(found: KeyList, wanted: Collection[str]) -> None:
 
 
 async def _dead_among(run: Run, openrouter: OpenRouter, hashes: Collection[str], into: str | None) -> set[str]:
-    """Return which keys keep OpenRouter from taking a list: those that are gone, and our own that are disabled."""
+    """Return the keys because of which OpenRouter refuses a list: missing ones, and disabled ones of this rotation."""
     dead, ours, now = set(), run.ledger.hashes(), run.world.now()
     for key_hash in dict.fromkeys(hashes):
         if key_hash == into:

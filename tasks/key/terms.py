@@ -1,4 +1,4 @@
-"""On which terms the next key is made: what the rotation names, what it inherits, and what is left of the budget."""
+"""The terms of the next key: the rotation's settings, inherited ones, and the rest of a carried budget."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tasks.world.run import Run
 
 
 async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[Terms, Budget | None]:
-    """Decide the terms of the next key, and how much of its budget is spent already.
+    """Decide the terms of the next key, and how much of its budget is already spent.
 
     Returns:
-        The terms, and the budget that is carried over, if one is.
+        The terms, and the carried budget, if any.
 
     Raises:
-        ConfigurationError: There is no telling what to inherit; nothing was created.
+        ConfigurationError: It is unknown which settings to inherit; nothing was created.
         ServiceError: OpenRouter failed; nothing was created.
     """
     if rotation.key.carry_budget and not run.identity.emergency:
@@ -41,11 +41,11 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
 
 
 async def _found_again(run: Run, rotation: Rotation, now: datetime) -> Current | None:
-    """Return the key that consumers hold, where keys were found again after the ledger was lost."""
+    """Return the key that consumers hold, if keys were found again after the ledger was lost."""
     found = [key for key in run.ledger.superseded if not key.fingerprint]
     if found:
         await run.look_again(rotation.destinations)
-    # A key that was given up since has inherited its settings, too.
+    # Keys that were given up since count, too: they have inherited the settings.
     candidates = run.ledger.superseded if found else ()
     held = [key for key in candidates if any(label_agrees(key.label, place.value) for place in run.contents.values())]
     if found and not held:
@@ -81,13 +81,13 @@ async def _inherited(run: Run, rotation: Rotation, current: Current, former: Api
 
 
 async def _terms_of(run: Run, rotation: Rotation, current: Current, key: ApiKey) -> Terms:
-    # While a budget is carried over, the limit at OpenRouter is not the one that a person chose.
+    # While a budget is carried, the limit at OpenRouter is lower than the configured one.
     whole = current.terms if current.budget and current.terms else key
     guardrail_id = rotation.key.guardrail_id or await guardrail_of(run, current.connection, current.hash)
     return Terms.of(key, guardrail_id).model_copy(update={"limit": whole.limit})
 
 
 def request_of(pending: Pending, name: str) -> KeyRequest:
-    """Return the request by which a pending intent asks OpenRouter for its key."""
+    """Return the request to OpenRouter that a pending intent announces."""
     terms = pending.terms or Terms(workspace_id=pending.workspace_id)
     return terms.request(name, pending.budget.carried) if pending.budget else terms.request(name)

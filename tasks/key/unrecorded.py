@@ -1,4 +1,4 @@
-"""Find keys again whose creation was announced but never written down."""
+"""Find keys whose creation was announced but never recorded."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tasks.world.ports import KeyReader
 from tasks.world.run import Run
 
 LOOK_AGAIN_AFTER_SECONDS = 2.0
-"""How long to wait before concluding that a marker is not there: one pass of an offset-based list can miss a key."""
+"""How long to wait before a second search for a marker: one pass over a list with offsets can miss a key."""
 
 
 async def settle_intent(run: Run, *, certain: bool = False) -> None:
-    """End a pending intent whose key was never written down: find the key by its marker and delete it.
+    """End a pending intent whose key was never recorded: find the key by its marker and delete it.
 
     Args:
         run: The run.
-        certain: Whether OpenRouter has said that no key was created.
+        certain: Whether OpenRouter has answered that no key was created.
 
     Raises:
         ServiceError: OpenRouter failed; the intent stays pending.
@@ -35,7 +35,7 @@ async def settle_intent(run: Run, *, certain: bool = False) -> None:
     intent = run.ledger.pending
     if intent is None or intent.key is not None:
         return
-    # Signing the ledger keeps out an older attempt that may still be alive.
+    # Writing the next term locks out an earlier attempt that may still be running.
     await run.write(run.ledger)
     if certain or await _delete_left_behind(run, intent, look_again=True):
         await run.record(run.ledger.dropped())
@@ -44,7 +44,7 @@ async def settle_intent(run: Run, *, certain: bool = False) -> None:
 
 
 async def settle_unresolved(run: Run) -> None:
-    """Look again for keys whose creation ended unknown in an earlier run, and delete those that turned up.
+    """Search again for the keys of creates with unknown outcome, and delete those that turned up.
 
     Raises:
         ServiceError: OpenRouter failed.
@@ -56,14 +56,14 @@ async def settle_unresolved(run: Run) -> None:
 
 
 async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, look_again: bool = False) -> bool | None:
-    """Delete the key that a run may have left behind; `None` where nobody can look for it any more."""
+    """Delete the key that a run may have left behind; `None` if its connection is gone and no search is possible."""
     try:
         return await _delete_marked(run, made.connection, made.workspace_id, made.run_id, look_again=look_again)
     except (ConfigurationError, ServiceError) as error:
         if not run.has_left(made.connection, error):
             raise
         gone = error
-    # The connection may only have got another name.
+    # The connection may only have been renamed.
     if run.connection and await _delete_marked(run, run.connection, made.workspace_id, made.run_id):
         return True
     run.note(
@@ -86,7 +86,7 @@ async def _delete_marked(
     if not found and look_again:
         await run.world.sleep(LOOK_AGAIN_AFTER_SECONDS)
         found = await _search(run, connection, workspace_id, ours)
-    # After a restore of Prefect's database a ledger may wait for a key that was published since.
+    # After a restore of Prefect's database, the ledger may wait for a key that was published meanwhile.
     found = [key for key in found if not await _is_held(run, key)]
     openrouter = await run.world.connection(connection)
     for key in found:
@@ -108,7 +108,7 @@ async def _search(
     try:
         return {key.hash: key async for key in openrouter.list_keys(workspace_id) if wanted(key)}.values()
     except (NotFoundError, RejectedError):
-        # They are gone with their workspace, or in another account.
+        # The workspace was deleted, or belongs to another account.
         if workspace_id is None or await has_workspace(run, connection, workspace_id):
             raise
         return ()
@@ -117,21 +117,20 @@ async def _search(
 async def unrecorded_keys(
     run: Run, connection: str, revoke_at: datetime, workspace_id: str | None = None
 ) -> list[Superseded]:
-    """Find the keys that this rotation made and that its ledger does not know, in every workspace of the account.
+    """Find keys that this rotation made but its ledger does not know, in every workspace of the account.
 
-    Where the account does not list its workspaces, those are looked at that the rotation and its ledger name.
-
-    There are some if the ledger was lost, or is an earlier one because Prefect's database was restored. Another
-    installation may run a rotation of the same name in the same account; its keys are left alone.
+    They exist if the ledger was lost, or is outdated because Prefect's database was restored. Keys that another
+    installation made for a rotation of the same name are left alone. If the account does not list its workspaces, those
+    that the rotation and its ledger name are searched.
 
     Args:
         run: The run.
         connection: The rotation's connection.
-        revoke_at: When they are to be revoked.
-        workspace_id: The workspace that the rotation names.
+        revoke_at: When to revoke them.
+        workspace_id: The workspace in the rotation's settings.
 
     Returns:
-        The keys, as superseded ones, the newest first.
+        The keys as superseded ones, the newest first.
 
     Raises:
         ServiceError: OpenRouter or Prefect failed.

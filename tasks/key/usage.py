@@ -1,4 +1,4 @@
-"""Who still uses a key: for a person who is to move its consumers. No decision depends on it."""
+"""Name the users of a key, for the person who moves its consumers. No decision depends on it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tasks.world.ports import KeyReader
 from tasks.world.run import Run
 
 LOOKS_BACK = timedelta(days=7)
-"""How far back to ask about a key of which it is not known when it was superseded."""
+"""How far back to ask if it is unknown when a key was superseded."""
 SHOWN = 3
 """How many uses are named."""
 
 
 async def who_uses(run: Run, openrouter: KeyReader, key: Superseded) -> str:
-    """Say by which application and model a superseded key was used, and when last.
+    """Return by which application and model a superseded key was used, and when last.
 
     Args:
         run: The run.
@@ -26,13 +26,13 @@ async def who_uses(run: Run, openrouter: KeyReader, key: Superseded) -> str:
         key: The key.
 
     Returns:
-        One sentence with a space before it; empty text where the account cannot tell.
+        One sentence with a leading space; empty if the account cannot tell.
     """
     now = run.world.now()
     try:
         uses = await read_uses(openrouter, key.hash, key.since or now - LOOKS_BACK, now)
     except ServiceError as error:
-        # Whether the key is used is known without it.
+        # Whether the key is in use is known without this.
         return f" Which application uses it could not be determined: {error}"
     if not uses:
         return ""

@@ -1,1 +1,1 @@
-"""What a run does around the four steps; imports the steps and everything below them, never `flows`."""
+"""What a run does before and after the four steps; imports the steps and everything below, never `flows`."""

@@ -1,4 +1,4 @@
-"""Put an existing key under rotation: the first rotation then replaces it like any other."""
+"""Adopt an existing key, so that the rotation's first key replaces it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tasks.world.run import Run
 
 
 async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
-    """Check the key that a rotation names in `adopt`; nothing is written.
+    """Check the key that a rotation names in `adopt`, without writing anything.
 
     Args:
-        run: The run, which has looked at its destinations.
+        run: The run, which has read its destinations.
         rotation: The rotation.
 
     Returns:
-        The key as the ledger will hold it; `None` where there is nothing to adopt (any more).
+        The key as the ledger will record it; `None` if there is nothing to adopt (any more).
 
     Raises:
-        ConfigurationError: The key does not exist in this account, belongs to another rotation, or is not the one
-            that a destination holds; nothing was created.
+        ConfigurationError: The key does not exist in this account, belongs to another rotation, or a destination holds
+            another key; nothing was created.
         ServiceError: OpenRouter failed.
     """
     ledger = run.ledger
@@ -40,7 +40,7 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
         key = await openrouter.get_key(rotation.adopt)
     except NotFoundError:
         if ledger.superseded:
-            # This is not the first rotation: the key was adopted before the ledger was lost, and is revoked by now.
+            # Not the first rotation: the key was adopted before the ledger was lost, and has been revoked since.
             run.note("The key to adopt does not exist any more.")
             return None
         raise ConfigurationError(
@@ -67,15 +67,12 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
 
 
 async def rotation_that_explains(run: Run, key_hash: str) -> str | None:
-    """Find the rotation in whose ledger a key stands.
-
-    Returns:
-        The rotation's name; `None` where there is none.
+    """Return the rotation whose ledger contains a key; `None` if there is none.
 
     Raises:
         ServiceError: Prefect's API failed.
     """
-    # As text, so that even a ledger that cannot be read speaks for its keys.
+    # As text, so that the keys in an unreadable ledger count, too.
     async for name, value in run.world.ledgers():
         if name != run.name and key_hash in as_explanation(value):
             return name
@@ -83,10 +80,10 @@ async def rotation_that_explains(run: Run, key_hash: str) -> str | None:
 
 
 async def adopt(run: Run, rotation: Rotation) -> None:
-    """Take up the key that a rotation names in `adopt`, unless the rotation has a current key already.
+    """Adopt the key that a rotation names in `adopt`, unless it has a current key already.
 
     Args:
-        run: The run, which has looked at its destinations.
+        run: The run, which has read its destinations.
         rotation: The rotation.
 
     Raises:
@@ -112,6 +109,6 @@ def _holders(run: Run, destinations: Sequence[str], key: ApiKey) -> list[str]:
 
 
 def _holds_a_successor(run: Run, name: str) -> bool:
-    # The adopted key was replaced before the ledger was lost, and the keys that were found again replaced it.
+    # The ledger was lost after the adopted key was replaced; the keys that were found again are its successors.
     secret = run.contents[name].value
     return any(label_agrees(key.label, secret) for key in run.ledger.superseded)

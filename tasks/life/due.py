@@ -1,4 +1,4 @@
-"""Revoke what is due, schedule the rest."""
+"""Revoke the superseded keys that are due, and schedule the retirement of the others."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tasks.world.run import Run
 
 
 async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = ()) -> None:
-    """Revoke the superseded keys that are due, schedule the others, and keep a carried budget exact.
+    """Revoke the superseded keys that are due, schedule the others' retirement, and settle a carried budget.
 
-    A run may name fewer destinations than its deployment, whose consumers read the other ones as well.
+    This run may publish to fewer destinations than its deployment names, whose consumers read the others, too.
 
     Args:
         run: The run.
         steps: The implementations of the steps.
-        published: The destinations of this run, beside those at which consumers may read a key.
+        published: This run's destinations, in addition to those at which consumers may read a key.
     """
     now = run.world.now()
-    # What was superseded after the emergency, by a restore for example, keeps its overlap when that is retried.
+    # On a Retry of the emergency, keys superseded after it, by a restore for example, keep their overlap.
     if run.identity.emergency and not emergency_is_done(run.ledger, run.identity, now):
         await run.write(run.ledger.hastened(now))
     outcomes = [] if run.identity.emergency else [await failure_of(settle_budget(run))]
@@ -39,19 +39,19 @@ async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = 
 
 
 async def schedule_retirements(run: Run) -> None:
-    """Schedule a retirement for each moment at which a key needs attention; one that is scheduled stays as it is."""
+    """Schedule a retirement for each time at which a key needs attention, unless one exists already."""
     ledger, now = run.ledger, run.world.now()
     moments = [moment for moment in ledger.due_times() if moment > now]
-    # Where nothing was done, all of them are there as a rule, which one request tells.
+    # An idle run usually finds all of them scheduled, which one request shows.
     there = await run.world.retirements_to_come(run.name) if run.is_idle and moments else set()
     for at in [moment for moment in moments if moment not in there]:
-        # Of a rotation that was taken away no later run will revoke what a cancelled one has left alive.
+        # After a removal, no later run would revoke the key of a cancelled retirement, so another one is scheduled.
         if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
             run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
 
 
 async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:
-    """Do one thing of several; its failure does not keep the others undone, but for a run that has lost its place."""
+    """Return the failure of one of several independent actions; only a `PlaceLostError` stops the others."""
     try:
         await work
     except PlaceLostError:
@@ -62,7 +62,7 @@ async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:
 
 
 async def require_current_everywhere(run: Run) -> None:
-    """Read the current key's destinations after an emergency: a late write may have brought in a key that died in it.
+    """Check the current key's destinations after an emergency: a late write may have restored a key that it revoked.
 
     Raises:
         OverwrittenError: A destination holds another key than the current one.

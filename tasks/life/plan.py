@@ -1,4 +1,4 @@
-"""What a run would do now: everything is looked at, nothing is written."""
+"""Plan a run: read everything, write nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.world.run import Run, gather_all
 
 
 async def check_everything(run: Run, rotation: Rotation) -> list[str]:
-    """Try the connection and every destination, without writing.
+    """Check the connection and every destination, without writing.
 
     Returns:
         One sentence for each.
@@ -32,13 +32,10 @@ async def check_everything(run: Run, rotation: Rotation) -> list[str]:
 
 
 async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
-    """Return what a run would find, and what it would do.
-
-    Returns:
-        What was checked, and the steps of a run now, each as sentences.
+    """Return what was checked, and the steps that a run would take now, as sentences.
 
     Raises:
-        KeyRotationError: A run could not even begin; the message says why.
+        KeyRotationError: A run could not start; the message says why.
     """
     checked = await check_everything(run, rotation)
     situation = await observe(run, rotation)
@@ -66,16 +63,13 @@ def steps_ahead(
     """Return the steps that a run would take.
 
     Args:
-        situation: What it finds.
+        situation: The run's situation.
         ledger: The rotation's ledger.
         rotation: The rotation.
-        identity: Which run asks.
-        now: The current moment, UTC.
+        identity: The run that asks.
+        now: The current time, UTC.
         places: Where each destination points.
-        lists: What it would do about the lists of the account that name keys, in sentences.
-
-    Returns:
-        The steps, in order.
+        lists: The changes to the account's lists of keys, in sentences.
     """
     steps = [f"Look at the ledger and the destinations: {situation.value}."]
     if situation is Situation.ROTATED_SINCE:

@@ -1,4 +1,4 @@
-"""The start of a run: look at the ledger and at the destinations, and put right what an earlier run left behind."""
+"""The start of a run: read the ledger and the destinations, and recover from an interrupted run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Revoke = Callable[[Run, Superseded, list[str]], Awaitable[None]]
 
 
 async def observe(run: Run, rotation: Rotation) -> Situation:
-    """Look before anything is changed: the connection, every destination, the ledger.
+    """Read the connection, the destinations and the ledger, before anything is changed.
 
     Raises:
         KeyRotationError: The connection, a destination or the ledger cannot be used; nothing was changed.
@@ -52,7 +52,7 @@ async def observe(run: Run, rotation: Rotation) -> Situation:
 
 
 async def _current_works(run: Run, rotation: Rotation) -> bool:
-    # However young it is, a key that somebody has deleted by hand is no reason to do nothing.
+    # A young key that was deleted by hand must be replaced, whatever the minimum age.
     openrouter: KeyReader = await run.world.connection(rotation.connection)
     secret = run.contents[rotation.destinations[0]].value
     return secret is not None and bool(await openrouter.accepts(secret))
@@ -74,12 +74,12 @@ def _known_fingerprints(run: Run) -> set[str | None]:
 
 
 def is_key_among(secrets: Mapping[str, SecretStr]) -> bool:
-    """Return whether one of these secrets is a key of OpenRouter."""
+    """Return whether one of these secrets is an OpenRouter key."""
     return any(secret.get_secret_value().startswith(KEY_PREFIX) for secret in secrets.values())
 
 
 def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
-    # What somebody puts into a destination that has held a key of this rotation is not worth an outage.
+    # A destination that has held this rotation's key is overwritten, whatever is in it now: anything else is an outage.
     current, known = run.ledger.current, _known_fingerprints(run)
     where = current.where() if current else {}
     ours = {name for name, place in where.items() if not place or is_same(place, run.places.get(name, ""))}
@@ -98,7 +98,7 @@ def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: dict[str, s
 
 
 def unknown_secrets(run: Run, rotation: Rotation) -> dict[str, SecretStr]:
-    """Return what the destinations hold that is in no entry of the ledger, nor about to be adopted."""
+    """Return the content of destinations that is neither in the ledger nor about to be adopted."""
     known = _known_fingerprints(run)
     held = {name: run.contents[name].value for name in rotation.destinations}
     return {
@@ -113,16 +113,16 @@ def _to_be_adopted(run: Run, rotation: Rotation, name: str) -> bool:
 
 
 async def recover(run: Run, rotation: Rotation, situation: Situation, revoke: Revoke) -> NewKey | None:
-    """Put right what an earlier run, or an earlier attempt of this one, left behind.
+    """Clean up after an earlier run, or an earlier attempt of this one.
 
     Returns:
-        A half-published key that is to be finished, or `None` where a new key is to be made.
+        A half-published key to finish; `None` if a new key is needed.
 
     Raises:
-        KeyRotationError: It could not be put right; the next run tries again.
+        KeyRotationError: The recovery failed; the next run tries again.
     """
     if situation is not Situation.ALREADY_ROTATED:
-        # First of all: what follows deletes keys that the ledger expects, and does not know to be published.
+        # Must come first: the steps below delete keys by their markers, even one that is published but unrecorded.
         await _take_up_unrecorded_keys(run, rotation, situation)
     await settle_unresolved(run)
     match situation:
@@ -162,11 +162,11 @@ async def _make_room(run: Run, rotation: Rotation, revoke: Revoke) -> None:
 async def _take_up_unrecorded_keys(run: Run, rotation: Rotation, situation: Situation) -> None:
     found: list[Superseded] = []
     unknown = unknown_secrets(run, rotation)
-    # An unknown key in a destination is the only sign by which a run can tell that its ledger is an earlier one.
+    # An unknown key in a destination is the only sign from which a run can tell that its ledger is outdated.
     if situation is Situation.FIRST_RUN or is_key_among(unknown):
         revoke_at, workspace_id = run.world.now() + rotation.overlap, rotation.key.workspace_id
         found = await unrecorded_keys(run, rotation.connection, revoke_at, workspace_id)
-    # What destinations hold comes first, if there is no room for all.
+    # If there is not room for all, keys that destinations hold come first.
     found.sort(key=lambda key: not any(label_agrees(key.label, secret) for secret in unknown.values()))
     ledger, taken = run.ledger, list[Superseded]()
     for key in found:
@@ -215,8 +215,8 @@ async def _give_pending_up(run: Run, rotation: Rotation) -> None:
 
 
 async def _fence_pending_off(run: Run) -> None:
-    # Signing the ledger keeps the attempt that made the key from beginning another write, and the fence keeps out one
-    # that is still under way. Only then may the key die: it can no longer come into a destination.
+    # Writing the next term keeps the attempt that made the key from starting another write; the fence rejects one in
+    # flight. Only then may the key be deleted: it can no longer reach a destination.
     await run.write(run.ledger)
     for name, content in run.contents.items():
         await _fence(await run.world.destination(name), content)
@@ -252,7 +252,7 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
     if not fit:
         await _give_pending_up(run, rotation)
         return None
-    # Signing the ledger keeps out the attempt that made the key, which may still be alive, but not its last write.
+    # Writing the next term locks out the attempt that made the key, but its last write may still take effect.
     await run.write(run.ledger.continued(run.places_of(rotation.destinations)))
     run.has_late_writes = True
     return key

@@ -1,4 +1,4 @@
-"""Take a rotation away for good: what becomes of its keys, and of its ledger."""
+"""Remove a rotation: settle its keys and close its ledger."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plan_removal(ledger: Ledger, rotation: str, revoke_at: datetime | None, *, e
     Args:
         ledger: The rotation's ledger.
         rotation: The rotation's name.
-        revoke_at: When no key may be alive any more, UTC; `None` to keep the current one permanently.
+        revoke_at: When every key must be revoked, UTC; `None` to keep the current one permanently.
         empty: Whether to empty the destinations.
     """
     current = ledger.current
@@ -45,13 +45,13 @@ def plan_removal(ledger: Ledger, rotation: str, revoke_at: datetime | None, *, e
 
 
 def refuse_what_came_back(run: Run) -> None:
-    """Refuse a Retry of a removal once the rotation has rotated again: somebody may have added it anew.
+    """Refuse a Retry of a removal if the rotation has rotated since: somebody may have added it again.
 
     Args:
         run: The run, whose ledger is loaded.
 
     Raises:
-        ConfigurationError: It has rotated since the removal was first started; nothing was changed.
+        ConfigurationError: It has rotated since the removal first started; nothing was changed.
     """
     current, pending = run.ledger.current, run.ledger.pending
     begun = [current and current.since, pending and pending.intended_at]
@@ -63,9 +63,9 @@ def refuse_what_came_back(run: Run) -> None:
 
 
 async def empty_destinations(run: Run) -> dict[str, str]:
-    """Write a placeholder where a destination holds a key of the rotation, so that nobody reads a dead key there.
+    """Write a placeholder to each destination that holds a key of the rotation, so that nobody reads a dead key.
 
-    A write of unknown outcome fails the run, and its Retry writes again: only the placeholder may still come in late.
+    A write of unknown outcome fails the run, whose Retry writes again; only the placeholder can arrive late.
 
     Args:
         run: The run, whose ledger is loaded.
@@ -76,12 +76,12 @@ async def empty_destinations(run: Run) -> dict[str, str]:
     Raises:
         PlaceLostError: Another run has taken over.
         DestinationError: A destination still holds a key.
-        ServiceError: A destination failed; a Retry goes on here.
+        ServiceError: A destination failed; a Retry continues here.
     """
     ledger = run.ledger
     pending = ledger.pending and ledger.pending.key
     own = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key}
-    # An unfinished rotation may have published where no key of an earlier one ever was.
+    # An unfinished rotation may have published to destinations that never held an earlier key.
     found = await run.look_where_possible(sorted(ledger.destinations()))
     await gather_all([_empty(run, name, own) for name, held in found.items() if held in own])
     return run.places_of(list(found))
@@ -97,16 +97,16 @@ async def _empty(run: Run, name: str, own: Collection[str]) -> None:
 
 
 async def give_up_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[str, str] = NOWHERE) -> None:
-    """Settle what is pending, and say when each key of the rotation ends.
+    """Settle what is pending, and set the end of each key of the rotation.
 
     Args:
         run: The run, whose ledger is loaded.
-        revoke_at: When no key may be alive any more, UTC; `None` to keep the current one for good.
-        emptied: The destinations that hold no key of the rotation any more, and where each one points.
+        revoke_at: When every key must be revoked, UTC; `None` to keep the current one permanently.
+        emptied: The destinations that no longer hold a key of the rotation, and where each one points.
 
     Raises:
         PlaceLostError: Another run has taken over.
-        ServiceError: OpenRouter failed; a Retry goes on here.
+        ServiceError: OpenRouter failed; a Retry continues here.
     """
     await settle_intent(run)
     await settle_unresolved(run)
@@ -119,7 +119,7 @@ async def give_up_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[st
 
 
 async def _take_marker_off(run: Run) -> None:
-    # A kept key is the user's own again; with its marker an audit would take it for an orphan.
+    # With its marker, an audit would report the kept key as an orphan.
     current = run.ledger.current
     if current is None:
         return
@@ -127,7 +127,7 @@ async def _take_marker_off(run: Run) -> None:
     await run.guard()
     try:
         name = without_marker((await openrouter.get_key(current.hash)).name)
-        # Nobody would give it the rest of its limit back later.
+        # No later run would give it the rest of its limit.
         limit = {"limit": current.terms.limit} if current.budget and current.terms else {}
         await openrouter.update_key(current.hash, name=name, **limit)
     except NotFoundError:
@@ -136,10 +136,10 @@ async def _take_marker_off(run: Run) -> None:
 
 
 async def forget_when_nothing_is_left(run: Run) -> bool:
-    """Delete the ledger of a removed rotation, once no key is left that will have to be revoked.
+    """Close the ledger of a removed rotation, once no key is left to revoke.
 
     Returns:
-        Whether it is gone.
+        Whether the ledger is closed.
 
     Raises:
         PlaceLostError: Another run has taken over.
@@ -147,7 +147,7 @@ async def forget_when_nothing_is_left(run: Run) -> bool:
     ledger = run.ledger
     if not ledger.removed or ledger.superseded or ledger.unresolved:
         return False
-    # The last term stays: a run that was overtaken could otherwise write the next one and go on.
+    # The last term stays: otherwise a run that was overtaken could create the next one and continue.
     await run.write(ledger.closed())
     await run.world.emit(Event.ROTATION_REMOVED, run.name)
     return True

@@ -1,4 +1,4 @@
-"""Bring a superseded key back: enable it, and let every destination hold it again."""
+"""Restore a superseded key: enable it again and make it the current one."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from tasks.verify import wait_until_accepted
 from tasks.world.run import NewKey, Run, VerifiedKey
 
 UNFINISHED_FOR = timedelta(days=1)
-"""How long a key lives that was enabled again, if nobody ever finishes to bring it back."""
+"""How long an enabled key stays valid if its restoration is never finished."""
 CHANGEABLE = {"limit", "limit_reset", "include_byok_in_limit"}
-"""The settings that OpenRouter changes at a key; the guardrail is assigned by a call of its own."""
+"""The settings of a key that OpenRouter can change; a separate call assigns the guardrail."""
 
 
 async def find_restorable(run: Run, label: str) -> NewKey:
-    """Find the key to bring back, and its plaintext in an older version of a destination; nothing is changed.
+    """Find the key to restore, and its plaintext in an older version of a destination, without changing anything.
 
     Args:
         run: The run, whose ledger is loaded.
-        label: The key's label; empty for the one that was superseded last.
+        label: The key's label; empty for the most recently superseded key.
 
     Returns:
         The key with its plaintext.
 
     Raises:
-        ConfigurationError: There is no such key, or no destination keeps it; nothing was changed.
+        ConfigurationError: There is no such key, or no destination stores it; nothing was changed.
         ServiceError: A destination failed.
     """
     ledger = run.ledger
@@ -88,13 +88,13 @@ async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) ->
 
 
 async def enable(run: Run, key: NewKey) -> VerifiedKey:
-    """Make a superseded key usable again, and prove that it is.
+    """Enable a superseded key, and verify that it works.
 
-    The ledger first says when it ends, so that a run that is killed here leaves a key with an end.
+    The ledger first sets when it ends, so that a run killed here leaves no key without an end.
 
     Raises:
-        ConfigurationError: OpenRouter does not have the key any more.
-        VerificationError: OpenRouter does not accept it in time, although it is enabled.
+        ConfigurationError: The key no longer exists at OpenRouter.
+        VerificationError: OpenRouter does not accept the enabled key in time.
         ServiceError: OpenRouter failed.
     """
     ledger, now = run.ledger, run.world.now()
@@ -107,7 +107,7 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
     terms = replaced.terms if replaced and replaced.terms else Terms()
     settings = terms.model_dump(include=CHANGEABLE) if replaced and replaced.terms else {}
     try:
-        # A guardrail is one of the account in which the key was made.
+        # A guardrail belongs to an account, so it fits only a key of the same connection.
         if terms.guardrail_id and replaced and replaced.connection == entry.connection:
             await openrouter.assign_guardrail(terms.guardrail_id, entry.hash)
         found = await openrouter.update_key(entry.hash, disabled=False, **settings)
@@ -123,7 +123,7 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
 
 
 async def make_current_again(run: Run, key: MadeKey) -> None:
-    """Write down that every destination holds the restored key, and when the one that it replaces ends.
+    """Record that every destination holds the restored key, and when the replaced one ends.
 
     Args:
         run: The run.
@@ -157,7 +157,7 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
 async def _late_until(run: Run, key: Superseded, destinations: Iterable[str]) -> datetime | None:
     """Return until when a write of the key may take effect: one of this run, or one from before it was superseded.
 
-    Nobody knows the writes of an earlier attempt of this run, so where one can be late, one may have been.
+    The writes of an earlier attempt of this run are unknown: if a destination allows late writes, assume one.
     """
     late = await run.longest_late_writes(destinations)
     moments = [key.late_until, run.world.now() + late if late else None]
@@ -168,5 +168,5 @@ async def _overlap(run: Run) -> timedelta:
     try:
         return (await run.world.deployed_rotation(run.name)).overlap
     except ConfigurationError:
-        # There is no deployment, or one that no run would accept.
+        # The deployment does not exist, or its parameters are invalid.
         return Rotation.model_fields["overlap"].get_default()  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Apply a rotation's settings to the key that consumers hold, without a new key."""
+"""Apply a rotation's settings to its current key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.world.ports import KeyChanger
 from tasks.world.run import Run
 
 ONLY_NEW_KEYS = {"workspace_id": "workspace", "creator_user_id": "creator"}
-"""What OpenRouter sets when a key is made, and never after."""
+"""The settings that OpenRouter accepts only when a key is created."""
 
 
 async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
@@ -25,15 +25,15 @@ async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
 
     Args:
         run: The run, whose ledger is loaded.
-        rotation: The rotation as its deployment says.
+        rotation: The rotation as deployed.
 
     Returns:
-        The names of the settings that were changed at OpenRouter.
+        The names of the changed settings.
 
     Raises:
-        ConfigurationError: There is no current key, or no room for what is to be noted; nothing was changed.
+        ConfigurationError: There is no current key, or no room in the ledger for the new settings; nothing was changed.
         PlaceLostError: Another run has taken over.
-        ServiceError: OpenRouter failed; a Retry goes on here.
+        ServiceError: OpenRouter failed; a Retry continues here.
     """
     current = run.ledger.current
     if current is None:
@@ -95,7 +95,7 @@ async def _change_guardrail(run: Run, current: Current, former: str | None, want
     openrouter: KeyChanger = await run.world.connection(current.connection)
     try:
         if wanted is not None:
-            # Assigning replaces the former one, so that the key is never without a guardrail.
+            # Assigning replaces the former guardrail, so the key is never without one.
             await openrouter.assign_guardrail(wanted, current.hash)
         elif former is not None:
             await openrouter.unassign_guardrail(former, current.hash)

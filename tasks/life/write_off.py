@@ -1,4 +1,4 @@
-"""Write a key off that nobody can revoke any more."""
+"""Write off a key that nobody can revoke any more."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from tasks.world.ports import KeyReader
 from tasks.world.run import Run
 
 OUT_OF_REACH = (MissingBlockError, UnauthorizedError, ForbiddenError, OtherAccountError)
-"""How it shows that a key cannot be revoked through its connection, and will not be by waiting."""
+"""Errors which show that a key cannot be revoked through its connection, and that waiting does not help."""
 
 
 async def write_key_off(run: Run, label: str, reason: str) -> WrittenOff:
-    """Take a key out of the ledger that cannot be revoked; that it cannot is tried first.
+    """Remove a key from the ledger, after confirming that it cannot be revoked.
 
     Args:
         run: The run, whose ledger is loaded.
-        label: The label or the hash of a superseded key, or the id of the run whose create has no known outcome.
-        reason: Why, in a person's words.
+        label: The label or hash of a superseded key, or the id of a run whose create has an unknown outcome.
+        reason: Why, as a person has put it.
 
     Returns:
-        What was written off.
+        The entry about the key.
 
     Raises:
         ConfigurationError: The ledger holds no such key, or it can be revoked; nothing was changed.
         PlaceLostError: Another run has taken over.
-        ServiceError: It is not known whether the key can be revoked, because a call failed; nothing was changed.
+        ServiceError: A call failed, so it is unknown whether the key can be revoked; nothing was changed.
     """
     if done := next((entry for entry in run.ledger.written_off if entry.by == run.identity.id), None):
         return done
@@ -58,7 +58,7 @@ async def write_key_off(run: Run, label: str, reason: str) -> WrittenOff:
 
 
 def _without(ledger: Ledger, entry: WrittenOff) -> Ledger:
-    # A full ledger has room for its keys rather than for those that it has no more.
+    # In a full ledger, its keys take precedence over entries about keys that were written off.
     after = [write_off(ledger, entry, remembered) for remembered in range(MAX_WRITTEN_OFF, -1, -1)]
     return next((each for each in after if largest_size(each) <= MAX_LEDGER_BYTES), after[-1])
 

@@ -7,12 +7,12 @@ from typing import Any
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], within: str = "") -> dict[str, tuple[Any, Any]]:
-    """Return the fields that differ, by dotted name, each with its old and its new value; `None` for absent.
+    """Return the fields that differ, by dotted name, each with its old and its new value; `None` if absent.
 
     Args:
         before: The settings as they were.
         after: The settings as they are now.
-        within: The prefix of the names: the field that holds the settings, with a dot.
+        within: The prefix of the names, with a trailing dot; empty at the top level.
     """
     found: dict[str, tuple[Any, Any]] = {}
     for name in {**before, **after}:
@@ -25,7 +25,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], within: str
 
 
 def merged(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `kept` with the fields of `asked` on top, nested ones included."""
+    """Return `kept` updated with `asked`, recursively."""
     both = dict(kept)
     for name, new in asked.items():
         old = both.get(name)

@@ -14,15 +14,15 @@ from tasks.model.records import Superseded
 from tasks.model.rotation import Retirement
 
 MAYBE = "?"
-"""Stands for the content of a former destination that can no longer be read."""
+"""The fingerprint of a place that can no longer be read."""
 MAX_DOUBLINGS = 16
-"""How often the wait between two looks at a key that is still used is doubled at most."""
+"""The maximum number of times that the interval between two checks of a key in use is doubled."""
 LONGEST_POSTPONEMENT = timedelta(days=1)
-"""The longest wait before a key that is still used is looked at again."""
+"""The longest interval between two checks of a key in use."""
 
 
 class Situation(Enum):
-    """What a run finds when it starts; the value describes it in words."""
+    """The situation of a run at its start; the value describes it in words."""
 
     FIRST_RUN = "there is no ledger yet"
     NOTHING_PENDING = "nothing is pending"
@@ -36,20 +36,20 @@ class Situation(Enum):
 
 
 NOTHING_TO_PUBLISH = {Situation.ALREADY_ROTATED, Situation.ROTATED_SINCE, Situation.TOO_YOUNG}
-"""The situations in which a run makes no key and finishes none."""
+"""The situations in which a run neither creates nor finishes a key."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Which run this is.
+    """The identity of a run.
 
     Args:
-        id: The flow run's id, the same in every Retry.
+        id: The flow run's id, which a Retry keeps.
         first_started: When its first attempt started, UTC.
         attempt: 1 for the first attempt, more for a Retry.
-        emergency: Whether every older key is to be revoked at once.
+        emergency: Whether to revoke every older key immediately.
         scheduled_for: The time for which its schedule created it, UTC; `None` for a manual run.
-        completed: Whether an earlier attempt has completed, so that there is nothing left to do.
+        completed: Whether an earlier attempt has completed, so that nothing is left to do.
     """
 
     id: UUID
@@ -70,7 +70,7 @@ def assess(
     """Return the situation of a run, which decides what it does.
 
     Args:
-        ledger: The rotation's ledger; `None` where there is none.
+        ledger: The rotation's ledger; `None` if there is none.
         run: The run.
         fingerprints: The fingerprint of each destination's content, including the destinations of a pending key; `None`
             for nothing, `MAYBE` for a former destination that cannot be read.
@@ -97,23 +97,23 @@ def _too_young(
     if run.scheduled_for is None or run.emergency or ledger.current is None or ledger.current.is_adopted:
         return False
     published = all(content == ledger.current.fingerprint for content in fingerprints.values())
-    # If several runs waited for a scheduler or a worker to come back, the first has rotated for all of them.
+    # If several runs waited for a scheduler or a worker, the first one has rotated for all of them.
     return published and now >= ledger.current.since > min(now - minimum_age, run.scheduled_for)
 
 
 def rotated_since(ledger: Ledger, run: Identity, now: datetime) -> bool:
-    """Return whether a run that is retried has nothing left to do.
+    """Return whether a retried run has nothing left to do.
 
-    That is so if it has completed, or if another run has made another key current since it was first started; for an
-    emergency, if it or a later one has published its key. A first attempt is never out of date, nor is a run whose own
-    key is pending, whatever the clocks say. What a clock that was ahead has dated after `now` is no later run's.
+    That is so if it has completed, or if another run has made another key current since it first started; for an
+    emergency, if it or a later emergency has published its key. A first attempt is never obsolete, nor is a run whose
+    own key is pending, whatever the clocks say. A time after `now` comes from a fast clock, and proves no later run.
     """
     if run.completed:
         return True
     unfinished = ledger.pending is not None and ledger.pending.run_id == run.id
     if run.attempt == 1 or ledger.current is None or unfinished:
         return False
-    # A key that was given up was never current: whoever did that may have failed as well.
+    # A key that was given up never was current: the run that gave it up may have failed, too.
     if any(key.made_by == run.id and key.since for key in ledger.superseded):
         return True
     if run.emergency:
@@ -122,16 +122,16 @@ def rotated_since(ledger: Ledger, run: Identity, now: datetime) -> bool:
 
 
 def emergency_is_done(ledger: Ledger, run: Identity, now: datetime) -> bool:
-    """Return whether every key that an emergency was to end is due: it, or a later emergency, has published its key."""
-    # A later run that is no emergency leaves them in their overlap.
+    """Return whether an emergency, or a later one, has published its key, so that every older key is due."""
+    # A later ordinary run does not count: it leaves them in their overlap.
     last = ledger.emergency
     return last is not None and (last.run_id == run.id or now >= last.at > run.first_started)
 
 
 def keys_due(ledger: Ledger, run: Identity, now: datetime) -> list[Superseded]:
-    """Return the superseded keys that a run is to revoke: for an emergency, all that it made due, whatever the clock.
+    """Return the superseded keys that a run must revoke; an emergency, all that it made due, whatever the clock says.
 
-    A clock that was ahead, and was set back since, has dated them later than now.
+    If the clock was fast when it did, and has been corrected since, their due times are in the future.
     """
     last = ledger.emergency
     own = run.emergency and last is not None and last.run_id == run.id
@@ -142,15 +142,14 @@ def _find_key(fingerprint: str, run: Identity, fingerprints: Mapping[str, str | 
     published = [name for name, content in fingerprints.items() if content == fingerprint]
     if not published and MAYBE not in fingerprints.values():
         return Situation.KEY_UNPUBLISHED
-    # An emergency treats even a half-published key as an older one.
+    # In an emergency, a half-published key is revoked like any older key.
     return Situation.KEY_PUBLISHED if published and not run.emergency else Situation.KEY_GIVEN_UP
 
 
 def needed_by(key: Superseded, ledger: Ledger, fingerprints: Mapping[str, str | None]) -> list[str]:
-    """Return the destinations for which a superseded key must not be revoked.
+    """Return the destinations because of which a superseded key must not be revoked.
 
-    Those are the destinations that hold it; if its fingerprint is not known, those that hold anything but the current
-    key.
+    They hold the key; if its fingerprint is unknown, they hold anything but the current key.
     """
     if key.fingerprint:
         return [name for name, content in fingerprints.items() if content == key.fingerprint]
@@ -158,7 +157,7 @@ def needed_by(key: Superseded, ledger: Ledger, fingerprints: Mapping[str, str | 
 
 
 class Verdict(Enum):
-    """What to do with a superseded key that is due."""
+    """The decision about a superseded key that is due."""
 
     REVOKE = "revoke it"
     POSTPONE = "it is still used: look at it again later"
@@ -167,12 +166,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on a superseded key that is due, and what is known about its use.
+    """The decision about a superseded key that is due, and what is known about its use.
 
     Args:
-        verdict: What to do.
-        look_again: When to look at it again, if it is postponed.
-        unused_since: Since when no use was seen.
+        verdict: The decision.
+        look_again: When to check it again, if it is postponed.
+        unused_since: Since when no use has been seen.
     """
 
     verdict: Verdict
@@ -183,7 +182,7 @@ class Judgement:
 def judge(
     key: Superseded, policy: Retirement, usage: Decimal, last_used_at: datetime | None, now: datetime
 ) -> Judgement:
-    """Judge a superseded key whose overlap has ended, under a policy that requires it to be unused.
+    """Decide about a superseded key whose overlap has ended, under a policy that requires it to be unused.
 
     Args:
         key: The key, which is due.
@@ -196,7 +195,7 @@ def judge(
     if last_used_at is not None:
         unused_since = max(last_used_at, overlap_ended)
     else:
-        # Without a date, use shows only as a change of the spending; the first look records the value to compare with.
+        # Without a date, only a change of the spending shows use; the first check records the value to compare with.
         seen = key.usage_since if key.usage == usage and key.usage_since else now
         unused_since = max(seen, overlap_ended)
     if now - unused_since >= policy.quiet_time:
@@ -210,5 +209,5 @@ def judge(
 
 
 def has_work(ledger: Ledger, now: datetime) -> bool:
-    """Return whether a retirement has more to do than to schedule the next one."""
+    """Return whether a retirement has more to do than schedule the next one."""
     return any(at <= now for at in ledger.due_times()) or any(key.capped is False for key in ledger.superseded)

@@ -1,4 +1,4 @@
-"""What is said about keys that may still be read where their rotation no longer publishes."""
+"""Sentences about keys that consumers may still read at places to which their rotation no longer publishes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_NAMED = 3
 
 
 def left_behind(ledger: Ledger) -> list[str]:
-    """Return a sentence for each superseded key that may still be read where its rotation no longer publishes."""
+    """Return a sentence for each superseded key that may still be at a former place."""
     return [
         f"{_holder(key)} may still hold the superseded key {key.label}, {_until_when(key)}."
         for key in ledger.superseded
@@ -29,17 +29,17 @@ def _until_when(key: Superseded) -> str:
 
 
 def left_with_nothing(key: MadeKey) -> str:
-    """Return the sentence about a key that ends now and may still be read where its rotation no longer publishes."""
+    """Return the sentence about a key that ends now and may still be at a former place."""
     return f"{_holder(key)} may still hold the key {key.label}, which has ended: move the consumers that read it there."
 
 
 def about_to_leave(ledger: Ledger, places: Mapping[str, str], overlap: timedelta) -> list[str]:
-    """Return a sentence about the current key, if the next rotation no longer publishes where it may be read.
+    """Return a sentence about the current key, if the next rotation no longer publishes where the key may be read.
 
     Args:
         ledger: The rotation's ledger.
-        places: The destinations, and where each one points now.
-        overlap: How long the next rotation leaves the current key alive.
+        places: Where each destination points now.
+        overlap: How long the current key stays valid after the next rotation.
     """
     key = ledger.current and ledger.current.leaving(ledger.current.where(), places)
     if key is None or not key.left_at:

@@ -1,4 +1,4 @@
-"""Facts about keys: marker, label, fingerprint and period of the limit; and how times and durations are displayed."""
+"""Facts about keys (marker, label, fingerprint, period of the limit), and the display of times and durations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from blocks.openrouter.keys import LimitReset
 
 INSTALLATION_LENGTH = 7
-"""Letters of an installation's id. It cannot be longer: the marker may not grow, or long key names would be refused."""
+"""The length of an installation's id, in letters. A longer one would leave less room for the name of a key."""
 _INSTALLATION = re.compile(rf"[a-z]{{{INSTALLATION_LENGTH}}}")
 _MARKER = re.compile(
     r"\[rotation (?P<rotation>[a-z0-9-]+) "
@@ -42,29 +42,26 @@ class Marker(NamedTuple):
         return f"[rotation {self.rotation} {self.installation}/{self.run_id.hex}]"
 
     def is_of(self, installations: Collection[str], known_runs: Collection[UUID]) -> bool:
-        """Return whether an installation of these ids made the key; of an earlier version's key, its flow run tells."""
+        """Return whether one of these installations made the key; an earlier version's key is identified by its run."""
         return self.installation in installations if self.installation else self.run_id in known_runs
 
 
 def is_installation(value: object) -> TypeGuard[str]:
-    """Return whether a value can be an installation's id: letters only, so that no command takes it for a number."""
+    """Return whether a value can be an installation's id; letters only, so that no tool reads it as a number."""
     return isinstance(value, str) and bool(_INSTALLATION.fullmatch(value))
 
 
 def marker(rotation: str, run_id: UUID, installation: str = "") -> str:
     """Return the part of a key's name that identifies the rotation, the installation and the flow run that made it.
 
-    It stands at the beginning of the name: if OpenRouter cut the name, the user's part would be lost and the marker
-    would not. Earlier versions put it at the end, and named no installation.
+    It precedes the user's part of the name, so that it survives if OpenRouter cuts the name. Earlier versions put it
+    last, and named no installation.
     """
     return str(Marker(rotation, run_id, installation))
 
 
 def read_marker(key_name: str) -> Marker | None:
-    """Return who made a key, from its name; `None` for a key that no rotation made.
-
-    The marker is found at either end of the name.
-    """
+    """Return who made a key, according to the marker at either end of its name; `None` without a marker."""
     found = _find_marker(key_name)
     if found is None:
         return None
@@ -78,37 +75,34 @@ def without_marker(key_name: str) -> str:
 
 
 def _find_marker(key_name: str) -> re.Match[str] | None:
-    # A user's own part may imitate a marker. A key with its marker at the beginning ends with the date.
+    # The user's part may imitate a marker. A name with the marker in front ends with the date, so this is unambiguous.
     found = list(_MARKER.finditer(key_name))
     at_end = bool(found) and found[-1].end() == len(key_name)
     return (found[-1] if at_end else found[0]) if found else None
 
 
 CUT = "..."
-"""What a label shows in place of the middle of the key."""
+"""Replaces the middle of a key in its label."""
 KEY_PREFIX = "sk-or-"
 """The prefix of every OpenRouter key."""
 
 
 NOT_YET_ROTATED = "not-yet-rotated"
-"""The placeholder in a destination that cannot be empty, such as Prefect's `Secret`, before its first rotation."""
+"""The placeholder for destinations that cannot be empty, such as Prefect's `Secret`, before the first rotation."""
 
 
 def may_be_replaced(secret: SecretStr | None) -> bool:
-    """Return whether the first key of a rotation may replace what a destination holds.
-
-    That is so for nothing, a placeholder, and any key of OpenRouter.
-    """
+    """Return whether a first key may replace a destination's content: if it is empty, a placeholder, or a key."""
     text = secret.get_secret_value().strip() if secret else ""
     return text in ("", NOT_YET_ROTATED) or text.startswith(KEY_PREFIX)
 
 
 def label_agrees(label: str, secret: SecretStr | None) -> bool | None:
-    """Return whether a key's label can be that of a secret; `None` if the secret is no key of OpenRouter.
+    """Return whether a label can belong to a secret; `None` if the secret is no OpenRouter key.
 
     Args:
         label: The label as OpenRouter shows it, such as `sk-or-v1-0e6...1c96`.
-        secret: What a destination holds.
+        secret: The content of a destination.
     """
     text = secret.get_secret_value() if secret else ""
     if not text.startswith(KEY_PREFIX):
@@ -118,11 +112,11 @@ def label_agrees(label: str, secret: SecretStr | None) -> bool | None:
 
 
 FINGERPRINT_LENGTH = 16
-"""Hex digits of the SHA-256 that are kept: enough to tell keys apart, useless for finding one."""
+"""How many hex digits of the SHA-256 are kept: enough to tell keys apart, too few to reconstruct one."""
 
 
 def fingerprint(secret: SecretStr | None) -> str | None:
-    """Return the first digits of a key's SHA-256, which identify it without revealing it; `None` for none."""
+    """Return the first digits of a key's SHA-256, which identify it without revealing it; `None` if there is none."""
     if secret is None:
         return None
     return sha256(secret.get_secret_value().encode()).hexdigest()[:FINGERPRINT_LENGTH]
@@ -146,8 +140,7 @@ def show_duration(length: timedelta) -> str:
 def period_end(reset: LimitReset | None, now: datetime) -> datetime | None:
     """Return when a limit is next reset; `None` for never.
 
-    That is the next midnight, Monday's midnight or first of the month, UTC, as OpenRouter's API reference defines
-    `limit_reset`.
+    OpenRouter's API reference defines it: the next midnight, Monday's midnight, or the first of the month, UTC.
     """
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     match reset:

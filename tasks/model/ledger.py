@@ -1,8 +1,8 @@
 """The ledger: which keys of a rotation are alive at OpenRouter, and why.
 
-It is stored in Prefect variables and holds no secret. Every change is written *before* the step that it announces, so
-that after a crash at any point the next run knows what may exist. Each method that returns a `Ledger` is a pure
-transition; `OpenLedger` is the only place that writes.
+It is stored in Prefect variables and holds no secret. It is a write-ahead log: each change is written *before* the step
+that it announces, so that after a crash the next run knows what may exist. Methods that return a `Ledger` are pure
+transitions; only `OpenLedger` writes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from tasks.model.rotation import Retirement
 from tasks.model.written_off import WrittenOff
 
 FORMAT = 3
-"""The newest format of a ledger that this package reads, and the one that it writes."""
+"""The format that this package writes, and the newest that it reads."""
 TURNS_UP_WITHIN = timedelta(minutes=15)
-"""How late a create may still take effect; until then every run searches for its marker."""
+"""How late a create may still take effect; until then, every run searches for its marker."""
 
 
 class Ledger(Entry):
-    """What is known about a rotation's keys; each method returns the ledger after one more step.
+    """The known keys of a rotation; each transition returns a new ledger.
 
-    `installation` is the id that stands in the markers of new keys; empty until this version makes one. `removed` is
-    whether the rotation was removed, and `kept` the key that was left to its user then.
+    `installation` is the id in the markers of new keys; empty until this version creates one. `removed` tells whether
+    the rotation was removed, `kept` which key its user then kept.
     """
 
     format: int = FORMAT
@@ -51,12 +51,12 @@ class Ledger(Entry):
 
     @property
     def served(self) -> Current | None:
-        """The key that consumers read: the current one, or the one that was kept when its rotation was removed."""
+        """The key that consumers read: the current one, or the one kept when its rotation was removed."""
         return self.current or self.kept
 
     @property
     def is_closed(self) -> bool:
-        """Whether the rotation was removed and none of its keys is left: a ledger's last term, which stays."""
+        """Whether this is the last term of a removed rotation: no key is left, but the term stays."""
         return self.removed and self == self.closed()
 
     def hashes(self) -> set[str]:
@@ -65,11 +65,11 @@ class Ledger(Entry):
         return {key.hash for key in (self.current, pending, *self.superseded) if key}
 
     def destinations(self) -> set[str]:
-        """Return the destinations that the current key was published to, and that the pending one may have been."""
+        """Return the destinations of the current key, and those to which the pending one may have been published."""
         return {name for placed in (self.current, self.pending) if placed for name in placed.destinations}
 
     def workspaces(self, connection: str) -> set[str]:
-        """Return the workspaces of a connection's account that the entries name."""
+        """Return the workspaces that the entries name, in a connection's account."""
         entries = (self.current, self.pending, *self.superseded, *self.unresolved)
         return {each.workspace_id for each in entries if each and each.workspace_id and each.connection == connection}
 
@@ -78,9 +78,10 @@ class Ledger(Entry):
         return [key for key in self.superseded if key.revoke_at <= now]
 
     def due_times(self) -> list[datetime]:
-        """Return, in order, when older keys need attention (UTC).
+        """Return the times (UTC), in order, at which older keys need attention.
 
-        Those times are the ends of overlaps, of the time in which a lost create may turn up, and of a carried budget.
+        Those are the end of each overlap, of a carried budget's period, and of the time in which the key of a create
+        with unknown outcome may turn up.
         """
         ends = {key.revoke_at for key in self.superseded} | {entry.since + TURNS_UP_WITHIN for entry in self.unresolved}
         if self.current and self.current.budget and self.current.budget.ends_at:
@@ -95,7 +96,7 @@ class Ledger(Entry):
         return self._with(pending=pending, installation=known, removed=False, kept=None)
 
     def where_pending(self) -> dict[str, str]:
-        """Return where the destinations of the pending key pointed when it was announced."""
+        """Return where each destination of the pending key pointed when the key was announced."""
         if self.pending is None:
             return {}
         same = self.current and not self.pending.places and self.current.destinations == self.pending.destinations
@@ -108,11 +109,11 @@ class Ledger(Entry):
         return self._with(pending=self.pending.model_copy(update={"key": key}))
 
     def dropped(self) -> Self:
-        """Forget an intent whose key was certainly not created, or was found and deleted."""
+        """Drop an intent whose key was certainly not created, or was found and deleted."""
         return self._with(pending=None)
 
     def left_unresolved(self) -> Self:
-        """Remember an intent whose key was not found, but may still turn up."""
+        """Keep an intent as unresolved: its key was not found, but may still turn up."""
         if self.pending is None:
             return self
         intent = self.pending
@@ -125,12 +126,12 @@ class Ledger(Entry):
         return self._with(pending=None, unresolved=(*self.unresolved, entry))
 
     def resolved(self, entries: Iterable[Unresolved]) -> Self:
-        """Forget creates whose keys can no longer turn up."""
+        """Drop creates whose keys can no longer turn up."""
         gone = set(entries)
         return self._with(unresolved=tuple(entry for entry in self.unresolved if entry not in gone))
 
     def publishing(self, late_writes: timedelta) -> Self:
-        """Announce writes of the pending key that may take effect up to this long after they were given up."""
+        """Announce writes of the pending key that may take effect up to this long after their timeout."""
         if self.pending is None:
             raise LedgerError("No key was announced, so none can be published.")
         return self._with(pending=self.pending.model_copy(update={"late_writes": late_writes}))
@@ -141,7 +142,7 @@ class Ledger(Entry):
         return now + late if late else None
 
     def continued(self, places: Mapping[str, str]) -> Self:
-        """Announce that the pending key is published to where its destinations point now, and note what it leaves."""
+        """Announce the pending key's publication to where its destinations point now, and record its former places."""
         if self.pending is None or self.pending.key is None:
             raise LedgerError("No pending key was created, so none can be published.")
         key = self.pending.key.leaving(self.where_pending(), places)
@@ -155,15 +156,15 @@ class Ledger(Entry):
         late_until: datetime | None = None,
         places: Mapping[str, str] | None = None,
     ) -> Self:
-        """Give up the pending key: it becomes a superseded one.
+        """Give up the pending key, which becomes a superseded one.
 
-        It is not revoked before the last write that could still put it into a destination.
+        It is not revoked while a late write could still put it into a destination.
 
         Args:
-            revoke_at: When it is due.
-            at_once: Whether it is revoked then, whatever the policy.
+            revoke_at: When it is due, unless a late write requires more time.
+            at_once: Whether to revoke it then, whatever the policy.
             late_until: Until when a write of it may take effect.
-            places: Where each destination points now; `None` if no place that was left can hold the key.
+            places: Where each destination points now; `None` if no former place can hold the key.
         """
         if self.pending is None or self.pending.key is None:
             raise LedgerError("No pending key was created, so none can be given up.")
@@ -177,7 +178,7 @@ class Ledger(Entry):
         return self._with(pending=None, superseded=(*self.superseded, key))
 
     def adopted(self, key: Current) -> Self:
-        """Make a key that this rotation did not create its current one, to be replaced next."""
+        """Make a key that this rotation did not create the current one, until the next rotation replaces it."""
         return self._with(current=key)
 
     def published(
@@ -194,13 +195,13 @@ class Ledger(Entry):
         """Make the pending key the current one, and the current one superseded.
 
         Args:
-            run_id: The run that has published it.
-            places: The destinations, and where each one points.
+            run_id: The run that published it.
+            places: Where each destination points.
             now: The current time, UTC.
             revoke_at: When the former key is due.
             retirement: What happens to the former key then.
             late_until: Until when a write of the new key may take effect.
-            inherits: Whether the new key takes the former one's places in lists.
+            inherits: Whether the new key joins the former one's lists.
         """
         if self.pending is None or self.pending.key is None:
             raise LedgerError("No pending key was created, so none can become the current one.")
@@ -241,9 +242,9 @@ class Ledger(Entry):
         )
 
     def hastened(self, now: datetime, emergency: Emergency | None = None) -> Self:
-        """Make every superseded key due at once, whatever its policy, for an emergency that has published its key.
+        """Make every superseded key due immediately, whatever its policy, for an emergency that has published its key.
 
-        Notes about their use are dropped, so that even a full ledger has room for this.
+        Records about their use are dropped, so that even a full ledger has room for this change.
         """
         forgotten = {name: Superseded.model_fields[name].default for name in ("postponed", "usage", "usage_since")}
         changes = {**forgotten, "at_once": True}
@@ -259,7 +260,7 @@ class Ledger(Entry):
         )
 
     def replaced(self, current: Current, revoke_at: datetime, places: Mapping[str, str]) -> Self:
-        """Make a key that every destination holds, such as a restored one, current, and the current one superseded."""
+        """Make a key that every destination holds, such as a restored one, current; supersede the former one."""
         others = tuple(other.found_again(places) for other in self.superseded if other.hash != current.hash)
         return self._with(current=current, superseded=(*others, *self._retiring(current.since, revoke_at, places)))
 
@@ -270,13 +271,13 @@ class Ledger(Entry):
         return self._with(current=self.current.model_copy(update=changes))
 
     def given_up(self, now: datetime, revoke_at: datetime, emptied: Mapping[str, str] = NOWHERE) -> Self:
-        """Remove the rotation: each key ends by `revoke_at`; the current one is left where nothing was `emptied`."""
+        """Remove the rotation and end every key by `revoke_at`; the places not `emptied` still hold the current key."""
         pending = self.pending and self.pending.key
         abandoned = self.abandoned(revoke_at, at_once=True).superseded if pending else self.superseded
         ends = tuple(
             key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at), "at_once": True}) for key in abandoned
         )
-        # A removed rotation promises nothing for its destinations, so a write that comes late is not waited for.
+        # The destinations of a removed rotation need no working key, so a late write does not delay the revocation.
         former = tuple(
             key.model_copy(update={"at_once": True, "revoke_at": revoke_at})
             for key in self._retiring(now, revoke_at, emptied)
@@ -284,7 +285,7 @@ class Ledger(Entry):
         return self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
 
     def left_to_its_user(self) -> Self:
-        """Remove the rotation and leave the current key to its user; older keys are deleted when due."""
+        """Remove the rotation, and leave its current key to the user; older keys are deleted when they are due."""
         ends = tuple(key.model_copy(update={"at_once": True}) for key in self.superseded)
         return self._with(current=None, kept=self.current, superseded=ends, removed=True)
 
@@ -303,23 +304,23 @@ class Ledger(Entry):
         return self._with(superseded=tuple(key for key in self.superseded if key.hash != key_hash))
 
     def written(self, writer: str, package: str = "") -> Self:
-        """Sign the ledger for its next write, by the attempt of a run and the version of this package."""
+        """Sign the ledger for its next write with the writing attempt and this package's version."""
         return self._with(format=FORMAT, package=package, revision=self.revision + 1, writer=writer)
 
     def _with(self, **changes: Any) -> Self:
         return self.model_copy(update=changes)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the ledger as JSON for a Prefect variable: without defaults, except for `format` and `superseded`."""
+        """Return the ledger as JSON for a Prefect variable, without defaults, except for `format` and `superseded`."""
         always = {"format": self.format, "superseded": []}
         return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
 
 
 def parse_ledger(rotation: str, value: Any) -> Ledger:
-    """Read a ledger of any format up to this package's own.
+    """Parse a ledger of this package's format or an older one.
 
     Raises:
-        LedgerError: It was written by a newer package, or changed by hand into something that is no ledger.
+        LedgerError: It was written by a newer package, or is invalid, for example after an edit by hand.
     """
     if isinstance(value, Mapping) and isinstance(value.get("format"), int) and value["format"] > FORMAT:
         raise LedgerError(

@@ -1,4 +1,4 @@
-"""Pure decisions about the lists of an account that name keys by their hashes."""
+"""Pure decisions about the account's lists of keys."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tasks.model.records import Superseded
 
 
 def predecessors_of(ledger: Ledger, successor: str) -> set[str]:
-    """Return the hashes of the keys whose places in lists a successor takes.
+    """Return the hashes of the keys that a successor replaces in lists.
 
-    Those are the current key and, where that took over the places of its own predecessors, those that are still alive:
-    it may have lost a place to somebody who wrote at the same moment. Without a current key they are the keys that were
+    Those are the current key and, if it has joined its own predecessors' lists, these predecessors as long as they are
+    alive: a concurrent writer may have dropped the current key from a list. Without a current key, they are the keys
     found again after the ledger was lost.
 
     Args:
@@ -28,15 +28,15 @@ def predecessors_of(ledger: Ledger, successor: str) -> set[str]:
 
 
 def successor_of(ledger: Ledger, key: Superseded, workspace_id: str | None) -> str | None:
-    """Return the hash that takes the place of a superseded key in a list; `None` where none is to.
+    """Return the hash of the key that replaces a superseded key in a list; `None` if none does.
 
     Args:
         ledger: The rotation's ledger.
         key: The superseded key.
-        workspace_id: The workspace that the list is for; `None` for all.
+        workspace_id: The list's workspace; `None` if it is for all.
     """
     current = ledger.current
-    # A key that was given up, or found again, never was the one that consumers were to use.
+    # A key without `since`, given up or found again, never was the current one.
     if current is None or not current.inherits or key.since is None or current.connection != key.connection:
         return None
     served = workspace_id is None or current.workspace_id in (None, workspace_id)
@@ -44,6 +44,6 @@ def successor_of(ledger: Ledger, key: Superseded, workspace_id: str | None) -> s
 
 
 def replaced(hashes: Sequence[str], out: Collection[str], into: str | None) -> tuple[str, ...]:
-    """Return a list without some keys and with another one; what else it names stays, in its order."""
+    """Return a list of hashes without some keys and with another one; the rest keeps its order."""
     kept = tuple(one for one in dict.fromkeys(hashes) if one not in out or one == into)
     return kept if into is None or into in kept else (*kept, into)

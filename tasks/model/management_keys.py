@@ -1,4 +1,4 @@
-"""How long a management key has been in use, and when a person is to exchange it: no API makes or rotates one."""
+"""How long a management key has been in use, and when to exchange it. No API creates or rotates one: a person must."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from tasks.model.keys import show_time
 
 AHEAD = timedelta(days=14)
-"""How far ahead of its time to warn: only a person can make a new one."""
+"""How long before the due time to warn; a person needs time to exchange the key."""
 PAGE = "https://openrouter.ai/settings/management-keys"
-"""Where a management key is made."""
+"""The page on which a person creates a management key."""
 
 
 class InUse(BaseModel):
-    """Since when a connection uses its management key; stored without the key, by its fingerprint."""
+    """Since when a connection has used its management key, which is stored as a fingerprint only."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -26,13 +26,13 @@ class InUse(BaseModel):
     expires_at: AwareDatetime | None = None
 
     def continued(self, before: InUse | None) -> InUse:
-        """Return what is to be stored: a key that was in use before keeps its beginning, another one starts anew."""
+        """Return the entry to store: the same key keeps its start, another one starts now."""
         if before is None or before.fingerprint != self.fingerprint:
             return self
         return self.model_copy(update={"since": min(before.since, self.since)})
 
     def warning(self, now: datetime) -> str:
-        """Return what a person is to do, in sentences; empty text as long as that is nothing.
+        """Return what a person must do, in sentences; empty if nothing.
 
         Args:
             now: The current time, UTC.

@@ -1,6 +1,6 @@
-"""The places that a rotation's destinations point to: kept short in the ledger, and compared with where they point now.
+"""The places to which destinations point, shortened for the ledger, and their comparison with the present ones.
 
-A block keeps its name when it is edited to point elsewhere, so its name alone does not tell where a key was published.
+A block keeps its name when it is edited to point elsewhere, so the name alone does not tell where a key is.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from hashlib import sha256
 from types import MappingProxyType
 
 LONGEST_PLACE = 100
-"""How many bytes of the ledger one place may take."""
+"""The maximum size of one place in the ledger, in bytes."""
 ALL_PLACES = 600
-"""How many bytes of the ledger the places of all destinations may take together."""
+"""The maximum size of the places of all destinations in the ledger, in bytes."""
 SHORTEST_PLACE = 12
-"""With fewer bytes for each, no place is kept."""
+"""If fewer bytes are left for each place, none is stored."""
 DIGEST_LENGTH = 8
 NOWHERE: Mapping[str, str] = MappingProxyType({})
 CUT = "~"
 
 
 def shortened(place: str, room: int = LONGEST_PLACE) -> str:
-    """Return a place in a bounded number of bytes; one that is too long ends with a digest of the whole.
+    """Return a place within a number of bytes; a longer one is cut and ends with a digest of the whole.
 
     Args:
-        place: The place, as a destination names it.
-        room: How many bytes of JSON it may take.
+        place: The place, as its destination describes it.
+        room: Its maximum size in bytes of JSON.
     """
     if _size(place) <= room:
         return place
@@ -38,7 +38,7 @@ def shortened(place: str, room: int = LONGEST_PLACE) -> str:
 
 
 def is_same(kept: str, place: str) -> bool:
-    """Return whether a place that was kept, perhaps shortened, is this one."""
+    """Return whether a stored place, possibly shortened, is this one."""
     if kept == place:
         return True
     beginning, _, digest = kept.rpartition(CUT)
@@ -46,11 +46,11 @@ def is_same(kept: str, place: str) -> bool:
 
 
 def kept_places(destinations: Sequence[str], places: Mapping[str, str]) -> tuple[str, ...]:
-    """Return, for each destination, its place as the ledger keeps it; empty where the block itself is the place.
+    """Return the place of each destination as the ledger stores it; empty if the block itself is the place.
 
     Args:
         destinations: The names of the destinations.
-        places: Where each one points now; those that are not known are left out.
+        places: Where each one points now; unknown ones are left out.
     """
     room = min(LONGEST_PLACE, ALL_PLACES // max(len(destinations), 1))
     if room < SHORTEST_PLACE:
@@ -63,10 +63,10 @@ def kept_places(destinations: Sequence[str], places: Mapping[str, str]) -> tuple
 
 
 def left_places(was: Mapping[str, str], places: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the places to which a rotation no longer publishes: those of removed blocks, and of edited ones.
+    """Return the places to which a rotation no longer publishes, because a block was removed or edited.
 
     Args:
-        was: Where each destination pointed when the key was published; empty where that is not known.
+        was: Where each destination pointed when the key was published; empty if unknown.
         places: Where each one points now.
     """
     now = [*places, *places.values()]

@@ -1,4 +1,4 @@
-"""The records of a ledger: a key in each state of its life, a create whose outcome is unknown, an emergency."""
+"""The entries of a ledger: keys in each state, creates of unknown outcome, and the last emergency."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tasks.model.places import is_same, left_places
 from tasks.model.terms import Terms
 
 Installation = Annotated[str, Field(pattern=rf"^([a-z]{{{INSTALLATION_LENGTH}}})?$")]
-"""The id that stands in the markers of new keys; with any other a lost key could not be found again. Empty for none."""
+"""The installation's id in new markers, by which a lost key is found again; empty before the first key."""
 
 
 class Entry(BaseModel):
-    """A part of the ledger; an unknown field is refused, as it may hold what must not be lost."""
+    """An entry of the ledger. An unknown field is refused, because dropping it could lose information."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,8 +27,8 @@ class Entry(BaseModel):
 class MadeKey(Entry):
     """A key of this rotation.
 
-    `fingerprint` is empty if the key was found by its marker after its ledger was lost, `made_by` if it was adopted.
-    `left_at` are the places that may still hold it, although the rotation no longer publishes there.
+    `fingerprint` is empty if the key was found by its marker after its ledger was lost; `made_by` is empty if it was
+    adopted. `left_at` lists former places, to which the rotation no longer publishes, that may still hold it.
     """
 
     hash: str
@@ -44,7 +44,7 @@ class MadeKey(Entry):
         return {"key_label": self.label, "key_hash": self.hash, "connection": self.connection}
 
     def leaving(self, was: Mapping[str, str], places: Mapping[str, str]) -> Self:
-        """Return the key with the places that it is left at, once its rotation publishes elsewhere.
+        """Return the key with the former places that it gets once its rotation publishes elsewhere.
 
         Args:
             was: Where each destination pointed when the key was published.
@@ -54,23 +54,23 @@ class MadeKey(Entry):
         return self.model_copy(update={"left_at": tuple(left)})
 
     def found_again(self, places: Mapping[str, str]) -> Self:
-        """Return the key without the places to which its rotation publishes again."""
+        """Return the key without those former places to which its rotation publishes again."""
         now = [*places, *places.values()]
         left = tuple(place for place in self.left_at if not any(is_same(place, other) for other in now))
         return self.model_copy(update={"left_at": left})
 
 
 class Budget(Entry):
-    """A limit that is temporarily smaller, because former keys have spent a part of it.
+    """A limit that is temporarily lower, because former keys have spent part of it.
 
-    `ends_at` is when the full limit is due again; never, if the limit has no reset.
+    `ends_at` is when the full limit applies again; `None` if the limit has no reset.
     """
 
     carried: Decimal
     ends_at: datetime | None = None
 
     def runs(self, now: datetime) -> bool:
-        """Return whether the spending of former keys still counts."""
+        """Return whether the former keys' spending still counts."""
         return self.ends_at is None or now < self.ends_at
 
 
@@ -87,15 +87,15 @@ class Placed(Entry):
         return self
 
     def where(self) -> dict[str, str]:
-        """Return where each destination pointed; empty where the block itself is the place, or it is not known."""
+        """Return where each destination pointed; empty if the block itself is the place, or if it is unknown."""
         return dict(zip(self.destinations, self.places or ("",) * len(self.destinations), strict=True))
 
 
 class Current(MadeKey, Placed):
     """The key that every destination holds.
 
-    `terms` have the full limit, even while a carried budget reduces it at OpenRouter. Until `late_until` a write of the
-    key whose outcome is unknown may still take effect. `inherits` is whether it has its predecessors' places in lists.
+    `terms` hold the full limit, even while a carried budget lowers it at OpenRouter. Until `late_until`, a write of the
+    key with an unknown outcome may still take effect. `inherits` tells whether it has joined its predecessors' lists.
     """
 
     since: datetime
@@ -107,16 +107,16 @@ class Current(MadeKey, Placed):
 
     @property
     def is_adopted(self) -> bool:
-        """Whether a person's key was taken up, which the rotation's first key is still to replace."""
+        """Whether this is an existing key that was adopted, and that no rotation has replaced yet."""
         return self.made_by is None and self.rotated_by is None
 
 
 class Superseded(MadeKey):
     """A former key, alive until it is revoked.
 
-    `revoke_at` is when its revocation is next considered: at the end of the overlap, after a postponement, or when its
-    time as a disabled key is over. `revoking` announces the call that disables or deletes it, until its outcome is
-    known. `capped` is whether its limit was lowered to what it has spent, if its budget was carried over.
+    `revoke_at` is when its revocation is next considered: at the end of the overlap, of a postponement, or of its time
+    as a disabled key. `revoking` announces the call that disables or deletes it, until its outcome is known.
+    `capped` tells, for a carried budget, whether its limit was lowered to what it has spent.
     """
 
     since: datetime | None = None
@@ -134,9 +134,9 @@ class Superseded(MadeKey):
 
 
 class Pending(Placed):
-    """A key that is about to be created, or was created and is not current yet.
+    """A key that is about to be created, or that was created and is not current yet.
 
-    Where the current key has the same places, they are not kept twice.
+    If its places are those of the current key, they are stored only there.
     """
 
     run_id: UUID
@@ -150,7 +150,7 @@ class Pending(Placed):
 
 
 class Unresolved(Entry):
-    """A create whose outcome is unknown and whose key was not found: it may still turn up."""
+    """A create with an unknown outcome whose key was not found, but may still turn up."""
 
     run_id: UUID
     connection: str
@@ -159,7 +159,7 @@ class Unresolved(Entry):
 
 
 class Emergency(Entry):
-    """The last emergency that has published its key, and when it made every older key due."""
+    """The last emergency that published its key, and the time at which it made every older key due."""
 
     run_id: UUID
     at: datetime

@@ -1,4 +1,4 @@
-"""What is wrong with the settings of a rotation, in our own words."""
+"""Error messages for invalid settings of a rotation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from blocks.redaction import redacted
 from tasks.model.durations import EXPECTED
 
 MAX_SHOWN_FIELD = 40
-"""How many characters of a field's name a message quotes: a caller may send any name."""
+"""How many characters of a field's name a message quotes: a caller can send any name."""
 MAX_SHOWN_ERRORS = 12
-"""How many wrong fields a message names."""
+"""How many invalid fields a message names."""
 
 _AMOUNT = "must be an amount in US dollars, not negative, with at most 6 decimals"
 _WORDS = {
@@ -31,15 +31,15 @@ _KINDS = {"decimal_": _AMOUNT, "time_delta_": EXPECTED}
 
 
 def printable(text: str, longest: int) -> str:
-    """Return a foreign text, even a key, fit for a message: on one line, cut to length, without secrets."""
+    """Return a foreign text fit for a message: secrets redacted, on one line, cut to length."""
     return "".join(character for character in redacted(text) if character.isprintable())[:longest]
 
 
 def refusal(errors: Sequence[Mapping[str, Any]]) -> ConfigurationError:
-    """Return the error that names every wrong field, one sentence each; its `causes` are one error for each.
+    """Return an error with a sentence for each invalid field; its `causes` are one error for each.
 
     Args:
-        errors: What pydantic found, without the input, which a message must not repeat.
+        errors: Pydantic's errors, without the input, which a message must not repeat.
     """
     each = [ConfigurationError(f"{_field(error)}: {_sentence(error)}. Nothing was created.") for error in errors]
     return ConfigurationError.combine(each[:MAX_SHOWN_ERRORS])

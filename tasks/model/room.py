@@ -1,4 +1,4 @@
-"""How much space a ledger takes in its Prefect variable, and whether it can hold another key."""
+"""The size of a ledger in its Prefect variable, and whether it has room for another key."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tasks.model.records import MadeKey, Pending
 from tasks.model.rotation import Retirement
 
 MAX_LEDGER_BYTES = 5_000
-"""The most that a Prefect variable can hold, as compact JSON."""
+"""The maximum size of a Prefect variable, as compact JSON."""
 RESERVE_BYTES = 300
-"""Reserve for a create that may still turn up."""
+"""Room reserved for a create of unknown outcome."""
 
 
 def size(ledger: Ledger) -> int:
-    """Return the length of a ledger's compact JSON in bytes, which is what Prefect limits."""
+    """Return the size of a ledger as compact JSON in bytes, which Prefect limits."""
     return length(ledger.to_json())
 
 
 def length(value: Any) -> int:
-    """Return the length of a value's compact JSON in bytes."""
+    """Return the size of a value as compact JSON in bytes."""
     return len(json.dumps(value, separators=(",", ":")).encode())
 
 
 def without_left_places(ledger: Ledger) -> Ledger:
-    """Return a ledger that says nothing of the places at which keys were left: there is more need of the keys."""
+    """Return a ledger without its keys' former places, whose room the keys themselves need more."""
     nothing = {"left_at": ()}
     current, pending = ledger.current, ledger.pending
     if pending and pending.key:
@@ -44,7 +44,7 @@ def without_left_places(ledger: Ledger) -> Ledger:
 
 
 def largest_size(ledger: Ledger) -> int:
-    """Return the size of a ledger once everything is recorded that must be recorded about its superseded keys."""
+    """Return the size that a ledger can reach once every field of its superseded keys is set."""
     ledger = without_left_places(ledger)
     latest = datetime.max.replace(tzinfo=UTC)
     noted: dict[str, Any] = {"at_once": True, "revoking": True, "disabled": True, "capped": True, "late_until": latest}
@@ -61,7 +61,7 @@ def largest_size(ledger: Ledger) -> int:
 
 
 def has_room_for(intent: Pending, ledger: Ledger, retirement: Retirement) -> bool:
-    """Return whether a ledger can hold one more key in all of its states, with a reserve for failures."""
+    """Return whether a ledger has room for one more key in every state, with a reserve for failures."""
     key = MadeKey(
         hash="0" * 64,
         label="0" * 24,

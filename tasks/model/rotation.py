@@ -30,18 +30,18 @@ from tasks.model.terms import Terms, Usd
 
 MAX_ROTATION_NAME = 60
 MAX_KEY_NAME = 200
-"""The longest name of a key at OpenRouter, marker included: a guess.
+"""The longest name of a key at OpenRouter, marker included; an assumption.
 
-OpenRouter documents no limit for keys; this is the one that it documents for guardrails. Should it cut a name earlier,
-the marker at the beginning survives, and `verify-key` refuses the key before anything is published.
+OpenRouter documents this limit for guardrails, and none for keys. If it cuts a name earlier, the marker in front
+survives, and `verify-key` rejects the key before anything is published.
 """
 MAX_DESTINATION_NAME = 250
 MAX_DESTINATION_NAMES = 1_000
-"""Limit on the total length of all destination names, so that the ledger has room for them and for several keys."""
+"""The maximum total length of all destination names, so that they and several keys fit into the ledger."""
 MAX_OVERLAP = timedelta(days=3650)
-"""The longest overlap; dates that far in the future can still be computed."""
+"""The longest overlap; times that far ahead can still be computed."""
 EXPIRY_MARGIN = timedelta(days=1)
-"""How much longer than interval and overlap a key must be valid, so that there is time to fix a failed rotation."""
+"""How much longer than interval and overlap together a key must be valid, as time to fix a failed rotation."""
 
 _WORDS = "[a-z0-9]+(-[a-z0-9]+)*"
 NAME_PATTERN = f"^{_WORDS}$"
@@ -49,7 +49,7 @@ NAME_PATTERN = f"^{_WORDS}$"
 BLOCK_PATTERN = f"^{_WORDS}/{_WORDS}$"
 """`<block type slug>/<block name>`; a regular expression of JSON Schema."""
 DESTINATION_SCHEMA: dict[str, JsonValue] = {"type": "string", "pattern": BLOCK_PATTERN}
-"""What a form accepts as a destination before it is submitted."""
+"""The JSON Schema of a destination, which a form checks before it is submitted."""
 
 _SLUG = re.compile(_WORDS)
 _HASH = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -58,7 +58,7 @@ _DESTINATION = re.compile(f"{_WORDS}/{_WORDS}")
 
 
 def is_slug(value: str) -> bool:
-    """Return whether a text can name a rotation or a block."""
+    """Return whether a text is a valid name of a rotation or a block."""
     return bool(_SLUG.fullmatch(value)) and len(value) <= MAX_ROTATION_NAME
 
 
@@ -96,9 +96,9 @@ Period = Annotated[
     AfterValidator(_bounded),
     WithJsonSchema({"type": "string", "pattern": PATTERN}),
 ]
-"""A duration in the settings: not negative, and short enough that dates that far away can be computed."""
+"""A duration in the settings: not negative, and short enough to compute with."""
 Identifier = Annotated[str | None, AfterValidator(_identifier)]
-"""An id from OpenRouter; empty text counts as none, because a form sends that."""
+"""An id from OpenRouter; empty text, which a form sends, counts as none."""
 
 
 class KeySettings(BaseModel):
@@ -167,7 +167,7 @@ class KeySettings(BaseModel):
         return self
 
     def terms(self, now: datetime) -> Terms:
-        """Return the terms of a key that is made now; OpenRouter takes an expiry to the second."""
+        """Return the terms of a key that is created now; OpenRouter accepts an expiry in whole seconds."""
         return Terms(
             limit=self.limit_usd,
             limit_reset=None if self.limit_reset == "none" else self.limit_reset,
@@ -321,11 +321,11 @@ class Rotation(BaseModel):
 
     @property
     def usable_overlap(self) -> timedelta:
-        """How long a superseded key can be used: one whose budget is carried over can spend nothing any more."""
+        """How long consumers can use a superseded key; a carried budget leaves it nothing to spend."""
         return timedelta(0) if self.key.carry_budget else self.overlap
 
     def check_expiry(self, interval: timedelta) -> None:
-        """Check that no key expires before its rotation has replaced it.
+        """Check that no key expires before its rotation replaces it.
 
         Args:
             interval: The longest time between two scheduled rotations.
@@ -354,23 +354,23 @@ class Rotation(BaseModel):
 
 
 def check_switch(field: str, value: object) -> None:
-    """Refuse what is neither `True` nor `False`: the text "false" would count as true otherwise.
+    """Refuse a value that is neither `True` nor `False`, such as the text "false", which would count as true.
 
     Raises:
-        ConfigurationError: One sentence that names the field.
+        ConfigurationError: The value is invalid; the message names the field.
     """
     if not isinstance(value, bool):
         raise ConfigurationError(f"{field}: must be true or false. Nothing was changed.")
 
 
 def parse_rotation(value: Any) -> Rotation:
-    """Read a rotation from a flow's parameter: a `Rotation`, or its JSON object as a deployment stores it.
+    """Parse a rotation from a flow's parameter: a `Rotation`, or its JSON object as a deployment stores it.
 
     Raises:
-        ConfigurationError: One sentence for each wrong field, which names it.
+        ConfigurationError: At least one field is invalid; one sentence names each.
     """
     try:
         return Rotation.model_validate(value)
     except ValidationError as error:
-        # The input may hold a secret; the context of an error is its input or ours.
+        # Leave out the input, which may hold a secret; the rest of an error's context is ours.
         raise refusal(error.errors(include_input=False, include_url=False)) from None

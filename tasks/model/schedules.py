@@ -1,8 +1,8 @@
-"""When a rotation runs by itself, and what a change of the schedule changes: pure, with the clock as an argument.
+"""When a rotation runs on its schedule, and what a change of the schedule changes; pure, with the time as an argument.
 
-The schedule is a recurrence rule (RFC 5545), not Prefect's interval. In prefect 3.8.8 an interval keeps its local time
-only if it is counted from its anchor; the scheduler counts from the current time and jumps there in absolute seconds.
-Across a clock change 03:30 becomes 04:30, beside the runs that were scheduled before it: two rotations.
+The schedule is a recurrence rule (RFC 5545), not Prefect's interval. In Prefect 3.8.8 an interval keeps its local time
+only if it is counted from its anchor; but the scheduler counts from the current time, in absolute seconds. Across a
+clock change, 03:30 becomes 04:30, in addition to the runs scheduled before it: two rotations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from blocks.errors import ConfigurationError
 from tasks.model.durations import read_duration
 
 SLUG = "auto-rotation"
-"""Slug of the schedule of a rotation's deployment; the schedule is active if auto-rotation is on."""
+"""Slug of the schedule on which a deployment rotates; `auto_rotation` activates it."""
 MAX_INTERVAL_DAYS = 3650
 MAX_SPREAD = timedelta(hours=12)
 
@@ -37,13 +37,13 @@ _START = "%Y%m%dT%H%M%S"
 
 @dataclass(frozen=True)
 class Timetable:
-    """Every so many days at a local time.
+    """A rotation every so many days at a local time.
 
     Args:
         days: Days between two rotations.
         at: The local time.
         zone: Its time zone.
-        later: How long after that time it rotates, below a day.
+        later: The delay after that time, less than a day.
     """
 
     days: int
@@ -58,33 +58,33 @@ class Timetable:
 
     @property
     def starts(self) -> time:
-        """The local time at which it rotates."""
+        """The local time of the rotation, its delay included."""
         return (datetime.combine(date.min, self.at) + self.later).time()
 
     def spread(self, name: str, window: timedelta) -> Timetable:
-        """Return the timetable of one of many rotations of the same time: its minute in the window after that time.
+        """Return this timetable with the rotation's own minute in a window after its local time.
 
         Args:
-            name: The rotation's name, which alone decides the minute, so that it stays the same.
-            window: The length of the window; below two minutes there is nothing to choose.
+            name: The rotation's name; the minute is a hash of it, so that it never changes.
+            window: The length of the window; below two minutes there is only one choice.
         """
         minutes = window // timedelta(minutes=1)
         number = int.from_bytes(sha256(name.encode()).digest())
         return replace(self, later=timedelta(minutes=number % minutes if minutes else 0))
 
     def fields(self) -> dict[str, Any]:
-        """Return the arguments of `parse_timetable` that describe it before it is spread."""
+        """Return the arguments of `parse_timetable` that describe it without its delay."""
         return {"days": self.days, "at": f"{self.at:%H:%M}", "zone": self.zone.key}
 
     def on(self, day: date) -> datetime:
-        """Return the local time at which it rotates on a day, UTC.
+        """Return the time of the rotation on a local date, UTC.
 
-        Where the clocks show it twice, that is the first; where they skip it, it is an hour off.
+        If the clocks repeat that time, it is the first one; if they skip it, the rotation is an hour off.
         """
         return datetime.combine(day, self.starts, self.zone).astimezone(UTC)
 
     def next_rotation(self, now: datetime, last: datetime | None) -> datetime:
-        """Return the next rotation, UTC, such that a change of the settings never causes one at once.
+        """Return the time of the next rotation, UTC; a change of the settings never makes one due immediately.
 
         It is one interval after the last rotation, but never in the past; without a last rotation, it is the next
         occurrence of the local time.
@@ -105,13 +105,13 @@ class Timetable:
             first: The first rotation, as `next_rotation` returns it.
         """
         day = first.astimezone(self.zone).date()
-        # Over midnight, its first day counts from the one before at that time, which is before the first rotation.
+        # If the delay passes midnight, count from one interval earlier; the rule then starts before the first rotation.
         start = datetime.combine(day - timedelta(days=self.days) if self.starts < self.at else day, self.at)
         minute = f";BYHOUR={self.starts.hour};BYMINUTE={self.starts.minute}" if self.later else ""
         return f"DTSTART:{start:{_START}}\nRRULE:FREQ=DAILY;INTERVAL={self.days}{minute}"
 
     def skipped(self, now: datetime) -> date | None:
-        """Return the next local date, within a year, on which the clocks skip that time; `None` for none."""
+        """Return the next local date, within a year, on which the clocks skip that time; `None` if there is none."""
         today = now.astimezone(self.zone).date()
         days = (today + timedelta(days=ahead) for ahead in range(366))
         return next((day for day in days if self.on(day).astimezone(self.zone).time() != self.starts), None)
@@ -126,7 +126,7 @@ def parse_timetable(days: Any, at: Any, zone: Any) -> Timetable:
         zone: The IANA time zone, such as `Europe/Berlin`.
 
     Raises:
-        ConfigurationError: One sentence for each wrong field, which names it.
+        ConfigurationError: At least one field is invalid; one sentence names each.
     """
     found = _TIME.fullmatch(str(at).strip())
     is_number = isinstance(days, int) and not isinstance(days, bool)
@@ -146,10 +146,10 @@ def parse_timetable(days: Any, at: Any, zone: Any) -> Timetable:
 
 
 def parse_spread(value: Any) -> timedelta:
-    """Read the window in which rotations of the same time are spread, such as `2h`.
+    """Parse the window over which rotations with the same local time are spread, such as `2h`.
 
     Raises:
-        ConfigurationError: One sentence that names the field.
+        ConfigurationError: The value is invalid; the message names the field.
     """
     try:
         window = TypeAdapter(timedelta).validate_python(read_duration(value))
@@ -168,7 +168,7 @@ def _zone(name: Any) -> ZoneInfo | None:
 
 
 def read_rule(rule: str, zone: str) -> Timetable | None:
-    """Return the timetable of a recurrence rule; `None` if it is not a local time every so many days."""
+    """Return the timetable of a recurrence rule; `None` if it is not of this module's form."""
     found = _RULE.fullmatch(rule.strip())
     if found is None:
         return None

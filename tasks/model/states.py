@@ -1,6 +1,6 @@
 """The states of a key in the ledger, and the transitions between them.
 
-`docs/` draws this table, which a test compares; the simulation checks every write of a ledger against it.
+`docs/` shows this table as a diagram, which a test compares; the simulation checks each write of a ledger against it.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ TRANSITIONS: dict[tuple[KeyState | None, KeyState], str] = {
     (KeyState.DISABLED, KeyState.SUPERSEDED): "enabled again, to be restored",
     (KeyState.DISABLED, KeyState.FORGOTTEN): "written off",
 }
-"""The permitted transitions and their causes; `None` is before the ledger knew the key."""
+"""The permitted transitions and their causes; the state `None` means that the key is not in the ledger yet."""
 
 
 def states(ledger: Ledger) -> dict[str, KeyState]:
-    """Return the state of each key of a ledger by its hash; by flow run and time, if no hash is known."""
+    """Return the state of each key in a ledger by its hash; by flow run and time if the hash is unknown."""
     found = {f"{entry.run_id} at {entry.since}": KeyState.UNRESOLVED for entry in ledger.unresolved}
     if ledger.pending is not None:
         key = ledger.pending.key
@@ -75,7 +75,7 @@ def steps_between(before: Ledger, after: Ledger) -> set[tuple[KeyState | None, K
     steps = {(was.get(key), state) for key, state in now.items() if was.get(key) is not state}
     steps |= {(state, KeyState.FORGOTTEN) for key, state in was.items() if key not in now}
     if before.pending and after.pending and before.pending.key is None and after.pending.key:
-        # The same key under two names: first the run that announced it, then its hash.
+        # The same key under two ids: before its creation by its run, then by its hash.
         steps -= {(KeyState.INTENDED, KeyState.FORGOTTEN), (None, KeyState.CREATED)}
         steps.add((KeyState.INTENDED, KeyState.CREATED))
     return steps

@@ -1,4 +1,4 @@
-"""What a key may do at OpenRouter, and until when."""
+"""The terms of a key at OpenRouter: its limits, its workspace, its expiry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SMALLEST_AMOUNT = Decimal("0.000001")
 
 Usd = Annotated[
     Decimal,
-    # OpenRouter would return another amount for more digits than a JSON number can carry.
+    # More digits than a JSON number can carry would come back as another amount.
     Field(ge=0, max_digits=15, decimal_places=6, allow_inf_nan=False),
     PlainSerializer(float, when_used="json"),
     WithJsonSchema({"type": "number", "minimum": 0}),
@@ -24,7 +24,7 @@ Usd = Annotated[
 
 
 class Terms(BaseModel):
-    """What a key may do at OpenRouter, and until when."""
+    """The terms of a key at OpenRouter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +58,7 @@ class Terms(BaseModel):
 
         Args:
             name: The key's name.
-            carried: US dollars of this budget that former keys have spent.
+            carried: US dollars of the limit that former keys have spent.
         """
         limit = self.limit
         if limit is not None and carried:
@@ -67,7 +67,7 @@ class Terms(BaseModel):
         return KeyRequest(name=name, limit=limit, **self.model_dump(exclude={"limit", "guardrail_id"}))
 
     def or_else(self, former: Terms) -> Terms:
-        """Return these terms, with those of the former key in place of every default."""
+        """Return these terms, with the former key's wherever these have a default."""
         named = self.model_dump(exclude_defaults=True)
         if "limit" in named:
             # A limit and its reset belong together.

@@ -1,4 +1,4 @@
-"""Pure decisions about tries: whether a failed run is worth another one, when, and who must hear of it."""
+"""Pure decisions about tries: whether a failed run is tried again, when, and whether a person must know."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAITS = (
     timedelta(hours=12),
     timedelta(days=1),
 )
-"""How long to wait before each try; the last wait is repeated."""
+"""The wait before each try; the last one is repeated."""
 EMERGENCY_WAITS = (
     timedelta(minutes=1),
     timedelta(minutes=2),
@@ -35,24 +35,24 @@ EMERGENCY_WAITS = (
     timedelta(minutes=15),
     timedelta(hours=1),
 )
-"""The same for an emergency, whose older keys are still alive."""
+"""The same for an emergency, which is urgent because the older keys are still alive."""
 QUIET_TRIES = 3
-"""How many tries may fail before a person is told."""
+"""How many tries may fail before a person is alerted."""
 TRIES_AGAIN = "TriesAgain"
-"""The name of the state of a failed run that is tried again, and that nobody needs to hear of yet."""
+"""The state name of a failed run that is tried again, and that alerts nobody yet."""
 NUMBER, RUN, SINCE = "key-rotation.try", "key-rotation.run", "key-rotation.since"
-"""The labels of a flow run that is a try: its number, the run that it finishes, and when that one first started."""
+"""The labels of a try: its number, the run that it finishes, and when that run first started."""
 SCHEDULED_FOR = "key-rotation.scheduled-for"
-"""The label with the time of the schedule that created the run that it finishes, if one did."""
+"""The label with the scheduled time of the run that a try finishes, if a schedule created that run."""
 
 
 @dataclass(frozen=True)
 class Try:
-    """What a run is a try of.
+    """The run that a flow run finishes as a try; itself, if it is no try.
 
     Args:
-        number: 1 for the first try after a failure, 0 for a run that is none.
-        run_id: The run that it finishes; its own id if it is a run of its own.
+        number: 1 for the first try after a failure, 0 for a run that is no try.
+        run_id: The run that it finishes; its own id if it is no try.
         since: When that run first started, UTC.
         scheduled_for: The time for which a schedule created that run, UTC; `None` for a manual run.
     """
@@ -66,7 +66,7 @@ class Try:
     def read(
         cls, labels: Mapping[str, Any], run_id: UUID, started: datetime, scheduled_for: datetime | None = None
     ) -> Self:
-        """Read a flow run's labels; one without them, or with others' in their place, is a run of its own.
+        """Parse a flow run's labels; without valid ones, the run is no try.
 
         Args:
             labels: The flow run's labels.
@@ -82,7 +82,7 @@ class Try:
             return cls(number, run_id, started, scheduled_for)
 
     def labels(self, number: int) -> dict[str, str | int]:
-        """Return the labels of the try with this number, after this one has failed."""
+        """Return the labels of the next try, with this number."""
         of_schedule = {SCHEDULED_FOR: self.scheduled_for.isoformat()} if self.scheduled_for else {}
         return {NUMBER: number, RUN: str(self.run_id), SINCE: self.since.isoformat(), **of_schedule}
 
@@ -92,18 +92,18 @@ def _time(label: object) -> datetime:
 
 
 def is_try(labels: Mapping[str, Any]) -> bool:
-    """Return whether a run with these labels finishes another one; a regular run that stands for a try does not."""
+    """Return whether these labels are those of a try; a regular run that takes a try's place has only its number."""
     return RUN in labels
 
 
 def number_of(labels: Mapping[str, Any]) -> int:
-    """Return the number of a try, 0 for a run that is none."""
+    """Return the number of a try; 0 for a run that is none."""
     number = labels.get(NUMBER)
     return number if isinstance(number, int) and not isinstance(number, bool) and number > 0 else 0
 
 
 def passes_by_itself(error: KeyRotationError) -> bool:
-    """Return whether the cause of a failure may well be gone later, although nobody does anything about it."""
+    """Return whether the cause of a failure may pass without anybody's help."""
     if error.causes:
         return all(passes_by_itself(cause) for cause in error.causes)
     if isinstance(error, ServiceError):
@@ -113,7 +113,7 @@ def passes_by_itself(error: KeyRotationError) -> bool:
 
 
 def asked_to_wait(error: KeyRotationError) -> timedelta:
-    """Return how long the services that failed have asked to wait, at most the longest wait between two tries."""
+    """Return how long the failed services asked to wait (`Retry-After`), limited to the longest wait before a try."""
     if error.causes:
         return max(map(asked_to_wait, error.causes))
     return timedelta(seconds=min(getattr(error, "retry_after", None) or 0.0, WAITS[-1].total_seconds()))
@@ -121,12 +121,12 @@ def asked_to_wait(error: KeyRotationError) -> timedelta:
 
 @dataclass(frozen=True)
 class Coming:
-    """A run of the same deployment and purpose that is still to start.
+    """A run of the same deployment and purpose that has not started.
 
     Args:
         id: The flow run's id.
-        at: When it starts, UTC.
-        number: Its number if it is a try, or stands for one, else 0.
+        at: Its scheduled time, UTC.
+        number: Its number if it is a try, or takes the place of one, else 0.
         finishes: The run that it finishes, if it is a try.
     """
 
@@ -143,7 +143,7 @@ class Next:
     Args:
         number: Its number.
         at: When it starts, UTC.
-        run: The flow run that is it, if one is scheduled already.
+        run: The flow run that already stands for it, if any.
     """
 
     number: int
@@ -152,7 +152,7 @@ class Next:
 
     @property
     def needs_person(self) -> bool:
-        """Whether so many tries have failed that a person is told."""
+        """Whether so many tries have failed that a person is alerted."""
         return self.number > QUIET_TRIES
 
 
@@ -168,18 +168,18 @@ def next_try(
 ) -> Next:
     """Decide on the try after a failure.
 
-    There is one at a time for each run that has failed. A regular run that starts earlier takes the place of the try of
-    a scheduled run, whose work it does; not of a person's run, because it may find the key too young, and end. Nor does
-    the try of another run, because it may find that its own work is done.
+    Each failed run has one try at a time. An earlier regular run replaces the try of a scheduled run, because it does
+    the same work; not the try of a manual run, because the regular run may find the key too young. The try of another
+    run replaces none, because it may find that its own work is done.
 
     Args:
-        name: The name of what failed, from which the wait is jittered.
-        failed: What has failed.
-        coming: The runs of the same purpose that are still to start.
+        name: A name from which the jitter of the wait is derived.
+        failed: The failed run.
+        coming: The runs of the same purpose that have not started.
         now: The current time, UTC.
-        emergency: Whether what failed is an emergency.
-        asked: How long a service has asked to wait.
-        crashed: Whether its process has died. The first try after that does not wait: no service was the cause.
+        emergency: Whether the failed run is an emergency.
+        asked: How long a service asked to wait.
+        crashed: Whether its process died. Then the first try does not wait, because no service was the cause.
     """
     ordered = sorted(coming, key=lambda run: run.at)
     if there := next((run for run in ordered if run.finishes == failed.run_id), None):
@@ -194,9 +194,9 @@ def next_try(
 
 
 def wait_before(name: str, number: int, *, emergency: bool, asked: timedelta = timedelta(0)) -> timedelta:
-    """Return the wait before a try: growing, and up to half longer by a hash of the name and the number.
+    """Return the wait before a try: growing, plus up to a half by a hash of the name and the number.
 
-    So rotations that failed at one moment do not come back at one moment.
+    The jitter keeps rotations that failed together from retrying together.
     """
     waits = EMERGENCY_WAITS if emergency else WAITS
     wait = max(waits[min(number, len(waits)) - 1], asked)

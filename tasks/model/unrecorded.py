@@ -1,4 +1,4 @@
-"""A key of a rotation that was in no ledger, as an entry of its ledger."""
+"""A key that was in no ledger, as an entry of its rotation's ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.model.records import Superseded
 
 
 def as_superseded(key: ApiKey, mark: Marker, connection: str, revoke_at: datetime) -> Superseded:
-    """Return a key that was found by its marker as a superseded one; nobody knows its fingerprint."""
+    """Return a key that was found by its marker as a superseded one; its fingerprint is unknown."""
     return Superseded(
         hash=key.hash,
         label=key.label,

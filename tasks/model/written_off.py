@@ -1,4 +1,4 @@
-"""Keys that can no longer be revoked, and that somebody has therefore removed from the ledger."""
+"""Keys that can no longer be revoked, and were therefore removed from the ledger by a person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tasks.model.ledger import Ledger
 
 MAX_WRITTEN_OFF = 3
-"""How many the ledger keeps: the newest. Each one is also reported in an event."""
+"""How many entries the ledger keeps, the newest ones. Each one is also in an event."""
 MAX_REASON = 120
 """How many characters of the reason are kept."""
 
@@ -22,7 +22,7 @@ MAX_REASON = 120
 class WrittenOff(BaseModel):
     """A key that was written off, and why.
 
-    If only a create of unknown outcome is known, `label` is the run's id and `hash` is empty.
+    For a create of unknown outcome, `label` is the run's id and `hash` is empty.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,7 +49,7 @@ def write_off(ledger: Ledger, entry: WrittenOff, remembered: int = MAX_WRITTEN_O
 
     Args:
         ledger: The ledger.
-        entry: What to write off: a superseded key by its hash, or a create of unknown outcome by its run.
+        entry: The key to write off: a superseded one by its hash, or a create of unknown outcome by its run.
         remembered: How many such entries the ledger keeps, this one included.
     """
     pending = ledger.pending
@@ -66,7 +66,7 @@ def write_off(ledger: Ledger, entry: WrittenOff, remembered: int = MAX_WRITTEN_O
 
 
 def as_explanation(value: Any) -> str:
-    """Return a stored ledger, readable or not, as text in which to search for keys; those written off are left out."""
+    """Return a stored ledger, even an unreadable one, as text to search for keys, without those written off."""
     if isinstance(value, Mapping):
         value = {name: part for name, part in value.items() if name != "written_off"}
     return json.dumps(value)

@@ -1,4 +1,4 @@
-"""What is asked about an OpenRouter account: whether a key is gone from it, whether a workspace is in it."""
+"""Questions about an OpenRouter account: whether a key is gone from it, and whether it has a workspace."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from tasks.world.ports import KeyReader, OpenRouter
 from tasks.world.run import Run
 
 OR_WRITE_OFF = "If that cannot be done any more, write the key off with write-off-key."
-"""What is left to do about a key that nobody can revoke."""
+"""The remaining option for a key that nobody can revoke."""
 
 
 async def confirm_gone(openrouter: KeyReader, key: MadeKey) -> None:
-    """Believe that a key does not exist only if the connection still belongs to the account in which it was made.
+    """Verify that a key is gone: its connection must still belong to the account that made it.
 
     Args:
-        openrouter: The key's connection, which has said that there is no such key.
+        openrouter: The key's connection, which has answered that there is no such key.
         key: The key.
 
     Raises:
         OtherAccountError: The connection belongs to another account now.
         ServiceError: OpenRouter failed.
     """
-    # "No such key" is also what another account answers, after the connection's management key was exchanged.
+    # After the management key was exchanged for another account's, OpenRouter also answers "no such key".
     if key.workspace_id is not None and not await knows_workspace(openrouter, key.workspace_id):
         raise OtherAccountError(
             f"The connection {key.connection} does not know the key {key.label} nor its workspace: the workspace was "
@@ -33,10 +33,10 @@ async def confirm_gone(openrouter: KeyReader, key: MadeKey) -> None:
 
 
 async def open_account_of(run: Run, key: MadeKey) -> OpenRouter:
-    """Open the connection with which a key can be revoked.
+    """Open the connection through which a key can be revoked.
 
     Raises:
-        MissingBlockError: It was deleted.
+        MissingBlockError: The connection was deleted.
         ServiceError: Prefect's API failed.
     """
     try:
@@ -50,17 +50,17 @@ async def open_account_of(run: Run, key: MadeKey) -> OpenRouter:
 
 
 async def has_workspace(run: Run, connection: str, workspace_id: str | None) -> bool:
-    """Return whether a workspace is in a connection's account; `False` where it is not known which one is meant."""
+    """Return whether a connection's account has a workspace; `False` if its id is unknown."""
     return workspace_id is not None and await knows_workspace(await run.world.connection(connection), workspace_id)
 
 
 async def knows_workspace(openrouter: KeyReader, workspace_id: str) -> bool:
-    """Return whether a workspace is in the account of a connection."""
+    """Return whether a connection's account has a workspace."""
     if await if_available(Part.WORKSPACES, openrouter.workspace(workspace_id)) is not None:
         return True
     if await if_available(Part.WORKSPACES, listed(openrouter.list_workspaces())) is not None:
         return False
-    # Of an account that shows no workspaces, its keys tell.
+    # If the account does not list its workspaces, look for a key in this one.
     try:
         return any(key.workspace_id == workspace_id for key in await listed(openrouter.list_keys(workspace_id)))
     except (NotFoundError, RejectedError):
@@ -68,6 +68,6 @@ async def knows_workspace(openrouter: KeyReader, workspace_id: str) -> bool:
 
 
 async def guardrail_of(run: Run, connection: str, key_hash: str) -> str | None:
-    """Return which guardrail a key has; `None` for none, and where the account shows no guardrails."""
+    """Return a key's guardrail; `None` if it has none, or if the account shows no guardrails."""
     openrouter: KeyReader = await run.world.connection(connection)
     return await if_available(Part.GUARDRAILS, openrouter.guardrail_of(key_hash), run.note)

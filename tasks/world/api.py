@@ -1,4 +1,4 @@
-"""Prefect's API: errors in one sentence, and lists page by page."""
+"""Prefect's API: translated errors, and lists read page by page."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from blocks.http import retry_after_seconds
 
 LEDGER_TAG = "key-rotation"
 PAGE_SIZE = 200
-"""How many records are asked of Prefect's API at once; it answers no more."""
+"""The size of a page; Prefect's API returns no more."""
 FORBIDDEN = 403
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses after which the same request may well succeed."""
+"""HTTP statuses after which a repetition may succeed."""
 Json = dict[str, Any]
 ENTRIES = TypeAdapter(list[Json])
 Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter", "/v2/concurrency_limits/filter"]
@@ -29,12 +29,12 @@ Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter",
 
 @contextmanager
 def api_errors(doing: str) -> Iterator[None]:
-    """Translate an error of Prefect's API into one sentence; its own text may quote what was sent."""
+    """Translate an error of Prefect's API into one sentence; its own text may quote the request."""
     try:
         yield
     except (ObjectNotFound, ObjectAlreadyExists):
         raise
-    # The others are what an answer that is no JSON, or not the documented one, becomes.
+    # The builtin errors come from answers that are not JSON, or not as documented.
     except (
         httpx.HTTPError, PrefectException, TimeoutError, ValueError, TypeError, AttributeError, LookupError,
         RecursionError,
@@ -49,9 +49,9 @@ def api_errors(doing: str) -> Iterator[None]:
 
 def _passes_by_itself(error: Exception) -> bool:
     if not isinstance(error, httpx.HTTPStatusError):
-        # A page of a proxy in place of an answer is gone at the next attempt, too.
+        # For example, a proxy's HTML page instead of an answer; it may be gone at the next attempt.
         return True
-    # After this refusal Prefect's client asks for a new CSRF token.
+    # After this refusal, Prefect's client fetches a new CSRF token.
     stale_token = error.response.status_code == FORBIDDEN and "CSRF" in error.response.text
     return stale_token or error.response.status_code in PASSING
 
@@ -63,16 +63,16 @@ def _retry_after(error: Exception) -> float | None:
 
 
 async def pages(route: Route, body: Json, doing: str, most: int | None = None) -> AsyncIterator[list[Json]]:
-    """Walk through what Prefect's API lists, page by page.
+    """Yield the entries of a list in Prefect's API, page by page.
 
     Args:
-        route: What is listed.
+        route: The list.
         body: The filter and the order.
-        doing: What it is read for, for the message.
+        doing: The purpose, for the error message.
         most: How many pages to read; all by default.
 
     Yields:
-        Each page's entries, as the API shows them.
+        The entries of each page, as the API returns them.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -88,5 +88,5 @@ async def pages(route: Route, body: Json, doing: str, most: int | None = None) -
 
 
 def parse_time(text: str) -> datetime:
-    """Read a moment as Prefect's API spells it: ISO 8601 with an offset."""
+    """Parse a time of Prefect's API: ISO 8601 with an offset."""
     return datetime.fromisoformat(text).astimezone(UTC)

@@ -1,4 +1,4 @@
-"""Whether a connection or a destination works right now, and when its login ends, without changing anything.
+"""Check whether a connection or a destination works and when its login expires, without changing anything.
 
 The arguments of each check are those of `load_block`.
 """
@@ -24,13 +24,13 @@ from tasks.world.stored_blocks import NOTHING, load_block
 
 
 class Outcome(NamedTuple):
-    """What a check has found out about a block that works.
+    """The outcome of checking a block that works.
 
     Args:
         sentence: What works.
-        ends: When its login ends, UTC; `None` where it does not, or that is not known.
-        place: The place that a destination means; two blocks of different names may mean the same one.
-        in_use: Since when a connection uses its management key.
+        ends: When its login expires, UTC; `None` if never, or if unknown.
+        place: The place to which a destination points; several blocks can point to the same one.
+        in_use: Since when a connection has used its management key.
     """
 
     sentence: str
@@ -40,13 +40,13 @@ class Outcome(NamedTuple):
 
 
 async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
-    """Prove that a connection, which is named without its block type, works right now.
+    """Verify that a connection, named without its block type, works.
 
     Returns:
-        What works, and when the management key ends.
+        What works, and when the management key expires.
 
     Raises:
-        KeyRotationError: One sentence that says what is wrong.
+        KeyRotationError: It does not work; the message says why.
     """
     credentials = await load_connection(name, field, loaded)
     async with credentials.get_client() as client:
@@ -56,7 +56,7 @@ async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = 
 
 
 async def _what_is_seen(openrouter: OpenRouterClient) -> str:
-    """Say which of the parts are seen that an account may lack."""
+    """Name the optional parts of the account that can be seen, and those that cannot."""
     seen = [part for part in Part if await if_available(part, openrouter.peek(part.path))]
     unseen = [part for part in Part if part not in seen]
     lacks = f" The account lacks, or hides from it, {_enumerated(unseen)}." if unseen else ""
@@ -68,26 +68,26 @@ def _enumerated(parts: Sequence[Part]) -> str:
 
 
 async def check_destination(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
-    """Prove that a destination works right now.
+    """Verify that a destination works.
 
     Returns:
-        What works, the place, and when the login ends.
+        What works, where it points, and when its login expires.
 
     Raises:
-        KeyRotationError: One sentence that says what is wrong.
+        KeyRotationError: It does not work; the message says why.
     """
     async with aclosing(await open_destination(name, field, loaded=loaded)) as destination:
         return Outcome(await destination.check(), await _if_told(destination.login_ends()), destination.place())
 
 
 async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
-    """Prove that a block works right now: a connection, a login, or a destination.
+    """Verify that a block works: a connection, a login, or a destination.
 
     Returns:
-        What works, the place of a destination, and when the login ends.
+        What works, where a destination points, and when the login expires.
 
     Raises:
-        KeyRotationError: One sentence that says what is wrong.
+        KeyRotationError: It does not work; the message says why.
     """
     kind, _, block = name.partition("/")
     if kind == CONNECTION_TYPE:
@@ -103,5 +103,5 @@ async def _if_told(look_up: Awaitable[datetime | None]) -> datetime | None:
     try:
         return await look_up
     except KeyRotationError:
-        # A login that may not look at itself works all the same.
+        # A login without permission to look itself up still works.
         return None

@@ -1,4 +1,4 @@
-"""Open a connection: the stored OpenRouter management key that a rotation names."""
+"""Open a connection, which holds an OpenRouter management key."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ CONNECTION_TYPE = "openrouter-credentials"
 async def open_connection(
     name: str, field: str = "rotation.connection", loaded: Mapping[str, Block] = NOTHING
 ) -> OpenRouterClient:
-    """Load a connection by name.
+    """Open a connection by name.
 
     Args:
         name: The name of the `openrouter-credentials` block.
-        field: The field that names it, for the message.
-        loaded: The blocks that are loaded already.
+        field: The field that names it, for the error message.
+        loaded: Blocks that are loaded already.
 
     Returns:
-        The client; whoever opened it closes it.
+        The client, which the caller closes.
 
     Raises:
-        ConfigurationError: There is no such block, or it cannot be loaded here.
+        ConfigurationError: The block does not exist, or cannot be loaded here.
         ServiceError: Prefect's API failed.
     """
     return (await load_connection(name, field, loaded)).get_client()
 
 
 async def load_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> OpenRouterCredentials:
-    """Load the block of a connection by name; the arguments and errors are those of `open_connection`."""
+    """Load a connection's block by name; arguments and errors are those of `open_connection`."""
     block = await load_block(f"{CONNECTION_TYPE}/{name}", field, loaded)
     if not isinstance(block, OpenRouterCredentials):
         raise ConfigurationError(f"{field}: {name} is not an OpenRouter connection. Nothing was created.")

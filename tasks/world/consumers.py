@@ -1,4 +1,4 @@
-"""Where consumers may read a key of a rotation, as the ledger and the deployments say."""
+"""Where consumers may read a rotation's keys, according to its ledger and the deployments."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tasks.world.run import Run
 
 
 async def where_keys_are_read(run: Run, keys: Iterable[Superseded]) -> set[str]:
-    """Collect the destinations at which consumers may read one of some keys of this rotation.
+    """Return the destinations at which consumers may read any of some keys of this rotation.
 
     Args:
         run: The run, which has loaded the ledger.
-        keys: The superseded keys that are about to end.
+        keys: The superseded keys that are about to be revoked.
 
     Returns:
-        The destinations that the current key was published to, and those that the deployment names since. If one of the
-        keys was left elsewhere, also those of a copied deployment whose rotation kept its name; but of a rotation that
-        was removed the keys end there, too.
+        The destinations to which the current key was published, and those that the deployment names now. If one of the
+        keys is at a former place, also those of any other deployment of this rotation, such as a copy; not so for a
+        removed rotation, whose keys end there, too.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -30,5 +30,5 @@ async def where_keys_are_read(run: Run, keys: Iterable[Superseded]) -> set[str]:
     try:
         return {*published, *(await run.world.deployed_rotation(run.name)).destinations}
     except ConfigurationError:
-        # There is no deployment, or one that no run would accept.
+        # The deployment does not exist, or its parameters are invalid.
         return {*published}

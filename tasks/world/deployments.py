@@ -1,4 +1,4 @@
-"""The deployments of rotations, and how often each one's schedule runs it."""
+"""The deployments of rotations, and the intervals of their schedules."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tasks.model.schedules import SLUG, Timetable, read_rule
 from tasks.world.api import LEDGER_TAG, Json, api_errors, pages
 
 DATES_LOOKED_AT = 100
-"""How many of a schedule's next dates are looked at for its longest interval: a cron line may have uneven ones."""
+"""How many dates of a schedule are compared to find its longest interval; those of a cron line may be uneven."""
 
 
 async def all_deployments() -> AsyncIterator[Json]:
-    """Walk through the deployments of all rotations.
+    """Yield the deployments of all rotations.
 
     Yields:
-        Each deployment of a flow `rotate` that has our tag or names a rotation, as the API shows it, by name. One that
-        somebody made by hand may lack the tag; one of a foreign flow of the same name names no rotation.
+        Each deployment of a flow `rotate` that has our tag or a rotation parameter, as the API returns it, by name. One
+        made by hand may lack the tag; one of a foreign flow called `rotate` lacks the parameter.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -42,7 +42,7 @@ async def all_deployments() -> AsyncIterator[Json]:
 async def _longest_gap(schedule: SCHEDULE_TYPES) -> timedelta:
     if isinstance(schedule, IntervalSchedule):
         return schedule.interval
-    # Only Prefect's server can read cron lines and RRULEs; importing it is slow.
+    # Only the server package can compute the dates of cron lines and RRULEs; its import is slow.
     from prefect.server.schemas import schedules
 
     adapter: TypeAdapter[schedules.SCHEDULE_TYPES] = TypeAdapter(schedules.SCHEDULE_TYPES)
@@ -51,17 +51,17 @@ async def _longest_gap(schedule: SCHEDULE_TYPES) -> timedelta:
 
 
 async def longest_interval(active: Iterable[SCHEDULE_TYPES]) -> timedelta:
-    """Return the shortest of the longest gaps that schedules leave; nothing without one."""
+    """Return an upper bound of the time between two runs of these schedules together; zero without one."""
     return min([await _longest_gap(schedule) for schedule in active], default=timedelta(0))
 
 
 async def longest_interval_of(deployment: DeploymentResponse) -> timedelta:
-    """Return the longest time between two runs of a deployment's active schedules; nothing without one."""
+    """Return the longest time between two runs of a deployment's active schedules; zero without one."""
     return await longest_interval(each.schedule for each in deployment.schedules if each.active)
 
 
 def rotation_of(deployment: DeploymentResponse) -> Rotation | None:
-    """Return the rotation of a deployment; `None` where its parameters are not valid."""
+    """Return the rotation of a deployment; `None` if its parameters are invalid."""
     try:
         return parse_rotation(deployment.parameters.get("rotation"))
     except ConfigurationError:
@@ -69,23 +69,23 @@ def rotation_of(deployment: DeploymentResponse) -> Rotation | None:
 
 
 def own_schedule(deployment: DeploymentResponse) -> DeploymentSchedule | None:
-    """Return the schedule on which a rotation's deployment rotates; `None` where it has none, or only others."""
+    """Return the schedule on which a deployment rotates; `None` if it has none, or only other schedules."""
     return next((each for each in deployment.schedules if each.slug == SLUG), None)
 
 
 def rotates_by_itself(deployment: DeploymentResponse) -> bool:
-    """Return whether a rotation's deployment rotates on its own schedule."""
+    """Return whether a deployment rotates on its own schedule."""
     own = own_schedule(deployment)
     return bool(own and own.active and not deployment.paused)
 
 
 def schedule_of(timetable: Timetable, first: datetime) -> RRuleSchedule:
-    """Return Prefect's schedule for a timetable, from its first rotation on."""
+    """Return Prefect's schedule for a timetable, starting with its first rotation."""
     return RRuleSchedule(rrule=timetable.rule(first), timezone=timetable.zone.key)
 
 
 def read_timetable(schedule: SCHEDULE_TYPES) -> Timetable | None:
-    """Return the timetable of a stored schedule; `None` for one that is no local time every so many days."""
+    """Return the timetable of a stored schedule; `None` if it is not a local time every so many days."""
     if isinstance(schedule, RRuleSchedule):
         return read_rule(schedule.rrule, schedule.timezone or "UTC")
     if isinstance(schedule, IntervalSchedule) and not schedule.interval % timedelta(days=1):

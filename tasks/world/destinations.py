@@ -1,4 +1,4 @@
-"""Open a destination: one of our blocks, or any other secret block of Prefect behind the same interface."""
+"""Open a destination: a block of this package, or any other Prefect secret block behind the same interface."""
 
 from __future__ import annotations
 
@@ -25,29 +25,25 @@ from tasks.world.gate import sent_once
 from tasks.world.stored_blocks import NOTHING, load_block
 
 CALL_TIMEOUT_SECONDS = 30.0
-"""The longest that a block of another package may take; Prefect's client and the clouds' own give up before that."""
+"""The timeout of a call to another package's block; Prefect's client and the cloud SDKs time out earlier."""
 WRITES = 5
-"""How often a key is written whose write loses, each time, to a change of what stands beside it."""
+"""How often a write is attempted that fails because another field of the same secret has changed."""
 
 
 def changed_only_beside(before: Content, after: Content) -> bool:
-    """Return whether a place that was changed still holds the same key: only another field was written.
-
-    Returns:
-        Whether the key is the same in both, or absent in both.
-    """
+    """Return whether a changed secret still holds the same key, or still none: only another field was changed."""
     return fingerprint(before.value) == fingerprint(after.value)
 
 
 class PrefectSecret(Destination):
     """A destination that is Prefect's own `Secret` block.
 
-    Prefect keeps one value and no version, so there is no check-and-set: the ledger keeps two runs apart, each write is
-    sent once, and a key that a late write could still bring back is not deleted.
+    It has one value and no versions, so there is no check-and-set: the ledger keeps two runs apart, each write is sent
+    once, and a key that a late write could restore is not deleted.
 
     Args:
         name: The block's type slug and name.
-        block: The block as it was loaded.
+        block: The loaded block.
     """
 
     in_prefect = True
@@ -56,23 +52,23 @@ class PrefectSecret(Destination):
         self._name = name
         self._block_name = name.partition("/")[2]
         self._just_loaded: Secret[Any] | None = block
-        self._document_id: UUID | None = block._block_document_id  # noqa: SLF001 - Prefect offers no other way to it
+        self._document_id: UUID | None = block._block_document_id  # noqa: SLF001 - Prefect has no public accessor
 
     @property
     def is_read(self) -> bool:
-        """Whether what was loaded of the block was read, so that only the server knows what it holds now."""
+        """Whether the loaded value was read, so that the next read must ask the server."""
         return self._just_loaded is None
 
     def loaded_again(self, block: Secret[Any]) -> None:
-        """Take what the block holds now, for the reading that follows."""
+        """Take the present value of the block, for the next read."""
         self._just_loaded = block
 
     async def read_content(self) -> Content:
-        """Read what the block holds now."""
+        """Read the present value of the block."""
         block, self._just_loaded = self._just_loaded, None
         if block is None:
             block = await _guarded(self._name, "read", lambda: Secret.aload(self._block_name))
-        # `get()` would decode JSON: a key of digits would come back as a number.
+        # `get()` would decode JSON: a key of digits would become a number.
         value = block.value.get_secret_value()
         if not isinstance(value, str):
             raise DestinationError(f"{self._name} holds a JSON value, which a key would replace: choose another block.")
@@ -90,19 +86,19 @@ class PrefectSecret(Destination):
             raise ConfigurationError(f"{self._name} was deleted; nothing was written.") from None
 
     def place(self) -> str:
-        """Name the place, which is the block itself."""
+        """Return the place, which is the block itself."""
         return self._name
 
 
 class AnySecretBlock(Destination):
-    """A destination that is some other Prefect `SecretBlock`, such as those of prefect-aws and prefect-gcp.
+    """A destination that is another Prefect `SecretBlock`, such as those of prefect-aws and prefect-gcp.
 
     Args:
         name: The block's type slug and name.
         block: The block.
     """
 
-    # A call in a thread goes on after it was given up, with retries of its own.
+    # A call in a thread continues after its timeout, with retries of its own.
     late_writes = timedelta(minutes=15)
 
     def __init__(self, name: str, block: SecretBlock) -> None:
@@ -110,7 +106,7 @@ class AnySecretBlock(Destination):
         self._block = block
 
     async def read_content(self) -> Content:
-        """Read what the place holds now."""
+        """Read the present content."""
         data = await self._call("read_secret", "read")
         try:
             text = data.decode() if isinstance(data, bytes) else data
@@ -125,21 +121,21 @@ class AnySecretBlock(Destination):
         await self._call("write_secret", "written", value.get_secret_value().encode())
 
     def place(self) -> str:
-        """Name the place: the block, and the secret's name if the block calls it `secret_name`.
+        """Return the place: the block, and the secret's name if the block has a `secret_name`.
 
-        The blocks of prefect-aws and prefect-gcp do; of others nobody knows where they keep the secret.
+        The blocks of prefect-aws and prefect-gcp have one; for others it is unknown where they store the secret.
         """
         secret_name = getattr(self._block, "secret_name", None)
         named = isinstance(secret_name, str) and secret_name and redacted(secret_name) == secret_name
         return f"{secret_name} of {self._name}" if named else self._name
 
     async def _call(self, method: str, what: str, *args: Any) -> Any:
-        # Some of these blocks answer sync or async by context and have an explicit async twin.
+        # Some of these blocks are sync or async depending on the context, and have an explicit async twin.
         call = getattr(self._block, f"a{method}", None) or getattr(self._block, method)
 
         async def run() -> Any:
-            # One that knows only sync code would stop everything else, the slot's renewal included. What Prefect makes
-            # usable in both says so by `aio`.
+            # A sync call would block the event loop, including the renewal of the slot's lease. Methods that Prefect
+            # makes usable in both ways have the attribute `aio`.
             if not inspect.iscoroutinefunction(call) and not hasattr(call, "aio"):
                 return await in_own_thread(call, *args)
             answer = call(*args)
@@ -149,13 +145,13 @@ class AnySecretBlock(Destination):
 
 
 async def _guarded(name: str, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
-    # A foreign library's text may quote what it was given, so only its class is told.
+    # A foreign error's text may quote the secret, so only its class is reported.
     try:
         async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             return await call()
     except KeyRotationError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a foreign block raises
+    except Exception as error:  # noqa: BLE001 - a foreign block may raise anything
         raise ServiceError(
             f"{name} could not be {what} ({type(error).__name__}).", outcome_unknown=True, retryable=True
         ) from None
@@ -167,20 +163,20 @@ async def open_destination(
     logins: dict[UUID, Block] | None = None,
     loaded: Mapping[str, Block] = NOTHING,
 ) -> Destination:
-    """Load a destination by name.
+    """Open a destination by name.
 
     Args:
         name: The block's type slug and name, as in `vault-secret/checkout`.
-        field: The field that names it, for the message.
-        logins: The credentials blocks that are in use by document id, so that destinations with the same one share its
-            connection; what is opened is added.
-        loaded: The blocks that are loaded already.
+        field: The field that names it, for the error message.
+        logins: The open credentials blocks by document id, so that destinations with the same one share its connection;
+            new ones are added.
+        loaded: Blocks that are loaded already.
 
     Returns:
-        The destination; whoever opened it closes it.
+        The destination, which the caller closes.
 
     Raises:
-        ConfigurationError: There is no such block, it cannot be loaded here, or it is no secret.
+        ConfigurationError: The block does not exist, cannot be loaded here, or is no secret block.
     """
     block = await load_block(name, field, loaded)
     if isinstance(block, DestinationBlock):

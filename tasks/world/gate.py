@@ -1,8 +1,8 @@
-"""Writes to Prefect's API: each request is sent once, with a deadline, and never again by Prefect's client.
+"""Writes to Prefect's API: each request is sent once, with a timeout, and never resent by Prefect's client.
 
-Prefect's client sends a request again after 408, 429, 502, 503 or a lost connection, for a minute or for as long as
-`Retry-After` asks (`PrefectHttpxAsyncClient.send` in prefect 3.8.8). What was known before such a request says nothing
-about the world in which its last repetition takes effect. So whoever writes decides about each attempt.
+Prefect's client resends a request after 408, 429, 502, 503 or a lost connection, for a minute or for as long as
+`Retry-After` asks (`PrefectHttpxAsyncClient.send` in Prefect 3.8.8). By the time a resent request takes effect, what
+was checked before the first one may no longer hold. So the writer decides about each attempt.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from blocks.errors import ServiceError
 from tasks.world.api import PASSING, api_errors
 
 DEADLINE_SECONDS = 15.0
-"""How long one request may take; far below the lease of a slot."""
+"""The timeout of a request; far below the lease of a slot."""
 ATTEMPTS = 9
-"""How often an idempotent write is tried at most; no attempt begins later than the deadline after the first."""
+"""How often an idempotent write is attempted; no attempt starts later than `DEADLINE_SECONDS` after the first."""
 FIRST_WAIT_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 5.0
 _is_sent_once: ContextVar[bool] = ContextVar("is_sent_once", default=False)
@@ -39,13 +39,13 @@ _is_sent_once: ContextVar[bool] = ContextVar("is_sent_once", default=False)
 
 @asynccontextmanager
 async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
-    """Use Prefect's client so that each request is sent once, and is given up at the deadline.
+    """Yield Prefect's client in a mode that sends each request once, with a timeout.
 
     Raises:
-        ServiceError: Prefect's API failed; `retryable` where the same request may well succeed.
+        ServiceError: Prefect's API failed; `retryable` if the same request may succeed later.
     """
     client, _ = get_or_create_client()
-    hooks = client._client.event_hooks["response"]  # noqa: SLF001 - Prefect's client offers no other way
+    hooks = client._client.event_hooks["response"]  # noqa: SLF001 - Prefect's client has no public accessor
     if _hand_over not in hooks:
         hooks.append(_hand_over)
     token = _is_sent_once.set(True)
@@ -58,14 +58,14 @@ async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
 
 
 async def _hand_over(response: httpx.Response) -> None:
-    # Without a retry left, Prefect's client still sleeps for two seconds, or as long as Retry-After asks, before it
+    # Even without a retry left, Prefect's client sleeps for two seconds, or as long as Retry-After asks, before it
     # returns such an answer.
     if _is_sent_once.get() and response.status_code in PASSING:
         response.raise_for_status()
 
 
 def _without_repetition() -> SettingsContext:
-    # Prefect's `temporary_settings` reads every file and variable of its settings again, for 20 ms of CPU time.
+    # Prefect's `temporary_settings` would read all settings again, for 20 ms of CPU time.
     now = get_settings_context()
     client = now.settings.client.model_copy(update={"max_retries": 0})
     return SettingsContext(profile=now.profile, settings=now.settings.model_copy(update={"client": client}))
@@ -74,15 +74,15 @@ def _without_repetition() -> SettingsContext:
 async def persistently(
     attempt: Callable[[], Awaitable[None]], *, attempts: int | None = None, within: float | None = None
 ) -> None:
-    """Make an idempotent write, again and again while it fails in a way that passes.
+    """Make an idempotent write, and repeat it while it fails in a way that may pass.
 
     Args:
-        attempt: The write; made again, it finds what the attempt before has done.
-        attempts: How often it is made at most; `ATTEMPTS` by default.
-        within: How many seconds after the first attempt the last one may begin; `DEADLINE_SECONDS` by default.
+        attempt: The write; a repetition accepts what an earlier attempt has done.
+        attempts: The maximum number of attempts; `ATTEMPTS` by default.
+        within: How many seconds after the first attempt the last one may start; `DEADLINE_SECONDS` by default.
 
     Raises:
-        ServiceError: It did not succeed in time, or cannot.
+        ServiceError: It did not succeed in time, or cannot succeed.
     """
     retrying = AsyncRetrying(
         stop=stop_after_attempt(attempts or ATTEMPTS)
@@ -101,6 +101,6 @@ def _may_retry(error: BaseException) -> bool:
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after if isinstance(error, ServiceError) else None
-    # Jitter, so that runs that failed at one moment do not come back at one moment.
+    # Jitter, so that runs that failed together do not retry together.
     own = wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS)(state)
     return max(own, asked or 0.0)

@@ -1,7 +1,7 @@
-"""Which Prefect installation made a key: an id that is made once, exclusively, and that stands in every new marker.
+"""The id of a Prefect installation, which is in the marker of every new key: created once, exclusively.
 
-It is a Prefect variable of its own, so a restored database keeps it, and another server has another one. Each ledger
-remembers it, so that a rotation does not read it again, and so that a deleted variable is made anew with the same id.
+It is a Prefect variable, so a restored database keeps it and another server has another one. Each ledger stores it,
+too, which saves a read per rotation, and allows a deleted variable to be recreated with the same id.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tasks.world.ledgers import all_ledgers
 from tasks.world.ports import World
 
 VARIABLE = f"{LEDGER_TAG}_installation"
-"""The variable's name; no term of a ledger has it, because a term ends with a number."""
+"""The variable's name. It cannot be that of a ledger's term, which ends with a number."""
 
 
 async def read_or_make_installation() -> str:
-    """Return the id of this Prefect installation; it is made where there is none.
+    """Return the id of this Prefect installation; create it if there is none.
 
     Raises:
         ConfigurationError: The variable holds something else.
@@ -60,7 +60,7 @@ async def _read() -> Any:
 
 async def _make(installation: str) -> None:
     async def attempt() -> None:
-        # Of several runs that make it one succeeds, and all go by what is stored then.
+        # If several runs create it, one succeeds, and all use what is stored then.
         with suppress(ObjectAlreadyExists):
             async with sent_once(f"making the variable {VARIABLE}") as client:
                 await client.create_variable(VariableCreate(name=VARIABLE, value=installation, tags=[LEDGER_TAG]))
@@ -69,19 +69,19 @@ async def _make(installation: str) -> None:
 
 
 def remembered_in(ledgers: Iterable[Any]) -> set[str]:
-    """Return the installations' ids that stored ledgers remember, readable or not."""
+    """Return the installation ids in stored ledgers, readable or not."""
     found = [value.get("installation") for value in ledgers if isinstance(value, Mapping)]
     return {each for each in found if is_installation(each)}
 
 
 async def made_here(world: World, marks: Iterable[Marker], ledgers: Iterable[Any]) -> set[Marker]:
-    """Return the markers of keys that this installation made.
+    """Return those markers whose keys this installation made.
 
-    Its keys carry its id, or one that a ledger of it remembers. Keys of earlier versions carry none, and are its own
-    if it knows their flow runs.
+    Such a key carries this installation's id, or one in a ledger of it. A key of an earlier version carries none, and
+    belongs to this installation if its server knows the flow run.
 
     Raises:
-        ConfigurationError: Somebody has changed the installation's id to what is none.
+        ConfigurationError: The variable with the installation's id holds something else.
         ServiceError: Prefect's API failed.
     """
     all_marks = set(marks)

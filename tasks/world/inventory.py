@@ -1,4 +1,4 @@
-"""Everything that Prefect knows about all rotations, in few calls: ledgers, deployments and runs, page by page."""
+"""What Prefect knows about all rotations (ledgers, deployments, runs), read page by page with few requests."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tasks.world.deployments import all_deployments
 from tasks.world.ledgers import all_ledgers
 
 MAX_PAGES_OF_RUNS = 5
-"""How far back last results are looked for among the runs of all rotations: the newest 1,000, and as many failed."""
+"""How many pages are searched for last runs: the newest 1,000 runs of all rotations, and as many failed ones."""
 MAX_PAGES_OF_OLDER_RUNS = 2
-"""How far back they are looked for among the runs of the deployments that have none there."""
+"""How many pages are searched for the deployments without a run among those."""
 MAX_PAGES = 100
 AT_WORK = ("RUNNING", "PENDING", "CANCELLING")
-"""The types of the states in which a run may hold the slot of its rotation."""
+"""The types of state in which a run may hold its rotation's slot."""
 OPENING_A_LEDGER = ["rotate", "retire", "restore-key", "apply-settings", "remove-rotation", "write-off-key", "audit"]
-"""The flows whose runs open a ledger; an audit does so where it repairs."""
+"""The flows whose runs open a ledger; an audit does so for a repair."""
 WAITS_FOR = "key-rotation.waits-for"
-"""The label of a flow run that names its attempt, and the concurrency limit for whose slot that waits."""
+"""The label of a flow run with its attempt and the concurrency limit for whose slot that attempt waits."""
 DOING = "reading about the rotations"
 
 
@@ -39,10 +39,10 @@ class SeenRun:
 
     Args:
         id: The flow run's id.
-        state: What its state is, such as `COMPLETED`; see `seen_state`.
+        state: The type of its state, such as `COMPLETED`; see `seen_state`.
         message: The message of its state.
-        at: When it ended, started or is to start, UTC.
-        is_try: Whether it is a try, or a regular run in the place of one; of the next run, whether any to come is.
+        at: When it ended or started, or is to start, UTC.
+        is_try: Whether it is a try, or a regular run in the place of one; for the next run, whether any coming run is.
     """
 
     id: str
@@ -54,12 +54,12 @@ class SeenRun:
 
 @dataclass(frozen=True)
 class RunAtWork:
-    """A run of a rotation that has begun and not ended.
+    """A run of a rotation that has started and not ended.
 
     Args:
         id: The flow run's id.
         is_emergency: Whether it is an emergency.
-        waits_for: The name of the concurrency limit for whose slot it waits; empty if for none.
+        waits_for: The name of the concurrency limit for whose slot it waits; empty if it waits for none.
     """
 
     id: str
@@ -68,7 +68,7 @@ class RunAtWork:
 
     @property
     def precedence(self) -> tuple[bool, str]:
-        """What orders the runs that wait for one slot: an emergency goes first."""
+        """The sort key of the runs that wait for a slot: emergencies first."""
         return not self.is_emergency, self.id
 
 
@@ -78,13 +78,13 @@ class Facts:
 
     Args:
         name: The rotation's name.
-        ledger: Its ledger; an empty one where there is none yet, `None` where it cannot be read.
+        ledger: Its ledger; an empty one if there is none yet, `None` if it cannot be read.
         damage: Why the ledger cannot be read.
-        deployment: Its deployment as the API shows it.
+        deployment: Its deployment, as the API returns it.
         next_run: The next scheduled run, which may be late.
-        last_run: The newest run that has started; `None` where none was found.
-        cancelled: The moments of the retirements that somebody cancelled, UTC.
-        twins: The names of further deployments that rotate the same rotation.
+        last_run: The newest run that has started; `None` if none was found.
+        cancelled: The times of its cancelled retirements, UTC.
+        twins: Other deployments of the same rotation, by name.
     """
 
     name: str
@@ -111,7 +111,7 @@ async def read_deployments() -> list[Json]:
 
 
 async def destinations_in_use() -> dict[str, set[str]]:
-    """Return which rotations publish to each destination.
+    """Return the rotations that publish to each destination.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -127,11 +127,11 @@ async def destinations_in_use() -> dict[str, set[str]]:
 
 
 def rotation_name(parameters: Any, otherwise: str) -> str:
-    """Return the name of the rotation that parameters belong to.
+    """Return the name of the rotation in the parameters of a deployment or a run.
 
     Args:
-        parameters: The parameters of a deployment or a run.
-        otherwise: The name to return if they name none.
+        parameters: The parameters.
+        otherwise: The name to return if they contain none.
     """
     rotation = parameters.get("rotation") if isinstance(parameters, Mapping) else None
     name = rotation.get("name") if isinstance(rotation, Mapping) else rotation
@@ -139,12 +139,12 @@ def rotation_name(parameters: Any, otherwise: str) -> str:
 
 
 def is_emergency(parameters: Mapping[str, Any]) -> bool:
-    """Return whether the parameters of a run make it an emergency."""
+    """Return whether a run with these parameters is an emergency."""
     return parameters.get("emergency") is True
 
 
 async def runs_at_work(rotation: str, *, but: UUID) -> list[RunAtWork]:
-    """Return the runs that may hold the slot of a rotation, as far as Prefect knows.
+    """Return the runs that, according to Prefect, may hold a rotation's slot.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -157,16 +157,16 @@ async def runs_at_work(rotation: str, *, but: UUID) -> list[RunAtWork]:
         RunAtWork(run["id"], is_emergency(run["parameters"]), _waits_for(run["labels"] or {}, run["run_count"]))
         async for page in pages("/flow_runs/filter", body, "looking for runs at work")
         for run in page
-        # An audit names a connection, and may repair any rotation.
+        # An audit names a connection, but may repair any rotation.
         if rotation_name(run["parameters"], "") in (rotation, "") and run["id"] != str(but)
     ]
 
 
 async def note_waiting(run: FlowRun, limit: str) -> None:
-    """Let other runs know for which slot a run waits, so that none takes it for the one that holds that slot.
+    """Label a run with the slot for which it waits, so that other runs do not take it for the slot's holder.
 
     Args:
-        run: The run, at its present attempt: after a Retry, what the attempt before it waited for says nothing.
+        run: The run; the label applies to its present attempt only.
         limit: The name of the slot's concurrency limit; empty once the run has the slot.
 
     Raises:
@@ -188,7 +188,7 @@ async def read_facts() -> list[Facts]:
     Raises:
         ServiceError: Prefect's API failed.
     """
-    # Whatever is not as documented in what Prefect answers is told in one sentence, too.
+    # An undocumented answer of Prefect's API is reported in one sentence, too.
     with api_errors(DOING):
         return await _read_facts()
 
@@ -200,7 +200,7 @@ async def _read_facts() -> list[Facts]:
     same: dict[str, list[Json]] = {}
     for entry in deployments:
         same.setdefault(rotation_name(entry["parameters"], entry["name"]), []).append(entry)
-    # Of several, the one with the rotation's name is the one at which the others look.
+    # Of several deployments, the one with the rotation's name is the one that other code reads.
     by_name = {name: min(them, key=lambda entry: entry["name"] != name) for name, them in same.items()}
     older = await _newest_of([entry["id"] for name, entry in by_name.items() if name not in newest])
     ended = _latest([newest, failed, older])
@@ -240,7 +240,7 @@ async def _ledgers() -> Json:
 
 
 def seen_state(kind: str, name: str | None) -> str:
-    """Return the type of a state; of a failed run that is tried again, the state's name."""
+    """Return the type of a state, or for a failed run that is tried again, that state's name."""
     return TRIES_AGAIN if name == TRIES_AGAIN else kind
 
 
@@ -272,7 +272,7 @@ async def _coming() -> dict[str, SeenRun]:
     ):
         for run in page:
             name, seen = rotation_name(run["parameters"], ""), _seen(run)
-            # A regular run may come before the try of a run that a person has started.
+            # A regular run may precede the try of a manual run.
             found[name] = replace(first, is_try=first.is_try or seen.is_try) if (first := found.get(name)) else seen
     return found
 
@@ -287,7 +287,7 @@ async def _newest() -> dict[str, Json]:
 
 
 async def _newest_failed() -> dict[str, Json]:
-    # Looked for by themselves, so that none is lost behind the runs of others, nor one that crashed before it started.
+    # A query of their own, so that other runs do not push them out; it includes runs that crashed before their start.
     failed = _of_flow("rotate", state={"type": {"any_": ["FAILED", "CRASHED"]}})
     return await _first_of_each({**failed, "sort": "START_TIME_DESC"}, MAX_PAGES_OF_RUNS)
 

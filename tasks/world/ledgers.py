@@ -1,8 +1,8 @@
-"""Ledgers as Prefect stores them: each term is a variable of its own, which is made once and never changed.
+"""Ledgers as Prefect stores them: each term is a variable of its own, created once and never changed.
 
-Prefect's API never compares before it sets, but creating a variable is exclusive: of several requests for one name,
-one succeeds. So a write of the ledger creates the next term, and a request that arrives late finds the name taken, or
-makes a term that is not the newest and that nobody reads.
+Prefect's API has no check-and-set, but creating a variable is exclusive: of several requests for one name, one
+succeeds. So a write of the ledger creates the next term. A late request finds the name taken, or creates a term that is
+not the newest, which nobody reads.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ READING = "reading the ledger"
 WRITING = "writing the ledger"
 TERM_DIGITS = 8
 LOOKED_AT = 20
-"""How many terms a look at the ledger reads at most: those that a run leaves, and those of runs that died."""
+"""How many terms one read returns at most: those that a run leaves, and those of runs that died."""
 _OURS = re.compile(rf"{LEDGER_TAG}_([a-z0-9-]+)_([0-9]{{{TERM_DIGITS}}})")
 _BEFORE_TERMS = re.compile(rf"{LEDGER_TAG}-([a-z0-9-]+)")
-"""How ledgers were named that had no terms, in format 1."""
+"""The names of ledgers in format 1, which had no terms."""
 
 
 def term_variable(rotation: str, number: int) -> str:
-    """Return the name of the variable that holds a term; no rotation's name holds an underscore."""
+    """Return the name of a term's variable; no rotation's name contains an underscore."""
     return f"{LEDGER_TAG}_{rotation}_{number:0{TERM_DIGITS}}"
 
 
 async def all_ledgers() -> AsyncIterator[tuple[str, Any]]:
-    """Walk through the ledgers of all rotations: each rotation's name, and its newest term's value.
+    """Yield the name and the newest term's value of every rotation's ledger.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -50,10 +50,10 @@ async def all_ledgers() -> AsyncIterator[tuple[str, Any]]:
 
 
 async def prune_ledgers() -> None:
-    """Delete the terms that nobody reads any more, of the ledgers of all rotations.
+    """Delete the outdated terms of all ledgers.
 
     Raises:
-        ServiceError: Prefect's API failed; the next time goes on here.
+        ServiceError: Prefect's API failed; the next call continues.
     """
     for name, terms in (await _all_terms()).items():
         await prune(VariableStore(name), terms)
@@ -62,7 +62,7 @@ async def prune_ledgers() -> None:
 async def _all_terms() -> dict[str, list[Term]]:
     found: dict[str, list[Term]] = {}
     async for variable in _variables(f"{LEDGER_TAG}%", "NAME_ASC"):
-        # Prefect matches the pattern anywhere in a name, and a database may sort by its own rules.
+        # Prefect's pattern matches anywhere in a name, and the sort order depends on the database.
         if ours := _OURS.fullmatch(variable.name) or _BEFORE_TERMS.fullmatch(variable.name):
             number = int(ours[2]) if ours.re is _OURS else 0
             found.setdefault(ours[1], []).append(Term(number, variable.value))
@@ -79,10 +79,10 @@ async def _variables(pattern: str, sort: str) -> AsyncIterator[Variable]:
 
 
 async def read_ledger(rotation: str) -> Ledger:
-    """Read what a rotation's ledger says now; an empty ledger where there is none.
+    """Return a rotation's ledger; an empty one if there is none.
 
     Raises:
-        LedgerError: It cannot be read by this package.
+        LedgerError: This package cannot read it.
         ServiceError: Prefect's API failed.
     """
     terms = await VariableStore(rotation).newest()
@@ -90,7 +90,7 @@ async def read_ledger(rotation: str) -> Ledger:
 
 
 class VariableStore:
-    """The terms of one rotation's ledger, in Prefect's variables.
+    """The terms of a rotation's ledger, as Prefect variables.
 
     Args:
         rotation: The rotation's name.
@@ -101,9 +101,9 @@ class VariableStore:
         self._before_terms = f"{LEDGER_TAG}-{rotation}"
 
     async def newest(self) -> list[Term]:
-        """Read the newest terms, the newest first; one numbered 0 for a ledger of format 1, which has no terms."""
-        # In a pattern an underscore stands for any character; the zero of the number keeps other rotations out, and
-        # where they do not, the exact names do.
+        """Return the newest terms, the newest first; a ledger of format 1, which has no terms, as term 0."""
+        # In a pattern, an underscore matches any character. The zero of the number excludes most other rotations, the
+        # comparison of exact names the rest.
         prefix = f"{LEDGER_TAG}_{self._rotation}_0"
         client, _ = get_or_create_client()
         with api_errors(READING):
@@ -125,11 +125,11 @@ class VariableStore:
         return [] if variable is None else [Term(0, variable.value)]
 
     async def create(self, term: Term) -> None:
-        """Make a term; the request may be sent again, because only one of all requests for a name succeeds.
+        """Create a term; safe to repeat, because of all requests for one name a single one succeeds.
 
         Raises:
-            PlaceLostError: Somebody else has made this term.
-            OwnTermError: The same attempt has made this term with other content, and was told that this had failed.
+            PlaceLostError: Another run has created this term.
+            OwnTermError: This attempt has created this term with other content, in a write that seemed to fail.
             ServiceError: Prefect's API failed.
         """
         name = term_variable(self._rotation, term.number)
@@ -148,7 +148,7 @@ class VariableStore:
         return [LEDGER_TAG, self._rotation]
 
     async def _require_ours(self, name: str, value: Any) -> None:
-        # An attempt whose answer was lost may have made it.
+        # An earlier try of this write may have created it, but its answer was lost.
         async with sent_once(WRITING) as client:
             stored = await client.read_variable_by_name(name)
         if stored is not None and stored.value == value:
@@ -158,7 +158,7 @@ class VariableStore:
         raise PlaceLostError(f"Another run has just written the ledger of {self._rotation}, so this one stopped.")
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
-        """Mark a ledger without terms as one that is continued in terms, so that older packages refuse it."""
+        """Mark a ledger of format 1 as continued in terms, so that older packages refuse it."""
 
         async def attempt() -> None:
             closed = VariableUpdate(name=self._before_terms, value={**value, "format": FORMAT}, tags=self._tags)
@@ -168,12 +168,12 @@ class VariableStore:
         await persistently(attempt)
 
     async def delete(self, numbers: Iterable[int]) -> None:
-        """Delete terms; those that are gone already are passed over.
+        """Delete terms; ignore those that are gone already.
 
         Raises:
             ServiceError: Prefect's API failed.
         """
-        # One after the other: an embedded database refuses some of several at once.
+        # One by one: an embedded database rejects some of several concurrent deletions.
         for number in numbers:
             await self._delete(term_variable(self._rotation, number))
 

@@ -1,4 +1,4 @@
-"""Where it is kept since when each connection uses its management key: a Prefect variable beside the block."""
+"""Store since when each connection has used its management key, in a Prefect variable beside the block."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tasks.model.management_keys import InUse
 from tasks.world.api import api_errors, pages
 
 PREFIX = "management-key_"
-"""No ledger's name begins so."""
+"""The prefix of these variables; no ledger's name starts with it."""
 DOING = "reading since when management keys are in use"
 
 
 async def remember_use(
     connection: str, credentials: OpenRouterCredentials, expires_at: datetime | None, now: datetime
 ) -> InUse:
-    """Keep since when a connection uses its management key; another key starts anew.
+    """Store since when a connection has used its management key; another key restarts the count.
 
     Args:
         connection: The connection's name.
@@ -50,7 +50,7 @@ async def remember_use(
 
 
 async def all_in_use() -> list[InUse]:
-    """Read since when each connection that was ever checked uses its management key.
+    """Return since when each connection that was ever checked has used its management key.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -62,7 +62,7 @@ async def all_in_use() -> list[InUse]:
 
 
 async def forget_others(connections: Collection[str]) -> None:
-    """Forget the management keys of connections that no rotation uses any more.
+    """Delete the entries of connections that no rotation uses any more.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -77,5 +77,5 @@ def _parse(value: Any) -> InUse | None:
     try:
         return InUse.model_validate(value)
     except ValidationError:
-        # Whatever somebody has written there, the next check begins anew.
+        # An invalid value, for example after an edit by hand: the next check starts anew.
         return None

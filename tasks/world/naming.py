@@ -1,4 +1,4 @@
-"""Names and tags of flow runs: what a run does, and for which rotation."""
+"""Names and tags of flow runs: what a run does, for which rotation."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tasks.world.gate import sent_once
 from tasks.world.inventory import is_emergency, rotation_name
 
 MADE_UP = re.compile(r"[a-z]+-[a-z]+|[A-Z][a-z]+-[A-Z][a-z]+")
-"""How Prefect names a run that nobody has named: in lower case (`prefect.utilities.names.generate_slug`), and in the
-dashboard's form like `Licensed-Quoll`."""
+"""The names that Prefect generates for unnamed runs: in lower case (`prefect.utilities.names.generate_slug`), or in the
+dashboard like `Licensed-Quoll`."""
 
 
 def run_name(flow: str, parameters: Mapping[str, Any]) -> str:
-    """Return what a run is called after what it does, such as `rotate checkout` or `emergency checkout`.
+    """Return the name of a run, such as `rotate checkout` or `emergency checkout`.
 
     Args:
         flow: The name of its flow.
         parameters: Its parameters, which may be invalid.
     """
     what = "emergency" if is_emergency(parameters) else flow
-    # An audit is about an account.
+    # An audit concerns an account.
     subject = _rotation(parameters) or _slug(parameters.get("connection"))
     return f"{what} {subject}".strip() + (", plan only" if parameters.get("plan_only") is True else "")
 
@@ -35,18 +35,18 @@ def _rotation(parameters: Mapping[str, Any]) -> str:
 
 
 def _slug(value: object) -> str:
-    # Nothing is checked yet, and what was put into the wrong field must not become a name.
+    # The parameters are not validated yet; a value in the wrong field must not become a name.
     return value if isinstance(value, str) and is_slug(value) else ""
 
 
 async def name_run(run: FlowRun, flow: str) -> None:
-    """Name a run after what it does, and tag it with its rotation, with one request, if one of the two is missing.
+    """Name a run after what it does, and tag it with its rotation, in one request and only if either is missing.
 
-    Prefect's `flow_run_name` would always send a request, fail the run with it, and set no tag. What a person has named
-    keeps its name.
+    Prefect's `flow_run_name` would always send a request, fail the run if that fails, and set no tag. A name given by a
+    person is kept.
 
     Args:
-        run: The flow run, which is changed too.
+        run: The flow run, which is updated too.
         flow: The name of its flow.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A rotation's ledger during one run: every write is the next term, and every effect is preceded by a look."""
+"""A rotation's ledger during one run: each write creates the next term, and each effect is preceded by a check."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tasks.model.room import MAX_LEDGER_BYTES, length, without_left_places
 
 PACKAGE = version("key-rotation")
 KEPT_TERMS = 2
-"""How many terms stay, for a person who wants to see what changed."""
+"""How many terms are kept, for a person who wants to see what changed."""
 
 
 class Term(NamedTuple):
-    """One term of a ledger, as it is stored.
+    """A term of a ledger, as it is stored.
 
     Args:
         number: Its number; the term with the highest one is the ledger. 0 for a ledger of format 1, which has no terms.
@@ -32,20 +32,20 @@ class Term(NamedTuple):
 
 
 class OwnTermError(Exception):
-    """This attempt has made a term of this number before, and never heard of it."""
+    """This attempt has already created a term of this number, but never got the answer."""
 
 
 class LedgerStore(Protocol):
-    """Where the terms of a ledger are kept; Prefect variables, or a model of them in tests."""
+    """The store of a ledger's terms: Prefect variables, or a model of them in tests."""
 
     async def newest(self) -> list[Term]:
-        """Read the newest terms, the newest first."""
+        """Return the newest terms, the newest first."""
 
     async def create(self, term: Term) -> None:
-        """Make a term; `PlaceLostError` where somebody else has made it, `OwnTermError` where this attempt has."""
+        """Create a term; `PlaceLostError` if another run has created it, `OwnTermError` if this attempt has."""
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
-        """Mark a ledger without terms as one that is continued in terms."""
+        """Mark a ledger of format 1 as continued in terms."""
 
     async def delete(self, numbers: Iterable[int]) -> None:
         """Delete terms."""
@@ -54,19 +54,19 @@ class LedgerStore(Protocol):
 class OpenLedger:
     """A rotation's ledger during one run.
 
-    A term is made once and never changed, and making one is exclusive. So of two runs that write at one moment one
-    loses, and a write that takes effect late makes no difference: its number is taken, or no longer the newest.
+    Creating a term is exclusive, and a term never changes. So of two runs that write concurrently, one loses, and a
+    write that takes effect late does no harm: its number is taken, or no longer the newest.
 
     Args:
         rotation: The rotation's name.
-        store: Where the ledger is kept.
+        store: The store of the ledger.
         run_id: The flow run that writes.
     """
 
     def __init__(self, rotation: str, store: LedgerStore, run_id: UUID) -> None:
         self._rotation = rotation
         self._store = store
-        # Two attempts of one flow run are two writers: the first may still be alive.
+        # Two attempts of one flow run are two writers: the earlier one may still be running.
         self._writer = f"{run_id}/{uuid4().hex[:8]}"
         self._term: int | None = None
         self._is_mine = False
@@ -75,17 +75,17 @@ class OpenLedger:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a ledger of a rotation; the last term of one that was removed does not count."""
+        """Whether the rotation has a ledger; the closed one of a removed rotation does not count."""
         return self._term is not None and not self.ledger.is_closed
 
     async def load(self) -> Ledger:
         """Read the ledger.
 
         Returns:
-            The newest term; an empty ledger where there is none.
+            The newest term; an empty ledger if there is none.
 
         Raises:
-            LedgerError: It cannot be read by this package.
+            LedgerError: This package cannot read it.
         """
         terms = await self._store.newest()
         self._term = terms[0].number if terms else None
@@ -95,7 +95,7 @@ class OpenLedger:
         return self.ledger
 
     async def guard(self) -> None:
-        """See that this attempt's term is still the newest; take the ledger over where it has written none yet.
+        """Check that this attempt's term is still the newest; if it has written none yet, take the ledger over.
 
         Raises:
             PlaceLostError: Another run has taken over.
@@ -110,24 +110,24 @@ class OpenLedger:
             )
 
     async def save(self, ledger: Ledger) -> None:
-        """Write the ledger as its next term, and see that this term is the newest.
+        """Write the ledger as its next term, and check that this term is the newest.
 
         Args:
-            ledger: The ledger after the step that is about to be done.
+            ledger: The ledger that announces the next step.
 
         Raises:
             PlaceLostError: Another run has taken over.
             LedgerError: The ledger would not fit into a Prefect variable.
         """
         await self.record(ledger)
-        # The number may have been free because the terms above it were made, and this one was deleted, meanwhile.
+        # The number may have been free only because later terms exist, and this one was pruned meanwhile.
         await self.guard()
 
     async def record(self, ledger: Ledger) -> None:
         """Write the ledger as its next term.
 
         Args:
-            ledger: The ledger after a step that was done; what follows looks at the ledger itself before its effect.
+            ledger: The ledger after a completed step; the next effect is preceded by a check of its own.
 
         Raises:
             PlaceLostError: Another run has taken over.
@@ -147,11 +147,11 @@ class OpenLedger:
         self._term, self._is_mine, self.ledger = number, True, signed
 
     async def is_explained(self, key_hash: str) -> bool:
-        """Return whether the newest term knows a key; as text, so that even one that cannot be read speaks for it."""
+        """Return whether the newest term contains a key; compared as text, so that an unreadable ledger counts, too."""
         return any(key_hash in json.dumps(term.value) for term in (await self._store.newest())[:1])
 
     def _signed(self, ledger: Ledger) -> tuple[Ledger, dict[str, Any]]:
-        """Return a ledger as it is written, and its value; refuse what a Prefect variable cannot hold."""
+        """Return a ledger as signed for this write, and its value; refuse one too large for a Prefect variable."""
         signed = ledger.written(self._writer, PACKAGE)
         value = signed.to_json()
         if length(value) > MAX_LEDGER_BYTES:
@@ -166,28 +166,28 @@ class OpenLedger:
 
 
 async def prune(store: LedgerStore, terms: Sequence[Term]) -> None:
-    """Delete the terms of a ledger that are older than its newest two, or than the last one of a removed rotation.
+    """Delete the terms of a ledger, except for its newest two, or the last one of a removed rotation.
 
     Args:
-        store: Where the ledger is kept.
+        store: The store of the ledger.
         terms: Its terms, the newest first.
 
     Raises:
         ServiceError: Prefect's API failed.
     """
     kept = 1 if is_closed(terms[0].value) else KEPT_TERMS
-    # A listing by pages may name a term twice.
+    # A paginated list may contain a term twice.
     older = list(dict.fromkeys(term.number for term in terms))[kept:]
     if 0 in older:
-        # Where all terms are deleted by hand, what it said must not be taken for the ledger again.
+        # Empty the ledger of format 1: if all terms were deleted by hand, its content must not count again.
         await store.close_format_1(Ledger().closed().to_json())
         older.remove(0)
     await store.delete(older)
 
 
 def is_closed(value: Any) -> bool:
-    """Return whether a term is the last one of a rotation that was removed; `False` where it cannot be read."""
-    # A listing has a ledger of every rotation, and only what was removed can be closed.
+    """Return whether a term is the last one of a removed rotation; `False` if it cannot be read."""
+    # Parse only removed ones: a listing contains the ledgers of all rotations.
     if not isinstance(value, Mapping) or not value.get("removed"):
         return False
     try:

@@ -1,4 +1,4 @@
-"""What an account may lack: one rule for every part of OpenRouter's API that a rotation can do without."""
+"""Optional parts of an OpenRouter account: one rule for every part of the API that a rotation can do without."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tasks.world.ports import KeyReader, OpenRouter
 T = TypeVar("T")
 NOT_FOUND = 404
 LONGEST_LOOK = timedelta(days=31)
-"""How far back an account is asked for the calls of a key."""
+"""How far back an account is asked for the uses of a key."""
 
 
 class Part(StrEnum):
     """A part of OpenRouter's API that an account may lack, or that its management key may not see.
 
-    `path` is one to look at it by.
+    `path` is the endpoint that shows whether it exists.
     """
 
     path: str
 
     def __new__(cls, title: str, path: str) -> Self:
-        """Make a part from its title and its path."""
+        """Create a part from its title and its path."""
         part = str.__new__(cls, title)
         part._value_ = title
         part.path = path
@@ -41,25 +41,25 @@ class Part(StrEnum):
 
 
 PARTS_WITH_LISTS = {ListKind.BYOK: Part.BYOK, ListKind.BROADCAST: Part.BROADCAST}
-"""The parts that have lists of keys."""
+"""The parts that contain lists of keys."""
 
 
 async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], None] | None = None) -> T | None:
-    """Look at a part of an account, if it has it.
+    """Return the result of a call to an optional part of an account.
 
-    404 and 403 mean that there is nothing to carry over here, and are noted once; whatever else fails is a failure.
-    It is documented nowhere what an account without a part answers, so that a 404 counts whatever its body is.
+    403 and 404 mean that the part is missing or hidden, and are noted once; any other failure is raised.
+    OpenRouter does not document its answer for a missing part, so a 404 counts whatever its body is.
 
     Args:
-        part: What is looked at.
+        part: The part.
         look: The call.
-        note: Takes the sentence for the report, if there is one.
+        note: Receives a sentence for the report if the part is missing.
 
     Returns:
-        What the call returned; `None` where the account lacks the part.
+        The call's result; `None` if the account lacks the part.
 
     Raises:
-        ServiceError: The call failed without saying that the part is not there.
+        ServiceError: The call failed for another reason.
     """
     try:
         return await look
@@ -74,19 +74,19 @@ async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], Non
 
 
 async def listed(items: AsyncIterator[T]) -> list[T]:
-    """Collect what an iterator yields."""
+    """Collect the items of an async iterator."""
     return [item async for item in items]
 
 
 async def read_lists(
     openrouter: OpenRouter, workspace_id: str | None, note: Callable[[str], None] | None = None
 ) -> list[KeyList]:
-    """Read the lists of a workspace that name keys; none of a kind that the account lacks.
+    """Return a workspace's lists of keys; those of parts that the account lacks are left out.
 
     Args:
         openrouter: The connection's client.
         workspace_id: The workspace; the account's default one if omitted.
-        note: Takes the sentence for the report, if there is one.
+        note: Receives a sentence for the report if a part is missing.
 
     Raises:
         ServiceError: OpenRouter failed.
@@ -98,12 +98,12 @@ async def read_lists(
 
 
 async def read_uses(openrouter: KeyReader, key_hash: str, since: datetime, now: datetime) -> list[Use]:
-    """Read who has used a key, the latest first; nobody where the account has no analytics.
+    """Return the uses of a key, the latest first; none if the account has no analytics.
 
     Args:
         openrouter: The key's connection.
         key_hash: The key's hash.
-        since: From when on, UTC; not longer ago than `LONGEST_LOOK`.
+        since: Start of the period, UTC; limited to `LONGEST_LOOK` ago.
         now: The current time, UTC.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The ports as Prefect implements them: its API, the stored blocks, the clock."""
+"""The ports, implemented with Prefect: its API, its stored blocks, the clock."""
 
 from __future__ import annotations
 
@@ -43,29 +43,29 @@ from tasks.world.stored_blocks import load_blocks
 
 RETIRE_DEPLOYMENT = "retire/retire"
 SURELY_LATER = timedelta(minutes=1)
-"""How much later than by the difference of two clocks a run starts that had to wait for the one that is behind."""
+"""The margin for a run that is scheduled by a clock that is behind, on top of the difference."""
 
 
 def seconds_behind(now: datetime) -> float:
-    """Return by how much a clock is behind that of Prefect's server, as far as the start of this flow run shows.
+    """Return how many seconds a clock is behind the server's, judged by the start of this flow run.
 
     Args:
-        now: The time by that clock, UTC.
+        now: The time of that clock, UTC.
     """
     context = FlowRunContext.get()
     state = context.flow_run.state if context and context.flow_run else None
-    # The server writes the time of each state; what it wrote is past for it.
+    # The server stamps each state, so the time of the present state has passed there.
     return max((state.timestamp - now).total_seconds(), 0.0) if state else 0.0
 
 
 def _is_to_come(flow_run: FlowRun) -> bool:
-    # A run whose worker's clock is behind finds that it is early, and is not the one that comes later.
+    # This run itself is not to come, even if a slow clock makes it look early.
     own = flow_run_context.get_id() == str(flow_run.id)
     return flow_run.state is None or not (flow_run.state.is_final() or own)
 
 
 class PrefectWorld:
-    """The way to everything outside of the process; use it in `async with`, so that connections are closed."""
+    """Access to everything outside of the process; an async context manager that closes its connections."""
 
     def __init__(self) -> None:
         self._open = AsyncExitStack()
@@ -85,7 +85,7 @@ class PrefectWorld:
         await self._open.aclose()
 
     def apart(self) -> PrefectWorld:
-        """Open another world, which closes what was opened in it at the end of the block."""
+        """Return another world, which closes what was opened in it at the end of its context."""
         return PrefectWorld()
 
     def now(self) -> datetime:
@@ -97,13 +97,13 @@ class PrefectWorld:
         await asyncio.sleep(seconds)
 
     async def load_blocks(self, destinations: Collection[str], connection: str = "") -> None:
-        """Read several blocks with one request: those that are not open yet, and Prefect's secrets as they are now.
+        """Load several blocks with one request: those that are not open yet, and Prefect's secrets as they are now.
 
-        Each one is opened where it is used, which reads a single block, and tells what is wrong with one.
+        A block that cannot be loaded is skipped: opening it loads it alone, and reports what is wrong.
 
         Args:
             destinations: Type slug and name of each destination's block.
-            connection: The name of the `openrouter-credentials` block, if that is wanted too.
+            connection: The name of an `openrouter-credentials` block to load, too.
 
         Raises:
             ServiceError: Prefect's API failed.
@@ -131,7 +131,7 @@ class PrefectWorld:
             name: The block's name.
 
         Raises:
-            ConfigurationError: There is no such block, or it is not valid.
+            ConfigurationError: The block does not exist, or is invalid.
         """
         if name not in self._connections:
             self._connections[name] = await self._open.enter_async_context(
@@ -140,13 +140,13 @@ class PrefectWorld:
         return self._connections[name]
 
     async def destination(self, name: str) -> Destination:
-        """Open a destination, once per run; those with the same credentials block share its login.
+        """Open a destination, once per run; destinations with the same credentials block share its login.
 
         Args:
             name: The block's type slug and name.
 
         Raises:
-            ConfigurationError: There is no such block, or it is no secret.
+            ConfigurationError: The block does not exist, or is no secret block.
         """
         if name not in self._destinations:
             destination = await open_destination(name, logins=self._logins, loaded=self._blocks)
@@ -155,17 +155,17 @@ class PrefectWorld:
         return self._destinations[name]
 
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
-        """Emit an event; it is queued, so that a server that is away neither delays nor fails the run.
+        """Emit an event through a queue, so that an unreachable server neither delays nor fails the run.
 
         Args:
             event: What happened.
             rotation: The rotation's name.
-            **payload: What else is to be known; never a secret.
+            **payload: Further fields; never a secret.
         """
         emit_event(event.value, resource(rotation), payload={"rotation": rotation, **payload})
 
     async def check_deployment(self) -> None:
-        """Refuse a run whose deployment was deleted while it waited: it would bring a removed rotation back.
+        """Refuse a run whose deployment was deleted while it waited; it would recreate a removed rotation.
 
         Raises:
             ConfigurationError: This run's deployment does not exist any more.
@@ -188,19 +188,16 @@ class PrefectWorld:
             return await client.read_deployment(deployment_id)
 
     async def installation(self) -> str:
-        """Read the id of this Prefect installation; it is made at the first use.
+        """Return the id of this Prefect installation; create it at its first use.
 
         Raises:
-            ConfigurationError: Somebody has changed it to what is no such id.
+            ConfigurationError: The variable that holds it was changed to something else.
             ServiceError: Prefect's API failed.
         """
         return await read_or_make_installation()
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Return those of some flow runs that this Prefect server knows.
-
-        Returns:
-            Those that it knows.
 
         Raises:
             ServiceError: Prefect's API failed.
@@ -217,7 +214,7 @@ class PrefectWorld:
         """Return the longest time between two scheduled runs of this run's deployment.
 
         Returns:
-            The longest gap that its active schedules leave; zero without one, or where the deployment was deleted.
+            The longest gap between its active schedules' runs; zero without one, or if the deployment was deleted.
 
         Raises:
             ServiceError: Prefect's API failed.
@@ -229,17 +226,18 @@ class PrefectWorld:
         return await longest_interval_of(deployment) if deployment else timedelta(0)
 
     async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
-        """Schedule a run of `retire/retire`; the same rotation and moment give the same run, as long as it is to come.
+        """Schedule a run of `retire/retire`, unless the rotation has one to come at this time.
 
         Args:
             rotation: The rotation's name.
-            at: When a superseded key's overlap ends. What is past for the server, because this clock is behind, is
-                scheduled for when this clock will have come to it: a run that is due at once would find the same.
-            even_if_cancelled: Whether another run takes the place of one that was cancelled. By cancelling it a person
-                keeps the key alive.
+            at: When a superseded key's overlap ends. If only the server's clock has passed that time, the run is
+                scheduled for when this clock has passed it, too; otherwise it would start at once and find the key not
+                due yet.
+            even_if_cancelled: Whether to replace a cancelled retirement, by whose cancellation a person has kept the
+                key alive.
 
         Returns:
-            `False` where there is no such deployment.
+            `False` if there is no such deployment.
 
         Raises:
             ServiceError: Prefect's API failed; a Retry schedules it.
@@ -270,10 +268,10 @@ class PrefectWorld:
             )
 
     async def deployed_rotation(self, name: str) -> Rotation:
-        """Read what a rotation's deployment says.
+        """Return the rotation in the parameters of its deployment.
 
         Raises:
-            ConfigurationError: There is no deployment `rotate/<name>`, or its parameters are not valid.
+            ConfigurationError: The deployment `rotate/<name>` does not exist, or its parameters are invalid.
         """
         client, _ = get_or_create_client()
         try:
@@ -284,7 +282,7 @@ class PrefectWorld:
         return parse_rotation(deployment.parameters.get("rotation"))
 
     async def destinations_of(self, rotation: str) -> set[str]:
-        """Return the destinations that any deployment names for a rotation, whatever the deployment's name.
+        """Return the destinations of a rotation in all deployments, whatever their names.
 
         Args:
             rotation: The rotation's name.
@@ -298,7 +296,7 @@ class PrefectWorld:
         """Delete a rotation's deployment with its schedules.
 
         Returns:
-            `False` where there is none (any more).
+            `False` if it does not exist (any more).
         """
         client, _ = get_or_create_client()
         try:
@@ -310,10 +308,10 @@ class PrefectWorld:
         return True
 
     async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
-        """Walk through the ledgers of all rotations, page by page.
+        """Yield the ledgers of all rotations, read page by page.
 
         Yields:
-            Each rotation's name, and the value of its variable.
+            Each rotation's name, and its newest term's value.
 
         Raises:
             ServiceError: Prefect's API failed.
@@ -322,7 +320,7 @@ class PrefectWorld:
             yield name, value
 
     async def deployments(self) -> AsyncIterator[Deployed]:
-        """Walk through the deployments of all rotations, page by page.
+        """Yield the deployments of all rotations, read page by page.
 
         Raises:
             ServiceError: Prefect's API failed.
@@ -334,7 +332,7 @@ class PrefectWorld:
             yield Deployed(deployment.name, rotation_of(deployment), interval)
 
     async def retirements_to_come(self, name: str) -> set[datetime]:
-        """Return the moments, UTC, for which retirements of a rotation are scheduled.
+        """Return the times, UTC, of a rotation's scheduled retirements.
 
         Raises:
             ServiceError: Prefect's API failed.
@@ -342,11 +340,11 @@ class PrefectWorld:
         return {at for _, at in await self._retirements(name, "reading the scheduled retirements")}
 
     async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
-        """Cancel the retirements of a rotation that are still to come.
+        """Cancel a rotation's scheduled retirements.
 
         Args:
             name: The rotation's name.
-            but: The moments, UTC, at which one is still wanted.
+            but: The times, UTC, of those to keep.
         """
         doing = "cancelling scheduled retirements"
         found = await self._retirements(name, doing)
@@ -362,6 +360,6 @@ class PrefectWorld:
         }
         found = [run async for page in pages("/flow_runs/filter", body, doing) for run in page]
         with api_errors(doing):
-            # A rotation may be called like the tag that all have.
+            # The tags match any rotation if this one is called like the tag that all have.
             own = [run for run in found if run["parameters"].get("rotation") == name]
             return [(UUID(run["id"]), parse_time(run["expected_start_time"])) for run in own]

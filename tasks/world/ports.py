@@ -1,4 +1,4 @@
-"""The ports: what a run needs of everything outside of its process."""
+"""The ports: what a run needs from outside of its process."""
 
 from __future__ import annotations
 
@@ -20,84 +20,84 @@ from tasks.model.rotation import Rotation
 
 
 class KeyReader(Protocol):
-    """What can be asked of an account; nothing is changed."""
+    """Reads an account."""
 
     async def get_key(self, key_hash: str) -> ApiKey:
-        """Read one key; `NotFoundError` where there is none."""
+        """Return a key; `NotFoundError` if it does not exist."""
 
     def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
-        """Walk through all keys of a workspace."""
+        """Yield all keys of a workspace."""
 
     async def guardrail_of(self, key_hash: str) -> str | None:
-        """Look up which guardrail a key has."""
+        """Return the id of a key's guardrail."""
 
     def list_workspaces(self) -> AsyncIterator[str]:
-        """Walk through all workspaces of the account."""
+        """Yield the ids of all workspaces of the account."""
 
     async def workspace(self, workspace_id: str) -> Workspace:
-        """Read one workspace; `NotFoundError` where there is none."""
+        """Return a workspace; `NotFoundError` if it does not exist."""
 
     def key_lists(self, kind: ListKind, workspace_id: str | None = None) -> AsyncIterator[KeyList]:
-        """Walk through the lists of a workspace that name keys."""
+        """Yield a workspace's lists of keys."""
 
     async def uses_of(self, key_hash: str, since: datetime, until: datetime) -> list[Use]:
-        """Say who has used a key in a time, the latest first."""
+        """Return the uses of a key in a period, the latest first."""
 
     async def accepts(self, secret: SecretStr) -> Standing:
-        """Say whether a key works, by using it; only a refused one is false."""
+        """Return whether a key works, by using it; false only if OpenRouter rejects it."""
 
     async def about_itself(self) -> CurrentKey:
-        """Read what the management key says about itself."""
+        """Return what OpenRouter shows about the management key itself."""
 
     async def check(self) -> str:
-        """Prove that the management key may manage keys right now."""
+        """Verify that the management key may manage keys."""
 
 
 class KeyMinter(Protocol):
-    """What makes a new key."""
+    """Creates keys."""
 
     async def create_key(self, request: KeyRequest) -> CreatedKey:
-        """Create a key, once."""
+        """Create a key; the request is sent once."""
 
 
 class KeyChanger(Protocol):
-    """What changes or ends a key."""
+    """Changes and deletes keys."""
 
     async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
-        """Change a key's settings; `NotFoundError` where there is none."""
+        """Change a key's settings; `NotFoundError` if it does not exist."""
 
     async def delete_key(self, key_hash: str) -> bool:
-        """Delete a key; `False` where there is none."""
+        """Delete a key; `False` if it does not exist."""
 
     async def assign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
-        """Give a key its guardrail."""
+        """Assign a guardrail to a key."""
 
     async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
-        """Take a guardrail away from a key."""
+        """Unassign a guardrail from a key."""
 
 
 class ListKeeper(Protocol):
-    """What reads and changes a list that names keys."""
+    """Reads and changes lists of keys."""
 
     async def key_list(self, kind: ListKind, list_id: str) -> KeyList:
-        """Read one list; `NotFoundError` where there is none."""
+        """Return a list; `NotFoundError` if it does not exist."""
 
     async def replace_keys(self, which: KeyList, hashes: Sequence[str]) -> None:
-        """Replace the keys that a list names, once."""
+        """Replace the keys in a list; the request is sent once."""
 
 
 class OpenRouter(KeyReader, KeyMinter, KeyChanger, ListKeeper, Protocol):
-    """Everything that a connection can do; a step names the part that it needs."""
+    """A connection with all of its capabilities; each step requires only those it needs."""
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """What a rotation's deployment says.
+    """A rotation's deployment.
 
     Args:
-        name: Its name, which is the rotation's unless somebody has renamed or copied it.
-        rotation: Its rotation; `None` where its parameters are not valid.
-        interval: The longest time between two scheduled runs; nothing without an active schedule.
+        name: Its name; the rotation's, unless somebody has renamed or copied it.
+        rotation: Its rotation; `None` if its parameters are invalid.
+        interval: The longest time between two scheduled runs; zero without an active schedule.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Deployed:
 
 
 class World(Protocol):
-    """The way to everything outside of the process; the real one, or a model of it in tests."""
+    """Access to everything outside of the process: the real one, or a model of it in tests."""
 
     def now(self) -> datetime:
         """Return the time, UTC."""
@@ -115,7 +115,7 @@ class World(Protocol):
         """Wait."""
 
     async def load_blocks(self, destinations: Collection[str], connection: str = "") -> None:
-        """Read at once what is kept in Prefect of a connection and of destinations; each is opened where it is used."""
+        """Load the blocks of several destinations and a connection with one request."""
 
     async def connection(self, name: str) -> OpenRouter:
         """Open the connection of an `openrouter-credentials` block, once per run."""
@@ -127,10 +127,10 @@ class World(Protocol):
         """Emit an event."""
 
     def apart(self) -> AbstractAsyncContextManager[World]:
-        """Open another world, which closes what was opened in it at the end of the block."""
+        """Return another world, which closes what was opened in it at the end of its context."""
 
     async def installation(self) -> str:
-        """Read the id of this Prefect installation; it is made at the first use."""
+        """Return the id of this Prefect installation; create it at its first use."""
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
         """Return those of some flow runs that this Prefect server knows."""
@@ -139,28 +139,28 @@ class World(Protocol):
         """Return the longest time between two scheduled runs of this run's deployment; zero without a schedule."""
 
     async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
-        """Schedule a run of `retire/retire`; `False` where there is no such deployment."""
+        """Schedule a run of `retire/retire`; `False` if there is no such deployment."""
 
     async def retirements_to_come(self, name: str) -> set[datetime]:
-        """Return the moments for which retirements of a rotation are scheduled."""
+        """Return the times of a rotation's scheduled retirements."""
 
     async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
-        """Cancel the retirements of a rotation that are still to come, but for those at certain moments."""
+        """Cancel a rotation's scheduled retirements, except for those at some times."""
 
     async def deployed_rotation(self, name: str) -> Rotation:
-        """Read what a rotation's deployment says."""
+        """Return the rotation in the parameters of its deployment."""
 
     async def destinations_of(self, rotation: str) -> set[str]:
-        """Return the destinations that any deployment names for a rotation."""
+        """Return the destinations of a rotation in all deployments."""
 
     async def check_deployment(self) -> None:
         """Refuse a run whose deployment was deleted while it waited for its slot."""
 
     async def delete_deployment(self, name: str) -> bool:
-        """Delete a rotation's deployment; `False` where there is none."""
+        """Delete a rotation's deployment; `False` if it does not exist."""
 
     def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
-        """Walk through the ledgers of all rotations: each name, and the value as it is stored."""
+        """Yield the ledgers of all rotations: each name, and the stored value."""
 
     def deployments(self) -> AsyncIterator[Deployed]:
-        """Walk through the deployments of all rotations."""
+        """Yield the deployments of all rotations."""

@@ -1,4 +1,4 @@
-"""One run: who it is, the ledger that it writes, and what it has seen."""
+"""A run: its identity, its ledger, and what it has read."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from tasks.world.ports import World
 
 T = TypeVar("T")
 LOOK = "read the ledger and the destinations"
-"""The first step of a run, in which it changes nothing."""
+"""The first step of a run, which changes nothing."""
 WRITE_SECONDS = 20.0
-"""How long a look at the ledger and one write to a destination may take together; far below the lease of a slot."""
+"""The timeout of a ledger check and a write to a destination together; far below the lease of a slot."""
 
 
 class NewKey:
-    """A key that was created and not yet proven to work.
+    """A key that was created, but is not verified yet.
 
     Args:
         secret: The plaintext.
-        record: What the ledger holds of it.
-        made: The key as OpenRouter has shown it when it made it; `None` for a key of an earlier run.
+        record: Its entry in the ledger.
+        made: The key as OpenRouter returned it at its creation; `None` for a key of an earlier run.
     """
 
     def __init__(self, secret: SecretStr, record: MadeKey, made: ApiKey | None = None) -> None:
@@ -57,15 +57,15 @@ class NewKey:
 
 
 class VerifiedKey(NewKey):
-    """A key that OpenRouter accepted and that has the settings asked for: the only kind that is published."""
+    """A key that OpenRouter accepts with the requested settings; only such a key is published."""
 
 
 async def gather_all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do several things at once, and wait for all of them even if some fail.
+    """Run coroutines concurrently, and wait for all of them even if some fail.
 
     Raises:
         BaseException: An unexpected error, if there was one.
-        KeyRotationError: The one error, or one that tells them all; of its class, if they have one in common.
+        KeyRotationError: The only error, or one that combines all, of their class if they share one.
     """
     results = await asyncio.gather(*calls, return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
@@ -82,13 +82,13 @@ async def gather_all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 class Run:
-    """One run of a rotation.
+    """A run of a rotation.
 
     Args:
         name: The rotation's name.
         identity: Which flow run this is.
         ledger: The rotation's ledger.
-        world: The way to everything outside of the process.
+        world: Access to everything outside of the process.
     """
 
     def __init__(self, name: str, identity: Identity, ledger: OpenLedger, world: World) -> None:
@@ -102,28 +102,28 @@ class Run:
         self.places: dict[str, str] = {}
         """Where each destination that was read points."""
         self.warnings: list[str] = []
-        """Notes that belong into the final message, too."""
+        """Those notes that are also part of the final message."""
         self.notes: list[str] = []
         self.is_idle = False
-        """Whether it has found nothing to do, so that the rotation's page stays as it is."""
+        """Whether the run has found nothing to do, so that the rotation's page stays as it is."""
         self.left_undone: list[KeyRotationError] = []
-        """What failed without stopping the run, which fails at its end."""
+        """Failures that did not stop the run, but fail it at its end."""
         self.lists: dict[tuple[str, str | None], list[KeyList]] = {}
-        """The lists of keys of a connection and a workspace, as this run last saw them."""
+        """The lists of keys by connection and workspace, as this run last read them."""
         self.only_for_itself = False
-        """Whether it has done nothing that another run was to do, so that the tries of others stay."""
+        """Whether this run did no work on behalf of other runs, so that their tries stay."""
         self._turn = asyncio.Lock()
         self.has_late_writes = False
-        """Whether a write of the key that is published may still take effect, because nobody knows its outcome."""
+        """Whether a write of the published key may still take effect, because its outcome is unknown."""
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger as this run last read or wrote it; an empty one before."""
+        """The ledger as this run last read or wrote it; empty before that."""
         return self._ledger.ledger
 
     @property
     def has_ledger(self) -> bool:
-        """Whether there is a ledger at all."""
+        """Whether the rotation has a ledger."""
         return self._ledger.exists
 
     @property
@@ -132,31 +132,31 @@ class Run:
         return self._ledger.loaded
 
     async def load(self) -> Ledger:
-        """Read the ledger; `LedgerError` where it is damaged."""
+        """Read the ledger; `LedgerError` if it cannot be read."""
         return await self._ledger.load()
 
     async def write(self, ledger: Ledger) -> None:
-        """Write the ledger before an effect; `PlaceLostError` where another run has written since."""
+        """Write the ledger before an effect; `PlaceLostError` if another run has written since."""
         await self._ledger.save(ledger)
 
     async def record(self, ledger: Ledger) -> None:
-        """Write the ledger after an effect, where the next effect is preceded by a look of its own."""
+        """Write the ledger after an effect; the next effect is preceded by a check of its own."""
         await self._ledger.record(ledger)
 
     async def guard(self) -> None:
-        """Raise `PlaceLostError` where another run has written since this one last read or wrote."""
+        """Raise `PlaceLostError` if another run has written since this one last read or wrote."""
         await self._ledger.guard()
 
     async def is_explained(self, key_hash: str) -> bool:
-        """Return whether the newest ledger, whoever wrote it, knows a key."""
+        """Return whether the newest ledger, whoever wrote it, contains a key."""
         return await self._ledger.is_explained(key_hash)
 
     async def write_to(
         self, place: Destination, value: SecretStr, content: Content, written_by: Mapping[str, str]
     ) -> None:
-        """Store a key in a destination: a look at the ledger and one attempt, with one deadline for both.
+        """Store a key in a destination: check the ledger and write once, with one timeout for both.
 
-        An answer that comes late tells of a ledger that has changed meanwhile, so the look may not take long either.
+        A slow ledger check may return outdated information, so the timeout includes it.
 
         Raises:
             PlaceLostError: Another run has taken over; nothing was written.
@@ -178,12 +178,12 @@ class Run:
         return max([(await self.world.destination(name)).late_writes for name in destinations], default=timedelta(0))
 
     def has_left(self, connection: str, error: KeyRotationError) -> bool:
-        """Return whether a failure means only that a connection is gone which the rotation no longer uses.
+        """Return whether a failure only concerns a connection that the rotation no longer uses.
 
-        Such a connection must not keep the rotation from going on with the one that it uses now.
+        Such a connection must not stop the rotation, which uses another one now.
 
         Returns:
-            Whether it may be noted instead of raised.
+            Whether the failure can be noted instead of raised.
         """
         if not self.connection:
             return isinstance(error, ConfigurationError)
@@ -191,7 +191,7 @@ class Run:
         return left and connection != self.connection
 
     def note(self, sentence: str) -> None:
-        """Remember something for the report that a person should know.
+        """Record a sentence for the report.
 
         Args:
             sentence: One sentence without any secret.
@@ -200,7 +200,7 @@ class Run:
             self.notes.append(sentence)
 
     def warn(self, sentence: str) -> None:
-        """Remember something that the final message says, too.
+        """Record a sentence for the report and the final message.
 
         Args:
             sentence: One sentence without any secret.
@@ -210,21 +210,21 @@ class Run:
             self.warnings.append(sentence)
 
     def places_of(self, destinations: Sequence[str]) -> dict[str, str]:
-        """Return where destinations point that this run has read."""
+        """Return where these destinations, which this run has read, point."""
         return {name: self.places[name] for name in destinations}
 
     async def look(
         self, destinations: Sequence[str], former: Mapping[str, str] = MappingProxyType({})
     ) -> dict[str, str | None]:
-        """Read what the destinations hold.
+        """Read the destinations.
 
         Args:
             destinations: The rotation's destinations.
-            former: The destinations of a pending key, and where each one pointed then; empty where that is not known.
-                What has been left since is read where that is possible.
+            former: The destinations of a pending key, and where each one pointed then; empty if unknown. Those that the
+                rotation has left since are read if possible.
 
         Returns:
-            The fingerprint of what each one holds; `MAYBE` for a place that can no longer be read.
+            The fingerprint of each one's content; `MAYBE` for a place that can no longer be read.
 
         Raises:
             KeyRotationError: One of the rotation's destinations cannot be read.
@@ -241,20 +241,20 @@ class Run:
         return found
 
     async def look_again(self, destinations: Sequence[str]) -> None:
-        """Read the destinations unless what they hold is known still: recovery writes to them, and forgets it."""
+        """Read the destinations, unless their content is still known; recovery writes to them, and forgets it."""
         if not set(destinations) <= set(self.contents):
             await self.look(destinations)
 
     async def look_where_possible(self, destinations: Sequence[str]) -> dict[str, str | None]:
-        """Read what the destinations hold whose blocks were not deleted.
+        """Read those destinations whose blocks still exist.
 
-        A deleted block that was given the current key keeps no key alive for ever: no run writes there any more.
+        A deleted block must not keep a superseded key alive forever: no run publishes there any more.
 
         Args:
-            destinations: Where consumers read a key.
+            destinations: Destinations at which consumers read a key.
 
         Returns:
-            The fingerprint of what each one holds.
+            The fingerprint of each one's content.
 
         Raises:
             KeyRotationError: One of them cannot be read.

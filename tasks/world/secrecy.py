@@ -1,4 +1,4 @@
-"""Prefect tasks and flows that store nothing of what they handle."""
+"""Prefect tasks and flows that store nothing of what they process."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ R = TypeVar("R")
 def secret_task(
     name: str,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Task[P, Coroutine[Any, Any, R]]]:
-    """Make a step a task that stores nothing of what it handles, whatever the server's default is.
+    """Turn a step into a task that stores nothing of what it processes, whatever the server's defaults are.
 
-    It persists no result and caches nothing. Prefect stores the text of whatever a task raises, so an error that is not
-    ours, whose text may quote a key, is told by its class and its place only.
+    It persists no result and caches nothing. Prefect stores the text of every exception, which may quote a key, so an
+    unexpected one is reported by its class and location only.
 
-    Retries are left out on purpose: the clients retry what is harmless to repeat, and the ledger makes a Retry of the
+    It has no retries on purpose: the clients retry what is safe to repeat, and the ledger makes a Retry of the whole
+    run safe.
     whole run safe.
     """
 
@@ -36,7 +37,7 @@ def secret_task(
                 return await step(*args, **kwargs)
             except KeyRotationError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever a library raises
+            except Exception as error:  # noqa: BLE001 - a library may raise anything
                 raise unexpected(error) from None
 
         return task(name=name, persist_result=False, cache_policy=NO_CACHE, log_prints=False, retries=0)(reported)
@@ -45,19 +46,19 @@ def secret_task(
 
 
 def secret_flow(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Flow[P, Coroutine[Any, Any, R]]]:
-    """Make a function a flow that persists no result, whatever the server's default is.
+    """Turn a function into a flow that persists no result, whatever the server's defaults are.
 
     Prefect does not validate the parameters, because its error would quote them: each flow parses its own, and refuses
-    what is wrong in one sentence.
+    invalid ones in one sentence.
     """
     return flow(name=name, persist_result=False, validate_parameters=False, log_prints=False)
 
 
 def unexpected(error: Exception) -> KeyRotationError:
-    """Turn an error that nobody foresaw into one whose text is safe to store; the log says where it was raised.
+    """Turn an unexpected error into one whose text is safe to store; its location is logged.
 
     Args:
-        error: The error. Its own text may quote a secret.
+        error: The error, whose text may quote a secret.
     """
     get_run_logger().error(
         "Unexpected %s at:\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__))

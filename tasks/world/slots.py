@@ -1,4 +1,4 @@
-"""How Prefect keeps the slots of rotations, as far as a client may see it."""
+"""How Prefect stores the slots of rotations, as far as a client can see it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tasks.world.api import LEDGER_TAG, pages
 from tasks.world.gate import sent_once
 
 IN_MEMORY = "prefect.server.concurrency.lease_storage.memory"
-"""Prefect's default lease storage, as `GET /admin/settings` of a server (prefect 3.8.8) names it."""
+"""Prefect's default lease storage, as `GET /admin/settings` names it in Prefect 3.8.8."""
 LEASES_IN_MEMORY = (
     "Prefect's server keeps leases in memory, so its restart leaves slots taken, and runs wait until they are "
     "reclaimed: set PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem "
@@ -20,9 +20,9 @@ MOST_NAMED = 3
 
 
 async def slot_warnings() -> list[str]:
-    """Return a sentence for each setting of Prefect with which runs may wait for nobody, or for no turn.
+    """Return a sentence for each setting of Prefect that makes runs wait for nobody, or not wait for their turn.
 
-    What cannot be seen is not warned of: Prefect Cloud has no such settings, and a server may refuse to show them.
+    What cannot be seen causes no warning: Prefect Cloud has no such settings, and a server may refuse to show them.
     """
     return [*await _of_lease_storage(), *await _of_limits()]
 

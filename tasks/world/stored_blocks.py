@@ -1,4 +1,4 @@
-"""Blocks as Prefect stores them, loaded by type slug and name."""
+"""Load stored blocks by type slug and name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def load_blocks(names: Collection[str]) -> dict[str, Block]:
         names: Each block's type slug and name.
 
     Returns:
-        The blocks by name, without those that `load_block` has to refuse.
+        The blocks by name, without those that `load_block` would refuse.
 
     Raises:
         ServiceError: Prefect's API failed.
@@ -44,8 +44,8 @@ async def load_blocks(names: Collection[str]) -> dict[str, Block]:
 
 def _as_block(document: BlockDocument) -> Block | None:
     try:
-        return Block._from_block_document(document)  # noqa: SLF001 - Prefect loads a single block so, and offers no more
-    except Exception:  # noqa: BLE001 - loaded by itself, it is refused in one sentence
+        return Block._from_block_document(document)  # noqa: SLF001 - as `Block.aload` does; there is no public way
+    except Exception:  # noqa: BLE001 - `load_block` reports what is wrong
         return None
 
 
@@ -54,21 +54,21 @@ async def load_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHIN
 
     Args:
         name: The block's type slug and name.
-        field: The field that names it, for the message.
-        loaded: The blocks that `load_blocks` has just loaded.
+        field: The field that names it, for the error message.
+        loaded: Blocks that `load_blocks` has just loaded.
 
     Returns:
         The block, freshly loaded.
 
     Raises:
-        MissingBlockError: There is no such block.
-        ConfigurationError: It cannot be loaded here.
+        MissingBlockError: The block does not exist.
+        ConfigurationError: The block cannot be loaded here.
         ServiceError: Prefect's API failed.
     """
     try:
         return loaded.get(name) or await Block.aload(name)
     except ValueError as error:
-        # Prefect raises ValueError for "not found", and pydantic's ValidationError, which is one, for a damaged block.
+        # Prefect raises ValueError for "not found", and pydantic's ValidationError, a subclass, for a damaged block.
         if "Unable to find" in str(error):
             raise MissingBlockError(
                 f"{field}: the block {name} does not exist; make it, or name another one. Nothing was created."

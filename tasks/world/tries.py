@@ -1,4 +1,4 @@
-"""The tries of failed runs, as scheduled runs of the same deployment: labelled, tagged, one at a time."""
+"""The tries of failed runs: labelled, tagged, scheduled runs of the same deployment, one at a time."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ from tasks.world.naming import run_name
 TRY_TAG = f"{LEDGER_TAG}_try"
 """The tag of every try; no rotation's name contains an underscore."""
 NEIGHBOURS = 50
-"""How many runs of the deployment are looked at: those to come, and the newest that have ended."""
+"""How many runs of the deployment are read: the coming ones, and the newest that have ended."""
 ATTEMPTS, PATIENCE_SECONDS = 60, 60.0
-"""How often, and for how long, a call about tries is made: as long as Prefect's client tries to report a run's end."""
+"""How often, and for how long, a request about tries is repeated: as long as Prefect's client reports a run's end."""
 TOLD = frozenset({"Failed", "Crashed"})
-"""The names of the states of which a person is told."""
+"""The names of the states that alert a person."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Purpose:
-    """What a run is for: runs of a deployment with the same purpose stand for each other.
+    """The purpose of a run; runs of a deployment with the same purpose can replace each other.
 
     Args:
         rotation: The name of its rotation; empty for a run of none.
-        parameters: Its parameters with the rotation's name in place of the settings, as JSON.
+        parameters: Its parameters as JSON, with the rotation's name instead of its settings.
     """
 
     rotation: str
@@ -62,29 +62,29 @@ class Purpose:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any], **changes: Any) -> Purpose:
-        """Return the purpose of a run with these parameters, some of them changed."""
+        """Return the purpose of a run with these parameters, with some of them changed."""
         rotation = rotation_name(parameters, "")
-        # A switch that is off is the same as one that is not given.
+        # A switch that is off is equivalent to one that is missing.
         said = {name: value for name, value in {**parameters, **changes, "rotation": rotation}.items() if value}
         return cls(rotation, json.dumps(said, sort_keys=True, default=str))
 
     @property
     def digest(self) -> str:
-        """A short name for it."""
+        """A short hash of the purpose."""
         return sha256(self.parameters.encode()).hexdigest()[:16]
 
 
 async def schedule_try(failed: FlowRun, flow: str, error: KeyRotationError, now: datetime) -> Next | None:
-    """Schedule the try that follows a failure, or find the run that stands for it.
+    """Schedule the try that follows a failure, or return the run that takes its place.
 
     Args:
-        failed: The flow run that has failed.
+        failed: The failed flow run.
         flow: The name of its flow.
-        error: Why.
+        error: The failure.
         now: The current time, UTC.
 
     Returns:
-        The try; `None` for a failure that does not pass by itself, and for a run without a deployment.
+        The try; `None` for a failure that does not pass by itself, or a run without a deployment.
 
     Raises:
         ServiceError: Prefect's API failed, so there may be no try.
@@ -97,17 +97,17 @@ async def schedule_try(failed: FlowRun, flow: str, error: KeyRotationError, now:
 async def try_again(
     failed: FlowRun, flow: str, now: datetime, *, asked: timedelta = timedelta(0), crashed: bool = False
 ) -> Next | None:
-    """Schedule the try that follows a failure or a crash, or find the run that stands for it.
+    """Schedule the try that follows a failure or a crash, or return the run that takes its place.
 
     Args:
-        failed: The flow run that has failed.
+        failed: The failed flow run.
         flow: The name of its flow.
         now: The current time, UTC.
-        asked: How long a service has asked to wait.
-        crashed: Whether the run's process has died.
+        asked: How long a service asked to wait.
+        crashed: Whether the run's process died.
 
     Returns:
-        The try; `None` for a run without a deployment, and for a crash after which another run has done its work.
+        The try; `None` for a run without a deployment, or if another run has done a crashed run's work since.
 
     Raises:
         ServiceError: Prefect's API failed, so there may be no try.
@@ -135,15 +135,15 @@ async def try_again(
 
 
 def read_try(run: FlowRun, now: datetime) -> Try:
-    """Return what a flow run is a try of: itself, if it finishes no other.
+    """Return the run that a flow run finishes as a try; itself, if it is no try.
 
     Args:
         run: The flow run.
-        now: The current time, UTC, which is when a run began that Prefect does not know to have started.
+        now: The current time, UTC; stands for the start of a run that Prefect does not know to have started.
     """
     started = run.start_time.astimezone(UTC) if run.start_time else now
     found = Try.read(run.labels, run.id, started, run.expected_start_time if run.auto_scheduled else None)
-    # A Retry is manual.
+    # A Retry counts as manual.
     return replace(found, scheduled_for=None) if run.run_count > 1 else found
 
 
@@ -163,7 +163,7 @@ def _labels(run: Json) -> Json:
 
 
 async def _neighbours(run: FlowRun) -> list[Json]:
-    """Read the newest runs of a run's deployment that are for the same rotation, itself left out."""
+    """Return the newest runs of a run's deployment that are for the same rotation, without the run itself."""
     rotation = run.parameters.get("rotation")
     body: Json = {
         "deployments": {"id": {"any_": [str(run.deployment_id)]}},
@@ -171,7 +171,7 @@ async def _neighbours(run: FlowRun) -> list[Json]:
         "limit": NEIGHBOURS,
     }
     if isinstance(rotation, str):
-        # One deployment serves all rotations: its tries and scheduled runs have the rotation's name as a tag.
+        # One deployment serves all rotations; its tries and scheduled runs are tagged with the rotation's name.
         body["flow_runs"] = {"tags": {"all_": [rotation]}}
 
     async def ask(client: PrefectClient) -> list[Json]:
@@ -210,7 +210,7 @@ async def _mark(run_id: UUID, number: int) -> None:
 
 
 async def _persistently(doing: str, call: Callable[[PrefectClient], Awaitable[T]]) -> T | None:
-    """Make a call that may be repeated; `None` where what it is about does not exist."""
+    """Make a request that is safe to repeat; `None` if its object does not exist."""
     answers: list[T] = []
 
     async def attempt() -> None:
@@ -223,21 +223,21 @@ async def _persistently(doing: str, call: Callable[[PrefectClient], Awaitable[T]
 
 
 async def end_tries(succeeded: FlowRun, now: datetime, *, only_own: bool) -> bool:
-    """Delete the tries that a success has made needless.
+    """Delete the tries that a success has made obsolete.
 
-    An ordinary rotation does not do what the try of an emergency is to do; an emergency does what any other is to do.
+    An emergency also does the work of an ordinary rotation, but not the other way round.
 
     Args:
-        succeeded: The flow run that has succeeded.
+        succeeded: The successful flow run.
         now: The current time, UTC.
-        only_own: Whether it has done nothing that another run was to do, so that the tries of others stay, and what
-            failed is over only where it has failed itself.
+        only_own: Whether it did no work on behalf of other runs, so that their tries stay, and only its own earlier
+            failure is over.
 
     Returns:
-        Whether a person was told of the failure that is over now.
+        Whether a person was alerted to the failure that is over now.
 
     Raises:
-        ServiceError: Prefect's API failed; a try that is left finds nothing to do.
+        ServiceError: Prefect's API failed; a remaining try will find nothing to do.
     """
     if succeeded.deployment_id is None:
         return False
@@ -252,7 +252,7 @@ async def end_tries(succeeded: FlowRun, now: datetime, *, only_own: bool) -> boo
             await _mark(UUID(run["id"]), 0)
     ended = [run for run in runs if run.get("end_time") and run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"}]
     last = max(ended, key=lambda run: parse_time(run["end_time"]), default={})
-    # A regular run in the place of a try has its number from the failure of another one.
+    # The number of a regular run in a try's place comes from another run's failure.
     number = number_of(succeeded.labels) if is_try(succeeded.labels) or not only_own else 0
     if last.get("state_name") in TOLD or number > QUIET_TRIES:
         return True
@@ -271,7 +271,7 @@ async def _was_told(run_id: UUID) -> bool:
 
 
 async def has_completed(run_ids: Iterable[UUID]) -> bool:
-    """Return whether one of some flow runs was in the state Completed; one that Prefect does not know was not.
+    """Return whether any of these flow runs was ever Completed; an unknown one does not count.
 
     Raises:
         ServiceError: Prefect's API failed.
