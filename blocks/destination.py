@@ -42,7 +42,7 @@ class Destination(ABC):
     late_writes: ClassVar[timedelta] = timedelta(minutes=1)
     """How long after its deadline a write may still take effect; zero if the store has check-and-set."""
     in_prefect: ClassVar[bool] = False
-    """Whether Prefect's database keeps it; an embedded one refuses some of several writes at once."""
+    """Whether Prefect's database stores it; an embedded one rejects some of several concurrent writes."""
 
     @abstractmethod
     async def read_content(self) -> Content:
@@ -136,7 +136,7 @@ class Destination(ABC):
         return
 
 
-# Prefect's server puts every class into its catalog of blocks that does not name ABC itself.
+# Prefect's server lists every class in its catalog of blocks, unless the class itself names ABC as a base.
 class DestinationBlock(SecretBlock, Destination, ABC):
     """A secret block that rotations use as a destination, and any flow as a secret."""
 

@@ -3,12 +3,12 @@
 ```
 KeyRotationError
 ├── ConfigurationError        bad input; nothing was created
-│   └── MissingBlockError     a connection or a destination was deleted, or never made
+│   └── MissingBlockError     the block of a connection or destination does not exist
 ├── PlaceLostError            another run took over; this one stopped before its next write
 ├── LedgerError               the ledger cannot be read, or would not fit
-├── VerificationError         the new key does not work, or is not what was asked for
+├── VerificationError         the new key does not work, or differs from the request
 ├── DestinationError          a destination does not hold what was written to it
-│   └── OverwrittenError      a destination was overwritten after it was published to
+│   └── OverwrittenError      a destination was overwritten after the key was published
 └── ServiceError              a call to OpenRouter, Vault, Infisical or a secret block failed
     ├── UnreachableError      no connection, a refused certificate, or no answer in time
     ├── UnauthorizedError     401
@@ -33,7 +33,7 @@ from contextlib import contextmanager
 from typing import ClassVar, Self
 
 NOTHING_DONE = ("Nothing was created.", "Nothing was changed.")
-"""How the message of a refusal ends."""
+"""The last sentences that a refusal can have."""
 
 
 class KeyRotationError(Exception):
@@ -52,7 +52,7 @@ class KeyRotationError(Exception):
     block = ""
 
     def __str__(self) -> str:
-        """Return the sentence, with the block that has to be looked at."""
+        """Return the message, with the block that it concerns."""
         text = super().__str__()
         if not self.block or self.block in text:
             return text
@@ -60,7 +60,7 @@ class KeyRotationError(Exception):
 
     @classmethod
     def combine(cls, causes: Sequence[KeyRotationError]) -> Self:
-        """Return one error with the sentences of several failures: each once, and that nothing was done last."""
+        """Return one error with the sentences of several failures, each once; "Nothing was ..." comes last."""
         texts = list(dict.fromkeys(map(str, causes)))
         closing = next((each for text in texts for each in NOTHING_DONE if text.endswith(each)), "")
         sentences = [text.removesuffix(closing).rstrip() for text in texts]
@@ -77,7 +77,7 @@ class ConfigurationError(KeyRotationError):
 
 
 class MissingBlockError(ConfigurationError):
-    """There is no block of the name by which a connection or a destination is known."""
+    """The block of a connection or a destination does not exist."""
 
     entry = "A block does not exist"
     retry_when = "the block exists"
@@ -117,7 +117,7 @@ class DestinationError(KeyRotationError):
 
 
 class OverwrittenError(DestinationError):
-    """A destination no longer holds the current key, and a Retry would not publish: only a new run makes a key."""
+    """A destination no longer holds the current key; a Retry would not publish, only a new run does."""
 
     entry = "A destination was overwritten"
 
@@ -239,10 +239,10 @@ class UnexpectedAnswerError(ServiceError):
 
 @contextmanager
 def concerning(block: str) -> Iterator[None]:
-    """Name a block in each error of a service that the body raises, unless a call further in has named one.
+    """Name a block in each service error that the body raises, unless it names one already.
 
     Args:
-        block: The block, as `<block type slug>/<name>`; empty for one that is not stored.
+        block: The block, as `<block type slug>/<name>`; empty if it is not stored.
     """
     try:
         yield

@@ -48,7 +48,7 @@ MAX_ATTEMPTS = 4
 MAX_WAIT_SECONDS = 10.0
 """The longest wait between two attempts; if a service asks for more, the call fails instead."""
 JITTER_SECONDS = 1.0
-"""Maximum jitter added to the wait that a service asks for, so that callers do not return all at once."""
+"""The maximum jitter added to a requested wait, so that callers do not return all at once."""
 
 T = TypeVar("T")
 Meaning = tuple[type[ServiceError], str]
@@ -105,7 +105,7 @@ async def with_retries(
         What the call returned.
 
     Raises:
-        ServiceError: The last error, where no attempt succeeded.
+        ServiceError: The last error, if no attempt succeeded.
     """
 
     def may_retry(error: BaseException) -> bool:

@@ -1,6 +1,6 @@
-"""The second line of defence against secrets in logs: redact whatever looks like one.
+"""Redact what looks like a secret in logs: a second line of defence, on which nothing may rely.
 
-The first line is that no message is built from a secret or a response; nothing may rely on this one.
+The first line is that no message is built from a secret or a response.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RedactionFilter(logging.Filter):
             return False
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - whatever an argument raises is no reason to fail whoever logs it
+        except Exception:  # noqa: BLE001 - an argument may raise anything, and logging must not fail the caller
             # The arguments do not fit the message: logging would print both, including the secret.
             message = f"{record.msg} {record.args}"
         if (clean := redacted(message)) != message:

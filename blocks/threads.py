@@ -1,4 +1,4 @@
-"""Run a blocking call in a thread that nobody has to wait for."""
+"""Run a blocking call in a thread that can be abandoned."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 THREAD_NAME = "key-rotation-call"
-"""The name of every such thread."""
+"""The name of these threads."""
 
 
 async def in_own_thread(call: Callable[..., T], *args: Any) -> T:
-    """Make a blocking call, and let the event loop go on meanwhile.
+    """Run a blocking call in a thread of its own, and await its result.
 
-    A call that never returns can be given up, with a deadline or by cancellation: `asyncio.run` joins the threads of
-    `asyncio.to_thread` when it ends, and the interpreter when it exits, but neither joins this one.
+    A call that never returns can be abandoned, by a timeout or a cancellation: `asyncio.run` joins the threads of
+    `asyncio.to_thread` when it ends, and so does the interpreter when it exits, but neither joins this daemon thread.
 
     Args:
-        call: The call. It sees a copy of the present context.
+        call: The call; it runs in a copy of the present context.
         *args: Its arguments.
 
     Returns:
-        What the call has returned.
+        The call's result.
 
     Raises:
-        BaseException: What the call has raised.
+        BaseException: The call's exception.
     """
     answer: Future[T] = Future()
-    # Without this, giving the call up would cancel the future that its thread still has to settle.
+    # Otherwise abandoning the call would cancel the future that its thread has yet to settle.
     answer.set_running_or_notify_cancel()
     context = copy_context()
 

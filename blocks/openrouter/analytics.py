@@ -1,4 +1,4 @@
-"""Who uses a key: the part of the client that asks OpenRouter's analytics.
+"""The client's part for OpenRouter's analytics: who uses a key.
 
 Source of every path, field and status: OpenRouter's API reference, "Analytics"
 (https://openrouter.ai/docs/api-reference/analytics/query).
@@ -21,22 +21,22 @@ from blocks.redaction import redacted
 COUNT = "request_count"
 KEY = "api_key_id"
 WHO = ("app", "model")
-"""By what uses are told apart; a query takes two dimensions at most."""
+"""The dimensions that distinguish uses; a query takes two at most."""
 FINEST_FIRST = ("minute", "hour", "day")
 MAX_ROWS = 1_000
 MAX_SHOWN = 80
-"""How many characters of an application's or a model's name are shown: their users choose them."""
+"""How many characters are shown of the name of an application or a model, which users choose."""
 
 _TIME = TypeAdapter(UtcTime)
 
 
 @dataclass(frozen=True)
 class Use:
-    """One way in which a key was used.
+    """A use of a key by one application and model.
 
     Args:
-        by: The application and the model, as far as the account tells them apart.
-        last: The beginning of the latest period in which it was used so, UTC; `None` where that is not told.
+        by: The application and the model, as far as the account distinguishes them.
+        last: Start of the latest period with this use, UTC; `None` if unknown.
     """
 
     by: str
@@ -59,18 +59,18 @@ class _Rows(Answer):
 
 
 class Analytics(ManagementApi):
-    """The part of the client that asks who uses a key."""
+    """The client's part for the uses of a key."""
 
     async def uses_of(self, key_hash: str, since: datetime, until: datetime) -> list[Use]:
-        """Say by which application and model a key was used, and when last.
+        """Return by which application and model a key was used, and when last.
 
         Args:
             key_hash: The key's hash at OpenRouter.
-            since: From when on, UTC.
-            until: Up to when, UTC.
+            since: Start of the period, UTC.
+            until: End of the period, UTC.
 
         Returns:
-            The uses, the latest first; none where the account cannot tell the uses of one key.
+            The uses, the latest first; none if the account cannot tell the uses of one key.
 
         Raises:
             NotFoundError: The account has no analytics.
@@ -95,7 +95,7 @@ class Analytics(ManagementApi):
         }
         doing = "asking who uses a key"
         rows = parse(_Rows, (await self._manage("POST", "analytics/query", doing, json_body=body)).get("data"), doing)
-        # A hash that was not resolved leaves the query without its filter, and the answer is about every key.
+        # OpenRouter drops the filter if it does not resolve the hash; the rows are then those of all keys.
         return [] if rows.warnings else _uses(rows.data, asked, f"date__{grain}", doing)
 
 

@@ -1,4 +1,4 @@
-"""What every part of the client of OpenRouter's management API shares: one connection, one management key, paging."""
+"""The base of every part of the client of OpenRouter's management API: connection, management key, paging."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ class ManagementApi:
 
 
 def bearer(secret: SecretStr) -> dict[str, str]:
-    """Return the header that carries a key."""
+    """Return the header that carries a credential."""
     return {"Authorization": f"Bearer {secret.get_secret_value()}"}
 
 
 def segment(value: str, name: str) -> str:
-    """Return an id as one segment of a path; `ConfigurationError` where OpenRouter gives out no such id."""
-    # Percent-encoding does not encode dots, and servers tend to decode slashes before they route the path.
+    """Return an id as one segment of a path; `ConfigurationError` if it cannot be one of OpenRouter's ids."""
+    # Percent-encoding keeps dots, and servers tend to decode slashes before they route the path.
     if value in {"", ".", ".."} or not value.isprintable() or set("/\\") & set(value):
         raise ConfigurationError(f"The id of the {name} is not one that OpenRouter gives out.")
     return quote(value, safe="")

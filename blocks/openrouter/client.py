@@ -258,7 +258,7 @@ class OpenRouterClient(KeyLists, Analytics):
         return await self.current_key(self._management_key)
 
     async def login_ends(self) -> datetime | None:
-        """Return when the management key expires (UTC); `None` for never, or if OpenRouter does not say."""
+        """Return when the management key expires (UTC); `None` for never, or if OpenRouter does not tell."""
         return (await self.about_itself()).expires_at
 
     async def accepts(self, secret: SecretStr) -> Standing:
@@ -286,16 +286,16 @@ class OpenRouterClient(KeyLists, Analytics):
         return Standing.VALID
 
     async def peek(self, path: str) -> bool:
-        """Look whether the account has a part of the API that can be listed, and shows it to the management key.
+        """Check that the account has a listable part of the API, and that the management key may see it.
 
         Args:
             path: The path of the list.
 
         Returns:
-            `True`.
+            `True`; a missing part raises.
 
         Raises:
-            NotFoundError: The account lacks it.
+            NotFoundError: The account lacks the part.
             ForbiddenError: The management key may not see it.
             ServiceError: The call failed.
         """

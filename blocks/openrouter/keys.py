@@ -21,7 +21,7 @@ LimitReset = Literal["daily", "weekly", "monthly"]
 
 
 class Standing(StrEnum):
-    """What the use of a key shows; only a key that is refused is false."""
+    """What using a key shows about it; only `REFUSED` is false."""
 
     REFUSED = ""
     VALID = "valid"
@@ -53,7 +53,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        # Someone may have pasted a key into the name of a key.
+        # A person may have pasted a key into a name.
         return ()
 
 
@@ -111,7 +111,7 @@ class ApiKey(Answer):
 class Workspace(Answer):
     """A workspace of the account.
 
-    `io_logging_api_key_ids` are ids of keys that no other endpoint shows; `None` for every key.
+    `io_logging_api_key_ids` are ids that no other endpoint shows; `None` means every key.
     """
 
     id: Identifier
@@ -120,7 +120,7 @@ class Workspace(Answer):
 
     @property
     def logs_chosen_keys(self) -> bool:
-        """Whether it logs what some of its keys are used for, and not the others."""
+        """Whether it logs the use of chosen keys only."""
         return self.is_observability_io_logging_enabled and self.io_logging_api_key_ids is not None
 
 

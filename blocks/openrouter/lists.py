@@ -1,7 +1,7 @@
-"""The lists of an account that name keys by their hashes, and their part of the client.
+"""The account's lists of keys, and the client's part for them.
 
 Source of every path, field and status: OpenRouter's API reference, "BYOK" and "Observability"
-(https://openrouter.ai/docs/api-reference/byok/list). A change replaces a whole list, and nothing is compared before.
+(https://openrouter.ai/docs/api-reference/byok/list). A change replaces a whole list, without check-and-set.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from blocks.openrouter.keys import Answer, Identifier
 from blocks.redaction import redacted
 
 MAX_NAME = 100
-"""How many characters of a list's name are shown: a person has chosen it."""
+"""How many characters are shown of a list's name, which a person has chosen."""
 
 
 class ListKind(StrEnum):
-    """What has a list of keys; the value names it in messages.
+    """The kind of object that has a list of keys; the value names it in messages.
 
-    `path` is where they are, `field` the list, and `most` how many keys it may name: `None` for any number.
+    `path` is its endpoint, `field` the list, and `most` the maximum number of keys in it: `None` for any number.
     """
 
     path: str
@@ -33,7 +33,7 @@ class ListKind(StrEnum):
     most: int | None
 
     def __new__(cls, title: str, path: str, field: str, most: int | None) -> Self:
-        """Make a kind from its title, its path, the field of its list and the length of that."""
+        """Create a kind from its title, its endpoint, the field of its list and that list's maximum length."""
         kind = str.__new__(cls, title)
         kind._value_ = title
         kind.path, kind.field, kind.most = path, field, most
@@ -45,14 +45,14 @@ class ListKind(StrEnum):
 
 @dataclass(frozen=True)
 class KeyList:
-    """A list that names keys.
+    """A list of keys.
 
     Args:
-        kind: What has it.
-        id: The id of what has it.
-        name: How it is called.
-        hashes: The keys that it names; `None` where it is for every key.
-        workspace_id: The workspace that it is for; `None` for all.
+        kind: The kind of object that has it.
+        id: The object's id.
+        name: The object's name.
+        hashes: The keys in it; `None` if it applies to every key.
+        workspace_id: Its workspace; `None` for all workspaces.
     """
 
     kind: ListKind
@@ -62,7 +62,7 @@ class KeyList:
     workspace_id: str | None = None
 
     def __str__(self) -> str:
-        """Return how messages call it."""
+        """Return its name in messages."""
         return f"{self.kind} {self.name}"
 
 
@@ -97,21 +97,21 @@ def _as_list(kind: ListKind, record: _Credential | _Broadcast) -> KeyList:
 
 
 class KeyLists(ManagementApi):
-    """The part of the client that reads and changes lists of keys."""
+    """The client's part for lists of keys."""
 
     async def key_lists(self, kind: ListKind, workspace_id: str | None = None) -> AsyncIterator[KeyList]:
-        """Iterate over the lists of a workspace that name keys; what is for every key is left out.
+        """Iterate over the lists of keys of a workspace; objects that apply to every key are left out.
 
         Args:
-            kind: What has the lists.
+            kind: The kind of object.
             workspace_id: The workspace; the account's default one if omitted.
 
         Yields:
             Each list.
 
         Raises:
-            NotFoundError: The account has no such thing.
-            ForbiddenError: The management key may not see it.
+            NotFoundError: The account has no such objects.
+            ForbiddenError: The management key may not see them.
             ServiceError: A call failed, or the list does not end.
         """
         params = {} if workspace_id is None else {"workspace_id": workspace_id}
@@ -123,8 +123,8 @@ class KeyLists(ManagementApi):
         """Read one list.
 
         Args:
-            kind: What has it.
-            list_id: The id of what has it.
+            kind: The kind of object that has it.
+            list_id: The object's id.
 
         Returns:
             The list.
@@ -138,15 +138,15 @@ class KeyLists(ManagementApi):
         return _as_list(kind, parse(_RECORDS[kind], answer.get("data"), doing))
 
     async def replace_keys(self, which: KeyList, hashes: Sequence[str]) -> None:
-        """Replace the keys that a list names; the call is not repeated, because it would undo what came between.
+        """Replace the keys in a list. The call is not repeated, because that could undo a change made in between.
 
         Args:
             which: The list.
-            hashes: The keys that it is to name; at least one, because none would open it to every key or be refused.
+            hashes: The new keys, at least one: without any, the list would be refused, or apply to every key.
 
         Raises:
             ValueError: No key was given.
-            NotFoundError: It does not exist in this account.
+            NotFoundError: The list does not exist in this account.
             RejectedError: OpenRouter refused the keys: one of them is not a live key of the account.
             ServiceError: The call failed; `outcome_unknown` says whether the list may have been changed.
         """

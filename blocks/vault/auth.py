@@ -15,11 +15,11 @@ from blocks.vault.paths import Mount
 SERVICE_ACCOUNT_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path, not a token
 FOLDERS_SETTING = "KEY_ROTATION_TOKEN_FOLDERS"
-"""The variable of the worker's environment with the folders, separated by colons, whose files a login may send."""
+"""The worker's environment variable with the folders, separated by colons, from which a login may send files."""
 
 
 def token_folders() -> list[str]:
-    """Return the folders whose files a login may send to Vault, as this machine says and no block can."""
+    """Return the folders from which a login may send files to Vault; set by this machine, never by a block."""
     return [name for name in os.environ.get(FOLDERS_SETTING, SERVICE_ACCOUNT_FOLDER).split(":") if name.startswith("/")]
 
 
@@ -122,8 +122,8 @@ class KubernetesAuth(_Auth):
         return client.auth.kubernetes.login(self.kubernetes_role, self._token(), mount_point=self.mount)
 
     def _token(self) -> str:
-        # Whoever may edit a block must not have any file of this machine sent to a host of their choice. Kubernetes
-        # mounts the token as a link to another file of its folder, so both are compared where they really are.
+        # Otherwise, whoever can edit a block could have any file of this machine sent to a host of their choice.
+        # Kubernetes mounts the token as a symlink within its folder, so both paths are resolved before the comparison.
         folders = token_folders()
         try:
             file = Path(self.token_path).resolve()

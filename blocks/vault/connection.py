@@ -62,8 +62,8 @@ class _AnswerTooLargeError(Exception):
 
 
 _deadline: ContextVar[float | None] = ContextVar("_deadline", default=None)
-"""The deadline of one attempt, by the monotonic clock: an attempt that timed out must not start another exchange in the
-thread that it left behind."""
+"""The deadline of one attempt (monotonic clock), which keeps the abandoned thread of an attempt that timed out from
+starting another request."""
 
 
 class _Transport(HTTPAdapter):
@@ -130,7 +130,7 @@ def _bounded(response: requests.Response, deadline: float) -> bytes:
 
 
 class _Adapter(JSONAdapter):  # type: ignore[misc] # hvac has no types
-    """hvac's adapter, with the response attached to its errors: hvac drops the status and Retry-After."""
+    """hvac's adapter, which attaches the response to its errors; hvac itself drops the status and Retry-After."""
 
     def request(self, *args: Any, raise_exception: bool = True, **kwargs: Any) -> Any:
         """Make a request."""
@@ -154,7 +154,7 @@ def _json_object(response: requests.Response) -> dict[str, Any] | None:
 
 
 def _is_from_vault(body: Any) -> bool:
-    # A proxy's 404 must not be taken for an empty place: a key published there would count as unpublished.
+    # A proxy's 404 must not pass for an absent secret: a key published there would count as unpublished.
     return isinstance(body, dict) and (isinstance(body.get("errors"), list) or isinstance(body.get("data"), dict))
 
 
@@ -201,7 +201,7 @@ class VaultConnection:
         # Calls run in threads, and several destinations may share this session.
         self._logging_in = threading.Lock()
         self._sleep = sleep
-        # One attempt may have to log in before its call.
+        # An attempt may include a login before its call.
         self._deadline_seconds = 2 * (connect_timeout + read_timeout)
         session = requests.Session()
         transport = _Transport(connect_timeout, read_timeout, trust)
@@ -249,7 +249,7 @@ class VaultConnection:
             request: The call.
             repeatable: Whether the call may be repeated if it may have taken effect.
             attempts: The maximum number of attempts; 1 if the caller decides about each attempt.
-            examine: Whether to check, after a refusal, if the token has expired.
+            examine: Whether to check, after a 403, if the token has expired.
 
         Returns:
             Vault's response; empty if it has no body.

@@ -123,7 +123,7 @@ class VaultSecret(DestinationBlock):
         return VaultContent(self._value(fields), content.metadata.version, Secret[dict[str, Any]](fields))
 
     async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
-        """Store a secret in the field, keep the other fields, and label the path with who wrote it.
+        """Store a secret in the field, keep the other fields, and label the path with its writer.
 
         Args:
             value: The secret to store.
