@@ -40,7 +40,7 @@ MANY = 2000
 CACHE_SECONDS = 1.0
 OVERVIEW_ROTATIONS = 500
 OVERVIEW_SETTLE_SECONDS = 20.0
-"""The time allowed for Prefect's scheduler to schedule the runs of that many deployments."""
+"""How long Prefect's scheduler gets to schedule the runs of that many deployments."""
 
 
 async def calls(bench: Bench) -> None:
@@ -110,7 +110,7 @@ async def under_load(bench: Bench) -> None:
 
 
 async def consume(bench: Bench, secret_name: str, answers: list[int]) -> None:
-    """Send requests at a constant rate with the secret's key, cached for a while."""
+    """Send requests at a constant rate with the secret's key, which is cached for `CACHE_SECONDS`."""
     from prefect.blocks.system import Secret
 
     body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
@@ -128,7 +128,7 @@ async def consume(bench: Bench, secret_name: str, answers: list[int]) -> None:
 
 
 async def overview(bench: Bench, rotations: int) -> None:
-    """Measure the overview of many rotations, each with a ledger, three scheduled runs and an ended one."""
+    """Measure the overview of many rotations, each with a ledger, three scheduled runs and a completed one."""
     from prefect import get_client
     from prefect.client.schemas.actions import VariableCreate
     from prefect.context import AsyncClientContext
@@ -158,7 +158,7 @@ async def overview(bench: Bench, rotations: int) -> None:
         counted.append(request.url.path)
 
     async with AsyncClientContext.get_or_create() as context:
-        context.client._client.event_hooks["request"].append(count)  # noqa: SLF001 - Prefect offers no other way
+        context.client._client.event_hooks["request"].append(count)  # noqa: SLF001 - there is no public accessor
         begun = time.perf_counter()
         rows = await read_rows(now)
         page = as_page(rows, now)
@@ -193,7 +193,7 @@ async def measure(bench: Bench, share: float) -> None:
 
     Args:
         bench: The setup.
-        share: Which share of the runs to make.
+        share: The share of the runs to make.
     """
     await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), bench.openrouter_url)
     await costs.calls(bench)
@@ -207,20 +207,20 @@ async def measure(bench: Bench, share: float) -> None:
 
 
 async def measure_on_postgresql(bench: Bench, share: float) -> None:
-    """Take those measurements in which the database matters."""
+    """Take those measurements that depend on the database."""
     await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), bench.openrouter_url)
     await costs.wall_time(bench, "PostgreSQL", part(PAIRS, share))
     await workers.compare(bench, "PostgreSQL", part(HERD, share), part(MANY, share))
 
 
 def part(number: int, share: float) -> int:
-    """Return a share of a number of runs, and three at least."""
+    """Return a share of a number of runs, at least three."""
     return max(3, round(number * share))
 
 
 @contextmanager
 def database_settings(database: str) -> Iterator[dict[str, str]]:
-    """Start the database of a Prefect server, if it is not the embedded one, and yield the server's settings."""
+    """Start a Prefect server's database, unless it is the embedded one, and yield the server's settings."""
     if database == "SQLite":
         yield {}
         return
@@ -264,7 +264,7 @@ def main() -> int:
     if asked.on:
         return on(asked.on, asked.share)
     print("Measuring; this takes about an hour, or the share of it that --share names …", flush=True)
-    # Prefect's clients in a process stay with the server that they found first.
+    # One process per database: Prefect's clients keep the first server that they have found in a process.
     one = [sys.executable, "-m", "bench", "--share", str(asked.share), "--on"]
     return max(subprocess.run([*one, each], check=False).returncode for each in DATABASES)
 

@@ -1,4 +1,4 @@
-"""Measure what one rotation costs at Prefect's API, and how long it takes."""
+"""Measure the requests to Prefect's API and the wall time of a rotation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sandbox.setup import PLACEHOLDER
 from tasks.world.api import LEDGER_TAG
 
 TASKS = 4
-"""As many as the steps of a rotation to one destination."""
+"""The number of steps of a rotation to one destination."""
 WARM_UP = 2
-"""Rotations that are not counted: the first ones make what the others find."""
+"""Rotations that are not measured: the first ones create what later ones find."""
 
 
 @task(persist_result=False)
@@ -31,7 +31,7 @@ async def nothing() -> None:
 
 @flow(name="empty", persist_result=False)
 async def empty() -> None:
-    """Run as many tasks as a rotation has."""
+    """Run as many empty tasks as a rotation has tasks."""
     for _ in range(TASKS):
         await nothing()
 
@@ -48,7 +48,7 @@ async def prepared(name: str, *, destinations: int = 1, overlap: timedelta = tim
 
 
 async def calls(bench: Bench) -> None:
-    """Count the calls of a rotation, of each further destination, of a retirement, and of the empty flow."""
+    """Count the requests of a rotation, of each further destination, of a retirement, and of the empty flow."""
     one, three = await prepared("bench-one"), await prepared("bench-three", destinations=3)
     waiting = await prepared("bench-waiting", overlap=timedelta(hours=1))
     await timed(await a_retirement(waiting.name))
@@ -64,7 +64,7 @@ async def calls(bench: Bench) -> None:
 
 
 async def usual(bench: Bench, runs: list[Callable[[], Awaitable[Any]]]) -> int:
-    """Return the median of the calls of some runs: one in which a call is repeated is not the usual one."""
+    """Return the median number of requests, so that a run with a retried request does not count."""
     found = []
     for run in runs:
         with counted(bench.stack.port) as seen:
@@ -74,7 +74,7 @@ async def usual(bench: Bench, runs: list[Callable[[], Awaitable[Any]]]) -> int:
 
 
 async def a_retirement(rotation: str) -> Callable[[], Awaitable[Any]]:
-    """Return what runs a retirement as a worker does: its run was made, named and tagged by the rotation before."""
+    """Return a function that executes a retirement as a worker does: as an attempt of a named and tagged run."""
     async with get_client() as client:
         deployment_id = await client.create_deployment(
             await client.create_flow(retire), "retire", entrypoint="flows.retire:retire", pull_steps=[]
@@ -96,7 +96,7 @@ async def a_retirement(rotation: str) -> Callable[[], Awaitable[Any]]:
 
 
 async def wall_time(bench: Bench, database: str, pairs: int) -> None:
-    """Compare a rotation, and its requests alone, with a flow of as many empty tasks, by turns on the same server."""
+    """Compare, alternating on one server: a rotation, its requests alone, and a flow of as many empty tasks."""
     subject = await prepared("bench-time")
     floor = await floor_of(bench, lambda: rotate(subject, return_state=True), nothing, TASKS)
     runs = (lambda: rotate(subject, return_state=True), lambda: empty(return_state=True), floor)
@@ -111,7 +111,7 @@ async def wall_time(bench: Bench, database: str, pairs: int) -> None:
 
 
 async def longest(bench: Bench, rotations: int) -> None:
-    """Compare the longest of many rotations, one right after the other, with their median."""
+    """Compare the longest of many consecutive rotations with their median."""
     subject = await prepared("bench-longest")
     seconds = [await timed(lambda: rotate(subject, return_state=True)) for _ in range(rotations)]
     ratio = max(seconds) / statistics.median(seconds)

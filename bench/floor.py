@@ -1,4 +1,4 @@
-"""The floor of a rotation's wall time: a flow that sends the same requests, and does nothing else."""
+"""The lower bound of a rotation's wall time: a flow that only sends the same requests."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from bench.measuring import Bench, timed
 BY_THE_ENGINE = re.compile(
     "(POST /api/(flows|flow_runs|logs)/)|(GET /api/(flows|flow_runs)/[^/]+)|(POST /api/flow_runs/[^/]+/set_state)"
 )
-"""What Prefect's engine sends for every flow, and so for this one, too."""
+"""The requests that Prefect's engine sends for every flow, including this one."""
 AGAIN_AFTER_SECONDS = 0.02
 TAKEN, GIVEN_BACK = "/increment-with-lease", "/decrement-with-lease"
 
 
 @contextmanager
 def recorded(bench: Bench) -> Iterator[list[httpx.Request]]:
-    """Collect what is sent to Prefect's API and to OpenRouter, without what the engine sends."""
+    """Record the requests to Prefect's API and to OpenRouter, except for the engine's own."""
     seen: list[httpx.Request] = []
     send = httpx.AsyncHTTPTransport.handle_async_request
     ports = {bench.stack.port, httpx.URL(bench.openrouter_url).port}
@@ -44,13 +44,13 @@ def recorded(bench: Bench) -> Iterator[list[httpx.Request]]:
 async def floor_of(
     bench: Bench, run: Callable[[], Awaitable[Any]], task: Callable[[], Awaitable[None]], tasks: int
 ) -> Callable[[], Awaitable[Any]]:
-    """Return a flow that runs some empty tasks and sends what a run has sent, one request after the other.
+    """Return a flow that runs some empty tasks, and sends a run's requests again, one after another.
 
     Args:
         bench: The setup.
         run: The run whose requests are recorded.
         task: An empty task.
-        tasks: How often to run it.
+        tasks: How many of them to run.
     """
     with recorded(bench) as requests:
         await timed(run)
@@ -73,7 +73,7 @@ async def _sent(client: httpx.AsyncClient, request: httpx.Request, lease: str) -
     while True:
         body = _body(request, lease)
         answer = await client.request(request.method, request.url, headers=_headers(request), content=body)
-        # An embedded database refuses some writes, and the slot may be given back a moment after the run has ended.
+        # An embedded database rejects some writes, and the slot may be released shortly after its run has ended.
         if answer.status_code not in (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.LOCKED):
             return answer
         await asyncio.sleep(AGAIN_AFTER_SECONDS)
@@ -86,7 +86,7 @@ def _headers(request: httpx.Request) -> dict[str, str]:
 def _body(request: httpx.Request, lease: str) -> bytes:
     body: Any = json.loads(request.content) if request.content else None
     if request.method == "POST" and request.url.path == "/api/variables/":
-        # Of each name there is one.
+        # A variable's name is unique.
         body["name"] = f"bench-floor-{uuid4()}"
     if request.url.path.endswith(GIVEN_BACK):
         body["lease_id"] = lease

@@ -1,4 +1,4 @@
-"""Thousands of rotations and their old runs, written into PostgreSQL directly; by way of the API it takes hours."""
+"""Write thousands of rotations and their old runs directly into PostgreSQL; through the API, it would take hours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks.world.installation import read_or_make_installation
 from tasks.world.ledgers import read_ledger, term_variable
 
 TEMPLATE = "scale-template"
-"""The rotation of which the others are copies."""
+"""The rotation that is copied."""
 DAY = timedelta(days=1)
 COPY_DEPLOYMENTS = """
 INSERT INTO deployment SELECT copy.* FROM made, deployment template, LATERAL jsonb_populate_record(template,
@@ -64,7 +64,7 @@ POINT_TO_STATES = "UPDATE flow_run SET state_id = old.state_id FROM old WHERE fl
 
 
 async def make_template() -> None:
-    """Deploy the rotation that the others are copies of, and run it once."""
+    """Deploy the rotation to copy, and run it once."""
     await Secret(value=PLACEHOLDER).asave(TEMPLATE, overwrite=True)
     subject = rotation(TEMPLATE, f"secret/{TEMPLATE}")
     await save_deployment(None, subject, None, active=False)
@@ -78,8 +78,8 @@ async def multiply(bench: Bench, address: str, rotations: int, runs_each: int) -
     Args:
         bench: The setup.
         address: The address of the database, without a scheme.
-        rotations: How many rotations there are afterwards.
-        runs_each: How many old runs each one has.
+        rotations: The total number of rotations afterwards.
+        runs_each: The number of old runs of each one.
     """
     async with get_client() as client:
         [run] = await client.read_flow_runs(limit=1)

@@ -1,4 +1,4 @@
-"""Measure rotations whose keys are named in lists of the account."""
+"""Measure rotations whose keys are in lists of the account."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sandbox.server import Fault
 OVERLAP = timedelta(seconds=3)
 FIELD = ListKind.BYOK.field
 RESTED = 0.5
-"""Seconds between two rotations."""
+"""The pause between two rotations, in seconds."""
 
 
 async def prepared(names: list[str], overlap: timedelta, *, inherit: bool = True, **key: Any) -> list[Any]:
-    """Return rotations, each after its first run."""
+    """Create rotations, and run each of them once."""
     from prefect.blocks.system import Secret
 
     from flows import rotate
@@ -40,12 +40,12 @@ async def prepared(names: list[str], overlap: timedelta, *, inherit: bool = True
 
 
 async def held(bench: Bench, name: str) -> str:
-    """Return the hash of the key that a destination holds."""
+    """Return the hash of the key in a destination."""
     return bench.sandbox.by_secret[await secret_of(name)].hash
 
 
 async def secret_of(name: str) -> str:
-    """Read a destination as a consumer does."""
+    """Return the key in a destination, as a consumer reads it."""
     from prefect.blocks.system import Secret
 
     secret: Any = await Secret.aload(name)
@@ -53,7 +53,7 @@ async def secret_of(name: str) -> str:
 
 
 async def calls(bench: Bench) -> None:
-    """Count the calls of a rotation with 0, 1 and 20 lists that name its key."""
+    """Count the requests of a rotation whose key is in 0, 1 and 20 lists."""
     from flows import rotate
 
     account, counted = bench.sandbox.accounts[0], []
@@ -74,7 +74,7 @@ async def calls(bench: Bench) -> None:
 
 
 async def price(bench: Bench) -> None:
-    """Count the calls of a rotation with an overlap, of its retirement, and of both in one run."""
+    """Count the requests of a rotation with an overlap, of its retirement, and of both in one run."""
     from flows import retire, rotate
 
     log = bench.openrouter_app.state.requests
@@ -95,13 +95,13 @@ async def price(bench: Bench) -> None:
 
 @dataclass(frozen=True)
 class Question:
-    """What a rotation that inherits reads each time, because somebody may have changed it since the last one.
+    """What a rotation that inherits reads each time, because it may have changed since the last one.
 
     Args:
-        about: What it reads.
-        path: Where, for the current key.
+        about: The subject.
+        path: The endpoint for the current key.
         give: Gives it to a key.
-        has: Whether a key has it.
+        has: Returns whether a key has it.
     """
 
     about: str
@@ -116,7 +116,7 @@ def give_limit(_: OpenRouterSandbox, key: StoredKey) -> None:
 
 
 def give_guardrail(sandbox: OpenRouterSandbox, key: StoredKey) -> None:
-    """Put a key under a new guardrail."""
+    """Assign a new guardrail to a key."""
     key.guardrail_id = str(uuid4())
     sandbox.guardrails[key.guardrail_id] = {"id": key.guardrail_id, "workspace_id": key.workspace_id}
 
@@ -139,11 +139,11 @@ QUESTIONS = (
         lambda sandbox, key: any(key.hash in one[ListKind.BROADCAST.field] for one in sandbox.broadcasts.values()),
     ),
 )
-"""No two are answered by one call of OpenRouter's, and no call says whether any of them has changed."""
+"""No single request answers two of these, and none shows whether any of them has changed."""
 
 
 async def floor(bench: Bench) -> None:
-    """Show that no read can be spared: made from a remembered answer, the next key would lack what was changed."""
+    """Show that no read can be saved: with a cached response, the next key would lack a change made meanwhile."""
     noticed, missed = [], []
     for question in QUESTIONS:
         if await inherits(bench, question, remembered=False):
@@ -157,12 +157,12 @@ async def floor(bench: Bench) -> None:
 
 
 async def inherits(bench: Bench, question: Question, *, remembered: bool) -> bool:
-    """Change something after a rotation, and return whether the next key has it.
+    """Make a change after a rotation, and return whether the next key has it.
 
     Args:
         bench: The setup.
-        question: What is changed.
-        remembered: Whether the next rotation gets the answer that it would have got before the change.
+        question: The subject of the change.
+        remembered: Whether the next rotation gets the response from before the change.
     """
     from flows import rotate
 
@@ -184,14 +184,14 @@ async def inherits(bench: Bench, question: Question, *, remembered: bool) -> boo
 
 
 async def answer_of(bench: Bench, path: str) -> str:
-    """Return what OpenRouter answers now."""
+    """Return OpenRouter's present response."""
     async with httpx.AsyncClient() as client:
         headers = {"Authorization": f"Bearer {DEFAULT_MANAGEMENT_KEY}"}
         return (await client.get(f"{bench.openrouter_url}/{path}", headers=headers)).text
 
 
 async def under_load(bench: Bench) -> None:
-    """Count failed requests of consumers that need a BYOK credential which is for some keys only."""
+    """Count failed requests of consumers that need a BYOK credential restricted to some keys."""
     for what, names, overlap in (
         ("an overlap of 3 s", ["bench-byok"], OVERLAP),
         ("PT0S", ["bench-byok-at-once"], timedelta(0)),
@@ -227,7 +227,7 @@ async def _under_load(bench: Bench, what: str, names: list[str], overlap: timede
 
 
 async def consume(bench: Bench, name: str, credential: str, answers: list[int]) -> None:
-    """Send requests at a constant rate; after a refusal the secret is read again, and the request is made once more."""
+    """Send requests at a constant rate; after a refusal, read the secret again and retry once."""
     body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
     url = f"{bench.openrouter_url}/chat/completions?byok={credential}"
     key = await secret_of(name)

@@ -1,4 +1,4 @@
-"""What the measurements share: their setup, a rotation, and a run's duration."""
+"""The base of the measurements: their setup, a rotation, and counting and timing."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def rotation(name: str, *destinations: str, overlap: timedelta = timedelta(hours
 
 @contextmanager
 def counted(port: int) -> Iterator[list[str]]:
-    """Collect the requests to Prefect's API, those that its client sends again included.
+    """Record the requests to Prefect's API, including those that its client retries.
 
-    Those that send the log are left out: Prefect sends what all runs of a process have logged every two seconds.
+    Requests with logs do not count: every two seconds, Prefect sends those of all runs in the process.
 
     Args:
         port: The server's port.

@@ -36,13 +36,13 @@ ROTATIONS = 2_000
 RUNS_EACH = 30
 KEYS = 10_000
 TIMES = 3
-"""How often each thing is done; the fastest time counts, because others share the machine."""
+"""How often each measurement is repeated; the fastest counts, because the machine is shared."""
 MOST_FOR_A_ROTATION = 2.0
 """How many times as long as on an empty server a rotation may take."""
 
 
 class Cost(NamedTuple):
-    """What something takes: calls to Prefect's API, and seconds."""
+    """The cost of an operation: requests to Prefect's API, and seconds."""
 
     calls: int
     seconds: float
@@ -52,7 +52,7 @@ class Cost(NamedTuple):
 
 
 async def costs_of(bench: Bench, subject: Any, times: int) -> dict[str, Cost]:
-    """Measure everything that an operator does, by its name."""
+    """Measure each operation, by its name."""
     measured = {
         "a rotation": lambda: rotate(subject, return_state=True),
         "the overview": lambda: overview(return_state=True),
@@ -65,7 +65,7 @@ async def costs_of(bench: Bench, subject: Any, times: int) -> dict[str, Cost]:
 
 
 async def open_form() -> None:
-    """Read what the dashboard reads for the form of add-rotation: its deployment, and the blocks of its pickers."""
+    """Send the dashboard's requests for the form of add-rotation: its deployment, and the blocks in its pickers."""
     async with get_client() as client:
         await client.read_deployment_by_name("add-rotation/add-rotation")
         for slug in ("openrouter-credentials", "secret"):
@@ -87,7 +87,7 @@ async def _cost(bench: Bench, run: Callable[[], Awaitable[Any]], times: int) -> 
 
 
 async def measure(bench: Bench, address: str, asked: argparse.Namespace) -> dict[str, list[Cost]]:
-    """Measure on an empty server, with rotations, and with rotations and their history."""
+    """Measure on an empty server, and again with many rotations and their history."""
     await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), bench.openrouter_url)
     bench.stack.cli("deploy", "--all", "--no-prompt")
     bench.sandbox.seed_keys(KEYS - asked.rotations)
@@ -100,7 +100,7 @@ async def measure(bench: Bench, address: str, asked: argparse.Namespace) -> dict
 
 
 def show(found: dict[str, list[Cost]], asked: argparse.Namespace) -> bool:
-    """Print the table, and return whether a rotation does not suffer from the others."""
+    """Print the table, and return whether a rotation is not slowed down by the others."""
     full = f"{asked.rotations:,} rotations, {asked.rotations * asked.runs_each:,} old runs"
     table = Table("what", "empty server", full, "times as long", title="Scale, on PostgreSQL")
     for what, (empty, many) in found.items():
@@ -114,7 +114,7 @@ def main() -> int:
     """Measure, and print the table.
 
     Returns:
-        The exit code: 0 if a rotation does not suffer from the others, 1 if it does, 3 without PostgreSQL.
+        The exit code: 0 if a rotation is not slowed down by the others, 1 if it is, 3 without PostgreSQL.
     """
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=__doc__)
     parser.add_argument("--rotations", type=int, default=ROTATIONS)

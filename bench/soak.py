@@ -42,16 +42,16 @@ CACHE_SECONDS = 3.0
 REQUESTS_PER_SECOND = 2
 FAULTS = 0.05
 CALLS = r"/keys|/key$|/v1/secret|/raw/|/login"
-"""The calls with injected faults: those of rotations, not those of consumers."""
+"""The requests into which faults are injected: those of rotations, not those of consumers."""
 PREFECT_CALLS = re.compile(r"/api/.*(variables|block_documents|create_flow_run)")
-"""The calls to Prefect's API with injected faults: ledger, blocks and scheduled retirements, not the engine's own."""
+"""The requests to Prefect's API into which faults are injected: ledger, blocks, retirements; not the engine's own."""
 KINDS = ("secret", "vault-secret", "infisical-secret")
 POINTS = 20
 """The number of measurements of memory and sockets."""
 MEMORY_TOLERANCE = 0.10
 """The allowed growth of memory from the first to the last quarter of the measurements, by their medians."""
 SOCKETS_TOLERANCE = 10
-"""The allowed growth of open sockets, whose number varies with the readers."""
+"""The allowed growth of open sockets, whose number varies with the consumers' reads."""
 
 is_consumer: ContextVar[bool] = ContextVar("is_consumer", default=False)
 
@@ -83,7 +83,7 @@ def own_sockets() -> int:
 
 
 def switch_faults_on(soak: Soak) -> None:
-    """Make one call in twenty fail: half of them before they take effect, half after."""
+    """Make one request in twenty fail: half of them before they take effect, half after."""
     soak.prefect_fails = True
     for app in soak.apps:
         app.state.faults.add(Fault("before", path=CALLS, status=503, body="{}", probability=FAULTS / 2))
@@ -92,10 +92,9 @@ def switch_faults_on(soak: Soak) -> None:
 
 @contextmanager
 def prefect_between(soak: Soak) -> Iterator[None]:
-    """Make one call in twenty to Prefect's API fail while `soak.prefect_fails` is set.
+    """Make one request in twenty to Prefect's API fail while `soak.prefect_fails` is set.
 
-    Calls fail with 500, the one status that Prefect's client does not retry: half of them before they take effect, half
-    after.
+    They fail with 500, which Prefect's client does not retry: half of them before they take effect, half after.
     """
     random = Random(0)  # noqa: S311 - reproducible
     send = httpx.AsyncHTTPTransport.handle_async_request
@@ -117,7 +116,7 @@ def prefect_between(soak: Soak) -> Iterator[None]:
 
 
 async def make_destinations(soak: Soak) -> dict[str, Any]:
-    """Create a destination for each rotation, alternating the kinds, and return the rotations by name."""
+    """Create a destination for each rotation, alternating their types, and return the rotations by name."""
     from prefect.blocks.system import Secret
 
     import blocks
@@ -176,7 +175,7 @@ async def soak_through(soak: Soak, runs: int, console: Console) -> dict[str, Any
 
     await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), f"{soak.urls[0]}/api/v1")
     async with get_client() as client:
-        # Scheduled for each superseded key, but never run: the next rotation also revokes the key.
+        # Retirements are scheduled but never run; the next rotation revokes the superseded keys instead.
         await client.create_deployment(await client.create_flow(retire), "retire")
     rotations = await make_destinations(soak)
     for subject in rotations.values():
@@ -205,7 +204,7 @@ def observe(soak: Soak, number: int) -> None:
 
 
 async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
-    """Stop the faults, run every rotation twice, and return the differences of ledger, destination and OpenRouter."""
+    """Stop the faults, run every rotation twice, and return where ledger, destination and OpenRouter disagree."""
     from flows import rotate
     from tasks.model.keys import fingerprint
     from tasks.world.ledgers import read_ledger

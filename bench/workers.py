@@ -1,4 +1,4 @@
-"""Measure rotations that workers run: what they cost, many at once, and an emergency."""
+"""Measure rotations that workers execute: their cost, many at once, and an emergency."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from sandbox.stack import WORKER_TYPE, Process
 
 EMERGENCIES = 5
 SECONDS_PER_RUN = 0.75
-"""The aim for many rotations that are due at once: 150 s for 200."""
+"""The target for many rotations due at once: 150 s for 200."""
 MEMORY_TOLERANCE = 1.1
 WITHIN_SECONDS = 3600.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Herd(NamedTuple):
-    """Rotations that were due at once: how long until the last one ended, and what one cost."""
+    """Rotations that were due at once: the time until the last one ended, and the cost of one."""
 
     seconds: float
     worker_cpu: float
@@ -46,7 +46,7 @@ class Pool:
     Args:
         bench: The setup.
         kind: The worker's type.
-        limit: How many runs the worker has in hand at most; the type's default if `None`.
+        limit: How many runs the worker executes at once; the type's default if `None`.
     """
 
     def __init__(self, bench: Bench, kind: str, limit: int | None = None) -> None:
@@ -90,7 +90,7 @@ class Pool:
         return run.id
 
     async def emergency(self) -> float:
-        """Return the seconds from Run to the death of the old key."""
+        """Return the seconds from the start of an emergency until the old key is dead."""
         held: Any = await Secret.aload(self.stolen.name)
         old, begun = held.value.get_secret_value(), time.perf_counter()
         run_id = await self.start(self.stolen, emergency=True)
@@ -101,7 +101,7 @@ class Pool:
         return seconds
 
     async def at_once(self, subjects: list[Any], *, with_emergency: bool = False) -> Herd:
-        """Let rotations be due at the same time, and wait for the last one."""
+        """Make rotations due at the same time, and wait for the last one."""
         assert self._bench.stack.server is not None
         at = datetime.now(UTC) + timedelta(seconds=5 + 0.1 * len(subjects))
         run_ids = [await self.start(subject, at=at) for subject in subjects]
@@ -142,14 +142,14 @@ async def ended(run_ids: list[UUID]) -> list[FlowRun]:
 
 
 def cpu_seconds(process: Process) -> float:
-    """Return the CPU time of a process and of all that it has started, in seconds."""
+    """Return the CPU time of a process and of its descendants, in seconds."""
     ticks = 0
     for entry in Path("/proc").iterdir():
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except (OSError, ValueError):
             continue
-        # The session; the CPU time of the process and of its children that have ended (proc(5), fields 6, 14 to 17).
+        # All processes of its session: their CPU time and that of their ended children (proc(5), fields 6, 14 to 17).
         if int(fields[3]) == process.pid:
             ticks += sum(map(int, fields[11:15]))
     return ticks / TICKS
@@ -165,7 +165,7 @@ async def compare(bench: Bench, database: str, herd: int, many: int) -> None:
 
     Args:
         bench: The setup.
-        database: The name of the server's database, for the rows.
+        database: The server's database, for the table.
         herd: How many rotations are due at once.
         many: After how many rotations the worker's memory is measured.
     """

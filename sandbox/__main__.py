@@ -18,7 +18,7 @@ STAND_INS: dict[str, Callable[[], Starlette]] = {
 
 
 def main() -> None:
-    """Serve the stand-in that the command line names."""
+    """Serve the stand-in named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
     parser.add_argument("stand_in", choices=STAND_INS)
     parser.add_argument("--port", type=int, required=True, help="port on loopback")

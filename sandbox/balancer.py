@@ -1,4 +1,4 @@
-"""One address for several servers on loopback: nginx, or where that is not installed a forwarder of our own."""
+"""A load balancer for several servers on loopback: nginx, or this module's forwarder if it is not installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from sandbox.stack import CHECKOUT, Process, wait_until
 
 NGINX = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
-"""The program of nginx; `None` where it is not installed."""
+"""The path of nginx; `None` if it is not installed."""
 CONFIGURATION = """
 daemon off;
 master_process off;
@@ -96,7 +96,7 @@ class Forwarder:
         self._servers = servers
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one client until it or its server goes."""
+        """Serve a client until the connection ends on either side."""
         try:
             for _ in self._servers:
                 self._servers.append(self._servers.pop(0))

@@ -1,7 +1,7 @@
 """Rotate a key three times while a consumer uses it, and print the result.
 
 Everything runs on loopback: a Prefect server with its embedded database, a worker, and the OpenRouter stand-in. The
-consumer pays with a provider key of the account's own, which serves no other key than the one that it began with.
+consumer's requests are paid with a provider key of the account (BYOK) that serves only the keys in its list.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MEANING = (
     f"overlap: how long a superseded key stays valid; {OVERLAP_SECONDS} seconds here, one day by default.",
     "Next: run `make up`, and follow docs/tutorial/first-rotation.md.",
 )
-"""What the messages of the runs mean, and where to go on."""
+"""What the runs' messages mean, and what to do next."""
 CACHE_SECONDS = 1.0
 """How long the consumer caches the key; the overlap must be longer."""
 REQUESTS_PER_SECOND = 20
@@ -48,9 +48,9 @@ class Consumer:
 
     Args:
         base_url: The API's base URL.
-        credential: The id of the BYOK credential without which its requests are refused.
-        answers: How often each status was answered.
-        stopped: Whether it has had enough.
+        credential: The id of the BYOK credential that its requests require.
+        answers: The number of responses by status.
+        stopped: Whether to stop.
     """
 
     base_url: str
@@ -78,7 +78,7 @@ class Consumer:
                 await asyncio.sleep(1 / REQUESTS_PER_SECOND)
 
     async def ask(self, client: httpx.AsyncClient, key: SecretStr) -> None:
-        """Send one request, and count its answer."""
+        """Send one request, and count its response."""
         body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
         url = f"{self.base_url}/chat/completions?byok={self.credential}"
         headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
@@ -126,7 +126,7 @@ async def wait_until_retired(openrouter: OpenRouterSandbox) -> None:
     """Wait until the last superseded key is revoked.
 
     Raises:
-        RuntimeError: It is still valid after the overlap and a generous margin.
+        RuntimeError: It is still valid long after the overlap.
     """
     deadline = time.monotonic() + OVERLAP_SECONDS + RUN_TIMEOUT_SECONDS
     while len(openrouter.live_keys()) > 1:
@@ -145,7 +145,7 @@ def keep_provider_key_for(openrouter: OpenRouterSandbox, keys: list[StoredKey]) 
 
 
 def dead_keys_named(openrouter: OpenRouterSandbox) -> int:
-    """Return how many keys that are dead the account's credentials name."""
+    """Return how many dead keys the account's BYOK credentials name."""
     live = {key.hash for key in openrouter.live_keys()}
     return sum(len(set(one["allowed_api_key_hashes"] or ()) - live) for one in openrouter.credentials.values())
 
@@ -192,7 +192,7 @@ def show(console: Console, openrouter: OpenRouterSandbox, consumer: Consumer, se
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Handle SIGTERM like Ctrl-C, so that everything is stopped."""
+    """Handle SIGTERM like Ctrl-C, so that all child processes are stopped."""
 
     def interrupt(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""A stand-in of Infisical: universal auth and the raw secrets of projects, environments and folders.
+"""A stand-in for Infisical: universal auth, and the raw secrets of projects, environments and folders.
 
-Sources: Infisical's API reference (https://infisical.com/docs/api-reference/overview/introduction); for the names and
-messages of errors, and for the empty list of a missing folder, its server (https://github.com/Infisical/infisical).
+Sources: Infisical's API reference (https://infisical.com/docs/api-reference/overview/introduction); for error names and
+messages, and for the empty list of a missing folder, its server (https://github.com/Infisical/infisical).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class InfisicalError(Exception):
     Args:
         status: The HTTP status.
         message: Infisical's message.
-        name: Infisical's name of the error; the usual one of the status by default.
+        name: Infisical's name for the error; the usual one of the status by default.
     """
 
     def __init__(self, status: int, message: str, name: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Isolation of this process from the user's own Prefect. It imports only the standard library."""
+"""Isolate this process from the user's own Prefect; imports only the standard library."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import tempfile
 from pathlib import Path
 
 DIRECTORY = Path(tempfile.mkdtemp(prefix="key-rotation-"))
-"""The files of this process and of what it starts; removed when it ends."""
+"""The directory for the files of this process and its children; removed at exit."""
 atexit.register(shutil.rmtree, DIRECTORY, ignore_errors=True)
 
 
 def isolate_prefect() -> None:
-    """Drop the user's `PREFECT_*` variables, and point Prefect to a home and a profile of its own.
+    """Drop the user's `PREFECT_*` variables, and give Prefect its own home and profiles.
 
-    It works only before Prefect is imported in this process.
+    It has an effect only before Prefect is imported in this process.
     """
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]

@@ -1,6 +1,6 @@
-"""A stand-in of OpenRouter's management API, based on its API reference.
+"""A stand-in for OpenRouter's management API, based on its API reference.
 
-It keeps state, counts usage, and responds as the real service does; what the reference leaves open is configurable.
+It keeps state, counts usage, and responds like the real service; where the reference is silent, it is configurable.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KEY_FIELDS: dict[str, Callable[[Any], bool]] = {
     "creator_user_id": or_null(is_text),
     "workspace_id": is_text,
 }
-"""Validators of the fields of a create and of an update."""
+"""Validators of the fields in the requests that create and update a key."""
 
 
 def _check_key(body: dict[str, Any], account: Account) -> None:
@@ -59,7 +59,7 @@ class Api(Endpoints):
     """The endpoints of keys, guardrails and models."""
 
     def key(self, request: Request) -> StoredKey:
-        """Return the key that a request's path names."""
+        """Return the key in a request's path."""
         account = self.account(request)
         key = self.sandbox.keys.get(request.path_params["hash"])
         if key is None or key.account is not account:
@@ -134,7 +134,7 @@ class Api(Endpoints):
         return JSONResponse({"data": self.sandbox.show_itself(key, key.account)})
 
     async def chat(self, request: Request) -> Response:
-        """`POST /chat/completions`; with `?byok=<credential>` it is made with that credential or not at all."""
+        """`POST /chat/completions`; with `?byok=<credential>`, it requires that credential."""
         sandbox = self.sandbox
         try:
             key = self._payer(request)

@@ -1,4 +1,4 @@
-"""What the stand-in of OpenRouter holds: accounts, keys, guardrails, and what is spent."""
+"""The state of the OpenRouter stand-in: accounts, keys, guardrails, spending."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREFIX = "/api/v1"
 RESETS = ("daily", "weekly", "monthly", None)
 
 UTC_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
-"""The API reference requires UTC; according to the SDK, a timestamp without seconds is rejected."""
+"""The API reference requires UTC; the SDK says that a timestamp without seconds is rejected."""
 
 
 def _one_of(*allowed: Any) -> Callable[[Any], Any]:
@@ -53,7 +53,7 @@ SWITCHES: dict[str, Callable[[Any], Any]] = {
 
 
 def spelled_utc(text: Any) -> datetime | None:
-    """Return the time that a request names; `ApiError` where it is none."""
+    """Parse a request's timestamp; raise `ApiError` if it is invalid."""
     if text is None:
         return None
     try:
@@ -116,7 +116,7 @@ class StoredKey:
     spent: list[tuple[datetime, Decimal]] = field(default_factory=list)
     byok_spent: list[tuple[datetime, Decimal]] = field(default_factory=list)
     uses: list[tuple[datetime, str | None, str]] = field(default_factory=list)
-    """When, by which application and with which model it was used."""
+    """The time, application and model of each use."""
 
     @property
     def label(self) -> str:
@@ -145,15 +145,15 @@ class OpenRouterSandbox(AccountLists):
     Args:
         now: The clock, UTC.
         cost: The cost of a chat completion in USD.
-        byok: Whether chat completions are paid with the account's own provider key; the id of a BYOK credential lets
-            only those keys make any that may use it.
-        plaintext_in: Where the response to a create holds the plaintext: `top` (next to data) or `data`.
+        byok: Whether chat completions are paid with the account's own provider key; a BYOK credential's id restricts
+            them to the keys that may use it.
+        plaintext_in: Where the response to a create contains the plaintext: `top` (next to data) or `data`.
         refusals: How many times a new key is refused with 401 before it works.
         lag: How long a new key is refused with 401 before it works.
         with_last_used_at: Whether keys show the time of their last use.
         over_limit_status: The status for a key over its limit: 402 or 403.
         not_management_status: The status for a normal key at a management endpoint: 401 or 403.
-        counts_reassigned: Whether assigning a key's own guardrail again counts as an assignment.
+        counts_reassigned: Whether assigning a key its own guardrail again counts as an assignment.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class OpenRouterSandbox(AccountLists):
         return [key for key in self.keys.values() if self._is_live(key)]
 
     def is_live(self, secret: str) -> bool:
-        """Return whether consumers can use a key, given its plaintext."""
+        """Return whether a key works, given its plaintext."""
         key = self.by_secret.get(secret)
         return key is not None and self._is_live(key)
 
@@ -266,17 +266,17 @@ class OpenRouterSandbox(AccountLists):
         Args:
             key: The key.
             period: The current period; the whole lifetime by default.
-            byok: Whether to sum the usage of the account's own provider keys, or the rest.
+            byok: Whether to sum the usage of the account's own provider keys, or the other usage.
         """
         start = period_start(period, self.now())
         return sum((amount for at, amount in (key.byok_spent if byok else key.spent) if at >= start), Decimal(0))
 
     def known_hashes(self) -> set[str]:
-        """Return the hashes of all keys that there are or were."""
+        """Return the hashes of all existing and deleted keys."""
         return {*self.keys, *self.deleted}
 
     def workspace_is_spent(self, workspace: str) -> bool:
-        """Return whether a budget of a workspace has no room for another chat completion."""
+        """Return whether one of a workspace's budgets is too small for another chat completion."""
         names = ("daily", "weekly", "monthly")
         kinds = (False, True) if self.counts_byok(workspace) else (False,)
         keys = [key for key in self.keys.values() if key.workspace_id == workspace]
@@ -299,7 +299,7 @@ class OpenRouterSandbox(AccountLists):
         """Authenticate a call with a key, given its plaintext.
 
         Raises:
-            ApiError: The key is not valid, or not yet.
+            ApiError: The key is not valid (yet).
         """
         key = self.by_secret.get(secret)
         if key is None or not self._is_live(key):
@@ -343,7 +343,7 @@ class OpenRouterSandbox(AccountLists):
     def show_itself(
         self, key: StoredKey | None, account: Account, expires_at: datetime | None = None
     ) -> dict[str, Any]:
-        """Return a key's own view (`GET /key`); `None` stands for a management key, which expires at `expires_at`."""
+        """Return a key's own view (`GET /key`); `None` is a management key, which expires at `expires_at`."""
         base: dict[str, Any] = {
             "allowed_data_regions": [],
             "budgets": [],

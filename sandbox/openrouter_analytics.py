@@ -1,4 +1,4 @@
-"""The analytics of the OpenRouter stand-in: requests, counted by application, model, key and time."""
+"""The analytics of the OpenRouter stand-in: the number of requests by application, model, key and time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPERATORS = {"eq": "scalar", "neq": "scalar", "in": "array", "not_in": "array"}
 GRANULARITIES = ("minute", "hour", "day", "week", "month")
 DEFAULT_ROWS = 1_000
 LONGEST = timedelta(days=31)
-"""How far back a query without a time range looks."""
+"""The period of a query without a time range."""
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""BYOK credentials and broadcast destinations of the OpenRouter stand-in: what may be for some keys only."""
+"""BYOK credentials and broadcast destinations of the OpenRouter stand-in, which can be restricted to some keys."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class ListApi(Endpoints):
     """The endpoints below `/byok` and `/observability/destinations`."""
 
     async def list_credentials(self, request: Request) -> Response:
-        """`GET /byok`; a credential without a workspace is for every workspace."""
+        """`GET /byok`; a credential without a workspace applies to every workspace."""
         account = self.account(request)
         places = (self.workspace_in(request, account), None)
         provider = request.query_params.get("provider")
@@ -139,7 +139,7 @@ class ListApi(Endpoints):
         return JSONResponse({"data": self._shown(self._credential(request))})
 
     async def update_credential(self, request: Request) -> Response:
-        """`PATCH /byok/{id}`; a list replaces the one before as a whole."""
+        """`PATCH /byok/{id}`; a list is replaced as a whole."""
         credential, body = self._credential(request), await body_of(request)
         check_fields(body, CREDENTIAL)
         self._check_hashes(credential["account"], body.get("allowed_api_key_hashes"))
@@ -186,7 +186,7 @@ class ListApi(Endpoints):
         return JSONResponse({"data": self._shown(self._broadcast(request))})
 
     async def update_broadcast(self, request: Request) -> Response:
-        """`PATCH /observability/destinations/{id}`; a list replaces the one before as a whole."""
+        """`PATCH /observability/destinations/{id}`; a list is replaced as a whole."""
         broadcast, body = self._broadcast(request), await body_of(request)
         check_fields(body, BROADCAST)
         self._check_hashes(broadcast["account"], body.get("api_key_hashes"))

@@ -1,4 +1,4 @@
-"""What the endpoints of the OpenRouter stand-in share: who asks, and how bodies, queries and pages are read."""
+"""The base of the OpenRouter stand-in's endpoints: authentication, and parsing of bodies, queries and pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE_SIZE = 100
 
 
 def bearer(request: Request) -> str:
-    """Return the key that a request carries."""
+    """Return the key in a request's Authorization header."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise ApiError(401, "Missing Authentication header")
@@ -25,7 +25,7 @@ def bearer(request: Request) -> str:
 
 
 async def body_of(request: Request) -> dict[str, Any]:
-    """Return a request's JSON object."""
+    """Return the JSON object in a request's body."""
     try:
         body = await request.json()
     except (ValueError, RecursionError):
@@ -51,7 +51,7 @@ def is_amount(value: Any) -> bool:
 
 
 def is_text(value: Any) -> bool:
-    """Return whether a value is a text that is not empty."""
+    """Return whether a value is a non-empty text."""
     return isinstance(value, str) and value != ""
 
 
@@ -79,17 +79,17 @@ def or_null(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def is_one_of(texts: Collection[str]) -> Callable[[Any], bool]:
-    """Return a validator of one of some texts."""
+    """Return a validator for one of some texts."""
     return lambda value: isinstance(value, str) and value in texts
 
 
 def is_list_of(holds: Callable[[Any], bool], least: int = 0, most: int = sys.maxsize) -> Callable[[Any], bool]:
-    """Return a validator of a list, its length and its items."""
+    """Return a validator for a list: its length and its items."""
     return lambda value: isinstance(value, list) and least <= len(value) <= most and all(map(holds, value))
 
 
 def count_in(request: Request, name: str, default: int, low: int, high: int) -> int:
-    """Return a number from a request's query."""
+    """Return a number in a request's query."""
     text = request.query_params.get(name, str(default))
     if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
         raise ApiError(400, f"Invalid value for {name}")
@@ -97,7 +97,7 @@ def count_in(request: Request, name: str, default: int, low: int, high: int) -> 
 
 
 def page(request: Request, found: Sequence[dict[str, Any]]) -> Response:
-    """Return the page of a list that a request asks for."""
+    """Return the requested page of a list."""
     offset, limit = count_in(request, "offset", 0, 0, sys.maxsize), count_in(request, "limit", 50, 1, PAGE_SIZE)
     return JSONResponse({"data": found[offset : offset + limit], "total_count": len(found)})
 
@@ -123,7 +123,7 @@ class Endpoints:
         raise ApiError(401, "User not found.")
 
     def managed_by(self, token: str) -> Account | None:
-        """Return the account that a management key manages; `None` for any other key."""
+        """Return the account of a management key; `None` for any other key."""
         for account in self.sandbox.accounts:
             ends = account.management_keys_expire.get(token)
             if token in account.management_keys and (ends is None or ends > self.sandbox.now()):
@@ -131,7 +131,7 @@ class Endpoints:
         return None
 
     def workspace_in(self, request: Request, account: Account) -> str:
-        """Return the workspace that a request's query names; the default one if it names none."""
+        """Return the workspace in a request's query; the default one if it names none."""
         workspace = request.query_params.get("workspace_id") or account.workspaces[0]
         if workspace not in account.workspaces:
             raise ApiError(400, "Workspace not found")

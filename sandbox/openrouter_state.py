@@ -1,4 +1,4 @@
-"""What the stand-in of OpenRouter holds beside accounts and keys: lists of keys, budgets, and what it lacks."""
+"""The state of the OpenRouter stand-in beside accounts and keys: lists of keys, budgets, missing parts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from decimal import Decimal
 from typing import Any
 
 PARTS = ("workspaces", "guardrails", "byok", "observability", "analytics")
-"""The parts of the API that an account may lack: the first segments of their paths."""
+"""The parts of the API that an account may lack, by the first segment of their paths."""
 
 
 class AccountLists:
-    """The state that the endpoints of these parts share; `OpenRouterSandbox` adds keys and accounts.
+    """The state of these parts' endpoints; `OpenRouterSandbox` adds keys and accounts.
 
     Args:
         now: The clock, UTC.
@@ -22,9 +22,9 @@ class AccountLists:
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.now = now
         self.lacks: dict[str, int] = {}
-        """The status with which each part that the accounts lack is answered."""
+        """The parts that the accounts lack, with the status of their responses."""
         self.unknown_workspace_status: int | None = None
-        """The status of a list of the keys of a workspace that the account does not have; `None` for an empty list."""
+        """The status for listing the keys of an unknown workspace; `None` returns an empty list."""
         self.credentials: dict[str, dict[str, Any]] = {}
         self.broadcasts: dict[str, dict[str, Any]] = {}
         self.workspace_settings: dict[str, dict[str, Any]] = {}
@@ -32,7 +32,7 @@ class AccountLists:
         self.byok_in_budgets: dict[str, bool] = {}
 
     def add_credential(self, account: Any, workspace: str | None, **fields: Any) -> dict[str, Any]:
-        """Add a BYOK credential; without a workspace it is for every one."""
+        """Add a BYOK credential; without a workspace, it applies to all of them."""
         credential = {
             "account": account,
             "id": str(uuid.uuid4()),
@@ -94,15 +94,15 @@ class AccountLists:
         return allowed is None or key_hash in allowed
 
     def counts_byok(self, workspace: str) -> bool:
-        """Return whether spending on own provider keys counts towards a workspace's budgets."""
+        """Return whether spending on the account's own provider keys counts towards a workspace's budgets."""
         return self.byok_in_budgets.get(workspace, False)
 
 
 def parse_lacks(value: Any) -> dict[str, int]:
-    """Read which parts the accounts lack, with the status that each is answered with: 403 or 404.
+    """Parse the parts that the accounts lack, each with the status of its responses: 403 or 404.
 
     Raises:
-        ValueError: It names another part or status.
+        ValueError: A part or a status is invalid.
     """
     lacks = {str(part): int(status) for part, status in value.items()}
     if not set(lacks) <= set(PARTS) or not set(lacks.values()) <= {403, 404}:

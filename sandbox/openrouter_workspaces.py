@@ -26,7 +26,7 @@ from sandbox.openrouter_requests import (
 )
 
 INTERVALS = ("daily", "weekly", "monthly", "lifetime")
-"""The narrowest first: the limit of a narrower interval must be smaller."""
+"""The intervals, narrowest first; a narrower one must have a lower limit."""
 
 
 def _is_short(value: Any) -> bool:

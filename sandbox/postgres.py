@@ -1,4 +1,4 @@
-"""A PostgreSQL server on loopback, where its programs are installed."""
+"""A PostgreSQL server on loopback, if it is installed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sandbox.isolation import DIRECTORY
 from sandbox.stack import Process, free_port, wait_until
 
 PROGRAMS = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-"""Where Debian keeps the programs of the newest version; `None` where they are not installed."""
+"""Debian's directory with the programs of the newest version; `None` if it is not installed."""
 
 
 class Postgres:
-    """A PostgreSQL server with a database of its own, which can be killed and started again.
+    """A PostgreSQL server with its own database, which can be killed and restarted.
 
     Args:
-        folder: Where it keeps its data and its log.
+        folder: The folder for its data and its log.
 
     Raises:
-        RuntimeError: Its programs are not installed.
+        RuntimeError: PostgreSQL is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +43,7 @@ class Postgres:
         return f"prefect@127.0.0.1:{self._port}/postgres"
 
     def start(self) -> Process:
-        """Start the server, and make its database if there is none.
+        """Start the server, and create its database if there is none.
 
         Returns:
             Its process.
@@ -80,7 +80,7 @@ def postgres(folder: Path) -> Iterator[str]:
     """Run a server with an empty database.
 
     Args:
-        folder: Where it keeps its data and its log.
+        folder: The folder for its data and its log.
 
     Yields:
         The address of the database, without a scheme.
@@ -97,18 +97,18 @@ def postgres(folder: Path) -> Iterator[str]:
 
 
 def stop_immediately(process: Process) -> None:
-    """End a server as `pg_ctl stop -m immediate` does: at once, without a checkpoint."""
+    """Stop a server like `pg_ctl stop -m immediate`: at once, without a checkpoint."""
     process.popen.send_signal(signal.SIGQUIT)
     process.popen.wait()
 
 
 def settings_of(address: str) -> dict[str, str]:
-    """Return the settings of a Prefect server that keeps its data in a database at an address without a scheme."""
+    """Return the settings of a Prefect server with this database, given its address without a scheme."""
     return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{address}"}
 
 
 def _as_another_user(home: Path) -> list[str]:
-    # PostgreSQL refuses to run as root, and the other user has to reach its folder.
+    # PostgreSQL refuses to run as root, and the other user must be able to reach its folder.
     shutil.chown(home, "nobody")
     for parent in home.parents[:-1]:
         if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:

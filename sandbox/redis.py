@@ -1,4 +1,4 @@
-"""A Redis server on loopback, where its program is installed."""
+"""A Redis server on loopback, if it is installed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sandbox.isolation import DIRECTORY
 from sandbox.stack import Process, free_port, wait_until
 
 PROGRAM = shutil.which("redis-server")
-"""The program; `None` where it is not installed."""
+"""The path of the program; `None` if it is not installed."""
 TIMEOUT_SECONDS = 1.0
 
 
 class Redis:
-    """A Redis server that writes every change down, and can be killed and started again.
+    """A Redis server that persists every change, and can be killed and restarted.
 
     Args:
-        folder: Where it keeps its data and its log.
+        folder: The folder for its data and its log.
 
     Raises:
-        RuntimeError: Its program is not installed.
+        RuntimeError: Redis is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,11 +34,11 @@ class Redis:
         self._program = PROGRAM
 
     def address(self, database: int) -> str:
-        """The address of one of its databases."""
+        """Return the address of one of its databases."""
         return f"redis://127.0.0.1:{self._port}/{database}"
 
     def start(self) -> Process:
-        """Start the server with what it wrote down before.
+        """Start the server with its persisted data.
 
         Returns:
             Its process.

@@ -34,13 +34,13 @@ class Fault:
     Args:
         when: `before` or `after` the request takes effect.
         method: The HTTP method; any by default.
-        path: A regular expression that is searched in the path.
+        path: A regular expression to search for in the path.
         status: The status of the error response; without it, the connection is dropped.
         headers: Headers of the error response.
         body: Body of the error response.
-        delay: Seconds to wait first. With `status` 0 only the delay happens, and the real response follows. Shortening
-            the delay releases a waiting request.
-        skip: How many matching requests come through first.
+        delay: Seconds to wait first. With `status` 0, the real response follows the delay. Reducing the delay releases
+            a waiting request.
+        skip: How many matching requests to let through first.
         times: How many requests are affected; all by default.
         probability: The probability that a request is affected.
 
@@ -70,7 +70,7 @@ class Fault:
             raise ValueError("path must be a regular expression") from None
 
     def strikes(self, method: str, path: str, random: Random) -> bool:
-        """Return whether the fault affects a request, and count it down."""
+        """Return whether the fault affects a request, and update its counters."""
         if self.times == 0 or (self.method and self.method != method) or not re.search(self.path, path):
             return False
         if self.skip > 0:
@@ -154,7 +154,7 @@ class FaultMiddleware:
 
 
 class _Body:
-    """A request's body, which tracks whether it was read completely."""
+    """A request's body; records whether it was read completely."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -172,7 +172,7 @@ class _Body:
 
 
 class _Held:
-    """A response that is held back, to be sent later or dropped."""
+    """A response that is withheld, to be sent later or dropped."""
 
     def __init__(self) -> None:
         self._messages: list[Message] = []
@@ -186,7 +186,7 @@ class _Held:
 
 
 def make_app(routes: list[Route], *, exception_handlers: Any = None) -> Starlette:
-    """Return a stand-in's application: its routes, the faults, the request log, and the paths that control them.
+    """Return a stand-in's application: its routes, fault injection, the request log, and endpoints to control these.
 
     `app.state.faults` and `app.state.requests` are for tests in the same process.
     """
@@ -219,7 +219,7 @@ def make_app(routes: list[Route], *, exception_handlers: Any = None) -> Starlett
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that does not install signal handlers, and that another thread stops without delay."""
+    """A uvicorn server without signal handlers, which another thread can stop at once."""
 
     _loop: asyncio.AbstractEventLoop
     _stopped: asyncio.Event
@@ -227,7 +227,7 @@ class _Server(uvicorn.Server):
     def stop(self) -> None:
         self.should_exit = True
         self.force_exit = True
-        with suppress(RuntimeError):  # the loop is closed: it has stopped by itself
+        with suppress(RuntimeError):  # the loop is closed: the server has stopped already
             self._loop.call_soon_threadsafe(self._stopped.set)
 
     @contextmanager
@@ -239,13 +239,13 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
 
     async def main_loop(self) -> None:
-        # uvicorn's own polls ten times a second.
+        # uvicorn's own loop polls ten times a second.
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), TICK_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # uvicorn's own always sleeps for a tenth of a second.
+        # uvicorn's own shutdown always sleeps for a tenth of a second.
         for server in self.servers:
             server.close()
         for listener in sockets or []:

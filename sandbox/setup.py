@@ -7,7 +7,7 @@ from pydantic import SecretStr
 from sandbox.stack import POOL, WORKER_TYPE
 
 CONNECTION = "openrouter"
-SECRET = "openrouter-api-key"  # the name of a block, as prefect.yaml has it
+SECRET = "openrouter-api-key"  # the block's name in prefect.yaml
 PLACEHOLDER = "not-yet-rotated"
 
 

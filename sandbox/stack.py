@@ -1,8 +1,8 @@
-"""A Prefect server, a worker and everything around them, on loopback and in a temporary directory.
+"""A Prefect server with workers, on loopback and in a temporary directory.
 
 The demo, `make up`, the end-to-end tests and the benchmarks use it. It reads nothing of the user's own Prefect: every
-`PREFECT_*` variable is dropped, and the profile is a new one. What was started is stopped by its process id, and by a
-watchdog where this process is killed.
+`PREFECT_*` variable is dropped, and the profile is a new one. Its processes are stopped by their ids, or by a watchdog
+if this process is killed.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ def free_port(wanted: int = 0) -> int:
 
 
 def wait_until(ready: Callable[[], bool], process: Process, what: str) -> None:
-    """Wait until a process that was started is ready; stop it where it does not become so.
+    """Wait until a started process is ready; stop it if it does not become ready.
 
     Args:
-        ready: Whether it is.
+        ready: Returns whether it is ready.
         process: The process.
-        what: Its name, for the error.
+        what: Its name, for the error message.
 
     Raises:
-        RuntimeError: It has ended, or was not ready in time; the message includes the end of its log.
+        RuntimeError: It exited, or was not ready in time; the message includes the end of its log.
     """
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.is_alive:
@@ -81,7 +81,7 @@ class Process:
         command: The command line.
         env: The environment.
         log: The file for its output.
-        stop_signal: The signal that ends it.
+        stop_signal: The signal that stops it.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Process:
         self.log = log
         self._stop_signal = stop_signal
         self._file: IO[bytes] = log.open("ab")
-        # A session of its own, so that Ctrl-C reaches only us and the children can be stopped together.
+        # In a session of its own, so that Ctrl-C does not reach it and its whole process group can be killed.
         self.popen = subprocess.Popen(  # noqa: S603 - the command is ours
             command, env=env, stdout=self._file, stderr=subprocess.STDOUT, cwd=env["HOME"], start_new_session=True
         )
@@ -102,11 +102,11 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process has not ended."""
+        """Whether the process is still running."""
         return self.popen.poll() is None
 
     def stop(self) -> None:
-        """End the process; kill it with its descendants if it does not end in time."""
+        """Stop the process; kill it with its descendants if it does not exit in time."""
         if self.is_alive:
             self.popen.send_signal(self._stop_signal)
             with suppress(subprocess.TimeoutExpired):
@@ -122,16 +122,16 @@ class Process:
 
 
 class Stack:
-    """A Prefect server with its embedded database, and workers; use it in `with`.
+    """A Prefect server with its embedded database, and workers; a context manager.
 
     Args:
         settings: Settings that extend or override those of the project's file.
-        home: Where the server keeps its data; a temporary directory by default, removed at the end.
+        home: The server's home; a temporary directory by default, which is removed at the end.
         port: The server's port; a free one by default.
     """
 
     settings_files: ClassVar[tuple[Path, ...]] = (SETTINGS_FILE,)
-    """The files with the settings of its processes; of a name that several have, the last one counts."""
+    """The files with the settings of its processes; later ones override earlier ones."""
 
     def __init__(
         self, settings: dict[str, str] | None = None, *, home: Path | None = None, port: int | None = None
@@ -168,7 +168,7 @@ class Stack:
         return {
             **inherited,
             **{name: value for file in self.settings_files for name, value in read_settings(file).items()},
-            # `python` in a job's command is this interpreter.
+            # `python` in a job's command must be this interpreter.
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]),
             "HOME": str(self.home),
             "PREFECT_HOME": str(self.home / "prefect"),
@@ -186,15 +186,15 @@ class Stack:
     def _encryption_key(self) -> str:
         file = self.home / "encryption-key"
         if not file.exists():
-            from cryptography.fernet import Fernet  # only where a server is started
+            from cryptography.fernet import Fernet  # only needed to start a server
 
             file.write_bytes(Fernet.generate_key())
             file.chmod(0o600)
         return file.read_text()
 
     def _authorities(self) -> str:
-        # The server speaks plain HTTP and no certificate is ever checked, but Prefect loads this file for every client
-        # that it creates, several in each run: all the public authorities take 17 ms of CPU time.
+        # Prefect loads this file for every client that it creates, several per run, although nothing here uses TLS.
+        # With one certificate instead of all public authorities, that saves 17 ms of CPU time each.
         file = self.home / "authorities.pem"
         if not file.exists():
             first, end, _ = Path(certifi.where()).read_text().partition("-----END CERTIFICATE-----\n")
@@ -241,7 +241,7 @@ class Stack:
             wait_until(lambda: self._answers(client, url or self.url), server, "The Prefect server")
 
     def _answers(self, client: httpx.Client, url: str) -> bool:
-        # Another server may have taken the port in the meantime.
+        # Another server may have taken the port meanwhile.
         with suppress(httpx.HTTPError, ValueError):
             answer = client.get(f"{url}/api/admin/settings")
             home = answer.json().get("home", "")
@@ -331,7 +331,7 @@ class Stack:
 
     @contextmanager
     def as_client(self) -> Iterator[None]:
-        """Point Prefect's client in this process to this server: `get_client()`, blocks and variables."""
+        """Point Prefect's client in this process to this server: `get_client()`, blocks, variables."""
         from prefect.context import SettingsContext  # importing Prefect takes a second
 
         if self._client is None:

@@ -30,13 +30,13 @@ MANAGEMENT_KEY = "OPENROUTER_MANAGEMENT_KEY"
 
 
 async def wire(management_key: SecretStr, base_url: str | None) -> None:
-    """Create the pool, the blocks and the automations."""
+    """Create the work pool, the blocks and the automations."""
     await prepare(management_key, base_url)
     await make_automations({})
 
 
 async def first_pages(ui_url: str) -> dict[str, str]:
-    """Write the overview, and return the URLs of the pages that the dashboard's menu lacks, by their purpose."""
+    """Write the overview, and return the URLs of pages that the dashboard's menu lacks, by their purpose."""
     now = datetime.now(UTC)
     await show(await read_rows(now), now)
     async with get_client() as client:

@@ -1,4 +1,4 @@
-"""A stand-in of Vault: KV versions 1 and 2, four auth methods, policies, sealing.
+"""A stand-in for Vault: KV versions 1 and 2, four auth methods, policies, sealing.
 
 Source: Vault's API documentation (https://developer.hashicorp.com/vault/api-docs). If a `vault` or `bao` binary is on
 PATH, the tests also run against that.
@@ -113,7 +113,7 @@ class Api:
         return _answer(data=found, beside=found)
 
     async def mount(self, request: Request) -> Response:
-        """`/v1/sys/internal/ui/mounts/{mount}`: for every token with a capability below the mount."""
+        """`/v1/sys/internal/ui/mounts/{mount}`, for every token with a capability below the mount."""
         self.unsealed()
         token = self.sandbox.token(request.headers.get("x-vault-token", ""))
         path = request.path_params["mount"].strip("/")

@@ -1,4 +1,4 @@
-"""What the stand-in of Vault holds: tokens, policies, and its two KV secrets engines."""
+"""The KV secrets engines of the Vault stand-in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class VaultError(Exception):
     Args:
         status: The HTTP status.
         errors: Vault's messages.
-        data: The response's `data`, if Vault sends it with the error.
+        data: The response's `data`, if Vault includes it in the error.
     """
 
     def __init__(self, status: int, *errors: str, data: Json | None = None) -> None:
@@ -32,7 +32,7 @@ class VaultError(Exception):
 
 
 def permission_denied() -> VaultError:
-    """Return the error of a policy; an unknown token gets only the words `permission denied`."""
+    """Return the error for a missing capability; for an unknown token, Vault says `permission denied` only."""
     return VaultError(403, "1 error occurred:\n\t* permission denied\n\n")
 
 
@@ -47,7 +47,7 @@ class Version:
 
     @property
     def gone(self) -> bool:
-        """Whether reading it answers 404."""
+        """Whether a read returns 404."""
         return self.destroyed or self.deleted is not None
 
 
@@ -245,7 +245,7 @@ class KvVersion2:
             raise VaultError(400, "check-and-set parameter did not match the current version")
 
     def patch(self, name: str, body: Json) -> Json:
-        """Write a version by a merge patch of the current one, and return its metadata.
+        """Write a version that is a merge patch of the current one, and return its metadata.
 
         Args:
             name: The secret's path.

@@ -1,4 +1,4 @@
-"""What the stand-in of Vault holds beside its engines: tokens, policies, logins, namespaces."""
+"""The state of the Vault stand-in beside its engines: tokens, policies, logins, namespaces."""
 
 from __future__ import annotations
 

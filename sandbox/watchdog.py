@@ -1,9 +1,9 @@
-"""End the child processes of a process that has died, even by SIGKILL.
+"""Kill the descendants of a process that has died, even by SIGKILL.
 
-A killed process cleans nothing up, and what it started may have left its process group: each run of a worker has a
-session of its own. So a second process, this file run as a script, reads a pipe whose other end only the first process
-holds. When the pipe closes, it kills every process with the first one's mark in its environment, which all descendants
-inherit.
+A killed process cannot clean up, and its descendants may have left its process group: a worker starts each run in a
+session of its own. So a second process, which runs this file as a script, reads from a pipe whose other end only the
+first process holds. When the pipe closes, it kills every process whose environment contains the first one's mark,
+which all descendants inherit.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from functools import cache
 from pathlib import Path
 
 MARK = "KEY_ROTATION_SANDBOX"
-"""The environment variable that marks what a process has started; its value is that process's directory."""
+"""The environment variable that marks the descendants of a process; its value is that process's directory."""
 PROC = Path("/proc")
 PAUSE_SECONDS = 0.05
 
 
 @cache
 def start(directory: Path) -> subprocess.Popen[bytes]:
-    """Mark everything that this process starts from now on, and start its watchdog.
+    """Mark all future children of this process, and start its watchdog.
 
     Args:
-        directory: This process's directory of temporary files, which the watchdog removes in the end.
+        directory: This process's temporary directory, which the watchdog finally removes.
 
     Returns:
-        The watchdog; while the process holds it, it waits.
+        The watchdog, which waits as long as this process keeps the pipe open.
     """
     unmarked = {name: value for name, value in os.environ.items() if name != MARK}
     os.environ[MARK] = str(directory)
-    # Isolated and by its path: as a module of its package it would mark and isolate a process of its own. In a session
-    # of its own, so that neither Ctrl-C nor a closed terminal reaches it.
+    # Run by its path in isolated mode: importing the package would isolate and mark this process, too. In a session of
+    # its own, so that neither Ctrl-C nor a closed terminal reaches it.
     command = [sys.executable, "-IS", __file__, str(directory)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, env=unmarked, cwd="/", start_new_session=True)  # noqa: S603
 
@@ -53,13 +53,13 @@ def environments() -> Iterator[tuple[int, list[bytes]]]:
     for process in PROC.glob("[0-9]*"):
         try:
             environment = (process / "environ").read_bytes()
-        except OSError:  # another user's, or ended in the meantime
+        except OSError:  # another user's process, or one that has exited meanwhile
             continue
         yield int(process.name), environment.split(b"\0")
 
 
 def kill_marked(directory: str) -> None:
-    """Kill every process that carries a mark, until none is left: one that is found may just be starting another."""
+    """Kill every process with a mark, until none is left: a process may start another one just before it is killed."""
     mark = f"{MARK}={directory}".encode()
     while marked := [pid for pid, environment in environments() if mark in environment]:
         for pid in marked:
@@ -69,7 +69,7 @@ def kill_marked(directory: str) -> None:
 
 
 def main(directory: str) -> None:
-    """Wait until the process that started this one is gone, and remove what it left."""
+    """Wait until the process that started this one is gone, and clean up after it."""
     sys.stdin.buffer.read()
     kill_marked(directory)
     with suppress(FileNotFoundError):

@@ -1,3 +1,3 @@
 """A fleet under faults, on loopback: `make fleet`."""
 
-import sandbox  # noqa: F401 - isolates this process from the user's Prefect, before a module of this package imports it
+import sandbox  # noqa: F401 - isolates this process from the user's Prefect before a module here imports it

@@ -35,13 +35,13 @@ from sandbox.setup import prepare
 
 CONSUMED = 20
 RETIRED_WITHIN_SECONDS = 600.0
-"""How long after the overlaps the last retirement may come: a failed one is tried again after five minutes or more."""
+"""How long to wait for the last retirement; the try after a failed one waits at least five minutes."""
 NOT_INSTALLED = 3
-"""The exit code where a program is missing."""
+"""The exit code if a program is missing."""
 
 
 class Receiver:
-    """Who is called by the automations: how often for each rotation's key, and for each crashed run."""
+    """Receives the calls of the automations, and counts them by key and by message."""
 
     def __init__(self) -> None:
         self.completed: Counter[str] = Counter()
@@ -63,7 +63,7 @@ class Receiver:
 
 
 async def wire(base_url: str, receiver_url: str) -> None:
-    """Create the pool, the blocks and the automations."""
+    """Create the work pool, the blocks and the automations."""
     await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), base_url)
     await Webhook(url=SecretStr(f"{receiver_url}/completed")).asave("fleet", overwrite=True)
     block = CustomWebhookNotificationBlock(
@@ -74,7 +74,7 @@ async def wire(base_url: str, receiver_url: str) -> None:
 
 
 async def until_retired(account: OpenRouterSandbox, number: int) -> None:
-    """Wait until each rotation has one live key only, or the time for that is over."""
+    """Wait until each rotation has only one live key, or a timeout has passed."""
     deadline = time.monotonic() + OVERLAP.total_seconds() + RETIRED_WITHIN_SECONDS
     while len(account.live_keys()) > number and time.monotonic() < deadline:  # noqa: ASYNC110 - the stand-in is a thread
         await asyncio.sleep(1)
@@ -83,8 +83,8 @@ async def until_retired(account: OpenRouterSandbox, number: int) -> None:
 async def trial(
     fleet: Fleet, herd: Herd, base_url: str, account: OpenRouterSandbox, asked: argparse.Namespace, console: Console
 ) -> Report:
-    """Let the rotations be due twice: undisturbed, and while parts are killed and consumers use the keys."""
-    # It asks neither whether logging is disabled nor for its own level, but for a setting that its thread does not see.
+    """Make all rotations due twice: first undisturbed, then with kills and with consumers that use the keys."""
+    # This logger ignores `logging.disable`: its thread does not see the setting that it checks instead.
     logging.getLogger("prefect._internal.concurrency").disabled = True
     await herd.prepare()
     console.print(f"{len(herd.rotations)} rotations are due at once; nothing is killed.")
@@ -138,7 +138,7 @@ def main() -> int:
     if importlib.util.find_spec("prefect_redis") is None:
         console.print("A fleet requires prefect-redis: pip install 'key-rotation[fleet]'", markup=False)
         return NOT_INSTALLED
-    # What a part that is down costs the clients in this process is counted, and not told with each attempt.
+    # Clients in this process fail while a part is down; the report counts that, so their logs are silenced.
     logging.disable(logging.CRITICAL)
     account, receiver = OpenRouterSandbox(), Receiver()
     console.print("Starting PostgreSQL, Redis, two Prefect servers, their services and three workers …")

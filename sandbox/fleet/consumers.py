@@ -1,4 +1,4 @@
-"""Applications that use the keys of some rotations all the time."""
+"""Applications that continuously use the keys of some rotations."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from dataclasses import dataclass, field
 import httpx
 
 REQUESTS_PER_SECOND = 50.0
-"""How many requests all consumers send together."""
+"""The rate of all consumers together."""
 CACHE_SECONDS = 3.0
 """How long a consumer uses a key before it reads its destination again."""
 READ_WITHIN_SECONDS = 10.0
-"""How long a consumer waits for its destination; it goes on with the key that it has."""
+"""The timeout of a read; afterwards, the consumer keeps its present key."""
 BODY = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
 
 
 @dataclass
 class Consumers:
-    """Applications, each with the key of one destination.
+    """Applications, each using the key in one destination.
 
     Args:
         base_url: The base URL of OpenRouter's API.
-        read: Reads a destination.
+        read: Returns the key in a destination.
     """
 
     base_url: str
     read: Callable[[str], Awaitable[str]]
     answers: Counter[int] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
-    """What failed, for a person: the destination, the status, and how long ago it was read."""
+    """A line for each failed request: the destination, the status, and the age of the key."""
     _held: dict[str, _Held] = field(default_factory=dict)
 
     async def begin(self, destinations: list[str]) -> None:
@@ -48,7 +48,7 @@ class Consumers:
     async def _work(self, destination: str, held: _Held, per_second: float) -> None:
         reading = asyncio.create_task(self._keep_fresh(destination, held))
         try:
-            # The stand-in closes idle connections, and a request that meets that tells nothing about its key.
+            # The stand-in closes idle connections; a request that fails because of that says nothing about its key.
             async with httpx.AsyncClient(timeout=10, limits=httpx.Limits(max_keepalive_connections=0)) as client:
                 while True:
                     begun = time.monotonic()
@@ -68,7 +68,7 @@ class Consumers:
             try:
                 async with asyncio.timeout(READ_WITHIN_SECONDS):
                     held.key, held.read_at = await self.read(destination), time.monotonic()
-            except Exception:  # noqa: BLE001, S112 - an application goes on with the key that it has
+            except Exception:  # noqa: BLE001, S112 - an application keeps its present key
                 continue
 
 

@@ -1,4 +1,4 @@
-"""Many rotations that are due at once, and what became of them."""
+"""Many rotations that are due at once, and their outcome."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from tasks.model.tries import RUN
 from tasks.world.destinations import open_destination
 
 OVERLAP = timedelta(seconds=90)
-"""How long a superseded key stays valid: longer than a consumer may be unable to read the next one."""
+"""How long a superseded key stays valid; longer than a consumer may fail to read the next one."""
 AT_ONCE = 8
-"""How many calls prepare the rotations at a time."""
+"""The concurrency of the preparation."""
 PAGE = 200
 POLL_SECONDS = 2.0
 SETTLED_WITHIN_SECONDS = 1800.0
@@ -43,13 +43,13 @@ SETTLED_WITHIN_SECONDS = 1800.0
 
 @dataclass
 class Outcome:
-    """What became of a herd.
+    """The outcome of a herd.
 
     Args:
-        due: When it was due, UTC.
-        run_ids: Its flow runs.
-        runs: All runs of rotations since then, tries included.
-        is_settled: Whether every rotation of it was finished in time, by its run or by a try of that.
+        due: When its runs were due, UTC.
+        run_ids: The scheduled runs.
+        runs: All runs of flow `rotate` since then, including tries.
+        is_settled: Whether every scheduled run has completed in time, itself or by a try.
     """
 
     due: datetime
@@ -59,12 +59,12 @@ class Outcome:
 
     @property
     def own(self) -> list[FlowRun]:
-        """The runs that were started, without the tries."""
+        """The scheduled runs, without their tries."""
         return [run for run in self.runs if run.id in self.run_ids]
 
     @property
     def finished(self) -> dict[UUID, datetime]:
-        """When each rotation was finished, by the run that was to do it."""
+        """When each scheduled run completed, itself or by a try."""
         completed = [run for run in self.runs if run.state and run.state.is_completed() and run.end_time]
         ends: dict[UUID, datetime] = {}
         for run in sorted(completed, key=lambda run: run.end_time or self.due, reverse=True):
@@ -73,12 +73,12 @@ class Outcome:
 
     @property
     def tries(self) -> Counter[UUID]:
-        """How many tries each run had."""
+        """The number of tries of each scheduled run."""
         return Counter(_finishes(run) for run in self.runs if run.id not in self.run_ids)
 
     @property
     def seconds(self) -> float:
-        """How long it took until the last rotation was finished."""
+        """The duration until the last rotation completed."""
         return (max(self.finished.values(), default=self.due) - self.due).total_seconds()
 
 
@@ -87,12 +87,12 @@ def _finishes(run: FlowRun) -> UUID:
 
 
 class Herd:
-    """Rotations, each with a deployment of its own.
+    """Rotations, each with its own deployment.
 
     Args:
-        number: How many.
-        consumed: How many of them, the first ones, have a consumer; every second one of those keeps its key in Vault.
-        vault_url: Where Vault is.
+        number: The number of rotations.
+        consumed: How many of them have a consumer; every second one of those keeps its key in Vault.
+        vault_url: Vault's base URL.
     """
 
     def __init__(self, number: int, consumed: int, vault_url: str) -> None:
@@ -112,7 +112,7 @@ class Herd:
         self.consumed = [rotation.destinations[0] for rotation in self.rotations[:consumed]]
 
     async def prepare(self) -> None:
-        """Create destinations and deployments."""
+        """Create the destinations and deployments."""
         at_once = asyncio.Semaphore(AT_ONCE)
 
         async def one(rotation: Rotation) -> None:
@@ -134,7 +134,7 @@ class Herd:
         """Schedule a run of each rotation.
 
         Args:
-            over: Over how many seconds they are due; 0 for all at once.
+            over: The period, in seconds, over which they are due; 0 for all at once.
         """
         due = datetime.now(UTC) + timedelta(seconds=5 + 0.1 * len(self.rotations))
         at_once = asyncio.Semaphore(AT_ONCE)
@@ -150,7 +150,7 @@ class Herd:
         return Outcome(due, set(ids))
 
     async def settle(self, outcome: Outcome) -> None:
-        """Wait until every rotation of a herd is finished, or the time for that is over."""
+        """Wait until every scheduled run has completed, or a timeout has passed."""
         deadline = time.monotonic() + SETTLED_WITHIN_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -178,7 +178,7 @@ async def _runs_since(due: datetime) -> list[FlowRun]:
 
 
 async def read_key(destination: str) -> str:
-    """Read a destination as an application does."""
+    """Read the key in a destination, as an application does."""
     opened = await open_destination(destination)
     try:
         held = (await opened.read_content()).value

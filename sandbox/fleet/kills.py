@@ -1,4 +1,4 @@
-"""Kill the parts of a fleet, one after the other."""
+"""Kill the parts of a fleet, one by one."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ KINDS = {
     "services": ["services"],
     "postgres": ["postgres"],
 }
-"""What can be killed: for each kind the parts of which one is chosen."""
+"""The parts of each kind, one of which is killed."""
 DOWN_SECONDS = 10.0
-"""How long a part stays down, unless the command says otherwise."""
+"""How long a part stays down by default, in seconds."""
 PAUSE_SECONDS = 10.0
-"""How long the fleet is left alone after a part is up again, and before the first kill."""
+"""How long the fleet is undisturbed before each kill, in seconds."""
 UP_WITHIN_SECONDS = 120.0
 
 
 async def kill(fleet: Fleet, kinds: Sequence[str], down: float, random: Random, say: Callable[[str], None]) -> None:
-    """Kill one part of each kind, in this order; each is started again after some seconds.
+    """Kill one part of each kind, in this order, and restart it after a delay.
 
     Args:
         fleet: The fleet.
         kinds: The kinds.
-        down: After how many seconds it is started again.
+        down: The delay, in seconds.
         random: Chooses among the parts of a kind.
         say: Prints a line.
 
     Raises:
-        RuntimeError: A part did not come up again.
+        RuntimeError: A part did not restart.
     """
     begun = time.monotonic()
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""What a trial of a fleet has shown: what was lost, and what healed by itself."""
+"""The results of a fleet trial: what was lost, and what recovered by itself."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tasks.model.events import Event
 from tasks.world.ledgers import read_ledger
 
 MOST_TRIES = 1
-"""How many tries a rotation may need."""
+"""The maximum number of tries that a rotation may need."""
 STORED_WITHIN_SECONDS = 30.0
-"""How long the last events may take into the database."""
+"""How long the last events may take to reach the database, in seconds."""
 PAGE = 50
 SHOWN = 10
-"""How many lines of what was lost are printed."""
+"""How many lines about losses are printed."""
 
 
 @dataclass
 class Report:
-    """What a trial has shown."""
+    """The results of a trial."""
 
     herd: Herd
     calm: Outcome
@@ -37,50 +37,50 @@ class Report:
     consumers: Consumers
     account: OpenRouterSandbox
     wrong: list[str] = field(default_factory=list)
-    """Rotations of which ledger, destination and OpenRouter do not agree on one key."""
+    """Rotations whose ledger, destination and OpenRouter disagree about the current key."""
     orphans: set[str] = field(default_factory=set)
     current: dict[str, str] = field(default_factory=dict)
-    """The rotation of each current key, by hash."""
+    """The rotation of each current key, by the key's hash."""
     stored: Counter[str] = field(default_factory=Counter)
-    """How many events of each name the database has."""
+    """The number of stored events, by name."""
     fired: Counter[str] = field(default_factory=Counter)
-    """How often the automation for a completed rotation has fired, by the key's hash."""
+    """How often the automation for a completed rotation fired, by the key's hash."""
     told: Counter[str] = field(default_factory=Counter)
     started_again: Counter[str] = field(default_factory=Counter)
 
     @property
     def failed_runs(self) -> list[str]:
-        """The runs that did not complete at once, with the state in which they ended."""
+        """The final states of the scheduled runs that did not complete without a try."""
         outcomes = (self.calm, self.disturbed)
         states = [run.state_name for outcome in outcomes for run in outcome.own if run.state_name != "Completed"]
         return [str(name) for name in states]
 
     @property
     def needless_keys(self) -> int:
-        """How many keys were made beyond one for each rotation."""
+        """The number of keys created beyond one per scheduled run."""
         return len(self.account.created) - len(self.calm.run_ids) - len(self.disturbed.run_ids)
 
     @property
     def unretired(self) -> int:
-        """How many keys live beside one for each rotation."""
+        """The number of live keys beyond one per rotation."""
         return len(self.account.live_keys()) - len(self.herd.rotations)
 
     @property
     def not_fired(self) -> list[str]:
-        """The rotations for whose current key the automation did not fire."""
+        """The rotations for whose current key no automation fired."""
         return [f"{name}: its automation did not fire" for key, name in self.current.items() if not self.fired[key]]
 
     @property
     def fired_again(self) -> int:
-        """How often the automation has fired for the same key again.
+        """The number of repeated automations for the same key.
 
-        Prefect acts before it notes that it has: services that are killed in between act once more.
+        Prefect acts before it records the action, so services that are killed in between act again.
         """
         return sum(times - 1 for times in self.fired.values() if times > 1)
 
     @property
     def events_lost(self) -> dict[str, int]:
-        """How many events the database lacks, by name."""
+        """The number of events missing in the database, by name."""
         due = len(self.calm.run_ids) + len(self.disturbed.run_ids)
         expected = {
             Event.KEY_CREATED: len(self.account.created),
@@ -93,7 +93,7 @@ class Report:
 async def look(
     herd: Herd, calm: Outcome, disturbed: Outcome, consumers: Consumers, account: OpenRouterSandbox
 ) -> Report:
-    """Compare what there is with what there should be, once all is done."""
+    """Compare the final state with the expected one."""
     report, explained = Report(herd, calm, disturbed, consumers, account), set[str]()
     for rotation in herd.rotations:
         ledger = await read_ledger(rotation.name)

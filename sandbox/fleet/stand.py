@@ -1,6 +1,6 @@
-"""A fleet: PostgreSQL, Redis, several Prefect servers behind a balancer, their services, and workers.
+"""A fleet: PostgreSQL, Redis, several Prefect servers behind a load balancer, their services, and workers.
 
-It has the settings of prefect.env and deploy/fleet.env, and adds addresses only.
+Its settings are those of prefect.env and deploy/fleet.env; only addresses are added.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from sandbox.stack import CHECKOUT, SETTINGS_FILE, Process, Stack, free_port
 
 SERVERS, WORKERS = 2, 3
 LOOK_SECONDS = 0.5
-"""How often the supervisor looks whether a part has ended by itself."""
+"""The interval at which the supervisor checks whether a part has exited, in seconds."""
 
 
 def missing_packages() -> list[str]:
-    """Return the Debian packages that a fleet requires and that are not installed."""
+    """Return the Debian packages that a fleet requires but that are not installed."""
     required = {"postgresql": PROGRAMS, "redis-server": PROGRAM}
     return [package for package, program in required.items() if program is None]
 
 
 class Part:
-    """A part of the fleet that can be killed and started again.
+    """A part of the fleet that can be killed and restarted.
 
     Args:
         begin: Starts it, waits until it is ready, and returns its process.
-        kill: Ends its process at once.
+        kill: Kills its process.
     """
 
     def __init__(self, begin: Callable[[], Process], kill: Callable[[Process], None] = Process.kill) -> None:
@@ -42,16 +42,16 @@ class Part:
         self._kill = kill
         self.process = begin()
         self.is_wanted = True
-        """Whether it is to be up, so that it is started again where it has ended by itself."""
+        """Whether it should be up; then the supervisor restarts it after an exit."""
 
     def kill(self) -> None:
-        """End it at once, and leave it down."""
+        """Kill it, and keep it down."""
         self.is_wanted = False
         if self.process.is_alive:
             self._kill(self.process)
 
     def start_again(self) -> None:
-        """Start it after it has ended.
+        """Restart it.
 
         Raises:
             RuntimeError: It did not start.
@@ -60,7 +60,7 @@ class Part:
 
 
 class Fleet(Stack):
-    """The processes of a fleet; use it in `with`. What ends by itself is started again, as systemd or Docker would."""
+    """The processes of a fleet; a context manager. A part that exits is restarted, as systemd or Docker would do."""
 
     settings_files: ClassVar[tuple[Path, ...]] = (SETTINGS_FILE, CHECKOUT / "deploy" / "fleet.env")
 
@@ -79,7 +79,7 @@ class Fleet(Stack):
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
 
     def start_server(self) -> None:
-        """Start everything but the workers, each part when those that it needs are ready.
+        """Start everything but the workers, each part after those that it requires.
 
         Raises:
             RuntimeError: A part did not start; the message includes the end of its log.
@@ -87,7 +87,7 @@ class Fleet(Stack):
         self.parts["postgres"] = Part(self._database.start, stop_immediately)
         self.parts["redis"] = Part(self._redis.start)
         self.cli("server", "database", "upgrade", "-y")
-        # Two servers that register Prefect's block types at once would fail, so each waits for the one before.
+        # One by one: two servers that register Prefect's block types concurrently would fail.
         for number, port in enumerate(self._ports, 1):
             self.parts[f"server-{number}"] = Part(partial(self._begin_server, f"server-{number}", port))
         self.parts["services"] = Part(lambda: self._start("services", module="flows.services"))
@@ -100,7 +100,7 @@ class Fleet(Stack):
         return process
 
     def start_workers(self) -> None:
-        """Start the workers, and watch over all parts from now on."""
+        """Start the workers, and supervise all parts from now on."""
         for name in [f"worker-{number}" for number in range(1, WORKERS + 1)]:
             self.parts[name] = Part(partial(self.start_worker, name))
         self._supervisor.start()
@@ -109,7 +109,7 @@ class Fleet(Stack):
         while not self._is_closing.wait(LOOK_SECONDS):
             for name, part in self.parts.items():
                 if part.is_wanted and not part.process.is_alive:
-                    # What it needs may be down: then it ends once more, and the next look starts it again.
+                    # A part that it requires may be down; the next check restarts it.
                     with suppress(RuntimeError):
                         part.start_again()
                     self.started_again[name] += 1
