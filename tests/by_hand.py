@@ -1,4 +1,4 @@
-"""What a person does to a ledger in the dashboard: look at it, edit it, delete it."""
+"""What a person does to a ledger in the dashboard: read, edit or delete it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from tasks.world.ledgers import VariableStore, all_ledgers, term_variable
 
 
 async def ledger_value(rotation: str) -> Any:
-    """Return the value of the newest term; `None` where there is no ledger, or one of a removed rotation."""
+    """Return the value of the newest term; `None` without a ledger, or with a closed one."""
     return {name: value async for name, value in all_ledgers()}.get(rotation)
 
 
 async def ledger_of(rotation: str) -> Ledger:
-    """Return what the ledger says."""
+    """Return a rotation's ledger."""
     return Ledger.model_validate(await ledger_value(rotation))
 
 
 async def edit_ledger(rotation: str, value: Any) -> None:
-    """Overwrite the newest term, or make the first one."""
+    """Overwrite the newest term, or create the first one."""
     terms = await VariableStore(rotation).newest()
     await Variable.aset(term_variable(rotation, terms[0].number if terms else 1), value, overwrite=True)
 
 
 async def end_overlap(rotation: str) -> None:
-    """End the overlap of every superseded key, and the time in which a late write could bring it back."""
+    """End the overlap of every superseded key, and the time in which a late write could restore it."""
     value = await ledger_value(rotation)
     for key in value["superseded"]:
         key["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
@@ -36,7 +36,7 @@ async def end_overlap(rotation: str) -> None:
 
 
 async def delete_ledger(rotation: str) -> None:
-    """Delete every term: where the newest ones alone are gone, an earlier ledger takes their place."""
+    """Delete every term: without the newest ones, an earlier one would be the ledger."""
     store = VariableStore(rotation)
     while terms := await store.newest():
         await store.delete([term.number for term in terms if term.number])

@@ -1,4 +1,4 @@
-"""A server that answers in bytes, for what no web framework would send."""
+"""A server that sends raw bytes, for answers that no web framework would send."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def speaking(speak: Callable[[socket.socket, threading.Event], None]) -> Iterator[str]:
-    """A server that answers in bytes."""
+    """Run a server that sends raw bytes."""
     over = threading.Event()
 
     def serve(listener: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""What every test shares."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from sandbox.stack import Stack
 from tasks.model.rotation import KeySettings, Rotation
 from tests.certificates import self_signed
 
-# How long an example takes is the machine's affair: one that has other work to do fails no test.
+# No deadline: a slow machine must not fail a test.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option by which the browser's tests take the documentation's pictures."""
+    """Add the option with which the browser's tests take the documentation's screenshots."""
     parser.addoption("--take-pictures", action="store_true", help="write docs/images from the tests in tests/browser")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Trust one authority that has no private key, instead of all the public ones.
+    """Trust one authority without a private key, instead of all the public ones.
 
-    Tests connect to loopback only, and every HTTP client loads the whole file: 17 ms of CPU time for the public ones.
+    Tests connect to loopback only, and every HTTP client loads the whole file, which takes 17 ms of CPU time otherwise.
     """
     home = tempfile.TemporaryDirectory(prefix="key-rotation-trust-")
     config.add_cleanup(home.cleanup)
@@ -40,17 +40,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what starts a Prefect server, so that no module can forget to."""
+    """Mark the tests that start a Prefect server, so that no module can forget to."""
     if "migrated" in getattr(item, "fixturenames", ()):
         item.add_marker(pytest.mark.e2e)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse to run without groups, where each process would start servers and workers for every group of tests.
+    """Refuse to run without groups: otherwise each process would start servers and workers for every group.
 
-    What waits for real servers runs once more if it fails, and the summary names it: a busy machine is no fault of the
-    code, and a fault of the code fails twice.
+    A test with real servers that fails runs again, and the summary names it: on a busy machine it may fail once, but
+    with a fault in the code it fails twice.
     """
     for item in items:
         if item.get_closest_marker("e2e"):
@@ -74,9 +74,9 @@ def rotation() -> Rotation:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Stack], Stack]:
-    """Gives a server that has not started yet a database with all of Prefect's migrations done.
+    """Give a server, before its start, a database with all of Prefect's migrations applied.
 
-    They take longer than the rest of a start, so the first process that needs them does them for all of this run.
+    They take longer than the rest of a start, so the first process that needs them applies them once for this test run.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -95,7 +95,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Stack], Stac
 
 
 def migrate_once(template: Path) -> None:
-    """Do the migrations in a database of its own, and copy it in one piece."""
+    """Apply the migrations in a separate database, and copy it atomically."""
     stack = Stack()
     try:
         stack.cli("server", "database", "upgrade", "--yes")

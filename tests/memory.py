@@ -1,4 +1,4 @@
-"""A ledger's place in memory, as Prefect's variables are one."""
+"""A ledger store in memory, instead of Prefect's variables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Memory:
     """The terms of one ledger.
 
     Args:
-        value: What the first term says, if there is one.
+        value: The value of the first term, if there is one.
     """
 
     def __init__(self, value: Any = None) -> None:
@@ -24,13 +24,13 @@ class Memory:
 
     @property
     def value(self) -> Any:
-        """What the newest term says; `None` where there is no ledger, or the last term of a removed rotation."""
+        """The value of the newest term; `None` without a ledger, or with a closed one."""
         newest = deepcopy(self.terms[max(self.terms)]) if self.terms else None
         return None if is_closed(newest) else newest
 
     @value.setter
     def value(self, value: Any) -> None:
-        """Do what a person may do: overwrite the newest term, or delete all."""
+        """Overwrite the newest term, or delete all of them, as a person may do."""
         if value is None:
             self.terms.clear()
         else:
@@ -41,13 +41,13 @@ class Memory:
         return [Term(number, deepcopy(self.terms[number])) for number in sorted(self.terms, reverse=True)]
 
     async def create(self, term: Term) -> None:
-        """Make a term."""
+        """Create a term."""
         if term.number in self.terms:
             raise PlaceLostError("Another run has just written the ledger.")
         self.terms[term.number] = deepcopy(term.value)
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
-        """Mark a ledger without terms."""
+        """Mark a ledger of format 1 as continued in terms."""
         self.terms[0] = {**value, "format": FORMAT}
 
     async def delete(self, numbers: Iterable[int]) -> None:

@@ -34,9 +34,9 @@ ROOMS = {
 }
 """Each room, and the rooms that it may import."""
 MODEL_MAY_IMPORT = {"blocks.errors", "blocks.redaction", "blocks.openrouter.keys"}
-"""Of the blocks the model knows values and errors, and no client."""
+"""The model may use values and errors of the blocks, but no client."""
 MAX_LINES = 400
-"""The longest that a file may be."""
+"""The maximum length of a file."""
 
 
 def room_of(module: str) -> str:
@@ -45,7 +45,7 @@ def room_of(module: str) -> str:
 
 
 def modules(folder: Path = CHECKOUT) -> Iterator[tuple[str, str]]:
-    """Walk through the modules of every room: each dotted name with its source."""
+    """Yield the dotted name and the source of each module in every room."""
     for top in ("blocks", "tasks", "flows"):
         for file in sorted((folder / top).rglob("*.py")):
             parts = file.relative_to(folder).with_suffix("").parts
@@ -53,7 +53,7 @@ def modules(folder: Path = CHECKOUT) -> Iterator[tuple[str, str]]:
 
 
 def imports(source: str) -> set[str]:
-    """Return every module that a source imports, inside of functions too."""
+    """Return every module that a source imports, including imports inside of functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -69,7 +69,7 @@ def _known() -> frozenset[str]:
 
 
 def wrong_arrows(name: str, source: str) -> list[str]:
-    """Return the imports of a module that go against the arrows."""
+    """Return the imports of a module that violate the arrows."""
     ours = {module for module in imports(source) if module.partition(".")[0] in {"blocks", "tasks", "flows", "sandbox"}}
     allowed = ROOMS[room_of(name)]
     wrong = [module for module in ours if room_of(module) not in allowed]

@@ -1,4 +1,4 @@
-"""Calls that hang, and event loops that have to end nevertheless."""
+"""Calls that hang, and event loops that must end nevertheless."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENDS_WITHIN = 60.0
 
 
 class Hanging:
-    """A call that does not return before it is told to, and the daemon thread that it hangs in."""
+    """A call that returns only when it is released, and the daemon thread in which it hangs."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -24,16 +24,16 @@ class Hanging:
         return b""
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Let the call hang until the end of the context."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let it return."""
+        """Release the call."""
         self.go_on.set()
 
 
 def ends_while(hanging: Hanging, make: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
-    """Run a coroutine in a loop of its own: does that end while the call hangs in a thread that nobody joins?"""
+    """Return whether a coroutine's event loop ends while a call hangs in a thread that nothing joins."""
     loop = threading.Thread(target=lambda: asyncio.run(make()), daemon=True)
     loop.start()
     loop.join(ENDS_WITHIN)

@@ -1,1 +1,1 @@
-"""Rotations through a real Prefect server, and through a real worker where the promise needs one."""
+"""Rotations through a real Prefect server, and through a real worker if the promise requires one."""

@@ -1,4 +1,4 @@
-"""What happens in the processes that tests kill: a flow run, as in the process that a worker starts for it."""
+"""The code of the processes that tests kill: a flow run, as in the process that a worker starts for it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from prefect.context import refresh_global_settings_context
 from prefect.flow_engine import load_flow_and_flow_run, run_flow_async
 from prefect.plugins import load_prefect_collections
 
-# Imported before the processes are forked, for all of them.
+# Imported before the processes are forked, once for all of them.
 from flows.attempts import Attempt
 from flows.worker import KeyRotationWorker
 
-# What a run would import on its way is imported once, before the processes are forked.
+# What a run would import later is imported once, before the processes are forked.
 load_prefect_collections()
 
 
 def run(run_id: UUID, env: dict[str, str], log: str, worker_type: str) -> None:
-    """Run a flow run that exists already, for the first time or once more.
+    """Execute an existing flow run, for the first time or again.
 
     Args:
         run_id: Its id.
         env: The environment in which Prefect finds its server.
-        log: The file that takes what is printed.
-        worker_type: The type of the worker: one that starts a process for each run, or a thread.
+        log: The file for its output.
+        worker_type: The worker type to imitate: one that starts a process for each run, or a thread.
     """
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)

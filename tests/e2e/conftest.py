@@ -38,8 +38,8 @@ from tasks.model.rotation import KeySettings, Rotation
 from tests.e2e.driver import deploy_retirements, end_all_runs
 from tests.e2e.receivers import Receiver, web_receiver
 
-# What shares a server runs in one process. To share the time, what drives workers has one of its own, and so has what
-# kills processes, what follows the pages and the life of keys, and what waits long or starts everything by itself.
+# Tests that share a server run in one process. To balance the load, tests with workers have a group of their own, and
+# so have those that kill processes, that follow pages or the life of keys, and that wait long or start everything anew.
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 with_processes = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-processes")]
 with_pages = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-pages")]
@@ -60,8 +60,8 @@ on_postgresql = [
 apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart")]
 without_worker = [*pytestmark, pytest.mark.usefixtures("no_worker")]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
-# Many servers and workers share two cores here: what has nothing to do should not keep them busy. A server looks again
-# and again for tasks of every run that was cancelled within a day, and a test cancels what it leaves behind.
+# Many servers and workers share two cores here, so idle ones must not use them. A server keeps looking for tasks of
+# every run cancelled within a day, and each test cancels the runs that it leaves behind.
 UNHURRIED = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "3600",
@@ -72,7 +72,7 @@ numbers = itertools.count(1)
 
 @dataclass
 class World:
-    """Everything that a rotation talks to, and what tests need to know of it."""
+    """Everything that a rotation talks to, with what tests need to know about it."""
 
     stack: Stack
     openrouter: OpenRouterSandbox
@@ -86,10 +86,10 @@ class World:
     infisical_url: str
     connection: str
     worker_type: str = "process"
-    """The type of the worker that a test imitates where it runs a flow run in a process of its own."""
+    """The worker type that a test imitates when it executes a flow run in a process of its own."""
 
     def rotation(self, **changes: Any) -> Rotation:
-        """A rotation of a name of its own, to one Prefect secret."""
+        """Return a rotation with a unique name and one Prefect secret as its destination."""
         name = f"rotation-{next(numbers)}"
         rotation = Rotation(
             name=name,
@@ -101,25 +101,25 @@ class World:
         return rotation.model_copy(update=changes)
 
     async def connect(self, url: str) -> None:
-        """Point the rotations' connection at an address."""
+        """Point the rotations' connection to a base URL."""
         key = SecretStr(DEFAULT_MANAGEMENT_KEY)
         await blocks.OpenRouterCredentials(management_key=key, base_url=url).asave(self.connection, overwrite=True)
 
     def guardrail(self) -> str:
-        """A guardrail of the account."""
+        """Return a guardrail of the account."""
         workspace, made = self.openrouter.accounts[0].workspaces[0], str(uuid4())
         self.openrouter.guardrails[made] = {"id": made, "workspace_id": workspace}
         return made
 
     async def prepare(self, rotation: Rotation) -> Rotation:
-        """Make the blocks that a rotation's destinations name."""
+        """Create the blocks of a rotation's destinations."""
         for destination in rotation.destinations:
             slug, _, name = destination.partition("/")
             await self.make(slug).asave(name, overwrite=True)
         return rotation
 
     def make(self, slug: str) -> Any:
-        """Make a block of a type, not stored yet, whose place is empty."""
+        """Return an unsaved block of a type, with an empty place."""
         match slug:
             case "secret":
                 return Secret(value="not-yet-rotated")
@@ -140,7 +140,7 @@ class World:
 
 @pytest.fixture(scope="session")
 def stack(migrated: Callable[[Stack], Stack]) -> Iterator[Stack]:
-    """A Prefect server that persists results and logs at DEBUG, as the least careful one would."""
+    """A Prefect server that persists results and logs at DEBUG, the worst case for secrets."""
     with migrated(Stack(PERSISTENT | UNHURRIED)) as stack:
         yield from in_use(stack)
 
@@ -151,31 +151,31 @@ def in_use(stack: Stack) -> Iterator[Stack]:
         asyncio.run(prepared())
     yield stack
     with stack.as_client():
-        # What is left would be sent at exit, again and again, to a server that is gone.
+        # Otherwise it would be sent at exit, with many retries, to a server that has stopped.
         leave_server()
 
 
 async def prepared() -> None:
-    """Make what every installation has: blocks, a work pool, and the deployment that a rotation schedules runs of."""
+    """Create what every installation has: blocks, a work pool, and the deployment for retirements."""
     await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY))
     await deploy_retirements()
 
 
 def leave_server() -> None:
-    """Send what this process still has to send in the background; what comes next may go to another server."""
+    """Flush what this process sends in the background, because the next test may use another server."""
     APILogWorker.drain_all(timeout=LEFT_WITHIN_SECONDS)
     EventsWorker.drain_all(timeout=LEFT_WITHIN_SECONDS)
 
 
 @pytest.fixture
 def connection() -> str:
-    """The name of a connection that only this test has."""
+    """The name of a connection that only this test uses."""
     return f"openrouter-{next(numbers)}"
 
 
 @pytest.fixture
 async def world(stack: Stack, connection: str) -> AsyncIterator[World]:
-    """The stand-ins with fresh state, and a connection to them; nothing of the test goes on after it."""
+    """The stand-ins with fresh state, and a connection to them; all of the test's runs end with it."""
     o, v, i = OpenRouterSandbox(), VaultSandbox(), infisical.InfisicalSandbox()
     apps = openrouter.create_app(o), vault.create_app(v), infisical.create_app(i)
     with running(apps[0]) as o_url, running(apps[1]) as v_url, running(apps[2]) as i_url, stack.as_client():
@@ -187,13 +187,13 @@ async def world(stack: Stack, connection: str) -> AsyncIterator[World]:
 
 @pytest.fixture
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no worker here, as for a worker whose one slot is taken by the form's own run."""
+    """Let no worker take runs, like a worker whose only slot is taken by the form's own run."""
     monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 0.0)
 
 
 @pytest.fixture
 def start_flow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Start a run of a flow of the test, which the worker takes for one of the package."""
+    """Start a run of a test's own flow, which the worker treats as one of the package."""
 
     async def begin(what: Flow[..., Any], pool: str, *, known: bool = True, **more: Any) -> UUID:
         entrypoint = f"flows.test:{what.fn.__name__}"
@@ -211,7 +211,7 @@ def start_flow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 @pytest.fixture
 async def no_automations(world: World) -> AsyncIterator[None]:
-    """No automation is there before, and none stays."""
+    """Start and end without automations."""
     await delete_automations()
     yield
     await delete_automations()

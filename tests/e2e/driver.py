@@ -1,4 +1,4 @@
-"""How tests drive runs: start them, with a worker or without, wait for them, retry them as the dashboard does."""
+"""Drive runs in tests: start them, with or without a worker, wait for them, retry and cancel them."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from tasks.world.api import LEDGER_TAG
 
 WAIT_SECONDS = 200.0
 JOB_VARIABLES = {"command": "python -m prefect.engine"}
-"""Those of the deployments in prefect.yaml."""
+"""The job variables of the deployments in prefect.yaml."""
 UNFINISHED = [kind for kind in StateType if kind not in TERMINAL_STATES]
 
 
 async def deploy_to(pool: str, kind: str = WORKER_TYPE) -> None:
-    """Make a work pool with a deployment `rotate/<pool>`, so that no other worker takes its runs."""
+    """Create a work pool with a deployment `rotate/<pool>`, so that no other worker takes its runs."""
     async with get_client() as client:
         await client.create_work_pool(WorkPoolCreate(name=pool, type=kind), overwrite=True)
         flow_id = await client.create_flow(rotate)
@@ -65,7 +65,7 @@ async def start(
 
 
 async def begin(what: Flow[Any, Any], parameters: dict[str, Any]) -> UUID:
-    """Make a run of a flow that no worker takes: a test runs it, here or in a process of its own."""
+    """Create a run that no worker takes; the test executes it, here or in a process of its own."""
     async with get_client() as client:
         entrypoint = f"{what.fn.__module__}:{what.fn.__name__}"
         deployment_id = await client.create_deployment(
@@ -76,7 +76,7 @@ async def begin(what: Flow[Any, Any], parameters: dict[str, Any]) -> UUID:
 
 
 async def deploy(rotation: Rotation) -> UUID:
-    """A deployment of the rotation with a schedule, as a person makes it."""
+    """Deploy a rotation with a schedule, as a person does."""
     deployment = await rotate.ato_deployment(
         name=rotation.name,
         parameters={"rotation": rotation.model_dump(mode="json")},
@@ -87,13 +87,13 @@ async def deploy(rotation: Rotation) -> UUID:
 
 
 async def deploy_retirements() -> None:
-    """Make the deployment of which a rotation schedules runs."""
+    """Create the deployment whose runs a rotation schedules."""
     deployment = await retire.ato_deployment(name="retire", work_pool_name=POOL)
     await deployment.aapply()
 
 
 async def retirements_of(rotation: Rotation) -> list[FlowRun]:
-    """The retirements that were scheduled for a rotation."""
+    """Return the scheduled retirements of a rotation."""
     tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[LEDGER_TAG, rotation.name]))
     async with get_client() as client:
         return await client.read_flow_runs(
@@ -102,12 +102,12 @@ async def retirements_of(rotation: Rotation) -> list[FlowRun]:
 
 
 async def begin_rotation(rotation: Rotation) -> UUID:
-    """Make a run of a rotation that no worker takes."""
+    """Create a run of a rotation that no worker takes."""
     return await begin(rotate, {"rotation": rotation.model_dump(mode="json")})
 
 
 async def attempt(run_id: UUID) -> State[Any]:
-    """Run a flow run that exists already in this process, as a worker does in one of its own; the state it ends in."""
+    """Execute an existing flow run in this process, and return its final state."""
     async with get_client() as client:
         run = await client.read_flow_run(run_id)
     flow = await load_flow_from_flow_run(run, use_placeholder_flow=False)
@@ -117,20 +117,20 @@ async def attempt(run_id: UUID) -> State[Any]:
 
 
 async def retry(run_id: UUID) -> None:
-    """Press Retry."""
+    """Retry a run, as the dashboard does."""
     async with get_client() as client:
         state: State[Any] = State(type=StateType.SCHEDULED, name="AwaitingRetry", message="Retry from the UI")
         await client.set_flow_run_state(run_id, state)
 
 
 async def cancel(run_id: UUID) -> None:
-    """Press Cancel."""
+    """Cancel a run, as the dashboard does."""
     async with get_client() as client:
         await client.set_flow_run_state(run_id, State(type=StateType.CANCELLING, name="Cancelling"))
 
 
 async def ended(run_id: UUID, *, attempt: int = 1, within: float = WAIT_SECONDS) -> FlowRun:
-    """Wait until a run's attempt has ended."""
+    """Wait until an attempt of a run has ended."""
     deadline = time.monotonic() + within
     async with get_client() as client:
         while True:
@@ -142,7 +142,7 @@ async def ended(run_id: UUID, *, attempt: int = 1, within: float = WAIT_SECONDS)
 
 
 async def events(rotation: Rotation, *wanted: Event) -> list[dict[str, Any]]:
-    """The stored events of a rotation; they are written a moment after they were sent."""
+    """Return the stored events of a rotation; Prefect stores them a moment after they were sent."""
     match = {
         "occurred": {"since": (datetime.now(UTC) - timedelta(hours=1)).isoformat()},
         "event": {"name": [event.value for event in wanted]},
@@ -159,7 +159,7 @@ async def events(rotation: Rotation, *wanted: Event) -> list[dict[str, Any]]:
 
 
 async def end_all_runs() -> None:
-    """Stop everything that a test has started or scheduled."""
+    """End all runs that a test has started or scheduled."""
     unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNFINISHED)))
     over = {"type": "CANCELLED", "name": "Cancelled", "message": "The test is over."}
     wanted = {"flow_runs": unfinished.model_dump(mode="json"), "state": over, "force": True}
@@ -172,7 +172,7 @@ async def end_all_runs() -> None:
 
 
 def processes_of(run_id: UUID) -> list[int]:
-    """The processes that a worker has started for a flow run, found by what their environment says."""
+    """Return the processes that a worker has started for a flow run, found by their environment."""
     wanted = f"PREFECT__FLOW_RUN_ID={run_id}".encode()
     found = []
     for entry in Path("/proc").iterdir():

@@ -1,4 +1,4 @@
-"""What each flow does to the services, effect by effect, so that tests can kill it at each."""
+"""The effects of each flow on the services, in order, so that tests can kill a run at each of them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ ROTATION = {
         Effect("prefect", "POST /api/artifacts/"),
     ],
 }
-"""What a rotation does to each service, in turn.
+"""The effects of a rotation on each service, in order.
 
-In the ledger it writes the intent, the key's hash, that it is about to be published, the current key, that the former
-one can spend no more, that this is about to be revoked, and that it was.
+Its writes of the ledger are: the intent, the key's hash, the announced publication, the current key, the former key's
+cap, its announced revocation, and its completed revocation.
 """
 DESTINATIONS = {
     "openrouter": ["secret"],
@@ -40,26 +40,26 @@ DESTINATIONS = {
     "infisical": ["infisical-secret", "secret"],
     "prefect": ["vault-secret", "secret"],
 }
-"""Where the rotation publishes to that dies at one of a service's effects."""
+"""The destinations of the rotation that is killed at an effect of a service."""
 RETIREMENT = [
     Effect("prefect", "POST /api/variables/$"),
     Effect("openrouter", "{} /keys/"),
     Effect("prefect", "POST /api/variables/$", 1),
 ]
-"""What a retirement does: it announces, disables or deletes, and writes down that it has."""
+"""The effects of a retirement: it announces, disables or deletes, and records that."""
 RESTORE = [
     Effect("prefect", "POST /api/variables/$"),
     Effect("openrouter", "PATCH /keys/"),
     Effect("vault", "POST /data/"),
     Effect("prefect", "POST /api/variables/$", 1),
 ]
-"""What bringing a key back does: it says until when, enables the key, publishes it, and writes it down as current."""
+"""The effects of a restore: it records the key's end, enables the key, publishes it, and makes it current."""
 REMOVAL = [
     Effect("prefect", "DELETE /api/deployments/"),
     Effect("prefect", "POST /api/variables/$"),
     Effect("openrouter", "DELETE /keys/"),
     Effect("prefect", "POST /api/variables/$", 3),
 ]
-"""What a removal does: away with the deployment, the keys are given up, revoked, and the ledger is closed."""
+"""The effects of a removal: it deletes the deployment, gives the keys up, revokes them, and closes the ledger."""
 LISTS = [Effect("openrouter", f"PATCH /{kind.path}/", number) for number in (0, 1) for kind in ListKind]
-"""What a rotation without an overlap does to the lists that name its key: adds the new one, takes the old one out."""
+"""The effects of a rotation without an overlap on lists that name its key: add the new one, remove the old one."""

@@ -24,7 +24,7 @@ def follow(page: str, world: World, directory: Path, typed: str = "", **env: str
 
 
 async def rotated(world: World, rotation: Rotation) -> str:
-    """Run a rotation without overlap, and give the one key that is alive."""
+    """Run a rotation without an overlap, and return the only live key."""
     state = await rotate(rotation, return_state=True)
     assert state.is_completed(), state.message
     [live] = world.openrouter.live_keys()

@@ -1,4 +1,4 @@
-"""The form that adds or changes a rotation: filled in, submitted, and what has come of it."""
+"""The form that adds or changes a rotation: fill it in, submit it, and read the result."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ HELP = "Help: docs/how-to/troubleshooting.md#a-setting-is-refused"
 
 
 async def reference(slug: str, name: str) -> dict[str, Any]:
-    """What the form sends for a picked block."""
+    """Return what the form sends for a picked block."""
     async with get_client() as client:
         document = await client.read_block_document_by_name(name, slug, include_secrets=False)
     return {"$ref": str(document.id)}
 
 
 async def form(world: World, **changes: Any) -> dict[str, Any]:
-    """The form as a person fills it in, for a rotation of a name of its own to a Prefect secret."""
+    """Return a filled-in form for a rotation with a unique name and a Prefect secret."""
     rotation = await world.prepare(world.rotation())
     return {
         "connection": await reference("openrouter-credentials", world.connection),
@@ -50,7 +50,7 @@ async def add(form: dict[str, Any]) -> State[Any]:
 
 
 async def deployed(name: str) -> DeploymentResponse | None:
-    """The rotation's deployment."""
+    """Return the rotation's deployment."""
     async with get_client() as client:
         try:
             return await client.read_deployment_by_name(f"rotate/{name}")
@@ -59,7 +59,7 @@ async def deployed(name: str) -> DeploymentResponse | None:
 
 
 async def added(form: dict[str, Any]) -> DeploymentResponse:
-    """Submit the form of a rotation, and return the deployment that is there then."""
+    """Submit a rotation's form, and return the resulting deployment."""
     await add(form)
     made = await deployed(form["rotation_name"])
     assert made is not None
@@ -67,13 +67,13 @@ async def added(form: dict[str, Any]) -> DeploymentResponse:
 
 
 async def runs_of(deployment: DeploymentResponse) -> list[FlowRun]:
-    """The runs of a deployment that no schedule has made."""
+    """Return the runs of a deployment that no schedule created."""
     of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
     async with get_client() as client:
         return [run for run in await client.read_flow_runs(flow_run_filter=of_it) if not run.auto_scheduled]
 
 
 async def shown(name: str) -> str:
-    """What the form's run shows about a rotation."""
+    """Return the artifact of a form's run."""
     artifact = await Artifact.aget(f"add-rotation-{name}")
     return str(artifact.data) if artifact else ""

@@ -1,4 +1,4 @@
-"""A worker of the type `key-rotation` in the process of a test, and what its runs have come to."""
+"""A worker of the type `key-rotation` in the test's process, and the results of its runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLL_SECONDS = 0.1
 
 @asynccontextmanager
 async def at_work(pool: str, limit: int = 20) -> AsyncIterator[KeyRotationWorker]:
-    """A worker in this process, which drains when it is left."""
+    """Run a worker in this process; it drains at the end."""
 
     async def poll(worker: KeyRotationWorker) -> None:
         while True:
@@ -37,7 +37,7 @@ async def at_work(pool: str, limit: int = 20) -> AsyncIterator[KeyRotationWorker
 
 
 async def log_of(run_id: UUID) -> list[str]:
-    """What the server has stored as a run's log."""
+    """Return the log of a run that the server has stored."""
     await APILogHandler.aflush()
     async with get_client() as client:
         found = await client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])))
@@ -45,17 +45,17 @@ async def log_of(run_id: UUID) -> list[str]:
 
 
 def message(run: FlowRun) -> str:
-    """The message of a run's state."""
+    """Return the message of a run's state."""
     return str(run.state.message if run.state else "")
 
 
 async def pause(pool: str, is_paused: bool) -> None:
-    """Pause a pool's only queue, or go on with it."""
+    """Pause a pool's only queue, or resume it."""
     async with get_client() as client:
         queue = await client.read_work_queue_by_name("default", work_pool_name=pool)
         await client.update_work_queue(queue.id, is_paused=is_paused)
 
 
 async def running(event: threading.Event) -> None:
-    """Wait until a flow of a test has begun."""
+    """Wait until a test's flow has started."""
     assert await asyncio.to_thread(event.wait, STARTED_WITHIN), "the run never began"

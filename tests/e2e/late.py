@@ -1,4 +1,4 @@
-"""Two runs of one rotation: Prefect's API stops taking run A's writes, and run B rotates meanwhile."""
+"""Two runs of one rotation: Prefect's API rejects run A's writes, and run B rotates meanwhile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMED_KEY = re.compile(r"\bthe key (sk-or-v1-\S+) is live", re.IGNORECASE)
 
 
 class Watch:
-    """A consumer that reads every destination again and again, and asks OpenRouter for what it has read."""
+    """A consumer that repeatedly reads every destination, and uses what it has read at OpenRouter."""
 
     def __init__(self, world: World, rotation: Rotation) -> None:
         self._world = world
@@ -38,14 +38,14 @@ class Watch:
         for name in self._rotation.destinations:
             held = await held_at(name)
             if not all(self._world.openrouter.is_live(secret) for secret in held):
-                # It may have been replaced, and have ended, since it was read: a consumer reads again.
+                # The key may have been replaced, and revoked, since it was read: a consumer would read again.
                 held = await held_at(name)
             assert held, name
             assert all(self._world.openrouter.is_live(secret) for secret in held), name
             self.seen |= {key.label for key in self._world.openrouter.keys.values() if key.secret in held}
 
     async def go_on(self, every: float) -> None:
-        """Read for ever, after so many seconds each."""
+        """Read every so many seconds, until this is cancelled."""
         while True:
             await self.look()
             await asyncio.sleep(every)
@@ -53,7 +53,7 @@ class Watch:
 
 @asynccontextmanager
 async def watched(world: World, rotation: Rotation, every: float = 0.2) -> AsyncIterator[Watch]:
-    """At every moment inside, every destination holds a key that works."""
+    """Verify that every destination holds a working key all the time."""
     watch = Watch(world, rotation)
     await watch.look()
     reading = asyncio.create_task(watch.go_on(every))
@@ -67,7 +67,7 @@ async def watched(world: World, rotation: Rotation, every: float = 0.2) -> Async
 
 
 async def until_it_begins(outage: Outage, a: BaseProcess) -> None:
-    """Wait until run A meets the outage, or has ended with fewer writes."""
+    """Wait until run A meets the outage, or ends with fewer writes."""
     while a.is_alive() and not outage.began.is_set():  # noqa: ASYNC110 - a process has no event
         await asyncio.sleep(0.02)
 
@@ -80,22 +80,22 @@ async def overtaken(
     turn: AbstractAsyncContextManager[Any] | None = None,
     longer: float = 0,
 ) -> None:
-    """Run A through an outage during which run B rotates; A ends once it is over, with a true sentence.
+    """Take run A through an outage during which run B rotates; then A must end with a true message.
 
     Args:
         world: The stand-ins.
         rotation: The rotation, which has a key.
         outage: The outage.
-        turn: What A holds until it meets the outage, where many such histories go on at once; B then waits until A's
-            lease has ended. Without it A's slot is given back by hand.
-        longer: For how many seconds the outage lasts at least.
+        turn: A lock that A holds until it meets the outage, if many such histories run at once; B then waits until A's
+            lease has expired. Without it, A's slot is released by hand.
+        longer: The minimum duration of the outage, in seconds.
     """
     async with serving(outage), watched(world, rotation, 5.0 if turn else 0.2) as watch, AsyncExitStack() as stack:
         async with turn or nullcontext():
             run_id = await begin_rotation(rotation)
             a = stack.enter_context(process(world, run_id, outage.url))
             await until_it_begins(outage, a)
-        # Where the answer of A's last write is lost, B follows before the next look that is due.
+        # If A's last write is committed and its answer lost, B must follow before A's next ledger check.
         await watch.look()
         began = time.monotonic()
         if turn is None:
@@ -110,14 +110,14 @@ async def overtaken(
 
 
 async def check_sentence(rotation: Rotation, run_id: UUID, state: State, watch: Watch) -> None:
-    """A run that met an outage says truly how it ended and which key is live."""
+    """Verify that a run that met an outage tells the truth about its end and the live key."""
     said = str(state.message)
     ledger = await ledger_of(rotation.name)
     named = NAMED_KEY.search(said)
     assert named, said
     assert ledger.current, said
     if state.is_completed():
-        # Another run may have rotated since this one had done its work.
+        # Another run may have rotated after this one had done its work.
         assert named[1] in watch.seen, (said, ledger)
         assert said.startswith(("Rotated: ", "Already rotated: ", "Finished an interrupted rotation: ")), said
         assert named[1] == ledger.current.label or ledger.current.made_by != run_id, (said, ledger)
@@ -129,7 +129,7 @@ async def check_sentence(rotation: Rotation, run_id: UUID, state: State, watch: 
 
 
 async def check_repaired(world: World, rotation: Rotation, during: object = "") -> None:
-    """After the next run, and once no late write can bring a key in any more, one live key is left."""
+    """Verify that one live key is left after the next run, once no late write can arrive any more."""
     following = await rotate(rotation, return_state=True)
     assert following.is_completed(), (during, following.message)
     await check_no_outage(world, rotation, during)

@@ -1,4 +1,4 @@
-"""The search for secrets in everything that Prefect stores."""
+"""Search for secrets in everything that Prefect stores."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.e2e.conftest import World
 
 
 def everything_stored(stack: Stack) -> bytes:
-    """Every file of the server, the workers and the runs, and every row of the database."""
+    """Return all files of the server, the workers and the runs, and all rows of the database."""
     files = b"\n".join(file.read_bytes() for file in stack.home.rglob("*") if file.is_file())
     return files + rows_of(stack)
 
 
 def rows_of(stack: Stack) -> bytes:
-    """Every row of a server's database, as SQL."""
+    """Return all rows of a server's database, as SQL."""
     _, is_postgresql, address = stack.env.get("PREFECT_SERVER_DATABASE_CONNECTION_URL", "").partition("+asyncpg://")
     if is_postgresql:
         command = [f"{PROGRAMS}/pg_dump", f"postgresql://{address}"]
@@ -31,7 +31,7 @@ def rows_of(stack: Stack) -> bytes:
 
 
 def spellings(secret: str) -> list[bytes]:
-    """The ways in which a secret may be written down: as it is, and in base64 at each of the three alignments."""
+    """Return the encodings of a secret to search for: plain, and base64 at each of the three alignments."""
     found = [secret.encode()]
     for shift in range(3):
         encoded = base64.b64encode(b"x" * shift + secret.encode())
@@ -40,7 +40,7 @@ def spellings(secret: str) -> list[bytes]:
 
 
 def leaks(world: World) -> list[str]:
-    """The beginning of each secret of this world that is stored outside of the blocks."""
+    """Return the beginning of each secret of this world that is stored outside of blocks."""
     secrets = {
         *world.openrouter.secrets,
         DEFAULT_MANAGEMENT_KEY,

@@ -1,4 +1,4 @@
-"""How tests deal with real processes: start one, know the moment to kill it, and see what is left of its rotation."""
+"""Real processes in tests: start one, kill it at the right time, and verify what is left of its rotation."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ from tests.e2e.leaks import leaks
 from tests.e2e.proxy import Barrier, serving
 
 HELD_SECONDS = 600.0
-"""How long a request is held whose process is about to be killed, or which a test lets go."""
+"""How long the request of a process is held that is killed, or that a test releases."""
 REACHED_WITHIN = 200.0
-"""How long a process may take until it makes the request that a test waits for, in seconds."""
+"""How long a process may take to make the request that a test waits for, in seconds."""
 ROTATIONS_UNTIL_ONE_MEETS = 5
-# The interpreter starts and imports everything once, and each process is forked from that.
+# The interpreter starts and imports everything once; each process is a fork of it.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.e2e.child"])
 
 
 When = Literal["before", "after"]
-"""Whether a process dies before a request reaches the service, or after its effect and before its answer."""
+"""Whether to kill a process before a request reaches the service, or after its effect and before its answer."""
 
 
 class Effect(NamedTuple):
-    """A request by which a run changes something, or whose answer decides what it changes next.
+    """A request with which a run changes something, or whose answer decides what it changes next.
 
     Args:
-        service: To whom it goes.
+        service: The service that receives it.
         request: A regular expression for method and path, such as `POST /keys$`.
-        skip: How many such requests come before.
+        skip: How many such requests to let through first.
     """
 
     service: str
@@ -62,13 +62,13 @@ class Effect(NamedTuple):
 
 
 def app_of(world: World, service: str) -> Starlette:
-    """The stand-in of a service."""
+    """Return the stand-in of a service."""
     return {"openrouter": world.openrouter_app, "vault": world.vault_app, "infisical": world.infisical_app}[service]
 
 
 @contextmanager
 def process(world: World, run_id: UUID, api: str | None = None) -> Iterator[BaseProcess]:
-    """A process that runs a flow run, and finds Prefect's server at `api`, or at its usual place."""
+    """Execute a flow run in a process of its own, with Prefect's server at `api` or at its usual address."""
     env = world.stack.env if api is None else {**world.stack.env, "PREFECT_API_URL": f"{api}/api"}
     log = world.stack.home / "logs" / "processes.log"
     started = FORKS.Process(target=child.run, args=(run_id, env, str(log), world.worker_type), daemon=True)
@@ -94,21 +94,21 @@ async def _until(happened: Callable[[], bool]) -> None:
 
 
 async def until_held(fault: Fault) -> None:
-    """Wait until a stand-in holds the request, its effect done or not."""
+    """Wait until a stand-in holds the request, before or after its effect."""
     await _until(lambda: fault.struck > 0)
 
 
 async def _met(started: BaseProcess, is_met: Callable[[], bool]) -> bool:
-    """Wait until a process has met what is to stop it; `False` where it ended without."""
+    """Wait until a process is stopped by a condition; return `False` if it ends without meeting it."""
     await _until(lambda: is_met() or started.exitcode is not None)
     return is_met()
 
 
 async def met_and_killed(world: World, run_id: UUID, effect: Effect, when: When) -> bool:
-    """Run a flow run in a process of its own, and kill that before the effect, or after it and before its answer.
+    """Execute a flow run in a process of its own, and kill that before an effect, or after it and before its answer.
 
     Returns:
-        `False` where the run ended without that effect.
+        `False` if the run ended without that effect.
     """
     if effect.service == "prefect":
         async with serving(Barrier(world.stack.url, when, effect.request, effect.skip)) as between:
@@ -123,15 +123,15 @@ async def met_and_killed(world: World, run_id: UUID, effect: Effect, when: When)
 
 
 async def kill_at(world: World, run_id: UUID, effect: Effect, when: When) -> None:
-    """Kill a flow run at an effect that each such run has."""
+    """Kill a flow run at an effect that every such run has."""
     assert await met_and_killed(world, run_id, effect, when), f"the run ended without {effect}"
 
 
 async def rotation_killed_at(world: World, rotation: Rotation, effect: Effect, when: When) -> UUID:
-    """Begin rotations until one dies at an effect.
+    """Start rotations until one is killed at an effect.
 
-    A server that is busy for a moment makes a run keep the former key for the time of a late write: such a run revokes
-    nothing, and ends before the effects of a revocation.
+    On a busy server, a run may keep the former key because of a possible late write; such a run ends without the
+    effects of a revocation.
     """
     for _ in range(ROTATIONS_UNTIL_ONE_MEETS):
         run_id = await begin_rotation(rotation)
@@ -144,7 +144,7 @@ async def rotation_killed_at(world: World, rotation: Rotation, effect: Effect, w
 
 
 async def retry_after_death(run_id: UUID, rotation: str) -> State[Any]:
-    """Mark a run whose process died as a worker does, press Retry and run it again; the state in which it ends."""
+    """Mark a run whose process died as crashed, as a worker does, retry it, and return its final state."""
     async with get_client() as client:
         if not (state := (await client.read_flow_run(run_id)).state) or not state.is_final():
             await client.set_flow_run_state(run_id, Crashed(message="Its process died."))
@@ -154,13 +154,13 @@ async def retry_after_death(run_id: UUID, rotation: str) -> State[Any]:
 
 
 async def give_the_slot_back(rotation: str) -> None:
-    """Do at once what the end of the dead process's lease does within a minute."""
+    """Release the slot of a dead process at once; its lease would take up to a minute to expire."""
     async with get_client() as client:
         await client.update_global_concurrency_limit(slot_of(rotation), GlobalConcurrencyLimitUpdate(active_slots=0))
 
 
 async def held_at(destination: str) -> set[str]:
-    """What a destination holds now: one secret, or none."""
+    """Return what a destination holds: one secret, or none."""
     opened = await open_destination(destination)
     try:
         held = (await opened.read_content()).value
@@ -170,18 +170,18 @@ async def held_at(destination: str) -> set[str]:
 
 
 async def held_by(rotation: Rotation) -> set[str]:
-    """What the rotation's destinations hold now."""
+    """Return what the rotation's destinations hold."""
     return set().union(*[await held_at(name) for name in rotation.destinations])
 
 
 def keys_of(world: World, rotation: Rotation) -> list[StoredKey]:
-    """The keys at OpenRouter that carry the rotation's marker, whether they can be used or not."""
+    """Return the keys at OpenRouter with the rotation's marker, usable or not."""
     marked = [(key, read_marker(key.name)) for key in world.openrouter.keys.values()]
     return [key for key, mark in marked if mark and mark[0] == rotation.name]
 
 
 async def traces(world: World, rotation: Rotation) -> Any:
-    """All that a run could have changed: ledger, keys, and every version at every destination."""
+    """Return everything that a run could have changed: ledger, keys, and every version at every destination."""
     records = vars(world.vault.namespaces[""]["secret"])["records"]
     versions = {path: record.current for path, record in records.items()}
     keys = sorted(world.openrouter.keys), list(world.openrouter.deleted)
@@ -189,7 +189,7 @@ async def traces(world: World, rotation: Rotation) -> Any:
 
 
 async def check_no_outage(world: World, rotation: Rotation, during: object = "") -> None:
-    """Every destination holds a key, and that works."""
+    """Verify that every destination holds a working key."""
     for name in rotation.destinations:
         held = await held_at(name)
         assert held, (during, name)
@@ -197,14 +197,14 @@ async def check_no_outage(world: World, rotation: Rotation, during: object = "")
 
 
 async def check_one_key(world: World, rotation: Rotation, during: object = "") -> None:
-    """There is one key, which works and which every destination holds; nothing is pending.
+    """Verify that there is one key, which works and which every destination holds, and that nothing is pending.
 
-    Beside it only those may live for a minute that a write of a dead process could still bring in.
+    For a minute, keys that a dead process's late write could restore may live, too.
     """
     now, ledger = datetime.now(UTC), await ledger_of(rotation.name)
     assert all(key.late_until for key in ledger.superseded), during
     if ledger.due(now):
-        # Its minute was over after the last run had looked: a retirement is scheduled for then, and no worker is here.
+        # That minute ended after the last run; the retirement scheduled for its end finds no worker here.
         assert (await retire(rotation.name, return_state=True)).is_completed(), during
         ledger = await ledger_of(rotation.name)
     there = {key.hash: key for key in keys_of(world, rotation)}
@@ -219,18 +219,18 @@ async def check_one_key(world: World, rotation: Rotation, during: object = "") -
 
 
 def check_nothing_leaked(world: World) -> None:
-    """No file and no row of the database holds a key, a token or a password."""
+    """Verify that no file and no database row holds a key, a token or a password."""
     assert leaks(world) == []
 
 
 async def check_converged(world: World, rotation: Rotation) -> None:
-    """The end of every test: one key that works everywhere, nothing pending, and no secret where none belongs."""
+    """Verify the end of every test: one key that works everywhere, nothing pending, no secret in a wrong place."""
     await check_one_key(world, rotation)
     check_nothing_leaked(world)
 
 
 async def story(world: World, rotation: Rotation, ledger: Ledger) -> str:
-    """What a person needs to see when the keys that are there are not those that are held."""
+    """Return what a person needs to see if the existing keys differ from the held ones."""
     async with get_client() as client:
         runs = await client.read_flow_runs(limit=200)
     lines = [f"ledger: {ledger.model_dump_json()}"]

@@ -1,4 +1,4 @@
-"""A proxy before Prefect's API: it knows the moment of a request, and holds it or refuses it."""
+"""A proxy in front of Prefect's API, which can hold or refuse a request at the right moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFUSAL = b"HTTP/1.1 410 Gone\r\ncontent-type: application/json\r\ncontent-lengt
 When = Literal["before", "after", "refused"]
 LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
 WRITES = re.compile(r"(POST|PATCH|PUT|DELETE) /api/(?!logs/|\S*/(filter|count|paginate|history)\b)")
-"""Requests by which a run changes something in Prefect, as against reads and logs."""
+"""The requests with which a run changes something in Prefect, without reads and logs."""
 
 
 class Request(NamedTuple):
@@ -43,7 +43,7 @@ async def read_request(reader: asyncio.StreamReader) -> Request | None:
 
 
 class Proxy:
-    """Hands requests on between clients and a server, and bytes once a websocket was asked for.
+    """Forwards requests to a server, and bytes after an upgrade to a websocket.
 
     Args:
         server: The server's address.
@@ -104,7 +104,7 @@ class Proxy:
             await writer.drain()
 
     async def meet(self, request: Request, held: asyncio.Event) -> bytes | None:
-        """Return the answer with which a request is refused, `None` where it passes; set `held` to hold its answer."""
+        """Return the answer that refuses a request, `None` to let it pass; set `held` to hold its answer."""
         return None
 
     async def hold_answer(self) -> None:
@@ -112,19 +112,19 @@ class Proxy:
         await self._gone.wait()
 
     def close(self) -> None:
-        """Cut every connection."""
+        """Close every connection."""
         self._gone.set()
 
 
 class Barrier(Proxy):
-    """Stops requests of one kind.
+    """Holds or refuses requests of one kind.
 
     Args:
         server: The server's address.
-        when: Whether a request that matches is held `before` it reaches the server, held `after` the server has
-            answered it, or `refused`, as the server refuses to renew a lease that it has given up.
+        when: Whether to hold a matching request `before` it reaches the server, to hold its answer (`after`), or to
+            answer it like a server that does not renew an expired lease (`refused`).
         request: A regular expression for method and path, such as `PATCH /api/variables/`.
-        skip: How many such requests pass first.
+        skip: How many matching requests to let through first.
     """
 
     def __init__(self, server: str, when: When, request: str, skip: int = 0) -> None:
@@ -135,7 +135,7 @@ class Barrier(Proxy):
         self.reached = asyncio.Event()
 
     async def meet(self, request: Request, held: asyncio.Event) -> bytes | None:
-        """Refuse or hold a request that matches."""
+        """Hold or refuse a matching request."""
         if not self._strikes(request):
             return None
         if self._when == "refused":
@@ -148,7 +148,7 @@ class Barrier(Proxy):
         return None
 
     async def hold_answer(self) -> None:
-        """Note that the server has answered, and wait until the proxy is closed."""
+        """Signal that the server has answered, and wait until the proxy is closed."""
         self.reached.set()
         await super().hold_answer()
 
@@ -162,14 +162,14 @@ class Barrier(Proxy):
 
 
 class Outage(Proxy):
-    """Answers 503 to a write to Prefect's API and to every later one, until it is over; reads pass.
+    """Answers 503 to a write to Prefect's API, and to all later ones until the outage is over; reads pass.
 
     Args:
         server: The server's address.
-        skip: How many writes that match `first` pass before it begins.
-        first: A regular expression for method and path: the write with which it begins; any by default.
-        retry_after: What the answers ask to wait, in seconds.
-        commits: Whether that first write takes effect all the same, and only its answer is lost.
+        skip: How many writes that match `first` to let through before it begins.
+        first: A regular expression for method and path of the write with which it begins; any by default.
+        retry_after: The Retry-After of its answers, in seconds.
+        commits: Whether the first write takes effect and only its answer is lost.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Outage(Proxy):
         self.refused: list[Request] = []
 
     async def meet(self, request: Request, held: asyncio.Event) -> bytes | None:
-        """Refuse a write while the outage lasts."""
+        """Refuse writes during the outage."""
         if not WRITES.match(request.line):
             return None
         self.writes.append(request.line)
@@ -210,7 +210,7 @@ class Outage(Proxy):
         return self._skip < 0
 
     async def deliver(self, request: Request) -> int:
-        """Send a write that was refused to the server now, and return the status of its answer."""
+        """Send a refused write to the server now, and return the status of the answer."""
         answers, requests = await self._connect()
         requests.write(request.raw)
         await requests.drain()

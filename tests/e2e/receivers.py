@@ -1,4 +1,4 @@
-"""Those who are told: somebody behind a URL, and somebody with a mailbox, both on loopback."""
+"""Receivers of notifications on loopback: a URL and a mailbox."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TOLD_WITHIN_SECONDS = 120.0
 
 
 class Receiver:
-    """Somebody who is told.
+    """Receives notifications.
 
     Args:
-        url: Where.
+        url: Its address.
     """
 
     def __init__(self, url: str) -> None:
@@ -32,7 +32,7 @@ class Receiver:
         self.paths: list[str] = []
 
     async def waits_for(self, *words: str) -> str:
-        """Wait until something with all of these words has come."""
+        """Wait until a message with all of these words has arrived."""
         deadline = time.monotonic() + TOLD_WITHIN_SECONDS
         while time.monotonic() < deadline:
             for text in self.heard:
@@ -44,7 +44,7 @@ class Receiver:
 
 @contextmanager
 def web_receiver(answer: str = "") -> Iterator[Receiver]:
-    """Somebody who is told by HTTP, and says something to it."""
+    """Run a receiver of HTTP requests, with a fixed answer."""
     receiver = Receiver("")
 
     async def hear(request: Request) -> Response:
@@ -58,7 +58,7 @@ def web_receiver(answer: str = "") -> Iterator[Receiver]:
 
 @asynccontextmanager
 async def mailbox() -> AsyncIterator[Receiver]:
-    """Somebody who is told by e-mail: a mail server that takes whatever comes, without a login."""
+    """Run a receiver of e-mail: a mail server that accepts everything without a login."""
     receiver = Receiver("")
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""A run that nobody is at work on any more is taken again, marked as crashed, or tried again, by whichever worker."""
+"""A run that no process works on is rescheduled, marked as crashed, or tried again, by whichever worker notices."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_a_crashed_run_is_tried_again_once_whoever_looks(world: World, sta
 
 
 async def silent_run(pool: str, start_flow: Callable[..., Any]) -> UUID:
-    """A run that is Running, has sent no heartbeat, and that nobody is at work on."""
+    """Return a run that is Running, has sent no heartbeat, and that no process works on."""
 
     @flow(persist_result=False)
     async def silent() -> None:
@@ -102,7 +102,7 @@ async def silent_run(pool: str, start_flow: Callable[..., Any]) -> UUID:
 
 
 async def state_after_looks(run_id: UUID, pool: str, looks: int) -> str | None:
-    """Let a worker look several times, while events arrive; the state in which the run is then."""
+    """Let a worker poll several times while events arrive, and return the run's state."""
     async with KeyRotationWorker(pool) as worker, get_client() as client:
         for _ in range(looks):
             await worker.sync_with_backend()

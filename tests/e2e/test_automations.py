@@ -1,4 +1,4 @@
-"""People and machines are told: each automation of the repository, against a local receiver."""
+"""People and machines are notified: each automation of the repository, against a local receiver."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OF_ROTATE = {
     "prefect.resource.role": "flow",
     "prefect.resource.name": "rotate",
 }
-"""How an event of a run names the flow that it is of."""
+"""How a run's event names its flow."""
 
 
 async def scheduled(what: Any, parameters: dict[str, Any], name: str, at: datetime | None = None) -> FlowRun:
@@ -88,7 +88,7 @@ async def test_the_person_on_call_hears_of_no_failure_that_passes_and_of_an_end_
 
     await on_call.waits_for(f"{rotation.name} recovered", "Rotated: the key")
 
-    # Prefect acts again where it could not write down that it has acted.
+    # Prefect acts again if it could not record that it had acted.
     failures = [text for text in on_call.heard if f"rotate/{rotation.name} failed" in text]
     assert {"answered 401" in text for text in failures} == {True}
 
@@ -119,7 +119,7 @@ async def test_a_crashed_run_tells_the_person_on_call(world: World, on_call: Rec
 
 
 def quicker(folder: Path) -> Path:
-    """The automation for crashed runs, with the shortest silence that Prefect allows."""
+    """Return the automation for crashed runs with the shortest silence that Prefect allows."""
     name = "crashed-runs.yaml"
     (folder / name).write_text((FOLDER / name).read_text().replace("within: 90", "within: 10"))
     return folder
@@ -176,7 +176,7 @@ async def test_a_heartbeat_that_comes_late_marks_no_run_that_has_ended(
 
 
 async def reason_of_the_refused_action_on(run_id: UUID) -> str:
-    """Why the automation could not change the state of a run, once it has tried."""
+    """Return why the automation could not change the state of a run, once it has tried."""
     wanted = {"filter": {"event": {"name": ["prefect.automation.action.failed"]}}}
     deadline = time.monotonic() + TOLD_WITHIN_SECONDS
     async with get_client() as client:

@@ -1,4 +1,4 @@
-"""A run of a `key-rotation` worker that is cancelled or suspended, or whose worker ends, comes to a plain end."""
+"""A run of a `key-rotation` worker ends properly if it is cancelled or suspended, or if its worker stops."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def test_at_sigterm_the_run_in_hand_ends_and_none_is_taken(world: World) -
     assert worker.popen.poll() is None
     at_vault.delay = 0
     done = await ended(in_hand)
-    # On its way out it still sends logs and events, again and again where a busy database refuses them.
+    # While it stops, it still sends logs and events, repeatedly if a busy database rejects them.
     await asyncio.to_thread(worker.popen.wait, 120)
 
     assert done.state_name == "Completed", message(done)

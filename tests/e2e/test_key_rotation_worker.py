@@ -1,6 +1,6 @@
-"""The worker type `key-rotation`: what its runs share, what they do not, and how it begins and ends.
+"""The worker type `key-rotation`: what its runs share, what is separate, and how it starts and stops.
 
-Where a test needs flows of its own, the worker is one of this process; where the process matters, it is one of its own.
+A test with flows of its own uses a worker in this process; a test about the process uses one in its own.
 """
 
 from __future__ import annotations

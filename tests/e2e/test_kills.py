@@ -47,7 +47,7 @@ from tests.e2e.processes import (
 )
 
 pytestmark = with_kills
-# `make test` kills rotations only, and after each call: the world before a call is the one after the call before it.
+# `make test` kills rotations only, and only after each call: before a call, the world is as after the previous one.
 before = pytest.param("before", marks=pytest.mark.exhaustive)
 BOTH = pytest.mark.parametrize("when", [before, "after"])
 DISABLE = Retirement(revoke="disable-then-delete")
@@ -57,12 +57,12 @@ TAKEN_OUT: dict[str, Flow[Any, Any]] = {
     "a restore": restore_key,
     "a removal": remove_rotation,
 }
-"""What else changes lists."""
+"""Other flows that change lists."""
 
 
 @pytest.fixture(params=["process", pytest.param(WORKER_TYPE, marks=pytest.mark.exhaustive)])
 def world(world: World, request: pytest.FixtureRequest) -> World:
-    """What is killed is a process with one run, or a worker that runs it in a thread."""
+    """The killed process is one with a single run, or a worker that executes it in a thread."""
     world.worker_type = request.param
     return world
 

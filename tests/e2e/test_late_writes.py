@@ -1,4 +1,4 @@
-"""Prefect's API is down for one run while another rotates: what comes late takes no effect, or does no harm."""
+"""Prefect's API is down for one run while another rotates: late requests have no effect, or do no harm."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_an_outage_longer_than_a_lease_that_begins_at_any_write_does_no_ha
         for skip in range(len(seen))
     ]
 
-    # Two cores cannot start them all at once, but they can wait for the leases to end side by side.
+    # Two cores cannot start all of them at once, but they can wait for their leases to expire concurrently.
     turn = asyncio.Lock()
 
     async def history(outage: Outage, rotation: Rotation) -> None:
@@ -98,7 +98,7 @@ async def test_an_outage_longer_than_a_lease_that_begins_at_any_write_does_no_ha
 
 
 def kind(line: str) -> str:
-    """What a write is, whichever record it is about."""
+    """Return the kind of a write, without the id of its record."""
     return re.sub(r"[0-9a-f-]{36}|/name/\S+", "…", line)
 
 

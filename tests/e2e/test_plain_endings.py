@@ -1,4 +1,4 @@
-"""A run ends as what it did, told plainly, whatever Prefect's API or a library does beside it."""
+"""A run's final state says what it did, whatever Prefect's API or a library does meanwhile."""
 
 from __future__ import annotations
 

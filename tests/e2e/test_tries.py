@@ -1,4 +1,4 @@
-"""A failure that passes by itself heals by itself: a scheduled run of the same deployment tries again."""
+"""A failure that passes by itself is retried by a scheduled run of the same deployment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = with_processes
 
 @pytest.fixture(autouse=True)
 def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of this process does not wait for a service that is away."""
+    """Keep a run in this process from waiting for a service that is down."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
 
 
@@ -104,7 +104,7 @@ async def test_a_failure_that_nobody_heard_of_ends_without_a_word(world: World, 
     assert (await attempt(await begin_rotation(rotation))).is_completed()
 
     told: list[str] = []
-    # What the last run tells comes after all that could have been told before.
+    # The last run's events come after all that could have been emitted before.
     while told.count(Event.ROTATION_COMPLETED.value) < 3:
         told = [each["event"] for each in await events(rotation, *Event)]
     assert Event.ROTATION_FAILED.value in told

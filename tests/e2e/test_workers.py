@@ -131,7 +131,7 @@ async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) ->
     in_publish.delay = 0
     finished = await ended(run_id)
 
-    # A run prints through its worker's pipe, and may crash once that is broken; then Retry heals.
+    # A run prints into its worker's pipe, and may crash once that is closed; then Retry recovers.
     if finished.state_name != "Completed":
         assert (await retry_after_death(run_id, rotation.name)).is_completed()
     await check_converged(world, rotation)
@@ -146,7 +146,7 @@ async def test_an_emergency_has_a_worker_of_its_own_queue_where_the_others_are_f
     ordinary = await world.prepare(world.rotation(destinations=["vault-secret/full"]))
     stolen = await world.prepare(world.rotation())
     assert (await rotate(stolen, return_state=True)).is_completed()
-    # Every attempt is held: a worker may take longer to begin than the client waits for an answer.
+    # Hold every attempt: a worker may take longer to start than the client waits for an answer.
     at_vault = world.vault_app.state.faults.add(Fault("before", "GET", "/data/", status=0, delay=HELD_SECONDS))
     at_work = await start(ordinary, deployment_name=pool)
     await until_held(at_vault)

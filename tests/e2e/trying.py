@@ -1,4 +1,4 @@
-"""How tests let runs fail for something that passes, and find the tries of them."""
+"""Let runs fail for a passing reason in tests, and find their tries."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ NOWHERE = "http://127.0.0.1:9/api/v1"
 
 
 async def tries_of(name: str) -> list[FlowRun]:
-    """The tries of a rotation that are there, whatever their state."""
+    """Return the existing tries of a rotation, whatever their state."""
     tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[TRY_TAG, name]))
     async with get_client() as client:
         return await client.read_flow_runs(flow_run_filter=tags)
 
 
 async def pending(name: str) -> list[FlowRun]:
-    """The tries of a rotation that are still to come."""
+    """Return the scheduled tries of a rotation."""
     return [run for run in await tries_of(name) if run.state is not None and run.state.is_scheduled()]
 
 
 def wait_for(planned: FlowRun) -> timedelta:
-    """How far away a run is."""
+    """Return the time until a run is due."""
     at = planned.expected_start_time
     assert at is not None
     return timedelta(seconds=at.timestamp() - datetime.now(UTC).timestamp())
 
 
 async def come(run_id: UUID) -> State[Any]:
-    """Let the time of a run have come, and run it."""
+    """Make a run due now, and execute it."""
     async with get_client() as client:
         await client.set_flow_run_state(run_id, Scheduled(), force=True)
     return await attempt(run_id)
 
 
 async def fail(world: World, run_id: UUID) -> State[Any]:
-    """Let a run find OpenRouter away, which is back when it has ended."""
+    """Execute a run while OpenRouter is down; it is up again afterwards."""
     await world.connect(NOWHERE)
     state = await come(run_id)
     await world.connect(world.openrouter_url)
@@ -60,7 +60,7 @@ async def fail(world: World, run_id: UUID) -> State[Any]:
 
 
 async def scheduled_run(rotation: Rotation) -> UUID:
-    """A run that the schedule of the rotation's deployment has made."""
+    """Return a run that the schedule of the rotation's deployment created."""
     deployment_id = await deploy(rotation)
     async with get_client() as client:
         await client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment_id}, json={})

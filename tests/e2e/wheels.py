@@ -1,4 +1,4 @@
-"""The package as a worker has it: a built wheel, in an environment of its own, away from the checkout."""
+"""The package as a worker has it: a built wheel in an environment of its own, away from the checkout."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sandbox.stack import CHECKOUT, WORKER_TYPE, Process, Stack
 REQUIREMENTS = CHECKOUT / "requirements.txt"
 NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "site")
 RUN_SECONDS = 300.0
-"""How long one command may take: many servers and workers may share two cores with it."""
+"""The timeout of one command; many servers and workers may share two cores with it."""
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run a command to its end, and return what it printed."""
+    """Run a command, and return its output."""
     done = subprocess.run(
         command,
         env=env,
@@ -42,12 +42,12 @@ def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | Non
 
 
 def copy_of_source(to: Path) -> Path:
-    """Copy what a wheel is built from, because a build leaves its own files beside it and packs what it left before."""
+    """Copy the source of a wheel: a build leaves files beside it, and packs those of an earlier build."""
     return Path(shutil.copytree(CHECKOUT, to, ignore=NOT_SOURCE))
 
 
 def build(source: Path, into: Path) -> Path:
-    """Build the wheel, without asking an index."""
+    """Build the wheel, without using an index."""
     run(
         sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
         "--wheel-dir", into, source,
@@ -59,8 +59,7 @@ def build(source: Path, into: Path) -> Path:
 class Environment:
     """A virtual environment with a wheel of this package, the pinned requirements, and nothing else.
 
-    The requirements are linked from the environment of the tests, which was made from the same pins, instead of
-    downloaded once more.
+    The requirements are linked from the test environment, which has the same pins, instead of being downloaded again.
 
     Args:
         home: Where it is made; commands run in an empty folder in it.
@@ -84,15 +83,15 @@ class Environment:
         run(sys.executable, "-m", "pip", "--python", self.python, *args, cwd=self.elsewhere, env={})
 
     def env(self, stack: Stack) -> dict[str, str]:
-        """Return the environment variables of what runs here with a server; the checkout is not on the path."""
+        """Return the environment variables of a process here that uses a server; the checkout is not on the path."""
         return {name: value for name, value in stack.env.items() if name != "PYTHONPATH"}
 
     def run(self, stack: Stack, *args: str) -> str:
-        """Run Python with some arguments, and return what it printed."""
+        """Run Python with these arguments, and return its output."""
         return run(self.python, *args, env=self.env(stack), cwd=self.elsewhere)
 
     async def attempt(self, stack: Stack, run_id: UUID) -> State[None]:
-        """Run a flow run that exists already, as a worker of this environment does; the state in which it ends."""
+        """Execute an existing flow run like a worker of this environment, and return its final state."""
         printed = await asyncio.to_thread(self.run, stack, "-m", "prefect.engine", str(run_id))
         async with get_client() as client:
             state = (await client.read_flow_run(run_id)).state
@@ -100,13 +99,13 @@ class Environment:
         return state
 
     def worker(self, stack: Stack, pool: str) -> Process:
-        """Start a worker of the project's own type on a pool, found by the wheel's entry point."""
+        """Start a worker of the project's own type, found through the wheel's entry point."""
         command = [str(self.python), "-m", "prefect", "worker", "start", "--type", WORKER_TYPE, "--pool", pool]
         return Process(command, self.env(stack), self.home / "worker.log")
 
 
 def pinned(requirements: Path = REQUIREMENTS) -> Iterator[Requirement]:
-    """Yield the pinned requirements of this Python and platform."""
+    """Yield the pinned requirements for this Python and platform."""
     for line in re.findall(r"^[^\s#].*?(?= \\$)", requirements.read_text(), re.MULTILINE):
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate():
@@ -114,7 +113,7 @@ def pinned(requirements: Path = REQUIREMENTS) -> Iterator[Requirement]:
 
 
 def link(requirement: Requirement, packages: Path) -> None:
-    """Link a pinned package of the environment of the tests into a folder of packages."""
+    """Link a pinned package from the test environment into a folder of packages."""
     found = distribution(requirement.name)
     assert found.version in requirement.specifier, f"{requirement}: the tests run with {found.version}"
     for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:

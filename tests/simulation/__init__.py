@@ -1,1 +1,1 @@
-"""In-memory models of OpenRouter, the destinations and Prefect, which the real steps are run against."""
+"""In-memory models of OpenRouter, the destinations and Prefect, against which the real steps run."""

@@ -12,13 +12,13 @@ from tests.simulation.world.model import Model
 
 
 def check_serving(model: Model, rotation: Rotation, serving: Collection[str], effect: str) -> None:
-    """I1: a destination that was given a working key of ours, and was not changed by hand since, holds one that works.
+    """I1: a destination that got a working key from us, and was not changed by hand since, still holds a working key.
 
     Args:
-        model: The world.
-        rotation: The rotation, whose destinations are looked at.
-        serving: The destinations for which this was promised.
-        effect: What has just happened.
+        model: The model world.
+        rotation: The rotation whose destinations are checked.
+        serving: The destinations for which this holds.
+        effect: The latest effect.
     """
     for name in serving:
         if name in rotation.destinations:
@@ -27,7 +27,7 @@ def check_serving(model: Model, rotation: Rotation, serving: Collection[str], ef
 
 
 def check_no_orphan(model: Model, rotation: Rotation, out_of_sight: Collection[str] = ()) -> None:
-    """I2: the live keys with this rotation's marker are those that the ledger explains, and none is overdue."""
+    """I2: the live keys with this rotation's marker are in its ledger, and none is overdue."""
     ledger = _ledger(model, rotation)
     explained = ({ledger.current.hash} if ledger.current else set()) | {key.hash for key in ledger.superseded}
 
@@ -48,7 +48,7 @@ def check_agreement(model: Model, rotation: Rotation) -> None:
 
 
 def check_no_older_key(model: Model, rotation: Rotation, out_of_sight: Collection[str] = ()) -> None:
-    """After an emergency the current key is the only one of this rotation that is alive."""
+    """After an emergency, the current key is the only live key of this rotation."""
     current = _ledger(model, rotation).current
     older = _marked(model, rotation) - ({current.hash} if current else set())
     promise(not older - set(out_of_sight), "an emergency left older keys alive")

@@ -1,8 +1,7 @@
-"""Histories by the thousand: a person, a scheduler and a malicious fate take turns, and the promises are watched.
+"""Thousands of histories: a person, a scheduler and injected faults take turns, and the promises are checked.
 
-The machine is Hypothesis' rule-based state machine over the model world.
-A new capability joins it with a rule of its own (what may happen) and with a check of what it promises: in `watching`
-where that holds after every effect, in `outcomes` where it holds after a run that succeeded.
+This is a rule-based state machine of Hypothesis over the model world. A new capability adds a rule (what may happen)
+and a check of its promise: in `watching` if it holds after every effect, in `outcomes` if after a successful run.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
 
     @rule()
     def quiet(self) -> None:
-        """Everything works again; one run by each owner of keys, and the invariants of convergence hold."""
+        """Repair everything; after one run by each owner of keys, the invariants of convergence hold."""
         self.model.tell("quiet")
         begun = len(self.model.story)
         self.model.late_effects_happen()
@@ -61,8 +60,8 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
         self.model.late_writers = 0
         for place in self.model.places.values():
             place.exists = True
-        # The person on call decides about what is still used, about a key to adopt that is gone, about settings that
-        # nobody knows any more after a ledger was lost, and about values that are no keys.
+        # The person on call decides about keys still in use, a key to adopt that is gone, settings that were lost with
+        # a ledger, and values that are no keys.
         key = self.rotation.key.model_copy(update={"inherit": False})
         self._change(
             retirement=Retirement(), minimum_age=timedelta(0), adopt=None, key=key, overwrite=self.rotation.destinations
@@ -73,7 +72,7 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
         check_no_orphan(self.model, self.rotation, self.out_of_sight)
         check_agreement(self.model, self.rotation)
         check_no_dead_key(self)
-        # What is left there is a person's to decide.
+        # A person must decide about what is left in the lists.
         self.model.lists.clear()
         self._check_that_an_audit_is_content()
         self.model.story[begun:] = ["    all went well"]
@@ -89,7 +88,7 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
                     used = self.model.keys[finding.key_hash].uses
                     promise(bool(used), f"an orphan that nobody uses was not repaired: {finding.sentence}")
                     del self.model.keys[finding.key_hash]
-            # Who has deleted or disabled a key by hand knows why, while the ledger still waits for its end.
+            # A key that a person deleted or disabled by hand is no surprise, while the ledger still waits for its end.
             again = [f for f in self._findings(connection, repair=False) if f.key_hash not in self.touched]
             left = [finding.sentence for finding in again if finding.needs_person]
             promise(not left, f"after quiet an audit of {connection} needs a person: {left}")
@@ -99,13 +98,13 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
         return list(report.findings) if report else []
 
     def _clean_up_every_account(self) -> None:
-        # Keys of an account can be revoked only while the connection holds that account's management key: the person on
-        # call does what the error says, puts each one back in turn, and lets what is overdue be revoked.
+        # Keys can be revoked only while the connection has the management key of their account. So the person on call
+        # does what the error says: put each one back in turn, and let what is overdue be revoked.
         self._rotate(self._identity())
         self.model.connections["openrouter"] = "account-1"
         self._lose_sight()
         moved = self._rotate(self._identity())
-        # What the first round only disables, the second one deletes.
+        # The first round may only disable keys, which the second one deletes.
         for _ in range(2):
             ledger = self.model.ledger("checkout")
             ends = [key.revoke_at for key in ledger.superseded] if ledger else []
@@ -113,37 +112,37 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
             for account in ("account-2", "account-1"):
                 self.model.connections["openrouter"] = account
                 if ends:
-                    # A ledger that is full takes no new key, and so learns of a new policy only in this way.
+                    # A full ledger takes no new key, so only this way gets a new policy into it.
                     self._after(play(run_apply(self.model, "checkout", self._other_identity())))
                 self._after(play(run_retire(self.model, "checkout", self._other_identity())))
             if not moved.succeeded:
-                # The ledger was full, and has room now; what the other account holds is the next round's.
+                # The full ledger has room now; the keys of the other account follow in the next round.
                 moved = self._rotate(self._identity())
 
     def check_invariants(self, *args: Any, **kwargs: Any) -> None:
-        """Count the steps: an invariant would do so too, and be printed as a step of its own each time."""
+        """Count the steps here: an invariant would be printed as a step of its own each time."""
         COUNTED["steps"] += 1
         super().check_invariants(*args, **kwargs)
 
     def teardown(self) -> None:
-        """End in quiet, and tell the story, so that a failing history can be followed."""
+        """End the history, and print its story, so that a failing one can be followed."""
         has_failed = sys.exc_info()[0] is not None
         try:
             if not has_failed and hasattr(self, "rotation"):
                 self.quiet()
         finally:
             STORIES.update("\n".join(self.model.story).encode())
-            # A history that was pasted as a test has no place for notes; there the broken promise must do.
+            # A history that runs as a test has nowhere to print its story; the broken promise must do.
             if currently_in_test_context():
                 note("\n".join(self.model.story))
 
 
 def histories_of(*rules: str, **begun_with: Any) -> type[Histories]:
-    """Make a machine that takes only some of the steps, and so finds sooner what comes of their order.
+    """Return a machine with only some of the rules, which finds faults in their order sooner.
 
     Args:
-        rules: The names of the rules; all where there is none. Quiet comes at the end of every history in any case.
-        begun_with: What a person has filled in, where it is not left to chance.
+        rules: The names of the rules; all by default. Every history ends with `quiet` in any case.
+        begun_with: What a person has filled in, as far as it is not left to chance.
 
     Returns:
         The machine.

@@ -1,4 +1,4 @@
-"""What a run that ended well has promised: each capability's own check, on the world before and after it."""
+"""The promises of a successful run: a check for each capability, comparing the world before and after it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.simulation.world.model import Model
 
 NAME = "checkout"
 MOST_TAKEN_UP = 6
-"""How many keys a ledger has room for, however much is recorded about each."""
+"""How many keys fit into a ledger, however much is recorded about each."""
 
 
 @dataclass(frozen=True)
@@ -37,38 +37,38 @@ class Before:
 
     @classmethod
     def of(cls, model: Model) -> Before:
-        """Remember the world as it is."""
+        """Record the present state of the world."""
         keys = {key.hash: copy(key) for key in model.keys.values()}
         held = {name: place.content for name, place in model.places.items()}
         return cls(model.time, model.ledger(NAME) or Ledger(), keys, held, len(model.events))
 
     def told_since(self, model: Model, event: Event, key_hash: str | None = None) -> bool:
-        """Whether the run has told of an event, about that key if one is named."""
+        """Return whether the run has emitted an event, about this key if one is given."""
         return any(
             told["event"] == event.value and key_hash in (None, told.get("key_hash"))
             for told in model.events[self.told :]
         )
 
     def inheritable(self, rotation: Rotation, account: str) -> tuple[set[bool], set[str | None]]:
-        """Whether spending on other keys may count for a new key, and the guardrails that it may inherit."""
+        """Return whether a new key may count BYOK spending, and the guardrails that it may inherit."""
         current = self.ledger.current
         if not rotation.key.inherit:
             return {False}, {None}
         if current is None:
-            # The ledger was lost: the run goes by what the destinations hold, where it finds that key again.
+            # The ledger was lost: the run uses what the destinations hold, if it finds that key again.
             held = {self.held[name] for name in rotation.destinations}
             formers = [key for key in self.keys.values() if key.secret in held]
             counted = {key.request.include_byok_in_limit for key in formers}
             return {False, *counted}, {None, *(key.guardrail for key in formers)}
         terms, former = current.terms or Terms(), self.keys.get(current.hash)
         if former is None or former.account != account:
-            # The ledger remembers the settings of a key that is gone or out of reach.
+            # The ledger stores the settings of a key that is gone or out of reach.
             counted = {former.request.include_byok_in_limit} if former else set()
             return {terms.include_byok_in_limit, *counted}, {None, terms.guardrail_id}
         return {former.request.include_byok_in_limit}, {former.guardrail}
 
     def is_young(self, rotation: Rotation, run: Identity) -> bool:
-        """Whether a scheduled run has nothing to do, because the current key is young, published and working."""
+        """Return whether a scheduled run has nothing to do, because the current key is young, published and working."""
         current = self.ledger.current
         if run.scheduled_for is None or run.emergency or current is None or self.ledger.pending is not None:
             return False
@@ -85,7 +85,7 @@ def _current(model: Model) -> Current | None:
 
 
 def check_turn(model: Model, rotation: Rotation, run: Identity, before: Before) -> None:
-    """A new run is a new rotation, but for a scheduled one that finds a young key in order."""
+    """A new run makes a new key, unless it is scheduled and the current key is young and in order."""
     current = _current(model)
     if before.is_young(rotation, run):
         promise(current == before.ledger.current, "a scheduled run replaced a key younger than the minimum age")
@@ -94,7 +94,7 @@ def check_turn(model: Model, rotation: Rotation, run: Identity, before: Before) 
 
 
 def check_new_key(model: Model, rotation: Rotation, before: Before) -> None:
-    """A new key has the settings that the rotation names, and those that it inherits."""
+    """A new key has the rotation's settings, and those that it inherits."""
     current = _current(model)
     if current is None or current.hash in before.keys:
         return
@@ -126,7 +126,7 @@ def check_adopted(model: Model, rotation: Rotation, before: Before, *, at_once: 
     if key is None or before.ledger.current is not None or before.ledger.pending is not None:
         return
     if key.hash in before.ledger.hashes():
-        # It was taken up before, and whoever then took the rotation away has ended it.
+        # It was adopted before, and the removal of the rotation has ended it.
         return
     if key.account != model.connections[rotation.connection]:
         return
@@ -141,7 +141,7 @@ def check_adopted(model: Model, rotation: Rotation, before: Before, *, at_once: 
 
 
 def check_told(model: Model, before: Before, rotation: Rotation) -> None:
-    """A rotation tells of the new key in each state of its life, and that it is done."""
+    """A rotation emits an event for each state of the new key, and one when it is done."""
     current = _current(model)
     if current is None or current == before.ledger.current:
         return
@@ -155,7 +155,7 @@ def check_told(model: Model, before: Before, rotation: Rotation) -> None:
 
 
 def check_ends_told(model: Model, before: Before) -> None:
-    """Whoever ends a superseded key tells of it."""
+    """Every end of a superseded key has its event."""
     after = {key.hash: key for key in (model.ledger(NAME) or Ledger()).superseded}
     for key in before.ledger.superseded:
         if key.hash in before.keys and key.hash not in model.keys:
@@ -165,12 +165,12 @@ def check_ends_told(model: Model, before: Before) -> None:
 
 
 def check_scheduled(model: Model) -> None:
-    """Whatever is to be done about older keys later is scheduled, and no wait outlasts the longest overlap."""
+    """Every later action on older keys is scheduled, and no wait exceeds the longest overlap."""
     ledger = model.ledger(NAME) or Ledger()
     due_times = [key.revoke_at for key in ledger.superseded] + [e.since + TURNS_UP_WITHIN for e in ledger.unresolved]
     if ledger.current and ledger.current.budget and ledger.current.budget.ends_at:
         due_times.append(ledger.current.budget.ends_at)
-    # A moment at which a retirement was cancelled once is not given another one.
+    # A cancelled retirement is not scheduled again for the same time.
     missing = {(NAME, at) for at in due_times if at > model.time} - set(model.retirements)
     promise(not missing, f"nobody will come for what ends at {missing}")
     policy = ledger.retirement
@@ -182,7 +182,7 @@ def check_scheduled(model: Model) -> None:
 
 
 def check_budget(model: Model, before: Before) -> None:
-    """When the period of a carried budget has ended, the full limit is back."""
+    """Once the period of a carried budget has ended, the key has its full limit again."""
     current = _current(model)
     if current is None:
         return
@@ -194,7 +194,7 @@ def check_budget(model: Model, before: Before) -> None:
 
 
 def check_applied(model: Model, rotation: Rotation, before: Before) -> None:
-    """After apply-settings the current key has what the rotation names; what it leaves open may be inherited."""
+    """After apply-settings, the current key has the rotation's settings; those left open may be inherited."""
     current = _current(model)
     key = model.keys.get(current.hash) if current else None
     former = before.keys.get(current.hash) if current else None
@@ -233,7 +233,7 @@ def check_removed(model: Model, before: Before, keys: str, until: datetime | Non
 
 
 def check_written_off(model: Model, before: Before, key: Superseded) -> None:
-    """Only what nobody can revoke is written off, and everybody is told."""
+    """Only a key that nobody can revoke is written off, and an event says so."""
     account = model.connections[key.connection]
     there = key.hash in model.keys and model.keys[key.hash].account == account
     closed = account in model.revoked_accounts or key.connection in model.deleted_connections
@@ -245,7 +245,7 @@ def check_written_off(model: Model, before: Before, key: Superseded) -> None:
 
 
 def check_findings(model: Model, connection: str, findings: Sequence[Finding], told: int) -> None:
-    """An audit that nothing kept from looking finds every orphan, and what is wrong with the current key."""
+    """An audit that could read everything finds every orphan, and every fault of the current key."""
     found = {(finding.kind, finding.key_hash) for finding in findings}
     ledger, account = model.ledger(NAME), model.connections[connection]
     if ledger is not None:
@@ -266,13 +266,13 @@ def check_findings(model: Model, connection: str, findings: Sequence[Finding], t
 
 
 def orphans(model: Model, ledger: Ledger, account: str) -> Collection[str]:
-    """The keys in an account that an audit must call orphans."""
+    """Return the keys in an account that an audit must report as orphans."""
     old = [k for k in model.keys.values() if k.account == account and model.time - k.created_at > SETTLED_AFTER]
     return {key.hash for key in old if is_ours(model, key)} - ledger.hashes()
 
 
 def is_ours(model: Model, key: ModelKey) -> bool:
-    """Whether a key's marker tells that the rotation has made it in this installation."""
+    """Return whether a key's marker shows that the rotation made it in this installation."""
     mark = read_marker(key.request.name)
     if mark is None or mark.rotation != NAME:
         return False
@@ -280,7 +280,7 @@ def is_ours(model: Model, key: ModelKey) -> bool:
 
 
 def in_sight(model: Model, rotation: Rotation, made: Mapping[str, str]) -> set[str]:
-    """The keys that a rotation finds by their markers, as a destination holds one that its ledger does not know."""
+    """Return the keys that a rotation finds by their markers, once a destination holds an unknown key."""
     ledger = model.ledger(NAME) or Ledger()
     held = [made.get(model.places[name].content or "") for name in rotation.destinations]
     adopts = rotation.adopt is not None and ledger.current is None
@@ -288,5 +288,5 @@ def in_sight(model: Model, rotation: Rotation, made: Mapping[str, str]) -> set[s
         return set()
     account = model.connections[rotation.connection]
     ours = {key.hash for key in model.keys.values() if key.account == account and is_ours(model, key)}
-    # If there are too many of them for a ledger, an audit settles what is left.
+    # If they are too many for a ledger, an audit settles the rest.
     return ours if len(ours | ledger.hashes()) <= MOST_TAKEN_UP else set()

@@ -1,18 +1,18 @@
-"""What the simulation watches over."""
+"""The promises that the simulation checks."""
 
 from __future__ import annotations
 
 
 class BrokenPromiseError(AssertionError):
-    """A promise of the design was not kept."""
+    """A promise of the design was broken."""
 
 
 def promise(kept: bool, what: str) -> None:
-    """Make sure of a promise.
+    """Check a promise.
 
     Args:
         kept: Whether it was kept.
-        what: What happened if it was not.
+        what: What is wrong if it was not kept.
 
     Raises:
         BrokenPromiseError: It was not kept.

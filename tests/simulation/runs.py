@@ -1,4 +1,4 @@
-"""Runs of the real flows against the model world: how each is begun, and how it ends."""
+"""Run the real flows against the model world, and record how they end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def open_run(model: Model, name: str, identity: Identity, process: Process) -> R
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: with a sentence, with an error, or killed."""
+    """The end of a run: a message, an error, or a kill."""
 
     message: str | None = None
     error: KeyRotationError | None = None
@@ -81,7 +81,7 @@ async def run_retire(model: Model, rotation: str, identity: Identity, process: P
 
 
 async def run_restore(model: Model, rotation: str, identity: Identity, process: Process | None = None) -> Ended:
-    """Bring back the key that was superseded last, in a process of its own."""
+    """Restore the most recently superseded key, in a process of its own."""
     process = process or Process(model, "restore")
     run = open_run(model, rotation, identity, process)
     return await _until_it_ends(restore(run, "", PLAIN), model)
@@ -97,7 +97,7 @@ async def run_apply(model: Model, rotation: str, identity: Identity, process: Pr
 async def run_remove(
     model: Model, rotation: str, identity: Identity, revoke_at: datetime | None, process: Process | None = None
 ) -> Ended:
-    """Take the rotation away, in a process of its own."""
+    """Remove the rotation, in a process of its own."""
     process = process or Process(model, "remove")
     run = open_run(model, rotation, identity, process)
     return await _until_it_ends(remove(run, revoke_at, PLAIN), model)
@@ -114,7 +114,7 @@ async def run_write_off(
 
 @dataclass(frozen=True)
 class Planned:
-    """How a look ahead ended, and the steps that it names."""
+    """The end of a plan, and the steps that it names."""
 
     ended: Ended
     steps: tuple[str, ...] = ()
@@ -134,7 +134,7 @@ async def run_plan(model: Model, rotation: Rotation, identity: Identity, process
 
 @dataclass(frozen=True)
 class Audited:
-    """How an audit ended, and what it reports."""
+    """The end of an audit, and its report."""
 
     ended: Ended
     report: Report | None = None
@@ -166,7 +166,7 @@ async def run_audit(
 
 
 async def prune_ledgers(model: Model) -> None:
-    """Delete the terms that nobody reads any more, as the run of the overview does."""
+    """Delete outdated terms, as a run of the overview does."""
     for name in model.rotations():
         with suppress(KeyRotationError, Crash):
             await prune(ModelStore(Process(model, "overview"), name), model.terms(name))
@@ -186,12 +186,12 @@ async def _until_it_ends(work: Awaitable[str], model: Model | None = None) -> En
 
 
 LOOP = LoopWithoutWaiting()
-"""One for all runs: thousands of them take a millisecond each, and so does making a loop."""
+"""One event loop for all runs: thousands of them take a millisecond each, as creating a loop would."""
 atexit.register(LOOP.close)
 
 
 def play(work: Awaitable[T]) -> T:
-    """Run something to its end from a test that is not async; nothing that it has begun goes on after that."""
+    """Run a coroutine from a test that is not async; everything that it has started ends with it."""
 
     async def main() -> T:
         return await work

@@ -1,4 +1,4 @@
-"""What may happen in a history: aims of faults and pauses, and what a person may fill in."""
+"""Strategies for histories: the targets of faults and pauses, and what a person may fill in."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.simulation.world.fates import Fate
 T = TypeVar("T")
 
 PLACES = {"vault-secret/a": True, "vault-secret/b": True, "secret/c": False, "infisical-secret/d": False}
-"""The destinations, and whether they check and set."""
+"""The destinations, and whether they have check-and-set."""
 MOVABLE = {name for name in PLACES if not name.startswith("secret/")}
 """The destinations whose blocks can be edited to point to another place."""
 NOT_PAUSED_AT = ("write secret", "write infisical")
-"""Where a store does not compare before it sets: a write that an emergency has overtaken brings in a dead key."""
+"""Without check-and-set, a write that an emergency has overtaken brings in a dead key."""
 
 AIMED_AT = (
     "create the key",
@@ -35,9 +35,9 @@ AIMED_AT = (
     "fence",
     "read vault-secret",
 )
-"""Effects that faults and pauses are aimed at by name: a number alone hits one of them too seldom."""
+"""Effects that faults and pauses target by name, because a number alone hits them too rarely."""
 Aim = tuple[str, int]
-"""One effect of a run: how its name begins, and how many such effects come before it."""
+"""An effect of a run: the beginning of its name, and how many such effects precede it."""
 by_name = st.tuples(st.sampled_from(AIMED_AT), st.sampled_from([0, 0, 1, 2, 3]))
 by_number = st.tuples(st.just(""), st.integers(0, 25))
 aims = st.one_of(by_name, by_number)
@@ -46,12 +46,12 @@ crashes = st.tuples(aims, st.sampled_from(KILLED))
 faults = st.tuples(aims, st.sampled_from([f for f in Fate if f not in {Fate.WORKS, *KILLED}]))
 LATE = (("create the key", 0), ("write vault-secret", 0), ("write secret", 0), ("write infisical", 0))
 late = st.tuples(st.sampled_from(LATE) | st.tuples(st.just("write the ledger"), st.integers(0, 6)), st.just(Fate.LATE))
-"""Only these can take effect after the run has ended, so most other aims would waste a late one."""
+"""Only these can take effect after the run has ended; a late fault of another effect would be wasted."""
 fates = st.lists(st.one_of(crashes, faults, late), max_size=3)
 runs = st.sampled_from(["rotate", "emergency", "retire", "restore", "apply", "remove", "audit"])
-"""What may be at work when another run takes its place."""
+"""The kinds of run that may overtake another one."""
 others = runs | st.sampled_from(["retry", "person"])
-"""What may happen to a run that is paused: another run, a Retry of itself, or a person who edits a destination."""
+"""What may happen while a run is paused: another run, a Retry of it, or an edit of a destination by a person."""
 destinations = st.lists(st.sampled_from(sorted(PLACES)), min_size=1, max_size=3, unique=True)
 retirements = st.builds(
     Retirement,
@@ -75,11 +75,11 @@ key_settings = st.fixed_dictionaries(
         "expires_after": st.sampled_from([None, timedelta(days=40)]),
     }
 )
-"""What a person may ask of every new key."""
+"""What a person may set for every new key."""
 nth = st.integers(0, 99)
-"""Which one of several, whose number is known only when it happens: counted round and round.
+"""The index of one of several things, modulo their number, which is known only when the rule runs.
 
-A plain number, so that a history that failed can be pasted as a test.
+A plain number, so that a failing history can be pasted as a test.
 """
 
 BEGINNINGS: dict[str, st.SearchStrategy[Any]] = {
@@ -94,11 +94,11 @@ BEGINNINGS: dict[str, st.SearchStrategy[Any]] = {
 
 
 def nth_of(things: Sequence[T], which: int) -> T:
-    """Choose one of several."""
+    """Return one of several things."""
     return things[which % len(things)]
 
 
 def hits(aim: Aim, effect: str, seen: Counter[str]) -> bool:
-    """Return whether an effect is the one aimed at, after those seen before."""
+    """Return whether an effect is the target, given those before it."""
     name, before = aim
     return effect.startswith(name) and sum(n for other, n in seen.items() if other.startswith(name)) == before

@@ -1,4 +1,4 @@
-"""What a person changes between two runs, while something is left over from the first."""
+"""Changes that a person makes between two runs, the first of which has left something behind."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def left_over(rotation: Rotation, what: str) -> WatchedRotation:
     watched.model.connections = {"openrouter": "account-1", "other": "account-2"}
     assert watched.rotate().succeeded
     struck, fate = STRIKES[what]
-    # Looking for a key whose create was not answered fails as well.
+    # The search for a key whose create got no answer fails, too.
     watched.model.fate = lambda effect: (
         fate if effect.startswith(struck) else Fate.FAILS if effect.startswith("list the keys") else Fate.WORKS
     )

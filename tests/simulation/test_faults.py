@@ -1,4 +1,4 @@
-"""Faults that are no broken call: what people and clocks do to a rotation, each with what becomes of it."""
+"""Faults that are no failed call: what people and clocks do to a rotation, and what follows."""
 
 from __future__ import annotations
 

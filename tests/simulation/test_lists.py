@@ -122,7 +122,7 @@ def test_a_kill_at_each_change_of_a_list_is_healed(rotation: Rotation, fate: Fat
 
 
 class Turns:
-    """Several processes at once: each call takes a while of its own, and the one that is ready first goes on."""
+    """Several concurrent processes: each call takes its own time, and the first to be ready continues."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)  # noqa: S311
@@ -130,7 +130,7 @@ class Turns:
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
     def begin(self, names: Sequence[str]) -> None:
-        """Name the processes; nobody goes on before all of them wait."""
+        """Name the processes; none continues before all of them wait."""
         self._clocks = dict.fromkeys(names, 0.0)
 
     async def take(self, name: str, seconds: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What is watched after every effect, whatever the history: I1, I3, I4, I7, and how keys and ledgers may change."""
+"""The checks after every effect of any history: I1, I3, I4, I7, and the permitted changes of keys and ledgers."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from tests.simulation.world.places import Place
 COUNTED: Counter[str] = Counter()
 """What the histories of this process did, for the summary."""
 STORIES = hashlib.sha256()
-"""What they told: two simulations with one seed tell the same."""
+"""A digest of their stories: two simulations with the same seed have the same."""
 
 
 FOREIGN = "postgresql://user:password@db/checkout"
-"""What somebody else keeps in a destination: no key of OpenRouter."""
+"""A foreign value in a destination, which is no OpenRouter key."""
 
 
 NEARLY_FULL = 4_000
-"""A ledger of more bytes may have no room for the places at which keys were left."""
+"""A ledger above this size, in bytes, may have no room for former places."""
 
 
 class Watched(RuleBasedStateMachine):
-    """A world with one rotation in it, and the promises that hold after every effect."""
+    """A world with one rotation, and the promises that hold after every effect."""
 
     rotation: Rotation
 
@@ -62,11 +62,11 @@ class Watched(RuleBasedStateMachine):
         self.told = 0
         self.ledgers: list[dict[str, Any]] = []
         self.last_alive: dict[str, tuple[ModelKey, int]] = {}
-        """The keys that were alive after the last effect, and how often they had been used then."""
+        """The keys that were live after the last effect, and how often they had been used by then."""
         self.announced: dict[str, tuple[datetime, Retirement]] = {}
         self.disabled: dict[str, tuple[datetime, timedelta]] = {}
         self.left: dict[str, str] = {}
-        """Keys that were published to a place to which no block points any more: its address, and the key's hash."""
+        """Keys published to a place to which no block points any more: the place's address, and the key's hash."""
         self.ended_where_left: list[str] = []
         self.restoring = False
         self.hurried = False
@@ -119,7 +119,7 @@ class Watched(RuleBasedStateMachine):
 
     def _watch_new_content(self, name: str, place: Place, effect: str) -> None:
         if self.taken_away or name not in self.rotation.destinations:
-            # Nothing keeps a write of long ago out of a destination that no rotation has any more.
+            # Nothing keeps a very late write out of a destination that no rotation has any more.
             return
         seen, current = self.versions[name], self.last_ledger.current
         where = current.where() if current else {}
@@ -127,7 +127,7 @@ class Watched(RuleBasedStateMachine):
             *self.rotation.overwrite,
             *(one for one, at in where.items() if at in ("", self.model.places[one].at)),
         }
-        # Nothing keeps a write of long ago from replacing what was put there since.
+        # Nothing keeps a very late write from replacing what was put there since.
         lost = seen and seen[-1] == FOREIGN and name not in permitted and not effect.startswith("late")
         promise(not lost, f"{name} lost a value that is no key and that nobody has given up, by: {effect}")
         promise(self.model.serves(place.content), f"I1: {name} was given what is no working key by: {effect}")
@@ -156,18 +156,18 @@ class Watched(RuleBasedStateMachine):
         strange = steps_between(self.last_ledger, now) - TRANSITIONS.keys() if now is not self.last_ledger else ()
         promise(not strange, f"a key went from one state to another that it may not: {strange}")
         if now.removed:
-            # Whoever takes a rotation away takes what could be restored away, even if the rotation comes back.
+            # The removal of a rotation ends the possibility to restore its keys, even if the rotation comes back.
             self.disabled.clear()
         before = {key.hash: key for key in self.last_ledger.superseded}
         if effect.startswith("late"):
-            # Who gave a key up before its block was edited could not say that it is left anywhere.
+            # A run that gave a key up before its block was edited could not know of the former place.
             given_up = {key.hash for key in now.superseded if key.hash not in before}
             self.left = {address: key for address, key in self.left.items() if key not in given_up}
         for key in now.superseded:
             former = before.get(key.hash)
             if key.revoking and not (former and former.revoking):
                 self.announced[key.hash] = (self.model.time, now.retirement)
-            # A run that dies before this has promised nothing yet: the next one obeys the policy of its own time.
+            # A run that dies before this has promised nothing yet; the next run follows the policy of its own time.
             if key.disabled and not (former and former.disabled):
                 self.disabled[key.hash] = (self.model.time, now.retirement.disabled_for)
         if value is not None and (not self.ledgers or (self.ledgers[-1] is not value and self.ledgers[-1] != value)):
@@ -175,7 +175,7 @@ class Watched(RuleBasedStateMachine):
         self.last_ledger = now
 
     def _watch_retirement(self, effect: str) -> None:
-        """A superseded key ends as its rotation's policy asks, unless an emergency or a removal is in a hurry."""
+        """A superseded key ends as its rotation's policy requires, unless in an emergency or a removal."""
         alive = self.model.alive()
         ended = {key: found.seen_uses(n) for key, (found, n) in self.last_alive.items() if key not in alive}
         self.last_alive = {key: (found, len(found.uses)) for key, found in alive.items()}
@@ -190,7 +190,7 @@ class Watched(RuleBasedStateMachine):
                 self._watch_ended(key, ended[key.hash], effect)
 
     def _watch_left(self, effect: str) -> None:
-        """A key that may be read at a former place ends when the ledger said so of that place, and no sooner."""
+        """A key at a former place ends when the ledger said so about that place, and no sooner."""
         if not self.left:
             return
         if self.last_ledger.removed or size(self.last_ledger) > NEARLY_FULL:
@@ -215,7 +215,7 @@ class Watched(RuleBasedStateMachine):
         policy = self.last_ledger.retirement
         if policy.revoke == "disable-then-delete":
             promise(key.hash in self.model.keys, f"a key that could be restored was gone after: {effect}")
-        # What was announced cannot be taken back: a use after that changes nothing.
+        # An announced revocation cannot be withdrawn: a later use changes nothing.
         decided, policy = self.announced.get(key.hash, (self.model.time, policy))
         if policy.retire_when != "unused":
             return

@@ -1,1 +1,1 @@
-"""The tests of the core once more, on PostgreSQL: those of the module of the same name in tests/e2e."""
+"""The core tests again, on PostgreSQL: those of the module with the same name in tests/e2e."""

@@ -1,4 +1,4 @@
-"""A Prefect server on PostgreSQL in the place of the one on SQLite."""
+"""A Prefect server on PostgreSQL instead of SQLite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.e2e.conftest import PERSISTENT, UNHURRIED, in_use, leave_server
 @pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
     """A server like the one on SQLite."""
-    # pytest closes its own temporary directories to other users, whenever it starts anew.
+    # PostgreSQL's user must reach the folder, but each new pytest closes its own temporary directories to others.
     with (
         TemporaryDirectory(dir=DIRECTORY) as folder,
         postgres(Path(folder)) as address,
@@ -28,7 +28,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_server_at_a_time() -> Iterator[None]:
-    """What this process sends in the background goes to the server that it found first: here, to this one."""
+    """Use one server only: this process's background services keep the first server that they have found."""
     leave_server()
     yield
     leave_server()

@@ -1,1 +1,1 @@
-"""What may happen in a history: a rule for each step that a person, a run or a service may take."""
+"""The events of a history: a rule for each step of a person, a run or a service."""

@@ -63,7 +63,7 @@ class Audits(ByHand):
             check_agreement(self.model, self.rotation)
 
     def _has_taken_up(self, orphans: Collection[str], before: Before) -> bool:
-        """Whether a repair has done nothing to the ledger but to take orphans up."""
+        """Return whether a repair has only added orphans to the ledger."""
         ledger = self.model.ledger("checkout") or Ledger()
         added = ledger.hashes() - before.ledger.hashes()
         if ledger.current != before.ledger.current:
@@ -72,7 +72,7 @@ class Audits(ByHand):
         return bool(added) and added <= set(orphans) and before.ledger.hashes() <= ledger.hashes()
 
     def _says_the_same(self, ledgers: str) -> bool:
-        # A repair takes the ledger over, so that nobody else writes meanwhile: only its signature changes.
+        # A repair takes the ledger over, so that nobody else writes meanwhile: then only its signature changes.
         signature = dict.fromkeys(("revision", "writer", "package"))
         before = {name: {**value, **signature} for name, value in json.loads(ledgers).items()}
         return {name: {**value, **signature} for name, value in self.model.ledgers().items()} == before
@@ -80,7 +80,7 @@ class Audits(ByHand):
     @precondition(lambda self: self._is_simple())
     @rule(planned=fates)
     def audit_after_the_ledger_was_lost(self, planned: Planned) -> None:
-        """A person deletes the ledger of a rotation with one key, and lets an audit repair it."""
+        """A person deletes the ledger of a rotation with one key, and runs an audit with repair."""
         current, certain = self._current(), not planned and self._is_beyond_doubt()
         self.delete_the_ledger()
         self.model.time += timedelta(hours=2)
@@ -92,7 +92,7 @@ class Audits(ByHand):
         return ledger is not None and ledger.current is not None and not (ledger.superseded or ledger.pending)
 
     def _is_beyond_doubt(self) -> bool:
-        """Whether a lost ledger can be written anew: the one key of the rotation works wherever it should be."""
+        """Return whether a lost ledger can be restored: the rotation's only key works at all its destinations."""
         key = self.model.keys.get(self._current() or "")
         account = self.model.connections[self.rotation.connection]
         reachable = self.rotation.connection not in self.model.deleted_connections
@@ -103,12 +103,12 @@ class Audits(ByHand):
         known = [k for k in self.model.keys.values() if k.account == account and outcomes.is_ours(self.model, k)]
         readable = all(place.exists and place.content == key.secret for place in places)
         lasts = not key.expired(self.model.time + timedelta(hours=3)) and not key.disabled
-        # After a clock was set back, it is younger than an audit must take it to be before it decides.
+        # After a clock was set back, the key is younger than an audit requires before it decides.
         settled = self.model.time + timedelta(hours=2) - key.created_at > SETTLED_AFTER
         return readable and lasts and settled and known == [key]
 
     def _out_of_reach(self) -> dict[str, Any]:
-        """The keys that no repair may change: explained, held, foreign, young, or in use."""
+        """Return the keys that no repair may change: in a ledger, held, foreign, young, or in use."""
         ledger = self.model.ledger("checkout")
         explained = ledger.hashes() if ledger else set()
         places = {*self.rotation.destinations, *(ledger.current.destinations if ledger and ledger.current else ())}

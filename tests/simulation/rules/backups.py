@@ -25,14 +25,14 @@ class Backups(ByHand):
 
     @rule()
     def back_up_the_database(self) -> None:
-        """Somebody backs Prefect's database up."""
+        """Somebody backs up Prefect's database."""
         self.model.tell("Prefect's database is backed up")
         self.backups.append(Backup.of(self.model, self.runs, self.completed))
 
     @precondition(lambda self: self.backups)
     @rule(which=nth)
     def restore_the_database(self, which: int) -> None:
-        """Somebody restores Prefect's database, while no worker is at work."""
+        """Somebody restores Prefect's database while no worker runs."""
         backup = nth_of(self.backups, which)
         self.model.settle()
         backup.restore(self.model)
@@ -40,7 +40,7 @@ class Backups(ByHand):
         self._begin_to_watch(self.model.ledger("checkout") or Ledger())
         self.model.tell(f"Prefect's database is restored, with the ledger at revision {self.last_ledger.revision}")
         explained = self.last_ledger.hashes()
-        # Unless a destination shows a run that its ledger is an earlier one, only an audit can find what came since.
+        # Unless a destination shows a run that its ledger is outdated, only an audit can find later keys.
         self.out_of_sight |= set(self.model.keys) - explained
         self.foreign = {key: settings for key, settings in self.foreign.items() if key not in explained}
         self._let_go_of_kept_keys()

@@ -1,4 +1,4 @@
-"""Rules of what people and consumers do to destinations, keys and the ledger."""
+"""Rules for what people and consumers do to destinations, keys and the ledger."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ByHand(History):
 
     @rule(name=st.sampled_from(sorted(name for name, versioned in PLACES.items() if versioned)))
     def edit_another_field(self, name: str) -> None:
-        """A person changes what stands beside the key."""
+        """A person changes another field of a secret."""
         self.model.tell(f"by hand: another field of {name} is changed")
         self._edit_another_field(name)
 
@@ -60,7 +60,7 @@ class ByHand(History):
     @precondition(lambda self: self._former_keys())
     @rule(where=nth, which=nth)
     def put_a_former_key_back(self, where: int, which: int) -> None:
-        """A person lets consumers read a superseded key again."""
+        """A person puts a superseded key back into a destination."""
         self._put_by_hand(nth_of(sorted(self.rotation.destinations), where), nth_of(self._former_keys(), which))
 
     def _former_keys(self) -> list[str]:
@@ -74,7 +74,7 @@ class ByHand(History):
     @rule(which=nth)
     def delete_a_key(self, which: int) -> None:
         """A person deletes one of the rotation's keys at OpenRouter."""
-        # A write of this key that is still under way would put a key into a destination that a person has just killed.
+        # Otherwise a late write could publish a key that the person has just deleted.
         self.model.settle()
         chosen = self.model.keys.pop(nth_of(self._ours(), which))
         self.touched.add(chosen.hash)
@@ -106,7 +106,7 @@ class ByHand(History):
     @rule(which=nth, keeps_marker=st.booleans())
     def rename_a_key(self, which: int, keeps_marker: bool) -> None:
         """A person renames one of the rotation's keys; without its marker only the ledger knows whose it is."""
-        # Until what was written late has arrived, nobody knows whose a key is that no ledger explains yet.
+        # Until late writes have arrived, it is unknown whose a key is that is in no ledger yet.
         self.model.settle()
         chosen = self.model.keys[nth_of(self._ours(), which)]
         name = chosen.request.name
@@ -128,32 +128,32 @@ class ByHand(History):
     @precondition(lambda self: self._settled_ledgers())
     @rule(which=nth)
     def put_an_old_ledger_back(self, which: int) -> None:
-        """A person puts back a value that the ledger's variable had before."""
+        """A person restores an earlier value of the ledger's variable."""
         self.model.settle()
         value = nth_of(self._settled_ledgers(), which)
         self.model.put_ledger("checkout", value)
         self._begin_to_watch(Ledger.model_validate(value))
         self.model.tell(f"by hand: the ledger is what it was at revision {self.last_ledger.revision}")
         explained = self.last_ledger.hashes()
-        # A marker names its run only: whoever goes back to before a create does not retry that run.
+        # A marker names only its run: a person who restores a state before a create does not retry that run.
         self.runs.clear()
-        # What was made since then only an audit can find; what was let go since then is the rotation's again.
+        # Only an audit can find keys made since then; keys dropped since then are the rotation's again.
         self.out_of_sight |= set(self.model.keys) - explained
         self.foreign = {key: settings for key, settings in self.foreign.items() if key not in explained}
         self._let_go_of_kept_keys()
 
     def _begin_to_watch(self, ledger: Ledger) -> None:
-        """What a ledger has forgotten, no run can keep to."""
+        """Stop checking what the ledger has forgotten, because no run can know it."""
         self.last_ledger = ledger
         self.disabled.clear()
         self.announced.clear()
         self.left.clear()
         if ledger.removed:
-            # Its keys end, as those of any rotation that is taken away, wherever they are.
+            # A removed rotation's keys end wherever they are.
             self.serving.clear()
-        # Nor can any take a key out of a list that was deleted since, and not yet taken out there.
+        # No run can take a key out of a list either, if it was deleted since and is still listed.
         self.touched |= set(self.made.values()) - set(self.model.keys) - ledger.hashes()
 
     def _settled_ledgers(self) -> list[dict[str, Any]]:
-        """The earlier values in which no create is open."""
+        """Return the earlier values without a create of unknown outcome."""
         return [value for value in self.ledgers if not value.get("pending") and not value.get("unresolved")]

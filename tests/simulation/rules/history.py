@@ -1,4 +1,4 @@
-"""One rotation, the people and the runs that have to do with it, and what every rule needs."""
+"""One rotation, with the people and the runs that act on it; the base of every rule."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from tests.simulation.world.fates import Fate
 from tests.simulation.world.process import Process
 
 Planned = list[tuple[Aim, Fate]]
-"""Which effects of a run are struck, and how."""
+"""The faults of a run: which effects fail, and how."""
 
 
 class History(Watched):
-    """One rotation's life in a hostile world: its state, and how a run of it is begun."""
+    """The state of a rotation in a hostile world, and how its runs start."""
 
     steps: Steps = PLAIN
 
@@ -48,7 +48,7 @@ class History(Watched):
         self.runs: list[Identity] = []
         self.completed: set[UUID] = set()
         self.removals: list[tuple[Identity, datetime | None, bool]] = []
-        """Each removal, when its keys were to end, and whether it has completed."""
+        """Each removal: its run, when its keys must end, and whether it has completed."""
         self.numbers = 0
         self.touched: set[str] = set()
 
@@ -69,7 +69,7 @@ class History(Watched):
         minimum_age: timedelta,
         adopts: bool,
     ) -> None:
-        """A person fills the form in, for a new key or for one that consumers read already."""
+        """A person fills in the form, for a new key or to adopt one."""
         self.rotation = Rotation(
             name="checkout",
             connection="openrouter",
@@ -105,7 +105,7 @@ class History(Watched):
         return identity
 
     def _other_identity(self) -> Identity:
-        """Of a run that is no rotation, so that no Retry of a rotation means it."""
+        """Return the identity of a run that is no rotation, so that no Retry of a rotation uses it."""
         self.numbers += 1
         return Identity(UUID(int=10**6 + self.numbers), self.model.time)
 
@@ -126,7 +126,7 @@ class History(Watched):
         self.model.fate = lambda _effect: Fate.WORKS
 
     def _current(self) -> str | None:
-        """The hash of the current key, where it is there and its ledger can be trusted."""
+        """Return the hash of the current key, if it exists and its ledger can be trusted."""
         ledger = self.model.ledger("checkout")
         return ledger.current.hash if ledger and ledger.current and ledger.current.hash in self.model.keys else None
 
@@ -135,7 +135,7 @@ class History(Watched):
         self.model.deployments["checkout"] = self.rotation
 
     def _lose_sight(self) -> None:
-        # Without a ledger nothing can know of keys in an account that the rotation does not use, and a new ledger may
+        # Without a ledger, no run can know of keys in an account that the rotation does not use, and a new ledger may
         # have no room for all the others; an audit settles both.
         if self.model.ledger("checkout") is None:
             used = self.model.connections[self.rotation.connection]
@@ -148,7 +148,7 @@ class History(Watched):
         self._let_go_of_kept_keys()
 
     def _let_go_of_kept_keys(self) -> None:
-        # What the form still names to be adopted is the rotation's to revoke, once a run has taken it up.
+        # A key that the form names in `adopt` is the rotation's to revoke, once a run has adopted it.
         explained = self.last_ledger.hashes() | {self.rotation.adopt}
         for key in self.model.keys.values():
             if read_marker(key.request.name) is None and key.hash not in explained:
@@ -157,7 +157,7 @@ class History(Watched):
                 self._stop_promising(key.secret)
 
     def _stop_promising(self, secret: str) -> None:
-        """What a person has done to a key is not the rotation's to answer for, where it is read."""
+        """Stop checking the destinations that hold a key which a person has changed."""
         self.left = {address: key for address, key in self.left.items() if key != self.made.get(secret)}
         self.serving -= {name for name, place in self.model.places.items() if place.content == secret}
 
@@ -182,7 +182,7 @@ class History(Watched):
         self._promise_what_works(name)
 
     def _promise_what_works(self, name: str) -> None:
-        # Who puts in a dead key, or a key of a rotation that was taken away, knows that it does not work for ever.
+        # A person who puts in a dead key, or that of a removed rotation, knows that it does not work for ever.
         content = self.model.places[name].content
         works = content in self.made and self.model.works(content) and not self.last_ledger.removed
         works = works and (self.model.places[name].exists or self.made[content or ""] == self._current())

@@ -18,7 +18,7 @@ class Lists(History):
     @precondition(lambda self: self._current())
     @rule(kind=st.sampled_from(list(ListKind)), with_others=st.booleans())
     def restrict_to_the_current_key(self, kind: ListKind, with_others: bool) -> None:
-        """A person names the keys that may use something: the current one, alone or with that of another."""
+        """A person restricts something to the current key, alone or with another key."""
         current = self.model.keys[self._current() or ""]
         others = [key for key in self.foreign if self.model.keys[key].account == current.account]
         hashes = (*(others if with_others else ()), current.hash)
@@ -50,15 +50,15 @@ class Lists(History):
 
 
 def check_no_dead_key(history: History) -> None:
-    """No list names a key of the rotation that a run has ended, but one that names no live key beside it.
+    """Check that no list names a key that a run has ended, unless it names no live key beside it.
 
-    What a person did to a key by hand is not the rotation's to answer for, nor is a list that it was not let change.
+    Keys that a person has changed by hand do not count, nor do lists that the rotation may not change.
     """
     ended = set(history.made.values()) - set(history.model.keys) - history.touched - set(history.foreign)
     live = {key for key, found in history.model.alive().items() if not found.expired(history.model.time)}
     for which in history.model.lists.values():
         dead = ended & set(which.hashes or ())
-        # OpenRouter takes no list that names a dead key, nor an empty one.
+        # OpenRouter accepts neither a list with a dead key nor an empty one.
         alone = not live & set(which.hashes or ())
         promise(
             not dead or alone or which.spoiled, f"{which.id} names {', '.join(sorted(dead))}, which a run has ended"

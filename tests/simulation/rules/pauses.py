@@ -1,4 +1,4 @@
-"""Rules of two runs at once: one is stopped in its tracks while another one takes its place."""
+"""Rules for two concurrent runs: one is paused while another takes over."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ from tests.simulation.world.process import Process
 
 
 class Pauses(ByHand):
-    """A run is paused, loses its slot, and goes on."""
+    """A run is paused, loses its slot, and continues."""
 
     @rule(pause_at=aims, kind=runs, other=others, planned=fates)
     def paused(self, pause_at: Aim, kind: str, other: str, planned: Planned) -> None:
-        """A run is stopped in its tracks, loses its slot to another one, and goes on after that one has ended."""
+        """A run is paused, loses its slot to another one, and continues after that one has ended."""
         first = self._identity(emergency=kind == "emergency")
         self.model.tell(f"{kind} (run {first.id.int}) will be paused while there comes: {other}")
         if "remove" in (kind, other):
@@ -61,7 +61,7 @@ class Pauses(ByHand):
 
     @rule(looks=st.integers(0, 3), other=st.sampled_from(["rotate", "emergency", "restore"]))
     def overtaken(self, looks: int, other: str) -> None:
-        """A rotation is overtaken right before it looks at a destination once more."""
+        """A rotation is overtaken right before it reads a destination again."""
         self.paused(pause_at=("read vault-secret", looks), kind="rotate", other=other, planned=[])
 
     def _begin(self, kind: str, identity: Identity, process: Process) -> Coroutine[Any, Any, Ended]:
@@ -80,7 +80,7 @@ class Pauses(ByHand):
                 return run_protocol(self.model, self.rotation, identity, process, self.steps)
 
     def _settle_before(self, kind: str, identity: Identity) -> None:
-        # In an emergency and in a removal keys die at once, whatever may still bring them in.
+        # An emergency and a removal revoke keys at once, whatever a late write may bring in.
         if identity.emergency or kind == "remove":
             self.model.settle()
 
@@ -97,7 +97,7 @@ class Pauses(ByHand):
     ) -> list[Ended]:
         process, paused, go_on = Process(self.model, "paused run"), asyncio.Event(), asyncio.Event()
         seen: Counter[str] = Counter()
-        # A Retry of an emergency is one, too.
+        # A Retry of an emergency is an emergency.
         kills = other == "emergency" or (other == "retry" and first.emergency)
         reached = False
 

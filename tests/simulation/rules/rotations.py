@@ -39,7 +39,7 @@ class Rotations(History):
         identity = self._identity(emergency=emergency, scheduled=scheduled)
         self.model.tell(f"run {self.numbers} starts{' (emergency)' * emergency}{' (scheduled)' * scheduled}")
         if emergency:
-            # In an emergency a key dies at once, whatever may still bring it in.
+            # An emergency revokes keys at once, so nothing may arrive late here.
             self.model.settle()
         before, spendable = Before.of(self.model), self._spendable()
         seen = outcomes.in_sight(self.model, self.rotation, self.made)
@@ -72,7 +72,7 @@ class Rotations(History):
             promise(left is not None and left <= spendable, f"a rotation made {spendable} USD to {left} USD")
 
     def _check_left_told(self, ended: Ended) -> None:
-        """A run that has succeeded names each place that it has left with a key, and what becomes of that key."""
+        """A successful run names each former place that holds a key, and when that key ends."""
         superseded = {key.hash for key in self.last_ledger.superseded}
         left = [address for address, key_hash in self.left.items() if key_hash in superseded]
         said = ended.message or ""
@@ -86,18 +86,18 @@ class Rotations(History):
         return None if None in amounts else sum(filter(None, amounts), Decimal(0))
 
     def _spendable(self) -> Decimal | None:
-        """What the consumers may still spend with the current and the superseded keys, where that is limited."""
+        """Return what consumers may still spend with the current and superseded keys, if that is limited."""
         ledger = self.model.ledger("checkout")
         if ledger is None or ledger.current is None or ledger.current.hash not in self.model.alive():
             return None
         current = self.model.keys[ledger.current.hash]
         if current.account != self.model.connections.get(ledger.current.connection):
-            # What was spent in an account that the connection has left cannot be known.
+            # What was spent in a former account of the connection cannot be known.
             return None
         if current.request.limit != self.rotation.key.limit_usd or ledger.pending or ledger.superseded:
             return None
         if self.out_of_sight - set(self.foreign):
-            # What a ledger does not know may come back with a limit of its own.
+            # A key that is in no ledger may be found again, with a limit of its own.
             return None
         if current.request.limit_reset != self.rotation.key.terms(self.model.time).limit_reset:
             return None
@@ -106,7 +106,7 @@ class Rotations(History):
     @precondition(lambda self: self.runs)
     @rule(planned=fates, which=nth)
     def retry(self, planned: Planned, which: int) -> None:
-        """Somebody presses Retry on any run that there ever was."""
+        """Somebody retries any earlier run."""
         index = which % len(self.runs)
         run = self.runs[index]
         self.model.time += timedelta(seconds=1)
@@ -125,7 +125,7 @@ class Rotations(History):
     @precondition(lambda self: len(self.rotation.destinations) > 1)
     @rule(which=nth, emergency=st.booleans())
     def rotate_for_one_destination(self, which: int, emergency: bool) -> None:
-        """A person starts a run whose parameters name one destination only, such as one from before the others came."""
+        """A person starts a run with only one destination in its parameters, as from before others were added."""
         one = nth_of(self.rotation.destinations, which)
         self.model.tell(f"a run for {one} only starts{' (emergency)' * emergency}")
         if emergency:
@@ -135,7 +135,7 @@ class Rotations(History):
 
     @rule(emergency=st.booleans(), scheduled=st.booleans())
     def plan(self, emergency: bool, scheduled: bool) -> None:
-        """A person asks what a run would do, and then starts one."""
+        """A person starts a plan, and then a run."""
         identity = self._identity(emergency=emergency, scheduled=scheduled)
         self.model.tell(f"a plan of run {self.numbers}{' (emergency)' * emergency}{' (scheduled)' * scheduled}")
         if emergency:

@@ -15,7 +15,7 @@ from tests.simulation.rules.history import History
 
 
 class Services(History):
-    """Time passes, and OpenRouter shows its moods."""
+    """Time passes, and OpenRouter changes its behaviour."""
 
     @rule(tells=st.booleans())
     def openrouter_tells_the_last_use(self, tells: bool) -> None:
@@ -45,5 +45,5 @@ class Services(History):
 
     @rule()
     def late_effects_happen(self) -> None:
-        """What was sent long ago takes effect now."""
+        """Delayed requests take effect now."""
         self.model.late_effects_happen()

@@ -37,7 +37,7 @@ class Settings(History):
     def change_the_rotation(self, names: list[str], overlap: timedelta, limit: int) -> None:
         """A person changes destinations, overlap and limit."""
         self.model.tell(f"by hand: the rotation now goes to {names}, overlap {overlap}, limit {limit}")
-        # Nobody has promised anything for what a new destination holds, until a run has published to it.
+        # Nothing is promised about a new destination until a run has published to it.
         self.serving -= set(names) - set(self.rotation.destinations)
         key = self.rotation.key.model_copy(update={"limit_usd": Decimal(limit)})
         self._change(destinations=names, overlap=overlap, key=key)
@@ -76,28 +76,28 @@ class Settings(History):
         self._lose_sight()
 
     def _nothing_is_open(self) -> bool:
-        # A create whose outcome is unknown can be settled only in the account in which it was made.
+        # A create of unknown outcome can be settled only in the account in which it was made.
         ledger = self.model.ledger("checkout")
         return not self.model.late and (ledger is None or not (ledger.pending or ledger.unresolved))
 
     @rule(account=st.sampled_from(["account-1", "account-2"]), revoked=st.booleans())
     def revoke_the_management_key(self, account: str, revoked: bool) -> None:
-        """A management key dies, or is made anew."""
+        """A management key is revoked, or replaced."""
         self.model.tell(f"the management key of {account} {'is revoked' if revoked else 'works'}")
         (self.model.revoked_accounts.add if revoked else self.model.revoked_accounts.discard)(account)
 
     @rule(name=st.sampled_from(sorted(PLACES)), exists=st.booleans())
     def remove_a_block(self, name: str, exists: bool) -> None:
-        """A destination's block is deleted, or made anew."""
+        """A destination's block is deleted, or created again."""
         self.model.tell(f"by hand: the block {name} {'exists' if exists else 'is deleted'}")
         self.model.places[name].exists = exists
-        # Where nobody can look, only what was published last is known to be read.
+        # If nobody can read the destination, only the last published key is known to be there.
         if not exists and self.made.get(self.model.places[name].content or "") != self._current():
             self.serving.discard(name)
 
     @rule(name=st.sampled_from(sorted(MOVABLE)), back=st.booleans())
     def edit_a_block(self, name: str, back: bool) -> None:
-        """A destination's block is edited to point to another place, or deleted and made anew there."""
+        """A destination's block is edited to point to another place, or recreated there."""
         former, others = self.model.places[name], self.places_left[name]
         place = others.pop() if back and others else self._place(name, f"place {self.model.fresh()} of {name}")
         others.append(former)
@@ -111,7 +111,7 @@ class Settings(History):
             self.left[former.at] = key
 
     def _published_at(self, name: str, place: Place) -> str | None:
-        """The current or the pending key, where the ledger knows that it was given to a place and it still is there."""
+        """Return the current or pending key, if its ledger knows of its publication to a place that still holds it."""
         ledger = self.last_ledger
         current, pending = ledger.current, ledger.pending and ledger.pending.key
         for key, where in ((current, current.where() if current else {}), (pending, ledger.where_pending())):
@@ -122,6 +122,6 @@ class Settings(History):
 
     @rule(name=st.sampled_from(["openrouter", "other"]), exists=st.booleans())
     def delete_a_connection(self, name: str, exists: bool) -> None:
-        """A connection's block is deleted, or made anew."""
+        """A connection's block is deleted, or created again."""
         self.model.tell(f"by hand: the connection {name} {'exists' if exists else 'is deleted'}")
         (self.model.deleted_connections.discard if exists else self.model.deleted_connections.add)(name)

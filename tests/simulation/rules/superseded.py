@@ -1,4 +1,4 @@
-"""Rules of what becomes of superseded keys, and of a whole rotation: retired, restored, written off, removed."""
+"""Rules for the end of superseded keys and of a rotation: retire, restore, write off, remove."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SupersededKeys(History):
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates, on_time=st.booleans())
     def retire(self, planned: Planned, on_time: bool) -> None:
-        """A retirement, at the moment for which it was scheduled, or started by a person."""
+        """A retirement, at its scheduled time or started by a person."""
         if on_time:
             self._wait_for_a_retirement()
         self.model.tell("a retirement starts")
@@ -62,7 +62,7 @@ class SupersededKeys(History):
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates)
     def restore(self, planned: Planned) -> None:
-        """A person wants the superseded key back."""
+        """A person restores the superseded key."""
         self.model.tell("a restore starts")
         before = Before.of(self.model)
         self._fate(planned)
@@ -82,7 +82,7 @@ class SupersededKeys(History):
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates)
     def apply_settings(self, planned: Planned) -> None:
-        """A person wants the settings to reach the current key at once."""
+        """A person applies the settings to the current key at once."""
         self.model.tell("apply-settings starts")
         before = Before.of(self.model)
         self._fate(planned)
@@ -94,7 +94,7 @@ class SupersededKeys(History):
     @precondition(lambda self: self.last_ledger.superseded)
     @rule(which=nth)
     def write_off(self, which: int) -> None:
-        """A person wants to be rid of a superseded key, whether or not it can be revoked."""
+        """A person tries to write off a superseded key, whether or not it can be revoked."""
         key = nth_of(self.last_ledger.superseded, which)
         self.model.tell(f"write-off-key starts for {key.hash}")
         before = Before.of(self.model)
@@ -102,15 +102,15 @@ class SupersededKeys(History):
         promise(set(self.model.keys) == set(before.keys), "write-off-key made or deleted a key")
         if ended.succeeded:
             outcomes.check_written_off(self.model, before, key)
-            # It is nobody's to revoke any more, unless an audit finds it.
+            # Nobody will revoke it any more, unless an audit finds it.
             self.out_of_sight.add(key.hash)
-            # Nor does the ledger say any more when it ends where it was left.
+            # Nor does the ledger say when it ends at a former place.
             self.left = {address: left for address, left in self.left.items() if left != key.hash}
 
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates, keys=st.sampled_from(["revoke", "keep", "keep-until"]))
     def remove(self, planned: Planned, keys: str) -> None:
-        """A person takes the rotation away, and fills the form in anew."""
+        """A person removes the rotation, and fills in the form again."""
         self.model.tell(f"remove-rotation starts, keys: {keys}")
         until = {"revoke": self.model.time, "keep": None, "keep-until": self.model.time + timedelta(hours=1)}[keys]
         identity = self._other_identity()
@@ -125,9 +125,9 @@ class SupersededKeys(History):
         self._fill_the_form_in_anew()
 
     def _remove(self, identity: Identity, until: datetime | None, planned: Planned) -> Ended:
-        # Nothing keeps a write of long ago out of a destination that no rotation has any more.
+        # Nothing keeps a very late write out of a destination that no rotation has any more.
         self.model.settle()
-        # Whoever removes a rotation knows that its keys die.
+        # Who removes a rotation knows that its keys end.
         self.serving.clear()
         self._fate(planned)
         self._after(ended := play(run_remove(self.model, "checkout", identity, until)))
@@ -136,7 +136,7 @@ class SupersededKeys(History):
     @precondition(lambda self: self.removals)
     @rule(which=nth)
     def retry_a_removal(self, which: int) -> None:
-        """Somebody presses Retry on a removal, although the form was filled in anew since."""
+        """Somebody retries a removal, although the form was filled in again since."""
         identity, until, completed = self.removals.pop(which % len(self.removals))
         self.model.tell(f"removal {identity.id.int} is retried")
         ledger = self.model.ledger("checkout")
@@ -159,7 +159,7 @@ class SupersededKeys(History):
     @precondition(lambda self: self.last_ledger.superseded and self.last_ledger.superseded[0].since)
     @rule()
     def go_on_using_a_former_key(self) -> None:
-        """A consumer uses a superseded key until its longest overlap ends, and a retirement comes."""
+        """A consumer uses a superseded key until its longest overlap ends, and a retirement runs."""
         former = self.last_ledger.superseded[0]
         key, since = self.model.keys.get(former.hash), former.since or self.model.time
         last_call = max(since + self.last_ledger.retirement.max_overlap, former.overlap_ends or since)

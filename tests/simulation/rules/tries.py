@@ -1,4 +1,4 @@
-"""Rules of tries: what passes by itself is done in the end, with nobody there."""
+"""Rules for tries: what passes by itself is done in the end, without a person."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tests.simulation.strategies import fates
 from tests.simulation.world.fates import Fate
 
 ENOUGH = 3
-"""After so many tries in which nothing fails, a run is done, or a person is needed."""
+"""After so many tries without a fault, a run is done, or needs a person."""
 SOON = timedelta(minutes=1)
-"""When a regular run comes: before the first try."""
+"""When a regular run is due: before the first try."""
 
 
 class Tries(History):
-    """A run fails, and the scheduled tries of it come."""
+    """A run fails, and its scheduled tries run."""
 
     @rule(planned=fates, emergency=st.booleans(), scheduled=st.booleans(), regular=st.booleans())
     def rotate_with_tries(self, planned: Planned, emergency: bool, scheduled: bool, regular: bool) -> None:
-        """A run fails while nobody is there; nothing fails after it, and its tries come as they are scheduled.
+        """A run fails while nobody is there; nothing fails afterwards, and its tries run as scheduled.
 
         A regular run may come before the first of them.
         """
-        # A regular run is for something else than an emergency.
+        # A regular run does not do the work of an emergency.
         regular = regular and not emergency
         identity = self._identity(emergency=emergency, scheduled=scheduled)
         self.model.tell(f"run {self.numbers} starts, and nobody is there{' (emergency)' * emergency}")
@@ -49,7 +49,7 @@ class Tries(History):
         passes = ended.error is not None and tries.passes_by_itself(ended.error)
         promise(not passes, f"I9: {number} tries did not finish what passes by itself: {ended.error}")
         if unordered:
-            # A later run seems to have rotated already, and what is tried again leaves it at that.
+            # A later run appears to have rotated already, so the try does nothing.
             return
         if ended.error is not None and number == 0 and not self._is_for_a_person(planned):
             self._check_that_a_person_is_needed(identity, ended)
@@ -90,18 +90,18 @@ class Tries(History):
         return again, self._rotate(identity)
 
     def _clock_was_put_back(self) -> bool:
-        """Whether a key is younger than the present, so that no ledger can tell which run came first."""
+        """Return whether a key was created in the future, so that no ledger shows which run came first."""
         ledger = self.model.ledger("checkout")
         times = [key.created_at for key in self.model.keys.values()]
         times += [ledger.current.since] if ledger and ledger.current else []
         return max(times, default=self.model.time) > self.model.time
 
     def _is_for_a_person(self, planned: Planned) -> bool:
-        # A refusal for good looks the same as one that the next call does not meet.
+        # A permanent refusal looks like one that the next call does not meet.
         return any(fate is Fate.FORBIDDEN for _, fate in planned)
 
     def _check_that_a_person_is_needed(self, identity: Identity, failed: Ended) -> None:
-        """What a person is called for does not go away by itself."""
+        """Check that a failure that needs a person does not pass by itself."""
         self.model.tell(f"run {identity.id.int} is tried again although a person was called")
         again = self._rotate(Identity(identity.id, identity.first_started, 2, identity.emergency))
         promise(not again.succeeded, f"I9: a person was called for what passes by itself: {failed.error}")

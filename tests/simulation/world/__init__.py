@@ -1,1 +1,1 @@
-"""The world as a model: OpenRouter, destinations and Prefect, for the real steps and flows to run against unchanged."""
+"""A model of the world (OpenRouter, destinations, Prefect), against which the real steps and flows run unchanged."""

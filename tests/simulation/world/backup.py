@@ -1,4 +1,4 @@
-"""What Prefect's database holds of a rotation, backed up and restored, while all other stores stay as they are."""
+"""Back up and restore the part of Prefect's database that belongs to a rotation; other stores are unaffected."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ class Backup:
         return cls(variables, set(model.runs), dict(model.retirements), secrets, list(runs), set(completed))
 
     def restore(self, model: Model) -> None:
-        """Put everything back but the secrets, which whoever watches them must hear of."""
+        """Restore everything but the secrets, which the caller must restore where they are watched."""
         model.variables = deepcopy(self.variables)
         model.runs, model.retirements = set(self.flow_runs), dict(self.retirements)

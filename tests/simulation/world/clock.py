@@ -1,6 +1,6 @@
-"""The event loop of all runs, in which no time passes but that for which all of them wait.
+"""The event loop of all runs, whose clock advances only when all tasks wait.
 
-A deadline by the clock on the wall would make a history depend on how busy the machine is.
+With timeouts by the wall clock, a history would depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import selectors
 
 
 class _NothingToWaitFor(selectors.SelectSelector):
-    """No run of a simulation has a file or a socket: where all tasks wait, the next deadline has come."""
+    """A selector without files and sockets: if all tasks wait, the next timeout is due."""
 
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Let the time pass, and find nothing."""
+        """Advance the clock, and return nothing."""
         if timeout is None:
             raise RuntimeError("All runs wait for something that never comes.")
         self.now += timeout
@@ -23,7 +23,7 @@ class _NothingToWaitFor(selectors.SelectSelector):
 
 
 class LoopWithoutWaiting(asyncio.SelectorEventLoop):
-    """An event loop whose clock moves only when every task waits for it."""
+    """An event loop whose clock advances only when every task waits for it."""
 
     def __init__(self) -> None:
         self._clock = _NothingToWaitFor()

@@ -62,7 +62,7 @@ class ModelDestination(Destination):
     def _write(self, value: str | None, content: Content) -> None:
         if self._place.checks_and_sets and content.version != len(self._place.versions):
             raise ConflictError(f"{self.name} was changed by somebody else.")
-        # As the block does: what was read is written back, and what was not read is read now.
+        # As the block does: write back the fields that were read, or read them now.
         self._place.put(value, content.other_fields if isinstance(content, ModelContent) else self._place.other_fields)
 
     async def fence(self, content: Content) -> Content:
@@ -77,6 +77,6 @@ class ModelDestination(Destination):
 
 
 class ModelVault(ModelDestination):
-    """A destination that checks and sets, so that no write to it arrives late."""
+    """A destination with check-and-set, to which no write arrives late."""
 
     late_writes = timedelta(0)

@@ -1,4 +1,4 @@
-"""A key at OpenRouter, with what it has spent."""
+"""A key at OpenRouter, with its spending."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ class ModelKey:
     tells_last_use: bool = True
 
     def settings(self) -> tuple[KeyRequest, bool, str | None]:
-        """What a call could have changed."""
+        """Return everything that a call could have changed."""
         return self.request, self.disabled, self.guardrail
 
     def expired(self, now: datetime) -> bool:
-        """Whether its end has come."""
+        """Return whether the key has expired."""
         return self.request.expires_at is not None and self.request.expires_at <= now
 
     def works(self, now: datetime) -> bool:
-        """Whether a consumer can use it."""
+        """Return whether a consumer can use the key."""
         return not self.disabled and not self.expired(now) and self.valid_from <= now
 
     def usage(self, reset: str | None, now: datetime) -> Decimal:
-        """What it has spent since the limit was reset last."""
+        """Return what the key has spent since its limit was last reset."""
         return sum((amount for at, amount in self.uses if at >= period_start(reset, now)), Decimal(0))
 
     def seen_uses(self, first: int) -> list[tuple[datetime, Decimal]]:
-        """Those of the first uses that anybody may know of: without a date, one that costs nothing leaves no trace."""
+        """Return those of the first uses that are visible: without a date, a free use leaves no trace."""
         return [(at, amount) for at, amount in self.uses[:first] if self.tells_last_use or amount]
 
     def may_spend(self, now: datetime) -> Decimal | None:
-        """What it may still spend now; `None` for as much as one likes."""
+        """Return what the key may still spend; `None` for an unlimited amount."""
         limit = self.request.limit
         return None if limit is None else max(Decimal(0), limit - self.usage(self.request.limit_reset, now))
 
     def shown(self, now: datetime) -> ApiKey:
-        """Show the key as the management API does."""
+        """Return the key as the management API shows it."""
         return ApiKey(
             hash=self.hash,
             name=self.request.name,
@@ -73,7 +73,7 @@ class ModelKey:
 
 
 def period_start(reset: str | None, now: datetime) -> datetime:
-    """When a limit was reset last."""
+    """Return when a limit was last reset."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     return {
         None: datetime.min.replace(tzinfo=UTC),

@@ -37,7 +37,7 @@ class ModelStore:
         return terms[:LOOKED_AT]
 
     async def create(self, term: Term) -> None:
-        """Make a term; a request that was given up may still make it, whenever that is."""
+        """Create a term; a request that timed out may still create it, at any later time."""
         await self._process.effect("write the ledger", lambda: self._create(term), late=True)
 
     def _create(self, term: Term) -> None:
@@ -53,7 +53,7 @@ class ModelStore:
             self._expected = term.number
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
-        """Nothing to close: no history begins with a ledger of format 1."""
+        """Do nothing: no history begins with a ledger of format 1."""
 
     async def delete(self, numbers: Iterable[int]) -> None:
         """Delete terms."""

@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 @dataclass
 class ModelList:
-    """A list of an account; `hashes` is `None` where it is for every key.
+    """A list of an account; `hashes` is `None` if it applies to every key.
 
-    A list is `spoiled` once somebody was not let see or change it: nobody can promise anything about it any more.
+    Once the rotation was not allowed to read or change a list, it is `spoiled`: nothing is promised about it any more.
     """
 
     id: str
@@ -57,7 +57,7 @@ class ModelLists:
         return await self._seen("read a list", lambda: self._one(list_id).shown(), list_id)
 
     async def replace_keys(self, which: KeyList, hashes: Sequence[str]) -> None:
-        """Replace the keys of one; somebody who has read it before may write it right after."""
+        """Replace the keys of a list; somebody who has read it before may overwrite that right afterwards."""
         await self._seen("replace a list", lambda: self._replace(which.id, hashes), which.id, changes=True)
 
     async def _seen(self, what: str, do: Callable[[], T], *concerned: str, changes: bool = False) -> T:
@@ -79,7 +79,7 @@ class ModelLists:
         live = {key.hash for key in self._model.keys.values() if key.account == which.account and not key.disabled}
         live -= {key.hash for key in self._model.keys.values() if key.expired(now)}
         if not hashes or not set(hashes) <= live:
-            # A key that somebody else has disabled is not the rotation's to take out, and keeps the list as it is.
+            # A key that somebody else has disabled stays in the list, which then cannot be changed.
             explained = [ledger.hashes() for name in self._model.rotations() if (ledger := self._model.ledger(name))]
             which.spoiled |= bool(set(hashes) & set(self._model.keys) - live - set().union(*explained))
             raise RejectedError("OpenRouter knows no such keys.", status=400)

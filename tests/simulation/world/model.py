@@ -1,7 +1,6 @@
-"""Everything outside of the process, as plain values that a test or a history may set.
+"""Everything outside of the process, as plain values that a test or a history can set.
 
-Each effect asks the model's `fate`, which decides what happens to it.
-After each effect `watch` is called, which checks the invariants.
+The model's `fate` decides what happens to each effect; after each one, `watch` checks the invariants.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LateEffect:
-    """A request that was given up, and that takes effect later; a write `again` and again.
+    """A request that timed out and takes effect later; a write can do so `again` and again.
 
-    Where the store compares before it sets there is no end to that; elsewhere it cannot arrive after `ends`.
+    With check-and-set, it can arrive at any later time; without, only until `ends`.
     """
 
     do: Callable[[], None]
@@ -67,7 +66,7 @@ class Model:
         self.late: list[LateEffect] = []
         self.lists: dict[str, ModelList] = {}
         self.late_writers = 0
-        """How many changes of lists are undone by somebody who had read the list before."""
+        """How many more changes of lists somebody undoes who had read the list before."""
         self.story: list[str] = []
         self.fate: Callable[[str], Fate] = lambda _effect: Fate.WORKS
         self.watch: Callable[[str], None] = lambda _effect: None
@@ -78,7 +77,7 @@ class Model:
         self.story.append(sentence)
 
     def fresh(self) -> str:
-        """Make something that was never there before."""
+        """Return a value that was never used before."""
         self._count += 1
         return f"{self._count:09d}"
 
@@ -92,22 +91,22 @@ class Model:
         return key is not None and key.works(self.time)
 
     def serves(self, secret: str | None) -> bool:
-        """Whether a secret works as a key, or has come to its own end, which nobody can help who has not rotated."""
+        """Return whether a secret works as a key, or has expired without a rotation, which nobody can prevent."""
         key = self.key_of(secret)
         return key is not None and (key.works(self.time) or key.expired(self.time))
 
     def key_of(self, secret: str | None) -> ModelKey | None:
-        """The key whose secret it is, if it still is there."""
+        """Return the key with this plaintext, if it exists."""
         return self.keys.get(self._hashes.get(secret or "", ""))
 
     def made(self, key: ModelKey) -> ModelKey:
-        """Keep a key that was just made."""
+        """Store a new key."""
         self.keys[key.hash] = key
         self._hashes[key.secret] = key.hash
         return key
 
     def add_key(self, name: str, request: KeyRequest, account: str) -> ModelKey:
-        """Make a key, as somebody else does."""
+        """Create a key, as somebody else does."""
         return self.made(
             ModelKey(
                 hash=name,
@@ -127,10 +126,10 @@ class Model:
         return None if ledger is None or ledger.is_closed else ledger
 
     def read(self, value: Any) -> Ledger:
-        """Read a value of a variable; nobody changes one, so each of them is read once."""
+        """Parse a value of a variable, once: values never change."""
         known = self._read.get(id(value))
         if known is None:
-            # With the value itself, so that its place in memory is not another one's.
+            # Keep the value, so that its id is not reused.
             known = self._read[id(value)] = value, Ledger.model_validate(value)
         return known[1]
 
@@ -140,17 +139,17 @@ class Model:
         return [Term(int(number), value) for (_, name, number), value in found if name == rotation]
 
     def rotations(self) -> list[str]:
-        """The rotations that have a ledger, or the last term of one."""
+        """Return the rotations that have a ledger, or a closed one."""
         return sorted({name.split("_")[1] for name in self.variables})
 
     def ledgers(self) -> dict[str, Any]:
-        """The newest term of each rotation."""
-        # By their names the newer terms come later.
+        """Return the newest term of each rotation."""
+        # Newer terms sort after older ones.
         found = {name.split("_")[1]: value for name, value in sorted(self.variables.items())}
         return {name: value for name, value in found.items() if not self.read(value).is_closed}
 
     def put_ledger(self, rotation: str, value: Any) -> None:
-        """Overwrite the newest term, as a person does, or make the first one."""
+        """Overwrite the newest term, as a person does, or create the first one."""
         terms = self.terms(rotation)
         self.variables[term_variable(rotation, terms[0].number if terms else 1)] = value
 
@@ -167,6 +166,6 @@ class Model:
         self.late = [effect for effect in self.late if effect.again]
 
     def settle(self) -> None:
-        """Apply everything that may take effect late for the last time."""
+        """Apply everything that may take effect late, for the last time."""
         self.late_effects_happen()
         self.late.clear()

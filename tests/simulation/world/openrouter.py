@@ -131,7 +131,7 @@ class ModelOpenRouter(ModelLists):
 
     async def delete_key(self, key_hash: str) -> bool:
         """Delete a key."""
-        # What a process has just made, and no ledger was ever told of, is its own to delete.
+        # A process may delete a key that it has just made and that no ledger ever contained.
         explained = key_hash in json.dumps(self._model.ledgers())
         changes = explained or key_hash not in self._process.made
         try:

@@ -1,4 +1,4 @@
-"""The way to everything outside, as one process sees it: the model's `tasks.world.ports.World`."""
+"""The model's implementation of `tasks.world.ports.World`, as one process sees it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.simulation.world.process import Process
 
 
 class ModelWorld:
-    """The way to everything outside, as one process sees it."""
+    """Access to everything outside of the process, in the model."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -71,7 +71,7 @@ class ModelWorld:
         self._process.model.watch(f"tell of {event.value}")
 
     async def check_deployment(self) -> None:
-        """Refuse nothing: no run waits here."""
+        """Do nothing: no run waits here."""
 
     async def longest_interval(self) -> timedelta:
         """Return the longest interval."""
@@ -120,7 +120,7 @@ class ModelWorld:
         await self._process.effect("cancel the retirements", lambda: self._process.model.cancel_retirements(name, but))
 
     async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
-        """Schedule a retirement; one that was cancelled stays so, unless another one is to take its place."""
+        """Schedule a retirement; a cancelled one stays cancelled, unless it is to be replaced."""
         retirements = self._process.model.retirements
         await self._process.effect(
             "schedule the retirement",

@@ -1,4 +1,4 @@
-"""One process: every call that leaves it is an effect that can fail or be the last."""
+"""A process: every call that leaves it is an effect, which can fail or be the last one."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Crash(BaseException):
 
 
 REFUSALS = {Fate.FORBIDDEN: ForbiddenError, Fate.CONFLICT: ConflictError, Fate.TOO_MANY: RateLimitedError}
-"""What OpenRouter or a destination says where it refuses a call."""
+"""The errors with which OpenRouter or a destination refuses a call."""
 LOOKED_BEFORE = ("change a key", "assign", "unassign", "fence", "replace a list")
-"""What some steps begin after a look at the ledger that was for the call before."""
+"""Effects that some steps begin after a ledger check made for the call before."""
 PREFECTS = ("ledger", "deployment", "retirement", "look runs up", "installation")
-"""What is asked of Prefect's API, of which no answer but a good one says whether a call took effect."""
+"""Requests to Prefect's API; only a success shows whether they took effect."""
 
 
 class Process:
-    """One process that runs steps against the model; after a crash it can do nothing any more."""
+    """A process that runs steps against the model; after a crash it can do nothing any more."""
 
     def __init__(self, model: Model, name: str = "run") -> None:
         self.model = model
@@ -55,17 +55,17 @@ class Process:
         arrives_within: timedelta | None = None,
         changes: bool = False,
     ) -> T:
-        """Do something outside of the process, as the model's fate has it.
+        """Perform an effect, as the model's fate decides.
 
         Args:
-            what: What is done, in words by which a fate is aimed at it.
-            do: Does it.
+            what: The name of the effect, by which faults target it.
+            do: Performs it.
             late: Whether it can take effect after the process has given it up.
-            arrives_within: How long after that it can still take effect; for ever by default.
-            changes: Whether it changes what the rotation is responsible for.
+            arrives_within: How long after that it can still take effect; without limit by default.
+            changes: Whether it changes something that the rotation is responsible for.
         """
         if changes and not what.startswith(LOOKED_BEFORE):
-            # What was begun in time may take effect later; nothing may be begun any more.
+            # An effect that began in time may happen later, but no new one may begin.
             promise(self.seen_signatures == self.model.signatures, f"I5: a run that lost its place began to {what}")
             self.begun_changes.append(what)
         if self.gate is not None:
@@ -79,7 +79,7 @@ class Process:
             self.dead = True
             raise Crash
         if fate is Fate.FAILS:
-            # A refused create is certain; of most other failures nobody can tell whether they took effect.
+            # A refused create certainly had no effect; for most other failures that is unknown.
             raise UnavailableError(f"{what} failed.", outcome_unknown=not what.startswith("create"))
         if fate in REFUSALS:
             raise _refusal(what, fate)
@@ -91,7 +91,7 @@ class Process:
 
     def _later(self, what: str, do: Callable[[], T]) -> None:
         self.model.tell(f"    {self.name}: {what}: takes effect now")
-        # Nobody is there any more to hear of a refusal.
+        # After the crash, nobody is there to receive a refusal.
         with suppress(KeyRotationError):
             do()
         self.model.watch(f"late: {what}")
