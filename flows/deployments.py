@@ -128,7 +128,7 @@ async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRul
         changes["parameters"] = parameters
     own = own_schedule(before)
     # An unchanged timetable keeps its start date, and so the date of the next run.
-    same = own is not None and (schedule is None or _keeps_its_place(own.schedule, schedule))
+    same = own is not None and (schedule is None or _is_same_timetable(own.schedule, schedule))
     wanted = own.schedule if own is not None and same else schedule
     # The schedule of a paused deployment stays active, so that it applies again when the deployment is resumed.
     on = active or (before.paused and own is not None and own.active)
@@ -160,7 +160,7 @@ async def longest_interval_after(
     return await longest_interval([*others, wanted] if active and wanted else others)
 
 
-def _keeps_its_place(before: Any, after: RRuleSchedule) -> bool:
+def _is_same_timetable(before: Any, after: RRuleSchedule) -> bool:
     return isinstance(before, RRuleSchedule) and read_timetable(before) == read_timetable(after)
 
 

@@ -52,7 +52,7 @@ The more there are, the later an emergency is found and started: the server answ
 """
 KEPT_FREE = 5
 """How many slots a worker reserves for emergencies, on top of its limit for ordinary runs."""
-ASKED_FOR = 50
+MOST_REQUESTED = 50
 """How many scheduled runs a worker requests at once, at most; the server refuses a limit above 200."""
 
 FLOWS: Mapping[str, Flow[..., Any]] = {
@@ -156,10 +156,10 @@ class KeyRotationWorker(
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Stop this worker's runs that were cancelled or suspended, then take scheduled ones."""
-        await self._stop_what_is_to_stop()
+        await self._stop_cancelled_and_suspended()
         return await super().get_and_submit_flow_runs()
 
-    async def _stop_what_is_to_stop(self) -> None:
+    async def _stop_cancelled_and_suspended(self) -> None:
         if not self._attempts:
             return
         stopped = FlowRunFilter(
@@ -177,21 +177,21 @@ class KeyRotationWorker(
         """Send the worker's heartbeat, and recover abandoned runs."""
         await super().sync_with_backend()
         self._abandoned = self._abandoned or Abandoned(self.client, self._work_pool_name)
-        await self._abandoned.schedule_again(self._in_hand())
-        await self._abandoned.mark_the_silent(self._in_hand())
+        await self._abandoned.schedule_again(self._own_runs())
+        await self._abandoned.mark_the_silent(self._own_runs())
         await self._abandoned.try_again()
 
-    def _in_hand(self) -> set[UUID]:
+    def _own_runs(self) -> set[UUID]:
         return self._submitting_flow_run_ids | self._attempts.keys()
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         # The base class requests 200 runs, no matter how few this worker can take.
-        free = self._free_places()
-        wanted = min(free + len(self._submitting_flow_run_ids), ASKED_FOR)
+        free = self._free_slots()
+        wanted = min(free + len(self._submitting_flow_run_ids), MOST_REQUESTED)
         due = await self._due(wanted) if free else []
         return due if free and len(due) < wanted else [*await self._emergencies(), *due]
 
-    def _free_places(self) -> int:
+    def _free_slots(self) -> int:
         return 0 if self._precedence.is_taken else max(int(self.limiter.available_tokens) - KEPT_FREE, 0)
 
     async def _due(self, wanted: int) -> list[WorkerFlowRunResponse]:
@@ -222,7 +222,7 @@ class KeyRotationWorker(
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
             work_queue_filter=queues,
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            limit=ASKED_FOR,
+            limit=MOST_REQUESTED,
         )
         return [
             WorkerFlowRunResponse(work_pool_id=self.work_pool.id, work_queue_id=run.work_queue_id, flow_run=run)
@@ -242,7 +242,7 @@ class KeyRotationWorker(
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
         entries = {entry.flow_run.id: entry for entry in flow_run_response}
         # A run can be retried before its previous attempt has left this worker.
-        fresh = [entry for key, entry in entries.items() if key not in self._in_hand()]
+        fresh = [entry for key, entry in entries.items() if key not in self._own_runs()]
         urgent = [each for each in fresh if is_emergency(each.flow_run.parameters)]
         for each in urgent:
             self._precedence.begin(each.flow_run, self._attempts.values())
@@ -250,7 +250,7 @@ class KeyRotationWorker(
         for left in {each.flow_run.id for each in urgent} - {run.id for run in taken}:
             self._precedence.end(left)
         ordinary = [each for each in fresh if not is_emergency(each.flow_run.parameters)]
-        return taken + await super()._submit_scheduled_flow_runs(ordinary[: self._free_places()])
+        return taken + await super()._submit_scheduled_flow_runs(ordinary[: self._free_slots()])
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
         if not self.is_setup:

@@ -13,7 +13,7 @@ from tasks.world.run import Run, VerifiedKey
 
 FIRST_WAIT_SECONDS = 0.1
 TIMES_LONGER = 4.0
-"""How many times longer each wait is than the one before; all together they outlast a locked database."""
+"""The factor between two consecutive waits; all waits together outlast a locked database."""
 LONGEST_WAIT_SECONDS = 10.0
 """The longest wait requested by a store after which a write is still retried in this run."""
 
@@ -42,7 +42,7 @@ async def _publish(run: Run, key: VerifiedKey, destination: str, place: Destinat
         if _has_arrived(key, content):
             await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.told(), destination=destination)
             return
-        if not _is_worth_another_try(failure, before, content):
+        if not _may_retry(failure, before, content):
             break
         await run.world.sleep(_wait_seconds(attempt, failure))
     raise failure or DestinationError(
@@ -69,7 +69,7 @@ async def _write(run: Run, place: Destination, key: VerifiedKey, content: Conten
     return None
 
 
-def _is_worth_another_try(failure: ServiceError | None, before: Content, now: Content) -> bool:
+def _may_retry(failure: ServiceError | None, before: Content, now: Content) -> bool:
     if failure is None or not changed_only_beside(before, now):
         return False
     return isinstance(failure, ConflictError) or (
@@ -78,7 +78,7 @@ def _is_worth_another_try(failure: ServiceError | None, before: Content, now: Co
 
 
 def _wait_seconds(attempt: int, failure: ServiceError | None) -> float:
-    # Jitter, so that runs that failed at one moment do not come back at one moment.
+    # Jitter, so that runs that failed together do not retry together.
     own = uniform(0.5, 1.0) * FIRST_WAIT_SECONDS * TIMES_LONGER**attempt  # noqa: S311 - no secret
     asked = failure.retry_after if failure else None
     return own + (asked or 0.0)

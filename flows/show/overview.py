@@ -38,7 +38,7 @@ OVERVIEW = "key-rotations"
 """The artifact's key."""
 LATE_AFTER = timedelta(minutes=5)
 """How late a run or a revocation may be before it is reported."""
-A_WHILE = timedelta(days=180)
+YEAR_SHOWN_BEYOND = timedelta(days=180)
 """Dates further away than this are shown with the year instead of the time."""
 CROWD = 20
 """How many rotations may be due in the same minute before a spread is suggested."""
@@ -248,7 +248,7 @@ def _last(run: SeenRun | None, now: datetime) -> str:
 
 def _short(at: datetime, now: datetime) -> str:
     # The table's header names the time zone.
-    return f"{at:%-d %b %H:%M}" if abs(at - now) < A_WHILE else f"{at:%-d %b %Y}"
+    return f"{at:%-d %b %H:%M}" if abs(at - now) < YEAR_SHOWN_BEYOND else f"{at:%-d %b %Y}"
 
 
 def _age(age: timedelta) -> str:

@@ -35,13 +35,13 @@ def rotated(run: Run, situation: Situation, before: Sequence[Superseded] = ()) -
         situation: The situation at its start.
         before: The superseded keys before this run revoked what was due.
     """
-    current, rest = run.ledger.current, "; ".join([*_ended(run.ledger, before), _rest(run.ledger)])
+    current, rest = run.ledger.current, "; ".join([*_ended(run.ledger, before), _superseded_keys(run.ledger)])
     if current is None:
         return "No key is published yet."
     if situation is Situation.TOO_YOUNG:
         return (
             f"Nothing to do: the key {current.label} is younger than its minimum age, or newer than this run's "
-            f"scheduled time; {rest}.{_left(run)}"
+            f"scheduled time; {rest}.{_warnings(run)}"
         )
     if run.ledger.pending is not None:
         return (
@@ -50,22 +50,23 @@ def rotated(run: Run, situation: Situation, before: Sequence[Superseded] = ()) -
         )
     if situation is Situation.ALREADY_ROTATED:
         return (
-            f"Already rotated: the key {current.label} is the current one{_but_for(run, current)}; {rest}.{_left(run)}"
+            f"Already rotated: the key {current.label} is the current one{_missing_at(run, current)}; "
+            f"{rest}.{_warnings(run)}"
         )
     verb = "Finished an interrupted rotation" if situation is Situation.KEY_PUBLISHED else "Rotated"
     places = len(current.destinations)
     return (
         f"{verb}: the key {current.label} is live at {places} "
-        f"destination{'s' if places > 1 else ''}; {rest}.{_left(run)}"
+        f"destination{'s' if places > 1 else ''}; {rest}.{_warnings(run)}"
     )
 
 
-def _left(run: Run) -> str:
+def _warnings(run: Run) -> str:
     """Return the run's warnings, and a sentence for each former place that may still hold a key."""
     return "".join(f" {sentence}" for sentence in [*run.warnings, *left_behind(run.ledger)])
 
 
-def _but_for(run: Run, current: Current) -> str:
+def _missing_at(run: Run, current: Current) -> str:
     """Name the destinations without the current key, as seen by a run that published nothing."""
     seen = [name for name in current.destinations if name in run.contents]
     others = [name for name in seen if fingerprint(run.contents[name].value) != current.fingerprint]
@@ -78,13 +79,13 @@ def superseded_since(run: Run) -> str:
     why = "this run has completed before" if run.identity.completed else "a later run has already rotated"
     if current is None:
         return f"Nothing to do: {why}. There is no current key now; to make one, start a new run."
-    return f"Nothing to do: {why}. The key {current.label} is the current one{_but_for(run, current)}."
+    return f"Nothing to do: {why}. The key {current.label} is the current one{_missing_at(run, current)}."
 
 
 def retired(run: Run, before: Sequence[Superseded]) -> str:
     """Return the message of a completed retirement, given the superseded keys at its start."""
     ended = ". ".join(f"{what[0].upper()}{what[1:]}" for what in _ended(run.ledger, before))
-    return f"{ended or 'Nothing was due'}; {_rest(run.ledger)}.{_left(run)}"
+    return f"{ended or 'Nothing was due'}; {_superseded_keys(run.ledger)}.{_warnings(run)}"
 
 
 def _ended(ledger: Ledger, before: Sequence[Superseded]) -> list[str]:
@@ -99,7 +100,7 @@ def restored(run: Run) -> str:
     """Return the message of a restored key."""
     current = run.ledger.current
     label = current.label if current else "none"
-    return f"Restored: the key {label} is live again; {_rest(run.ledger)}.{_left(run)}"
+    return f"Restored: the key {label} is live again; {_superseded_keys(run.ledger)}.{_warnings(run)}"
 
 
 def applied(run: Run, changed: Sequence[str]) -> str:
@@ -127,9 +128,9 @@ def removed(run: Run, before: Sequence[Superseded] | None, *, had_deployment: bo
     said = [f"The rotation {run.name} was removed."]
     said += [f"Deleted at OpenRouter: {', '.join(deleted)}."] * bool(deleted)
     said += [f"The key {ledger.kept.label} was kept and is no longer managed."] if ledger.kept else []
-    said += [f"Not yet revoked; {_rest(ledger)}."] * bool(left)
+    said += [f"Not yet revoked; {_superseded_keys(ledger)}."] * bool(left)
     said += [f"No key of the rotation is left in {', '.join(emptied)}."] * bool(emptied)
-    return f"{' '.join(said)}{_left(run)}"
+    return f"{' '.join(said)}{_warnings(run)}"
 
 
 def nothing_to_remove(run: Run) -> str:
@@ -148,11 +149,11 @@ def wrote_off(run: Run, entry: WrittenOff) -> str:
     """
     return (
         f"Written off: {entry.label} was not revoked, is no longer in the ledger, and may be alive at OpenRouter; "
-        f"{_rest(run.ledger)}."
+        f"{_superseded_keys(run.ledger)}."
     )
 
 
-def _rest(ledger: Ledger) -> str:
+def _superseded_keys(ledger: Ledger) -> str:
     if not ledger.superseded:
         return "no superseded keys"
     ends = ", ".join(f"{key.label} {how_it_ends(key)} {show_time(key.revoke_at)}" for key in ledger.superseded)
@@ -191,7 +192,7 @@ def _what_is_safe(error: KeyRotationError, step: str, ledger: Ledger | None) -> 
         return f"{error} No key was changed. {retry}"
     what = f"Could not {TASKS.get(step, step)}: {error}"
     if ledger.removed:
-        return f"{what} The rotation is removed; {_rest(ledger)}. {retry}"
+        return f"{what} The rotation is removed; {_superseded_keys(ledger)}. {retry}"
     live = f"The key {ledger.current.label} is live" if ledger.current else "No key of this rotation is live yet"
     if ledger.pending and ledger.pending.key:
         live += f", and the new key {ledger.pending.key.label} was created"

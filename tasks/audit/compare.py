@@ -116,11 +116,11 @@ class _Reading:
         findings = [
             *judge_management_key(self.connection, management_key.expires_at, now),
             *unreadable_ledgers(after),
-            *await self._at_rotations(after, keys.explained),
+            *await self._rotation_findings(after, keys.explained),
             *(finding for each in lost.values() for finding in judge_lost(each, now)),
             *self._orphans(unexplained, after, now),
             *keys.findings(),
-            *await self._at_lists(named, keys.listed, after, now),
+            *await self._list_findings(named, keys.listed, after, now),
         ]
         return Comparison(keys.counts, findings, self._deployed, lost, self._secrets, frozenset(named))
 
@@ -143,7 +143,7 @@ class _Reading:
                 found[name] = each
         return found
 
-    async def _at_lists(
+    async def _list_findings(
         self, named: Collection[str], seen: Mapping[str, ApiKey], ledgers: LedgerSet, now: datetime
     ) -> list[Finding]:
         current = {name: ledger.current for name, ledger in ledgers.ledgers.items()}
@@ -171,7 +171,7 @@ class _Reading:
         runs = keys.runs()
         keys.decide(await self.world.known_runs(runs) if runs else set())
 
-    async def _at_rotations(self, all_ledgers: LedgerSet, listed: dict[str, ApiKey]) -> list[Finding]:
+    async def _rotation_findings(self, all_ledgers: LedgerSet, listed: dict[str, ApiKey]) -> list[Finding]:
         first = await self._judge(all_ledgers.ledgers, listed)
         suspicious = [name for name, found in first.items() if found]
         if not suspicious:
@@ -192,7 +192,7 @@ class _Reading:
         missing = [key_hash for key_hash in wanted if key_hash not in listed]
         found = await self._bounded([self._key(key_hash) for key_hash in missing])
         keys: dict[str, ApiKey | None] = {**listed, **dict(zip(missing, found, strict=True))}
-        await self._at_destinations(ledgers)
+        await self._read_destinations(ledgers)
         fingerprints = {name: fingerprint(value) for name, value in self._secrets.items()}
         now = self.world.now()
         return {
@@ -215,7 +215,7 @@ class _Reading:
         except NotFoundError:
             return None
 
-    async def _at_destinations(self, ledgers: dict[str, Ledger]) -> None:
+    async def _read_destinations(self, ledgers: dict[str, Ledger]) -> None:
         ours = [
             (name, ledger)
             for name, ledger in ledgers.items()
@@ -226,9 +226,9 @@ class _Reading:
             some = places[first : first + OPEN_AT_ONCE]
             async with self.world.apart() as world:
                 await world.load_blocks(some, self.connection)
-                await self._bounded([self._at_destination(world, one) for one in some])
+                await self._bounded([self._read_destination(world, one) for one in some])
 
-    async def _at_destination(self, world: World, name: str) -> None:
+    async def _read_destination(self, world: World, name: str) -> None:
         self._secrets.pop(name, None)
         self._unreadable.pop(name, None)
         self._places.pop(name, None)

@@ -14,7 +14,7 @@ from tasks.world.ports import KeyReader, OpenRouter
 
 T = TypeVar("T")
 NOT_FOUND = 404
-LONGEST_LOOK = timedelta(days=31)
+LONGEST_LOOKBACK = timedelta(days=31)
 """How far back an account is asked for the uses of a key."""
 
 
@@ -103,11 +103,11 @@ async def read_uses(openrouter: KeyReader, key_hash: str, since: datetime, now: 
     Args:
         openrouter: The key's connection.
         key_hash: The key's hash.
-        since: Start of the period, UTC; limited to `LONGEST_LOOK` ago.
+        since: Start of the period, UTC; limited to `LONGEST_LOOKBACK` ago.
         now: The current time, UTC.
 
     Raises:
         ServiceError: OpenRouter failed.
     """
-    look = openrouter.uses_of(key_hash, max(since, now - LONGEST_LOOK), now)
+    look = openrouter.uses_of(key_hash, max(since, now - LONGEST_LOOKBACK), now)
     return await if_available(Part.ANALYTICS, look) or []

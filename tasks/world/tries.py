@@ -43,7 +43,7 @@ NEIGHBOURS = 50
 """How many runs of the deployment are read: the coming ones, and the newest that have ended."""
 ATTEMPTS, PATIENCE_SECONDS = 60, 60.0
 """How often, and for how long, a request about tries is repeated: as long as Prefect's client reports a run's end."""
-TOLD = frozenset({"Failed", "Crashed"})
+ALERTING_STATES = frozenset({"Failed", "Crashed"})
 """The names of the states that alert a person."""
 T = TypeVar("T")
 
@@ -254,20 +254,20 @@ async def end_tries(succeeded: FlowRun, now: datetime, *, only_own: bool) -> boo
     last = max(ended, key=lambda run: parse_time(run["end_time"]), default={})
     # The number of a regular run in a try's place comes from another run's failure.
     number = number_of(succeeded.labels) if is_try(succeeded.labels) or not only_own else 0
-    if last.get("state_name") in TOLD or number > QUIET_TRIES:
+    if last.get("state_name") in ALERTING_STATES or number > QUIET_TRIES:
         return True
-    return succeeded.run_count > 1 and await _was_told(succeeded.id)
+    return succeeded.run_count > 1 and await _had_alerted(succeeded.id)
 
 
 def _serves(purpose: Purpose, parameters: Mapping[str, Any]) -> bool:
     return purpose in (Purpose.of(parameters), Purpose.of(parameters, emergency=True))
 
 
-async def _was_told(run_id: UUID) -> bool:
+async def _had_alerted(run_id: UUID) -> bool:
     client, _ = get_or_create_client()
     with api_errors("reading the states of this run"):
         states = [state for state in await client.read_flow_run_states(run_id) if state.is_final()]
-    return bool(states) and states[-1].name in TOLD
+    return bool(states) and states[-1].name in ALERTING_STATES
 
 
 async def has_completed(run_ids: Iterable[UUID]) -> bool:
