@@ -1,7 +1,7 @@
 """Recover runs that no process works on: never started by the worker that took them, or killed with their process.
 
 The automation for crashed runs is faster, but an event that arrives while Redis is down never triggers it. So every
-worker also polls for such runs.
+worker also polls for such runs. It compares times by the server's clock, which sets the times of all states.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Container
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +35,7 @@ from prefect.states import Crashed, Scheduled
 
 from blocks.errors import ServiceError
 from flows.runs import ORDERS
+from tasks.world.api import parse_time
 from tasks.world.tries import try_again
 
 LOGGER: logging.Logger = get_logger("flows.abandoned")
@@ -43,6 +45,8 @@ MISSED_HEARTBEATS = 4
 """The number of missed heartbeats after which a run counts as dead; the automation waits for three."""
 HEARTBEAT, ALIVE = "prefect.flow-run.heartbeat", "key-rotation.worker.alive"
 """The heartbeat of a flow run, and the event that shows whether events arrive at all when no run sends one."""
+ANY_CLOCK = timedelta(days=1)
+"""The largest error of a host's clock with which its heartbeats are still found."""
 TRIED_WITHIN = timedelta(days=1)
 """How long after a crash a run is still tried again, in case no worker was up when it crashed."""
 
@@ -67,7 +71,7 @@ class Abandoned:
         Args:
             in_hand: The runs that this worker is starting or executing.
         """
-        since = datetime.now(UTC) - BEGUN_WITHIN
+        since = await self._server_time() - BEGUN_WITHIN
         for run in await self._runs(StateType.PENDING):
             if run.id not in in_hand and run.state and run.state.timestamp < since:
                 again: State[Any] = Scheduled(message="A worker took this run and did not begin it.")
@@ -84,7 +88,8 @@ class Abandoned:
         frequency = get_current_settings().flows.heartbeat_frequency
         if frequency is None:
             return
-        since = datetime.now(UTC) - MISSED_HEARTBEATS * timedelta(seconds=frequency)
+        now = await self._server_time()
+        since = now - MISSED_HEARTBEATS * timedelta(seconds=frequency)
         running = await self._runs(StateType.RUNNING, start_time=FlowRunFilterStartTime(before_=since))
         # A Retry keeps the start time of the first attempt; its first heartbeat may not have arrived yet.
         silent = [run for run in running if run.id not in in_hand and run.state and run.state.timestamp < since]
@@ -93,9 +98,10 @@ class Abandoned:
         heard = await self._heartbeats(since)
         if not heard:
             # If events arrive at all, this one is there at the next poll.
-            emit_event(ALIVE, {"prefect.resource.id": f"key-rotation.work-pool.{self._pool_name}"})
+            emit_event(ALIVE, {"prefect.resource.id": f"key-rotation.work-pool.{self._pool_name}"}, occurred=now)
         for run in silent if heard else ():
-            if f"prefect.flow-run.{run.id}" not in heard:
+            resource = f"prefect.flow-run.{run.id}"
+            if resource not in heard and not await self._has_arrived(resource, since):
                 dead: State[Any] = Crashed(message="The run has sent no heartbeat for minutes. Retry is safe.")
                 with suppress(ObjectNotFound):
                     await self._client.set_flow_run_state(run.id, dead)
@@ -107,9 +113,19 @@ class Abandoned:
         )
         return {entry["value"] for entry in answer.json()}
 
+    async def _has_arrived(self, resource: str, since: datetime) -> bool:
+        # `occurred` is set by the sender's clock, which may be wrong; `received` by the server's.
+        occurred = {"since": (since - ANY_CLOCK).isoformat(), "until": (since + ANY_CLOCK).isoformat()}
+        sent = {"occurred": occurred, "event": {"name": [HEARTBEAT]}, "resource": {"id": [resource]}}
+        answer = await self._client.request("POST", "/events/filter", json={"filter": sent})
+        return any(parse_time(event["received"]) >= since for event in answer.json()["events"])
+
+    async def _server_time(self) -> datetime:
+        return parsedate_to_datetime((await self._client.hello()).headers["Date"])
+
     async def try_again(self) -> None:
         """Schedule a try of each crashed run; if several workers do, only one try is created."""
-        now = datetime.now(UTC)
+        now = await self._server_time()
         lately = FlowRunFilterEndTime(after_=now - TRIED_WITHIN)
         crashed = {(run.id, run.run_count): run for run in await self._runs(StateType.CRASHED, end_time=lately)}
         self._tried &= crashed.keys()
