@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+import httpx
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+from prefect.client.utilities import get_or_create_client
+from prefect.exceptions import ObjectAlreadyExists
 from prefect.variables import Variable
 from pydantic import ValidationError
 
@@ -17,6 +22,8 @@ from tasks.world.api import api_errors, pages
 PREFIX = "management-key_"
 """The prefix of these variables; no ledger's name starts with it."""
 DOING = "reading since when management keys are in use"
+ROUNDS = 5
+"""How often several checks of one connection look at what the others have written; a check is not worth more."""
 
 
 async def remember_use(
@@ -40,13 +47,32 @@ async def remember_use(
         remind_after=credentials.remind_after,
         expires_at=expires_at,
     )
-    with api_errors(DOING):
-        before = _parse(await Variable.aget(f"{PREFIX}{connection}"))
-    wanted = seen.continued(before)
-    if wanted != before:
-        with api_errors("writing since when a management key is in use"):
-            await Variable.aset(f"{PREFIX}{connection}", wanted.model_dump(mode="json"), overwrite=True)
-    return wanted
+    for _ in range(ROUNDS):
+        client, _ = get_or_create_client()
+        with api_errors(DOING):
+            stored = await client.read_variable_by_name(f"{PREFIX}{connection}")
+        before = _parse(stored.value) if stored else None
+        # What an earlier round has found stays true, whatever others have written since.
+        seen = seen.continued(before)
+        if seen == before:
+            break
+        await _write(seen, is_new=stored is None)
+    return seen
+
+
+async def _write(key: InUse, *, is_new: bool) -> None:
+    """Write it; where somebody else has made or deleted it since it was read, the next look finds that."""
+    client, _ = get_or_create_client()
+    name, value = f"{PREFIX}{key.connection}", key.model_dump(mode="json")
+    with suppress(ObjectAlreadyExists), api_errors("writing since when a management key is in use"):
+        if is_new:
+            await client.create_variable(VariableCreate(name=name, value=value))
+            return
+        try:
+            await client.update_variable(VariableUpdate(name=name, value=value))
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.NOT_FOUND:
+                raise
 
 
 async def all_in_use() -> list[InUse]:
