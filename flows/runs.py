@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed
 from blocks.errors import ConfigurationError, KeyRotationError
 from blocks.redaction import redact_logs
 from flows.show.artifacts import show_markdown
-from flows.show.rotation_page import artifact_key, as_markdown, plan_as_markdown
+from flows.show.rotation_page import artifact_key, as_markdown, plan_as_markdown, plan_key
 from flows.show.sentences import failed
 from flows.slot import Slot
 from tasks.model.decisions import Identity
@@ -236,14 +236,13 @@ async def show_plan(name: str, emergency: bool, planned: Planned) -> str:
     async with PrefectWorld() as world:
         run = await _this_run(name, emergency, world)
         checked, steps = await planned(run)
-    artifact = f"{artifact_key(name)}-plan"
     with api_errors("showing the plan"):
         await acreate_markdown_artifact(
-            key=artifact,
+            key=plan_key(name),
             markdown=plan_as_markdown(run, checked, steps),
             description=f"Plan of the next run of rotation {name}",
         )
-    return f"Plan only, nothing was changed: see the artifact {artifact}."
+    return f"Plan only, nothing was changed: see the artifact {plan_key(name)}."
 
 
 def seconds_early(scheduled: datetime | None, now: datetime) -> float:

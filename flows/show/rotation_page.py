@@ -21,6 +21,11 @@ def artifact_key(rotation: str) -> str:
     return f"rotation-{rotation}"
 
 
+def plan_key(rotation: str) -> str:
+    """Return the key of the artifact that shows the plan of a rotation's next run; no rotation's page has it."""
+    return f"plan-{rotation}"
+
+
 def as_markdown(run: Run, message: str) -> str:
     """Return the artifact's Markdown: the final message of the run, and the state of the rotation."""
     ledger = run.ledger

@@ -77,7 +77,7 @@ async def test_a_plan_shows_what_a_run_would_do_and_changes_nothing(world: World
 
     state = await rotate(rotation, plan_only=True, return_state=True)
 
-    shown = await artifact(f"rotation-{rotation.name}-plan")
+    shown = await artifact(f"plan-{rotation.name}")
     assert state.is_completed()
     assert "Create a key named `checkout service`" in shown
     assert "can be read and written" in shown
