@@ -30,7 +30,7 @@ from sandbox.server import running
 from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import Stack
 from sandbox.vault_tokens import ROOT_TOKEN
-from tasks.world.deployments import schedule_of
+from tasks.world.deployments import accepts_zone, schedule_of
 
 DATABASES = ["SQLite"] if PROGRAMS is None else ["SQLite", "PostgreSQL"]
 PAIRS = 15
@@ -140,7 +140,7 @@ async def overview(bench: Bench, rotations: int) -> None:
     from tasks.model.schedules import parse_timetable
     from tasks.world.ledgers import term_variable
 
-    timetable, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC)
+    timetable, now = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone), datetime.now(UTC)
     schedule = schedule_of(timetable, timetable.next_rotation(now, now))
     async with get_client() as client:
         for number in range(rotations):

@@ -40,7 +40,7 @@ from tasks.model.terms import Usd
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.checks import Outcome, check_connection, check_destination
 from tasks.world.connections import CONNECTION_TYPE
-from tasks.world.deployments import own_schedule, read_timetable, rotates_by_itself, schedule_of
+from tasks.world.deployments import accepts_zone, own_schedule, read_timetable, rotates_by_itself, schedule_of
 from tasks.world.inventory import destinations_in_use
 from tasks.world.ledgers import read_ledger
 from tasks.world.run import gather_all
@@ -219,7 +219,7 @@ def _timetable(
             "rotate_at, time_zone, interval_days: fill in all three, because the existing schedule is of another kind "
             "than every N days at a local time. Nothing was created."
         )
-    timetable = parse_timetable(**{**(present.fields() if present else {}), **asked})
+    timetable = parse_timetable(**{**(present.fields() if present else {}), **asked}, accepts=accepts_zone)
     if window is None:
         return replace(timetable, later=present.later) if present else timetable
     return timetable.spread(name, window)

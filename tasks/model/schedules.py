@@ -8,6 +8,7 @@ clock change, 03:30 becomes 04:30, in addition to the runs scheduled before it: 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from hashlib import sha256
@@ -117,20 +118,21 @@ class Timetable:
         return next((day for day in days if self.on(day).astimezone(self.zone).time() != self.starts), None)
 
 
-def parse_timetable(days: Any, at: Any, zone: Any) -> Timetable:
+def parse_timetable(days: Any, at: Any, zone: Any, accepts: Callable[[str], bool]) -> Timetable:
     """Read a timetable from the fields of a form.
 
     Args:
         days: Days between two rotations.
         at: The local time, such as `03:30`.
         zone: The IANA time zone, such as `Europe/Berlin`.
+        accepts: Whether the scheduler knows a time zone: a host's database holds more, such as `localtime`.
 
     Raises:
         ConfigurationError: At least one field is invalid; one sentence names each.
     """
     found = _TIME.fullmatch(str(at).strip())
     is_number = isinstance(days, int) and not isinstance(days, bool)
-    found_zone = _zone(zone)
+    found_zone = _zone(zone, accepts)
     wrong = [
         (found is None, "rotate_at: must be a local time in 24-hour format, such as 03:30"),
         (found_zone is None, "time_zone: must be an IANA time zone, such as Europe/Berlin"),
@@ -160,11 +162,12 @@ def parse_spread(value: Any) -> timedelta:
     return window
 
 
-def _zone(name: Any) -> ZoneInfo | None:
+def _zone(name: Any, accepts: Callable[[str], bool]) -> ZoneInfo | None:
     try:
-        return ZoneInfo(str(name).strip())
+        zone = ZoneInfo(str(name).strip())
     except (KeyError, ValueError, OSError):  # unknown zone, invalid path, a directory of the database
         return None
+    return zone if accepts(zone.key) else None
 
 
 def read_rule(rule: str, zone: str) -> Timetable | None:

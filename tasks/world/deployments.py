@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import SCHEDULE_TYPES, IntervalSchedule, RRuleSchedule
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from blocks.errors import ConfigurationError
 from tasks.model.rotation import Rotation, parse_rotation
@@ -82,6 +82,15 @@ def rotates_by_itself(deployment: DeploymentResponse) -> bool:
 def schedule_of(timetable: Timetable, first: datetime) -> RRuleSchedule:
     """Return Prefect's schedule for a timetable, starting with its first rotation."""
     return RRuleSchedule(rrule=timetable.rule(first), timezone=timetable.zone.key)
+
+
+def accepts_zone(zone: str) -> bool:
+    """Return whether Prefect accepts the name of a time zone in a schedule such as ours."""
+    try:
+        RRuleSchedule(rrule="FREQ=DAILY", timezone=zone)
+    except ValidationError:
+        return False
+    return True
 
 
 def read_timetable(schedule: SCHEDULE_TYPES) -> Timetable | None:

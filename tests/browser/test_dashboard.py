@@ -28,7 +28,7 @@ from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.rotation import KeySettings, Retirement, Rotation
 from tasks.model.schedules import parse_timetable
 from tasks.model.tries import TRIES_AGAIN
-from tasks.world.deployments import schedule_of
+from tasks.world.deployments import accepts_zone, schedule_of
 from tasks.world.inventory import read_deployments
 from tests.browser.conftest import IN_TIME, Picture, pytestmark  # noqa: F401 - the marks apply to this module
 from tests.browser.dashboard import (
@@ -73,7 +73,7 @@ async def deploy(world: World, name: str, *, days: int = 0, **changes: Any) -> R
     """Make a rotation to Vault with a key and a deployment, as an earlier day left it."""
     await place(world, name)
     rotation = world.rotation(**{"name": name, "destinations": [f"vault-secret/{name}"], **changes})
-    table, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC) - timedelta(days=days)
+    table, now = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone), datetime.now(UTC) - timedelta(days=days)
     await save_deployment(None, rotation, schedule_of(table, table.next_rotation(now, now)), active=True)
     assert (await rotate(rotation, return_state=True)).is_completed()
     ledger = await ledger_of(name)
@@ -258,7 +258,7 @@ async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: 
 async def test_the_rotation_of_the_tutorial_is_seen(world: World, page: Page, picture: Picture) -> None:
     """The page of its first run shows the steps; its artifact shows the key that the second run has superseded."""
     rotation = world.rotation(name="example", destinations=[f"secret/{SECRET}"], overlap=timedelta(days=1))
-    table, now = parse_timetable(30, "03:30", "Europe/Berlin"), datetime.now(UTC)
+    table, now = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone), datetime.now(UTC)
     await save_deployment(None, rotation, schedule_of(table, table.next_rotation(now, now)), active=False)
 
     first = await press_run(page, "rotate/example")

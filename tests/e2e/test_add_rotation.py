@@ -17,7 +17,7 @@ from flows import add_rotation
 from flows.show import artifacts
 from tasks.model.rotation import parse_rotation
 from tasks.model.schedules import parse_timetable
-from tasks.world.deployments import read_timetable
+from tasks.world.deployments import accepts_zone, read_timetable
 from tests.by_hand import ledger_value
 from tests.e2e.conftest import World, without_worker
 from tests.e2e.form import add, added, deployed, form, runs_of, shown
@@ -135,7 +135,7 @@ async def test_a_spread_rotation_has_a_minute_of_its_own(world: World) -> None:
     """The schedule and the artifact show it; its first key is made at once; the same form again changes nothing."""
     fields = await form(world, spread="2h", make_key_now=True)
     name = fields["rotation_name"]
-    table = parse_timetable(30, "03:30", "Europe/Berlin").spread(name, timedelta(hours=2))
+    table = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone).spread(name, timedelta(hours=2))
 
     await add(fields)
     again = await add({**fields, "make_key_now": False})

@@ -13,7 +13,7 @@ from prefect.client.schemas.schedules import CronSchedule, RRuleSchedule
 
 from flows import rotate
 from tasks.model.schedules import parse_timetable
-from tasks.world.deployments import read_timetable
+from tasks.world.deployments import accepts_zone, read_timetable
 from tests.by_hand import ledger_of
 from tests.e2e.conftest import World, without_worker
 from tests.e2e.form import add, added, deployed, form, runs_of, shown
@@ -57,7 +57,7 @@ async def test_a_spread_counts_from_the_time_that_was_asked_for(
     state = await add({"rotation_name": name, "make_key_now": False, **changes})
 
     made = await deployed(name)
-    table = parse_timetable(days, at, "Europe/Berlin").spread(name, timedelta(hours=window))
+    table = parse_timetable(days, at, "Europe/Berlin", accepts_zone).spread(name, timedelta(hours=window))
     assert state.is_completed(), state.message
     assert made is not None
     assert [read_timetable(each.schedule) for each in made.schedules] == [table]

@@ -22,7 +22,7 @@ from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from sandbox.server import Fault
 from tasks.model.rotation import Rotation
 from tasks.model.schedules import parse_timetable
-from tasks.world.deployments import schedule_of
+from tasks.world.deployments import accepts_zone, schedule_of
 from tasks.world.inventory import read_deployments
 from tasks.world.ledgers import VariableStore, all_ledgers
 from tasks.world.management_keys import PREFIX
@@ -44,7 +44,7 @@ async def no_other_rotations(world: World) -> None:
 
 async def deploy(rotation: Rotation) -> Rotation:
     """Make a rotation's deployment, without auto-rotation."""
-    table = parse_timetable(30, "03:30", "Europe/Berlin")
+    table = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone)
     first = table.next_rotation(datetime.now(UTC), None)
     await save_deployment(None, rotation, schedule_of(table, first), active=False)
     return rotation

@@ -14,7 +14,7 @@ from prefect.server.schemas.schedules import IntervalSchedule, RRuleSchedule
 from blocks.errors import ConfigurationError
 from tasks.model.changes import differences, merged
 from tasks.model.schedules import Timetable, parse_spread, parse_timetable
-from tasks.world.deployments import read_timetable, schedule_of
+from tasks.world.deployments import accepts_zone, read_timetable, schedule_of
 
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"]
@@ -25,7 +25,7 @@ MIN_RUNS = 3
 
 def timetable(days: int = 30, at: str = "03:30", zone: str = "Europe/Berlin") -> Timetable:
     """A timetable as a person fills it in."""
-    return parse_timetable(days, at, zone)
+    return parse_timetable(days, at, zone, accepts_zone)
 
 
 def on_server(table: Timetable, first: datetime) -> RRuleSchedule:
@@ -172,12 +172,14 @@ async def test_a_server_that_was_down_makes_no_runs_for_the_past() -> None:
         (30, "03:30", "../../etc/passwd", "time_zone: "),
         (30, "03:30", "Europe", "time_zone: "),
         (30, "03:30", None, "time_zone: "),
+        # In a host's database, and refused by Prefect.
+        *[(30, "03:30", zone, "time_zone: ") for zone in ("localtime", "Factory", "posixrules", "posix/Europe/Berlin")],
     ],
 )
 def test_a_timetable_that_cannot_be_is_refused_by_its_field(days: Any, at: Any, zone: Any, sentence: str) -> None:
     """One sentence that names the field."""
     with pytest.raises(ConfigurationError, match=f"^{sentence}") as refused:
-        parse_timetable(days, at, zone)
+        parse_timetable(days, at, zone, accepts_zone)
 
     assert "Nothing was created" in str(refused.value)
 
