@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentScheduleUpdate, DeploymentUpdate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -65,44 +68,61 @@ async def save_deployment(
         The deployment after the change.
 
     Raises:
-        ConfigurationError: The work pool does not exist.
+        ConfigurationError: The work pool does not exist, or a deployment was removed meanwhile.
         ServiceError: Prefect's API failed.
     """
-    try:
-        with api_errors("saving the deployment"):
-            if before is None:
-                await _create(rotation, schedule, active)
-            else:
+    removed = ConfigurationError(f"The deployment rotate/{rotation.name} was removed meanwhile. Run the form again.")
+    client, _ = get_or_create_client()
+    with api_errors("saving the deployment"):
+        if before is None:
+            await _create(rotation, schedule, active)
+        with _found(removed):
+            if before is not None:
                 await _change(before, rotation, schedule, active)
-            client, _ = get_or_create_client()
             return await client.read_deployment_by_name(f"rotate/{rotation.name}")
+
+
+@contextmanager
+def _found(refusal: ConfigurationError) -> Iterator[None]:
+    """Refuse where something does not exist, however Prefect's client tells it."""
+    try:
+        yield
     except ObjectNotFound:
-        raise ConfigurationError(
-            f"The work pool {WORK_POOL} does not exist. Nothing was created. Create it with "
-            f"`prefect work-pool create --type key-rotation {WORK_POOL}`."
-        ) from None
+        raise refusal from None
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.NOT_FOUND:
+            raise
+        raise refusal from None
 
 
 async def _create(rotation: Rotation, schedule: RRuleSchedule | None, active: bool) -> None:
     client, _ = get_or_create_client()
-    own = await _own_deployment()
-    await client.create_deployment(
-        flow_id=await client.create_flow(rotate),
-        name=rotation.name,
-        description=_description(rotation.name),
-        tags=[LEDGER_TAG, rotation.name],
-        entrypoint="flows.rotate:rotate",
-        pull_steps=[],
-        parameters={"emergency": False, "rotation": rotation.model_dump(mode="json")},
-        parameter_openapi_schema=parameter_schema(rotate).model_dump(exclude_unset=True),
-        enforce_parameter_schema=True,
-        schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)] if schedule else [],
-        # No concurrency_limit: an emergency would queue behind other runs. Each rotation has its own slot.
-        # The new deployment uses the same workers, image and environment as the run that creates it.
-        work_pool_name=own.work_pool_name if own and own.work_pool_name else WORK_POOL,
-        work_queue_name=own.work_queue_name if own else None,
-        job_variables=own.job_variables if own else None,
+    with _found(ConfigurationError("The deployment of this run was removed meanwhile. Nothing was created.")):
+        own = await _own_deployment()
+    # The new deployment uses the same workers, image and environment as the run that creates it.
+    pool = own.work_pool_name if own and own.work_pool_name else WORK_POOL
+    flow_id = await client.create_flow(rotate)
+    missing = ConfigurationError(
+        f"The work pool {pool} does not exist. Nothing was created. Create it with "
+        f"`prefect work-pool create --type key-rotation {pool}`."
     )
+    with _found(missing):
+        await client.create_deployment(
+            flow_id=flow_id,
+            name=rotation.name,
+            description=_description(rotation.name),
+            tags=[LEDGER_TAG, rotation.name],
+            entrypoint="flows.rotate:rotate",
+            pull_steps=[],
+            parameters={"emergency": False, "rotation": rotation.model_dump(mode="json")},
+            parameter_openapi_schema=parameter_schema(rotate).model_dump(exclude_unset=True),
+            enforce_parameter_schema=True,
+            schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)] if schedule else [],
+            # No concurrency_limit: an emergency would queue behind other runs. Each rotation has its own slot.
+            work_pool_name=pool,
+            work_queue_name=own.work_queue_name if own else None,
+            job_variables=own.job_variables if own else None,
+        )
 
 
 def _description(name: str) -> str:

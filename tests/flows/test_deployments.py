@@ -8,12 +8,22 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
+from uuid import uuid4
 
+import httpx
 import pytest
 import yaml
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import RRuleSchedule as ClientRRuleSchedule
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.server.schemas.schedules import RRuleSchedule
 
+from blocks.errors import ConfigurationError
+from flows.deployments import save_deployment
 from sandbox.stack import CHECKOUT, read_settings
 from tasks.model.rotation import parse_rotation
 from tasks.world.deployments import read_timetable
@@ -116,3 +126,38 @@ def test_the_flow_fits_on_one_screen() -> None:
     body = protocol.body[1:]  # without the docstring
 
     assert (body[-1].end_lineno or 0) - body[0].lineno < 30
+
+
+REQUEST = httpx.Request("POST", "http://127.0.0.1/api/deployments/")
+STATUS_404 = PrefectHTTPStatusError("", request=REQUEST, response=httpx.Response(404, request=REQUEST))
+REMOVED = "The deployment rotate/example was removed meanwhile. Run the form again."
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "is_new", "sentence"),
+    [
+        ("create_deployment", STATUS_404, True, "The work pool of-this-run does not exist. Nothing was created. "),
+        ("update_deployment", STATUS_404, False, REMOVED),
+        ("read_deployment_by_name", ObjectNotFound(STATUS_404), False, REMOVED),
+        ("read_deployment", ObjectNotFound(STATUS_404), True, "The deployment of this run was removed meanwhile. "),
+    ],
+    ids=["no pool", "removed before the change", "removed after the change", "the form's own was removed"],
+)
+async def test_what_does_not_exist_is_named(call: str, error: Exception, is_new: bool, sentence: str) -> None:
+    """The pool that was to be used, and only where it is the pool."""
+    own = DeploymentResponse(name="add-rotation", flow_id=uuid4(), work_pool_name="of-this-run", labels={})
+    before = None if is_new else DeploymentResponse(id=uuid4(), name="example", flow_id=uuid4(), labels={})
+    client = mock.create_autospec(PrefectClient, instance=True)
+    client.read_deployment.return_value, client.create_flow.return_value = own, uuid4()
+    getattr(client, call).side_effect = error
+    rotation = parse_rotation(DEPLOYMENTS["example"]["parameters"]["rotation"])
+    run: Any = {"flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4())}
+
+    with (
+        FlowRunContext.model_construct(**run),
+        mock.patch("flows.deployments.get_or_create_client", return_value=(client, False)),
+        pytest.raises(ConfigurationError) as refused,
+    ):
+        await save_deployment(before, rotation, None, active=True)
+
+    assert str(refused.value).startswith(sentence)
