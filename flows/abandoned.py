@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,6 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterEndTime,
-    FlowRunFilterStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
     WorkPoolFilter,
@@ -71,9 +70,9 @@ class Abandoned:
         Args:
             in_hand: The runs that this worker is starting or executing.
         """
-        since = await self._server_time() - BEGUN_WITHIN
-        for run in await self._runs(StateType.PENDING):
-            if run.id not in in_hand and run.state and run.state.timestamp < since:
+        now, pending = await self._runs(StateType.PENDING)
+        for run in pending:
+            if run.id not in in_hand and run.state and run.state.timestamp < now - BEGUN_WITHIN:
                 again: State[Any] = Scheduled(message="A worker took this run and did not begin it.")
                 # A run that was deleted meanwhile must not stop the worker.
                 with suppress(ObjectNotFound):
@@ -88,9 +87,8 @@ class Abandoned:
         frequency = get_current_settings().flows.heartbeat_frequency
         if frequency is None:
             return
-        now = await self._server_time()
+        now, running = await self._runs(StateType.RUNNING)
         since = now - MISSED_HEARTBEATS * timedelta(seconds=frequency)
-        running = await self._runs(StateType.RUNNING, start_time=FlowRunFilterStartTime(before_=since))
         # A Retry keeps the start time of the first attempt; its first heartbeat may not have arrived yet.
         silent = [run for run in running if run.id not in in_hand and run.state and run.state.timestamp < since]
         if not silent:
@@ -120,14 +118,11 @@ class Abandoned:
         answer = await self._client.request("POST", "/events/filter", json={"filter": sent})
         return any(parse_time(event["received"]) >= since for event in answer.json()["events"])
 
-    async def _server_time(self) -> datetime:
-        return parsedate_to_datetime((await self._client.hello()).headers["Date"])
-
     async def try_again(self) -> None:
         """Schedule a try of each crashed run; if several workers do, only one try is created."""
-        now = await self._server_time()
-        lately = FlowRunFilterEndTime(after_=now - TRIED_WITHIN)
-        crashed = {(run.id, run.run_count): run for run in await self._runs(StateType.CRASHED, end_time=lately)}
+        lately = FlowRunFilterEndTime(after_=datetime.now(UTC) - TRIED_WITHIN)
+        now, ended = await self._runs(StateType.CRASHED, end_time=lately)
+        crashed = {(run.id, run.run_count): run for run in ended}
         self._tried &= crashed.keys()
         for key in crashed.keys() - self._tried:
             with suppress(ObjectNotFound):
@@ -141,10 +136,16 @@ class Abandoned:
                         continue
             self._tried.add(key)
 
-    async def _runs(self, kind: StateType, **which: Any) -> list[FlowRun]:
+    async def _runs(self, kind: StateType, **which: Any) -> tuple[datetime, list[FlowRun]]:
+        """Return the time by the server's clock, and the pool's runs in a state."""
         state = FlowRunFilterState(type=FlowRunFilterStateType(any_=[kind]))
-        return await self._client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=state, **which),
-            work_pool_filter=self._pool,
-            sort=FlowRunSort.END_TIME_DESC,
-        )
+        body = {
+            "flow_runs": FlowRunFilter(state=state, **which).model_dump(mode="json"),
+            "work_pools": self._pool.model_dump(mode="json"),
+            "sort": FlowRunSort.END_TIME_DESC.value,
+        }
+        answer = await self._client.request("POST", "/flow_runs/filter", json=body)
+        date = answer.headers.get("Date")
+        # A proxy may strip the header; then the clocks have to agree.
+        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
+        return now, FlowRun.model_validate_list(answer.json())

@@ -24,17 +24,17 @@ def server(*runs: FlowRun, ahead: timedelta = timedelta(0), last_heartbeat: date
 
     The last heartbeat of each listed run occurred at no time that the server would look for.
     """
+    date = format_datetime(datetime.now(UTC) - ahead, usegmt=True)
 
     async def answer(_method: str, path: str, **_sent: Any) -> Response:
         if path == "/events/filter":
             return Response(200, json={"events": [{"received": last_heartbeat.isoformat()}] if last_heartbeat else []})
+        if path == "/flow_runs/filter":
+            return Response(200, headers={"Date": date}, json=[run.model_dump(mode="json") for run in runs])
         return Response(200, json=[{"value": f"prefect.flow-run.{uuid4()}"}])
 
     client = create_autospec(PrefectClient, instance=True)
-    client.read_flow_runs.return_value = list(runs)
     client.request.side_effect = answer
-    date = format_datetime(datetime.now(UTC) - ahead, usegmt=True)
-    client.hello.return_value = Response(200, headers={"Date": date})
     return client
 
 
