@@ -1,4 +1,4 @@
-"""Certificates that nobody trusts."""
+"""Self-signed certificates, which no client trusts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What newcomers are told to run is there, and CI runs what the guide says and nothing else."""
+"""Every command in the contributors' guide exists, and CI runs exactly the commands that the guide lists."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def steps(workflow: Any) -> list[Any]:
     ["CONTRIBUTING.md", "SECURITY.md", ".pre-commit-config.yaml", ".github/PULL_REQUEST_TEMPLATE.md"],
 )
 def test_each_command_is_one_that_make_lists(file: str) -> None:
-    """Nobody is told to run what does not exist."""
+    """A newcomer must not be told to run a command that does not exist."""
     listed = subprocess.run(["make", "help"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
 
     named = COMMAND.findall(read(file))
@@ -41,14 +41,14 @@ def test_each_command_is_one_that_make_lists(file: str) -> None:
 
 
 def test_the_guide_lists_every_room() -> None:
-    """The table has the rooms whose arrows are enforced; the services' own rooms are in that of `blocks`."""
+    """The guide's table has every room whose imports are restricted; rooms inside of `blocks` are part of its row."""
     rooms = {room.replace("*.py", "").strip("/").replace("/", ".") for room in ROOM.findall(read("CONTRIBUTING.md"))}
 
     assert rooms == {room for room in ROOMS if not room.startswith("blocks.")}
 
 
 def test_the_workflow_checks_out_and_runs_one_command() -> None:
-    """What CI does can be run anywhere; an action is pinned by its commit, and nothing may write."""
+    """Whatever CI does can be run locally; actions are pinned by commit, and the workflow has no write permission."""
     workflow = yaml.safe_load(read(".github/workflows/ci.yml"))
 
     checkout, run = steps(workflow)

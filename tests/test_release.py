@@ -92,7 +92,7 @@ def test_what_does_not_agree_is_not_built(
 
 
 def test_the_tag_of_an_older_commit_does_not_count(repository: Repository) -> None:
-    """What is released is what was tagged."""
+    """Only a tagged commit is released, not a later one that was built on it."""
     repository.commit(RELEASED, "v1.2.0")
     repository.commit(f"{RELEASED}\n- Something later.\n")
 
@@ -102,7 +102,7 @@ def test_the_tag_of_an_older_commit_does_not_count(repository: Repository) -> No
 
 
 def test_the_wheel_holds_what_was_tagged(repository: Repository) -> None:
-    """A change that is not committed, and what an earlier build left, are not in it."""
+    """Neither an uncommitted change nor a file left by an earlier build is part of the wheel."""
     repository.commit(RELEASED, "v1.2.0")
     (repository.folder / "something.py").write_text("committed = False\n")
     left_behind = repository.folder / "build" / "lib"

@@ -18,7 +18,7 @@ class Hanging:
         self.thread: threading.Thread | None = None
 
     def __call__(self, *_: object, **__: object) -> bytes:
-        """Hang."""
+        """Hang until it is released."""
         self.thread = threading.current_thread()
         self.go_on.wait()
         return b""
