@@ -1,4 +1,4 @@
-"""Prefect's database as it was at a backup, put back after rotations that it does not know."""
+"""Restore Prefect's database from a backup that is older than the latest rotations."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tests.tasks.conftest import FakeWorld
 
 
 class Backup:
-    """What Prefect's database holds of a rotation, its flow runs among it."""
+    """What Prefect's database stores about a rotation, including its flow runs."""
 
     def __init__(self, world: FakeWorld) -> None:
         self._terms, self._runs = deepcopy(world.store.terms), set(world.runs)
 
     def restore(self, world: FakeWorld) -> None:
-        """Put it back; the destination is in another store, and stays as it is."""
+        """Restore the backup; the destination is in another store, and keeps its content."""
         world.store.terms, world.runs = deepcopy(self._terms), set(self._runs)
 
 
 async def restored(world: FakeWorld, rotations: int = 1) -> None:
-    """Rotations have come after the backup that is put back; the next look is more than an hour later."""
+    """Rotate after a backup, restore it, and let more than an hour pass."""
     await world.rotate()
     backup = Backup(world)
     for _ in range(rotations):
@@ -31,12 +31,12 @@ async def restored(world: FakeWorld, rotations: int = 1) -> None:
 
 
 def everything_is_explained(world: FakeWorld) -> bool:
-    """Whether the ledger knows exactly the keys that there are."""
+    """Return whether the ledger has exactly the existing keys."""
     return set(world.openrouter.keys) == world.ledger.hashes()
 
 
 async def revoked_key_is_back(world: FakeWorld) -> Any:
-    """A destination in Prefect's own database holds what it held at the backup: a key that was revoked since."""
+    """Restore a destination inside Prefect's database too, so that it holds a key that has been revoked since."""
     world.change(overlap="PT0S")
     await world.rotate()
     backup, former = Backup(world), await world.held()

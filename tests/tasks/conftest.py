@@ -1,4 +1,4 @@
-"""A world with real clients, stand-ins on loopback, a ledger in memory and a clock that tests turn."""
+"""A world with real clients, stand-ins on loopback, a ledger in memory, and a clock that the tests set."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ numbers = itertools.count(1)
 
 
 INSTALLATION = "abcdefg"
-"""The id of the installation of a `FakeWorld`."""
+"""The installation's id of a `FakeWorld`."""
 
 
 class FakeWorld:
-    """One rotation's whole world, which is also the `World` of its runs."""
+    """Everything around one rotation; it is also the `World` of its runs."""
 
     def __init__(self) -> None:
         self.time = datetime(2026, 12, 16, 3, 30, tzinfo=UTC)
@@ -89,79 +89,79 @@ class FakeWorld:
         self.client: OpenRouterClient
         self.block: blocks.VaultSecret | blocks.InfisicalSecret
 
-    # --- what a run needs of the world ---
+    # --- what a run needs from its world ---
 
     def now(self) -> datetime:
-        """Return the time."""
+        """Return the current time."""
         return self.time
 
     async def sleep(self, seconds: float) -> None:
-        """Pass time."""
+        """Advance the clock instead of sleeping."""
         self.time += timedelta(seconds=seconds)
 
     async def load_blocks(self, destinations: Collection[str], connection: str = "") -> None:
-        """Read nothing ahead."""
+        """Load nothing in advance."""
 
     async def connection(self, name: str) -> OpenRouterClient:
-        """The one account, by whatever name."""
+        """Return the client of the only account, for every known name."""
         if name not in self.connections:
             raise MissingBlockError(f"rotation.connection: the block openrouter-credentials/{name} does not exist.")
         return self.client
 
     async def destination(self, name: str) -> Destination:
-        """The one destination."""
+        """Return the only destination."""
         if name in self.deleted_destinations:
             raise MissingBlockError(f"rotation.destinations: the block {name} does not exist. Nothing was created.")
         return self.block
 
     async def emit(self, event: Event, rotation: str, **payload: Any) -> None:
-        """Remember the event."""
+        """Record the event."""
         assert set(payload) == set(event.payload), f"{event} tells {sorted(payload)}"
         self.events.append((event, {"rotation": rotation, **payload}))
 
     async def check_deployment(self) -> None:
-        """Refuse nothing: no run waits here."""
+        """Accept every run, because none waits in a deployment here."""
 
     async def installation(self) -> str:
-        """Return the id of this installation."""
+        """Return this installation's id."""
         self.asked_for_installation += 1
         return self.id
 
     async def known_runs(self, run_ids: Collection[UUID]) -> set[UUID]:
-        """Return the runs that there were."""
+        """Return those runs that have existed."""
         self.runs_asked_for.append(len(run_ids))
         return self.runs & set(run_ids)
 
     @asynccontextmanager
     async def apart(self) -> AsyncIterator[FakeWorld]:
-        """The same world; its places are closed by the test."""
+        """Yield the same world; the test closes its destinations."""
         yield self
 
     async def longest_interval(self) -> timedelta:
-        """Return the interval of the schedule."""
+        """Return the schedule's interval."""
         return self.interval
 
     async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:
-        """Remember the retirement."""
+        """Record the retirement."""
         self.retirements.append(at)
         return True
 
     async def retirements_to_come(self, name: str) -> set[datetime]:
-        """What was scheduled."""
+        """Return the scheduled retirements."""
         return set(self.retirements)
 
     async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
-        """Forget the retirements."""
+        """Remove scheduled retirements."""
         self.retirements = [at for at in self.retirements if at in but]
 
     async def deployed_rotation(self, name: str) -> Rotation:
-        """Read the deployment."""
+        """Return the deployment's rotation."""
         if not self.is_deployed:
             raise ConfigurationError(f"rotation: there is no deployment rotate/{name}. Nothing was changed.")
         return self.deployed or self.rotation
 
     async def destinations_of(self, rotation: str) -> set[str]:
-        """The destinations of the deployment, where there is one, and of its copies."""
+        """Return the destinations of the deployment, if it exists, and of its copies."""
         deployed = [self.deployed or self.rotation] if self.is_deployed else []
         return {name for each in [*deployed, *self.twins] for name in each.destinations}
 
@@ -171,33 +171,33 @@ class FakeWorld:
         return was_deployed
 
     async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
-        """The one ledger, where there is one, and those of other rotations."""
+        """Yield the ledger, if it exists, and those of other rotations."""
         for name, store in {"checkout": self.store, **self.other_stores}.items():
             if store.value is not None:
                 yield name, deepcopy(store.value)
 
     async def deployments(self) -> AsyncIterator[Deployed]:
-        """The deployment, where the rotation has one, and its copies."""
+        """Yield the deployment, if it exists, and its copies."""
         for twin in self.twins:
             yield Deployed("checkout-eu", twin, self.interval)
         if self.is_deployed:
             yield Deployed("checkout", self.deployed or self.rotation, self.interval)
 
-    # --- what tests do ---
+    # --- what tests do with it ---
 
     def later(self, **how: float) -> None:
-        """Pass time."""
+        """Advance the clock."""
         self.time += timedelta(**how)
 
     def change(self, **changes: Any) -> None:
-        """Fill fields of the rotation in anew; those of its groups as `key={...}` and `retirement={...}`."""
+        """Replace fields of the rotation; those of its groups as `key={...}` and `retirement={...}`."""
         fields = self.rotation.model_dump()
         for name, value in changes.items():
             fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
         self.rotation = Rotation.model_validate(fields)
 
     def open(self, **who: Any) -> Run:
-        """Begin a run."""
+        """Start a run."""
         identity = Identity(who.pop("run_id", None) or uuid4(), who.pop("first_started", self.time), **who)
         self.runs.add(identity.id)
         return Run("checkout", identity, OpenLedger("checkout", self.store, identity.id), self)
@@ -209,12 +209,12 @@ class FakeWorld:
             self.notes = run.notes
 
     async def rotate(self, **who: Any) -> str:
-        """Run the protocol once."""
+        """Rotate once."""
         run = self.open(**who)
         return await self._do(run, follow_protocol(run, self.rotation, PLAIN))
 
     async def plan(self) -> tuple[list[str], list[str]]:
-        """Look at what a run would do; what was checked, and the steps."""
+        """Return what a plan has checked, and the steps of the run that it describes."""
         run = self.open()
         try:
             return await plan(run, self.rotation)
@@ -222,22 +222,22 @@ class FakeWorld:
             self.notes = run.notes
 
     async def retire(self) -> str:
-        """Run a retirement once."""
+        """Retire once."""
         run = self.open()
         return await self._do(run, retire_due(run, PLAIN))
 
     async def restore(self, label: str = "", **who: Any) -> str:
-        """Bring a superseded key back."""
+        """Restore a superseded key."""
         run = self.open(**who)
         return await self._do(run, restore(run, label, PLAIN))
 
     async def apply(self) -> str:
-        """Apply the deployment's settings."""
+        """Apply the deployment's settings to the current key."""
         run = self.open()
         return await self._do(run, apply_deployed_settings(run))
 
     async def remove(self, revoke_at: datetime | None, *, empty: bool = False, **who: Any) -> str:
-        """Take the rotation away."""
+        """Remove the rotation."""
         run = self.open(**who)
         return await self._do(run, remove(run, revoke_at, PLAIN, empty=empty))
 
@@ -248,7 +248,7 @@ class FakeWorld:
 
     @asynccontextmanager
     async def opened(self, name: str) -> AsyncIterator[Run]:
-        """Open a rotation's ledger, as an audit with repair does."""
+        """Open a rotation's ledger, like an audit with repair."""
         store = self.store if name == "checkout" else self.other_stores.setdefault(name, Memory())
         identity = Identity(uuid4(), self.time)
         yield Run(name, identity, OpenLedger(name, store, identity.id), self)
@@ -258,69 +258,69 @@ class FakeWorld:
         return await follow_audit(self, "openrouter", older_than, self.opened if repair else None)
 
     async def failure(self, work: Any) -> str:
-        """Expect a plain error and return its sentence."""
+        """Expect a plain error, and return its sentence."""
         with pytest.raises(KeyRotationError) as failed:
             await work
         return str(failed.value)
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger as it is stored."""
+        """The stored ledger."""
         return Ledger.model_validate(self.store.value)
 
     @property
     def superseded(self) -> Superseded:
-        """The one superseded key."""
+        """The only superseded key."""
         (key,) = self.ledger.superseded
         return key
 
     def everything(self) -> Any:
-        """All that there is in this world, to compare with later."""
+        """Return everything in this world, for a later comparison."""
         keys = self.openrouter.keys, self.openrouter.created, self.openrouter.deleted, self.openrouter.guardrails
         written = vars(self.vault.namespaces[""]["secret"])["records"]
         return deepcopy((self.store.value, keys, written, self.retirements, self.events))
 
     def in_vault(self) -> str:
-        """What Vault holds, as its own client reads it."""
+        """Return what Vault holds, as its own client reads it."""
         block: Any = self.block
         client = hvac.Client(url=block.credentials.url, token=ROOT_TOKEN)
         read = client.secrets.kv.v2.read_secret_version(path=block.path, raise_on_deleted_version=True)
         return str(read["data"]["data"]["value"])
 
     async def held(self) -> StoredKey:
-        """The key that the destination holds."""
+        """Return the key that the destination holds."""
         value = (await self.block.read_content()).value
         assert value is not None
         return self.openrouter.by_secret[value.get_secret_value()]
 
     def key(self, key_hash: str) -> StoredKey:
-        """A key at OpenRouter."""
+        """Return a key at OpenRouter."""
         return self.openrouter.keys[key_hash]
 
     def other_workspace(self) -> str:
-        """A workspace of the account that is not the default one."""
+        """Create a second workspace in the account, and return its id."""
         self.openrouter.accounts[0].workspaces.append(str(uuid4()))
         return self.openrouter.accounts[0].workspaces[-1]
 
     def delete_workspace(self, workspace: str) -> None:
-        """Somebody deletes a workspace, with the keys in it."""
+        """Delete a workspace with the keys in it, as a person may do."""
         self.openrouter.accounts[0].workspaces.remove(workspace)
         for key in [key for key in self.openrouter.keys.values() if key.workspace_id == workspace]:
             self.openrouter.delete_key(key)
 
     def spend(self, key: StoredKey, usd: str) -> None:
-        """Spend, as a consumer does."""
+        """Spend money with a key, like a consumer."""
         key.spent.append((self.time, Decimal(usd)))
         key.last_used_at = self.time
 
     def use(self, key: StoredKey) -> int:
-        """Call a model with a key; the status of the answer."""
+        """Call a model with a key, and return the status of the answer."""
         body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
         headers = {"Authorization": f"Bearer {key.secret}"}
         return httpx.post(f"{self.url}/api/v1/chat/completions", json=body, headers=headers).status_code
 
     def sdk(self) -> OpenRouter:
-        """OpenRouter's own client, as a judge."""
+        """Return OpenRouter's own client, as an independent judge."""
         return OpenRouter(
             api_key=DEFAULT_MANAGEMENT_KEY,
             server_url=f"{self.url}/api/v1",
@@ -330,7 +330,7 @@ class FakeWorld:
 
 @pytest.fixture
 async def world() -> AsyncIterator[FakeWorld]:
-    """A fresh world."""
+    """A new world."""
     world = FakeWorld()
     async with AsyncExitStack() as stack:
         world.url = stack.enter_context(running(world.app))

@@ -1,4 +1,4 @@
-"""What the tests of lists put into an account: keys, and lists that name them."""
+"""Put keys, and lists that name them, into an account."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ KINDS = list(ListKind)
 
 
 async def with_first_key(world: FakeWorld, **settings: Any) -> StoredKey:
-    """A rotation that inherits, after its first run."""
+    """Run a rotation with inherit for the first time, and return its key."""
     world.change(key={"inherit": True}, **settings)
     await world.rotate()
     return await world.held()
 
 
 def restrict(world: FakeWorld, kind: ListKind, *hashes: str, **fields: Any) -> dict[str, Any]:
-    """Add a credential or a destination that is for some keys only."""
+    """Add a credential or a destination that is restricted to some keys."""
     account = world.openrouter.accounts[0]
     add = world.openrouter.add_credential if kind is ListKind.BYOK else world.openrouter.add_broadcast
     return add(account, account.workspaces[0], name="production", **{kind.field: list(hashes)}, **fields)
 
 
 def other_key(world: FakeWorld) -> str:
-    """A key of somebody else, which the list names as well."""
+    """Create a key of somebody else, and return its hash."""
     return world.openrouter.add_key(world.openrouter.accounts[0], {"name": "somebody else's"}).hash

@@ -1,4 +1,4 @@
-"""A create whose outcome is not known: settled first, and made once more only when the service permits."""
+"""A create with an unknown outcome is settled first, and repeated only if the service allows it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.tasks.conftest import FakeWorld
 async def test_a_create_is_made_again_when_the_service_has_asked_to_wait_for_it(
     world: FakeWorld, asked: str | None, waited: int
 ) -> None:
-    """OpenRouter says 503 and made no key: after its own wait the one other attempt is made."""
+    """OpenRouter answers 503 and creates no key: the single repetition comes after the wait that it asks for."""
     headers = {"Retry-After": asked} if asked else {}
     world.app.state.faults.add(Fault("before", "POST", "/keys$", status=503, headers=headers, times=1))
     begun = world.time
@@ -26,7 +26,7 @@ async def test_a_create_is_made_again_when_the_service_has_asked_to_wait_for_it(
 
 
 async def test_a_create_is_left_to_the_next_run_when_the_service_asks_for_too_much_patience(world: FakeWorld) -> None:
-    """A run does not sit and wait for an hour, and does not knock earlier than it was asked to."""
+    """A run neither waits for an hour nor repeats the request earlier than OpenRouter asks."""
     world.app.state.faults.add(Fault("before", "POST", "/keys$", status=503, headers={"Retry-After": "3600"}, times=1))
 
     await world.failure(world.rotate())
@@ -39,7 +39,7 @@ async def test_a_create_is_left_to_the_next_run_when_the_service_asks_for_too_mu
 async def test_a_key_that_was_made_behind_a_status_that_confirms_nothing_does_not_live_on(
     world: FakeWorld, status: int
 ) -> None:
-    """A proxy gives up, or OpenRouter does, when the key is there: it is looked for by its marker."""
+    """A proxy, or OpenRouter, times out after the key was created: the run finds it by its marker and deletes it."""
     world.app.state.faults.add(Fault("after", "POST", "/keys$", status=status, times=1))
 
     await world.rotate()

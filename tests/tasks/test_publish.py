@@ -1,4 +1,4 @@
-"""A store that cannot be written for a moment is written a little later, in the same run."""
+"""A write that a store refuses temporarily is repeated a little later in the same run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.tasks.conftest import FakeWorld
 
 @pytest.mark.parametrize("asked", [0, 7])
 async def test_a_write_that_is_refused_is_made_again_when_the_store_asks_for_it(world: FakeWorld, asked: int) -> None:
-    """It is not knocked at sooner than it asks."""
+    """The repetition comes no sooner than the store asks."""
     refused = Fault("before", "POST", "/data/", status=503, headers={"Retry-After": str(asked)}, times=1)
     world.vault_app.state.faults.add(refused)
     began = world.time
@@ -25,7 +25,7 @@ async def test_a_write_that_is_refused_is_made_again_when_the_store_asks_for_it(
 
 
 async def test_a_store_that_is_busy_for_seconds_does_not_end_the_run(world: FakeWorld) -> None:
-    """A database that is locked answers 503 for as long as somebody else writes."""
+    """A locked database answers 503 until another client has finished its write."""
     refused = Fault("before", "POST", "/data/", status=503, times=4)
     world.vault_app.state.faults.add(refused)
     began = world.time

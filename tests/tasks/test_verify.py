@@ -1,4 +1,4 @@
-"""What OpenRouter made of a new key is compared with what was asked for, before anything is published."""
+"""A new key is compared with what was requested before it is published."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 def names_become(world: FakeWorld, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    """Make OpenRouter store another name than it was given."""
+    """Let OpenRouter store another name than it was given."""
     add_key = world.openrouter.add_key
 
     def added(account: Account, body: dict[str, Any]) -> StoredKey:
@@ -48,7 +48,7 @@ async def test_a_name_that_was_cut_or_changed_fails_before_anything_is_published
 async def test_the_key_with_the_wrong_name_is_deleted_by_the_next_run(
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its hash is in the ledger, so that it is found without its marker."""
+    """The ledger has its hash, so the key is found without its marker."""
     with monkeypatch.context() as patched:
         names_become(world, patched, CHANGES["without its marker"])
         await world.failure(world.rotate())
@@ -61,7 +61,7 @@ async def test_the_key_with_the_wrong_name_is_deleted_by_the_next_run(
 async def test_a_stored_name_that_looks_like_a_key_is_not_shown(
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What OpenRouter answers is not ours to trust: the message strikes a key out, and stays on one line."""
+    """OpenRouter's answer is untrusted input: the message masks a key in it, and stays on one line."""
     stored = f"sk-or-v1-{'5' * 64}\nname"
     names_become(world, monkeypatch, lambda _name: stored)
 
@@ -72,7 +72,7 @@ async def test_a_stored_name_that_looks_like_a_key_is_not_shown(
 
 
 async def test_a_half_published_key_of_an_earlier_version_is_finished(world: FakeWorld) -> None:
-    """Given a marker at the end of the name, as earlier versions wrote it, the same key is finished by the next run."""
+    """Given a marker at the end of the name, as in earlier versions, the next run finishes the same key."""
     await world.rotate()
     value = world.store.value
     current = value.pop("current")

@@ -1,4 +1,4 @@
-"""What the tests of audits put into an account, and how they look at what was found."""
+"""Put keys into an account, and read what an audit has found about them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORBIDDEN = '{"error": {"code": 403, "message": "no"}}'
 
 
 def marked(world: FakeWorld, run_id: UUID | None = None, rotation: str = "checkout", **fields: Any) -> StoredKey:
-    """A key with a marker that no ledger explains; its run is known here unless it is named."""
+    """Add a key with a marker that is in no ledger; unless given, its run is one that this Prefect server knows."""
     if run_id is None:
         world.runs.add(run_id := uuid4())
     name = f"{marker(rotation, run_id)} left behind"
@@ -23,27 +23,27 @@ def marked(world: FakeWorld, run_id: UUID | None = None, rotation: str = "checko
 
 
 def by_hand(world: FakeWorld, **fields: Any) -> StoredKey:
-    """A key that somebody made by hand."""
+    """Add a key that a person created by hand."""
     return world.openrouter.add_key(world.openrouter.accounts[0], {"name": "by hand", "limit": 5, **fields})
 
 
 def write(world: FakeWorld, ledger: Ledger) -> None:
-    """Put a ledger in place of the stored one."""
+    """Replace the stored ledger."""
     world.store.value = ledger.to_json()
 
 
 def found(report: Report) -> set[Kind]:
-    """What was found, by kind."""
+    """Return the kinds of the findings."""
     return {finding.kind for finding in report.findings}
 
 
 def only(report: Report, kind: Kind) -> Finding:
-    """The one finding of a kind."""
+    """Return the only finding of a kind."""
     (finding,) = [finding for finding in report.findings if finding.kind is kind]
     return finding
 
 
 async def sdk_hashes(world: FakeWorld) -> set[str]:
-    """The hashes of all keys, as the official SDK lists them."""
+    """Return the hashes of all keys, as the official SDK lists them."""
     answer = await world.sdk().api_keys.list_async(include_disabled=True)
     return {key.hash for key in answer.data}

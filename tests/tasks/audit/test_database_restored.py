@@ -1,4 +1,4 @@
-"""Prefect's database is restored from a backup, or lost: what an audit says of it, and what its repair does."""
+"""Prefect's database was restored from a backup, or lost: what an audit reports, and what its repair does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def test_an_audit_names_the_held_key_and_since_when_it_is_unexplained(world: FakeWorld) -> None:
-    """Nothing is changed; the sentence says who made the key, when, and who holds it."""
+    """The audit itself changes nothing; its sentence says who made the key, when, and which destination holds it."""
     await restored(world)
     key, before = await world.held(), world.everything()
 
@@ -31,7 +31,7 @@ async def test_an_audit_names_the_held_key_and_since_when_it_is_unexplained(worl
 
 
 async def test_a_repair_makes_the_key_that_every_destination_holds_current_again(world: FakeWorld) -> None:
-    """The ledger's own current key is superseded with the overlap; nothing is left to a person."""
+    """The key that was current in the backup is superseded with its overlap; no person has to act."""
     await restored(world)
     held, (former,) = await world.held(), list(world.ledger.hashes())
 
@@ -53,7 +53,7 @@ async def test_a_repair_makes_the_key_that_every_destination_holds_current_again
 
 
 async def test_a_repair_settles_all_keys_that_were_made_after_the_backup(world: FakeWorld) -> None:
-    """The newest is current, one that consumers have used keeps an overlap, one that nobody used is deleted."""
+    """The newest key becomes current, a key that consumers have used gets an overlap, and an unused key is deleted."""
     await world.rotate()
     backup = Backup(world)
     world.later(hours=2)
@@ -80,7 +80,7 @@ async def test_a_repair_settles_all_keys_that_were_made_after_the_backup(world: 
 
 
 async def test_destinations_that_hold_different_keys_are_left_to_the_rotation(world: FakeWorld) -> None:
-    """The audit says what to do, and that ends it: one current key everywhere, the others in their overlap."""
+    """The rotation that the audit advises leaves one current key everywhere, and the other keys in their overlap."""
     world.change(destinations=["vault-secret/checkout", "vault-secret/other"])
     other = VaultSecret(credentials=world.block.credentials, path="apps/other")
     one = world.destination
@@ -114,7 +114,7 @@ async def test_destinations_that_hold_different_keys_are_left_to_the_rotation(wo
 
 @pytest.mark.parametrize("case", ["pending", "another connection", "no deployment"])
 async def test_a_held_key_in_doubt_is_left_to_a_person(world: FakeWorld, case: str) -> None:
-    """Where a run is under way, or the deployment says otherwise, no ledger is changed."""
+    """No ledger is changed during a run, without a deployment, or if the deployment names another connection."""
     await restored(world)
     match case:
         case "pending":
@@ -133,7 +133,7 @@ async def test_a_held_key_in_doubt_is_left_to_a_person(world: FakeWorld, case: s
 
 
 async def test_an_audit_says_that_consumers_read_a_revoked_key(world: FakeWorld) -> None:
-    """That is the gravest finding, and the newer key is named."""
+    """Consumers fail, so the rotation must run at once; the newer key is reported as an orphan."""
     newer = await revoked_key_is_back(world)
 
     report = await world.audit()
@@ -144,7 +144,7 @@ async def test_an_audit_says_that_consumers_read_a_revoked_key(world: FakeWorld)
 
 
 async def test_a_server_that_replaces_a_lost_one_says_whose_keys_there_are(world: FakeWorld) -> None:
-    """Everything is lost, the installation's id included: that needs a person, who puts the id back."""
+    """With the database, the installation's id is lost, so a person must put the id back."""
     await world.rotate()
     held = await world.held()
     world.store.value = None
@@ -164,7 +164,7 @@ async def test_a_server_that_replaces_a_lost_one_says_whose_keys_there_are(world
 
 
 async def test_a_second_server_beside_this_one_needs_nobody(world: FakeWorld) -> None:
-    """Its keys are a notice once the rotation of that name has a ledger here."""
+    """Keys of the other server are only a notice, because the rotation of that name has a ledger here."""
     await world.rotate()
     key = await world.held()
     key.name = key.name.replace("abcdefg", "another")
@@ -177,7 +177,7 @@ async def test_a_second_server_beside_this_one_needs_nobody(world: FakeWorld) ->
 
 
 async def test_a_repair_deletes_no_key_that_the_destination_of_a_second_deployment_holds(world: FakeWorld) -> None:
-    """Given a copied deployment in which the rotation's name was not changed, its consumers keep their key."""
+    """Given a copied deployment with an unchanged rotation name, the consumers of the copy keep their key."""
     other = VaultSecret(credentials=world.block.credentials, path="apps/other")
     one = world.destination
 
@@ -205,7 +205,7 @@ async def test_a_repair_deletes_no_key_that_the_destination_of_a_second_deployme
 
 
 async def test_the_next_run_finds_the_keys_of_a_workspace_that_the_account_does_not_list(world: FakeWorld) -> None:
-    """Given a management key that may not list workspaces, those that the rotation itself names are looked at."""
+    """Given a management key that may not list workspaces, the run searches those that the rotation itself names."""
     world.change(key={"workspace_id": world.other_workspace()})
     world.openrouter.lacks["workspaces"] = 403
     await restored(world, rotations=2)
@@ -219,7 +219,7 @@ async def test_the_next_run_finds_the_keys_of_a_workspace_that_the_account_does_
 async def test_an_audit_finds_the_keys_of_a_workspace_that_the_account_does_not_list(
     world: FakeWorld, number: int
 ) -> None:
-    """Its repair makes the key that the destination holds current again, and each key is counted once."""
+    """The repair makes the key that the destination holds current again, and each key is counted once."""
     world.other_workspace()
     world.change(key={"workspace_id": world.openrouter.accounts[0].workspaces[number]})
     world.openrouter.lacks["workspaces"] = 403
@@ -234,7 +234,7 @@ async def test_an_audit_finds_the_keys_of_a_workspace_that_the_account_does_not_
 
 
 async def test_an_audit_passes_over_a_workspace_that_was_deleted(world: FakeWorld) -> None:
-    """Given an account that does not list its workspaces, one that a ledger still names is no failure."""
+    """Given an account that does not list its workspaces, a deleted one that a ledger still names is no failure."""
     workspace = world.other_workspace()
     world.change(key={"workspace_id": workspace})
     await world.rotate()

@@ -1,4 +1,4 @@
-"""An audit finds what does not agree: keys, rotations, the connection."""
+"""An audit reports every disagreement about keys, rotations and the connection."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def test_a_healthy_rotation_has_no_finding(world: FakeWorld) -> None:
-    """Current and superseded keys are explained, and the destination holds the current one."""
+    """The ledger has the current and the superseded key, and the destination holds the current one."""
     await world.rotate()
     await world.rotate()
 
@@ -34,7 +34,7 @@ async def test_a_healthy_rotation_has_no_finding(world: FakeWorld) -> None:
 
 
 async def test_every_workspace_is_looked_at(world: FakeWorld) -> None:
-    """Keys of all workspaces are counted, disabled and expired ones included."""
+    """Keys of all workspaces are counted, including disabled and expired ones."""
     account = world.openrouter.accounts[0]
     account.workspaces.append("team-b")
     by_hand(world, workspace_id="team-b").disabled = True
@@ -48,7 +48,7 @@ async def test_every_workspace_is_looked_at(world: FakeWorld) -> None:
 
 
 async def test_a_key_that_another_rotation_explains_is_no_orphan(world: FakeWorld) -> None:
-    """All ledgers are asked, whatever rotation they are of."""
+    """A key in any ledger is explained, whichever rotation the ledger belongs to."""
     await world.rotate()
     world.other_stores["billing"], world.store = world.store, Memory()
     world.later(days=1)
@@ -59,7 +59,7 @@ async def test_a_key_that_another_rotation_explains_is_no_orphan(world: FakeWorl
 
 
 async def test_an_audit_changes_nothing(world: FakeWorld) -> None:
-    """Neither a key nor the ledger nor a destination, whatever is found; and no request could have."""
+    """Whatever it finds, it changes no key, no ledger and no destination, and sends no request that could."""
     await world.rotate()
     marked(world)
     world.later(days=2)
@@ -76,7 +76,7 @@ async def test_an_audit_changes_nothing(world: FakeWorld) -> None:
 
 
 async def test_an_orphan_is_found_with_its_run_and_date(world: FakeWorld) -> None:
-    """A key of a known run that no ledger explains; the sentence says who made it, and when."""
+    """The orphan is a key of a known run that is in no ledger; the sentence says which run made it, and when."""
     await world.rotate()
     run_id = uuid4()
     world.runs.add(run_id)
@@ -93,7 +93,7 @@ async def test_an_orphan_is_found_with_its_run_and_date(world: FakeWorld) -> Non
 
 
 async def test_a_key_that_was_just_made_is_no_orphan_yet(world: FakeWorld) -> None:
-    """Its run may still be at work."""
+    """The run that made it may still be about to record it."""
     await world.rotate()
     marked(world)
     world.later(minutes=59)
@@ -102,7 +102,7 @@ async def test_a_key_that_was_just_made_is_no_orphan_yet(world: FakeWorld) -> No
 
 
 async def test_the_marker_of_another_server_is_told_and_needs_nobody(world: FakeWorld) -> None:
-    """A run that this Prefect server does not know may be anybody's."""
+    """A run that is unknown to this Prefect server may belong to another one, so its key is only a notice."""
     await world.rotate()
     marked(world, uuid4())
     world.later(hours=2)
@@ -122,7 +122,7 @@ async def test_the_marker_of_another_server_is_told_and_needs_nobody(world: Fake
     ],
 )
 async def test_a_key_of_no_rotation_is_told_of(world: FakeWorld, fields: dict[str, Any], days: int, words: str) -> None:
-    """Where it is old, may spend without end, or is about to end; that is a notice, and no failure."""
+    """A key without a rotation that is old, unlimited or about to expire is a notice, on which no person must act."""
     key = by_hand(world, **fields)
     world.later(days=days)
 
@@ -134,7 +134,7 @@ async def test_a_key_of_no_rotation_is_told_of(world: FakeWorld, fields: dict[st
 
 
 async def test_a_key_of_no_rotation_that_is_in_order_or_dead_is_only_counted(world: FakeWorld) -> None:
-    """A young one with a limit, and one that nobody can use."""
+    """A new key with a limit needs no attention, and a disabled one is unusable."""
     by_hand(world)
     by_hand(world, limit=None).disabled = True
 
@@ -149,7 +149,7 @@ async def test_a_key_of_no_rotation_that_is_in_order_or_dead_is_only_counted(wor
 
 
 async def test_a_superseded_key_past_its_time_is_found(world: FakeWorld) -> None:
-    """Nobody has retired it an hour after its overlap has ended."""
+    """An hour after its overlap, no run has retired it."""
     await world.rotate()
     await world.rotate()
     world.later(hours=25, minutes=1)
@@ -164,7 +164,7 @@ async def test_a_superseded_key_past_its_time_is_found(world: FakeWorld) -> None
 async def test_a_rotation_that_its_schedule_has_forgotten_is_found(
     world: FakeWorld, days: float, overdue: bool
 ) -> None:
-    """The current key is older than interval and margin."""
+    """A rotation is overdue when its current key is older than the interval with its margin."""
     world.interval = timedelta(days=30)
     await world.rotate()
     world.later(days=days)
@@ -173,7 +173,7 @@ async def test_a_rotation_that_its_schedule_has_forgotten_is_found(
 
 
 async def test_a_rotation_without_an_active_schedule_is_never_overdue(world: FakeWorld) -> None:
-    """It is rotated by hand."""
+    """A person rotates it by hand, so that no age is too old."""
     await world.rotate()
     world.later(days=900)
 
@@ -181,7 +181,7 @@ async def test_a_rotation_without_an_active_schedule_is_never_overdue(world: Fak
 
 
 async def test_a_destination_that_holds_something_else_is_found(world: FakeWorld) -> None:
-    """Somebody has written into it by hand."""
+    """A person has written into it by hand."""
     await world.rotate()
     await world.block.awrite_secret(b"by hand")
 
@@ -192,7 +192,7 @@ async def test_a_destination_that_holds_something_else_is_found(world: FakeWorld
 
 
 async def test_a_destination_that_cannot_be_read_is_found(world: FakeWorld) -> None:
-    """The audit goes on, and says what could not be looked at."""
+    """The audit continues, and reports what it could not read."""
     await world.rotate()
     world.vault.sealed = True
 
@@ -203,7 +203,7 @@ async def test_a_destination_that_cannot_be_read_is_found(world: FakeWorld) -> N
 
 @pytest.mark.parametrize("how", ["deleted", "disabled", "expired"])
 async def test_a_current_key_that_does_not_work_is_found(world: FakeWorld, how: str) -> None:
-    """Consumers fail: the rotation must run at once."""
+    """Consumers fail until the rotation has run, so it must run at once."""
     await world.rotate()
     key = await world.held()
     if how == "deleted":
@@ -220,7 +220,7 @@ async def test_a_current_key_that_does_not_work_is_found(world: FakeWorld, how: 
 
 @pytest.mark.parametrize("how", ["deleted", "disabled", "enabled"])
 async def test_a_superseded_key_that_is_not_as_its_ledger_says_is_found(world: FakeWorld, how: str) -> None:
-    """Somebody has changed it at OpenRouter."""
+    """A person has changed or deleted the key at OpenRouter."""
     if how == "enabled":
         world.change(retirement=Retirement(revoke="disable-then-delete").model_dump(), overlap=timedelta(0))
     await world.rotate()
@@ -236,7 +236,7 @@ async def test_a_superseded_key_that_is_not_as_its_ledger_says_is_found(world: F
 
 
 async def test_a_key_of_another_account_is_not_taken_for_a_deleted_one(world: FakeWorld) -> None:
-    """The connection's management key was exchanged for one of another account."""
+    """Given a management key of another account, it cannot see the rotation's keys, which may all be alive."""
     await world.rotate()
     account = world.openrouter.accounts[0]
     world.openrouter.accounts.append(Account("user_other", ["elsewhere"], account.management_keys))
@@ -248,7 +248,7 @@ async def test_a_key_of_another_account_is_not_taken_for_a_deleted_one(world: Fa
 
 
 async def test_a_ledger_without_a_deployment_is_found(world: FakeWorld) -> None:
-    """Somebody has deleted the deployment instead of removing the rotation."""
+    """A person has deleted the deployment instead of removing the rotation."""
     await world.rotate()
     world.is_deployed = False
 
@@ -256,7 +256,7 @@ async def test_a_ledger_without_a_deployment_is_found(world: FakeWorld) -> None:
 
 
 async def test_a_rotation_whose_deployment_was_renamed_is_rotated_all_the_same(world: FakeWorld) -> None:
-    """Nobody is told that nothing rotates it any more, nor advised to remove it."""
+    """The audit neither says that the rotation is no longer run, nor advises to remove it."""
     await world.rotate()
     world.is_deployed, world.twins = False, [world.rotation]
 
@@ -264,7 +264,7 @@ async def test_a_rotation_whose_deployment_was_renamed_is_rotated_all_the_same(w
 
 
 async def test_a_removed_rotation_needs_no_deployment(world: FakeWorld) -> None:
-    """Its last key lives on until the date that was chosen, and the audit says where it may still be read."""
+    """Its last key lives until the chosen date, and the audit says where it may still be read."""
     await world.rotate()
     await world.remove(world.time + timedelta(days=10))
     world.is_deployed = False
@@ -277,7 +277,7 @@ async def test_a_removed_rotation_needs_no_deployment(world: FakeWorld) -> None:
 
 @pytest.mark.parametrize(("interval", "grave"), [(timedelta(0), True), (timedelta(days=4), False)])
 async def test_a_current_key_that_expires_soon_is_found(world: FakeWorld, interval: timedelta, grave: bool) -> None:
-    """It needs a person unless the schedule replaces it in time."""
+    """A person must act, unless the schedule replaces the key in time."""
     world.change(key={"expires_after": timedelta(days=6)})
     world.interval = interval
     await world.rotate()
@@ -286,7 +286,7 @@ async def test_a_current_key_that_expires_soon_is_found(world: FakeWorld, interv
 
 
 async def test_an_unfinished_rotation_is_found_after_an_hour(world: FakeWorld) -> None:
-    """A run has failed, and nobody has retried it."""
+    """A run has failed, and no person has retried it."""
     await world.rotate()
     pending = Pending(run_id=uuid4(), connection="openrouter", destinations=(), intended_at=world.time)
     write(world, world.ledger.intended(pending))
@@ -300,7 +300,7 @@ async def test_an_unfinished_rotation_is_found_after_an_hour(world: FakeWorld) -
 
 
 async def test_a_half_published_key_of_a_run_at_work_is_no_finding(world: FakeWorld) -> None:
-    """A destination may hold the key that is being published, for an hour."""
+    """For an hour, a destination may hold the key that a run is still publishing."""
     await world.rotate()
     former = world.ledger.current
     await world.rotate()
@@ -319,7 +319,7 @@ async def test_a_half_published_key_of_a_run_at_work_is_no_finding(world: FakeWo
 
 
 async def test_a_create_that_never_turned_up_is_found(world: FakeWorld) -> None:
-    """A notice at first; after an hour somebody has to look."""
+    """It is a notice at first; after an hour, a person must look for the key."""
     await world.rotate()
     entry = Unresolved(run_id=uuid4(), connection="openrouter", since=world.time)
     write(world, world.ledger.model_copy(update={"unresolved": (entry,)}))
@@ -331,7 +331,7 @@ async def test_a_create_that_never_turned_up_is_found(world: FakeWorld) -> None:
 
 
 async def test_a_ledger_that_cannot_be_read_is_found_and_speaks_for_its_keys(world: FakeWorld) -> None:
-    """Nobody knows what it explains, so none of its rotation's keys is called an orphan."""
+    """Its keys are unknown, so no key of its rotation is called an orphan."""
     await world.rotate()
     assert world.store.value is not None
     world.store.value = {**world.store.value, "revision": "many"}
@@ -341,7 +341,7 @@ async def test_a_ledger_that_cannot_be_read_is_found_and_speaks_for_its_keys(wor
 
 
 async def test_a_lost_ledger_is_found(world: FakeWorld) -> None:
-    """The rotation is deployed and has a key, and no ledger."""
+    """The rotation has a deployment and a key, but no ledger."""
     await world.rotate()
     world.store.value = None
     world.later(days=1)
@@ -352,7 +352,7 @@ async def test_a_lost_ledger_is_found(world: FakeWorld) -> None:
 
 
 async def test_a_run_at_work_is_not_judged_halfway(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rotation whose ledger changes while it is looked at is left to the next audit."""
+    """A rotation whose ledger changes during the audit is left to the next one."""
     await world.rotate()
     await world.block.awrite_secret(b"by hand")
     read = world.block.read_content
@@ -370,7 +370,7 @@ async def test_a_run_at_work_is_not_judged_halfway(world: FakeWorld, monkeypatch
 
 
 async def test_a_management_key_that_ends_soon_is_found(world: FakeWorld) -> None:
-    """Two weeks ahead: only a person can make a new one."""
+    """The warning comes two weeks ahead, because only a person can replace the key."""
     key = DEFAULT_MANAGEMENT_KEY
     world.openrouter.accounts[0].management_keys_expire[key] = world.time + timedelta(days=13)
 
@@ -382,7 +382,7 @@ async def test_a_management_key_that_ends_soon_is_found(world: FakeWorld) -> Non
 
 
 async def test_a_management_key_that_is_refused_is_a_finding(world: FakeWorld) -> None:
-    """The audit says so in one sentence, instead of telling that every key is gone."""
+    """The audit says so in one sentence, instead of reporting every key as missing."""
     await world.rotate()
     world.openrouter.accounts[0].management_keys.clear()
 

@@ -1,4 +1,4 @@
-"""An audit costs little whatever the size of the account."""
+"""The cost of an audit hardly depends on the size of the account."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def test_ten_thousand_keys_cost_one_pass_of_the_list(world: FakeWorld) -> None:
-    """Every key is listed once, a hundred to a page, and nothing else grows with the account."""
+    """Every key is listed once, a hundred to a page; no other requests grow with the account."""
     await world.rotate()
     world.openrouter.seed_keys(9_999)
     world.app.state.requests.clear()
@@ -40,14 +40,14 @@ async def test_ten_thousand_keys_cost_one_pass_of_the_list(world: FakeWorld) -> 
     assert report.counts.seen == 10_000
     assert sum(path.endswith("/keys") for path in paths) <= 101
     assert sum(path.endswith("/workspaces") for path in paths) == 1
-    # The lists of keys, and the workspace's logging.
+    # The lists of keys, and the workspace's logging settings.
     assert len(paths) <= 103 + 3
     assert len(report.findings) == MOST_KEPT + 1
     assert "Further keys of no rotation, not listed: 9899." in report.findings[-1].sentence
 
 
 async def test_keys_of_another_server_are_listed_up_to_a_number(world: FakeWorld) -> None:
-    """A thousand keys of another Prefect server cost some findings, some events and a few questions to Prefect."""
+    """A thousand keys of another server must not lead to as many findings, events or requests to Prefect."""
     await world.rotate()
     for _ in range(1_000):
         marked(world, uuid4())
@@ -66,7 +66,7 @@ async def test_keys_of_another_server_are_listed_up_to_a_number(world: FakeWorld
 
 
 async def test_the_table_says_how_many_findings_it_does_not_show() -> None:
-    """An artifact stays readable, and nobody takes a part of it for the whole."""
+    """The artifact stays readable, and its table cannot be mistaken for the complete list."""
     findings = tuple(Finding(Kind.ORPHAN, f"Number {number}.") for number in range(MAX_ROWS + 7))
 
     rows = as_table(Report("openrouter", FakeWorld().time, None, findings))
@@ -76,22 +76,22 @@ async def test_the_table_says_how_many_findings_it_does_not_show() -> None:
 
 
 class Place:
-    """A destination that counts how many are open."""
+    """A destination that counts how many of its kind are open."""
 
     def __init__(self, world: ManyPlaces) -> None:
         self.world = world
 
     def place(self) -> str:
-        """Name it."""
+        """Return its name."""
         return "a place"
 
     async def read_content(self) -> Content:
-        """Read it."""
+        """Read its content."""
         return Content(SecretStr("a key"))
 
 
 class ManyPlaces(FakeWorld):
-    """A world with many rotations, each with a destination of its own."""
+    """A world with many rotations, each with its own destination."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -111,20 +111,20 @@ class ManyPlaces(FakeWorld):
             store.value = Ledger(current=entry).to_json()
 
     async def destination(self, name: str) -> Any:
-        """Open one."""
+        """Open a rotation's destination."""
         self.is_open += 1
         self.most_open = max(self.most_open, self.is_open)
         return Place(self)
 
     @asynccontextmanager
     async def apart(self) -> AsyncIterator[ManyPlaces]:
-        """Close what was opened."""
+        """Close the opened destinations."""
         yield self
         self.is_open = 0
 
 
 async def test_only_some_destinations_are_open_at_once() -> None:
-    """An audit of hundreds of rotations needs no more sockets and logins than one of a few."""
+    """An audit of hundreds of rotations needs no more sockets and logins at once than an audit of a few."""
     world = ManyPlaces(100)
     world.client = cast("OpenRouterClient", LongAccount([]))
 
@@ -135,36 +135,36 @@ async def test_only_some_destinations_are_open_at_once() -> None:
 
 
 class LongAccount:
-    """A connection to an account with keys that are made when they are asked for, and held by nobody here."""
+    """A connection to an account whose keys are generated on request, and which no destination here holds."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
         self.keys = keys
 
     async def about_itself(self) -> CurrentKey:
-        """The management key."""
+        """Return the management key."""
         return CurrentKey(label="management key")
 
     async def list_workspaces(self) -> AsyncIterator[str]:
-        """The one workspace."""
+        """Yield the only workspace."""
         yield "default"
 
     async def list_keys(self, _workspace_id: str) -> AsyncIterator[ApiKey]:
-        """The keys."""
+        """Yield the keys."""
         for key in self.keys:
             yield key
 
     async def key_lists(self, _kind: ListKind, _workspace_id: str) -> AsyncIterator[KeyList]:
-        """No list names keys."""
+        """Yield no list."""
         for nothing in list[KeyList]():
             yield nothing
 
     async def get_key(self, _key_hash: str) -> ApiKey:
-        """No key is there."""
+        """Find no key."""
         raise NotFoundError("There is no such key.")
 
 
 def keys_of_an_account(count: int) -> Iterator[ApiKey]:
-    """Many keys, one at a time: of nobody, and every second one of another Prefect server."""
+    """Yield keys without a rotation, every second one with the marker of another Prefect server."""
     shown = OpenRouterSandbox()
     shown.seed_keys(1)
     key = shown.show(next(iter(shown.keys.values())))
@@ -174,7 +174,7 @@ def keys_of_an_account(count: int) -> Iterator[ApiKey]:
 
 
 async def peak(count: int) -> int:
-    """The most memory that an audit of so many keys takes, in bytes."""
+    """Return the peak memory of an audit of so many keys, in bytes."""
     world = FakeWorld()
     world.client = cast("OpenRouterClient", LongAccount(keys_of_an_account(count)))
     world.later(days=365)
@@ -189,8 +189,8 @@ async def peak(count: int) -> int:
 
 
 async def test_memory_does_not_grow_with_the_account() -> None:
-    """Ten times as many keys, half of them with markers of another server, take about as much memory."""
-    await peak(1_000)  # what is made once and kept
+    """Ten times as many keys, half of them with markers of another server, need about as much memory."""
+    await peak(1_000)  # warms up what is created once and kept
 
     few, many = await peak(1_000), await peak(10_000)
 

@@ -1,4 +1,4 @@
-"""An audit finds dead keys in the account's lists, and current keys that are missing from them."""
+"""An audit reports dead keys in the account's lists, and current keys that are missing from them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ABOUT_LISTS = {Kind.DEAD_KEY_LISTED, Kind.SUCCESSOR_NOT_LISTED, Kind.NOT_SEEN, K
 
 
 async def about_lists(world: FakeWorld) -> list[Finding]:
-    """What an audit finds about lists."""
+    """Return an audit's findings about lists."""
     return [finding for finding in (await world.audit()).findings if finding.kind in ABOUT_LISTS]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_list_without_fault_is_no_finding(world: FakeWorld, kind: ListKind) -> None:
-    """During the overlap both keys are in it, and after it one."""
+    """The list names both keys during the overlap, and the current one after it."""
     former = await with_first_key(world)
     restrict(world, kind, former.hash, other_key(world))
 
@@ -35,7 +35,7 @@ async def test_a_list_without_fault_is_no_finding(world: FakeWorld, kind: ListKi
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_dead_key_in_a_list_is_found(world: FakeWorld, kind: ListKind) -> None:
-    """Given a key that was deleted by hand, the finding names the list and the beginning of the hash."""
+    """Given a key that was deleted by hand, the finding names the list and the first digits of the hash."""
     former, dead = await with_first_key(world), other_key(world)
     restrict(world, kind, former.hash, dead)
     world.openrouter.delete_key(world.openrouter.keys[dead])
@@ -48,7 +48,7 @@ async def test_a_dead_key_in_a_list_is_found(world: FakeWorld, kind: ListKind) -
 
 
 async def test_a_disabled_key_in_a_list_is_found(world: FakeWorld) -> None:
-    """It keeps the list from being changed just as well."""
+    """OpenRouter refuses changes to a list with a disabled key, too."""
     former, theirs = await with_first_key(world), other_key(world)
     restrict(world, ListKind.BYOK, former.hash, theirs)
     world.openrouter.keys[theirs].disabled = True
@@ -60,7 +60,7 @@ async def test_a_disabled_key_in_a_list_is_found(world: FakeWorld) -> None:
 async def test_a_current_key_that_is_missing_where_its_predecessor_is_is_found(
     world: FakeWorld, kind: ListKind
 ) -> None:
-    """Given a list from which somebody took the current key, the audit says so."""
+    """Given a list from which a person removed the current key, the audit reports it."""
     former = await with_first_key(world)
     which = restrict(world, kind, former.hash)
     await world.rotate()
@@ -73,7 +73,7 @@ async def test_a_current_key_that_is_missing_where_its_predecessor_is_is_found(
 
 
 async def test_without_inherit_a_missing_successor_is_no_finding(world: FakeWorld) -> None:
-    """Nothing was to be carried over."""
+    """Without inherit, a new key is not meant to join the lists of its predecessor."""
     await world.rotate()
     restrict(world, ListKind.BYOK, (await world.held()).hash)
 
@@ -83,7 +83,7 @@ async def test_without_inherit_a_missing_successor_is_no_finding(world: FakeWorl
 
 
 async def test_an_orphan_that_a_list_names_is_superseded(world: FakeWorld) -> None:
-    """Deleting it would leave a dead key in the list; the end of its overlap takes it out."""
+    """Deleting the orphan would leave a dead key in the list; a superseded key leaves the list before it is deleted."""
     await world.rotate()
     run = next(iter(world.runs))
     account = world.openrouter.accounts[0]
@@ -101,7 +101,7 @@ async def test_an_orphan_that_a_list_names_is_superseded(world: FakeWorld) -> No
 
 
 async def test_what_the_account_lacks_is_a_notice(world: FakeWorld) -> None:
-    """An audit goes on without it."""
+    """The audit continues without the parts that the account lacks, and no person must act."""
     await world.rotate()
     world.openrouter.lacks = {"byok": 404, "observability": 403}
 
@@ -112,7 +112,7 @@ async def test_what_the_account_lacks_is_a_notice(world: FakeWorld) -> None:
 
 
 async def test_an_account_without_workspaces_is_audited(world: FakeWorld) -> None:
-    """Its keys tell which workspace it has, so that none is taken for one of another account."""
+    """The account's other keys name its workspace, so a missing key counts as deleted, and not as another account's."""
     world.change(overlap=timedelta(hours=24))
     await world.rotate()
     await world.rotate()
@@ -125,7 +125,7 @@ async def test_an_account_without_workspaces_is_audited(world: FakeWorld) -> Non
 
 
 async def test_logging_of_chosen_keys_is_a_notice(world: FakeWorld) -> None:
-    """In a workspace that a rotation uses."""
+    """It names keys by ids that no API resolves, so a rotation cannot add the new key to it."""
     await world.rotate()
     settings = {"is_observability_io_logging_enabled": True, "io_logging_api_key_ids": [7]}
     world.openrouter.workspace_settings[world.openrouter.accounts[0].workspaces[0]] = settings

@@ -1,4 +1,4 @@
-"""An audit repairs only what is beyond doubt."""
+"""An audit repairs only what is beyond doubt, and leaves everything else to a person."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def test_repair_deletes_an_orphan(world: FakeWorld) -> None:
-    """The official SDK does not find it any more; the rotation's own keys live on, and a second audit is content."""
+    """The official SDK no longer finds it; the rotation's own keys live on, and a second audit finds nothing."""
     await world.rotate()
     await world.rotate()
     own = await sdk_hashes(world)
@@ -38,7 +38,7 @@ async def test_repair_deletes_an_orphan(world: FakeWorld) -> None:
 
 
 async def keeps(world: FakeWorld, key: StoredKey, why: str) -> None:
-    """Repair leaves a key as it is and says why, as the official SDK confirms."""
+    """Verify that a repair keeps a key and says why, as the official SDK confirms."""
     shown = world.openrouter.show(key)
 
     report = await world.audit(repair=True)
@@ -50,7 +50,7 @@ async def keeps(world: FakeWorld, key: StoredKey, why: str) -> None:
 
 
 async def test_repair_keeps_a_key_that_was_just_made(world: FakeWorld) -> None:
-    """Within an hour its run may still be at work."""
+    """For an hour, the run that made it may still record it."""
     await world.rotate()
     key = marked(world)
     world.later(minutes=59)
@@ -59,7 +59,7 @@ async def test_repair_keeps_a_key_that_was_just_made(world: FakeWorld) -> None:
 
 
 async def test_repair_keeps_a_key_of_another_server(world: FakeWorld) -> None:
-    """It belongs to somebody."""
+    """The other server may still use it."""
     await world.rotate()
     key = marked(world, uuid4())
     world.later(hours=2)
@@ -68,7 +68,7 @@ async def test_repair_keeps_a_key_of_another_server(world: FakeWorld) -> None:
 
 
 async def test_repair_keeps_a_key_of_nobody(world: FakeWorld) -> None:
-    """Without a marker nothing is ever changed."""
+    """A key without a marker was not made by a rotation, so no repair may change it."""
     await world.rotate()
     key = by_hand(world, limit=None)
     world.later(days=100)
@@ -77,7 +77,7 @@ async def test_repair_keeps_a_key_of_nobody(world: FakeWorld) -> None:
 
 
 async def test_repair_keeps_an_orphan_that_a_destination_holds(world: FakeWorld) -> None:
-    """Somebody has put it there: consumers read it."""
+    """A person has put it there, so consumers read it."""
     await world.rotate()
     key = marked(world)
     await world.block.awrite_secret(key.secret.encode())
@@ -87,7 +87,7 @@ async def test_repair_keeps_an_orphan_that_a_destination_holds(world: FakeWorld)
 
 
 async def test_repair_keeps_an_orphan_where_a_destination_cannot_be_read(world: FakeWorld) -> None:
-    """Nobody knows whether it is held there."""
+    """The unreadable destination may hold the orphan."""
     await world.rotate()
     key = marked(world)
     world.later(hours=2)
@@ -97,7 +97,7 @@ async def test_repair_keeps_an_orphan_where_a_destination_cannot_be_read(world: 
 
 
 async def test_repair_supersedes_an_orphan_that_somebody_uses(world: FakeWorld) -> None:
-    """Whoever read it while a destination held it keeps it for the overlap, as after any rotation."""
+    """Consumers may have read it while a destination held it, so it gets an overlap, as after any rotation."""
     await world.rotate()
     key = marked(world)
     world.later(hours=2)
@@ -118,7 +118,7 @@ async def test_repair_supersedes_an_orphan_that_somebody_uses(world: FakeWorld) 
 
 
 async def test_repair_keeps_a_used_orphan_whose_overlap_nobody_knows(world: FakeWorld) -> None:
-    """Without a deployment a person decides when it ends."""
+    """Without a deployment the length of its overlap is unknown, so a person decides when it ends."""
     await world.rotate()
     key = marked(world)
     world.is_deployed = False
@@ -129,7 +129,7 @@ async def test_repair_keeps_a_used_orphan_whose_overlap_nobody_knows(world: Fake
 
 
 async def test_repair_keeps_an_orphan_whose_rotation_is_not_known_any_more(world: FakeWorld) -> None:
-    """Without ledger and deployment nobody knows its destinations."""
+    """Without a ledger and a deployment, its destinations are unknown."""
     await world.rotate()
     key = marked(world, rotation="gone")
     world.later(hours=2)
@@ -138,7 +138,7 @@ async def test_repair_keeps_an_orphan_whose_rotation_is_not_known_any_more(world
 
 
 async def test_repair_leaves_a_create_whose_outcome_is_open_to_the_next_run(world: FakeWorld) -> None:
-    """The ledger waits for this very key: the run that is retried deletes it."""
+    """The ledger waits for this very key: a Retry of the run deletes it."""
     await world.rotate()
     key = marked(world)
     run_id = next(run for run in world.runs if str(run) in key.name)
@@ -152,7 +152,7 @@ async def test_repair_leaves_a_create_whose_outcome_is_open_to_the_next_run(worl
 async def test_repair_keeps_a_key_that_its_ledger_explains_by_now(
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under the rotation's slot the ledger is read once more, and it is that reading that counts."""
+    """Before a deletion the ledger is read again in the rotation's slot, as a run may have recorded the key."""
     await world.rotate()
     current = await world.held()
     explaining, world.store.value = world.store.value, Ledger(current=None).to_json()
@@ -169,7 +169,7 @@ async def test_repair_keeps_a_key_that_its_ledger_explains_by_now(
 
 
 async def test_repair_stops_where_another_run_takes_over(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guard is asked right before the deletion."""
+    """The guard checks the ledger immediately before the deletion."""
     await world.rotate()
     key = marked(world)
     world.later(hours=2)
@@ -189,7 +189,7 @@ async def test_repair_stops_where_another_run_takes_over(world: FakeWorld, monke
 
 
 async def test_repair_keeps_an_orphan_that_cannot_be_looked_at_again(world: FakeWorld) -> None:
-    """OpenRouter fails between the audit's look and the repair."""
+    """OpenRouter fails between comparison and repair, so that nothing proves any more that the key is unused."""
     await world.rotate()
     key = marked(world)
     world.later(hours=2)
@@ -199,7 +199,7 @@ async def test_repair_keeps_an_orphan_that_cannot_be_looked_at_again(world: Fake
 
 
 async def test_a_deletion_whose_answer_was_lost_is_told_as_repaired_by_the_next_audit(world: FakeWorld) -> None:
-    """Repair is idempotent: what is gone is gone."""
+    """A repair is idempotent: the next audit no longer finds the key."""
     await world.rotate()
     key = marked(world)
     world.later(hours=2)
@@ -214,7 +214,7 @@ async def test_a_deletion_whose_answer_was_lost_is_told_as_repaired_by_the_next_
 
 
 async def test_repair_writes_a_lost_ledger_anew(world: FakeWorld) -> None:
-    """One key, and the destination holds it: the next rotation supersedes it with its overlap, as ever."""
+    """Given a single key that the destination holds, the next rotation supersedes it with its overlap as usual."""
     await world.rotate()
     before = world.ledger.current
     world.store.value = None
@@ -236,7 +236,7 @@ async def test_repair_writes_a_lost_ledger_anew(world: FakeWorld) -> None:
 
 @pytest.mark.parametrize("case", ["two keys", "another secret", "dead key", "not deployed", "unreadable"])
 async def test_a_lost_ledger_in_doubt_is_left_to_a_person(world: FakeWorld, case: str) -> None:
-    """Nothing is written, and no key is touched: the rotation finds its keys by itself and gives them their overlap."""
+    """The repair changes nothing, because the next rotation finds its keys by their markers and supersedes them."""
     await world.rotate()
     if case == "two keys":
         await world.rotate()
@@ -263,7 +263,7 @@ async def test_a_lost_ledger_in_doubt_is_left_to_a_person(world: FakeWorld, case
 async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The slot is taken once, and the ledgers are read once for all of them."""
+    """For all orphans of a rotation, the slot is acquired once and the ledgers are read once."""
     await world.rotate()
     orphans = [marked(world) for _ in range(5)]
     held = marked(world)
@@ -296,7 +296,7 @@ async def test_all_orphans_of_a_rotation_are_repaired_in_one_slot(
 
 @pytest.mark.parametrize("part", ["", "analytics"], ids=["with analytics", "without"])
 async def test_repair_deletes_no_orphan_that_somebody_used_at_no_cost(world: FakeWorld, part: str) -> None:
-    """Given an account that shows no last use, the calls of a free model are seen by the account's analytics alone."""
+    """Given an account without last-used dates, only the analytics show calls of a free model."""
     await world.rotate()
     key = marked(world)
     world.openrouter.with_last_used_at, world.openrouter.cost = False, Decimal(0)

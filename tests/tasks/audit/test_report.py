@@ -1,4 +1,4 @@
-"""An audit as people read it, of one connection or of every one in use."""
+"""An audit's report for people, on one connection or on all of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def test_the_table_holds_no_secret_and_says_what_to_do(world: FakeWorld) -> None:
-    """A reviewer reads what was found, how grave it is, and what to do; never a key."""
+    """A reviewer reads each finding, its severity and what to do, but never a key."""
     await world.rotate()
     marked(world)
     world.later(hours=2)
@@ -33,14 +33,14 @@ async def test_the_table_holds_no_secret_and_says_what_to_do(world: FakeWorld) -
 
 
 def test_the_manual_lists_every_kind_of_finding_with_its_severity() -> None:
-    """What the artifact says can be looked up."""
+    """Whoever reads the artifact can look up each kind of finding in the manual."""
     rows = re.findall(r"^\| `([a-z-]+)` \| (\w+) \|", (CHECKOUT / "docs/how-to/audit.md").read_text(), re.MULTILINE)
 
     assert dict(rows) == {kind.value: kind.severity.name.lower() for kind in Kind}
 
 
 def test_an_audit_without_findings_says_so_in_its_table() -> None:
-    """An empty table could be taken for an audit that did not run."""
+    """An empty table could be mistaken for an audit that did not run."""
     (row,) = as_table(Report("openrouter", FakeWorld().time, None, ()))
 
     assert row["details"] == "No findings."
@@ -58,7 +58,7 @@ def test_an_audit_without_findings_says_so_in_its_table() -> None:
     ],
 )
 def test_an_audit_that_cannot_work_is_refused(order: tuple[Any, Any, Any], field: str) -> None:
-    """One sentence names the field."""
+    """The refusal is one sentence that begins with the field."""
     with pytest.raises(Exception, match=rf"^{field}: ") as refused:
         check_order(*order)
     assert type(refused.value).__name__ == "ConfigurationError"
@@ -68,7 +68,7 @@ def test_an_audit_that_cannot_work_is_refused(order: tuple[Any, Any, Any], field
 
 
 async def test_every_connection_that_a_rotation_or_a_ledger_names_is_audited(world: FakeWorld) -> None:
-    """Also the one that a rotation has left while keys of it are alive; nobody has to remember it."""
+    """A connection that the rotation no longer uses is audited while the ledger still has a key of it."""
     await world.rotate()
     world.connections.add("other")
     world.deployed = world.rotation.model_copy(update={"connection": "other"})
@@ -82,7 +82,7 @@ async def test_every_connection_that_a_rotation_or_a_ledger_names_is_audited(wor
 
 
 async def test_an_audit_that_fails_does_not_stop_the_others(world: FakeWorld) -> None:
-    """The message names what was not audited, after what was."""
+    """The summary lists the results first, then the connections that were not audited."""
     await world.rotate()
 
     reports, failures = await audit_each(world, ["gone", "openrouter"], timedelta(days=90), None)
@@ -95,7 +95,7 @@ async def test_an_audit_that_fails_does_not_stop_the_others(world: FakeWorld) ->
 
 
 def test_a_summary_begins_with_what_requires_action() -> None:
-    """However many connections are in order."""
+    """However many connections are in order, the one that needs a person comes first."""
     fine = Report("fine", FakeWorld().time, None, ())
     bad = Report("bad", FakeWorld().time, None, (Finding(Kind.MANAGEMENT_KEY_REFUSED, "It is refused."),))
 

@@ -1,4 +1,4 @@
-"""A budget that rotation does not double."""
+"""A rotation with `carry_budget` does not grant a budget twice."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CARRY = {"carry_budget": True}
 
 
 async def spendable(world: FakeWorld) -> Decimal:
-    """What all live keys together may still spend."""
+    """Return what all live keys together may still spend."""
     left = [world.openrouter.remaining(key) for key in world.openrouter.live_keys()]
     assert None not in left
     return sum(filter(None, left), Decimal(0))
 
 
 async def test_without_it_a_rotation_starts_a_fresh_budget(world: FakeWorld) -> None:
-    """This is what OpenRouter does, and what a person may want."""
+    """This is OpenRouter's default, and may be what a person wants."""
     await world.rotate()
     world.spend(await world.held(), "30")
 
@@ -36,7 +36,7 @@ async def test_without_it_a_rotation_starts_a_fresh_budget(world: FakeWorld) -> 
 
 
 async def test_the_new_key_starts_with_what_remained(world: FakeWorld) -> None:
-    """Former and new key together can spend what the former one had left, and not a cent more."""
+    """The former and the new key together can spend exactly what the former one had left."""
     world.change(key=CARRY)
     await world.rotate()
     former = await world.held()
@@ -51,7 +51,7 @@ async def test_the_new_key_starts_with_what_remained(world: FakeWorld) -> None:
 
 
 async def test_two_rotations_in_one_period_carry_everything_over(world: FakeWorld) -> None:
-    """The third key starts with what the first two have left."""
+    """The third key starts with what the first two left."""
     world.change(key=CARRY)
     for _ in range(3):
         await world.rotate()
@@ -61,7 +61,7 @@ async def test_two_rotations_in_one_period_carry_everything_over(world: FakeWorl
 
 
 async def test_what_the_former_key_spends_during_the_rotation_counts_too(world: FakeWorld) -> None:
-    """The rest is reckoned once the former key can spend no more."""
+    """The new key's rest is computed once the former key is capped and can spend no more."""
     world.change(key=CARRY)
     await world.rotate()
     former = await world.held()
@@ -77,7 +77,7 @@ async def test_what_the_former_key_spends_during_the_rotation_counts_too(world: 
 
 
 async def test_the_full_limit_comes_back_when_the_period_ends(world: FakeWorld) -> None:
-    """A run is scheduled for the first of the month, and gives the current key its whole limit."""
+    """A run is scheduled for the first of the month, and restores the current key's full limit."""
     world.change(key=CARRY, overlap=timedelta(days=60))
     await world.rotate()
     former = await world.held()
@@ -97,7 +97,7 @@ async def test_the_full_limit_comes_back_when_the_period_ends(world: FakeWorld) 
 
 
 async def test_a_rotation_in_the_next_period_carries_nothing_of_the_last(world: FakeWorld) -> None:
-    """Even where the run at the period's end did not take place."""
+    """This holds even if the run at the end of the period did not take place."""
     world.change(key=CARRY)
     await world.rotate()
     world.spend(await world.held(), "30")
@@ -111,7 +111,7 @@ async def test_a_rotation_in_the_next_period_carries_nothing_of_the_last(world: 
 
 
 async def test_a_limit_that_is_never_reset_is_carried_over_for_good(world: FakeWorld) -> None:
-    """Without a reset no full limit ever comes back."""
+    """Without a reset, the full limit never returns."""
     world.change(key={**CARRY, "limit_reset": "none"})
     await world.rotate()
     world.spend(await world.held(), "30")
@@ -124,7 +124,7 @@ async def test_a_limit_that_is_never_reset_is_carried_over_for_good(world: FakeW
 
 
 async def test_a_raised_limit_counts_at_once(world: FakeWorld) -> None:
-    """What was spent is taken from the limit that the rotation names now."""
+    """The spending so far is subtracted from the rotation's new limit."""
     world.change(key=CARRY)
     await world.rotate()
     world.spend(await world.held(), "30")
@@ -136,7 +136,7 @@ async def test_a_raised_limit_counts_at_once(world: FakeWorld) -> None:
 
 
 async def test_apply_settings_keeps_what_is_spent(world: FakeWorld) -> None:
-    """A limit raised in mid-period raises the rest by just as much."""
+    """A limit raised within a period raises the rest by the same amount."""
     world.change(key=CARRY)
     await world.rotate()
     world.spend(await world.held(), "30")
@@ -149,7 +149,7 @@ async def test_apply_settings_keeps_what_is_spent(world: FakeWorld) -> None:
 
 
 async def test_an_exhausted_budget_makes_a_key_that_works_and_may_not_spend(world: FakeWorld) -> None:
-    """A key without budget is a valid key: the rotation succeeds, and the consumer is told 402 as before."""
+    """A key without budget is valid: the rotation succeeds, and the consumer still gets 402."""
     world.change(key=CARRY)
     await world.rotate()
     world.spend(await world.held(), "50")
@@ -170,7 +170,7 @@ async def test_an_exhausted_budget_makes_a_key_that_works_and_may_not_spend(worl
     ],
 )
 def test_a_period_ends_at_midnight_utc(reset: str, now: str, end: str) -> None:
-    """Days end at midnight, weeks on Monday, months on the first."""
+    """Days end at midnight, weeks on Monday, months on the first; all in UTC, as at OpenRouter."""
     found = period_end(reset, datetime.fromisoformat(f"{now}+00:00"))  # type: ignore[arg-type]
 
     assert found == datetime.fromisoformat(f"{end}+00:00")
@@ -181,7 +181,7 @@ def test_a_period_ends_at_midnight_utc(reset: str, now: str, end: str) -> None:
     st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - bounds are naive
 )
 def test_a_period_always_ends_later_and_within_its_length(reset: str, now: datetime) -> None:
-    """The end is in the future, and no further away than the period is long."""
+    """The end is in the future, and at most one period away."""
     end = period_end(reset, now)  # type: ignore[arg-type]
 
     assert end is not None
@@ -189,12 +189,12 @@ def test_a_period_always_ends_later_and_within_its_length(reset: str, now: datet
 
 
 def refuse_to_cap(world: FakeWorld) -> None:
-    """Make OpenRouter refuse every change of a key."""
+    """Let OpenRouter refuse every change of a key."""
     world.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=403))
 
 
 async def test_a_key_that_could_not_be_capped_is_capped_before_the_next_is_made(world: FakeWorld) -> None:
-    """What it went on spending counts, too."""
+    """What the former key has spent since its failed cap counts, too."""
     world.change(key=CARRY)
     await world.rotate()
     former = await world.held()
@@ -209,7 +209,7 @@ async def test_a_key_that_could_not_be_capped_is_capped_before_the_next_is_made(
 
 
 async def test_a_key_that_cannot_be_capped_does_not_keep_others_alive(world: FakeWorld) -> None:
-    """What is due is revoked, and what is to come is scheduled, though the budget could not be settled."""
+    """Revocations and scheduled retirements take place although the budget could not be carried over."""
     await world.rotate()
     await world.rotate()
     due = world.superseded.hash
@@ -224,7 +224,7 @@ async def test_a_key_that_cannot_be_capped_does_not_keep_others_alive(world: Fak
 
 
 async def test_a_kept_key_has_its_full_limit_back(world: FakeWorld) -> None:
-    """After a removal nobody would give it the rest when the period ends."""
+    """After a removal, no run could restore its limit at the end of the period."""
     world.change(key=CARRY)
     await world.rotate()
     world.spend(await world.held(), "30")
@@ -236,7 +236,7 @@ async def test_a_kept_key_has_its_full_limit_back(world: FakeWorld) -> None:
 
 
 async def test_a_key_of_another_account_does_not_count_as_capped(world: FakeWorld) -> None:
-    """No such key is also what another account answers, after the management key was exchanged."""
+    """After the management key was replaced, another account answers 404 for the key as well."""
     world.change(key=CARRY)
     await world.rotate()
     refuse_to_cap(world)
@@ -252,7 +252,7 @@ async def test_a_key_of_another_account_does_not_count_as_capped(world: FakeWorl
 
 
 async def test_a_ledger_that_an_audit_writes_anew_knows_of_the_budget(world: FakeWorld) -> None:
-    """The key's limit is smaller than the rotation's, because former keys had spent the rest."""
+    """The key's limit is lower than the rotation's, because former keys had spent the difference."""
     world.change(key=CARRY, overlap=timedelta(0))
     await world.rotate()
     world.spend(await world.held(), "30")

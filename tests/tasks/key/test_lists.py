@@ -1,4 +1,4 @@
-"""A successor has every place that its predecessor had in the account's lists of keys, and a dead key has none."""
+"""A successor joins every one of the account's lists that names its predecessor, and a dead key is in none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GONE = json.dumps({"error": {"code": 404, "message": "Resource not found"}})
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_successor_takes_the_place_of_its_predecessor(world: FakeWorld, kind: ListKind) -> None:
-    """Given a list that names the current key, its successor is in it too, and alone after the overlap."""
+    """Given a list that names the current key, it names the successor as well, and after the overlap only that."""
     former = await with_first_key(world)
     theirs = other_key(world)
     which = restrict(world, kind, former.hash, theirs)
@@ -39,7 +39,7 @@ async def test_a_successor_takes_the_place_of_its_predecessor(world: FakeWorld, 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("policy", ["delete", "disable-then-delete"])
 async def test_the_old_hash_leaves_the_list_before_its_key_dies(world: FakeWorld, kind: ListKind, policy: str) -> None:
-    """A list that named a dead key could not be written any more, so it is written first."""
+    """OpenRouter refuses changes to a list with a dead key, so the list is changed before the key is revoked."""
     former = await with_first_key(world, overlap=timedelta(0), retirement={"revoke": policy})
     which = restrict(world, kind, former.hash)
 
@@ -54,7 +54,7 @@ async def test_the_old_hash_leaves_the_list_before_its_key_dies(world: FakeWorld
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_new_hash_is_in_the_list_before_anybody_can_read_the_key(world: FakeWorld, kind: ListKind) -> None:
-    """Whoever reads the new key may use at once what the old one could."""
+    """A consumer that reads the new key can use at once whatever the old key could."""
     former = await with_first_key(world)
     which = restrict(world, kind, former.hash)
     world.app.state.faults.add(Fault("before", "PATCH", which["id"], status=403, body=FORBIDDEN))
@@ -75,7 +75,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 async def test_a_key_that_cannot_be_added_is_not_published(world: FakeWorld, case: str) -> None:
-    """Whatever keeps the new key out of a list fails the run in one sentence, and the old key stays the current one."""
+    """Whatever keeps the new key out of a list fails the run with one sentence, and the old key stays current."""
     fault, says = REFUSALS[case]
     former = await with_first_key(world)
     which = restrict(world, ListKind.BYOK, former.hash)
@@ -98,7 +98,7 @@ async def test_a_key_that_cannot_be_added_is_not_published(world: FakeWorld, cas
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_without_inherit_nothing_is_carried_and_the_run_says_so(world: FakeWorld, kind: ListKind) -> None:
-    """Given inherit off, the new key is in no list, the note names the lists, and the old key still leaves them."""
+    """Given inherit off, the new key joins no list, a note names the lists, and the old key still leaves them."""
     await world.rotate()
     former, theirs = await world.held(), other_key(world)
     which = restrict(world, kind, former.hash, theirs)
@@ -113,7 +113,7 @@ async def test_without_inherit_nothing_is_carried_and_the_run_says_so(world: Fak
 
 
 async def test_the_last_key_of_a_list_stays_rather_than_open_it_to_every_key(world: FakeWorld) -> None:
-    """Given a list that names only a key whose rotation is removed, it is left as it is, and the run says so."""
+    """Given a list with nothing but a key of a removed rotation, it stays as it is, and the run says so."""
     former = await with_first_key(world)
     which = restrict(world, ListKind.BYOK, former.hash)
 
@@ -125,7 +125,7 @@ async def test_the_last_key_of_a_list_stays_rather_than_open_it_to_every_key(wor
 
 
 async def test_a_removal_takes_dead_keys_out(world: FakeWorld) -> None:
-    """Given a list that names other keys as well, the removed rotation's keys leave it."""
+    """Given a list that also names other keys, those of the removed rotation leave it."""
     former, theirs = await with_first_key(world), other_key(world)
     which = restrict(world, ListKind.BYOK, former.hash, theirs)
     await world.rotate()
@@ -136,7 +136,7 @@ async def test_a_removal_takes_dead_keys_out(world: FakeWorld) -> None:
 
 
 async def test_an_emergency_replaces_the_leaked_key_in_lists(world: FakeWorld) -> None:
-    """The new key is in the list, and the leaked one is not."""
+    """The list names the new key and no longer the leaked one."""
     former = await with_first_key(world)
     which = restrict(world, ListKind.BYOK, former.hash)
 
@@ -148,7 +148,7 @@ async def test_an_emergency_replaces_the_leaked_key_in_lists(world: FakeWorld) -
 
 @pytest.mark.parametrize("status", [403, 500])
 async def test_no_list_keeps_a_leaked_key_alive(world: FakeWorld, status: int) -> None:
-    """Given lists that cannot be changed, an emergency revokes all the same, and fails with what was left undone."""
+    """Given lists that cannot be changed, an emergency revokes nevertheless, and fails with what remains to do."""
     former = await with_first_key(world)
     which = restrict(world, ListKind.BYOK, former.hash)
     body = json.dumps({"error": {"code": status, "message": "no"}})
@@ -162,7 +162,7 @@ async def test_no_list_keeps_a_leaked_key_alive(world: FakeWorld, status: int) -
 
 
 async def test_what_an_emergency_left_in_a_list_is_taken_out_later(world: FakeWorld) -> None:
-    """Given a list that could not be changed for a while, the next run takes the dead key out."""
+    """Given a list that could not be changed for a while, the next run removes the dead key from it."""
     former, theirs = await with_first_key(world), other_key(world)
     which = restrict(world, ListKind.BYOK, former.hash, theirs)
     world.app.state.faults.add(Fault("before", "PATCH", which["id"], status=500))
@@ -176,7 +176,7 @@ async def test_what_an_emergency_left_in_a_list_is_taken_out_later(world: FakeWo
 
 
 async def test_a_restored_key_has_its_places_again(world: FakeWorld) -> None:
-    """Given a key that was disabled and taken out, restoring it puts it back before it is published."""
+    """Given a disabled key that has left its lists, it rejoins them before it is published."""
     world.change(overlap=timedelta(0), retirement={"revoke": "disable-then-delete"})
     former = await with_first_key(world)
     which = restrict(world, ListKind.BYOK, former.hash)
@@ -191,7 +191,7 @@ async def test_a_restored_key_has_its_places_again(world: FakeWorld) -> None:
 
 
 async def test_an_adopted_key_leaves_its_places_to_its_successor(world: FakeWorld) -> None:
-    """Given a key that somebody made by hand and named in a list, the first rotation's key is in it as well."""
+    """Given a list with a key that a person created, the first rotation's key joins the list as well."""
     mine = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "by hand"})
     which = restrict(world, ListKind.BYOK, mine.hash)
     world.change(adopt=mine.hash, key={"inherit": True})
@@ -202,7 +202,7 @@ async def test_an_adopted_key_leaves_its_places_to_its_successor(world: FakeWorl
 
 
 async def test_a_list_of_another_workspace_is_left_alone(world: FakeWorld) -> None:
-    """A credential of another workspace serves no key of this one."""
+    """A credential of another workspace does not serve keys of this one."""
     former = await with_first_key(world)
     account = world.openrouter.accounts[0]
     which = world.openrouter.add_credential(account, world.other_workspace(), allowed_api_key_hashes=[former.hash])
@@ -213,7 +213,7 @@ async def test_a_list_of_another_workspace_is_left_alone(world: FakeWorld) -> No
 
 
 async def test_a_list_that_was_opened_to_every_key_stays_open(world: FakeWorld) -> None:
-    """Nothing restricts a credential that a person has opened."""
+    """A credential that a person has opened serves every key, so there is no list to join."""
     former = await with_first_key(world)
     which = restrict(world, ListKind.BYOK, former.hash)
     await world.rotate()
@@ -230,9 +230,9 @@ async def test_a_list_that_was_opened_to_every_key_stays_open(world: FakeWorld) 
 async def test_the_price_does_not_depend_on_the_account(
     world: FakeWorld, overlap: timedelta, inherit: bool, price: int
 ) -> None:
-    """Where nothing is restricted, a run costs four calls, two more to inherit, and one for each key that it deletes.
+    """Given no lists, a run costs four calls, two more with inherit, and one for each key that it deletes.
 
-    Each of those that read is needed: what they answer is not remembered, because it may have changed since.
+    Each of the reading calls is needed: their answers are not cached, because they may have changed since.
     """
     world.change(overlap=overlap, key={"inherit": inherit})
     await world.rotate()
@@ -247,7 +247,7 @@ async def test_the_price_does_not_depend_on_the_account(
 
 
 async def test_what_was_changed_since_the_last_rotation_is_carried_over_by_the_next(world: FakeWorld) -> None:
-    """Given people who limit a key, guard it and name it in lists between two runs, its successor has all of it."""
+    """Given that people limit a key, guard it and add it to lists between two runs, its successor has all of it."""
     world.change(key={"limit_usd": None, "limit_reset": "none"})
     await with_first_key(world)
     await world.rotate()
@@ -265,7 +265,7 @@ async def test_what_was_changed_since_the_last_rotation_is_carried_over_by_the_n
 
 
 async def test_a_plan_lists_what_will_be_carried(world: FakeWorld) -> None:
-    """It names each list between the verification and the first destination, and changes nothing."""
+    """The plan names each list between verification and publication, and changes nothing."""
     former = await with_first_key(world)
     restrict(world, ListKind.BYOK, former.hash)
     restrict(world, ListKind.BROADCAST, former.hash)
@@ -281,7 +281,7 @@ async def test_a_plan_lists_what_will_be_carried(world: FakeWorld) -> None:
 
 
 async def test_a_plan_says_what_is_not_carried(world: FakeWorld) -> None:
-    """Without inherit it names the lists in which the new key will not be."""
+    """Without inherit, the plan names the lists that the new key will not join."""
     await world.rotate()
     restrict(world, ListKind.BYOK, (await world.held()).hash)
 
@@ -291,7 +291,7 @@ async def test_a_plan_says_what_is_not_carried(world: FakeWorld) -> None:
 
 
 async def test_logging_of_chosen_keys_is_told_of(world: FakeWorld) -> None:
-    """Its ids cannot be looked up: the first run and the plan say so, once each."""
+    """Such a setting names keys by ids that no API resolves, so the first run and the plan say so, once each."""
     account = world.openrouter.accounts[0]
     settings = {"is_observability_io_logging_enabled": True, "io_logging_api_key_ids": [7]}
     world.openrouter.workspace_settings[account.workspaces[0]] = settings
@@ -308,7 +308,7 @@ async def test_logging_of_chosen_keys_is_told_of(world: FakeWorld) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("status", [403, 404])
 async def test_an_account_without_lists_is_rotated(world: FakeWorld, kind: ListKind, status: int) -> None:
-    """Given an account that lacks them, the run goes on and says so once."""
+    """Given an account without lists, the run continues and notes it once."""
     world.openrouter.lacks = {kind.path.partition("/")[0]: status}
     await world.rotate()
     world.notes.clear()
@@ -319,6 +319,6 @@ async def test_an_account_without_lists_is_rotated(world: FakeWorld, kind: ListK
 
 
 def test_the_account_serves_each_kind_of_list(world: FakeWorld) -> None:
-    """Without a valid key it answers 401: where it answers 404, the account lacks that kind."""
+    """Without a valid key, 401 means that the account has this kind of list, and 404 that it lacks it."""
     headers = {"Authorization": "Bearer nobody"}
     assert [httpx.get(f"{world.url}/api/v1/{kind.path}", headers=headers).status_code for kind in KINDS] == [401, 401]

@@ -1,4 +1,4 @@
-"""A list that others name keys in, and change at the same moment, loses nobody by a rotation."""
+"""A list that other people change at the same time loses none of their keys by a rotation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.tasks.listed import other_key, restrict, with_first_key
 
 
 async def test_a_dead_key_of_somebody_else_does_not_keep_a_list_as_it_is(world: FakeWorld) -> None:
-    """OpenRouter refuses a list that names a deleted key; it is taken out with the same write, and the run says so."""
+    """OpenRouter refuses a list with a deleted key, so the same write removes it, and the run notes it."""
     former, dead = await with_first_key(world), other_key(world)
     which = restrict(world, ListKind.BYOK, former.hash, dead)
     world.openrouter.delete_key(world.openrouter.keys[dead])
@@ -27,7 +27,7 @@ async def test_a_dead_key_of_somebody_else_does_not_keep_a_list_as_it_is(world: 
 
 
 async def test_a_disabled_key_of_somebody_else_stays_and_is_told_of(world: FakeWorld) -> None:
-    """It may be enabled again, so that only a person can take it out."""
+    """It may be enabled again, so only a person may remove it."""
     former, theirs = await with_first_key(world), other_key(world)
     which = restrict(world, ListKind.BYOK, former.hash, theirs)
     world.openrouter.keys[theirs].disabled = True
@@ -39,7 +39,7 @@ async def test_a_disabled_key_of_somebody_else_stays_and_is_told_of(world: FakeW
 
 
 async def test_an_update_that_is_lost_is_made_again(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given somebody who writes the list back as it was before, right after, the new key is in it all the same."""
+    """Given a concurrent writer who restores the list as it was, the new key is in it in the end."""
     former, theirs = await with_first_key(world), other_key(world)
     which = restrict(world, ListKind.BYOK, former.hash, theirs)
     replace = world.client.replace_keys
@@ -63,7 +63,7 @@ async def test_an_update_that_is_lost_is_made_again(world: FakeWorld, monkeypatc
 async def test_a_list_that_others_change_all_the_time_is_given_up(
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The number of writes is bounded, and nothing is published."""
+    """The number of writes is bounded, and the new key is not published."""
     former, theirs = await with_first_key(world), other_key(world)
     which = restrict(world, ListKind.BYOK, former.hash, theirs)
     replace = world.client.replace_keys
@@ -83,7 +83,7 @@ async def test_a_list_that_others_change_all_the_time_is_given_up(
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("status", [500, None])
 async def test_a_write_without_an_answer_is_settled_by_reading(world: FakeWorld, when: Any, status: int | None) -> None:
-    """Whether or not it took effect, the list has the new key once, and the run goes on."""
+    """Whether or not the write took effect, the list names the new key once, and the run continues."""
     former = await with_first_key(world)
     which = restrict(world, ListKind.BYOK, former.hash)
     world.app.state.faults.add(Fault(when, "PATCH", which["id"], status=status, times=1))
@@ -94,7 +94,7 @@ async def test_a_write_without_an_answer_is_settled_by_reading(world: FakeWorld,
 
 
 async def test_a_place_that_was_lost_in_a_race_is_found_again(world: FakeWorld) -> None:
-    """Given a list from which somebody's late write took the current key, the next run puts its successor there."""
+    """Given a list from which a concurrent writer removed the current key, the next run adds its successor."""
     former = await with_first_key(world)
     which = restrict(world, ListKind.BYOK, former.hash)
     await world.rotate()
@@ -106,7 +106,7 @@ async def test_a_place_that_was_lost_in_a_race_is_found_again(world: FakeWorld) 
 
 
 async def test_a_retirement_puts_the_current_key_in_the_place_of_the_old_one(world: FakeWorld) -> None:
-    """Given a list whose only key is due, and that has lost the current one, the two change places in one write."""
+    """Given a list whose only key is due and that lacks the current one, a single write exchanges the two."""
     former = await with_first_key(world)
     which = restrict(world, ListKind.BYOK, former.hash)
     await world.rotate()
@@ -119,7 +119,7 @@ async def test_a_retirement_puts_the_current_key_in_the_place_of_the_old_one(wor
 
 
 async def test_a_run_that_lost_its_place_writes_no_list(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look at the ledger comes before each list is read and written."""
+    """The ledger is checked before each list is read and written, so that a superseded attempt changes nothing."""
     former = await with_first_key(world)
     which = restrict(world, ListKind.BYOK, former.hash)
     read = world.client.key_lists
@@ -141,5 +141,5 @@ async def test_a_run_that_lost_its_place_writes_no_list(world: FakeWorld, monkey
 
 
 def test_waiting_for_others_is_bounded() -> None:
-    """All writes of a list together take less than a slot's lease."""
+    """All waits for the writes of one list take less time than the lease of a slot."""
     assert lists.WRITES * 2 * lists.SETTLE_SECONDS < 60

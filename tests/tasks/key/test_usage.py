@@ -1,4 +1,4 @@
-"""Where a superseded key is kept because it is used, a person is told by whom."""
+"""If a superseded key is kept because it is in use, the person on call learns by whom."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ERROR = json.dumps({"error": {"code": 500, "message": "no"}})
 
 
 def use(world: FakeWorld, key: StoredKey, app: str, model: str) -> None:
-    """Call a model as an application."""
+    """Call a model as an application would."""
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
     headers = {"Authorization": f"Bearer {key.secret}", "X-Title": app}
     assert httpx.post(f"{world.url}/api/v1/chat/completions", json=body, headers=headers).status_code == 200
 
 
 async def used_until_due(world: FakeWorld, **retirement: Any) -> StoredKey:
-    """A superseded key that two applications used after it was superseded, and that is due."""
+    """Return a key that is due, and that two applications have used since it was superseded."""
     quiet = {"retire_when": "unused", "quiet_time": timedelta(hours=2), "max_overlap": timedelta(days=2)}
     world.change(retirement={**quiet, **retirement})
     await world.rotate()
@@ -48,7 +48,7 @@ USED = (
 
 @pytest.mark.parametrize("tells_last_use", [True, False])
 async def test_a_postponed_key_is_told_of_with_its_users(world: FakeWorld, tells_last_use: bool) -> None:
-    """The note and the event name application, model and time, and nobody who uses the current key."""
+    """The note and the event name application, model and time, but no consumer of the current key."""
     world.openrouter.with_last_used_at = tells_last_use
     await used_until_due(world)
 
@@ -60,7 +60,7 @@ async def test_a_postponed_key_is_told_of_with_its_users(world: FakeWorld, tells
 
 
 async def test_a_kept_key_is_told_of_with_its_users(world: FakeWorld) -> None:
-    """The failure of a run that keeps a used key says whose consumer is to be moved."""
+    """The failed run that keeps a used key says whose consumer must be moved."""
     former = await used_until_due(world, on_still_used="keep")
     await world.retire()
     world.later(hours=23)
@@ -75,7 +75,7 @@ async def test_a_kept_key_is_told_of_with_its_users(world: FakeWorld) -> None:
 
 @pytest.mark.parametrize("status", [403, 404])
 async def test_without_analytics_the_sums_tell(world: FakeWorld, status: int) -> None:
-    """The key is postponed all the same, and nothing is said of its users."""
+    """The key is postponed nevertheless, because its total spending shows the use; its users are not named."""
     world.openrouter.lacks = {"analytics": status}
     await used_until_due(world)
 
@@ -85,7 +85,7 @@ async def test_without_analytics_the_sums_tell(world: FakeWorld, status: int) ->
 
 
 async def test_analytics_that_fail_do_not_fail_the_run(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the key is used is known without them."""
+    """Whether the key is used is known without analytics."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
     await used_until_due(world)
     world.app.state.faults.add(Fault(path="/analytics/", status=500, body=ERROR))
@@ -96,7 +96,7 @@ async def test_analytics_that_fail_do_not_fail_the_run(world: FakeWorld, monkeyp
 
 
 async def test_an_answer_about_every_key_is_not_believed(world: FakeWorld) -> None:
-    """Given a hash that the analytics cannot resolve, the query runs without its filter and would name anybody."""
+    """Given a hash that the analytics cannot resolve, OpenRouter drops the filter and reports other keys' users."""
     await world.rotate()
     use(world, await world.held(), "Checkout", "openai/gpt-4o")
     since = world.time - timedelta(days=1)
@@ -107,7 +107,7 @@ async def test_an_answer_about_every_key_is_not_believed(world: FakeWorld) -> No
 
 
 async def test_a_key_without_budget_is_verified_with_a_note(world: FakeWorld) -> None:
-    """402 and 403 say that a key is valid: it is published, and the note says that it may not spend."""
+    """402 and 403 prove that a key is valid, so it is published, with a note that it may not spend."""
     error = json.dumps({"error": {"code": 403, "message": "Workspace budget exceeded"}})
     world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body=error))
 

@@ -1,1 +1,1 @@
-"""The life of a key, with the real clients against the stand-ins and a clock that tests turn."""
+"""The life of a key, with the real clients against the stand-ins and a clock that the tests set."""

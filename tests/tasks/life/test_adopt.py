@@ -14,17 +14,17 @@ from tests.tasks.conftest import FakeWorld
 
 
 def existing(world: FakeWorld, **fields: object) -> StoredKey:
-    """A key that somebody made by hand."""
+    """Add a key that a person created by hand."""
     return world.openrouter.add_key(world.openrouter.accounts[0], {"name": "by hand", **fields})
 
 
 async def publish(world: FakeWorld, secret: str) -> None:
-    """Somebody put a secret into the destination by hand."""
+    """Write a secret into the destination by hand."""
     await world.block.awrite_secret(secret.encode())
 
 
 async def test_an_adopted_key_is_superseded_by_the_first_rotation_with_the_usual_overlap(world: FakeWorld) -> None:
-    """The key that consumers have had all along works until its overlap ends, and dies then."""
+    """The key that consumers already have works until its overlap ends, and is revoked then."""
     former = existing(world)
     await publish(world, former.secret)
     world.change(adopt=former.hash)
@@ -40,7 +40,7 @@ async def test_an_adopted_key_is_superseded_by_the_first_rotation_with_the_usual
 
 
 async def test_without_adoption_a_foreign_key_is_reported_and_never_revoked(world: FakeWorld) -> None:
-    """What the destination held stays alive, and the report says so."""
+    """The key in the destination stays alive, and the report names it."""
     former = existing(world)
     await publish(world, former.secret)
 
@@ -58,7 +58,7 @@ async def test_without_adoption_a_foreign_key_is_reported_and_never_revoked(worl
 
 
 async def test_a_key_can_be_adopted_before_any_destination_holds_it(world: FakeWorld) -> None:
-    """An empty destination does not keep a key from being adopted."""
+    """An empty destination does not contradict an adoption; only one with another key does."""
     former = existing(world)
     world.change(adopt=former.hash)
 
@@ -68,7 +68,7 @@ async def test_a_key_can_be_adopted_before_any_destination_holds_it(world: FakeW
 
 
 async def test_a_key_that_another_rotation_has_adopted_is_left_to_it(world: FakeWorld) -> None:
-    """Otherwise one rotation would end the key that the other one's consumers use."""
+    """Otherwise one rotation would revoke the key that consumers of the other one read."""
     former = existing(world)
     world.other_stores["other"] = Memory()
     world.other_stores["other"].value = {"format": 1, "current": {"hash": former.hash}}
@@ -80,7 +80,7 @@ async def test_a_key_that_another_rotation_has_adopted_is_left_to_it(world: Fake
 
 
 async def test_an_adopted_key_ends_after_its_ledger_was_lost(world: FakeWorld) -> None:
-    """The key that replaced it is at the destination: that is no reason to stop."""
+    """The destination holds the key that replaced it, which must not prevent its end."""
     former = existing(world)
     await publish(world, former.secret)
     world.change(adopt=former.hash)
@@ -95,7 +95,7 @@ async def test_an_adopted_key_ends_after_its_ledger_was_lost(world: FakeWorld) -
 
 
 async def test_the_hash_may_stay_on_the_rotation(world: FakeWorld) -> None:
-    """Later rotations take no notice of a key that was adopted and revoked long ago."""
+    """Later rotations ignore the hash of a key that was adopted and revoked long ago."""
     former = existing(world)
     world.change(adopt=former.hash, overlap=timedelta(0))
     await world.rotate()
@@ -118,7 +118,7 @@ async def test_the_hash_may_stay_on_the_rotation(world: FakeWorld) -> None:
 async def test_what_cannot_be_adopted_is_refused_before_anything_is_created(
     world: FakeWorld, case: str, words: str
 ) -> None:
-    """One sentence names the field; no key is made and nothing is published."""
+    """One sentence names the field; no key is created and nothing is published."""
     account = world.openrouter.accounts[0]
     if case == "another account's":
         account = world.openrouter.add_account("sk-or-v1-another")
@@ -150,5 +150,5 @@ async def test_what_cannot_be_adopted_is_refused_before_anything_is_created(
     ],
 )
 def test_a_label_agrees_with_the_key_that_it_abbreviates(label: str, secret: str | None, agrees: bool | None) -> None:
-    """Beginning and end tell; a secret that is no key of OpenRouter tells nothing."""
+    """Beginning and end must match; about a secret that is no OpenRouter key, a label says nothing."""
     assert label_agrees(label, None if secret is None else SecretStr(secret)) is agrees

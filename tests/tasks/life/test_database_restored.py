@@ -1,4 +1,4 @@
-"""Prefect's database is restored from a backup, pruned, or lost: which keys are found again, and how it ends."""
+"""Prefect's database was restored from a backup, pruned or lost: which keys a run finds, and when they end."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def spare(world: FakeWorld) -> StoredKey:
-    """A key that this rotation made and nobody holds."""
+    """Create a key of this rotation that no destination holds."""
     name = f"{marker('checkout', uuid4(), world.id)} spare"
     return world.openrouter.add_key(world.openrouter.accounts[0], {"name": name, "limit": 5})
 
 
 async def test_the_next_run_takes_up_every_key_that_was_made_after_the_backup(world: FakeWorld) -> None:
-    """A destination holds a key that the ledger does not know; all are superseded with their overlap, and then end."""
+    """Given a destination whose key the ledger does not know, all unknown keys are superseded, with an overlap."""
     await restored(world, rotations=2)
     held = await world.held()
 
@@ -44,7 +44,7 @@ async def test_the_next_run_takes_up_every_key_that_was_made_after_the_backup(wo
 async def test_a_backup_from_the_middle_of_a_rotation_ends_no_key_that_is_held(
     world: FakeWorld, entry: str, what: str
 ) -> None:
-    """The restored ledger waits for a key as one that was left behind, and that key was published since."""
+    """The restored ledger waits for a key as if it were left behind, but that key has been published since."""
     await world.rotate()
     before, run_id = world.ledger, uuid4()
     await world.rotate(run_id=run_id)
@@ -67,7 +67,7 @@ async def test_a_backup_from_the_middle_of_a_rotation_ends_no_key_that_is_held(
 
 
 async def test_keys_for_which_the_ledger_has_no_room_do_not_stop_the_rotation(world: FakeWorld) -> None:
-    """What destinations hold comes first; an audit settles the others."""
+    """The keys in destinations are recorded first; an audit settles the others."""
     await restored(world, rotations=8)
     held = await world.held()
     others = [await spare(world) for _ in range(12)]
@@ -85,7 +85,7 @@ async def test_keys_for_which_the_ledger_has_no_room_do_not_stop_the_rotation(wo
 
 
 async def test_an_emergency_after_a_restore_ends_the_unknown_keys_at_once(world: FakeWorld) -> None:
-    """Whatever the ledger knew when it began."""
+    """A key counts as leaked even if the ledger did not know it when the emergency began."""
     await restored(world)
 
     await world.rotate(emergency=True)
@@ -107,7 +107,7 @@ async def test_a_key_of_another_installation_is_never_taken_up(world: FakeWorld)
 
 
 async def test_what_a_person_put_into_a_destination_is_replaced_and_not_revoked(world: FakeWorld) -> None:
-    """A key of the account that no rotation made is looked for, and found to be nobody's here."""
+    """The run searches for its owner, finds that no rotation made it, and leaves it alive."""
     await world.rotate()
     key = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "by hand", "limit": 5})
     await world.block.awrite_secret(key.secret.encode())
@@ -119,7 +119,7 @@ async def test_what_a_person_put_into_a_destination_is_replaced_and_not_revoked(
 
 
 async def test_a_plan_after_a_restore_says_that_keys_will_be_looked_for(world: FakeWorld) -> None:
-    """Whoever asks first what a run would do is not surprised by it."""
+    """A person who asks for a plan first must not be surprised by the search."""
     await restored(world)
     run = world.open()
 
@@ -130,7 +130,7 @@ async def test_a_plan_after_a_restore_says_that_keys_will_be_looked_for(world: F
 
 
 async def test_a_lost_ledger_is_recovered_although_its_flow_runs_were_pruned(world: FakeWorld) -> None:
-    """Who made a key stands in its name, not in what Prefect remembers of its runs."""
+    """A key's name contains its rotation and installation, so the search does not depend on Prefect's flow runs."""
     await world.rotate()
     former = await world.held()
     world.store.value = None
@@ -142,7 +142,7 @@ async def test_a_lost_ledger_is_recovered_although_its_flow_runs_were_pruned(wor
 
 
 async def test_a_rotation_in_steady_state_does_not_ask_which_installation_it_is(world: FakeWorld) -> None:
-    """Its ledger remembers it."""
+    """The ledger records the id, which saves a request in every run."""
     for _ in range(3):
         await world.rotate()
 
@@ -153,7 +153,7 @@ async def test_a_rotation_in_steady_state_does_not_ask_which_installation_it_is(
 
 
 async def test_the_id_that_a_ledger_remembers_is_its_own(world: FakeWorld) -> None:
-    """The variable was set to another id since; keys with either are this installation's."""
+    """Given that a person has changed the variable since, keys with either id are this installation's."""
     await world.rotate()
     former = await world.held()
     world.other_stores["billing"], world.store = world.store, type(world.store)()
@@ -166,7 +166,7 @@ async def test_the_id_that_a_ledger_remembers_is_its_own(world: FakeWorld) -> No
 
 
 async def test_the_next_run_replaces_a_revoked_key_and_says_so(world: FakeWorld) -> None:
-    """One that would find the key too young as well."""
+    """Even a scheduled run that would find the key too young replaces it."""
     await revoked_key_is_back(world)
     world.change(minimum_age="P7D")
 
@@ -178,7 +178,7 @@ async def test_the_next_run_replaces_a_revoked_key_and_says_so(world: FakeWorld)
 
 
 async def test_a_policy_of_use_holds_for_a_key_that_was_found_again(world: FakeWorld) -> None:
-    """A key that somebody still uses is not revoked before it is quiet."""
+    """Under a policy of use, a key that is still in use is not revoked before its quiet time."""
     world.change(retirement=Retirement(retire_when="unused").model_dump())
     await restored(world)
     held = await world.held()

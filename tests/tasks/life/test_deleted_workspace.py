@@ -1,4 +1,4 @@
-"""A workspace that was deleted, with what was in it, stops no run of the rotation that has left it."""
+"""A deleted workspace, with the keys in it, fails no run of a rotation that has left it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.tasks.audit.account import only
 from tests.tasks.conftest import FakeWorld
 
 REFUSALS = [None, 404, 400]
-"""What OpenRouter may answer to a list of the keys of a workspace that it does not know; `None` for an empty list."""
+"""How OpenRouter may answer a list of keys in an unknown workspace; `None` for an empty list."""
 
 
 async def left_in_a_workspace(world: FakeWorld, entry: str) -> tuple[UUID, str]:
-    """A rotation that has moved out of a workspace in which a create has no known outcome."""
+    """Let a rotation leave a workspace with a create of unknown outcome; return the create's run and the workspace."""
     workspace, lost = world.other_workspace(), uuid4()
     world.change(key={"workspace_id": workspace})
     await world.rotate()
@@ -37,7 +37,7 @@ async def left_in_a_workspace(world: FakeWorld, entry: str) -> tuple[UUID, str]:
 async def test_a_create_that_was_lost_in_a_deleted_workspace_stops_no_run(
     world: FakeWorld, entry: str, refusal: int | None
 ) -> None:
-    """The key died with its workspace; the destination gets a new one, and the ledger forgets the other."""
+    """The key died with its workspace, so the ledger drops the create, and the destination gets a new key."""
     _, workspace = await left_in_a_workspace(world, entry)
     world.delete_workspace(workspace)
     world.openrouter.unknown_workspace_status = refusal
@@ -56,7 +56,7 @@ async def test_a_create_that_was_lost_in_a_deleted_workspace_stops_no_run(
 async def test_a_create_that_was_lost_in_a_deleted_workspace_can_be_written_off(
     world: FakeWorld, refusal: int, without_workspaces: bool
 ) -> None:
-    """In an account that shows no workspaces too, where its keys tell."""
+    """This works in an account that does not list its workspaces, too, because its keys name those that exist."""
     lost, workspace = await left_in_a_workspace(world, "unresolved")
     world.delete_workspace(workspace)
     world.openrouter.unknown_workspace_status = refusal
@@ -69,7 +69,7 @@ async def test_a_create_that_was_lost_in_a_deleted_workspace_can_be_written_off(
 
 @pytest.mark.parametrize("status", [404, 400])
 async def test_a_refused_list_of_a_workspace_that_exists_forgets_nothing(world: FakeWorld, status: int) -> None:
-    """The key may be alive in it: the run fails, and so does the writing off."""
+    """The key may be alive there, so the run fails, and the write-off is refused."""
     lost, _ = await left_in_a_workspace(world, "unresolved")
     world.app.state.faults.add(Fault("before", "GET", "/keys", status=status))
     world.later(hours=48)
@@ -81,7 +81,7 @@ async def test_a_refused_list_of_a_workspace_that_exists_forgets_nothing(world: 
 
 
 async def test_of_keys_in_a_deleted_workspace_nobody_is_asked_only_for_another_management_key(world: FakeWorld) -> None:
-    """No management key can revoke them: a new key comes by a rotation, and the old one is written off."""
+    """No management key can revoke them: a rotation replaces the current key, and the old ones are written off."""
     workspace = world.other_workspace()
     world.change(key={"workspace_id": workspace})
     await world.rotate()

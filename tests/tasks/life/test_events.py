@@ -1,4 +1,4 @@
-"""What a rotation tells of, in which order."""
+"""The events of a rotation, and their order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def test_a_rotation_tells_each_step(world: FakeWorld) -> None:
-    """From the key's creation to the moment when every destination holds it."""
+    """Events report each step from the creation of the key until every destination holds it."""
     await world.rotate()
 
     assert [event for event, _ in world.events] == [
@@ -21,7 +21,7 @@ async def test_a_rotation_tells_each_step(world: FakeWorld) -> None:
 
 
 async def test_a_retry_tells_again_that_the_rotation_is_completed(world: FakeWorld) -> None:
-    """The process may have died before it told anybody, and then consumers would not have been restarted."""
+    """The process may have died before it sent the event, and consumers would not be restarted without it."""
     run_id = uuid4()
     await world.rotate(run_id=run_id)
     world.events.clear()
@@ -33,7 +33,7 @@ async def test_a_retry_tells_again_that_the_rotation_is_completed(world: FakeWor
 
 
 async def test_a_scheduled_run_that_leaves_a_young_key_alone_tells_nothing(world: FakeWorld) -> None:
-    """Nothing has changed, so no consumer is restarted."""
+    """Nothing has changed, so no consumer needs a restart."""
     world.change(minimum_age="P7D")
     await world.rotate()
     world.events.clear()

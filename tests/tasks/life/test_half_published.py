@@ -1,4 +1,4 @@
-"""A key that an interrupted run has published, and that the next one finishes or gives up."""
+"""A key that an interrupted run has published, which the next run finishes or gives up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def interrupted(world: FakeWorld, *, published: bool = True) -> None:
-    """A run ends with the publishing of its key, or just before."""
+    """Interrupt a run right after it has published its key, or just before."""
 
     async def publish(run: Run, key: VerifiedKey, name: str) -> None:
         if published:
@@ -26,7 +26,7 @@ async def interrupted(world: FakeWorld, *, published: bool = True) -> None:
 
 
 async def lose_the_ledger(world: FakeWorld) -> None:
-    """The ledger is deleted, and only the key that consumers hold tells its limit."""
+    """Delete the ledger, so that the limit is known only from the key that consumers hold."""
     world.change(key={"inherit": True, "limit_usd": None, "limit_reset": "none"})
     await world.rotate()
     held = (await world.held()).hash
@@ -35,7 +35,7 @@ async def lose_the_ledger(world: FakeWorld) -> None:
 
 
 async def test_a_key_of_another_connection_than_the_rotation_has_now_is_given_up(world: FakeWorld) -> None:
-    """Given a connection that was changed since, the rotation goes on with a key of the new one."""
+    """Given a connection that was changed since, the rotation continues with a key of the new one."""
     world.connections.add("other")
     await world.rotate()
     await interrupted(world)
@@ -54,7 +54,7 @@ async def test_a_key_of_another_connection_than_the_rotation_has_now_is_given_up
 async def test_a_key_that_is_given_up_after_the_ledger_was_lost_leaves_its_settings_known(
     world: FakeWorld, published: bool
 ) -> None:
-    """Given a store whose writes may be late, and an emergency or a run after one that was interrupted."""
+    """Given a store with late writes, the next run, or an emergency, still inherits the limit from the key given up."""
     await lose_the_ledger(world)
     with mock.patch.object(type(world.block), "late_writes", timedelta(minutes=1)):
         await interrupted(world, published=published)

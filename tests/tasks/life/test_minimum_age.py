@@ -1,4 +1,4 @@
-"""A scheduled run soon after another rotation does not rotate again."""
+"""A scheduled run soon after another rotation makes no further key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def young(world: FakeWorld) -> str:
-    """A rotation that a person has just run; the hash of its key."""
+    """Rotate as a person would, and return the hash of the new key."""
     world.change(minimum_age=timedelta(days=7))
     await world.rotate()
     world.later(days=1)
@@ -18,7 +18,7 @@ async def young(world: FakeWorld) -> str:
 
 
 async def test_a_scheduled_run_leaves_a_young_key_alone_and_says_why(world: FakeWorld) -> None:
-    """No key is made, and the message tells the reason."""
+    """No key is created, and the message gives the reason."""
     held = await young(world)
 
     message = await world.rotate(scheduled_for=world.time)
@@ -30,7 +30,7 @@ async def test_a_scheduled_run_leaves_a_young_key_alone_and_says_why(world: Fake
 
 @pytest.mark.parametrize("emergency", [False, True], ids=["a person", "an emergency"])
 async def test_a_persons_run_always_rotates(world: FakeWorld, emergency: bool) -> None:
-    """Whoever presses Run gets a new key."""
+    """Whoever starts a run by hand expects a new key."""
     held = await young(world)
 
     await world.rotate(emergency=emergency)
@@ -39,7 +39,7 @@ async def test_a_persons_run_always_rotates(world: FakeWorld, emergency: bool) -
 
 
 async def test_an_old_enough_key_is_rotated_by_schedule(world: FakeWorld) -> None:
-    """After its minimum age the schedule counts again."""
+    """Once the key has reached its minimum age, the schedule applies again."""
     held = await young(world)
     world.later(days=6)
 
@@ -49,7 +49,7 @@ async def test_an_old_enough_key_is_rotated_by_schedule(world: FakeWorld) -> Non
 
 
 async def test_a_young_key_that_is_dead_is_replaced(world: FakeWorld) -> None:
-    """A key that somebody has deleted by hand is no reason to do nothing."""
+    """A young key that a person has deleted by hand leaves consumers without a key."""
     await young(world)
     world.openrouter.delete_key(await world.held())
 
@@ -59,7 +59,7 @@ async def test_a_young_key_that_is_dead_is_replaced(world: FakeWorld) -> None:
 
 
 async def test_a_destination_that_does_not_hold_the_young_key_gets_a_new_one(world: FakeWorld) -> None:
-    """A destination changed by hand is put right by the schedule, too."""
+    """A destination that was changed by hand is repaired by the schedule, too."""
     await young(world)
     await world.block.awrite_secret(b"something else")
 
@@ -69,7 +69,7 @@ async def test_a_destination_that_does_not_hold_the_young_key_gets_a_new_one(wor
 
 
 async def test_what_is_due_is_revoked_all_the_same(world: FakeWorld) -> None:
-    """A run that makes no key still ends the overlap of older ones."""
+    """A run that creates no key still revokes those whose overlap has ended."""
     world.change(minimum_age=timedelta(days=7))
     await world.rotate()
     await world.rotate()
@@ -81,7 +81,7 @@ async def test_what_is_due_is_revoked_all_the_same(world: FakeWorld) -> None:
 
 
 async def test_a_week_of_late_runs_rotates_once(world: FakeWorld) -> None:
-    """A scheduler or a worker that was down for a week leaves late runs behind; the first of them rotates for all."""
+    """After a week without scheduler or worker many late runs start; the first one rotates on behalf of all."""
     await world.rotate()
     late = [world.time + timedelta(days=day) for day in range(1, 8)]
     world.later(days=7, hours=1)
@@ -94,7 +94,7 @@ async def test_a_week_of_late_runs_rotates_once(world: FakeWorld) -> None:
 
 
 async def test_the_next_run_in_time_rotates_again(world: FakeWorld) -> None:
-    """What was late does not make the schedule skip its next turn."""
+    """A late rotation must not let the schedule skip the next regular one."""
     await world.rotate()
     world.later(days=1)
     await world.rotate(scheduled_for=world.time - timedelta(hours=3))

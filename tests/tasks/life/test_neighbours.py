@@ -14,23 +14,23 @@ from tests.tasks.conftest import FakeWorld
 
 
 class Crowded(Destination):
-    """A destination where somebody writes a field right before our writes."""
+    """A destination in which somebody else writes a field immediately before each of our writes."""
 
     def __init__(self, block: Any, writes: list[tuple[str, str]]) -> None:
         self._block = block
         self._writes = writes
 
     def place(self) -> str:
-        """The block's."""
+        """Return the place of the block."""
         return str(self._block.place())
 
     async def read_content(self) -> Content:
-        """Read the block."""
+        """Read the block's content."""
         content: Content = await self._block.read_content()
         return content
 
     async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
-        """Have the next one of them write, then write."""
+        """Let a neighbour write first, then write."""
         if self._writes:
             field, text = self._writes.pop(0)
             beside = self._block.model_copy(update={"field": field})
@@ -40,7 +40,7 @@ class Crowded(Destination):
 
 @pytest.fixture
 def crowd(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Who writes what before each of our writes."""
+    """The fields and values that neighbours write, one before each of our writes."""
     writes: list[tuple[str, str]] = []
 
     async def destination(_name: str) -> Destination:
@@ -54,7 +54,7 @@ def crowd(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, 
 async def test_a_write_to_a_field_beside_the_key_does_not_fail_the_run(
     world: FakeWorld, crowd: list[tuple[str, str]], times: int
 ) -> None:
-    """Check-and-set refuses our write for the sake of the neighbour's: both fields are there in the end."""
+    """Check-and-set rejects our write because of the neighbour's; after a repetition, both fields are there."""
     await world.rotate()
     crowd += [("neighbour", f"key {number}") for number in range(times)]
 
@@ -71,7 +71,7 @@ async def test_a_write_to_a_field_beside_the_key_does_not_fail_the_run(
 async def test_neighbours_who_never_stop_end_the_run_with_a_plain_sentence(
     world: FakeWorld, crowd: list[tuple[str, str]]
 ) -> None:
-    """After some tries the run gives up; consumers keep the former key, and a Retry finishes."""
+    """After a bounded number of attempts the run fails; consumers keep the former key, and a Retry finishes."""
     await world.rotate()
     former = await world.held()
     crowd += [("neighbour", f"key {number}") for number in range(WRITES)]
@@ -85,7 +85,7 @@ async def test_neighbours_who_never_stop_end_the_run_with_a_plain_sentence(
 
 
 async def test_a_change_of_the_key_itself_is_not_overwritten(world: FakeWorld, crowd: list[tuple[str, str]]) -> None:
-    """Who writes our own field between our look and our write is not a neighbour: the run stops."""
+    """A write to our own field between our read and our write is no neighbour's, so the run stops."""
     await world.rotate()
     crowd += [("value", "written by somebody")]
 

@@ -1,4 +1,4 @@
-"""What a destination holds before its first rotation: what is no key is not lost without being asked for."""
+"""A destination's content before the first rotation: a value that is no key is replaced only on request."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PLACE = "vault-secret/checkout"
 
 
 async def hold(world: FakeWorld, value: str) -> None:
-    """Somebody keeps a value in the destination."""
+    """Put a value into the destination by hand."""
     await world.block.awrite_secret(value.encode())
 
 
 @pytest.mark.parametrize("emergency", [False, True])
 async def test_a_value_that_is_no_key_is_refused_before_anything_is_created(world: FakeWorld, emergency: bool) -> None:
-    """Given a database's URL, the first rotation names destination and field, shows no value, and changes nothing."""
+    """Given a database's URL, the first rotation names destination and field, quotes no value, and changes nothing."""
     await hold(world, DATABASE)
     before = world.everything()
 
@@ -58,7 +58,7 @@ async def test_a_value_that_may_be_lost_is_replaced(world: FakeWorld) -> None:
 
 @pytest.mark.parametrize("value", [" ", "not-yet-rotated", "not-yet-rotated\n", "sk-or-v1-made-by-hand"])
 async def test_a_placeholder_or_another_key_is_replaced_without_asking(world: FakeWorld, value: str) -> None:
-    """Given nothing, the documented placeholder, or a key of OpenRouter, the first rotation publishes there."""
+    """Given an empty place, the documented placeholder or an OpenRouter key, the first rotation publishes there."""
     await hold(world, value)
 
     await world.rotate()
@@ -67,7 +67,7 @@ async def test_a_placeholder_or_another_key_is_replaced_without_asking(world: Fa
 
 
 async def test_a_destination_of_the_rotation_is_healed_whatever_somebody_has_put_there(world: FakeWorld) -> None:
-    """Given a destination that has held a key of this rotation, the next rotation brings the key back."""
+    """Given a destination that has already held a key of this rotation, the next one publishes over any other value."""
     await world.rotate()
     await hold(world, DATABASE)
 
@@ -77,7 +77,7 @@ async def test_a_destination_of_the_rotation_is_healed_whatever_somebody_has_put
 
 
 async def test_a_half_published_rotation_does_not_make_a_value_ones_own(world: FakeWorld) -> None:
-    """Given a first run that failed before it published, what somebody has put there since is refused."""
+    """Given a first run that failed before it published, a value that was put there since is protected."""
     world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
     await world.failure(world.rotate())
     world.app.state.faults.clear()
@@ -94,12 +94,12 @@ async def test_a_half_published_rotation_does_not_make_a_value_ones_own(world: F
     [(None, True), ("", True), ("not-yet-rotated", True), ("sk-or-v1-x", True), ("sk-live-x", False), ("5", False)],
 )
 def test_what_may_be_replaced(value: str | None, may_be: bool) -> None:
-    """Nothing, the placeholder, and whatever begins as a key of OpenRouter does."""
+    """Replaceable are an empty place, the placeholder, and everything that begins like an OpenRouter key."""
     assert may_be_replaced(None if value is None else SecretStr(value)) is may_be
 
 
 def test_overwrite_names_destinations_only() -> None:
-    """A name that is no destination is refused, because it can only be a mistake."""
+    """Another name can only be a mistake, so it is refused."""
     fields: dict[str, Any] = {"name": "a", "connection": "b", "key": {"name": "c"}, "destinations": [PLACE]}
 
     with pytest.raises(ConfigurationError, match=r"^rotation\.overwrite: each must be one of"):

@@ -1,4 +1,4 @@
-"""A block is edited to point to another place, or taken out: what it leaves is said, and dies no sooner."""
+"""A block was edited to another place, or removed: the run names the key at its former place, which ends no sooner."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ OVERLAP = timedelta(hours=24)
 
 
 def edit(world: FakeWorld, path: str = "") -> str:
-    """Let the block point to another path, or make it anew there; return where it pointed before."""
+    """Point the block to another path, or create it anew there; return its former place."""
     former, block = world.block.place(), world.block
     world.block = block.model_copy(update={"path": path or f"{block.path}-moved"})
     return former
 
 
 async def test_a_run_says_which_key_the_former_place_holds_and_until_when(world: FakeWorld) -> None:
-    """Given a block that was edited to another path, the former key lives for its overlap, and the message says so."""
+    """Given a block that was edited to another path, the key there lives for its overlap, and the message says so."""
     await world.rotate()
     former_key, former = await world.held(), edit(world)
 
@@ -43,7 +43,7 @@ async def test_a_run_says_which_key_the_former_place_holds_and_until_when(world:
 
 
 async def test_a_run_that_finds_the_key_too_young_says_what_the_former_place_holds(world: FakeWorld) -> None:
-    """It ends what is due as any other run does, and so it names who may still read a superseded key."""
+    """Such a run revokes what is due like any other, so it names who may still read a superseded key."""
     await world.rotate()
     former = edit(world)
     await world.rotate()
@@ -56,7 +56,7 @@ async def test_a_run_that_finds_the_key_too_young_says_what_the_former_place_hol
 
 
 async def test_the_retirement_says_that_the_former_place_holds_a_dead_key(world: FakeWorld) -> None:
-    """Given that the overlap has ended, the key is revoked, and whoever still reads it there is named."""
+    """Given that the overlap has ended, the key is revoked, and the message names the place that still holds it."""
     await world.rotate()
     former_key, former = await world.held(), edit(world)
     await world.rotate()
@@ -72,7 +72,7 @@ async def test_the_retirement_says_that_the_former_place_holds_a_dead_key(world:
 async def test_a_key_that_ends_at_once_ends_at_the_former_place_too_and_the_run_says_so(
     world: FakeWorld, emergency: bool
 ) -> None:
-    """Given no overlap, somebody has asked for the former key to end as soon as the new one is published."""
+    """Given no overlap, a person has chosen that the former key ends as soon as the new one is published."""
     world.change(overlap=OVERLAP if emergency else timedelta(0))
     await world.rotate()
     former_key, former = await world.held(), edit(world)
@@ -84,7 +84,7 @@ async def test_a_key_that_ends_at_once_ends_at_the_former_place_too_and_the_run_
 
 
 async def test_a_destination_that_was_taken_out_is_a_former_place_too(world: FakeWorld) -> None:
-    """Given that the rotation names another destination now, the run says the same about the one that it has left."""
+    """Given that the rotation names another destination now, the run reports the one that it has left likewise."""
     await world.rotate()
     former_key, former = await world.held(), edit(world)
     world.change(destinations=["vault-secret/other"])
@@ -95,7 +95,7 @@ async def test_a_destination_that_was_taken_out_is_a_former_place_too(world: Fak
 
 
 async def test_another_block_of_the_same_place_leaves_nothing(world: FakeWorld) -> None:
-    """Given a block of another name for the same path, nothing is said: consumers read the new key there."""
+    """Given another block for the same path, there is nothing to report, because consumers read the new key there."""
     await world.rotate()
     world.change(destinations=["vault-secret/other"])
 
@@ -106,7 +106,7 @@ async def test_another_block_of_the_same_place_leaves_nothing(world: FakeWorld) 
 
 
 async def test_a_place_to_which_the_rotation_returns_is_left_no_more(world: FakeWorld) -> None:
-    """Given a block that was edited back, its place holds the newest key, and only the other one is named."""
+    """Given a block that was edited back, its place holds the newest key, and only the other place is reported."""
     await world.rotate()
     path = world.block.path
     edit(world)
@@ -119,7 +119,7 @@ async def test_a_place_to_which_the_rotation_returns_is_left_no_more(world: Fake
 
 
 async def test_a_half_published_key_lives_where_nobody_can_look_any_more(world: FakeWorld) -> None:
-    """Given a run that died after it had published, and a block edited since, the key gets its overlap."""
+    """Given a run that died after publishing, and a block edited since, the key gets its overlap."""
     await world.rotate()
     with mock.patch.object(Ledger, "published", side_effect=ServiceError("The process died.")):
         await world.failure(world.rotate())
@@ -135,7 +135,7 @@ async def test_a_half_published_key_lives_where_nobody_can_look_any_more(world: 
 
 
 async def test_a_restored_key_is_not_left_at_the_place_to_which_it_returns(world: FakeWorld) -> None:
-    """Given that the superseded key is brought back after an edit, what it replaces is left where it was."""
+    """Given a restore after an edit, only the key that it replaces is still at a former place."""
     await world.rotate()
     await world.rotate()
     replaced, former = await world.held(), edit(world)
@@ -150,7 +150,7 @@ async def test_a_restored_key_is_not_left_at_the_place_to_which_it_returns(world
 
 @pytest.mark.parametrize("overlap", [OVERLAP, timedelta(0)])
 async def test_a_plan_says_it_before_anything_happens(world: FakeWorld, overlap: timedelta) -> None:
-    """Given an edited block, a plan names the former place, its key, and when that would end."""
+    """Given an edited block, the plan names the former place, its key, and when that would end."""
     world.change(overlap=overlap)
     await world.rotate()
     key, former = await world.held(), edit(world)
@@ -164,7 +164,7 @@ async def test_a_plan_says_it_before_anything_happens(world: FakeWorld, overlap:
 
 
 async def test_an_audit_says_it_before_the_rotation_and_after(world: FakeWorld) -> None:
-    """Given an edited block, the audit calls it moved, not overwritten; after the rotation it tells of the end."""
+    """Given an edited block, the audit reports a move, not a manual change; after the rotation, when the key ends."""
     await world.rotate()
     former = edit(world)
 
@@ -179,7 +179,7 @@ async def test_an_audit_says_it_before_the_rotation_and_after(world: FakeWorld) 
 
 
 async def test_a_ledger_of_an_earlier_format_does_not_say_that_a_block_was_edited(world: FakeWorld) -> None:
-    """Given a ledger without places, nobody knows where the key was published, and nothing is claimed."""
+    """Given a ledger without places, it is unknown where the key was published, so nothing is reported."""
     await world.rotate()
     value = world.store.value
     del value["current"]["places"]
@@ -191,7 +191,7 @@ async def test_a_ledger_of_an_earlier_format_does_not_say_that_a_block_was_edite
 
 
 async def test_places_take_no_room_from_keys(world: FakeWorld) -> None:
-    """Given a full ledger, the places that were left are dropped, and the rotation is done."""
+    """Given a full ledger, the former places are dropped from it, and the rotation completes."""
     world.change(overlap=timedelta(days=30))
     base = world.block.path
 
@@ -206,7 +206,7 @@ async def test_places_take_no_room_from_keys(world: FakeWorld) -> None:
 
 
 async def test_a_failed_publish_to_the_new_place_ends_nothing_at_the_former(world: FakeWorld) -> None:
-    """Given a new place that cannot be written, the former key stays the current one."""
+    """Given a new place that cannot be written, the former key stays current, and lives on."""
     await world.rotate()
     key = await world.held()
     edit(world)
@@ -219,7 +219,7 @@ async def test_a_failed_publish_to_the_new_place_ends_nothing_at_the_former(worl
 
 
 async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(world: FakeWorld) -> None:
-    """Given a block that was edited to where a database's URL is kept, the run refuses as a first run would."""
+    """Given a block that was edited to a place with a database's URL, the run refuses like a first run."""
     await world.rotate()
     edit(world)
     await world.block.awrite_secret(b"postgresql://checkout:hunter2@db/checkout")
@@ -232,7 +232,7 @@ async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(
 
 
 async def test_a_run_says_that_a_key_at_a_former_place_has_no_budget_left(world: FakeWorld) -> None:
-    """Given a budget that is carried over, its consumers there get 402 at once, and not when the overlap ends."""
+    """Given a carried budget, consumers there get 402 at once, and not only when the overlap ends."""
     world.change(key={"carry_budget": True})
     await world.rotate()
     world.spend(former_key := await world.held(), "1")

@@ -1,4 +1,4 @@
-"""A plan looks at everything and writes nothing."""
+"""A plan reads everything and writes nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def planned(world: FakeWorld, **who: Any) -> tuple[list[str], list[str]]:
-    """What a run would do now."""
+    """Return what a run would do now."""
     return await plan(world.open(**who), world.rotation)
 
 
 async def test_a_plan_of_a_first_rotation_names_every_step_and_writes_nothing(world: FakeWorld) -> None:
-    """Look for what was lost, create, verify, publish; and afterwards the world is what it was."""
+    """The steps are search, create, verify and publish; afterwards the world is unchanged."""
     vault: Any = world.block
     before = world.everything()
 
@@ -37,7 +37,7 @@ async def test_a_plan_of_a_first_rotation_names_every_step_and_writes_nothing(wo
 
 
 async def test_a_plan_changes_nothing_in_a_world_that_needs_mending(world: FakeWorld) -> None:
-    """An interrupted rotation and a due key are told, and left as they are."""
+    """An interrupted rotation and a due key are reported, and stay as they are."""
     world.change(overlap=timedelta(hours=1))
     await world.rotate()
     former = (await world.held()).label
@@ -65,7 +65,7 @@ async def test_a_plan_changes_nothing_in_a_world_that_needs_mending(world: FakeW
 
 
 async def test_a_plan_of_an_emergency_says_what_dies(world: FakeWorld) -> None:
-    """Every older key is named."""
+    """The plan names every older key, because all of them would be revoked."""
     await world.rotate()
     held = await world.held()
 
@@ -75,7 +75,7 @@ async def test_a_plan_of_an_emergency_says_what_dies(world: FakeWorld) -> None:
 
 
 async def test_a_plan_fails_where_a_run_would(world: FakeWorld) -> None:
-    """A management key that is not accepted is told before anybody runs anything."""
+    """A rejected management key is reported before anybody starts a run."""
     world.openrouter.accounts[0].management_keys.clear()
 
     assert "does not accept the management key" in await world.failure(planned(world))

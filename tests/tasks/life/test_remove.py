@@ -1,4 +1,4 @@
-"""A rotation is taken away for good."""
+"""A rotation is removed for good."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def rotated(world: FakeWorld) -> tuple[str, str]:
-    """A rotation with a superseded and a current key: their hashes."""
+    """Rotate twice, and return the hashes of the superseded and the current key."""
     await world.rotate()
     await world.rotate()
     return world.superseded.hash, (await world.held()).hash
 
 
 async def test_revoke_kills_every_key_and_forgets_the_ledger(world: FakeWorld) -> None:
-    """Nothing of the rotation is left, at OpenRouter or in Prefect."""
+    """Nothing of the rotation remains, neither at OpenRouter nor in Prefect."""
     await rotated(world)
 
     await world.remove(world.time)
@@ -38,7 +38,7 @@ async def test_revoke_kills_every_key_and_forgets_the_ledger(world: FakeWorld) -
 
 
 async def test_keep_leaves_the_current_key_to_its_user(world: FakeWorld) -> None:
-    """The current key lives on without a marker, so that nobody takes it for an orphan; older ones end as planned."""
+    """The current key lives on without its marker, so that it is not taken for an orphan; older keys end as planned."""
     former, current = await rotated(world)
 
     await world.remove(None)
@@ -53,7 +53,7 @@ async def test_keep_leaves_the_current_key_to_its_user(world: FakeWorld) -> None
 
 
 async def test_keep_until_revokes_the_current_key_on_its_date(world: FakeWorld) -> None:
-    """Until then it works, though no deployment is left; then the planned run revokes it and forgets the ledger."""
+    """Until then it works, though no deployment exists; then the scheduled run revokes it and closes the ledger."""
     _, current = await rotated(world)
     until = world.time + timedelta(days=10)
 
@@ -71,7 +71,7 @@ async def test_keep_until_revokes_the_current_key_on_its_date(world: FakeWorld) 
 
 
 async def test_no_key_outlives_the_date(world: FakeWorld) -> None:
-    """A long overlap is cut short by the removal."""
+    """The removal shortens a long overlap."""
     world.change(overlap=timedelta(days=300))
     await rotated(world)
     until = world.time + timedelta(days=1)
@@ -84,7 +84,7 @@ async def test_no_key_outlives_the_date(world: FakeWorld) -> None:
 
 
 async def test_a_removal_that_failed_midway_is_finished_by_a_retry(world: FakeWorld) -> None:
-    """The ledger knows what is left to revoke."""
+    """The ledger still has the keys that remain to be revoked."""
     await rotated(world)
     world.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=403))
     await world.failure(world.remove(world.time))
@@ -97,7 +97,7 @@ async def test_a_removal_that_failed_midway_is_finished_by_a_retry(world: FakeWo
 
 
 async def test_an_interrupted_rotation_is_removed_with_its_pending_key(world: FakeWorld) -> None:
-    """A key that was created and never published dies with the rotation."""
+    """A key that was created and never published is revoked with the rotation."""
     await world.rotate()
     world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
     await world.failure(world.rotate())
@@ -109,7 +109,7 @@ async def test_an_interrupted_rotation_is_removed_with_its_pending_key(world: Fa
 
 
 async def test_a_key_is_not_kept_while_it_is_not_clear_which_one(world: FakeWorld) -> None:
-    """Before anything is changed; so the unfinished rotation can still be retried."""
+    """The removal is refused before anything is changed, so a Retry can still finish the rotation."""
     await world.rotate()
     world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
     await world.failure(world.rotate())
@@ -124,13 +124,13 @@ async def test_a_key_is_not_kept_while_it_is_not_clear_which_one(world: FakeWorl
 
 
 def test_a_date_that_is_past_is_refused(world: FakeWorld) -> None:
-    """A mistyped year must not end the current key at once."""
+    """Otherwise a mistyped year would revoke the current key at once."""
     with pytest.raises(ConfigurationError, match=r"^keep_until: must be in the future\. Nothing was changed\.$"):
         end_of_keys(world.open(), world.time - timedelta(days=365), revoke=False)
 
 
 def test_a_date_too_far_ahead_is_refused(world: FakeWorld) -> None:
-    """No scheduler keeps a run for thousands of years: who means for ever says keep."""
+    """No scheduler keeps a run for thousands of years; whoever means forever can choose `keep`."""
     with pytest.raises(
         ConfigurationError, match=r"^keep_until: must not be more than 3650 days ahead; .* choose keep\."
     ):
@@ -138,7 +138,7 @@ def test_a_date_too_far_ahead_is_refused(world: FakeWorld) -> None:
 
 
 def test_a_retry_after_the_date_goes_on(world: FakeWorld) -> None:
-    """The date was ahead when the removal was started."""
+    """The date was in the future when the removal started."""
     until = world.time + timedelta(days=1)
     run = world.open(first_started=world.time, attempt=2)
     world.later(days=2)
@@ -147,7 +147,7 @@ def test_a_retry_after_the_date_goes_on(world: FakeWorld) -> None:
 
 
 async def test_a_kept_key_stays_its_users_when_the_rotation_comes_back(world: FakeWorld) -> None:
-    """The new rotation makes a key of its own, and ends the older ones, but not the one that was given away."""
+    """The new rotation creates its own key and revokes older ones, but not the one that was kept for its user."""
     former, kept = await rotated(world)
     await world.remove(None)
 
@@ -176,7 +176,7 @@ async def test_nothing_is_brought_back_from_a_removed_rotation(world: FakeWorld)
 async def test_older_keys_end_whatever_the_policy_was(
     world: FakeWorld, policy: dict[str, str], keep_for: timedelta | None
 ) -> None:
-    """Nobody is left to bring one back, or to decide about one that is still used."""
+    """After the removal, no run could restore such a key, and no person would decide about one that is still in use."""
     world.change(retirement=policy)
     former, _ = await rotated(world)
     await world.remove(None if keep_for is None else world.time + keep_for)
@@ -190,7 +190,7 @@ async def test_older_keys_end_whatever_the_policy_was(
 
 
 async def test_a_rotation_of_the_same_name_can_be_added_again(world: FakeWorld) -> None:
-    """Even while a key of the removed one is still kept."""
+    """This works while a key of the removed rotation is still kept, too."""
     await rotated(world)
     await world.remove(world.time + timedelta(days=10))
 
@@ -202,12 +202,12 @@ async def test_a_rotation_of_the_same_name_can_be_added_again(world: FakeWorld) 
 
 
 async def test_removing_what_is_not_there_is_no_error(world: FakeWorld) -> None:
-    """A removal may be repeated."""
+    """A removal can be repeated safely."""
     assert "removed" in await world.remove(world.time)
 
 
 async def test_a_removal_says_which_key_is_deleted_and_where_it_is_still_read(world: FakeWorld) -> None:
-    """Vault still holds the dead key: whoever reads it there has to move."""
+    """Vault still holds the revoked key, so whoever reads it there must move."""
     former, label = (world.key(each).label for each in await rotated(world))
 
     said = await world.remove(world.time)
@@ -217,7 +217,7 @@ async def test_a_removal_says_which_key_is_deleted_and_where_it_is_still_read(wo
 
 
 async def test_a_removal_with_a_date_says_what_then_ends_where(world: FakeWorld) -> None:
-    """Until then there is time to move the consumers."""
+    """Until then, consumers can be moved."""
     _, current = await rotated(world)
     until = world.time + timedelta(days=10)
 
@@ -227,7 +227,7 @@ async def test_a_removal_with_a_date_says_what_then_ends_where(world: FakeWorld)
 
 
 async def test_a_destination_is_emptied_before_its_key_is_deleted(world: FakeWorld) -> None:
-    """Nobody reads a dead key, and the next rotation of that name may begin there."""
+    """Nobody reads a revoked key there, and the next rotation of that name can start there."""
     await rotated(world)
 
     said = await world.remove(world.time, empty=True)
@@ -241,7 +241,7 @@ async def test_a_destination_is_emptied_before_its_key_is_deleted(world: FakeWor
 
 
 async def test_what_somebody_else_has_put_into_a_destination_is_not_emptied(world: FakeWorld) -> None:
-    """Only keys of the rotation are replaced."""
+    """Only keys of the rotation are replaced by the placeholder."""
     await rotated(world)
     await world.block.write_content(SecretStr("a password"), await world.block.read_content(), {})
 
@@ -251,7 +251,7 @@ async def test_what_somebody_else_has_put_into_a_destination_is_not_emptied(worl
 
 
 async def test_no_key_is_deleted_while_a_destination_cannot_be_emptied(world: FakeWorld) -> None:
-    """The removal fails before that, and a Retry goes on."""
+    """The removal fails before it revokes a key, and a Retry continues."""
     _, current = await rotated(world)
     world.vault.sealed = True
 
@@ -266,7 +266,7 @@ async def test_no_key_is_deleted_while_a_destination_cannot_be_emptied(world: Fa
 
 @pytest.mark.parametrize("empty", [False, True])
 async def test_a_plan_says_what_a_removal_does_with_keys_and_destinations(world: FakeWorld, empty: bool) -> None:
-    """Before anything is changed, and in the order in which it is done."""
+    """The plan lists the steps in their order, before anything is changed."""
     former, current = (world.key(each).label for each in await rotated(world))
 
     steps = plan_removal(world.ledger, "checkout", world.time, empty=empty)
@@ -284,7 +284,7 @@ async def test_a_plan_says_what_a_removal_does_with_keys_and_destinations(world:
 
 
 def test_a_kept_key_is_not_taken_from_its_readers() -> None:
-    """Whoever keeps the key keeps it where it is read."""
+    """Whoever keeps the key wants its readers to keep it, too, so the destination is not emptied."""
     with pytest.raises(
         ConfigurationError, match=r"^destinations: they can be emptied only if keys is revoke.* Nothing was changed\.$"
     ):
@@ -305,18 +305,18 @@ def test_a_kept_key_is_not_taken_from_its_readers() -> None:
     ],
 )
 def test_a_removal_that_is_not_meant_so_is_refused(confirm: str, keys: str, until: str | None, field: str) -> None:
-    """The name must be typed, and a date goes with keep-until only."""
+    """The name must be typed as confirmation, and only keep-until takes a date."""
     with pytest.raises(ConfigurationError, match=rf"^{field}: .* Nothing was changed\.$"):
         check_removal("checkout", confirm, keys, until)
 
 
 def test_a_date_is_read_with_its_zone() -> None:
-    """What a deployment stores as text is the same moment in UTC."""
+    """The text that a deployment stores is read as the same time in UTC."""
     assert parse_keep_until("2027-01-01T01:00:00+01:00") == datetime.fromisoformat("2027-01-01T00:00:00+00:00")
 
 
 async def added_again(world: FakeWorld) -> str:
-    """The rotation is added again after its removal, and rotates: the hash of its key."""
+    """Add the rotation again after its removal, and rotate; return the hash of its key."""
     world.later(hours=1)
     world.is_deployed = True
     await world.rotate()
@@ -341,7 +341,7 @@ async def test_a_retry_of_a_removal_that_completed_takes_nothing_away(world: Fak
 
 
 async def test_a_retry_of_a_removal_that_failed_takes_nothing_away_once_the_rotation_is_back(world: FakeWorld) -> None:
-    """Given that it has rotated since the removal was first started, a new run is asked for."""
+    """Given that it has rotated since the removal began, the Retry asks for a new run of the removal."""
     await world.rotate()
     run_id, first_started = uuid4(), world.time
     world.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=403))
@@ -356,7 +356,7 @@ async def test_a_retry_of_a_removal_that_failed_takes_nothing_away_once_the_rota
 
 
 async def test_a_rotation_that_was_added_again_keeps_the_key_that_its_destination_holds(world: FakeWorld) -> None:
-    """Given a removal with a date, and a rotation that could not rotate since, the key outlives the date."""
+    """Given a removal with a date, after which the added rotation could not rotate, the key outlives the date."""
     await world.rotate()
     former = await world.held()
     await world.remove(world.time + timedelta(days=1))
@@ -372,7 +372,7 @@ async def test_a_rotation_that_was_added_again_keeps_the_key_that_its_destinatio
 
 
 async def test_a_removal_empties_where_an_unfinished_rotation_has_published(world: FakeWorld) -> None:
-    """Given a first key that reached one destination of two, nobody reads the dead key there."""
+    """Given a first key that reached one of two destinations, that one is emptied, so nobody reads a dead key."""
     unwritable = world.block.model_copy(update={"path": "apps/unwritable"})
     places = {"vault-secret/checkout": world.block, "vault-secret/unwritable": unwritable}
 

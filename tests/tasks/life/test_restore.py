@@ -1,4 +1,4 @@
-"""Disable before delete, and bring back: judged by OpenRouter's own client and by Vault's."""
+"""Disable before delete, and restore: verified with OpenRouter's own client and with Vault's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def infisical_secret() -> AsyncIterator[blocks.InfisicalSecret]:
 
 
 async def with_a_disabled_key(world: FakeWorld) -> str:
-    """A rotation whose former key is disabled; its hash."""
+    """Rotate so that the former key is disabled, and return its hash."""
     world.change(retirement=DISABLE)
     await world.rotate()
     await world.rotate()
@@ -49,7 +49,7 @@ async def with_a_disabled_key(world: FakeWorld) -> str:
 
 
 async def test_a_superseded_key_is_disabled_first_and_deleted_later(world: FakeWorld) -> None:
-    """For three days the key is dead to consumers and can be brought back; then it is gone."""
+    """For three days consumers cannot use the key, but it can be restored; then it is deleted."""
     former = await with_a_disabled_key(world)
     with world.sdk() as sdk:
         disabled = sdk.api_keys.get(hash=former).data.disabled
@@ -64,14 +64,14 @@ async def test_a_superseded_key_is_disabled_first_and_deleted_later(world: FakeW
 
 
 async def test_the_deletion_of_a_disabled_key_is_scheduled(world: FakeWorld) -> None:
-    """A run of retire is planned for the end of the time in which the key can be brought back."""
+    """A retirement is scheduled for the end of the time in which the key can be restored."""
     await with_a_disabled_key(world)
 
     assert world.retirements[-1] == world.time + timedelta(days=3) == world.superseded.revoke_at
 
 
 async def test_a_disabled_key_comes_back_to_every_consumer(world: FakeWorld) -> None:
-    """restore-key enables the key, publishes it from Vault's older version, and supersedes the key in between."""
+    """restore-key enables it, publishes it from an older version in Vault, and supersedes the key in between."""
     former = await with_a_disabled_key(world)
     between = (await world.held()).hash
 
@@ -89,7 +89,7 @@ async def test_a_disabled_key_comes_back_to_every_consumer(world: FakeWorld) -> 
 
 
 async def test_the_key_in_between_can_be_restored_in_its_turn(world: FakeWorld) -> None:
-    """A restore can be undone by another one, as long as both keys are alive."""
+    """A restore can be undone by another one while both keys exist."""
     await with_a_disabled_key(world)
     between = (await world.held()).hash
     await world.restore()
@@ -100,7 +100,7 @@ async def test_the_key_in_between_can_be_restored_in_its_turn(world: FakeWorld) 
 
 
 async def test_a_chosen_key_is_brought_back(world: FakeWorld) -> None:
-    """Among several superseded keys the label says which one."""
+    """Among several superseded keys, the label identifies the one to restore."""
     world.change(retirement=DISABLE, overlap=timedelta(days=30))
     await world.rotate()
     first = await world.held()
@@ -115,7 +115,7 @@ async def test_a_chosen_key_is_brought_back(world: FakeWorld) -> None:
 async def test_a_destination_that_keeps_no_versions_is_told_before_anything_is_touched(
     world: FakeWorld, infisical_secret: blocks.InfisicalSecret
 ) -> None:
-    """Where only Infisical held the key, restore-key says so and changes nothing."""
+    """Given that only Infisical, without versions, held the key, restore-key says so and changes nothing."""
     world.block = infisical_secret
     former = await with_a_disabled_key(world)
     before = world.everything(), await world.held()
@@ -130,7 +130,7 @@ async def test_a_destination_that_keeps_no_versions_is_told_before_anything_is_t
 
 
 async def test_a_key_that_was_deleted_by_hand_cannot_come_back(world: FakeWorld) -> None:
-    """Consumers keep the current key, and the sentence says so."""
+    """Consumers keep the current key, and the message says so."""
     former = await with_a_disabled_key(world)
     current = (await world.held()).hash
     world.openrouter.delete_key(world.key(former))
@@ -142,7 +142,7 @@ async def test_a_key_that_was_deleted_by_hand_cannot_come_back(world: FakeWorld)
 
 
 async def test_a_restored_key_that_is_not_enabled_is_not_published(world: FakeWorld) -> None:
-    """If OpenRouter does not enable the key, no destination gets it."""
+    """A destination must not get a key that OpenRouter has not enabled."""
     await with_a_disabled_key(world)
     current = (await world.held()).hash
     world.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=403))
@@ -153,7 +153,7 @@ async def test_a_restored_key_that_is_not_enabled_is_not_published(world: FakeWo
 
 
 async def test_the_next_rotation_after_a_restore_is_like_any_other(world: FakeWorld) -> None:
-    """The restored key is superseded by the next one, with its overlap."""
+    """The next rotation supersedes the restored key with the usual overlap."""
     former = await with_a_disabled_key(world)
     await world.restore()
 
@@ -164,7 +164,7 @@ async def test_the_next_rotation_after_a_restore_is_like_any_other(world: FakeWo
 
 
 async def test_the_replaced_key_keeps_its_overlap(world: FakeWorld) -> None:
-    """Whoever has cached it needs the time, however long disabled keys are kept."""
+    """A consumer that has cached it needs that time, however long disabled keys are kept."""
     world.change(retirement={**DISABLE, "disabled_for": timedelta(0)})
     await world.rotate()
     await world.rotate()
@@ -175,7 +175,7 @@ async def test_the_replaced_key_keeps_its_overlap(world: FakeWorld) -> None:
 
 
 async def test_a_restored_key_gets_the_settings_of_the_one_that_it_replaces(world: FakeWorld) -> None:
-    """Guardrail and limit were changed since; no unguarded key reaches a consumer."""
+    """Guardrail and limit have changed since; consumers must not get a key without them."""
     world.change(retirement=DISABLE)
     await world.rotate()
     with world.sdk() as sdk:
@@ -191,7 +191,7 @@ async def test_a_restored_key_gets_the_settings_of_the_one_that_it_replaces(worl
 
 
 async def test_a_restored_key_that_has_an_end_says_so(world: FakeWorld) -> None:
-    """It would otherwise end unnoticed."""
+    """Otherwise the key would expire unnoticed."""
     world.change(key={"expires_after": timedelta(days=10)})
     await world.rotate()
     end = world.time + timedelta(days=10)
@@ -205,7 +205,7 @@ async def test_a_restored_key_that_has_an_end_says_so(world: FakeWorld) -> None:
 
 @pytest.mark.parametrize("by_label", [False, True], ids=["the last one", "by label"])
 async def test_a_retry_of_a_finished_restore_changes_nothing(world: FakeWorld, by_label: bool) -> None:
-    """Retry finishes the same restore: the key that it brought back stays."""
+    """A Retry completes the same restore, so the restored key stays current."""
     former = await with_a_disabled_key(world)
     label, run_id = world.superseded.label if by_label else "", uuid4()
     await world.restore(label, run_id=run_id)
@@ -217,7 +217,7 @@ async def test_a_retry_of_a_finished_restore_changes_nothing(world: FakeWorld, b
 
 
 async def test_a_retry_of_a_restore_is_out_of_date_once_the_rotation_has_gone_on(world: FakeWorld) -> None:
-    """Whoever retries an old restore is told so, and consumers keep the key of the later rotation."""
+    """The Retry of an old restore fails with that reason, and consumers keep the key of the later rotation."""
     await with_a_disabled_key(world)
     first_started, run_id = world.time, uuid4()
     world.later(minutes=5)
@@ -231,7 +231,7 @@ async def test_a_retry_of_a_restore_is_out_of_date_once_the_rotation_has_gone_on
 
 
 async def test_an_enabled_key_that_is_late_is_waited_for(world: FakeWorld) -> None:
-    """A key may take some seconds to be accepted after it was enabled."""
+    """After it was enabled, OpenRouter may take some seconds to accept a key."""
     former = await with_a_disabled_key(world)
     refusal = '{"error": {"code": 401, "message": "not yet"}}'
     world.app.state.faults.add(Fault("before", "GET", "/key$", status=401, body=refusal, times=2))
@@ -243,7 +243,7 @@ async def test_an_enabled_key_that_is_late_is_waited_for(world: FakeWorld) -> No
 
 @pytest.mark.parametrize("label", ["", "sk-or-v1-000...0000"])
 async def test_nothing_to_bring_back_is_said_plainly(world: FakeWorld, label: str) -> None:
-    """Without a superseded key no label is to blame."""
+    """Without a superseded key, the message does not blame the label."""
     await world.rotate()
 
     assert await world.failure(world.restore(label)) == (
@@ -253,7 +253,7 @@ async def test_nothing_to_bring_back_is_said_plainly(world: FakeWorld, label: st
 
 
 async def test_a_label_of_no_superseded_key_is_refused_with_those_there_are(world: FakeWorld) -> None:
-    """Whoever mistyped it can copy the right one, and what was typed is not shown: it may be a key."""
+    """The message lists the valid labels, and does not quote the input, which may be a key."""
     await world.rotate()
     await world.rotate()
 
@@ -267,7 +267,7 @@ async def test_a_label_of_no_superseded_key_is_refused_with_those_there_are(worl
 class Forgetful(Destination):
     """A store without check-and-set, such as another package's block, that keeps older versions.
 
-    The answer to its next write is lost, and the write may come in at any time until `late_writes`.
+    The answer to its next write is lost, and that write may still take effect until `late_writes` has passed.
     """
 
     late_writes = timedelta(minutes=15)
@@ -277,7 +277,7 @@ class Forgetful(Destination):
         self.is_lost = False
 
     def place(self) -> str:
-        """Where it is."""
+        """Return its place."""
         return "the store"
 
     async def read_content(self) -> Content:
@@ -292,13 +292,13 @@ class Forgetful(Destination):
         self.versions.append(value.get_secret_value())
 
     async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
-        """Find an older version."""
+        """Return an older version that is wanted."""
         return next((SecretStr(each) for each in self.versions if is_wanted(SecretStr(each))), None)
 
 
 @pytest.fixture
 def store(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> Forgetful:
-    """The store of every destination."""
+    """A store that stands for every destination."""
     found = Forgetful()
 
     async def destination(_name: str) -> Destination:
@@ -311,7 +311,7 @@ def store(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> Forgetful:
 async def test_a_restored_key_is_not_deleted_before_its_late_write_is_kept_out(
     world: FakeWorld, store: Forgetful
 ) -> None:
-    """Given a write of it whose answer was lost, the next rotation keeps it as long as that write may come in."""
+    """Given a write of it whose answer was lost, the next rotation keeps it as long as that write may take effect."""
     await world.rotate()
     await world.rotate()
     store.is_lost = True
@@ -330,7 +330,7 @@ async def test_a_restored_key_is_not_deleted_before_its_late_write_is_kept_out(
 async def test_a_key_restored_by_a_retry_is_not_deleted_before_the_first_attempts_write_is_kept_out(
     world: FakeWorld, store: Forgetful
 ) -> None:
-    """Given an attempt that ended with a write of unknown outcome, its Retry knows that this may still come in."""
+    """Given an attempt that ended with a write of unknown outcome, its Retry expects a late effect of that write."""
 
     async def publish(run: Run, key: VerifiedKey, _name: str) -> None:
         store.is_lost = True

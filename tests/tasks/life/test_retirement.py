@@ -1,4 +1,4 @@
-"""Retirement by use, not only by clock; and emergencies, which wait for nothing."""
+"""Retirement by use, not only by time; and emergencies, which wait for nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ UNUSED = {"retire_when": "unused", "quiet_time": timedelta(hours=2), "max_overla
 
 
 async def rotated_twice(world: FakeWorld, **retirement: object) -> None:
-    """A rotation with a superseded key in its overlap."""
+    """Rotate twice, so that a superseded key is in its overlap."""
     world.change(retirement=retirement)
     await world.rotate()
     await world.rotate()
 
 
 async def test_by_default_the_end_of_the_overlap_is_enough(world: FakeWorld) -> None:
-    """A superseded key that is still used dies with its overlap."""
+    """The overlap ends a superseded key even while it is in use."""
     await rotated_twice(world)
     former = world.key(world.superseded.hash)
     world.later(hours=24)
@@ -33,7 +33,7 @@ async def test_by_default_the_end_of_the_overlap_is_enough(world: FakeWorld) -> 
 
 
 async def test_an_unused_key_is_revoked_after_its_quiet_time(world: FakeWorld) -> None:
-    """With `unused`, a key that nobody uses dies once the quiet time since its overlap has passed, and not before."""
+    """With `unused`, an unused key is revoked once a quiet time after its overlap has passed, and not before."""
     await rotated_twice(world, **UNUSED)
     former = world.superseded.hash
     world.later(hours=24)
@@ -51,7 +51,7 @@ async def test_an_unused_key_is_revoked_after_its_quiet_time(world: FakeWorld) -
 async def test_a_used_key_is_postponed_with_growing_waits_until_it_is_quiet(
     world: FakeWorld, with_last_used_at: bool
 ) -> None:
-    """As long as the key is used its revocation waits, longer each time; a quiet time later it is revoked."""
+    """While the key is in use, its revocation is postponed by growing waits; it is revoked after a quiet time."""
     world.openrouter.with_last_used_at = with_last_used_at
     await rotated_twice(world, **UNUSED)
     former = world.key(world.superseded.hash)
@@ -75,7 +75,7 @@ async def test_a_used_key_is_postponed_with_growing_waits_until_it_is_quiet(
 
 
 async def test_a_postponement_is_told_with_label_and_latest_usage(world: FakeWorld) -> None:
-    """The event and the report name the key's label and what it has spent; the run's message says until when."""
+    """Event and report name the key's label and its spending; the run's message says until when it is postponed."""
     await rotated_twice(world, **UNUSED)
     former = world.key(world.superseded.hash)
     world.later(hours=24)
@@ -92,7 +92,7 @@ async def test_a_postponement_is_told_with_label_and_latest_usage(world: FakeWor
 
 @pytest.mark.parametrize(("on_still_used", "dies"), [("revoke", True), ("keep", False)])
 async def test_after_the_longest_overlap_it_is_done_as_chosen(world: FakeWorld, on_still_used: str, dies: bool) -> None:
-    """A key that is still used after its longest overlap is revoked, or kept with a loud failure."""
+    """A key that is still in use after its longest overlap is revoked, or kept while the run fails, as chosen."""
     await rotated_twice(world, **UNUSED, on_still_used=on_still_used)
     former = world.key(world.superseded.hash)
     world.later(days=7)
@@ -106,7 +106,7 @@ async def test_after_the_longest_overlap_it_is_done_as_chosen(world: FakeWorld, 
 
 
 async def test_no_postponement_goes_beyond_the_longest_overlap(world: FakeWorld) -> None:
-    """The last look is at the very end of the longest overlap."""
+    """The last check is exactly at the end of the longest overlap."""
     await rotated_twice(world, **UNUSED)
     former = world.key(world.superseded.hash)
     since = world.superseded.since
@@ -121,7 +121,7 @@ async def test_no_postponement_goes_beyond_the_longest_overlap(world: FakeWorld)
 
 
 async def test_a_key_that_was_deleted_by_hand_is_not_waited_for(world: FakeWorld) -> None:
-    """A superseded key that is gone at OpenRouter is dropped from the ledger."""
+    """A superseded key that no longer exists at OpenRouter is dropped from the ledger."""
     await rotated_twice(world, **UNUSED)
     world.openrouter.delete_key(world.key(world.superseded.hash))
     world.later(hours=24)
@@ -132,7 +132,7 @@ async def test_a_key_that_was_deleted_by_hand_is_not_waited_for(world: FakeWorld
 
 
 async def test_an_emergency_waits_for_no_overlap_and_no_use(world: FakeWorld) -> None:
-    """Every older key is dead at once: those in their overlap, those still used, and those that are disabled."""
+    """Every older key is revoked at once: those in their overlap, those in use, and those that are disabled."""
     await rotated_twice(world, **UNUSED, revoke="disable-then-delete")
     world.later(days=8)
     await world.retire()
@@ -149,7 +149,7 @@ async def test_an_emergency_waits_for_no_overlap_and_no_use(world: FakeWorld) ->
 
 
 async def test_what_an_emergency_could_not_revoke_is_revoked_by_the_next_run_without_delay(world: FakeWorld) -> None:
-    """A key whose deletion failed in an emergency is not given its quiet time or its disabled time back."""
+    """A key whose deletion failed in an emergency does not get its quiet time or its disabled time back."""
     await rotated_twice(world, **UNUSED, revoke="disable-then-delete")
     world.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=403))
     await world.failure(world.rotate(emergency=True))

@@ -1,4 +1,4 @@
-"""Retry of a run that is no longer the last one."""
+"""A Retry of a run that is no longer the latest one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def test_a_retried_emergency_ends_what_it_was_to_end(world: FakeWorld) -> None:
-    """It failed, and a scheduled run has rotated since, with an overlap for the stolen key: Retry ends that key."""
+    """Since it failed, a scheduled run has given the stolen key an overlap; the Retry revokes that key at once."""
     await world.rotate()
     stolen = (await world.held()).hash
     run_id, first_started = uuid4(), world.time
@@ -34,7 +34,7 @@ async def test_a_retried_emergency_ends_what_it_was_to_end(world: FakeWorld) -> 
 
 
 async def test_a_retry_of_a_finished_run_tells_of_the_one_that_is_not(world: FakeWorld) -> None:
-    """Its own rotation is done; what another run has begun since is named, and not passed over in silence."""
+    """The Retry's own rotation is complete, but its message names the unfinished one that another run has begun."""
     first, second = uuid4(), uuid4()
     await world.rotate(run_id=first)
     world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
@@ -51,7 +51,7 @@ async def test_a_retry_of_a_finished_run_tells_of_the_one_that_is_not(world: Fak
 async def test_a_retry_of_a_run_that_completed_makes_no_key_and_ends_none_once_its_own_is_gone(
     world: FakeWorld, emergency: bool, knows: bool
 ) -> None:
-    """Given a completed run whose key was superseded and revoked long ago, nothing is changed."""
+    """Given a completed run whose key was superseded and revoked long ago, the Retry changes nothing."""
     await world.rotate()
     run_id, first_started = uuid4(), world.time
     world.later(seconds=1)
@@ -75,7 +75,7 @@ async def test_a_retry_of_a_run_that_completed_makes_no_key_and_ends_none_once_i
 async def test_a_retry_of_an_emergency_whose_last_revocation_failed_ends_no_key_before_its_time(
     world: FakeWorld,
 ) -> None:
-    """Given an emergency that published and then failed, later runs did its work: its Retry does nothing."""
+    """Given an emergency that failed after publishing, and later runs that did its work, the Retry does nothing."""
     await world.rotate()
     run_id, first_started = uuid4(), world.time
     world.later(seconds=1)
@@ -94,7 +94,7 @@ async def test_a_retry_of_an_emergency_whose_last_revocation_failed_ends_no_key_
 
 
 async def test_a_retry_of_a_completed_run_makes_no_key_after_the_clock_was_set_back(world: FakeWorld) -> None:
-    """Given that the moments in the ledger say nothing any more, Prefect's own record of the run decides."""
+    """Given that the times in the ledger are unreliable, Prefect's own record of the run decides."""
     run_id, first_started = uuid4(), world.time
     await world.rotate(run_id=run_id)
     world.later(days=-3)
@@ -110,7 +110,7 @@ async def test_a_retry_of_a_completed_run_makes_no_key_after_the_clock_was_set_b
 
 
 async def test_a_retry_of_a_completed_run_says_that_there_is_no_key_any_more(world: FakeWorld) -> None:
-    """Given a rotation whose ledger is gone, a run that has completed does not begin it anew."""
+    """Given a rotation without a ledger, the Retry of a completed run does not start a new one."""
     run_id = uuid4()
     await world.rotate(run_id=run_id)
     world.store.value = None
@@ -125,7 +125,7 @@ async def test_a_retry_of_a_completed_run_says_that_there_is_no_key_any_more(wor
 
 
 async def test_a_retry_does_not_say_that_a_key_is_live_where_it_is_not(world: FakeWorld) -> None:
-    """Given that somebody has put another value into the destination, the Retry names it."""
+    """Given that a person has put another value into the destination, the message of the Retry names it."""
     run_id = uuid4()
     await world.rotate(run_id=run_id)
     label = (await world.held()).label
@@ -141,7 +141,7 @@ async def test_a_retry_does_not_say_that_a_key_is_live_where_it_is_not(world: Fa
 
 @pytest.mark.parametrize("knows", [False, True], ids=["Prefect has forgotten that it completed", "Prefect knows"])
 async def test_a_retry_of_an_emergency_ends_no_key_that_was_superseded_after_it(world: FakeWorld, knows: bool) -> None:
-    """Given that the emergency's key was restored, the key that it replaced keeps its overlap."""
+    """Given that the emergency's key was replaced by a restore, it keeps its overlap."""
     run_id, first_started = uuid4(), world.time
     await world.rotate()
     await world.rotate(run_id=run_id, emergency=True)
@@ -160,7 +160,7 @@ async def test_a_retry_of_an_emergency_ends_no_key_that_was_superseded_after_it(
 
 @pytest.mark.parametrize("emergency", [False, True])
 async def test_a_retry_of_a_completed_run_says_where_its_key_is_not(world: FakeWorld, emergency: bool) -> None:
-    """Given a destination that somebody has changed since, no Retry says that the key is live there."""
+    """Given a destination that a person has changed since, no Retry says that the key is live there."""
     run_id = uuid4()
     await world.rotate(run_id=run_id, emergency=emergency)
     await world.block.awrite_secret(b"by hand")
@@ -177,7 +177,7 @@ async def test_a_retry_of_a_completed_run_says_where_its_key_is_not(world: FakeW
 
 
 async def test_a_run_that_has_nothing_to_do_says_that_it_was_only_for_itself(world: FakeWorld) -> None:
-    """Given a Retry of a completed run, or a scheduled one that comes too early, what others have begun is not done."""
+    """Given a Retry of a completed run, or a scheduled run that comes too early, it finishes nobody else's work."""
     rotated = world.open()
     await follow_protocol(rotated, world.rotation, PLAIN)
     again = world.open(run_id=rotated.identity.id, attempt=2)
@@ -191,7 +191,7 @@ async def test_a_run_that_has_nothing_to_do_says_that_it_was_only_for_itself(wor
 
 
 async def test_a_retried_emergency_ends_what_a_clock_that_was_ahead_has_dated_later(world: FakeWorld) -> None:
-    """Given that its last revocation failed and that the clock was put right since, the stolen key ends now."""
+    """Given a failed last revocation and a clock that was corrected since, the stolen key is revoked at once."""
     await world.rotate()
     stolen = (await world.held()).hash
     run_id, first_started = uuid4(), world.time
@@ -207,7 +207,7 @@ async def test_a_retried_emergency_ends_what_a_clock_that_was_ahead_has_dated_la
 
 
 async def test_an_emergency_ends_every_older_key_although_the_clock_is_set_back_meanwhile(world: FakeWorld) -> None:
-    """Given a clock that jumps once the new key is published, what it has dated before is due all the same."""
+    """Given a clock that jumps back once the new key is published, keys with later dates are revoked all the same."""
     await world.rotate()
     stolen = (await world.held()).hash
     emit = world.emit

@@ -1,4 +1,4 @@
-"""Settings that must not get lost: judged by OpenRouter's own client."""
+"""Settings that must survive every rotation, verified with OpenRouter's own client."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.tasks.conftest import FakeWorld
 
 
 def guardrail(world: FakeWorld) -> str:
-    """A guardrail of the account."""
+    """Create a guardrail in the account, and return its id."""
     with world.sdk() as sdk:
         return str(sdk.guardrails.create(name=f"guardrail {uuid4()}").data.id)
 
 
 async def guardrail_of(world: FakeWorld) -> str | None:
-    """The guardrail of the key that the destination holds, as OpenRouter's own client sees it."""
+    """Return the guardrail of the key that the destination holds, as OpenRouter's own client shows it."""
     wanted = (await world.held()).hash
     with world.sdk() as sdk:
         page = sdk.guardrails.list_key_assignments()
@@ -34,7 +34,7 @@ async def guardrail_of(world: FakeWorld) -> str | None:
 
 
 async def test_every_new_key_gets_what_the_rotation_names(world: FakeWorld) -> None:
-    """Workspace, guardrail, limit, reset, BYOK inclusion and creator are those of the rotation, time after time."""
+    """Workspace, guardrail, limit, reset, BYOK inclusion and creator are those of the rotation, every time."""
     workspace = world.other_workspace()
     rail = guardrail(world)
     named = {
@@ -73,7 +73,7 @@ async def test_no_unguarded_key_ever_reaches_a_consumer(world: FakeWorld) -> Non
 
 
 async def test_a_guardrail_that_does_not_exist_is_named(world: FakeWorld) -> None:
-    """The sentence names the field."""
+    """The sentence names the field, so that a person can correct it."""
     world.change(key={"guardrail_id": str(uuid4())})
 
     sentence = await world.failure(world.rotate())
@@ -82,7 +82,7 @@ async def test_a_guardrail_that_does_not_exist_is_named(world: FakeWorld) -> Non
 
 
 async def test_inherit_takes_from_the_current_key_what_the_rotation_leaves_open(world: FakeWorld) -> None:
-    """What the key at OpenRouter has is on the next key, too, whoever gave it: rotation or a person."""
+    """The next key gets the settings of the current one at OpenRouter, whether a rotation or a person made them."""
     workspace = world.other_workspace()
     world.change(key={"workspace_id": workspace, "creator_user_id": "user_1"})
     await world.rotate()
@@ -104,7 +104,7 @@ async def test_inherit_takes_from_the_current_key_what_the_rotation_leaves_open(
 
 
 async def test_what_the_rotation_names_wins_over_what_it_inherits(world: FakeWorld) -> None:
-    """A limit on the rotation replaces the key's, together with its reset."""
+    """A limit in the rotation replaces the key's limit together with its reset."""
     world.change(key={"inherit": True})
     await world.rotate()
     world.change(key={"limit_usd": 20, "limit_reset": "none"})
@@ -115,7 +115,7 @@ async def test_what_the_rotation_names_wins_over_what_it_inherits(world: FakeWor
 
 
 async def test_inherited_settings_outlive_a_key_that_was_deleted_by_hand(world: FakeWorld) -> None:
-    """The ledger remembers what the key had."""
+    """The ledger records the settings of the key."""
     world.change(key={"inherit": True, "include_byok_in_limit": True})
     await world.rotate()
     world.change(key={"include_byok_in_limit": False, "limit_usd": None, "limit_reset": "none"})
@@ -128,7 +128,7 @@ async def test_inherited_settings_outlive_a_key_that_was_deleted_by_hand(world: 
 
 
 async def test_changed_settings_reach_openrouter_with_the_next_rotation(world: FakeWorld) -> None:
-    """Without inherit, the rotation is what counts."""
+    """Without inherit, only the rotation's settings apply."""
     await world.rotate()
     world.change(key={"limit_usd": 75})
 
@@ -138,7 +138,7 @@ async def test_changed_settings_reach_openrouter_with_the_next_rotation(world: F
 
 
 async def test_apply_settings_changes_the_current_key_and_makes_none(world: FakeWorld) -> None:
-    """Limit, reset, BYOK inclusion and guardrail reach the very key that consumers hold."""
+    """Limit, reset, BYOK inclusion and guardrail change on the key that consumers already have."""
     await world.rotate()
     held, rail = (await world.held()).hash, guardrail(world)
     world.change(key={"limit_usd": 75, "limit_reset": "daily", "include_byok_in_limit": True, "guardrail_id": rail})
@@ -154,7 +154,7 @@ async def test_apply_settings_changes_the_current_key_and_makes_none(world: Fake
 
 
 async def test_apply_settings_takes_a_guardrail_away(world: FakeWorld) -> None:
-    """A rotation that names no guardrail, and inherits none, has none."""
+    """A rotation that neither names nor inherits a guardrail gets a key without one."""
     world.change(key={"guardrail_id": guardrail(world)})
     await world.rotate()
     world.change(key={"guardrail_id": None})
@@ -165,7 +165,7 @@ async def test_apply_settings_takes_a_guardrail_away(world: FakeWorld) -> None:
 
 
 async def test_apply_settings_says_what_only_a_new_key_can_have(world: FakeWorld) -> None:
-    """A creator cannot be changed on an existing key."""
+    """OpenRouter cannot change the creator of an existing key, so the message says that it takes a rotation."""
     await world.rotate()
     world.change(key={"creator_user_id": "user_2"})
 
@@ -175,7 +175,7 @@ async def test_apply_settings_says_what_only_a_new_key_can_have(world: FakeWorld
 
 
 async def test_apply_settings_lets_a_new_retirement_policy_count_at_once(world: FakeWorld) -> None:
-    """Superseded keys end as the rotation says now."""
+    """Superseded keys end as the new policy says: here the key is disabled first, and deleted later."""
     await world.rotate()
     await world.rotate()
     world.change(retirement={"revoke": "disable-then-delete"})
@@ -188,7 +188,7 @@ async def test_apply_settings_lets_a_new_retirement_policy_count_at_once(world: 
 
 
 async def test_an_empty_change_is_never_sent(world: FakeWorld) -> None:
-    """OpenRouter answers an empty PATCH with 400; where nothing differs, nothing is sent."""
+    """OpenRouter answers an empty PATCH with 400, so nothing is sent without a difference."""
     await world.rotate()
     world.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=400))
 
@@ -197,7 +197,7 @@ async def test_an_empty_change_is_never_sent(world: FakeWorld) -> None:
 
 @pytest.mark.parametrize("days", [45, 60])
 async def test_a_key_gets_its_own_end(world: FakeWorld, days: int) -> None:
-    """With expires_after a key dies by itself, even if nothing rotates any more."""
+    """With expires_after a key expires by itself, even if rotations stop."""
     world.interval = timedelta(days=30)
     world.change(key={"expires_after": timedelta(days=days)})
     await world.rotate()
@@ -210,7 +210,7 @@ async def test_a_key_gets_its_own_end(world: FakeWorld, days: int) -> None:
 
 
 async def test_an_end_before_the_next_rotation_is_refused(world: FakeWorld) -> None:
-    """A key must outlive interval, overlap and a margin; the sentence names the field and how long that is."""
+    """A key must outlive interval, overlap and a margin; the sentence names the field and the minimum."""
     world.interval = timedelta(days=30)
     world.change(key={"expires_after": timedelta(days=31)})
 
@@ -222,7 +222,7 @@ async def test_an_end_before_the_next_rotation_is_refused(world: FakeWorld) -> N
 
 
 async def test_settings_are_inherited_though_the_ledger_was_lost(world: FakeWorld) -> None:
-    """The key that the destination holds is found again: the next one has its limit and its guardrail."""
+    """The key that the destination holds is recovered, and the next one gets its limit and its guardrail."""
     rail = guardrail(world)
     world.change(key={"limit_usd": 20, "limit_reset": "none", "guardrail_id": rail})
     await world.rotate()
@@ -236,7 +236,7 @@ async def test_settings_are_inherited_though_the_ledger_was_lost(world: FakeWorl
 
 
 async def test_nothing_is_inherited_from_a_key_that_nobody_holds(world: FakeWorld) -> None:
-    """Rather than with a key without any limit the run ends with a sentence that says what to do."""
+    """The run fails and says what to do, instead of creating a key without a limit."""
     world.change(key={"limit_usd": None, "limit_reset": "none", "inherit": True})
     await world.rotate()
     world.store.value = None
@@ -248,7 +248,7 @@ async def test_nothing_is_inherited_from_a_key_that_nobody_holds(world: FakeWorl
 
 
 async def test_an_adopted_key_that_was_deleted_by_hand_still_gives_its_limit(world: FakeWorld) -> None:
-    """The ledger remembers what the adopted key had."""
+    """The ledger records the settings of the adopted key."""
     former = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "by hand", "limit": 20})
     world.change(adopt=former.hash, key={"limit_usd": None, "limit_reset": "none", "inherit": True})
     world.app.state.faults.add(Fault("before", "POST", "/keys$", status=403, times=1))
@@ -261,7 +261,7 @@ async def test_an_adopted_key_that_was_deleted_by_hand_still_gives_its_limit(wor
 
 
 async def test_a_policy_that_the_ledger_has_no_room_for_is_refused(world: FakeWorld) -> None:
-    """Following the use of many superseded keys takes room; what would not fit is refused, and nothing is changed."""
+    """Tracking the use of many superseded keys takes room in the ledger; a policy that needs too much is refused."""
     world.change(overlap=timedelta(days=365))
     with suppress(LedgerError):
         while True:

@@ -1,4 +1,4 @@
-"""A run may name fewer destinations than its deployment; consumers read the other ones as well."""
+"""A run may name fewer destinations than its deployment, while consumers read the others as well."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ONE, OTHER = "vault-secret/one", "vault-secret/other"
 
 @pytest.fixture
 def places(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> dict[str, Destination]:
-    """Two destinations, both of which the deployment names."""
+    """Two destinations, both named by the deployment."""
     block = world.block
     found: dict[str, Destination] = {ONE: block, OTHER: block.model_copy(update={"path": "apps/other"})}
 
@@ -31,7 +31,7 @@ def places(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> dict[str, Desti
 
 
 async def works(world: FakeWorld, place: Destination) -> bool:
-    """Whether a destination holds a key that is alive."""
+    """Return whether a destination holds a live key."""
     held = (await place.read_content()).value
     return held is not None and world.openrouter.is_live(held.get_secret_value())
 
@@ -40,7 +40,7 @@ async def works(world: FakeWorld, place: Destination) -> bool:
 async def test_a_run_for_one_destination_ends_no_key_that_another_holds(
     world: FakeWorld, places: dict[str, Destination], emergency: bool
 ) -> None:
-    """Given parameters from before a destination came, the key that it holds is kept, and the run says so."""
+    """Given parameters from before a destination was added, the key that it holds is kept, and the run says so."""
     await world.rotate()
     world.change(destinations=[ONE], overlap=timedelta(0))
 
@@ -53,7 +53,7 @@ async def test_a_run_for_one_destination_ends_no_key_that_another_holds(
 async def test_a_second_deployment_of_a_rotation_ends_no_key_that_the_first_ones_destination_holds(
     world: FakeWorld, places: dict[str, Destination]
 ) -> None:
-    """Given a copied deployment in which the rotation's name was not changed, its runs keep what is still read."""
+    """Given a copied deployment with an unchanged rotation name, its runs keep the keys of the original's consumers."""
     world.deployed = world.rotation.model_copy(update={"destinations": [ONE]})
     world.change(destinations=[ONE])
     await world.rotate()
@@ -70,7 +70,7 @@ async def test_a_second_deployment_of_a_rotation_ends_no_key_that_the_first_ones
 async def test_the_next_run_with_all_destinations_ends_what_was_kept(
     world: FakeWorld, places: dict[str, Destination]
 ) -> None:
-    """Nothing is left of it for a person to do."""
+    """The next full run needs no help from a person."""
     await world.rotate()
     world.change(destinations=[ONE], overlap=timedelta(0))
     await world.failure(world.rotate())
@@ -85,7 +85,7 @@ async def test_the_next_run_with_all_destinations_ends_what_was_kept(
 async def test_a_destination_whose_block_was_deleted_may_hold_the_key_that_it_was_given(
     world: FakeWorld, places: dict[str, Destination]
 ) -> None:
-    """Given that the current key was not published there, the former one is kept until a person says what to do."""
+    """Given that the current key was not published there, the former one is kept until a person decides."""
     await world.rotate()
     place = places.pop(OTHER)
     world.change(destinations=[ONE], overlap=timedelta(0))
@@ -102,7 +102,7 @@ async def test_a_destination_whose_block_was_deleted_may_hold_the_key_that_it_wa
 async def test_a_run_ends_no_key_that_the_destination_of_a_second_deployment_holds(
     world: FakeWorld, places: dict[str, Destination]
 ) -> None:
-    """Given a copied deployment in which the rotation's name was not changed, the original's runs keep its key."""
+    """Given a copied deployment with an unchanged rotation name, the original's runs keep the key of the copy."""
     world.change(destinations=[OTHER])
     world.twins = [world.rotation]
     await world.rotate()
@@ -120,7 +120,7 @@ async def test_a_run_ends_no_key_that_the_destination_of_a_second_deployment_hol
 async def test_a_run_makes_no_room_by_ending_a_key_that_another_destination_holds(
     world: FakeWorld, places: dict[str, Destination]
 ) -> None:
-    """Given a full ledger, and a run with parameters from before a destination came, the key that it holds is kept."""
+    """Given a full ledger and parameters from before a destination was added, the key that it holds is kept."""
     world.change(overlap=timedelta(hours=1))
     await world.rotate()
     world.change(destinations=[ONE])
@@ -137,7 +137,7 @@ async def test_a_run_makes_no_room_by_ending_a_key_that_another_destination_hold
 async def test_a_run_for_one_destination_takes_no_budget_from_the_key_that_another_holds(
     world: FakeWorld, places: dict[str, Destination]
 ) -> None:
-    """Given a budget that is carried over, consumers can use what they read, until the next run publishes there."""
+    """Given a carried budget, consumers there can still spend with the key they read, until the next run publishes."""
     world.change(key={"carry_budget": True})
     world.deployed = world.rotation
     await world.rotate()
@@ -154,7 +154,7 @@ async def test_a_run_for_one_destination_takes_no_budget_from_the_key_that_anoth
 
 
 async def outcome(world: FakeWorld) -> str:
-    """What a run says, however it ends."""
+    """Return a run's message or error."""
     try:
         return await world.rotate()
     except KeyRotationError as error:

@@ -1,4 +1,4 @@
-"""Keys that nobody can revoke any more, and what a person does about them as the message says."""
+"""Keys that no run can revoke any more, and what a person does about them, following the message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 async def superseded_in_a_deleted_connection(world: FakeWorld) -> Superseded:
-    """A key whose connection was deleted, after the rotation had moved to another one; its overlap has ended."""
+    """Return a key of a deleted connection, which the rotation has left; its overlap has ended."""
     await world.rotate()
     world.connections = {"openrouter", "second"}
     world.change(connection="second")
@@ -29,7 +29,7 @@ async def superseded_in_a_deleted_connection(world: FakeWorld) -> Superseded:
 
 
 async def test_a_deleted_connection_ends_healthy_by_what_its_message_says(world: FakeWorld) -> None:
-    """Given a key that only a deleted connection could revoke, writing it off lets the next runs end well."""
+    """Given a key that only a deleted connection could revoke, after its write-off the next runs complete."""
     former = await superseded_in_a_deleted_connection(world)
     sentence = await world.failure(world.retire())
 
@@ -45,7 +45,7 @@ async def test_a_deleted_connection_ends_healthy_by_what_its_message_says(world:
 
 
 async def test_a_deleted_connection_ends_healthy_when_it_is_made_again(world: FakeWorld) -> None:
-    """Given the other way out that the message names, the key is revoked."""
+    """Given that a person follows the other advice and creates the connection again, the key is revoked."""
     former = await superseded_in_a_deleted_connection(world)
     await world.failure(world.retire())
     world.connections = {"openrouter", "second"}
@@ -56,7 +56,7 @@ async def test_a_deleted_connection_ends_healthy_when_it_is_made_again(world: Fa
 
 
 async def test_a_deleted_workspace_ends_healthy_by_what_its_message_says(world: FakeWorld) -> None:
-    """Given a workspace that was deleted with the key in it, writing it off lets the next runs end well."""
+    """Given a workspace that was deleted with the key in it, after its write-off the next runs complete."""
     workspace = world.other_workspace()
     world.change(key={"workspace_id": workspace})
     await world.rotate()
@@ -76,7 +76,7 @@ async def test_a_deleted_workspace_ends_healthy_by_what_its_message_says(world: 
 
 
 async def test_a_lost_create_in_a_deleted_connection_ends_healthy_by_what_its_message_says(world: FakeWorld) -> None:
-    """Given a create of unknown outcome that nobody can look for, the note names what write-off-key takes."""
+    """Given a create of unknown outcome that nobody can search for, the note gives the label for write-off-key."""
     lost, former_run = uuid4(), world.time
     await world.rotate()
     lost_entry = Unresolved(run_id=lost, connection="gone", since=former_run)
@@ -94,7 +94,7 @@ async def test_a_lost_create_in_a_deleted_connection_ends_healthy_by_what_its_me
 
 
 async def test_a_key_that_can_be_revoked_is_not_written_off(world: FakeWorld) -> None:
-    """Given a connection that still knows the key, nothing is changed, and the sentence says what to run."""
+    """Given a connection that can still revoke the key, nothing is changed, and the message says which flow to run."""
     await world.rotate()
     await world.rotate()
     before = world.everything()
@@ -106,7 +106,7 @@ async def test_a_key_that_can_be_revoked_is_not_written_off(world: FakeWorld) ->
 
 
 async def test_a_key_that_is_gone_is_not_written_off(world: FakeWorld) -> None:
-    """Given a key that somebody deleted, retire takes it out of the ledger; nothing has to be written off."""
+    """Given a key that a person deleted, retire drops it from the ledger, so no write-off is needed."""
     await world.rotate()
     await world.rotate()
     world.openrouter.delete_key(world.key(world.superseded.hash))
@@ -117,7 +117,7 @@ async def test_a_key_that_is_gone_is_not_written_off(world: FakeWorld) -> None:
 
 
 async def test_nothing_is_written_off_while_openrouter_is_down(world: FakeWorld) -> None:
-    """Given a failure that passes, it is not known whether the key can be revoked."""
+    """Given a failure that may pass, it is unknown whether the key can be revoked."""
     await world.rotate()
     await world.rotate()
     world.app.state.faults.add(Fault("before", "GET", "/keys/", status=503))
@@ -128,7 +128,7 @@ async def test_nothing_is_written_off_while_openrouter_is_down(world: FakeWorld)
 
 
 async def test_the_current_key_is_not_written_off(world: FakeWorld) -> None:
-    """Given the label of the current key, the sentence says that the next rotation supersedes it."""
+    """Given the label of the current key, the message says that the next rotation supersedes it."""
     await world.rotate()
     current = world.ledger.current
     assert current is not None
@@ -139,7 +139,7 @@ async def test_the_current_key_is_not_written_off(world: FakeWorld) -> None:
 
 
 async def test_ledger_event_and_artifact_say_what_was_written_off_and_why(world: FakeWorld) -> None:
-    """Who asks later finds the key, the reason, the time and the run."""
+    """The key, the reason, the time and the run can be looked up later."""
     former = await superseded_in_a_deleted_connection(world)
     run_id = uuid4()
 
@@ -162,7 +162,7 @@ async def test_ledger_event_and_artifact_say_what_was_written_off_and_why(world:
 
 
 async def test_a_retry_of_a_write_off_that_is_done_does_nothing(world: FakeWorld) -> None:
-    """Given that the process was killed after the ledger was written, a Retry says the same and ends well."""
+    """Given that the process was killed after it wrote the ledger, the Retry reports the same and completes."""
     former = await superseded_in_a_deleted_connection(world)
     run_id = uuid4()
     first = await world.write_off(former.label, run_id=run_id)
@@ -173,7 +173,7 @@ async def test_a_retry_of_a_write_off_that_is_done_does_nothing(world: FakeWorld
 
 
 async def test_a_key_that_turns_up_after_it_was_written_off_is_an_orphan(world: FakeWorld) -> None:
-    """Given a connection that was made again, the audit finds the key, and its repair deletes what nobody uses."""
+    """Given that the connection was created again, an audit finds the key, and its repair deletes it if unused."""
     former = await superseded_in_a_deleted_connection(world)
     await world.write_off(former.label)
     world.connections = {"openrouter", "second"}
@@ -185,7 +185,7 @@ async def test_a_key_that_turns_up_after_it_was_written_off_is_an_orphan(world: 
 
 
 async def test_a_removed_rotation_is_gone_once_its_last_key_is_written_off(world: FakeWorld) -> None:
-    """Given a removal that waits for a key which nobody can revoke, the write-off finishes it."""
+    """Given a removal that waits for a key that no run can revoke, its write-off completes the removal."""
     former = await superseded_in_a_deleted_connection(world)
     await world.failure(world.remove(world.time))
 
@@ -196,7 +196,7 @@ async def test_a_removed_rotation_is_gone_once_its_last_key_is_written_off(world
 
 
 async def test_the_ledger_remembers_the_newest_and_always_has_room(world: FakeWorld) -> None:
-    """Given a full ledger, a key is written off all the same; older entries make room."""
+    """Given a full ledger, a key can still be written off, because the oldest entries are dropped."""
     former = await superseded_in_a_deleted_connection(world)
     many = [
         former.model_copy(update={"hash": f"{number:064}", "label": f"sk-or-v1-{number:015}"}) for number in range(9)
@@ -225,18 +225,18 @@ async def test_the_ledger_remembers_the_newest_and_always_has_room(world: FakeWo
     ],
 )
 def test_what_is_not_meant_so_is_refused(confirm_name: str, reason: object, field: str) -> None:
-    """The name is typed twice, and the reason is neither empty nor a secret."""
+    """The name must be confirmed, and the reason must be neither empty nor a secret."""
     with pytest.raises(ConfigurationError, match=rf"^{field}: .* Nothing was changed\.$"):
         check_write_off("checkout", confirm_name, reason)
 
 
 def test_the_reason_is_one_line_of_a_bounded_length() -> None:
-    """It stands in a ledger of few bytes, and in a list."""
+    """The ledger has little room, and the reason is a single line of a list."""
     assert check_write_off("checkout", "checkout", "a\nb" + "c" * 500) == ("ab" + "c" * 500)[:MAX_REASON]
 
 
 async def test_a_deleted_destination_block_does_not_stop_retirement(world: FakeWorld) -> None:
-    """Given a block that was deleted after the current key was published to it, the former key dies at its time."""
+    """Given a block that was deleted after the current key was published to it, the former key ends as planned."""
     await world.rotate()
     await world.rotate()
     former = world.superseded.hash
@@ -251,7 +251,7 @@ async def test_a_deleted_destination_block_does_not_stop_retirement(world: FakeW
 
 
 async def test_a_deleted_destination_block_ends_healthy_by_what_its_message_says(world: FakeWorld) -> None:
-    """Given a rotation that names a deleted block, it goes on once another one is named in its place."""
+    """Given a rotation that names a deleted block, it continues once the rotation names another one instead."""
     await world.rotate()
     world.deleted_destinations = {"vault-secret/checkout"}
     sentence = await world.failure(world.rotate())
@@ -265,7 +265,7 @@ async def test_a_deleted_destination_block_ends_healthy_by_what_its_message_says
 
 
 async def test_a_destination_that_cannot_be_read_still_stops_retirement(world: FakeWorld) -> None:
-    """Given a store that is only down, nobody knows which key its readers have, so none dies."""
+    """Given a store that is only down, it is unknown which key its consumers read, so none is revoked."""
     await world.rotate()
     await world.rotate()
     former = world.superseded.hash

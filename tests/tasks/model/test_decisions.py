@@ -1,4 +1,4 @@
-"""What a run finds when it starts: the table of the protocol, row by row."""
+"""The situation that a run finds at its start: the protocol's table, row by row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLACES = ("vault-secret/checkout", "secret/checkout")
 
 
 def made(key_hash: str, by: object = OTHER) -> dict[str, object]:
-    """The fields of a key of ours."""
+    """Return the fields of a key that this installation made."""
     return {
         "hash": key_hash,
         "label": f"sk-or-v1-{key_hash}",
@@ -31,12 +31,12 @@ def made(key_hash: str, by: object = OTHER) -> dict[str, object]:
 
 
 def current(by: object = OTHER, since: datetime = NOW - timedelta(days=30), rotated_by: object = None) -> Current:
-    """A current key."""
+    """Return a current key."""
     return Current(**made("current", by), since=since, rotated_by=rotated_by or by, destinations=PLACES)
 
 
 def pending(*, key: bool = True) -> Pending:
-    """A pending key of another run."""
+    """Return a pending key of another run."""
     return Pending(
         run_id=OTHER,
         connection="openrouter",
@@ -47,7 +47,7 @@ def pending(*, key: bool = True) -> Pending:
 
 
 def superseded(by: object = OLDER, fingerprint: str = "print-superseded", since: datetime | None = NOW) -> Superseded:
-    """A superseded key; one that was given up before it was current has no `since`."""
+    """Return a superseded key; one that was given up before it became current has no `since`."""
     return Superseded(**{**made("superseded", by), "fingerprint": fingerprint}, since=since, revoke_at=NOW)
 
 
@@ -209,12 +209,12 @@ GONE = {PLACES[0]: MAYBE, PLACES[1]: "print-current"}
 def test_what_a_run_finds(
     given: str, ledger: Ledger | None, run: Identity, held: dict[str, str | None], then: Situation
 ) -> None:
-    """Each row of the protocol's table has one finding."""
+    """Each row of the protocol's table leads to exactly one situation."""
     assert assess(ledger, run, held, NOW) is then, given
 
 
 def test_a_key_that_is_used_for_months_is_looked_at_once_a_day() -> None:
-    """However often it was postponed, the next look can be computed."""
+    """However often its revocation was postponed, the time of the next check can be computed."""
     key = superseded().model_copy(update={"postponed": 1_000})
     policy = Retirement(retire_when="unused", max_overlap=timedelta(days=3_000), quiet_time=timedelta(hours=1))
 
@@ -224,21 +224,21 @@ def test_a_key_that_is_used_for_months_is_looked_at_once_a_day() -> None:
 
 
 def test_a_key_that_a_destination_holds_is_needed() -> None:
-    """A superseded key that somebody put back into a destination stands in the way of its revocation."""
+    """A superseded key that a person put back into a destination must not be revoked."""
     held = {PLACES[0]: "print-superseded", PLACES[1]: "print-current"}
 
     assert needed_by(superseded(), Ledger(current=current()), held) == [PLACES[0]]
 
 
 def test_a_destination_changed_by_hand_does_not_need_a_superseded_key() -> None:
-    """A foreign secret in a destination does not keep a superseded key alive."""
+    """A foreign secret in a destination does not prevent the revocation of a superseded key."""
     held = {PLACES[0]: "print-foreign", PLACES[1]: "print-current"}
 
     assert needed_by(superseded(), Ledger(current=current()), held) == []
 
 
 def test_a_key_without_fingerprint_is_needed_unless_all_hold_the_current_one() -> None:
-    """A key found again by its marker may be the one in any destination that does not hold the current key."""
+    """A key recovered by its marker has no fingerprint; it may be in any destination without the current key."""
     held = {PLACES[0]: "print-foreign", PLACES[1]: "print-current"}
 
     assert needed_by(superseded(fingerprint=""), Ledger(current=current()), held) == [PLACES[0]]

@@ -32,21 +32,21 @@ PERIOD: TypeAdapter[timedelta] = TypeAdapter(Period)
     ],
 )
 def test_a_duration_is_read_as_people_write_it(written: str, meant: timedelta) -> None:
-    """In units, or as ISO 8601; the form accepts the same."""
+    """Durations are given in units or as ISO 8601; the form accepts the same ones as the code."""
     assert PERIOD.validate_python(written) == meant
     assert re.search(PATTERN, written)
 
 
 @pytest.mark.parametrize("written", ["", "h", "24", "48 bananas", "7x", "P", "h24", "-1d"])
 def test_what_is_no_duration_is_refused_before_the_form_is_submitted(written: str) -> None:
-    """The schema refuses it, and the code leaves it to be refused."""
+    """The form's schema refuses it, and the code leaves it unparsed for the validation."""
     assert not re.search(PATTERN, written)
     assert read_duration(written) == written
 
 
 @given(st.timedeltas(timedelta(0), MAX_OVERLAP).map(lambda length: length - length % timedelta(seconds=1)))
 def test_what_a_deployment_stores_is_accepted_by_its_form(length: timedelta) -> None:
-    """A form opens with the stored value, which must not be refused there."""
+    """A form opens with the stored value, and must not reject it."""
     stored = PERIOD.dump_python(length, mode="json")
 
     assert re.search(PATTERN, stored)

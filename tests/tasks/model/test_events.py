@@ -1,4 +1,4 @@
-"""The events, in code and in the documentation."""
+"""The events in the code and in the documentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "reference" / "events.md"
 
 
 def test_the_documented_events_are_those_of_the_code() -> None:
-    """The table has each event once, with its meaning and its payload, in the code's order."""
+    """The documentation lists each event once, with its meaning and payload, in the code's order."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `key-rotation.")]
 
     assert rows == [
@@ -20,5 +20,5 @@ def test_the_documented_events_are_those_of_the_code() -> None:
 
 
 def test_a_rotation_is_the_resource() -> None:
-    """Automations match by the rotation's name."""
+    """Automations match events by the name of the rotation."""
     assert resource("checkout")["prefect.resource.id"] == "key-rotation.rotation.checkout"

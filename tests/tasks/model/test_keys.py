@@ -20,5 +20,5 @@ from tasks.model.keys import show_duration
     ],
 )
 def test_a_duration_is_shown_in_words(length: timedelta, shown: str) -> None:
-    """Units that are zero are left out; no `1 day, 0:00:00`."""
+    """Zero units are left out, and there is no `1 day, 0:00:00`."""
     assert show_duration(length) == shown

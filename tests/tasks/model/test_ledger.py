@@ -1,4 +1,4 @@
-"""The ledger: small, secret-free, and written by one run at a time."""
+"""The ledger is small, contains no secret, and is written by one run at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOW = datetime(2026, 12, 1, tzinfo=UTC)
 
 
 def superseded(number: int) -> Superseded:
-    """A superseded key with fields of their real length."""
+    """Return a superseded key with fields of realistic length."""
     return Superseded(
         hash=f"{number:064x}",
         label="sk-or-v1-0e6...1c96",
@@ -39,7 +39,7 @@ def superseded(number: int) -> Superseded:
 
 
 async def test_two_attempts_of_one_run_are_two_writers() -> None:
-    """An attempt that was taken over by a Retry of the same flow run stops before its next write."""
+    """After a Retry of the same flow run, the former attempt must stop before its next write."""
     variable, run_id = Memory(), uuid4()
     first, retry = OpenLedger("checkout", variable, run_id), OpenLedger("checkout", variable, run_id)
     await first.load()
@@ -52,7 +52,7 @@ async def test_two_attempts_of_one_run_are_two_writers() -> None:
 
 
 async def test_a_ledger_that_would_not_fit_is_refused_before_it_is_written() -> None:
-    """A variable holds 5,000 bytes; a larger ledger is refused in one sentence and the old one stays."""
+    """A Prefect variable holds 5,000 bytes; a larger ledger is refused in one sentence, and the stored one remains."""
     variable = Memory()
     ledger = OpenLedger("checkout", variable, uuid4())
     await ledger.load()
@@ -80,7 +80,7 @@ def test_ten_superseded_keys_fit() -> None:
 def test_what_is_noted_about_a_superseded_key_was_reckoned_with(
     retire_when: Literal["overlap-ended", "unused"],
 ) -> None:
-    """A key that is postponed, capped, disabled and being revoked takes no more room than was kept for it."""
+    """A key that is postponed, capped, disabled and about to be revoked takes no more room than was reserved for it."""
     ledger = Ledger(superseded=(superseded(1),), retirement=Retirement(retire_when=retire_when))
     noted: dict[str, Any] = {"revoking": True, "at_once": True, "disabled": True, "capped": True, "overlap_ends": NOW}
     if retire_when == "unused":
@@ -92,7 +92,7 @@ def test_what_is_noted_about_a_superseded_key_was_reckoned_with(
 
 
 def test_an_emergency_fits_into_a_full_ledger() -> None:
-    """What was noted about a key's use is dropped when the key is to end at once."""
+    """In an emergency, the data about a key's use is dropped, which makes room."""
     noted = {"postponed": 12, "usage": Decimal("123.456789"), "usage_since": NOW}
     ledger = Ledger(superseded=(superseded(1),)).changed(superseded(1).hash, **noted)
 
@@ -113,14 +113,14 @@ DAMAGED = [
 
 @pytest.mark.parametrize("value", DAMAGED)
 def test_a_damaged_ledger_is_told_plainly(value: Any) -> None:
-    """A ledger edited by hand gives one sentence that says where it is damaged and what to do."""
+    """A ledger edited by hand leads to one sentence that says where it is damaged and what to do."""
     with pytest.raises(LedgerError, match="The ledger of rotation checkout cannot be read"):
         parse_ledger("checkout", value)
 
 
 @given(st.text(min_size=8))
 def test_a_fingerprint_tells_nothing_of_the_key(secret: str) -> None:
-    """Only a cut digest of a key is ever written down."""
+    """Only a truncated digest of a key is ever stored."""
     found = fingerprint(SecretStr(secret))
 
     assert found is not None
@@ -129,14 +129,14 @@ def test_a_fingerprint_tells_nothing_of_the_key(secret: str) -> None:
 
 
 def test_the_ledger_survives_the_way_through_a_variable() -> None:
-    """What is written as JSON is read back as the same ledger."""
+    """A ledger written as JSON is read back unchanged."""
     ledger = Ledger(superseded=(superseded(1),))
 
     assert parse_ledger("checkout", json.loads(json.dumps(ledger.to_json()))) == ledger
 
 
 def test_due_is_what_has_ended() -> None:
-    """A superseded key is due from the very moment at which its overlap ends."""
+    """A superseded key is due at the exact end of its overlap."""
     ledger = Ledger(superseded=(superseded(1), superseded(2)))
 
     assert [key.revoke_at for key in ledger.due(NOW + timedelta(days=1))] == [NOW + timedelta(days=1)]

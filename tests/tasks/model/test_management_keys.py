@@ -1,4 +1,4 @@
-"""A management key is exchanged by a person, who is told in time."""
+"""Only a person can replace a management key, so a warning comes in time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 
 
 def in_use(days: float, fingerprint: str = "one", expires_in: float | None = None) -> InUse:
-    """A management key that has been in use for some days."""
+    """Return a management key that has been in use for some days."""
     return InUse(
         connection="openrouter",
         fingerprint=fingerprint,
@@ -34,7 +34,7 @@ def in_use(days: float, fingerprint: str = "one", expires_in: float | None = Non
     ],
 )
 def test_a_warning_comes_two_weeks_ahead(key: InUse, says: str) -> None:
-    """Before it is in use for too long, and before it expires; until then there is none."""
+    """A warning precedes the maximum age and the expiry; before that there is none."""
     warning = key.warning(NOW)
 
     assert timedelta(days=14) == AHEAD
@@ -43,7 +43,7 @@ def test_a_warning_comes_two_weeks_ahead(key: InUse, says: str) -> None:
 
 
 def test_a_warning_says_what_to_do() -> None:
-    """Where to make a new one, where to put it, and what to do then."""
+    """It says where to create a new key, where to store it, and what to run then."""
     warning = in_use(90).warning(NOW)
 
     assert PAGE in warning
@@ -53,11 +53,11 @@ def test_a_warning_says_what_to_do() -> None:
 
 
 def test_the_same_key_keeps_its_beginning() -> None:
-    """A check that finds the key of the check before does not start anew."""
+    """A later check of the same key must not restart its age."""
     assert in_use(0).continued(in_use(30)).since == NOW - timedelta(days=30)
 
 
 def test_another_key_starts_anew() -> None:
-    """Its fingerprint differs, or nothing was known before."""
+    """A different fingerprint, or no earlier check, starts a new age."""
     assert in_use(0).continued(in_use(30, "another")).since == NOW
     assert in_use(0).continued(None).since == NOW

@@ -1,4 +1,4 @@
-"""What a person may fill in, and how keys are named."""
+"""A person's input for a rotation, and the names of its keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TODAY = datetime(2026, 12, 1, 23, 59, tzinfo=UTC)
 
 
 def filled_in(**changes: Any) -> dict[str, Any]:
-    """The simplest rotation as a form sends it, with changes; a dotted name reaches into the key."""
+    """Return the simplest rotation as a form sends it, with changes; a dotted name addresses a field of the key."""
     rotation: dict[str, Any] = {
         "name": "checkout",
         "connection": "openrouter",
@@ -38,7 +38,7 @@ def filled_in(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_simplest_rotation_needs_four_things() -> None:
-    """Name, connection, key name and one destination are enough; the overlap is a day."""
+    """Name, connection, key name and one destination suffice; the default overlap is a day."""
     rotation = parse_rotation(filled_in())
 
     assert rotation.overlap == timedelta(hours=24)
@@ -82,7 +82,7 @@ def test_bad_input_is_refused_with_one_sentence_that_names_the_field(changes: di
 
 
 def test_everything_that_is_wrong_is_told_at_once_in_our_own_words() -> None:
-    """Nobody mends a form field by field: each wrong field has a sentence, and that nothing was created comes last."""
+    """Each wrong field has a sentence, so that one correction suffices; the last one says that nothing was created."""
     wrong = {"name": "A b", "overlap": "a day", "key__limit_usd": -1, "key__limit_reset": "hourly", "surprise": 1}
 
     with pytest.raises(ConfigurationError) as refused:
@@ -98,7 +98,7 @@ def test_everything_that_is_wrong_is_told_at_once_in_our_own_words() -> None:
 
 
 def test_what_was_refused_is_not_quoted() -> None:
-    """A secret pasted into the wrong field does not come back in the message."""
+    """The message does not repeat a secret that was pasted into the wrong field."""
     with pytest.raises(ConfigurationError) as refused:
         parse_rotation(filled_in(name="sk-or-v1-SECRET"))
 
@@ -107,13 +107,13 @@ def test_what_was_refused_is_not_quoted() -> None:
 
 @given(st.one_of(st.none(), st.integers(), st.text(), st.lists(st.text()), st.dictionaries(st.text(), st.text())))
 def test_anything_that_is_no_rotation_is_refused_plainly(value: Any) -> None:
-    """Whatever arrives as the parameter gets one sentence, never a traceback."""
+    """Any other parameter leads to one sentence, never to a traceback."""
     with pytest.raises(ConfigurationError):
         parse_rotation(value)
 
 
 def test_the_keys_name_tells_a_person_where_it_comes_from() -> None:
-    """The name at OpenRouter holds the user's name, the UTC date, the rotation, the installation and the run's id."""
+    """The name at OpenRouter contains the chosen name, the UTC date, rotation, installation, and the run's id."""
     run_id = UUID("0c9c1f0e-0000-4000-8000-000000000001")
 
     name = parse_rotation(filled_in()).key_name(run_id, TODAY, "abcdefg")
@@ -123,7 +123,7 @@ def test_the_keys_name_tells_a_person_where_it_comes_from() -> None:
 
 @given(st.text(min_size=1, max_size=80).filter(lambda text: text.strip() and text.isprintable()))
 def test_a_marker_is_found_again_whatever_the_user_calls_the_key(name: str) -> None:
-    """The marker is read back from any key name, even one that imitates a marker."""
+    """The marker is recognised in any key name, even in one that imitates a marker."""
     run_id = uuid4()
 
     key_name = parse_rotation(filled_in(key__name=name)).key_name(run_id, TODAY, "abcdefg")
@@ -134,7 +134,7 @@ def test_a_marker_is_found_again_whatever_the_user_calls_the_key(name: str) -> N
 
 @given(st.text(min_size=1, max_size=80).filter(lambda text: text.strip() and text.isprintable()), st.booleans())
 def test_a_cut_at_the_end_leaves_the_marker(name: str, imitates: bool) -> None:
-    """Whatever OpenRouter cut off a name, the key is found again as long as its marker fits."""
+    """However OpenRouter truncates a name, the key is recognised as long as its marker fits."""
     run_id, other = uuid4(), marker("other", uuid4(), "gfedcba")
     rotation = parse_rotation(filled_in(key__name=f"{other} {name}"[:80] if imitates else name))
 
@@ -144,12 +144,12 @@ def test_a_cut_at_the_end_leaves_the_marker(name: str, imitates: bool) -> None:
 
 
 def test_a_marker_is_no_longer_than_that_of_an_earlier_version() -> None:
-    """The limit on a key's name stays, so that no rotation is refused after an upgrade."""
+    """The maximum length of a key's name stays the same, so that no rotation is refused after an upgrade."""
     assert len(marker("checkout", uuid4(), "abcdefg")) <= len(marker("checkout", uuid4()))
 
 
 def test_the_marker_of_an_earlier_version_is_read_at_the_end() -> None:
-    """Keys from before the marker moved to the beginning, and named an installation, are found as ever."""
+    """Earlier versions put the marker at the end, without an installation; their keys are still recognised."""
     run_id, other = uuid4(), uuid4()
     name = f"{marker('other', other)} my key 2026-12-01 {marker('checkout', run_id)}"
 
@@ -158,7 +158,7 @@ def test_the_marker_of_an_earlier_version_is_read_at_the_end() -> None:
 
 
 def test_a_name_without_its_marker_is_the_users() -> None:
-    """What is left of a key's name is what the user called it, with the date."""
+    """Without its marker, a key's name is what the person chose, with the date."""
     name = parse_rotation(filled_in()).key_name(uuid4(), TODAY)
 
     assert without_marker(name) == "checkout 2026-12-01"
@@ -167,24 +167,24 @@ def test_a_name_without_its_marker_is_the_users() -> None:
 
 @pytest.mark.parametrize("name", ["my key", "", "[rotation checkout run 1]", "x [rotation checkout run ] y"])
 def test_a_key_without_a_marker_is_nobodys(name: str) -> None:
-    """A key that no rotation made carries no marker."""
+    """A name without a marker belongs to a key that no rotation made."""
     assert read_marker(name) is None
 
 
 def test_money_stays_exact() -> None:
-    """A limit of ten cents is ten cents, not a binary fraction near it."""
+    """A limit of ten cents is exactly ten cents, and not the nearest binary fraction."""
     assert parse_rotation(filled_in(key__limit_usd=0.1)).key.limit_usd == Decimal("0.1")
 
 
 def test_a_rotation_survives_the_way_through_a_deployment() -> None:
-    """What a deployment stores as JSON is read back as the same rotation."""
+    """A rotation that a deployment stores as JSON is read back unchanged."""
     rotation = parse_rotation(filled_in(key__limit_usd=12.5, overlap="P7D"))
 
     assert Rotation.model_validate(rotation.model_dump(mode="json")) == rotation
 
 
 def fields(schema: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
-    """The fields of a group in the form; a group inside it brings title and description of its own."""
+    """Return the fields of a group in the form; a field that is a group itself brings its own title and description."""
     group: dict[str, dict[str, Any]] = schema["definitions"][name]["properties"]
     inner = {
         field: schema["definitions"].get(shown.get("$ref", "").rpartition("/")[2], {}) for field, shown in group.items()
@@ -198,7 +198,7 @@ GROUPS = ("Rotation", "KeySettings", "Retirement")
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_field_of_the_form_explains_itself_in_one_line(group: str) -> None:
-    """Each field has a title for people and one sentence."""
+    """Each field has a title and a description of one sentence."""
     for name, field in fields(FORM, group).items():
         described = field.get("description", "")
         assert field.get("title"), name
@@ -208,7 +208,7 @@ def test_every_field_of_the_form_explains_itself_in_one_line(group: str) -> None
 
 
 def test_the_simplest_rotation_needs_four_answers() -> None:
-    """Name, connection, key name and one destination; everything else has a sensible default."""
+    """Name, connection, key name and one destination are required; everything else has a sensible default."""
     required = {group: set(FORM["definitions"][group].get("required", [])) for group in GROUPS}
 
     assert required == {

@@ -1,4 +1,4 @@
-"""When a rotation happens by itself: the same local time all year, once, and never at once because of a change."""
+"""When a rotation runs by itself: once, at the same local time all year, and never at once because of a change."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tasks.world.deployments import accepts_zone, read_timetable, schedule_of
 
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"]
-"""Clocks that change in spring and in autumn on both halves of the earth, by half an hour, and not at all."""
+"""Zones with clock changes in spring and autumn on both hemispheres, with a change of half an hour, and without any."""
 MIN_RUNS = 3
 """How many runs Prefect's scheduler keeps ahead (`PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS`)."""
 
 
 def timetable(days: int = 30, at: str = "03:30", zone: str = "Europe/Berlin") -> Timetable:
-    """A timetable as a person fills it in."""
+    """Return a timetable as a person would enter it."""
     return parse_timetable(days, at, zone, accepts_zone)
 
 
 def on_server(table: Timetable, first: datetime) -> RRuleSchedule:
-    """The schedule as Prefect's server reads it."""
+    """Return the schedule as Prefect's server reads it."""
     schedule = schedule_of(table, first)
     return RRuleSchedule(rrule=schedule.rrule, timezone=schedule.timezone)
 
 
 async def scheduled(schedule: Any, begin: datetime, end: datetime, looks_every: timedelta) -> list[datetime]:
-    """Every run that Prefect's scheduler makes: it looks again and again, and counts from the moment of looking."""
+    """Return all runs that Prefect's scheduler creates; it computes them anew on each loop, from the current time."""
     found: set[datetime] = set()
     now = begin
     while now < end:
@@ -47,7 +47,7 @@ async def scheduled(schedule: Any, begin: datetime, end: datetime, looks_every: 
 @pytest.mark.parametrize("days", [1, 7, 30])
 @pytest.mark.parametrize("zone", ZONES)
 async def test_a_rotation_keeps_its_local_time_for_a_year(zone: str, days: int) -> None:
-    """Through both changes of the clocks, Prefect's own scheduler makes one run per interval, at the local time."""
+    """Through both clock changes, Prefect's own scheduler creates one run per interval, at the local time."""
     table = timetable(days, "03:30", zone)
     first = table.next_rotation(NEW_YEAR, None)
     end = first + timedelta(days=366)
@@ -60,7 +60,7 @@ async def test_a_rotation_keeps_its_local_time_for_a_year(zone: str, days: int) 
 
 
 async def test_prefects_interval_would_rotate_an_hour_late_and_twice() -> None:
-    """Why the schedule is a recurrence rule: counted from now, an interval moves by an hour when the clocks change."""
+    """Why the schedule is a recurrence rule: an interval counted from now moves by an hour when clocks change."""
     anchor = datetime(2027, 1, 1, 3, 30, tzinfo=ZoneInfo("Europe/Berlin"))
     interval = IntervalSchedule(interval=timedelta(days=1), anchor_date=anchor, timezone="Europe/Berlin")
     spring = datetime(2027, 3, 26, 12, tzinfo=UTC)
@@ -74,7 +74,7 @@ async def test_prefects_interval_would_rotate_an_hour_late_and_twice() -> None:
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
 async def test_a_time_that_the_clocks_skip_is_an_hour_off_on_that_day_only(zone: str) -> None:
-    """A local time inside the gap is told, and rotates every day all the same."""
+    """A local time inside the gap is reported, and the rotation still runs on that day."""
     table = timetable(1, "02:30", zone)
     gap = table.skipped(NEW_YEAR)
     assert gap is not None
@@ -89,12 +89,12 @@ async def test_a_time_that_the_clocks_skip_is_an_hour_off_on_that_day_only(zone:
 
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "UTC"])
 def test_a_time_that_no_clock_skips_is_not_told(zone: str) -> None:
-    """Where the clocks never change there is nothing to tell."""
+    """Where the clocks never change, no local time is skipped."""
     assert timetable(1, "02:30", zone).skipped(NEW_YEAR) is None
 
 
 async def test_a_time_that_comes_twice_rotates_once() -> None:
-    """When the clocks go back, 02:30 comes twice and the rotation happens once."""
+    """When the clocks go back, 02:30 occurs twice, but the rotation runs once."""
     table = timetable(1, "02:30")
     autumn = datetime(2027, 10, 28, tzinfo=UTC)
 
@@ -123,7 +123,7 @@ async def test_a_time_that_comes_twice_rotates_once() -> None:
     ],
 )
 def test_a_change_of_the_settings_never_rotates_at_once(now: str, last: str | None, days: int, expected: str) -> None:
-    """The next rotation is the interval after the last one at the local time, never in the past and never now."""
+    """The next rotation is one interval after the last one, at the local time, and never in the past or now."""
     moments = [datetime.fromisoformat(text).replace(tzinfo=UTC) if text else None for text in (now, last, expected)]
     assert moments[0] is not None
 
@@ -134,7 +134,7 @@ def test_a_change_of_the_settings_never_rotates_at_once(now: str, last: str | No
 
 @pytest.mark.parametrize("days", [7, 30])
 async def test_a_week_without_a_worker_leaves_at_most_one_late_run(days: int) -> None:
-    """What waits after a week is what was scheduled in that week: at most one run for intervals of a week or more."""
+    """After a week, only the runs scheduled in that week are late: at most one for intervals of a week or more."""
     schedule = on_server(timetable(days), NEW_YEAR)
     begun = [NEW_YEAR + timedelta(hours=11 * step) for step in range(200)]
 
@@ -146,7 +146,7 @@ async def test_a_week_without_a_worker_leaves_at_most_one_late_run(days: int) ->
 
 
 async def test_a_server_that_was_down_makes_no_runs_for_the_past() -> None:
-    """The scheduler counts from now: what it had made ahead is late, and nothing else of the time that it was down."""
+    """The scheduler counts from now: only the runs that it had created in advance are late."""
     schedule = on_server(timetable(1), NEW_YEAR)
     stopped, back = NEW_YEAR + timedelta(days=10), NEW_YEAR + timedelta(days=17)
 
@@ -177,7 +177,7 @@ async def test_a_server_that_was_down_makes_no_runs_for_the_past() -> None:
     ],
 )
 def test_a_timetable_that_cannot_be_is_refused_by_its_field(days: Any, at: Any, zone: Any, sentence: str) -> None:
-    """One sentence that names the field."""
+    """The refusal is one sentence that names the field."""
     with pytest.raises(ConfigurationError, match=f"^{sentence}") as refused:
         parse_timetable(days, at, zone, accepts_zone)
 
@@ -185,7 +185,7 @@ def test_a_timetable_that_cannot_be_is_refused_by_its_field(days: Any, at: Any, 
 
 
 def test_many_rotations_are_spread_evenly_over_the_window_and_not_beyond() -> None:
-    """Of a thousand names, each minute of an hour has some, and none has more than a few."""
+    """Of a thousand names, each minute of an hour gets some, and none gets more than a few."""
     starts = [timetable().spread(f"rotation-{number}", timedelta(hours=1)).starts for number in range(1000)]
     per_minute = Counter(starts)
 
@@ -195,13 +195,13 @@ def test_many_rotations_are_spread_evenly_over_the_window_and_not_beyond() -> No
 
 
 def test_a_rotation_keeps_its_minute() -> None:
-    """The minute depends on the name alone: a release that moved it would rotate everything a second time."""
+    """The minute depends on the name alone; a release that changed it would rotate every key twice."""
     assert timetable().spread("checkout", timedelta(hours=2)).starts == time(5, 10)
     assert timetable(7, zone="UTC").spread("checkout", timedelta(hours=2)).starts == time(5, 10)
 
 
 def test_a_spread_replaces_the_one_before_and_none_moves_nothing() -> None:
-    """It always counts from the time that was asked for."""
+    """A spread is always computed from the requested time."""
     spread = timetable().spread("checkout", timedelta(hours=2))
 
     assert spread.spread("checkout", timedelta(hours=2)) == spread
@@ -211,7 +211,7 @@ def test_a_spread_replaces_the_one_before_and_none_moves_nothing() -> None:
 @pytest.mark.parametrize("days", [1, 7])
 @pytest.mark.parametrize("at", ["03:30", "23:30"], ids=["same day", "over midnight"])
 async def test_a_spread_rotation_rotates_at_its_minute_from_its_first_day_on(at: str, days: int) -> None:
-    """Prefect's scheduler makes one run per interval at that minute, also where the window reaches over midnight."""
+    """Prefect's scheduler creates one run per interval at that minute, even if the window reaches past midnight."""
     table = timetable(days, at).spread("checkout", timedelta(hours=2))
     first = table.next_rotation(NEW_YEAR, None)
 
@@ -225,27 +225,27 @@ async def test_a_spread_rotation_rotates_at_its_minute_from_its_first_day_on(at:
 
 @pytest.mark.parametrize("value", ["two hours", "13h", "-PT1H", None, {}, float("nan")])
 def test_a_spread_that_cannot_be_is_refused_by_its_field(value: Any) -> None:
-    """One sentence that names the field."""
+    """The refusal is one sentence that names the field."""
     with pytest.raises(ConfigurationError, match=r"^spread: .*Nothing was created\.$"):
         parse_spread(value)
 
 
 def test_a_spread_is_read_as_a_duration() -> None:
-    """As people write it, and as programs do."""
+    """Both the units that people write and ISO 8601 are accepted."""
     assert parse_spread("2h") == parse_spread("PT2H") == timedelta(hours=2)
 
 
 @pytest.mark.parametrize("window", [timedelta(0), timedelta(hours=2)])
 @pytest.mark.parametrize("zone", ZONES)
 def test_a_timetable_is_read_back_from_its_schedule(zone: str, window: timedelta) -> None:
-    """What Prefect stores says the same as what was asked for."""
+    """The stored schedule yields the requested timetable again."""
     table = timetable(14, "23:05", zone).spread("checkout", window)
 
     assert read_timetable(schedule_of(table, table.next_rotation(NEW_YEAR, None))) == table
 
 
 def test_differences_name_each_field_that_differs() -> None:
-    """A nested field by its dotted name, with what it was and what it is."""
+    """A nested field is given by its dotted name, with its former and its new value."""
     before = {"overlap": "P1D", "key": {"name": "a", "limit_usd": 5}, "same": 1}
     after = {"overlap": "P2D", "key": {"name": "a", "limit_usd": None}, "same": 1, "new": True}
 
@@ -257,7 +257,7 @@ def test_differences_name_each_field_that_differs() -> None:
 
 
 def test_what_was_not_asked_for_is_kept() -> None:
-    """Fields beyond the form stay as they are, also inside of a group; what was asked for wins, an empty value too."""
+    """Fields beyond the form keep their values, also inside a group; requested values win, even empty ones."""
     kept = {"key": {"workspace_id": "w", "limit_usd": 5}, "retirement": {"mode": "use"}, "overlap": "P1D"}
     asked = {"key": {"limit_usd": None}, "overlap": "P2D"}
 

@@ -1,4 +1,4 @@
-"""The states of a key's life, in code and in the documentation."""
+"""The states of a key in the code and in the documentation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "key-life.md"
 
 
 def test_the_drawing_is_the_code() -> None:
-    """The diagram in the documentation has exactly the states and the steps of the code, in the same words."""
+    """The documentation's diagram has exactly the code's states and transitions, with the same names."""
     diagram = PAGE.read_text().split("```mermaid\n", 1)[1].split("```", 1)[0]
     drawn = {
         (None if before == "[*]" else KeyState(before), KeyState(after)): why
@@ -22,7 +22,7 @@ def test_the_drawing_is_the_code() -> None:
 
 
 def test_every_state_is_reached_and_only_the_last_is_an_end() -> None:
-    """No state is drawn that no key comes to, and none but the last in which a key stays for ever."""
+    """Every state can occur, and a key can leave all of them but the last."""
     reached, left = {after for _, after in TRANSITIONS}, {before for before, _ in TRANSITIONS}
 
     assert reached == set(KeyState)

@@ -78,24 +78,24 @@ FOR_A_PERSON = [
 
 
 def named(error: KeyRotationError) -> str:
-    """A name for a test."""
+    """Return a test id for an error."""
     return f"{type(error).__name__}: {error}"
 
 
 @pytest.mark.parametrize("error", PASSING, ids=named)
 def test_what_passes_by_itself_is_tried_again(error: KeyRotationError) -> None:
-    """A service that is away, a limit, a queue: nobody needs to do anything."""
+    """A service that is down, a rate limit or a queue needs no action by a person."""
     assert passes_by_itself(error)
 
 
 @pytest.mark.parametrize("error", FOR_A_PERSON, ids=named)
 def test_what_needs_a_person_is_not_tried_again(error: KeyRotationError) -> None:
-    """Another run would find the same."""
+    """Another run would fail in the same way."""
     assert not passes_by_itself(error)
 
 
 def test_every_error_is_decided_upon() -> None:
-    """A new class of errors has to be put into one of the two lists."""
+    """A new error class must be added to one of the two lists above."""
     classes = {KeyRotationError}
     while new := {each for kind in classes for each in kind.__subclasses__()} - classes:
         classes |= new
@@ -106,7 +106,7 @@ def test_every_error_is_decided_upon() -> None:
 
 
 def test_several_failures_pass_if_each_of_them_does() -> None:
-    """One that needs a person is not hidden behind others, and the longest wait that was asked for counts."""
+    """One failure that needs a person decides, and otherwise the longest requested wait counts."""
     passing = DestinationError.combine([UnavailableError("a"), RateLimitedError("b", retry_after=90)])
     mixed = DestinationError.combine([UnavailableError("a"), ForbiddenError("b")])
 
@@ -119,7 +119,7 @@ def test_several_failures_pass_if_each_of_them_does() -> None:
 
 @pytest.mark.parametrize("emergency", [False, True])
 def test_waits_grow_and_end_daily_or_hourly(emergency: bool) -> None:
-    """Minutes, then hours, then daily; an emergency's are shorter, each of them."""
+    """The waits grow from minutes to hours to a day; all those of an emergency are shorter."""
     waits = [wait_before("checkout", number, emergency=emergency) for number in range(1, 8)]
 
     planned = EMERGENCY_WAITS if emergency else WAITS
@@ -132,7 +132,7 @@ def test_waits_grow_and_end_daily_or_hourly(emergency: bool) -> None:
 
 
 def test_rotations_that_failed_together_do_not_come_back_together() -> None:
-    """Of a thousand no two come in one second by more than chance, and the next try is shuffled again."""
+    """Of a thousand rotations, hardly any two share a second, and the next try is randomised again."""
     seconds = [int(wait_before(f"rotation-{i}", 3, emergency=False).total_seconds()) for i in range(1000)]
 
     assert len(set(seconds)) > 700
@@ -142,20 +142,20 @@ def test_rotations_that_failed_together_do_not_come_back_together() -> None:
 
 
 def test_a_service_that_asks_for_longer_gets_it() -> None:
-    """Up to a day, whatever it asks for."""
+    """The service's wait is respected, up to a day."""
     assert wait_before("a", 1, emergency=False, asked=timedelta(hours=2)) >= timedelta(hours=2)
     assert asked_to_wait(RateLimitedError("429", retry_after=1e12)) == WAITS[-1]
     assert asked_to_wait(ConfigurationError("wrong")) == timedelta(0)
 
 
 def following(*coming: Coming, number: int = 0, crashed: bool = False, by_hand: bool = False) -> Next:
-    """What follows the failure of a scheduled run or of a person's, or a crash."""
+    """Return what follows the failure of a scheduled run, of a person's run, or of a crash."""
     failed = Try(number, RUN_ID, NOW, None if by_hand else NOW)
     return next_try("checkout", failed, coming, NOW, emergency=False, asked=timedelta(0), crashed=crashed)
 
 
 def test_the_first_failure_is_followed_by_the_first_try() -> None:
-    """In some minutes, without a word to anybody."""
+    """It comes after some minutes, and no person is notified."""
     first = following()
 
     assert (first.number, first.run, first.needs_person) == (1, None, False)
@@ -163,27 +163,27 @@ def test_the_first_failure_is_followed_by_the_first_try() -> None:
 
 
 def test_after_a_crash_the_first_try_does_not_wait_and_the_others_do() -> None:
-    """No service was the cause; but a run that kills its process again and again is not run without a pause."""
+    """No service caused a crash, but a run that repeatedly crashes its process must not run without a pause."""
     assert following(crashed=True).at == NOW
     assert following(crashed=True, number=1) == following(number=1)
 
 
 def test_a_failed_run_has_one_try_at_a_time() -> None:
-    """One that is pending stays the next one, even where it comes later."""
+    """The scheduled try is kept, even if a new one would come earlier."""
     pending = Coming(uuid4(), NOW + timedelta(hours=20), 6, finishes=RUN_ID)
 
     assert following(Coming(uuid4(), NOW + MINUTE), pending) == Next(6, pending.at, pending)
 
 
 def test_the_try_of_another_run_stands_for_nobody_else() -> None:
-    """It may find that its own work is done, and end without a look at what the others have left."""
+    """It may find its own work done, and end without checking what other runs have left."""
     other = Coming(uuid4(), NOW + MINUTE, 2, finishes=uuid4())
 
     assert following(other).run is None
 
 
 def test_an_earlier_regular_run_is_the_try_of_a_scheduled_one() -> None:
-    """A later one is none."""
+    """A later regular run does not replace a try."""
     earlier, later = Coming(uuid4(), NOW + 4 * MINUTE), Coming(uuid4(), NOW + 9 * MINUTE)
 
     assert following(later, earlier) == Next(1, earlier.at, earlier)
@@ -191,7 +191,7 @@ def test_an_earlier_regular_run_is_the_try_of_a_scheduled_one() -> None:
 
 
 def test_what_a_person_has_started_has_a_try_of_its_own() -> None:
-    """A person's run rotates whatever the age of the key; a regular one that finds it too young ends."""
+    """A person's run rotates a key of any age, while a regular run may end because the key is too young."""
     regular = Coming(uuid4(), NOW + MINUTE, 3)
 
     assert following(regular, by_hand=True) == following(by_hand=True)
@@ -199,12 +199,12 @@ def test_what_a_person_has_started_has_a_try_of_its_own() -> None:
 
 @pytest.mark.parametrize(("failed", "told"), [(0, False), (1, False), (2, False), (3, True), (9, True)])
 def test_a_person_is_told_once_the_third_try_has_failed(failed: int, told: bool) -> None:
-    """Not before, and of each failure after it."""
+    """Earlier failures notify nobody, and each later one does again."""
     assert following(number=failed).needs_person is told
 
 
 def test_a_try_knows_which_run_it_finishes() -> None:
-    """Through all further tries, by the labels alone."""
+    """The labels alone identify that run, through all further tries."""
     failed = Try(0, uuid4(), NOW)
 
     second = Try.read(Try.read(failed.labels(1), uuid4(), NOW + MINUTE).labels(2), uuid4(), NOW + 2 * MINUTE)
@@ -223,14 +223,14 @@ def test_a_try_knows_which_run_it_finishes() -> None:
     ],
 )
 def test_a_run_with_other_labels_is_one_of_its_own(labels: dict[str, object]) -> None:
-    """Whatever somebody has written there."""
+    """Anybody can write labels, so other values are ignored."""
     own = uuid4()
 
     assert Try.read(labels, own, NOW) == Try(0, own, NOW)
 
 
 def test_a_regular_run_in_the_place_of_a_try_counts_and_is_one_of_its_own() -> None:
-    """It is a new rotation; only its number goes on."""
+    """It is a new rotation, which only continues the numbering."""
     own = uuid4()
 
     assert Try.read({NUMBER: 2}, own, NOW) == Try(2, own, NOW)

@@ -1,4 +1,4 @@
-"""Destinations of every kind, behind the one interface that a run knows."""
+"""Destinations of every kind, behind the one interface that a run uses."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from tests.threads import Hanging, ends_while
 
 
 class ForeignSecret(SecretBlock):
-    """A secret block of another package."""
+    """A secret block from another package."""
 
     async def read_secret(self) -> bytes:
-        """Read it."""
+        """Return the bytes."""
         return b"current"
 
     async def write_secret(self, secret_data: bytes) -> str:
-        """Write it."""
+        """Replace the bytes."""
         raise AssertionError("nothing is written")
 
 
 @pytest.fixture
 def vault_url() -> Iterator[str]:
-    """Where the stand-in of Vault is."""
+    """The URL of Vault's stand-in."""
     with running(create_app(VaultSandbox())) as url:
         yield url
 
 
 @pytest.fixture
 async def in_vault(vault_url: str) -> AsyncIterator[VaultSecret]:
-    """A destination in Vault with an older version."""
+    """A destination in Vault that has an older version."""
     credentials = VaultCredentials(url=vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     destination = VaultSecret(credentials=credentials, path="app")
     for value in ("old", "current"):
@@ -54,7 +54,7 @@ async def in_vault(vault_url: str) -> AsyncIterator[VaultSecret]:
 
 
 async def test_what_vault_knows_is_passed_on(in_vault: VaultSecret) -> None:
-    """A destination in Vault finds older versions and foresees whether it may write."""
+    """A destination in Vault finds older versions, and predicts whether it may be written."""
     assert await in_vault.read_older(lambda value: value == SecretStr("old")) == SecretStr("old")
     assert "can be read and written" in await in_vault.check()
 
@@ -68,29 +68,29 @@ async def test_what_vault_knows_is_passed_on(in_vault: VaultSecret) -> None:
     ids=lambda destination: destination.place(),
 )
 async def test_a_store_without_versions_finds_nothing_and_cannot_tell(destination: Destination) -> None:
-    """Where a store has neither versions nor a way to ask, the answers are nothing and unknown."""
+    """Without versions and without a way to ask, the answers are nothing and unknown."""
     assert await destination.read_older(lambda _value: True) is None
     assert await destination.check() == f"{destination.place()} can be read."
 
 
 class SyncSecret(SecretBlock):
-    """A secret block that knows only sync code."""
+    """A secret block with synchronous methods only."""
 
     _threads: list[threading.Thread] = []  # noqa: RUF012 - Prefect's blocks take no private fields at construction
 
     def read_secret(self) -> bytes:  # type: ignore[override]
-        """Read it."""
+        """Return the bytes."""
         self._threads.append(threading.current_thread())
         return b"current"
 
     def write_secret(self, secret_data: bytes) -> str:  # type: ignore[override]
-        """Write it."""
+        """Replace the bytes."""
         self._threads.append(threading.current_thread())
         return "written"
 
 
 async def test_a_block_that_knows_only_sync_code_does_not_stop_the_others() -> None:
-    """It is read and written in a thread of its own, so that the slot is renewed and other destinations go on."""
+    """Its calls run in a thread of their own, so that the slot's lease is renewed and other destinations continue."""
     block = SyncSecret()
     destination = AnySecretBlock("sync-secret/checkout", block)
 
@@ -106,19 +106,19 @@ class HangingSecret(SecretBlock):
     """A secret block whose service never answers."""
 
     async def read_secret(self) -> bytes:
-        """Wait for ever."""
+        """Hang forever."""
         await asyncio.Event().wait()
         return b""
 
     async def write_secret(self, secret_data: bytes) -> str:
-        """Wait for ever."""
+        """Hang forever."""
         await asyncio.Event().wait()
         return ""
 
 
 @pytest.mark.parametrize("what", ["read", "written"])
 async def test_a_block_that_never_answers_is_given_up(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run ends in time with one plain sentence, and the outcome counts as unknown."""
+    """The run ends in time with one sentence, and the write counts as one of unknown outcome."""
     monkeypatch.setattr("tasks.world.destinations.CALL_TIMEOUT_SECONDS", 0.02)
     destination = AnySecretBlock("hanging-secret/checkout", HangingSecret())
     call = (
@@ -136,17 +136,17 @@ async def test_a_block_that_never_answers_is_given_up(what: str, monkeypatch: py
 
 
 class BlockedSecret(SyncSecret):
-    """A secret block that knows only sync code, and whose service never answers."""
+    """A synchronous secret block whose service never answers."""
 
     _hanging: Hanging = PrivateAttr(default_factory=Hanging)
 
     def read_secret(self) -> bytes:  # type: ignore[override]
-        """Wait for ever."""
+        """Hang forever."""
         return self._hanging()
 
 
 def test_a_blocking_call_that_never_returns_does_not_keep_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given up, it stays behind in a thread that nobody joins: the run's event loop ends, and its place is free."""
+    """After the timeout its thread is abandoned and not joined, so the run's event loop ends, and its slot is free."""
     monkeypatch.setattr("tasks.world.destinations.CALL_TIMEOUT_SECONDS", 0.02)
     block = BlockedSecret()
 
@@ -160,7 +160,7 @@ def test_a_blocking_call_that_never_returns_does_not_keep_its_run(monkeypatch: p
 
 @pytest.mark.parametrize("value", [{"user": "checkout", "password": "hunter2"}, ["hunter2"], 7, None])
 async def test_a_json_value_is_not_taken_for_an_empty_place(value: Any) -> None:
-    """Somebody keeps more than a key there, so that a rotation must not write over it; the sentence quotes nothing."""
+    """Such a value contains more than a key, so a rotation must not overwrite it; the sentence quotes nothing."""
     destination = PrefectSecret("secret/checkout", Secret(value=value))
 
     with pytest.raises(DestinationError, match=r"^secret/checkout holds a JSON value") as failed:
@@ -170,18 +170,18 @@ async def test_a_json_value_is_not_taken_for_an_empty_place(value: Any) -> None:
 
 
 class OddSecret(ForeignSecret):
-    """A secret block that answers with something else than a text's bytes."""
+    """A secret block whose value is not the bytes of a text."""
 
     answer: Any = None
 
     async def read_secret(self) -> bytes:
-        """Read it."""
+        """Return that value."""
         return self.answer  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("answer", [b"\xff\xfe", {"user": "checkout"}, 7])
 async def test_what_is_no_text_is_not_replaced_by_a_key(answer: Any) -> None:
-    """A certificate, say, is somebody else's, and the sentence quotes nothing of it."""
+    """It may be a certificate, for example, that must not be lost; the sentence quotes nothing of it."""
     destination = AnySecretBlock("odd-secret/checkout", OddSecret(answer=answer))
 
     with pytest.raises(DestinationError, match=r"^odd-secret/checkout holds no text, .* choose another block\.$"):
@@ -189,7 +189,7 @@ async def test_what_is_no_text_is_not_replaced_by_a_key(answer: Any) -> None:
 
 
 async def test_a_place_that_holds_nothing_yet_is_empty() -> None:
-    """Nothing is not the text "None"."""
+    """`None` must not be read as the text "None"."""
     destination = AnySecretBlock("odd-secret/checkout", OddSecret(answer=None))
 
     assert (await destination.read_content()).value is None

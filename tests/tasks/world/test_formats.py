@@ -1,4 +1,4 @@
-"""Ledgers of other versions of this package: a newer one reads every older format, an older one refuses a newer."""
+"""Ledgers of other versions of this package: newer versions read every older format, older ones refuse newer ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STORED = {
     file.stem: json.loads(file.read_text())
     for file in sorted((Path(__file__).parents[1] / "model" / "ledgers").glob("*.json"))
 }
-"""Ledgers as Prefect kept them, of every format that there ever was. What was written once never changes."""
+"""Ledgers as Prefect stored them, one or more of every format so far. Existing entries never change."""
 REFUSAL = (
     "The ledger of rotation checkout was written by a newer version of this package (9.9.9), so nothing was changed: "
     "upgrade this worker."
@@ -32,19 +32,19 @@ REFUSAL = (
 
 
 def fields(schema: dict[str, Any]) -> set[str]:
-    """The names of all fields of a ledger and of what is in it."""
+    """Return the names of all fields of a ledger and of the objects in it."""
     return {name for model in (schema, *schema["$defs"].values()) for name in model.get("properties", {})}
 
 
 def names(value: Any) -> set[str]:
-    """The names of all fields in a JSON value."""
+    """Return the names of all fields in a JSON value."""
     if isinstance(value, list):
         return set().union(*map(names, value))
     return set(value).union(*map(names, value.values())) if isinstance(value, dict) else set()
 
 
 def only(known: set[str], value: Any) -> Any:
-    """A JSON value without the fields that came later."""
+    """Return a JSON value without the fields that came later."""
     if isinstance(value, list):
         return [only(known, part) for part in value]
     return (
@@ -53,7 +53,7 @@ def only(known: set[str], value: Any) -> Any:
 
 
 def as_format_1(store: Memory) -> Memory:
-    """The ledger as an earlier package stored it: in a variable without terms, and without what came later."""
+    """Return the ledger as an earlier package stored it: in one variable, without terms, and without later fields."""
     before_terms = Memory()
     known = names([v for v in STORED.values() if v["format"] == 1])
     before_terms.terms[0] = {**only(known, store.value), "format": 1}
@@ -61,19 +61,19 @@ def as_format_1(store: Memory) -> Memory:
 
 
 async def rotate_and_prune(world: FakeWorld) -> None:
-    """Run the protocol once, to the very end of the run."""
+    """Run the protocol once, including the final pruning."""
     run = world.open()
     await follow_protocol(run, world.rotation, PLAIN)
     await prune(world.store, await world.store.newest())
 
 
 def test_a_ledger_of_every_format_is_kept() -> None:
-    """Whoever raises the format keeps a ledger of the former one here, or adds one of the new."""
+    """Whoever raises the format keeps the stored ledgers of all former formats here, and adds one of the new."""
     assert {value["format"] for value in STORED.values()} == set(range(1, FORMAT + 1))
 
 
 def test_the_ledgers_of_this_format_have_every_field() -> None:
-    """What is stored is read with nothing left out, so that a renamed field is found by the tests below."""
+    """Together they contain every field, so that the tests below notice a renamed one."""
     stored = [value for value in STORED.values() if value["format"] == FORMAT]
 
     assert fields(Ledger.model_json_schema(mode="serialization")) - names(stored) == set()
@@ -87,14 +87,14 @@ def test_a_stored_ledger_is_read_whole(name: str) -> None:
 
 @pytest.mark.parametrize("stored_format", range(1, FORMAT + 1))
 def test_a_removed_rotation_stays_removed_for_a_newer_package(stored_format: int) -> None:
-    """The last term of a removed rotation is none of an existing one, whichever version wrote it."""
+    """Whichever version closed a ledger, its last term must not be read as an existing rotation's."""
     value = {**Ledger().closed().to_json(), "format": stored_format}
 
     assert parse_ledger("checkout", value).is_closed
 
 
 async def test_a_ledger_of_format_1_is_carried_on(world: FakeWorld) -> None:
-    """The key that an earlier package made is superseded and keeps its overlap: no key is lost, none is made twice."""
+    """The key of an earlier package is superseded with its overlap; no key is lost or created twice."""
     await world.rotate()
     former = await world.held()
     world.store = as_format_1(world.store)
@@ -107,7 +107,7 @@ async def test_a_ledger_of_format_1_is_carried_on(world: FakeWorld) -> None:
 
 
 async def test_a_rotation_that_an_earlier_package_began_is_finished(world: FakeWorld) -> None:
-    """A Retry by this package deletes the key that nobody holds, and the rotation has one new key."""
+    """A Retry with this package deletes the unpublished key, and the rotation has one new key."""
     await world.rotate()
     run_id, first_started = uuid4(), world.time
     world.app.state.faults.add(Fault("before", "GET", "/key$", status=403, body='{"error": {"code": 418}}'))
@@ -123,7 +123,7 @@ async def test_a_rotation_that_an_earlier_package_began_is_finished(world: FakeW
 
 
 async def test_a_ledger_of_format_1_is_closed_before_it_is_continued(world: FakeWorld) -> None:
-    """A run that dies in between has lost nothing, and an earlier package refuses what is there then."""
+    """A run that dies in between has lost nothing, and an earlier package refuses the closed ledger."""
     await world.rotate()
     former = await world.held()
     world.store = as_format_1(world.store)
@@ -140,7 +140,7 @@ async def test_a_ledger_of_format_1_is_closed_before_it_is_continued(world: Fake
 
 
 async def test_what_a_ledger_of_format_1_said_is_not_taken_for_the_ledger_again(world: FakeWorld) -> None:
-    """Where all terms are deleted by hand later, the keys are found by their markers, as without any ledger."""
+    """If a person deletes all terms later, the keys are found by their markers, as without any ledger."""
     await world.rotate()
     world.store = as_format_1(world.store)
     await rotate_and_prune(world)
@@ -156,7 +156,7 @@ async def test_what_a_ledger_of_format_1_said_is_not_taken_for_the_ledger_again(
 
 @pytest.mark.parametrize("what", ["rotate", "emergency", "retire", "restore", "apply", "remove", "keep"])
 async def test_an_older_package_refuses_a_newer_ledger_and_changes_nothing(world: FakeWorld, what: str) -> None:
-    """Whatever is run, it is one sentence that says what to do; keys, destinations and ledger stay as they are."""
+    """Every flow fails with one sentence that says what to do; keys, destinations and ledger do not change."""
     await world.rotate()
     world.later(days=2)
     world.store.value = {**world.store.value, "format": FORMAT + 1, "package": "9.9.9", "surprise": True}
@@ -180,7 +180,7 @@ async def test_an_older_package_refuses_a_newer_ledger_and_changes_nothing(world
 
 @pytest.mark.parametrize("package", ["", "sk-or-v1-" + "0" * 64, "9.9.9; rm -rf /", None, 7])
 def test_a_version_that_is_none_is_not_quoted(package: object) -> None:
-    """What a variable says may have been edited by anybody."""
+    """Anybody may have edited the variable, so it may contain a secret."""
     with pytest.raises(LedgerError) as refused:
         parse_ledger("checkout", {"format": FORMAT + 1, "package": package})
 

@@ -1,4 +1,4 @@
-"""What is known about all rotations: found whatever else Prefect has, in few calls."""
+"""The facts about all rotations, read in few requests whatever else Prefect contains."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Json = dict[str, Any]
 
 
 class Prefect:
-    """Prefect's API as far as the overview asks it, with rotations that each have a ledger and three scheduled runs.
+    """The part of Prefect's API that the overview uses; each rotation has a ledger and three scheduled runs.
 
     Args:
-        rotations: How many there are.
+        rotations: The number of rotations.
     """
 
     def __init__(self, rotations: int) -> None:
@@ -54,7 +54,7 @@ class Prefect:
         )
 
     async def request(self, _method: str, route: str, *, json: Json) -> Any:
-        """Answer as the server does."""
+        """Answer like the server."""
         self.asked[route] += 1
         match route:
             case "/variables/filter":
@@ -92,13 +92,13 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> Prefect:
 
 
 async def last(rotation: str) -> tuple[str, str] | None:
-    """How the last run of a rotation ended."""
+    """Return the state and the message of a rotation's last run."""
     [found] = [facts for facts in await read_facts() if facts.name == rotation]
     return (found.last_run.state, found.last_run.message) if found.last_run else None
 
 
 async def test_a_page_holds_many_rotations(prefect: Prefect) -> None:
-    """Five hundred rotations, of which each has run and has three runs to come, are read in a fixed number of calls."""
+    """Five hundred rotations, each with one past and three scheduled runs, are read in a fixed number of requests."""
     for n in range(MANY):
         prefect.run(n, "COMPLETED", NOW - timedelta(minutes=n))
 
@@ -109,7 +109,7 @@ async def test_a_page_holds_many_rotations(prefect: Prefect) -> None:
 
 
 async def test_a_second_deployment_of_a_rotation_is_named(prefect: Prefect) -> None:
-    """Given a copy in which the rotation's name was not changed, the rotation is listed once, by its own deployment."""
+    """Given a copy with an unchanged rotation name, the rotation is listed once, with its own deployment."""
     prefect.deployments.insert(0, {**prefect.deployments[0], "id": "copy", "name": "r0-eu"})
 
     [found] = [facts for facts in await read_facts() if facts.name == "r0"]
@@ -120,7 +120,7 @@ async def test_a_second_deployment_of_a_rotation_is_named(prefect: Prefect) -> N
 
 
 async def test_a_try_behind_a_regular_run_is_still_to_come(prefect: Prefect) -> None:
-    """Nobody is told that it was cancelled, because the schedule of the rotation comes first."""
+    """It must not look cancelled only because a regular run of the schedule comes first."""
     prefect.run(0, "SCHEDULED", NOW + timedelta(minutes=15))
     prefect.runs[-1]["labels"] = {"key-rotation.try": 1}
     prefect.run(0, "SCHEDULED", NOW + timedelta(minutes=10))
@@ -132,7 +132,7 @@ async def test_a_try_behind_a_regular_run_is_still_to_come(prefect: Prefect) -> 
 
 
 async def test_a_failure_is_not_lost_behind_the_runs_of_others(prefect: Prefect) -> None:
-    """A rotation that failed a month ago is told, however often the others have run since."""
+    """A rotation's failure of a month ago is shown, however many runs the others have had since."""
     prefect.run(0, "FAILED", NOW - timedelta(days=30))
     for minute in range(2_000):
         prefect.run(1 + minute % (MANY - 1), "COMPLETED", NOW - timedelta(minutes=minute))
@@ -141,7 +141,7 @@ async def test_a_failure_is_not_lost_behind_the_runs_of_others(prefect: Prefect)
 
 
 async def test_a_failure_that_was_put_right_is_not_told(prefect: Prefect) -> None:
-    """Nor is one told that a later run has mended, though that run is as far back."""
+    """A failure is over once a later run has completed, even if that was long ago, too."""
     prefect.run(0, "FAILED", NOW - timedelta(days=30))
     prefect.run(0, "COMPLETED", NOW - timedelta(days=29))
     for minute in range(2_000):
@@ -151,7 +151,7 @@ async def test_a_failure_that_was_put_right_is_not_told(prefect: Prefect) -> Non
 
 
 async def test_a_run_that_crashed_before_it_started_is_told(prefect: Prefect) -> None:
-    """A run whose process could not be started is the last one, though it has no start."""
+    """A run whose process could not start counts as the last one, though it has no start time."""
     prefect.run(0, "COMPLETED", NOW - timedelta(days=1))
     prefect.run(0, "CRASHED", NOW, started=False)
 
@@ -163,12 +163,12 @@ async def test_a_run_that_crashed_before_it_started_is_told(prefect: Prefect) ->
     [({"rotation": {"name": "a"}}, "a"), ({"rotation": "a"}, "a"), ({"rotation": {}}, "none"), ({}, "none")],
 )
 def test_the_rotation_of_a_run_is_what_its_parameters_name(parameters: Json, rotation: str) -> None:
-    """A rotation is given by its settings, or by its name."""
+    """The parameters contain the rotation's settings, or only its name."""
     assert rotation_name(parameters, "none") == rotation
 
 
 async def test_the_destinations_of_a_rotation_are_those_of_all_its_deployments(prefect: Prefect) -> None:
-    """Given a copy in which the rotation's name was not changed, what it publishes to counts, too."""
+    """Given a copy with an unchanged rotation name, its destinations count, too."""
     for name, place in (("r0", "secret/one"), ("r0-eu", "secret/other")):
         parameters = {"rotation": {"name": "r0", "destinations": [place]}}
         prefect.deployments.append({"id": name, "name": name, "tags": [], "parameters": parameters})

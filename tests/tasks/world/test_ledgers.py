@@ -1,4 +1,4 @@
-"""What a run hears when Prefect's own API fails."""
+"""A run's errors when Prefect's own API fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.memory import Memory
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is tried for long here."""
+    """Limit every request to two attempts."""
     monkeypatch.setattr(gate, "ATTEMPTS", 2)
 
 
@@ -45,7 +45,7 @@ REQUEST = httpx.Request("PATCH", "http://127.0.0.1/api/variables", content=b"wha
     ids=lambda error: type(error).__name__,
 )
 async def test_an_error_of_prefects_api_is_one_plain_sentence(error: Exception) -> None:
-    """The sentence says what failed, quotes nothing, and counts the outcome as unknown."""
+    """The sentence says what failed, quotes nothing, and treats the outcome as unknown."""
     client = mock.AsyncMock()
     client.create_variable.side_effect = error
 
@@ -61,7 +61,7 @@ async def test_an_error_of_prefects_api_is_one_plain_sentence(error: Exception) 
 
 @asynccontextmanager
 async def ledger_behind(answer: Response) -> AsyncIterator[ledgers.VariableStore]:
-    """A ledger's place on a server that gives one answer to everything."""
+    """Yield a ledger store on a server that gives the same answer to every request."""
     with running(answer) as url, temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         async with PrefectClient(f"{url}/api") as client:
             with (
@@ -73,7 +73,7 @@ async def ledger_behind(answer: Response) -> AsyncIterator[ledgers.VariableStore
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500, 502, 503])
 async def test_every_status_of_prefects_api_is_one_plain_sentence(status: int) -> None:
-    """Whatever is answered to a write of the ledger, the run tells it plainly and quotes nothing."""
+    """Whatever answers a write of the ledger, the run reports it in one sentence and quotes nothing."""
     answer = Response("what was sent", status, {"Retry-After": "1"})
     async with ledger_behind(answer) as ledger:
         with pytest.raises(ServiceError, match="failed while writing the ledger") as failed:
@@ -83,7 +83,7 @@ async def test_every_status_of_prefects_api_is_one_plain_sentence(status: int) -
 
 
 async def test_an_answer_of_prefects_api_that_is_no_json_is_one_plain_sentence() -> None:
-    """A proxy's page in place of the ledger is told plainly and not quoted."""
+    """A proxy's error page instead of the ledger is reported in one sentence, and not quoted."""
     answer = Response("<html>what was sent</html>", media_type="text/html")
     async with ledger_behind(answer) as ledger:
         with pytest.raises(ServiceError, match="failed while reading the ledger") as failed:
@@ -93,7 +93,7 @@ async def test_an_answer_of_prefects_api_that_is_no_json_is_one_plain_sentence()
 
 
 async def test_a_ledger_that_appears_in_between_costs_the_run_its_place() -> None:
-    """Making a ledger that another run has just made ends this run."""
+    """A run must end if another one has just created the ledger."""
     client = mock.AsyncMock()
     client.create_variable.side_effect = ObjectAlreadyExists(Exception())
 
@@ -105,7 +105,7 @@ async def test_a_ledger_that_appears_in_between_costs_the_run_its_place() -> Non
 
 
 async def test_a_write_that_was_given_up_and_took_effect_costs_no_place() -> None:
-    """The attempt that made the term goes on with the next one: nobody else has taken over."""
+    """The term is this attempt's own, so it continues: no other run has taken over."""
     stored: dict[str, Variable] = {}
 
     async def create(wanted: VariableCreate) -> None:
@@ -139,7 +139,7 @@ async def test_a_write_that_was_given_up_and_took_effect_costs_no_place() -> Non
 
 @pytest.mark.parametrize("removed", [False, True])
 async def test_pruning_keeps_the_newest_term_that_was_listed_twice(removed: bool) -> None:
-    """A variable that is made between two pages moves an entry from one page to the next, which lists it again."""
+    """A variable created between two requests moves an entry to the next page, so that it is listed twice."""
     store = Memory()
     value = (Ledger(removed=removed)).to_json()
     store.terms = {1: value, 2: value, 3: value}

@@ -24,18 +24,18 @@ from tasks.world.naming import MADE_UP, run_name
     ],
 )
 def test_a_run_is_named_after_what_it_does(flow: str, parameters: dict[str, Any], name: str) -> None:
-    """Whoever reads a list of runs knows which one to open."""
+    """The name shows in a list of runs which one to open."""
     assert run_name(flow, parameters) == name
 
 
 @pytest.mark.parametrize("rotation", ["sk-or-v1-Secret", "line\nbreak", 7, ["checkout"], {"name": "x" * 300}])
 def test_what_is_no_rotation_does_not_become_a_name(rotation: object) -> None:
-    """Nothing is checked yet when a run is named: a key in the wrong field must not be shown in a list of runs."""
+    """A run is named before its parameters are validated, so a key in the wrong field must not become its name."""
     assert run_name("retire", {"rotation": rotation}) == "retire"
 
 
 def test_only_a_name_that_prefect_has_made_up_is_replaced() -> None:
-    """What a person, or a schedule of ours, has named keeps its name."""
+    """A name from a person, or from a schedule of ours, is kept."""
     assert all(MADE_UP.fullmatch(generate_slug(2)) for _ in range(300))
     assert all(map(MADE_UP.fullmatch, ["Licensed-Quoll", "Gorgeous-Oyster"]))
     assert not any(map(MADE_UP.fullmatch, ["retire checkout", "rotate checkout, try 2", "first key of checkout", "Q3"]))

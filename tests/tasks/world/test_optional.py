@@ -1,4 +1,4 @@
-"""What a rotation does not need cannot stop it: one rule for every part of OpenRouter that an account may lack."""
+"""A failure of what a rotation does not need cannot stop it: one rule for all optional parts of OpenRouter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = {
 
 
 def as_openrouter(status: int) -> Fault:
-    """An error as OpenRouter spells it."""
+    """Return an error in OpenRouter's format."""
     return Fault(status=status, body=json.dumps({"error": {"code": status, "message": "no"}}))
 
 
@@ -35,7 +35,7 @@ SITUATIONS = ("first run", "later run", "plan", "audit")
 
 
 async def outcome(world: FakeWorld, part: str, answer: str, situation: str) -> str:
-    """What a run, a plan or an audit does where a part of the API gives an answer."""
+    """Return how a run, a plan or an audit reacts to an answer of a part of the API."""
     world.change(key={"inherit": True})
     if situation != "first run":
         await world.rotate()
@@ -60,7 +60,7 @@ async def outcome(world: FakeWorld, part: str, answer: str, situation: str) -> s
 
 
 async def test_the_manual_says_what_each_missing_part_does(monkeypatch: pytest.MonkeyPatch, world: FakeWorld) -> None:
-    """403 and 404 mean that there is nothing to carry over; what may pass by itself, or is no answer, is a failure."""
+    """After 403 and 404 there is nothing to carry over; other errors, and answers without JSON, are failures."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
     rows = []
     for part, title in PARTS.items():
@@ -74,7 +74,7 @@ async def test_the_manual_says_what_each_missing_part_does(monkeypatch: pytest.M
 
 
 async def fresh(world: FakeWorld) -> FakeWorld:
-    """The same servers, with nothing in them but the account and its management key."""
+    """Return a world with the same servers, emptied except for the account and its management key."""
     sandbox = world.openrouter
     world.app.state.faults.clear()
     for key in list(sandbox.keys.values()):
@@ -85,7 +85,7 @@ async def fresh(world: FakeWorld) -> FakeWorld:
 
 @pytest.mark.parametrize("status", [403, 404])
 async def test_a_guardrail_that_is_asked_for_by_name_stays_an_error(world: FakeWorld, status: int) -> None:
-    """What the rotation names, it needs."""
+    """A rotation cannot do without what it names."""
     world.change(key={"guardrail_id": "0b0e3c5e-1f3a-4d0b-9b59-2f8f3f3f5c11"})
     world.openrouter.lacks = {"guardrails": status}
 
@@ -96,7 +96,7 @@ async def test_a_guardrail_that_is_asked_for_by_name_stays_an_error(world: FakeW
 
 
 async def test_a_404_counts_whatever_its_body_is(world: FakeWorld) -> None:
-    """It is documented nowhere what an account without a part answers."""
+    """It is not documented how an account without a part answers, so the status alone decides."""
     world.app.state.faults.add(Fault(path="/api/v1/byok", status=404, body="<html>Not Found</html>"))
     await world.rotate()
 
@@ -106,7 +106,7 @@ async def test_a_404_counts_whatever_its_body_is(world: FakeWorld) -> None:
 
 
 async def test_a_403_of_a_proxy_is_a_failure(world: FakeWorld) -> None:
-    """It says nothing about the account, and a place that is not carried over is an outage."""
+    """It says nothing about the account, and a consumer whose new key misses a list has an outage."""
     await world.rotate()
     world.app.state.faults.add(Fault(path="/api/v1/byok", status=403, body="<html>Forbidden</html>"))
 
@@ -114,7 +114,7 @@ async def test_a_403_of_a_proxy_is_a_failure(world: FakeWorld) -> None:
 
 
 async def test_a_key_that_is_gone_is_believed_without_workspaces(world: FakeWorld) -> None:
-    """Given an account that shows no workspaces, its other keys prove that it is still the same one."""
+    """Given an account that does not list its workspaces, its other keys prove that it is still the same account."""
     await world.rotate()
     former = await world.held()
     await world.rotate()

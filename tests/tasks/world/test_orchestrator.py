@@ -1,4 +1,4 @@
-"""What a run asks of Prefect where its own clock and the server's disagree."""
+"""What a run schedules in Prefect when its own clock and the server's disagree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days
 
 
 class Server:
-    """Retirements of one rotation, as Prefect keeps them, with its clock."""
+    """The retirements of one rotation as Prefect stores them, with the server's clock."""
 
     def __init__(self) -> None:
         self.time = DUE - DAY
@@ -39,7 +39,7 @@ class Server:
         return self.runs.setdefault(idempotency_key, FlowRun(id=uuid4(), flow_id=uuid4(), state=state))
 
     async def run_until(self, end: datetime, is_due: Callable[[], bool]) -> int:
-        """Start what is scheduled, until the key is due for the worker that looks; how many runs that took."""
+        """Start scheduled runs until the worker's clock says that the key is due; return their number."""
         for taken in range(100):
             to_come = [run for run in self.runs.values() if run.state and run.state.is_scheduled()]
             if not to_come or self.time > end or (taken and is_due()):
@@ -48,7 +48,7 @@ class Server:
             assert run.state is not None
             self.time = max(self.time, run.state.state_details.scheduled_time or self.time)
             run.state = Running(timestamp=self.time)
-            # It began some seconds ago when it looks at the clock, and takes another one.
+            # A run reads the clock some seconds after its start, and schedules the next one after that.
             self.time += 2 * SECOND
             fields: dict[str, Any] = {"flow_run": run}
             with FlowRunContext.model_construct(**fields):
@@ -62,7 +62,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server."""
+    """A server of this kind."""
     server = Server()
     monkeypatch.setattr(orchestrator, "get_or_create_client", lambda: (server.client, False))
     return server
@@ -72,7 +72,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 async def test_a_key_that_is_not_due_yet_for_a_clock_that_is_behind_takes_one_more_retirement(
     server: Server, behind: timedelta, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server starts the first one at the end of the overlap; the second comes when the worker's clock is there."""
+    """The server starts the first one at the end of the overlap, and the second once the worker's clock agrees."""
     monkeypatch.setattr(PrefectWorld, "now", lambda _: server.time - behind)
     await PrefectWorld().schedule_retirement("checkout", DUE, even_if_cancelled=False)
 
@@ -85,7 +85,7 @@ async def test_a_key_that_is_not_due_yet_for_a_clock_that_is_behind_takes_one_mo
 async def test_a_clock_that_stands_still_costs_one_retirement_a_minute_at_most(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However near to the end of the overlap it stands."""
+    """This holds even if it stands a second before the end of the overlap."""
     monkeypatch.setattr(PrefectWorld, "now", lambda _: DUE - SECOND)
     await PrefectWorld().schedule_retirement("checkout", DUE, even_if_cancelled=False)
 
@@ -95,7 +95,7 @@ async def test_a_clock_that_stands_still_costs_one_retirement_a_minute_at_most(
 async def test_what_is_still_to_come_for_the_server_keeps_its_time(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another worker may take it, whose clock is right."""
+    """Another worker, with a correct clock, may take it."""
     monkeypatch.setattr(PrefectWorld, "now", lambda _: server.time - 5 * MINUTE)
     fields: dict[str, Any] = {"flow_run": FlowRun(flow_id=uuid4(), state=Running(timestamp=server.time))}
 

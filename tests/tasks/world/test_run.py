@@ -1,4 +1,4 @@
-"""A run's writes to destinations, and several things at once."""
+"""A run's writes to destinations, and its concurrent work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.memory import Memory
 
 
 async def fails(error: Exception) -> None:
-    """Fail."""
+    """Raise an error."""
     raise error
 
 
@@ -45,7 +45,7 @@ async def fails(error: Exception) -> None:
     ids=["one kind", "one sentence", "two kinds", "the place was lost"],
 )
 async def test_several_failures_are_told_as_one(errors: list[Exception], kind: type[Exception], sentence: str) -> None:
-    """Their common kind is kept, a repeated sentence is said once, and a lost place counts before all."""
+    """Their common class is kept, a repeated sentence appears once, and a lost place takes precedence."""
     with pytest.raises(KeyRotationError) as failed:
         await gather_all([fails(error) for error in errors])
 
@@ -54,22 +54,22 @@ async def test_several_failures_are_told_as_one(errors: list[Exception], kind: t
 
 
 async def test_an_error_that_is_not_ours_is_not_told_as_ours() -> None:
-    """A mistake in the code must not look like a destination that failed."""
+    """A programming error must not look like a failed destination."""
     with pytest.raises(TypeError):
         await gather_all([fails(DestinationError("a")), fails(TypeError("b"))])
 
 
 class Silent(Memory):
-    """A ledger that is never answered for."""
+    """A ledger store that never answers."""
 
     async def newest(self) -> NoReturn:
-        """Wait for ever."""
+        """Hang forever."""
         await asyncio.Event().wait()
         raise AssertionError
 
 
 async def test_a_destination_is_not_written_after_a_look_at_the_ledger_that_took_too_long() -> None:
-    """What such a look has seen may be long past: another run may have taken over since."""
+    """The result of a slow check may be out of date, because another run may have taken over since."""
     place = mock.create_autospec(Destination, instance=True)
     place.place.return_value = "secret/checkout"
     run = Run("checkout", mock.Mock(), OpenLedger("checkout", Silent(), uuid4()), mock.Mock())

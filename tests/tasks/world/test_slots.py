@@ -1,4 +1,4 @@
-"""What `check-connections` says about Prefect's slots, and that it says nothing about what it cannot see."""
+"""What `check-connections` reports about Prefect's slots; it reports nothing about what it cannot see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.world.slots import IN_MEMORY, LEASES_IN_MEMORY, slot_warnings
 
 
 class Server:
-    """As much of Prefect's API as is asked."""
+    """The part of Prefect's API that the check uses."""
 
     def __init__(self) -> None:
         self.settings: Response = JSONResponse(Settings().model_dump(mode="json"))
@@ -33,15 +33,15 @@ class Server:
         )
 
     async def version(self, _request: Request) -> Response:
-        """The version that the client asks for first."""
+        """Return the version, which the client requests first."""
         return JSONResponse(prefect.__version__)
 
     async def show_settings(self, _request: Request) -> Response:
-        """The settings of the server."""
+        """Return the settings of the server."""
         return self.settings
 
     async def list_limits(self, _request: Request) -> Response:
-        """The concurrency limits."""
+        """Return the concurrency limits."""
         return self.limits
 
     def stores_leases_in(self, module: str) -> None:
@@ -55,7 +55,7 @@ class Server:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
-    """A server whose leases are kept and whose limits are active."""
+    """A server with persistent leases and active limits."""
     server = Server()
     server.stores_leases_in("prefect.server.concurrency.lease_storage.filesystem")
     with running(server.app) as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
@@ -64,24 +64,24 @@ async def server() -> AsyncIterator[Server]:
 
 
 def test_prefects_default_is_what_is_warned_of() -> None:
-    """The module's name is Prefect's own default, where `GET /admin/settings` shows it."""
+    """The name of the module is Prefect's default, as `GET /admin/settings` shows it."""
     assert Settings().model_dump(mode="json")["server"]["concurrency"]["lease_storage"] == IN_MEMORY
 
 
 async def test_leases_that_a_restart_loses_are_warned_of(server: Server) -> None:
-    """Given Prefect's default lease storage, the warning names the setting."""
+    """Given Prefect's default lease storage, the warning names the setting to change."""
     server.stores_leases_in(IN_MEMORY)
 
     assert await slot_warnings() == [LEASES_IN_MEMORY]
 
 
 async def test_leases_in_files_are_not_warned_of(server: Server) -> None:
-    """Given a lease storage that outlives a restart, there is nothing to say."""
+    """Given a lease storage that survives a restart, there is no warning."""
     assert await slot_warnings() == []
 
 
 async def test_a_limit_of_a_rotation_that_is_switched_off_is_warned_of(server: Server) -> None:
-    """Given several limits, only those of rotations count, and only those that are off."""
+    """Given several limits, only inactive ones of rotations lead to a warning."""
     server.has_limits(**{"key-rotation_a": False, "key-rotation_b": True, "theirs": False, "key-rotation-x": False})
 
     (warning,) = await slot_warnings()
@@ -90,7 +90,7 @@ async def test_a_limit_of_a_rotation_that_is_switched_off_is_warned_of(server: S
 
 
 async def test_many_limits_are_counted(server: Server) -> None:
-    """Given a message that a person reads, only the first few are named."""
+    """Given many such limits, the message names the first few and counts the others, to stay readable."""
     server.has_limits(**{f"key-rotation_{number}": False for number in range(10)})
 
     (warning,) = await slot_warnings()
@@ -111,7 +111,7 @@ async def test_many_limits_are_counted(server: Server) -> None:
     ids=["Prefect Cloud", "not logged in", "a proxy refuses", "a login page", "other settings", "out of order"],
 )
 async def test_what_cannot_be_seen_is_not_warned_of(server: Server, answer: Response) -> None:
-    """Given an API that does not show its settings or its limits, nothing is said about them."""
+    """Given an API that hides its settings or its limits, there is no warning about them."""
     server.settings = server.limits = answer
 
     assert await slot_warnings() == []

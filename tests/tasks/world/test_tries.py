@@ -1,4 +1,4 @@
-"""Which tries a success ends, and which runs are tries."""
+"""Which tries end after a success, and which runs are tries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARAMETERS = {"rotation": {"name": "checkout"}, "emergency": False}
 
 
 class Server:
-    """As much of Prefect's API as is asked."""
+    """The part of Prefect's API that tries use."""
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
@@ -40,11 +40,11 @@ class Server:
         )
 
     async def version(self, _request: Request) -> Response:
-        """The version that the client asks for first."""
+        """Return the version, which the client requests first."""
         return JSONResponse(prefect.__version__)
 
     async def list_runs(self, _request: Request) -> Response:
-        """All runs."""
+        """Return all runs."""
         return JSONResponse(list(self.runs.values()))
 
     async def delete(self, request: Request) -> Response:
@@ -53,7 +53,7 @@ class Server:
         return Response(status_code=204)
 
     def has(self, state: str, name: str = "", **fields: Any) -> str:
-        """Add a run in a state."""
+        """Add a run in a state, and return its id."""
         key = str(uuid4())
         at = NOW.isoformat()
         self.runs[key] = {
@@ -63,7 +63,7 @@ class Server:
         return key
 
     def has_try_of(self, run_id: UUID) -> str:
-        """Add a try that is to come."""
+        """Add a scheduled try of a run, and return its id."""
         return self.has("SCHEDULED", tags=[TRY_TAG], labels=Try(0, run_id, NOW).labels(1))
 
 
@@ -77,13 +77,13 @@ async def server() -> AsyncIterator[Server]:
 
 
 def run_of(**fields: Any) -> FlowRun:
-    """A run of the deployment."""
+    """Return a run of the deployment."""
     wanted = {"flow_id": uuid4(), "deployment_id": DEPLOYMENT, "parameters": PARAMETERS, "run_count": 1, **fields}
     return FlowRun.model_validate(wanted)
 
 
 async def test_a_run_that_has_rotated_ends_every_try(server: Server) -> None:
-    """What they were to do is done."""
+    """The rotation has done what they were scheduled for."""
     server.has_try_of(uuid4())
 
     await end_tries(run_of(), NOW, only_own=False)
@@ -92,7 +92,7 @@ async def test_a_run_that_has_rotated_ends_every_try(server: Server) -> None:
 
 
 async def test_a_run_that_found_nothing_to_do_leaves_the_try_of_another_run(server: Server) -> None:
-    """A Retry of a run that completed long ago must not be the end of one that failed since."""
+    """A Retry of a long completed run must not end the try of one that has failed since."""
     own, failed = run_of(), uuid4()
     server.has_try_of(own.id)
     other = server.has_try_of(failed)
@@ -104,7 +104,7 @@ async def test_a_run_that_found_nothing_to_do_leaves_the_try_of_another_run(serv
 
 @pytest.mark.parametrize("only_own", [False, True])
 async def test_only_a_run_that_has_rotated_tells_that_a_failure_is_over(server: Server, only_own: bool) -> None:
-    """A person who was told of another run's failure is not told of its end by one that did nothing."""
+    """A run that did nothing must not notify a person that another run's failure is over."""
     server.has("FAILED")
 
     assert await end_tries(run_of(), NOW, only_own=only_own) is not only_own
@@ -114,19 +114,19 @@ async def test_only_a_run_that_has_rotated_tells_that_a_failure_is_over(server: 
 async def test_a_regular_run_in_the_place_of_a_try_ends_a_failure_only_if_it_has_rotated(
     server: Server, only_own: bool
 ) -> None:
-    """Its number is that of another run's failure; the key may have been too young for it."""
+    """Its number continues another run's failure, but the key may have been too young for it to rotate."""
     assert await end_tries(run_of(labels={NUMBER: 4}), NOW, only_own=only_own) is not only_own
 
 
 async def test_a_try_that_finishes_what_was_left_of_its_run_ends_the_failure(server: Server) -> None:
-    """The key was current, and only the former one was to be revoked."""
+    """The key was already current, and only the former one remained to be revoked."""
     tried = run_of(labels=Try(3, uuid4(), NOW).labels(4))
 
     assert await end_tries(tried, NOW, only_own=True)
 
 
 async def test_a_persons_run_with_the_tag_of_a_try_is_none(server: Server) -> None:
-    """Whoever copies a try copies its tags; the labels tell."""
+    """Whoever copies a try copies its tags, so only the labels count."""
     copied = server.has("SCHEDULED", tags=[TRY_TAG])
 
     await end_tries(run_of(), NOW, only_own=False)
@@ -139,7 +139,7 @@ AT = NOW - timedelta(minutes=1)
 
 @pytest.mark.parametrize("auto_scheduled", [False, True])
 def test_a_try_of_a_scheduled_run_is_no_persons_run(auto_scheduled: bool) -> None:
-    """It keeps the minimum age that the scheduled run has to keep."""
+    """It respects the minimum age, like the scheduled run that it repeats."""
     failed = read_try(run_of(auto_scheduled=auto_scheduled, expected_start_time=AT, start_time=NOW), NOW)
 
     tried = read_try(run_of(labels=failed.labels(1)), NOW)
@@ -149,14 +149,14 @@ def test_a_try_of_a_scheduled_run_is_no_persons_run(auto_scheduled: bool) -> Non
 
 
 def test_a_retry_of_a_try_is_a_persons_run() -> None:
-    """Whoever presses Retry wants it done."""
+    """Whoever presses Retry wants a rotation whatever the age of the key."""
     failed = read_try(run_of(auto_scheduled=True, expected_start_time=AT), NOW)
 
     assert read_try(run_of(labels=failed.labels(1), run_count=2), NOW).scheduled_for is None
 
 
 def test_a_regular_run_in_the_place_of_a_try_keeps_its_own_time() -> None:
-    """Its number goes on, and nothing else."""
+    """Only its number continues that of the failed run."""
     run = run_of(labels={NUMBER: 2}, auto_scheduled=True, expected_start_time=AT)
 
     assert read_try(run, NOW) == Try(2, run.id, NOW, AT)
