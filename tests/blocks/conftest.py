@@ -1,4 +1,4 @@
-"""The Vaults of this folder's tests."""
+"""The Vault servers of this folder's tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOTH = [
 
 @pytest.fixture(scope="session", params=BOTH)
 def vault(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[vaults.TestVault]:
-    """The stand-in, and a real Vault where there is one."""
+    """The stand-in, and a real Vault if a binary is on PATH."""
     home: Path = tmp_path_factory.mktemp("vault")
     with vaults.stand_in() if request.param == "stand-in" else vaults.real(home) as running:
         yield running

@@ -1,4 +1,4 @@
-"""Prefect's own standard suite, over every block of this project."""
+"""Prefect's own standard suite for blocks, with every block of this project."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ SLUGS = {
 class TestAllBlocksAdhereToStandards(BlockStandardTestSuite):
     @pytest.fixture
     def block(self, block: type[Block]) -> type[Block]:
-        """The block under test."""
+        """The block class under test."""
         return block
 
     @pytest.mark.skip(reason="it would open the logo's URL; tests speak to loopback only")
     def test_has_a_valid_image(self, block: type[Block]) -> None:
-        """Checked below without a network."""
+        """Replaced by a test below that needs no network."""
 
 
 def test_the_catalog_offers_no_block_that_nobody_can_make() -> None:
-    """Prefect's server registers every class that it finds in this package."""
+    """Prefect's server registers every block class in this package, so abstract ones must not be among them."""
     found = [block for block in (get_registry_for_type(Block) or {}).values() if block.__module__.startswith("blocks.")]
 
     assert set(found) == set(blocks.BLOCKS)
@@ -47,5 +47,5 @@ def test_the_create_form_explains_itself(block: type[Block]) -> None:
 
 
 def test_every_block_is_exported_and_registered() -> None:
-    """What the package exports is what is registered with a server."""
+    """The package exports exactly the blocks that a server registers."""
     assert {block.__name__ for block in blocks.BLOCKS} == set(blocks.__all__) - {"BLOCKS"} == set(SLUGS)

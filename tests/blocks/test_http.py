@@ -1,4 +1,4 @@
-"""The HTTP connection that every service's client stands on."""
+"""The HTTP connection below every service's client."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OK: Answer = (200, {}, b'{"works": true}')
 
 
 class Service:
-    """Answers requests one after the other, the last answer again and again, and keeps what was asked and waited."""
+    """Answers requests one after the other, repeats the last answer, and records requests and waits."""
 
     def __init__(self, *answers: Answer | Exception) -> None:
         self.answers = list(answers)
@@ -61,7 +61,7 @@ class Service:
         return httpx.Response(status, headers=headers, content=body)
 
     async def sleep(self, seconds: float) -> None:
-        """Remember a wait instead of waiting."""
+        """Record a wait instead of waiting."""
         self.waits.append(seconds)
 
     async def ask(self, *, repeatable: bool = True, headers: Mapping[str, str] = HEADERS) -> dict[str, Any]:
@@ -80,7 +80,7 @@ class Service:
 
 
 class Stream(httpx.AsyncByteStream):
-    """A body that trickles in, blank by blank, without an end."""
+    """A body that sends one blank after another, without an end."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
@@ -120,7 +120,7 @@ class TestAnswers:
     async def test_each_answer_has_its_error(
         self, answer: Answer, error: type[ServiceError], outcome_unknown: bool, attempts: int
     ) -> None:
-        """The class and the doubt about the outcome follow from the answer; what may heal is tried again."""
+        """The answer determines the error class and whether the outcome is unknown; temporary failures are retried."""
         service = Service(answer)
 
         failed = await service.fail()
@@ -132,7 +132,7 @@ class TestAnswers:
     async def test_a_create_is_made_again_only_where_it_did_nothing(
         self, answer: Answer, error: type[ServiceError], outcome_unknown: bool, attempts: int
     ) -> None:
-        """An answer that leaves open whether a create took effect ends it."""
+        """A create is not repeated if the answer leaves open whether it took effect."""
         service = Service(answer)
 
         await service.fail(repeatable=False)
@@ -142,7 +142,7 @@ class TestAnswers:
     async def test_an_error_quotes_neither_body_nor_credential(
         self, answer: Answer, error: type[ServiceError], outcome_unknown: bool, attempts: int
     ) -> None:
-        """The text names service, host and what was being done, and drags no cause along that might say more."""
+        """The text names service, host and action, and the error has no cause that could reveal more."""
         failed = await Service(answer).fail()
 
         assert "Service at https://api.example" in str(failed)
@@ -153,7 +153,7 @@ class TestAnswers:
 
 
 async def test_a_redirect_is_not_followed() -> None:
-    """The credential goes to no address but the configured one."""
+    """Only the configured address gets the credential."""
     service = Service((307, {"Location": "https://elsewhere.example/"}, b""))
 
     await service.fail()
@@ -162,7 +162,7 @@ async def test_a_redirect_is_not_followed() -> None:
 
 
 async def test_a_call_that_heals_returns_its_answer() -> None:
-    """A failure that passes is not seen by the caller."""
+    """The caller does not notice a failure that has passed."""
     service = Service((503, {}, b""), (429, {}, b""), OK)
 
     assert await service.ask() == {"works": True}
@@ -177,7 +177,7 @@ async def test_an_empty_answer_is_an_empty_object(body: bytes) -> None:
 
 class TestRetryAfter:
     async def test_seconds_are_waited_for(self) -> None:
-        """The service's own number is the shortest wait, and callers do not all come back at once."""
+        """The service's number is the minimum, with jitter, so that callers do not return all at once."""
         waits = []
         for _ in range(20):
             service = Service((429, {"Retry-After": "2"}, b""), OK)
@@ -187,7 +187,7 @@ class TestRetryAfter:
         assert 2 <= min(waits) < max(waits) <= 2 + JITTER_SECONDS
 
     async def test_a_date_is_waited_for(self) -> None:
-        """An HTTP date is turned into the seconds until then."""
+        """An HTTP date is converted into the seconds until then."""
         soon = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
         service = Service((503, {"Retry-After": soon}, b""), OK)
 
@@ -197,7 +197,7 @@ class TestRetryAfter:
         assert 0 < service.waits[0] <= 8 + JITTER_SECONDS
 
     async def test_a_wait_too_long_is_reported_instead(self) -> None:
-        """A service that asks for a minute is not waited for, and the error says how long it asked."""
+        """A wait of a minute is too long for a call, and the error contains it."""
         service = Service((429, {"Retry-After": "60"}, b""), OK)
 
         failed = await service.fail()
@@ -221,13 +221,13 @@ class TestRetryAfter:
         ],
     )
     def test_what_cannot_be_read_is_no_wait(self, value: str | None, seconds: float | None) -> None:
-        """Seconds and dates are read, a past date is now, and anything else counts as no header."""
+        """Seconds and dates are parsed, a past date means now, and anything else counts as no header."""
         assert retry_after_seconds(value, datetime(2026, 11, 23, 12, tzinfo=UTC)) == seconds
 
 
 class TestBounds:
     async def test_an_answer_above_the_limit_is_not_read_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An answer without an end does not fill the memory."""
+        """An endless answer must not fill the memory."""
         monkeypatch.setattr(http, "MAX_ANSWER_BYTES", 10)
 
         failed = await Service((200, {}, b'{"a": "0123456789"}')).fail()
@@ -236,7 +236,7 @@ class TestBounds:
         assert "more than 10 bytes" in str(failed)
 
     async def test_an_answer_that_trickles_is_given_up_at_the_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Bytes that keep coming do not keep a call alive beyond its deadline."""
+        """Bytes that keep arriving do not extend a call beyond its deadline."""
         monkeypatch.setattr(http, "CALL_DEADLINE_SECONDS", 0.02)
         transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Stream()))
 
@@ -248,7 +248,7 @@ class TestBounds:
 
 
 def leaves(kind: type[Exception]) -> list[type[Exception]]:
-    """The classes below one that nothing derives from."""
+    """Return the leaf classes below an exception class."""
     below = [leaf for sub in kind.__subclasses__() for leaf in leaves(sub)]
     return below or [kind]
 
@@ -256,7 +256,7 @@ def leaves(kind: type[Exception]) -> list[type[Exception]]:
 class TestConnection:
     @pytest.mark.parametrize("error", leaves(httpx.RequestError), ids=lambda error: error.__name__)
     async def test_every_error_of_the_library_is_translated(self, error: type[Exception]) -> None:
-        """Whatever httpx raises for a request becomes an unreachable service, without httpx's own text."""
+        """Every error of httpx for a request becomes an unreachable service, without the text of httpx."""
         failed = await Service(error(f"about {SECRET}")).fail(repeatable=False)
 
         assert isinstance(failed, UnreachableError)
@@ -264,7 +264,7 @@ class TestConnection:
         assert failed.outcome_unknown == (error not in {httpx.ConnectError, httpx.ConnectTimeout})
 
     async def test_a_dropped_connection_leaves_the_outcome_open(self) -> None:
-        """A server that takes a request and closes the connection may have done what was asked."""
+        """A server that closes the connection after a request may have executed it."""
         app = echo()
         app.state.faults.add(Fault("after", times=1))
         with running(app) as url:
@@ -287,7 +287,7 @@ class TestConnection:
         assert (len(app.state.requests), len(service.waits)) == (2, 1)
 
     async def test_a_refused_connection_did_nothing(self) -> None:
-        """Where nothing listens, nothing can have taken effect, so that even a create is tried a few times."""
+        """Without a listener nothing can have taken effect, so even a create is repeated a few times."""
         service = Service(OK)
         async with JsonHttp("Service", f"http://127.0.0.1:{free_port()}", sleep=service.sleep) as connection:
             with pytest.raises(UnreachableError, match="no connection could be made") as failed:
@@ -297,7 +297,7 @@ class TestConnection:
         assert len(service.waits) == MAX_ATTEMPTS - 1
 
     async def test_an_untrusted_certificate_gets_no_credential(self, tmp_path: Path) -> None:
-        """A certificate that nobody vouches for is named as the reason, and no request is sent."""
+        """The untrusted certificate is given as the reason, and no request is sent."""
         app = echo()
         certfile, keyfile = self_signed(tmp_path)
         with running(app, certfile=certfile, keyfile=keyfile) as url:
@@ -309,7 +309,7 @@ class TestConnection:
         assert app.state.requests == []
 
     async def test_a_credential_that_http_cannot_carry_is_not_sent(self) -> None:
-        """A key with a stray character is a configuration error, which does not show the key."""
+        """A key with an invalid character is a configuration error, which does not quote the key."""
         service = Service(OK)
 
         with pytest.raises(ConfigurationError) as failed:
@@ -321,7 +321,7 @@ class TestConnection:
 
 
 def echo() -> Starlette:
-    """A service that says that it works."""
+    """Return a service that answers every request."""
 
     async def works(_request: Request) -> JSONResponse:
         return JSONResponse({"works": True})
@@ -332,7 +332,7 @@ def echo() -> Starlette:
 class TestExplained:
     @staticmethod
     async def fail(answer: Answer) -> KeyRotationError:
-        """Make a call to a service whose 404 about a folder has a meaning of its own."""
+        """Call a service whose 404 about a folder has its own meaning, and return the error."""
 
         def explain(status: int, body: Mapping[str, Any]) -> http.Meaning | None:
             return (ConflictError, "has no folder") if (status, body.get("about")) == (404, "folder") else None
@@ -344,7 +344,7 @@ class TestExplained:
         return failed.value
 
     async def test_an_explained_answer_has_its_own_error_and_words(self) -> None:
-        """Where the status alone does not tell, the client's own reading decides."""
+        """If the status alone is ambiguous, the client's own interpretation decides."""
         failed = await self.fail((404, {}, b'{"about": "folder"}'))
 
         assert isinstance(failed, ConflictError)
@@ -352,7 +352,7 @@ class TestExplained:
 
     @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"about": "else"}', b"[" * 100_000])
     async def test_what_is_not_explained_is_left_to_the_status(self, body: bytes) -> None:
-        """A body that is not a known JSON object changes nothing."""
+        """Without a known JSON object in the body, the status decides."""
         failed = await self.fail((404, {}, body))
 
         assert isinstance(failed, NotFoundError)
@@ -365,7 +365,7 @@ def test_messages_name_scheme_and_host_only() -> None:
 
 
 async def test_an_error_names_the_block_that_holds_the_credential() -> None:
-    """Several blocks may lead to one address, and only one of them has to be looked at."""
+    """Several blocks may use one address, and only the named one has to be checked."""
     transport = httpx.MockTransport(lambda _: httpx.Response(503))
     async with JsonHttp("Service", "https://api.example", block="service/checkout", transport=transport) as connection:
         with pytest.raises(UnavailableError) as caught:
@@ -375,7 +375,7 @@ async def test_an_error_names_the_block_that_holds_the_credential() -> None:
 
 
 def test_the_block_nearest_to_the_failure_is_named_once() -> None:
-    """The destination's block contains the one with the credential, which is the one to repair."""
+    """The destination's block contains the one with the credential, and that is the one to correct."""
     with pytest.raises(ServiceError) as caught, concerning("vault-secret/outer"), concerning("vault-credentials/inner"):
         raise ServiceError("It failed.")
 

@@ -1,4 +1,4 @@
-"""The secret blocks without any rotation: read and written in sync and in async code, by whoever has the block."""
+"""The secret blocks outside of any rotation: read and written from synchronous and asynchronous code."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from sandbox.vault_tokens import VaultSandbox
 
 
 def in_vault(url: str, sandbox: VaultSandbox) -> VaultSecret:
-    """A secret in Vault that does not exist yet."""
+    """Return a secret in Vault that does not exist yet."""
     sandbox.allow_login("approle", "a-role", "its-secret", {"secret/data/app": {"read", "create", "update"}})
     login = AppRoleAuth(role_id="a-role", secret_id="its-secret")
     return VaultSecret(credentials=VaultCredentials(url=url, auth=login), path="app")
 
 
 def in_infisical(url: str) -> InfisicalSecret:
-    """A secret in Infisical that does not exist yet."""
+    """Return a secret in Infisical that does not exist yet."""
     credentials = InfisicalCredentials(host=url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET)
     return InfisicalSecret(credentials=credentials, project_id=infisical.PROJECT_ID, environment="prod", name="KEY")
 
 
 @pytest.fixture(params=["vault", "infisical"])
 def secret(request: pytest.FixtureRequest) -> Iterator[DestinationBlock]:
-    """A secret that does not exist yet, in each of the stores."""
+    """A secret that does not exist yet, in each store."""
     if request.param == "vault":
         sandbox = VaultSandbox()
         with running(vault.create_app(sandbox)) as url:
@@ -51,7 +51,7 @@ def test_sync_code_reads_what_sync_code_wrote(secret: DestinationBlock) -> None:
 
 
 async def test_async_code_reads_what_async_code_wrote(secret: Any) -> None:
-    """Where an event loop runs, the same names are awaited; the explicit ones always are."""
+    """With a running event loop, the same methods are awaited; the explicitly async ones always are."""
     await secret.write_secret(b"one")
     await secret.awrite_secret(b"two")
 
@@ -59,13 +59,13 @@ async def test_async_code_reads_what_async_code_wrote(secret: Any) -> None:
 
 
 def test_sync_code_is_told_that_there_is_nothing(secret: DestinationBlock) -> None:
-    """The error is the same sentence as in async code."""
+    """Synchronous code gets the same error as asynchronous code."""
     with pytest.raises(NotFoundError, match="holds no secret yet"):
         secret.read_secret()
 
 
 def test_one_block_serves_several_event_loops_and_threads(secret: DestinationBlock) -> None:
-    """A block that is passed to tasks is used from loops and threads that know nothing of each other."""
+    """A block that is passed to tasks is used from several unrelated loops and threads."""
     asyncio.run(secret.awrite_secret(b"one"))
 
     with ThreadPoolExecutor(4) as threads:
@@ -75,7 +75,7 @@ def test_one_block_serves_several_event_loops_and_threads(secret: DestinationBlo
 
 
 async def test_sync_code_may_be_called_from_async_code(secret: Any) -> None:
-    """A sync helper that asks for it gets the value itself, though a loop runs."""
+    """A synchronous helper with `_sync=True` gets the value itself, although a loop is running."""
     await secret.awrite_secret(b"one")
 
     assert await asyncio.to_thread(secret.read_secret) == b"one"
@@ -83,7 +83,7 @@ async def test_sync_code_may_be_called_from_async_code(secret: Any) -> None:
 
 
 async def test_reading_leaves_the_session_of_others_alone(secret: DestinationBlock) -> None:
-    """A session that a rotation has open survives a read of the same block."""
+    """A rotation's open session survives a read of the same block."""
     held = await secret.read_content()
 
     await secret.awrite_secret(b"one")

@@ -1,4 +1,4 @@
-"""A blocking call that can be given up: whoever gives it up does not wait for its thread."""
+"""A blocking call in a thread that can be abandoned without waiting for the thread."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ seen: ContextVar[str] = ContextVar("seen", default="")
 
 @pytest.fixture
 def hanging() -> Iterator[Hanging]:
-    """A call that does not return before the test is over."""
+    """A call that does not return before the end of the test."""
     with Hanging() as made:
         yield made
 
 
 async def test_a_call_returns_its_answer_and_raises_its_error() -> None:
-    """As if it were not in a thread."""
+    """The thread changes neither the result nor the error."""
 
     def refuse(why: str) -> None:
         raise LookupError(why)
@@ -34,7 +34,7 @@ async def test_a_call_returns_its_answer_and_raises_its_error() -> None:
 
 
 async def test_a_call_sees_the_context_and_does_not_change_it() -> None:
-    """A run's log and settings are those of its context."""
+    """A run's logger and settings come from its context."""
 
     def look() -> str:
         found = seen.get()
@@ -48,7 +48,7 @@ async def test_a_call_sees_the_context_and_does_not_change_it() -> None:
 
 
 async def test_each_call_has_a_daemon_thread_of_its_own() -> None:
-    """However many calls hang, the next one begins; and none keeps the interpreter from its exit."""
+    """Hanging calls delay neither the next call nor the exit of the interpreter."""
     first, second = [await in_own_thread(threading.current_thread) for _ in range(2)]
 
     assert first is not second
@@ -57,7 +57,7 @@ async def test_each_call_has_a_daemon_thread_of_its_own() -> None:
 
 
 async def give_up(hanging: Hanging) -> None:
-    """Give a call up as soon as it hangs."""
+    """Abandon a call as soon as it hangs."""
     call = asyncio.create_task(in_own_thread(hanging))
     while hanging.thread is None:  # noqa: ASYNC110 - it is set by another thread
         await asyncio.sleep(0.01)
@@ -67,14 +67,14 @@ async def give_up(hanging: Hanging) -> None:
 
 
 def test_the_loop_ends_although_a_call_that_was_given_up_hangs(hanging: Hanging) -> None:
-    """Its thread is not joined, neither by the loop nor at the interpreter's exit."""
+    """Its thread is joined neither by the loop nor at the interpreter's exit."""
     assert ends_while(hanging, lambda: give_up(hanging))
 
 
 def test_an_answer_that_comes_after_the_loop_has_ended_is_dropped(
     hanging: Hanging, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody is left to whom it could be given, and nothing is raised in the thread."""
+    """Nothing waits for the answer any more, and the thread must not raise because of that."""
     assert ends_while(hanging, lambda: give_up(hanging))
     assert hanging.thread is not None
 

@@ -1,4 +1,4 @@
-"""Which addresses a credential may be sent to."""
+"""The URLs to which a credential may be sent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from blocks.urls import is_loopback, safe_base_url
     ],
 )
 def test_https_and_loopback_are_accepted(value: str, expected: str) -> None:
-    """An https URL, or plain http on loopback, is kept in its one spelling."""
+    """An https URL, or plain http on loopback, is normalised to one spelling."""
     assert safe_base_url(value, "url") == expected
 
 
@@ -66,7 +66,7 @@ def test_plain_http_beyond_loopback_and_other_schemes_are_refused(value: str) ->
     ],
 )
 def test_a_user_a_query_or_a_fragment_is_refused(value: str) -> None:
-    """Even an empty one: the paths that are added later would end up inside it."""
+    """Even an empty one is refused, because the paths that are appended later would become a part of it."""
     with pytest.raises(ValueError, match="must not contain a user, a query or a fragment"):
         safe_base_url(value, "url")
 
@@ -87,14 +87,14 @@ def test_a_user_a_query_or_a_fragment_is_refused(value: str) -> None:
     ],
 )
 def test_what_is_not_a_clean_url_is_refused(value: str) -> None:
-    """A URL that two readers could take for two hosts is refused, by the field's name."""
+    """A URL that two parsers could read as two hosts is refused by the field's name."""
     with pytest.raises(ValueError, match=r"^url (is not a|must be a) URL"):
         safe_base_url(value, "url")
 
 
 @given(st.one_of(st.text(), st.text().map("https://{}".format), st.text(":/@?#\\. a1").map("http://{}".format)))
 def test_whatever_is_accepted_is_safe(value: str) -> None:
-    """No text gets through that is neither https nor loopback, and no refusal is anything but a `ValueError`."""
+    """Every accepted text is https or loopback, and every refusal is a `ValueError`."""
     with suppress(ValueError):
         url = urlsplit(safe_base_url(value, "url"))
 

@@ -1,4 +1,4 @@
-"""A secret in the Infisical stand-in, whose state each test finds as new."""
+"""A secret in the Infisical stand-in, whose state is reset for each test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET_PATH = "/api/v3/secrets/raw/OPENROUTER_API_KEY"
 
 @pytest.fixture(autouse=True)
 def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeating is the business of `blocks.http` and tested there; here nothing waits."""
+    """Retries belong to `blocks.http` and are tested there; here nothing waits."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
 
 
@@ -33,7 +33,7 @@ def server() -> Iterator[tuple[str, Starlette]]:
 
 @pytest.fixture
 def sandbox(server: tuple[str, Starlette]) -> InfisicalSandbox:
-    """The stand-in's state, as new."""
+    """The stand-in's state, reset."""
     app = server[1]
     fresh = InfisicalSandbox()
     app.state.sandbox.__dict__.update(fresh.__dict__)
@@ -44,7 +44,7 @@ def sandbox(server: tuple[str, Starlette]) -> InfisicalSandbox:
 
 
 def block(url: str, secret: str = CLIENT_SECRET, **fields: str) -> InfisicalSecret:
-    """A secret in the production environment."""
+    """Return a secret in the production environment."""
     where = {"project_id": PROJECT_ID, "environment": "prod", "name": "OPENROUTER_API_KEY", **fields}
     return InfisicalSecret(
         credentials=InfisicalCredentials(host=url, client_id=CLIENT_ID, client_secret=secret), **where

@@ -1,4 +1,4 @@
-"""A check says whether a secret in Infisical can be read, and what is wrong where it cannot."""
+"""A check says whether a secret in Infisical can be read, and otherwise what is wrong."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from tests.certificates import self_signed
 
 class TestCheck:
     async def test_it_says_that_it_works(self, secret: InfisicalSecret) -> None:
-        """A usable folder is called readable, and a secret that is not there yet is said so."""
+        """A usable folder is reported as readable, and a secret that does not exist yet as such."""
         assert (await secret.check()).endswith("can be read, and does not exist yet.")
 
     async def test_it_says_that_the_secret_can_be_read(
         self, secret: InfisicalSecret, sandbox: InfisicalSandbox
     ) -> None:
-        """A secret that is there is called readable, without its value."""
+        """An existing secret is reported as readable, without its value."""
         sandbox.put("OPENROUTER_API_KEY", KEY.get_secret_value())
 
         sentence = await secret.check()
@@ -50,7 +50,7 @@ class TestCheck:
     async def test_wrong_credentials(
         self, server: tuple[str, Starlette], sandbox: InfisicalSandbox, whole: bool
     ) -> None:
-        """A wrong client secret is called wrong, without quoting it."""
+        """A wrong client secret is reported without quoting it."""
         wrong = block(server[0], secret="guess")
 
         with pytest.raises(UnauthorizedError, match="client id or the client secret is wrong") as refused:
@@ -75,7 +75,7 @@ class TestCheck:
         error: type[ServiceError],
         sentence: str,
     ) -> None:
-        """A locked identity, an untrusted address and a host that is not Infisical are told apart."""
+        """A locked identity, an untrusted address and a host that is not Infisical have different messages."""
         server[1].state.faults.add(Fault("before", "POST", "/login", status, body=body))
 
         with pytest.raises(error, match=sentence):
@@ -97,14 +97,14 @@ class TestCheck:
             await block(server[0], **where).check()
 
     async def test_an_identity_that_is_no_member(self, secret: InfisicalSecret, sandbox: InfisicalSandbox) -> None:
-        """A machine identity that was not added to the project is told so."""
+        """The message says that the machine identity was not added to the project."""
         sandbox.strangers.add(CLIENT_ID)
 
         with pytest.raises(ForbiddenError, match="is not a member of the project"):
             await secret.check()
 
     async def test_an_identity_that_may_only_read(self, secret: InfisicalSecret, sandbox: InfisicalSandbox) -> None:
-        """A missing permission to write shows on the first write, and nothing is stored."""
+        """A missing write permission shows only at the first write, which stores nothing."""
         sandbox.read_only.add(CLIENT_ID)
 
         with pytest.raises(ForbiddenError, match="403 while writing"):
@@ -113,12 +113,12 @@ class TestCheck:
         assert sandbox.folders[PROJECT_ID, "prod", "/"] == {}
 
     async def test_an_unreachable_host(self) -> None:
-        """An address where nothing listens is called unreachable."""
+        """An address without a listener is reported as unreachable."""
         with pytest.raises(UnreachableError, match="no connection could be made"):
             await block(f"http://127.0.0.1:{free_port()}").check()
 
     async def test_an_untrusted_certificate(self, tmp_path: Path) -> None:
-        """A certificate that is not trusted is named, and the client secret is not sent."""
+        """The untrusted certificate is named, and the client secret is not sent."""
         app = create_app()
         certfile, keyfile = self_signed(tmp_path)
 
@@ -133,7 +133,7 @@ class TestCheck:
     async def test_it_leaves_the_session_to_its_caller(
         self, secret: InfisicalSecret, server: tuple[str, Starlette]
     ) -> None:
-        """A run that checks a place before it works there logs in once."""
+        """A run that checks a place before it uses it logs in only once."""
         await secret.credentials.check()
         await secret.check()
         await secret.read_content()

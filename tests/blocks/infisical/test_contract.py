@@ -1,4 +1,4 @@
-"""The Infisical stand-in, judged by Infisical's own Python SDK."""
+"""The Infisical stand-in, verified with Infisical's own Python SDK."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WHERE = {"project_id": PROJECT_ID, "environment_slug": "dev", "secret_path": "/"
 
 
 class Clock:
-    """A clock that tests move."""
+    """A clock that the tests set."""
 
     def __init__(self) -> None:
         self.time = datetime(2026, 11, 23, tzinfo=UTC)
 
     def __call__(self) -> datetime:
-        """Read the clock."""
+        """Return the time."""
         return self.time
 
 
@@ -43,7 +43,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def sandbox(server: tuple[str, Starlette], clock: Clock) -> InfisicalSandbox:
-    """The stand-in's state, as new."""
+    """The stand-in's state, reset."""
     state: InfisicalSandbox = server[1].state.sandbox
     state.__dict__.update(InfisicalSandbox(now=clock).__dict__)
     return state
@@ -58,7 +58,7 @@ def client(server: tuple[str, Starlette], sandbox: InfisicalSandbox) -> Iterator
 
 
 def refused(error: pytest.ExceptionInfo[APIError]) -> tuple[int, str]:
-    """The status and the name of an error answer, whose fields are Infisical's."""
+    """Return status and name of an error response, whose fields are Infisical's."""
     answer = error.value.response
     assert set(answer) == {"reqId", "statusCode", "message", "error"}
     return answer["statusCode"], answer["error"]
@@ -80,7 +80,7 @@ def test_a_secret_lives_its_whole_life(client: InfisicalSDKClient) -> None:
 
 
 def test_an_update_keeps_what_it_does_not_name(client: InfisicalSDKClient) -> None:
-    """Comment and metadata stay where an update sends only the value."""
+    """Comment and metadata stay if an update sends only the value."""
     about = [{"key": "owner", "value": "shop"}]
     client.secrets.create_secret_by_name("KEY", "/", "dev", PROJECT_ID, "one", "a comment", secret_metadata=about)
 
@@ -90,7 +90,7 @@ def test_an_update_keeps_what_it_does_not_name(client: InfisicalSDKClient) -> No
 
 
 def test_places_are_apart(client: InfisicalSDKClient, sandbox: InfisicalSandbox) -> None:
-    """The same name in another project, environment or folder is another secret."""
+    """The same name in another project, environment or folder identifies another secret."""
     sandbox.add_folder("dev", project="other")
     places = [(PROJECT_ID, "dev", "/"), (PROJECT_ID, "prod", "/"), (PROJECT_ID, "dev", "/apps/checkout")]
     places.append(("other", "dev", "/"))
@@ -103,7 +103,7 @@ def test_places_are_apart(client: InfisicalSDKClient, sandbox: InfisicalSandbox)
 
 
 def test_a_value_can_be_left_out(client: InfisicalSDKClient, sandbox: InfisicalSandbox) -> None:
-    """A secret is shown without its value on request."""
+    """On request, a secret is shown without its value."""
     sandbox.put("KEY", "one", environment="dev")
 
     read = client.secrets.get_secret_by_name("KEY", **WHERE, view_secret_value=False)
@@ -123,7 +123,7 @@ def test_a_value_can_be_left_out(client: InfisicalSDKClient, sandbox: InfisicalS
 def test_what_is_not_there_is_a_404(
     client: InfisicalSDKClient, project: str, environment: str, folder: str, name: str
 ) -> None:
-    """A missing secret, folder, environment and project are all a 404, with different words."""
+    """A missing secret, folder, environment or project is a 404, each with its own message."""
     with pytest.raises(APIError) as failed:
         client.secrets.get_secret_by_name("MISSING", environment, folder, project)
 
@@ -131,7 +131,7 @@ def test_what_is_not_there_is_a_404(
 
 
 def test_a_folder_that_is_not_there_lists_as_empty(client: InfisicalSDKClient) -> None:
-    """Only asking for a secret tells a missing folder from an empty one."""
+    """Only a request for a secret distinguishes a missing folder from an empty one."""
     assert client.secrets.list_secrets("dev", "/nowhere", project_id=PROJECT_ID).secrets == []
 
 
@@ -155,7 +155,7 @@ def test_a_wrong_login_is_refused(server: tuple[str, Starlette], sandbox: Infisi
 
 
 def test_a_token_ends_by_the_clock(client: InfisicalSDKClient, clock: Clock) -> None:
-    """A token works until its time is over, and then is a 403 with a name of its own."""
+    """A token works until it expires; afterwards it is a 403 with its own error name."""
     client.secrets.list_secrets("dev", "/", project_id=PROJECT_ID)
 
     clock.time += timedelta(hours=2)
@@ -166,7 +166,7 @@ def test_a_token_ends_by_the_clock(client: InfisicalSDKClient, clock: Clock) -> 
 
 
 def test_a_revoked_token_is_refused(client: InfisicalSDKClient, sandbox: InfisicalSandbox) -> None:
-    """A token that was taken back is a 401."""
+    """A revoked token is a 401."""
     sandbox.revoke_tokens()
 
     with pytest.raises(APIError) as failed:
@@ -176,7 +176,7 @@ def test_a_revoked_token_is_refused(client: InfisicalSDKClient, sandbox: Infisic
 
 
 def test_an_identity_that_may_only_read_reads(client: InfisicalSDKClient, sandbox: InfisicalSandbox) -> None:
-    """A read-only identity lists, and its create is a 403."""
+    """A read-only identity can list, but its create is a 403."""
     sandbox.read_only.add(CLIENT_ID)
     client.secrets.list_secrets("dev", "/", project_id=PROJECT_ID)
 

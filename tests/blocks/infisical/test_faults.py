@@ -1,4 +1,4 @@
-"""What an Infisical that misbehaves does to a destination."""
+"""How a destination handles an Infisical that misbehaves."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_each_fault_has_its_error(
 async def test_no_error_quotes_a_secret(
     secret: InfisicalSecret, server: tuple[str, Starlette], sandbox: InfisicalSandbox, status: int, method: str
 ) -> None:
-    """An answer that repeats every secret does not get one into the error."""
+    """Even a response that contains every secret does not put one into the error."""
     held = await secret.read_content()
     leaky = [KEY.get_secret_value(), CLIENT_SECRET, *sandbox.tokens]
     server[1].state.faults.add(Fault("before", method, "/raw/", status, body=json.dumps({"message": " ".join(leaky)})))
@@ -82,7 +82,7 @@ async def test_no_error_quotes_a_secret(
 async def test_a_hidden_value_is_not_taken_for_the_value(
     secret: InfisicalSecret, server: tuple[str, Starlette]
 ) -> None:
-    """An identity that may see the secret but not its value is refused, not given a placeholder."""
+    """An identity that may see the secret but not its value gets an error instead of a placeholder."""
     hidden = '{"secret": {"secretValue": "<hidden-by-infisical>", "secretValueHidden": true}}'
     server[1].state.faults.add(Fault("before", "GET", "/raw/", 200, body=hidden))
 

@@ -28,7 +28,7 @@ async def test_a_secret_that_is_not_there_is_made(secret: InfisicalSecret) -> No
 async def test_a_write_changes_the_value_and_nothing_else(
     secret: InfisicalSecret, sandbox: InfisicalSandbox, label: dict[str, str]
 ) -> None:
-    """Comment, metadata and older versions stay, and other secrets are not touched."""
+    """Comment, metadata and older versions stay, and other secrets do not change."""
     sandbox.put("OPENROUTER_API_KEY", "old", comment="do not delete")
     sandbox.put("OTHER", "untouched")
     folder = sandbox.folders[PROJECT_ID, "prod", "/"]
@@ -45,7 +45,7 @@ async def test_a_write_changes_the_value_and_nothing_else(
 async def test_only_the_secret_itself_is_asked_for(
     secret: InfisicalSecret, server: tuple[str, Starlette], sandbox: InfisicalSandbox
 ) -> None:
-    """A whole exchange reads and writes one secret by its name, and lists nothing."""
+    """A whole rotation reads and writes one secret by its name, and lists nothing."""
     sandbox.put("OPENROUTER_API_KEY", "old")
 
     await secret.write_content(KEY, await secret.read_content(), {})
@@ -55,7 +55,7 @@ async def test_only_the_secret_itself_is_asked_for(
 
 
 async def test_the_version_is_that_of_the_secret(secret: InfisicalSecret, sandbox: InfisicalSandbox) -> None:
-    """What was read says which version it is, and the next write makes the next one."""
+    """A read returns the secret's version, and the next write creates the next one."""
     sandbox.put("OPENROUTER_API_KEY", "old")
     before = await secret.read_content()
 
@@ -76,7 +76,7 @@ class TestCreate:
     async def test_a_lost_answer_to_a_create_is_not_made_again(
         self, secret: InfisicalSecret, server: tuple[str, Starlette], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A create whose answer was lost raises with its outcome unknown; reading shows that it took effect."""
+        """The outcome of a create without an answer is unknown; a read shows that it took effect."""
         monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 4)
         held = await secret.read_content()
         server[1].state.faults.add(Fault("after", "POST", "/secrets/raw"))
@@ -91,7 +91,7 @@ class TestCreate:
     async def test_a_change_whose_answer_is_lost_is_sent_once(
         self, secret: InfisicalSecret, server: tuple[str, Starlette]
     ) -> None:
-        """Infisical does not compare before it sets: only who calls knows whether the write is still wanted."""
+        """Infisical has no check-and-set, so only the caller can decide whether the write is still wanted."""
         await secret.awrite_secret(b"old")
         server[1].state.faults.add(Fault("after", "PATCH", "/secrets/raw"))
 
@@ -104,7 +104,7 @@ class TestCreate:
     async def test_a_secret_that_somebody_else_made_is_not_overwritten(
         self, secret: InfisicalSecret, sandbox: InfisicalSandbox
     ) -> None:
-        """A create that meets a secret made since the read is a conflict."""
+        """A create is a conflict if somebody has created the secret since the read."""
         held = await secret.read_content()
         sandbox.put("OPENROUTER_API_KEY", "theirs")
 
@@ -116,7 +116,7 @@ class TestCreate:
     async def test_a_secret_that_vanished_is_not_made_by_an_update(
         self, secret: InfisicalSecret, sandbox: InfisicalSandbox
     ) -> None:
-        """A change of a secret that was deleted since the read fails."""
+        """A change fails if the secret was deleted since the read."""
         sandbox.put("OPENROUTER_API_KEY", "old")
         held = await secret.read_content()
         sandbox.folders[PROJECT_ID, "prod", "/"].clear()
@@ -130,7 +130,7 @@ class TestCreate:
     async def test_a_change_that_waits_for_approval_is_not_a_success(
         self, secret: InfisicalSecret, sandbox: InfisicalSandbox, exists: bool
     ) -> None:
-        """A change policy that keeps a write back is said so, although Infisical answers 200."""
+        """Infisical answers 200 although its change policy holds the write back; the block raises an error."""
         if exists:
             sandbox.put("OPENROUTER_API_KEY", "old")
         sandbox.approvals.add("prod")
@@ -143,7 +143,7 @@ class TestCreate:
 async def test_odd_names_are_stored_where_they_say(
     server: tuple[str, Starlette], sandbox: InfisicalSandbox, name: str
 ) -> None:
-    """A name is percent-encoded on its way, so that it cannot lead elsewhere."""
+    """Names are percent-encoded, so that none can lead to another path."""
     secret = block(server[0], name=name)
 
     await secret.write_content(KEY, await secret.read_content(), {})
@@ -155,7 +155,7 @@ async def test_odd_names_are_stored_where_they_say(
 async def test_a_place_is_its_project_environment_and_folder(
     server: tuple[str, Starlette], sandbox: InfisicalSandbox
 ) -> None:
-    """A secret of the same name elsewhere is another secret."""
+    """A secret of the same name elsewhere is a different place."""
     sandbox.add_folder("prod & test", "/a b/ü", project="other?")
     sandbox.put("OPENROUTER_API_KEY", "theirs")
     secret = block(server[0], project_id="other?", environment="prod & test", path="/a b/ü/")
@@ -168,7 +168,7 @@ async def test_a_place_is_its_project_environment_and_folder(
 
 
 def test_the_same_project_on_another_instance_is_another_place() -> None:
-    """A block that is edited to point there leaves a key behind, as with a project that was restored elsewhere."""
+    """After an edit to another instance, a key remains at the former one, even if the project was restored there."""
     here, there = block("https://app.infisical.com"), block("https://infisical.example.com")
 
     assert here.place() != there.place()
@@ -196,7 +196,7 @@ def test_the_same_project_on_another_instance_is_another_place() -> None:
     ids=str,
 )
 def test_names_that_lead_elsewhere_are_refused(field: dict[str, str]) -> None:
-    """Empty, too long, with control characters, '..' segments or what Infisical cannot store: refused by name."""
+    """Rejected by the field's name: empty or too long values, control characters, '..', what Infisical cannot store."""
     with pytest.raises(ValueError, match=f"Value error, {next(iter(field))} must"):
         block("http://127.0.0.1:1", **field)
 
@@ -207,7 +207,7 @@ def test_names_that_lead_elsewhere_are_refused(field: dict[str, str]) -> None:
     ids=str,
 )
 def test_a_connection_that_cannot_work_is_refused(field: dict[str, str]) -> None:
-    """An unsafe host and an empty identity are refused by the field's name, without quoting the client secret."""
+    """An unsafe host or an empty identity is rejected by the field's name, without quoting the client secret."""
     values = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET, **field}
 
     with pytest.raises(ValueError, match=next(iter(field))) as refused:
@@ -217,7 +217,7 @@ def test_a_connection_that_cannot_work_is_refused(field: dict[str, str]) -> None
 
 
 def test_nothing_shows_the_client_secret() -> None:
-    """The texts of both blocks hide it."""
+    """The string forms of both blocks hide it."""
     secret = block("https://infisical.example")
 
     assert CLIENT_SECRET not in repr(secret) + str(secret) + repr(secret.credentials.get_client())

@@ -1,4 +1,4 @@
-"""A login at Infisical serves many calls, and is made again when its token has ended."""
+"""One login at Infisical serves many calls, and is repeated when its token has ended."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.blocks.infisical.conftest import KEY, LOGIN, block
 
 class TestToken:
     async def test_one_login_serves_many_calls(self, secret: InfisicalSecret, server: tuple[str, Starlette]) -> None:
-        """The token is reused, also by calls that run at the same time."""
+        """Calls share the token, even concurrent ones."""
         await asyncio.gather(*(secret.read_content() for _ in range(5)))
         await secret.write_content(KEY, Content(None), {})
 
@@ -30,9 +30,9 @@ class TestToken:
     async def test_a_token_that_ended_is_replaced_once(
         self, secret: InfisicalSecret, server: tuple[str, Starlette], sandbox: InfisicalSandbox, end: str
     ) -> None:
-        """A token that ends (403) or is revoked (401) mid-run costs one more login.
+        """A token that expires (403) or is revoked (401) during a run costs one more login.
 
-        The write that met it was not done, and is tried again by whoever calls.
+        The write that failed with it did nothing, and is left to the caller to repeat.
         """
         held = await secret.read_content()
 
@@ -50,7 +50,7 @@ class TestToken:
     async def test_a_token_is_given_up_shortly_before_its_end(
         self, server: tuple[str, Starlette], sandbox: InfisicalSandbox, lives: int, later: float, logins: int
     ) -> None:
-        """Half a minute before its end, or a tenth of a short life; one without an end is kept."""
+        """It is renewed half a minute, or a tenth of its life, before it expires; a token without an end is kept."""
         sandbox.token_ttl = timedelta(seconds=lives)
         times = iter([0.0, later, later])
         client = InfisicalClient(server[0], CLIENT_ID, SecretStr(CLIENT_SECRET), monotonic=lambda: next(times))
@@ -64,7 +64,7 @@ class TestToken:
     async def test_wrong_credentials_are_tried_once(
         self, server: tuple[str, Starlette], sandbox: InfisicalSandbox
     ) -> None:
-        """Infisical locks an identity out after some wrong logins, so that one call makes one."""
+        """Infisical locks an identity after a few wrong logins, so a call makes only one."""
         wrong = block(server[0], secret="guess")
 
         with pytest.raises(UnauthorizedError):
@@ -76,7 +76,7 @@ class TestToken:
     async def test_a_token_that_is_refused_again_is_an_error(
         self, secret: InfisicalSecret, server: tuple[str, Starlette]
     ) -> None:
-        """A server that accepts the login and refuses the token is not asked for ever."""
+        """A server that accepts logins but rejects their tokens must not cause endless logins."""
         server[1].state.faults.add(Fault("before", "GET", "/secrets/raw", 401))
 
         with pytest.raises(UnauthorizedError, match="401 while reading"):
@@ -88,7 +88,7 @@ class TestToken:
     async def test_a_login_without_a_token_is_an_error(
         self, secret: InfisicalSecret, server: tuple[str, Starlette], body: str
     ) -> None:
-        """An answer to the login that lacks its fields is named, not used."""
+        """A login response without the expected fields is reported and not used."""
         server[1].state.faults.add(Fault("before", "POST", "/login", 200, body=body))
 
         with pytest.raises(UnexpectedAnswerError, match="while logging in"):

@@ -1,4 +1,4 @@
-"""The OpenRouter client over a transport that answers as a test says, and one over the stand-in."""
+"""The OpenRouter client over a transport with scripted answers, and over the stand-in."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Answer = Callable[[httpx.Request], httpx.Response]
 
 
 class Server:
-    """Answers each request and remembers it."""
+    """Answers each request and records it."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
@@ -47,25 +47,25 @@ class Server:
         self.waits.append(seconds)
 
     def client(self) -> OpenRouterClient:
-        """A client whose requests come here, and which does not really wait."""
+        """Return a client that sends its requests here, and does not really wait."""
         credentials = OpenRouterCredentials(management_key=MANAGEMENT)
         return credentials.get_client(transport=httpx.MockTransport(self), sleep=self._sleep)
 
 
 def refused(status: int) -> httpx.Response:
-    """An error as OpenRouter documents it."""
+    """Return an error as OpenRouter documents it."""
     return httpx.Response(status, json={"error": {"code": status, "message": "No."}})
 
 
 def always(status: int, body: Any = None, **headers: str) -> Server:
-    """A server with one answer for everything; an error is a documented one, where the body is not given."""
+    """Return a server with one answer for everything; without a body, an error is a documented one."""
     if status >= 400 and body is None:
         body = {"error": {"code": status, "message": "No."}}
     return Server(lambda _request: httpx.Response(status, json=body, headers=headers))
 
 
 class Account:
-    """An account of the stand-in, with guardrails and keys, and a client of it."""
+    """An account of the stand-in, with a client for it."""
 
     def __init__(self) -> None:
         self.now = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
@@ -74,13 +74,13 @@ class Account:
         self.client = credentials.get_client(transport=httpx.ASGITransport(create_app(self.state)))
 
     def key(self, guardrail: str | None = None) -> str:
-        """A new key's hash."""
+        """Create a key, and return its hash."""
         key = self.state.add_key(self.state.accounts[0], {"name": "checkout"})
         key.guardrail_id = guardrail
         return key.hash
 
     def guardrail(self) -> str:
-        """A new guardrail's id."""
+        """Create a guardrail, and return its id."""
         guardrail = {"id": str(uuid4()), "workspace_id": self.state.accounts[0].workspaces[0]}
         self.state.guardrails[guardrail["id"]] = guardrail
         return guardrail["id"]
@@ -88,7 +88,7 @@ class Account:
 
 @pytest.fixture
 async def account() -> AsyncIterator[Account]:
-    """An account of its own for each test."""
+    """A separate account for each test."""
     account = Account()
     async with account.client:
         yield account

@@ -1,4 +1,4 @@
-"""A management key is checked, sent to its own host only, and shown to nobody."""
+"""A management key is checked, sent to its own host only, and never displayed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.blocks.openrouter.conftest import Account, Server, always, refused
 
 
 async def test_a_management_key_tells_when_it_ends(account: Account) -> None:
-    """The management key's own view says that it manages keys, and when it will stop to."""
+    """The management key's own record says that it manages keys, and when it expires."""
     ends = account.now + timedelta(days=7)
     before = await account.client.about_itself()
     account.state.accounts[0].management_keys_expire[DEFAULT_MANAGEMENT_KEY] = ends
@@ -25,7 +25,7 @@ async def test_a_management_key_tells_when_it_ends(account: Account) -> None:
 
 
 async def test_no_redirect_is_followed_with_the_credential() -> None:
-    """A redirect is an error; the management key is sent nowhere else."""
+    """A redirect is an error, so that no other host gets the management key."""
     server = always(302, Location="https://elsewhere.example")
 
     async with server.client() as client:
@@ -64,14 +64,14 @@ async def test_check_tells_the_wrong_keys_apart(
 
 
 async def test_check_says_that_it_works() -> None:
-    """A check of a usable management key answers with one sentence."""
+    """For a usable management key, the check returns one sentence."""
     async with always(200, {"data": []}).client() as client:
         assert await client.check() == "OpenRouter at https://openrouter.ai accepts the management key."
 
 
 @pytest.mark.parametrize("key", ["", "with space", "line\nbreak", "ü"])
 def test_a_refused_management_key_is_not_quoted(key: str) -> None:
-    """A key that cannot be one is refused without being repeated."""
+    """A value that cannot be a key is refused without being quoted, because it may be another secret."""
     with pytest.raises(ValueError, match="management_key") as refused:
         OpenRouterCredentials(management_key=key + "-secret\n")
 

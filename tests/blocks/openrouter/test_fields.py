@@ -1,4 +1,4 @@
-"""Amounts, moments and names are sent and read exactly, and what was left open is not sent."""
+"""Amounts, times and names are sent and read exactly, and unset fields are not sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.blocks.openrouter.conftest import KEY, PLAINTEXT, Account, Server, al
 
 
 async def test_missing_fields_are_named_and_unknown_ones_tolerated() -> None:
-    """An answer without a field is an error that names it and quotes nothing."""
+    """A response without a field is an error that names the field and quotes nothing."""
     body = {"data": {k: v for k, v in KEY.items() if k != "disabled"} | {"surprise": "value-of-it"}}
 
     async with always(200, body).client() as client:
@@ -34,7 +34,7 @@ AMOUNTS = st.decimals(allow_nan=False, allow_infinity=False)
 
 @given(AMOUNTS)
 async def test_money_is_read_to_the_last_digit(amount: Decimal) -> None:
-    """An amount in an answer is the decimal that its text says, however many digits it has."""
+    """An amount in a response is the exact decimal of its text, however many digits it has."""
     body = json.dumps({"data": {**KEY, "usage": "HERE"}}).replace('"HERE"', str(amount))
     server = Server(lambda _request: httpx.Response(200, text=body))
 
@@ -44,7 +44,7 @@ async def test_money_is_read_to_the_last_digit(amount: Decimal) -> None:
 
 @given(AMOUNTS)
 async def test_money_is_written_to_the_last_digit(amount: Decimal) -> None:
-    """An amount in a request is a JSON number that spells the decimal, for a create and for a change alike."""
+    """An amount in a request is a JSON number with all its digits, for creates and changes alike."""
     server = Server(lambda _request: httpx.Response(201, json={"data": KEY, "key": PLAINTEXT}))
 
     async with server.client() as client:
@@ -59,7 +59,7 @@ async def test_money_is_written_to_the_last_digit(amount: Decimal) -> None:
 
 @pytest.mark.parametrize("amount", ["NaN", "Infinity"])
 async def test_what_is_no_amount_is_not_sent(amount: str) -> None:
-    """JSON has no word for it, so nothing is sent."""
+    """JSON has no number for it, so nothing is sent."""
     server = always(200, {"data": KEY})
 
     async with server.client() as client:
@@ -85,7 +85,7 @@ BYOK_USAGE = {"byok_usage": 0.4, "byok_usage_daily": 0.1, "byok_usage_weekly": 0
     ],
 )
 async def test_what_counts_towards_the_limit(reset: str | None, own: str, with_byok: str) -> None:
-    """The sum is that of the limit's own period, with BYOK usage only where the limit includes it."""
+    """The sum covers the limit's own period, with BYOK usage only if the limit includes it."""
     found = []
     for includes in (False, True):
         body = {"data": {**KEY, **USAGE, **BYOK_USAGE, "limit_reset": reset, "include_byok_in_limit": includes}}
@@ -96,7 +96,7 @@ async def test_what_counts_towards_the_limit(reset: str | None, own: str, with_b
 
 
 async def test_what_was_left_open_is_not_sent() -> None:
-    """A request without workspace, creator and expiry leaves their fields out."""
+    """A request leaves out workspace, creator and expiry if they are unset."""
     assert KeyRequest(name="checkout").body() == {
         "name": "checkout",
         "limit": None,
@@ -106,13 +106,13 @@ async def test_what_was_left_open_is_not_sent() -> None:
 
 
 async def test_a_creator_is_named() -> None:
-    """The member of an organisation for whom a key is made is sent along."""
+    """The request contains the member of an organisation for whom the key is created."""
     assert KeyRequest(name="checkout", creator_user_id="user_2dHF").body()["creator_user_id"] == "user_2dHF"
 
 
 @given(st.datetimes(datetime(2026, 1, 1), datetime(2100, 1, 1)), st.integers(-14, 14))  # noqa: DTZ001 - the zone follows
 def test_an_expiry_is_sent_in_the_one_form_that_is_taken(moment: datetime, hours: int) -> None:
-    """Whatever the time zone, an expiry is sent as UTC in whole seconds, and is the same as that of the request."""
+    """In any time zone, an expiry is sent as UTC in whole seconds, and equals that of the request."""
     given_moment = moment.replace(tzinfo=timezone(timedelta(hours=hours)))
 
     request = KeyRequest(name="checkout", expires_at=given_moment)
@@ -123,21 +123,21 @@ def test_an_expiry_is_sent_in_the_one_form_that_is_taken(moment: datetime, hours
 
 
 def test_an_expiry_has_a_time_zone() -> None:
-    """A moment that could mean anywhere is refused."""
+    """A time without a zone is ambiguous."""
     with pytest.raises(ValidationError, match="expires_at"):
         KeyRequest(name="checkout", expires_at=datetime(2027, 1, 1))  # noqa: DTZ001 - that is the point
 
 
 @pytest.mark.parametrize("told", ["2027-01-01T00:00:00Z", "2027-01-01T00:00:00.000+00:00", "2027-01-01T00:00:00"])
 def test_a_moment_in_an_answer_is_utc(told: str) -> None:
-    """However OpenRouter spells a moment, it can be compared with the clock."""
+    """However OpenRouter writes a time, it can be compared with the clock."""
     key = ApiKey.model_validate({**KEY, "expires_at": told})
 
     assert key.expires_at == datetime(2027, 1, 1, tzinfo=UTC)
 
 
 async def test_a_key_is_made_for_a_member_until_a_moment(account: Account) -> None:
-    """Creator and expiry are those of the key that was made, and it does not work any longer."""
+    """The new key has the creator and the expiry of the request, and stops working then."""
     ends = account.now + timedelta(days=1, microseconds=5)
     wanted = KeyRequest(name="checkout", creator_user_id="user_2dHF", expires_at=ends)
 

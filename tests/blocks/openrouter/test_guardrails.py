@@ -1,4 +1,4 @@
-"""A key is under the guardrail that was assigned to it, and an unconfirmed assignment is not believed."""
+"""A key has the guardrail that was last assigned to it, and an unconfirmed assignment is an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.blocks.openrouter.conftest import Account, Server, always
 
 
 async def test_a_guardrail_is_assigned_in_place_of_another_one(account: Account) -> None:
-    """A key is under the guardrail that was assigned last, and only under that."""
+    """The last assignment replaces all earlier ones."""
     key, old, new = account.key(), account.guardrail(), account.guardrail()
 
     for guardrail in (old, new):
@@ -21,7 +21,7 @@ async def test_a_guardrail_is_assigned_in_place_of_another_one(account: Account)
 
 @pytest.mark.parametrize("counts_reassigned", [True, False])
 async def test_a_guardrail_can_be_assigned_again(account: Account, counts_reassigned: bool) -> None:
-    """Whether or not OpenRouter counts it, assigning what is assigned already succeeds, as after a lost answer."""
+    """As after a lost answer, a repeated assignment succeeds, whether or not OpenRouter counts it."""
     account.state.change({"counts_reassigned": counts_reassigned})
     key, guardrail = account.key(), account.guardrail()
 
@@ -33,7 +33,7 @@ async def test_a_guardrail_can_be_assigned_again(account: Account, counts_reassi
 
 @pytest.mark.parametrize("count", [0, 2, "1", True, None])
 async def test_an_unconfirmed_guardrail_is_an_error(count: object) -> None:
-    """Where OpenRouter does not count exactly this key and the key is not under the guardrail, nothing is believed."""
+    """It is an error if OpenRouter neither counts exactly this key nor lists it under the guardrail."""
     page = {"data": [], "total_count": 0}
     server = Server(
         lambda asked: httpx.Response(200, json=page if asked.method == "GET" else {"assigned_count": count})
@@ -46,14 +46,14 @@ async def test_an_unconfirmed_guardrail_is_an_error(count: object) -> None:
 
 @pytest.mark.parametrize("count", [2, -1, "1", True, None])
 async def test_an_unassignment_of_other_keys_is_not_believed(count: object) -> None:
-    """One key was named, so that one or none is taken out of a guardrail."""
+    """The request names one key, so OpenRouter may report one or no unassigned key, but not more."""
     async with always(200, {"unassigned_count": count}).client() as client:
         with pytest.raises(UnexpectedAnswerError, match="unassigned_count"):
             await client.unassign_guardrail("a-guardrail", "f01d")
 
 
 async def test_a_key_that_is_gone_cannot_be_put_under_a_guardrail(account: Account) -> None:
-    """An unknown key is an error that says which guardrail was meant."""
+    """The error for an unknown key names the guardrail of the request."""
     guardrail = account.guardrail()
 
     with pytest.raises(UnexpectedAnswerError, match=guardrail):
@@ -61,7 +61,7 @@ async def test_a_key_that_is_gone_cannot_be_put_under_a_guardrail(account: Accou
 
 
 async def test_a_guardrail_is_taken_away_once_and_for_all(account: Account) -> None:
-    """A key can be taken out again and again; one that is under another guardrail stays there."""
+    """Repeating it does no harm, and a key with another guardrail keeps that one."""
     guardrail, other = account.guardrail(), account.guardrail()
     key, neighbour = account.key(guardrail), account.key(other)
 
@@ -72,7 +72,7 @@ async def test_a_guardrail_is_taken_away_once_and_for_all(account: Account) -> N
 
 
 async def test_a_guardrail_that_is_gone_is_named(account: Account) -> None:
-    """A 404 of each call about a guardrail says which one does not exist."""
+    """The error for a 404 of any call about a guardrail says which one does not exist."""
     key, client = account.key(), account.client
 
     for call in (client.assign_guardrail("gone", key), client.unassign_guardrail("gone", key)):
@@ -81,7 +81,7 @@ async def test_a_guardrail_that_is_gone_is_named(account: Account) -> None:
 
 
 async def test_the_guardrail_of_a_key_is_looked_for_on_every_page(account: Account) -> None:
-    """A key that stands last among hundreds is found, and one without a guardrail has none."""
+    """The last key of hundreds is found, and a key without a guardrail has none."""
     guardrail = account.guardrail()
     keys = [account.key(guardrail) for _ in range(250)]
 

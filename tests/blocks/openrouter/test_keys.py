@@ -1,4 +1,4 @@
-"""The OpenRouter client's calls about one key: which are made again, and which answers are believed."""
+"""The client's calls about one key: which ones are repeated, and which answers are accepted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.blocks.openrouter.conftest import KEY, PLAINTEXT, Server, always, ref
 
 @pytest.mark.parametrize("body", [{"data": KEY, "key": PLAINTEXT}, {"data": {**KEY, "key": PLAINTEXT}}])
 async def test_the_plaintext_is_found_in_both_places(body: dict[str, Any]) -> None:
-    """The answer to a create may hold the plaintext beside data or inside it."""
+    """The answer to a create has the plaintext beside `data` or inside it."""
     async with always(201, body).client() as client:
         created = await client.create_key(KeyRequest(name="checkout"))
 
@@ -26,7 +26,7 @@ async def test_the_plaintext_is_found_in_both_places(body: dict[str, Any]) -> No
 
 
 async def test_a_create_without_plaintext_may_have_made_a_key() -> None:
-    """An answer that lacks the plaintext is an error that names the field, with its outcome unknown."""
+    """The error names the missing field, and says that the outcome is unknown."""
     async with always(201, {"data": KEY}).client() as client:
         with pytest.raises(UnexpectedAnswerError, match="lacks the field key") as failed:
             await client.create_key(KeyRequest(name="checkout"))
@@ -36,7 +36,7 @@ async def test_a_create_without_plaintext_may_have_made_a_key() -> None:
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 async def test_a_create_that_may_have_made_a_key_is_made_once(status: int) -> None:
-    """A failure that leaves open whether there is a key now does not make the client repeat a create."""
+    """A failed create is not repeated if a key may exist."""
     server = always(status)
 
     async with server.client() as client:
@@ -51,7 +51,7 @@ async def test_a_create_that_may_have_made_a_key_is_made_once(status: int) -> No
     [(400, False), (401, False), (403, False), (404, False), (429, False), (500, True), (503, True)],
 )
 async def test_only_a_refusal_is_certain(status: int, unknown: bool) -> None:
-    """After a 4xx no key was made; after a 5xx there may be one."""
+    """After a 4xx no key was created; after a 5xx one may exist."""
     async with always(status).client() as client:
         with pytest.raises(ServiceError) as failed:
             await client.create_key(KeyRequest(name="checkout"))
@@ -60,7 +60,7 @@ async def test_only_a_refusal_is_certain(status: int, unknown: bool) -> None:
 
 
 async def test_reads_wait_as_long_as_they_are_told_to() -> None:
-    """A read that meets 429 is repeated after the seconds of Retry-After."""
+    """After a 429, a read is repeated once the seconds of Retry-After have passed."""
     answers = iter([httpx.Response(429, headers={"Retry-After": "3"}), httpx.Response(200, json={"data": KEY})])
     server = Server(lambda _request: next(answers))
 
@@ -71,7 +71,7 @@ async def test_reads_wait_as_long_as_they_are_told_to() -> None:
 
 
 async def test_a_create_that_was_put_off_is_made_again() -> None:
-    """A 429 shows that no key was made, so that one is made after the wait."""
+    """A 429 proves that no key was created, so the create is repeated after the wait."""
     created = httpx.Response(201, json={"data": KEY, "key": PLAINTEXT})
     answers = iter([httpx.Response(429, headers={"Retry-After": "3"}), created])
     server = Server(lambda _request: next(answers))
@@ -83,7 +83,7 @@ async def test_a_create_that_was_put_off_is_made_again() -> None:
 
 
 async def test_a_wait_that_is_too_long_is_reported_instead() -> None:
-    """A Retry-After of an hour ends the call at once."""
+    """A Retry-After of an hour fails the call at once."""
     server = always(429, **{"Retry-After": "3600"})
 
     async with server.client() as client:
@@ -94,7 +94,7 @@ async def test_a_wait_that_is_too_long_is_reported_instead() -> None:
 
 
 async def test_a_change_is_made_again_when_its_outcome_is_unknown() -> None:
-    """A change sets values, so that after a 500 it is sent once more, the same."""
+    """A change sets absolute values, so after a 500 it can be repeated unchanged."""
     answers = iter([refused(500), httpx.Response(200, json={"data": {**KEY, "disabled": True}})])
     server = Server(lambda _request: next(answers))
 
@@ -106,7 +106,7 @@ async def test_a_change_is_made_again_when_its_outcome_is_unknown() -> None:
 
 
 async def test_a_change_of_a_key_that_is_gone_says_so() -> None:
-    """A 404 on a change is told apart from every other failure."""
+    """A 404 for a change has its own error, unlike every other failure."""
     async with always(404).client() as client:
         with pytest.raises(NotFoundError):
             await client.update_key("f01d", disabled=True)
@@ -114,13 +114,13 @@ async def test_a_change_of_a_key_that_is_gone_says_so() -> None:
 
 @pytest.mark.parametrize(("status", "body", "deleted"), [(200, {"deleted": True}, True), (404, None, False)])
 async def test_a_key_that_is_gone_counts_as_deleted(status: int, body: Any, deleted: bool) -> None:
-    """A 404 on a delete is an answer, not an error."""
+    """A 404 for a delete means that the key no longer exists, which is what was wanted."""
     async with always(status, body).client() as client:
         assert await client.delete_key("f01d") is deleted
 
 
 async def test_an_unconfirmed_delete_is_an_error() -> None:
-    """A 200 that does not say deleted is not believed."""
+    """A 200 that does not confirm the deletion is an error."""
     async with always(200, {}).client() as client:
         with pytest.raises(UnexpectedAnswerError, match="did not confirm"):
             await client.delete_key("f01d")
@@ -136,7 +136,7 @@ STANDINGS = {
 
 @pytest.mark.parametrize(("status", "standing"), STANDINGS.items())
 async def test_a_key_without_budget_still_works(status: int, standing: Standing) -> None:
-    """402 and 403 say that a key is valid though it may not spend; only 401 says that it is not."""
+    """402 and 403 mean that a key is valid but may not spend; only 401 means that it is invalid."""
     body = {"data": {"label": "sk-or-v1-the...ey"}} if status == 200 else None
 
     async with always(status, body).client() as client:
@@ -144,7 +144,7 @@ async def test_a_key_without_budget_still_works(status: int, standing: Standing)
 
 
 async def test_a_hash_cannot_lead_elsewhere() -> None:
-    """A hash is percent-encoded in the path, and one that could lead to another path is not sent."""
+    """A hash is percent-encoded in the path, and one that could lead to another path is rejected."""
     server = always(404)
 
     async with server.client() as client:

@@ -1,4 +1,4 @@
-"""A list is read to its end, and one without an end is given up."""
+"""A list is read completely, and reading an endless one is stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.blocks.openrouter.conftest import KEY, Account, Server, always
 
 
 async def test_pages_may_be_smaller_than_asked_for() -> None:
-    """The end of a list is where its total says, not where a page is short."""
+    """A list ends at its total, and not at the first short page."""
     ids = [f"workspace-{number}" for number in range(5)]
 
     def page(request: httpx.Request) -> httpx.Response:
@@ -25,7 +25,7 @@ async def test_pages_may_be_smaller_than_asked_for() -> None:
 
 
 async def test_a_list_that_counts_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server whose total runs ahead does not keep a run busy for ever."""
+    """A server whose total keeps growing must not occupy a run forever."""
     monkeypatch.setattr("blocks.openrouter.api.MAX_PAGES", 3)
     server = always(200, {"data": [{"key_hash": "f01d", "guardrail_id": "one"}], "total_count": 9})
 
@@ -37,7 +37,7 @@ async def test_a_list_that_counts_without_end_is_given_up(monkeypatch: pytest.Mo
 
 
 async def test_all_workspaces_are_listed(account: Account) -> None:
-    """Every workspace of the account is met, those beyond the first page too."""
+    """Workspaces beyond the first page are listed, too."""
     account.state.accounts[0].workspaces.extend(str(uuid4()) for _ in range(120))
 
     assert [one async for one in account.client.list_workspaces()] == account.state.accounts[0].workspaces
@@ -45,7 +45,7 @@ async def test_all_workspaces_are_listed(account: Account) -> None:
 
 @pytest.mark.parametrize(("per_page", "offsets"), [(100, ["0", "100", "120"]), (50, ["0", "50", "100", "120"])])
 async def test_the_list_is_walked_to_its_end(per_page: int, offsets: list[str]) -> None:
-    """Pages are read until one is empty, however long they are, disabled and expired keys included."""
+    """Pages of any length are read until an empty one, including disabled and expired keys."""
     keys = [{**KEY, "hash": f"f{number}"} for number in range(120)]
 
     def page(request: httpx.Request) -> httpx.Response:
@@ -62,7 +62,7 @@ async def test_the_list_is_walked_to_its_end(per_page: int, offsets: list[str]) 
 
 
 async def test_a_list_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that always sends a full page does not keep a run busy for ever."""
+    """A server that always sends a full page must not occupy a run forever."""
     monkeypatch.setattr("blocks.openrouter.api.MAX_PAGES", 3)
 
     async with always(200, {"data": [KEY] * 100}).client() as client:

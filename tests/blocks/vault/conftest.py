@@ -1,4 +1,4 @@
-"""A secret in each of the Vaults, at a path of its own."""
+"""A secret in each of the Vaults, at a unique path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ paths = (f"apps/checkout-{number}" for number in itertools.count())
 
 
 def block(vault: TestVault, auth: object = None, **fields: str) -> VaultSecret:
-    """A secret at a path of its own."""
+    """Return a secret at a unique path."""
     credentials = VaultCredentials(url=vault.url, auth=auth or TokenAuth(token=ROOT_TOKEN))
     return VaultSecret(credentials=credentials, path=fields.pop("path", None) or next(paths), **fields)
 

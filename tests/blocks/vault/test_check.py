@@ -1,4 +1,4 @@
-"""A check says whether a secret in Vault can be read and written, and what is missing where it cannot."""
+"""A check says whether a secret in Vault can be read and written, and otherwise what is missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.blocks.vault.vaults import READ_WRITE, TestVault, at_once
     ],
 )
 async def test_a_write_is_foreseen(vault: TestVault, granted: set[str], stored: bool, can_write: bool) -> None:
-    """What the policy grants decides whether a write would be allowed, and asking writes nothing."""
+    """The policy's capabilities show whether a write would be allowed, and the check writes nothing."""
     path = next(paths)
     if stored:
         vault.root.secrets.kv.v2.create_or_update_secret(path, {"value": "old"})
@@ -43,12 +43,12 @@ async def test_a_write_is_foreseen(vault: TestVault, granted: set[str], stored: 
 
 
 async def test_a_root_token_can_write(secret: VaultSecret) -> None:
-    """A root token is granted everything by one word."""
+    """A root token has the single capability `root`, which includes everything."""
     assert "can be read and written" in await secret.check()
 
 
 async def test_a_token_that_may_not_ask_leaves_it_open(vault: TestVault) -> None:
-    """Without the permission to ask, nobody knows."""
+    """Without permission to read its capabilities, the answer is unknown."""
     path = next(paths)
     role_id, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE, "sys/capabilities-self": {"deny"}})
     limited = block(vault, AppRoleAuth(role_id=role_id, secret_id=secret_id), path=path)
@@ -58,18 +58,18 @@ async def test_a_token_that_may_not_ask_leaves_it_open(vault: TestVault) -> None
 
 
 async def test_check_says_that_it_works(vault: TestVault) -> None:
-    """A check of a usable secret answers with one sentence."""
+    """For a usable secret, the check returns one sentence."""
     assert "can be read and written" in await block(vault).check()
 
 
 async def test_check_names_a_wrong_token(vault: TestVault) -> None:
-    """A token that Vault does not know is called wrong or ended."""
+    """An unknown token is reported as wrong or expired."""
     with pytest.raises(UnauthorizedError, match="does not accept the token"):
         await block(vault, TokenAuth(token="hvs.wrong")).check()
 
 
 async def test_check_names_a_refused_login(vault: TestVault) -> None:
-    """A wrong AppRole is called a refused login, without quoting it."""
+    """A wrong AppRole is reported as a refused login, without quoting it."""
     with pytest.raises(UnauthorizedError, match="refused the login at auth/approle") as refused:
         await block(vault, AppRoleAuth(role_id="nobody", secret_id="guess-of-a-secret")).check()
 
@@ -77,7 +77,7 @@ async def test_check_names_a_refused_login(vault: TestVault) -> None:
 
 
 async def test_check_names_the_missing_permission(vault: TestVault) -> None:
-    """A role that may only read is told what it lacks, and where."""
+    """For a role that may only read, the message says what it lacks, and where."""
     path = next(paths)
     role, secret_id = vault.make_role({f"secret/data/{path}": {"read"}})
 
@@ -92,7 +92,7 @@ async def test_check_names_an_unknown_mount(vault: TestVault) -> None:
 
 
 async def test_check_says_that_vault_is_sealed(sealed_vault: str) -> None:
-    """A sealed Vault is called sealed, and nothing can have happened there."""
+    """A sealed Vault is reported as such, and nothing can have taken effect."""
     credentials = VaultCredentials(url=sealed_vault, auth=TokenAuth(token=ROOT_TOKEN))
 
     with pytest.raises(UnavailableError, match="is sealed") as failed:
@@ -102,7 +102,7 @@ async def test_check_says_that_vault_is_sealed(sealed_vault: str) -> None:
 
 
 async def test_check_says_that_the_host_is_unreachable() -> None:
-    """An address where nothing listens is called unreachable, and the outcome is certain."""
+    """An address without a listener is reported as unreachable, and nothing can have taken effect."""
     credentials = VaultCredentials(url=f"http://127.0.0.1:{free_port()}", auth=TokenAuth(token=ROOT_TOKEN))
     credentials._sleep = at_once
 

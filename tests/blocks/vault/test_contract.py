@@ -1,4 +1,4 @@
-"""The Vault stand-in answers as a real server does: hvac asks both the same."""
+"""The Vault stand-in answers like a real server; hvac sends the same requests to both."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ PATCH = {"Content-Type": "application/merge-patch+json"}
 
 @pytest.fixture
 def path() -> str:
-    """A path of the test's own."""
+    """A unique path."""
     return next(paths)
 
 
 @pytest.fixture
 def kv(vault: TestVault) -> Any:
-    """The KV version 2 engine, as root."""
+    """The KV version 2 engine, with a root token."""
     return vault.root.secrets.kv.v2
 
 
 def log_in(vault: TestVault, policy: dict[str, set[str]]) -> hvac.Client:
-    """A client that may do what the policy says."""
+    """Return a client with a policy."""
     client = hvac.Client(url=vault.url, token="")
     client.auth.approle.login(*vault.make_role(policy))
     return client
 
 
 def read(kv: Any, path: str, version: int | None = None) -> dict[str, Any]:
-    """The data and metadata of a version."""
+    """Return data and metadata of a version."""
     read: dict[str, Any] = kv.read_secret_version(path, version=version, raise_on_deleted_version=False)["data"]
     return read
 
@@ -50,7 +50,7 @@ def test_each_write_adds_a_version(kv: Any, path: str) -> None:
 
 
 def test_check_and_set_compares_with_the_current_version(kv: Any, path: str) -> None:
-    """0 means that there is nothing yet; any other number must be the current version."""
+    """0 means that nothing exists yet; any other number must be the current version."""
     kv.create_or_update_secret(path, {"n": 1}, cas=0)
 
     with pytest.raises(InvalidRequest, match="check-and-set parameter did not match the current version"):
@@ -59,7 +59,7 @@ def test_check_and_set_compares_with_the_current_version(kv: Any, path: str) -> 
 
 
 def test_check_and_set_can_be_required(kv: Any, path: str) -> None:
-    """A path may demand check-and-set of every write."""
+    """A path can require check-and-set for every write."""
     kv.update_metadata(path, cas_required=True)
 
     with pytest.raises(InvalidRequest, match="check-and-set parameter required"):
@@ -67,7 +67,7 @@ def test_check_and_set_can_be_required(kv: Any, path: str) -> None:
 
 
 def test_a_soft_delete_can_be_undone(kv: Any, path: str) -> None:
-    """A deleted version is 404 with its metadata, until it is undeleted."""
+    """A deleted version is a 404 with its metadata, until it is undeleted."""
     kv.create_or_update_secret(path, {"n": 1})
     kv.delete_latest_version_of_secret(path)
     deleted = read(kv, path)
@@ -80,7 +80,7 @@ def test_a_soft_delete_can_be_undone(kv: Any, path: str) -> None:
 
 
 def test_a_destroyed_version_cannot_come_back(kv: Any, path: str) -> None:
-    """A destroyed version stays 404, and says so."""
+    """A destroyed version stays a 404, and its metadata says so."""
     kv.create_or_update_secret(path, {"n": 1})
     kv.destroy_secret_versions(path, [1])
     kv.undelete_secret_versions(path, [1])
@@ -92,7 +92,7 @@ def test_a_destroyed_version_cannot_come_back(kv: Any, path: str) -> None:
 
 
 def test_old_versions_are_dropped_beyond_the_limit(kv: Any, path: str) -> None:
-    """Only as many versions are kept as the path's `max_versions` says."""
+    """The path's `max_versions` limits the number of kept versions."""
     kv.update_metadata(path, max_versions=2)
     for n in range(4):
         kv.create_or_update_secret(path, {"n": n})
@@ -103,7 +103,7 @@ def test_old_versions_are_dropped_beyond_the_limit(kv: Any, path: str) -> None:
 
 
 def test_a_patch_changes_some_fields(vault: TestVault, kv: Any, path: str) -> None:
-    """A merge patch keeps the other fields, removes those that are null, and is a version of its own."""
+    """A merge patch keeps the other fields, removes those that are null, and creates a version."""
     kv.create_or_update_secret(path, {"kept": "k", "changed": "old", "gone": "g"})
 
     body = {"data": {"changed": "new", "gone": None}, "options": {"cas": 1}}
@@ -114,7 +114,7 @@ def test_a_patch_changes_some_fields(vault: TestVault, kv: Any, path: str) -> No
 
 
 def test_a_patch_needs_its_content_type(vault: TestVault, kv: Any, path: str) -> None:
-    """A patch that calls itself plain JSON is answered 415."""
+    """A patch sent as plain JSON is a 415."""
     kv.create_or_update_secret(path, {"n": 1})
 
     answer = vault.root.adapter.request("patch", f"/v1/secret/metadata/{path}", raise_exception=False, json={})
@@ -124,7 +124,7 @@ def test_a_patch_needs_its_content_type(vault: TestVault, kv: Any, path: str) ->
 
 @pytest.mark.parametrize("kind", ["data", "metadata"])
 def test_a_patch_needs_something_to_patch(vault: TestVault, path: str, kind: str) -> None:
-    """A path that does not exist cannot be patched."""
+    """A patch of a path that does not exist is refused."""
     with pytest.raises(InvalidPath):
         vault.root.adapter.request(
             "patch", f"/v1/secret/{kind}/{path}", headers=dict(PATCH), json={"data": {"n": 1}, "custom_metadata": {}}
@@ -148,13 +148,13 @@ def test_metadata_is_replaced_by_post_and_merged_by_patch(vault: TestVault, kv: 
     ids=["long key", "long value", "empty value", "line break", "65 keys"],
 )
 def test_custom_metadata_has_limits(kv: Any, path: str, custom: dict[str, str]) -> None:
-    """Keys, values and their number are limited; a break of one limit refuses all."""
+    """Keys, values and their number are limited; if one limit is exceeded, all of them are refused."""
     with pytest.raises(InvalidRequest, match="custom_metadata validation failed"):
         kv.update_metadata(path, custom_metadata=custom)
 
 
 def test_deleting_metadata_deletes_everything(kv: Any, path: str) -> None:
-    """Without its metadata a path is as if it had never been."""
+    """Without its metadata, a path is as if it had never existed."""
     kv.create_or_update_secret(path, {"n": 1})
 
     kv.delete_metadata_and_all_versions(path)
@@ -165,7 +165,7 @@ def test_deleting_metadata_deletes_everything(kv: Any, path: str) -> None:
 
 
 def test_paths_are_listed_by_folder(kv: Any, path: str) -> None:
-    """A listing shows secrets and folders one level down."""
+    """A list shows the secrets and folders one level down."""
     kv.create_or_update_secret(f"{path}/a", {})
     kv.create_or_update_secret(f"{path}/b/c", {})
 
@@ -173,7 +173,7 @@ def test_paths_are_listed_by_folder(kv: Any, path: str) -> None:
 
 
 def test_what_does_not_exist_is_404_without_a_word(kv: Any, path: str) -> None:
-    """An absent secret has an empty list of errors, which tells it from an absent engine."""
+    """The empty list of errors for an absent secret distinguishes it from an absent engine."""
     with pytest.raises(InvalidPath) as secret:
         read(kv, path)
     with pytest.raises(InvalidPath) as engine:
@@ -190,7 +190,7 @@ def test_a_write_needs_data(vault: TestVault, path: str) -> None:
 
 
 def test_a_policy_tells_creating_from_updating(vault: TestVault, kv: Any, path: str) -> None:
-    """`update` does not let a token write where nothing is yet, `create` does not let it overwrite."""
+    """`update` does not allow a write to an empty path, and `create` does not allow an overwrite."""
     updater, creator = (log_in(vault, {f"secret/data/{path}": {verb}}) for verb in ("update", "create"))
 
     with pytest.raises(Forbidden):
@@ -214,7 +214,7 @@ def test_the_most_exact_rule_of_a_policy_wins(vault: TestVault, path: str) -> No
 
 
 def test_capabilities_are_told(vault: TestVault, path: str) -> None:
-    """A token may ask what it may do; what it may not do at all is `deny`."""
+    """A token can read its own capabilities; without any, the answer is `deny`."""
     client = log_in(vault, {f"secret/data/{path}": READ_WRITE})
 
     here, there = (client.sys.get_capabilities([f"secret/data/{p}"])["capabilities"] for p in (path, "else"))
@@ -223,7 +223,7 @@ def test_capabilities_are_told(vault: TestVault, path: str) -> None:
 
 
 def test_the_engine_of_a_mount_is_told_to_who_may_use_it(vault: TestVault, path: str) -> None:
-    """A mount shows its engine's version to a token that may do something below it, and 403 to others."""
+    """A token with any capability below a mount sees its engine's version; others get 403."""
     client = log_in(vault, {f"secret/data/{path}": READ_WRITE})
 
     mount = client.adapter.get("/v1/sys/internal/ui/mounts/secret")["data"]
@@ -234,7 +234,7 @@ def test_the_engine_of_a_mount_is_told_to_who_may_use_it(vault: TestVault, path:
 
 
 def test_a_token_knows_itself_and_can_end(vault: TestVault) -> None:
-    """A login's token can be looked up, renewed and revoked; then it is worth nothing."""
+    """A login's token can be looked up, renewed and revoked; a revoked one is useless."""
     client = log_in(vault, {"secret/data/x": {"read"}})
     ttl = client.auth.token.lookup_self()["data"]["ttl"]
     client.auth.token.renew_self()
@@ -248,7 +248,7 @@ def test_a_token_knows_itself_and_can_end(vault: TestVault) -> None:
 
 @pytest.mark.parametrize("token", ["", "hvs.wrong"])
 def test_a_wrong_token_is_403(vault: TestVault, token: str, path: str) -> None:
-    """No token and a wrong one are answered alike."""
+    """A missing token and a wrong one get the same answer."""
     with pytest.raises(Forbidden, match="permission denied"):
         read(hvac.Client(url=vault.url, token=token).secrets.kv.v2, path)
 
@@ -265,7 +265,7 @@ def test_a_wrong_login_is_refused(vault: TestVault) -> None:
 
 
 def test_an_unknown_namespace_is_404(vault: TestVault, path: str) -> None:
-    """A namespace that does not exist is not taken for the root."""
+    """An unknown namespace must not be treated as the root namespace."""
     client = hvac.Client(url=vault.url, token=ROOT_TOKEN, namespace="nowhere")
 
     with pytest.raises(InvalidPath):
@@ -273,7 +273,7 @@ def test_an_unknown_namespace_is_404(vault: TestVault, path: str) -> None:
 
 
 def test_a_sealed_vault_answers_503(sealed_vault: str) -> None:
-    """A sealed Vault tells its health and its seal's state, and nothing else."""
+    """A sealed Vault shows its health and its seal status, and nothing else."""
     client = hvac.Client(url=sealed_vault, token=ROOT_TOKEN)
 
     assert client.sys.is_sealed()

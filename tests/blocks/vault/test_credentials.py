@@ -1,4 +1,4 @@
-"""What may be filled in for Vault, and what the dashboard and Prefect make of it."""
+"""The input for Vault, and how the dashboard and Prefect treat it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ URL = "https://vault.example.com:8200"
 
 
 def credentials(**fields: Any) -> VaultCredentials:
-    """Credentials with a token, where the test does not say otherwise."""
+    """Return credentials, with a token by default."""
     return VaultCredentials(**{"url": URL, "auth": {"token": "hvs.token"}, **fields})
 
 
@@ -29,7 +29,7 @@ def credentials(**fields: Any) -> VaultCredentials:
     ],
 )
 def test_the_login_follows_from_what_is_filled_in(filled_in: dict[str, str], login: type) -> None:
-    """Each way to log in is told by its required fields, without naming it."""
+    """The required fields determine the login method, without naming it."""
     made = credentials(auth=filled_in).auth
 
     assert type(made) is login
@@ -45,13 +45,13 @@ def test_the_login_follows_from_what_is_filled_in(filled_in: dict[str, str], log
     ],
 )
 def test_each_login_has_its_own_mount(auth: Any, where: str | None) -> None:
-    """The mounts default to Vault's own names, and a token needs none."""
+    """The default mounts are Vault's own, and a token needs none."""
     assert auth.where == where
 
 
 @pytest.mark.parametrize("filled_in", [{}, {"token": "t", "role_id": "r"}, {"role_id": "r"}, {"token": ""}])
 def test_a_login_that_is_none_is_refused(filled_in: dict[str, str]) -> None:
-    """Half a login, two at once or an empty one is not accepted."""
+    """Half a login, two at once or an empty one is refused."""
     with pytest.raises(ValidationError):
         credentials(auth=filled_in)
 
@@ -66,7 +66,7 @@ def test_a_login_that_is_none_is_refused(filled_in: dict[str, str]) -> None:
     ],
 )
 def test_a_refused_value_is_not_quoted(fields: dict[str, Any]) -> None:
-    """What a person typed wrongly into a form does not come back in the error's text."""
+    """The error must not repeat a value that was typed into the wrong field."""
     with pytest.raises(ValidationError) as refused:
         credentials(**fields)
 
@@ -74,7 +74,7 @@ def test_a_refused_value_is_not_quoted(fields: dict[str, Any]) -> None:
 
 
 def test_secrets_are_hidden_when_shown() -> None:
-    """Neither a block nor what it holds shows a secret."""
+    """The string forms of a block and of its parts contain no secret."""
     block = VaultSecret(credentials=credentials(), path="app")
     held = VaultContent(SecretStr("sk-canary"), 1)
 
@@ -84,14 +84,14 @@ def test_secrets_are_hidden_when_shown() -> None:
 
 @pytest.mark.parametrize("field", ["auth.token", "auth.secret_id", "auth.jwt"])
 def test_prefect_knows_the_secret_fields_of_every_login(field: str) -> None:
-    """Prefect masks what the schema calls secret; every login's secret is among it."""
+    """Prefect masks the fields that the schema declares as secrets; each login's secret must be one."""
     named = VaultCredentials.model_json_schema()["secret_fields"]
 
     assert field in named or "auth.*" in named
 
 
 def test_each_login_has_a_title_for_its_tab() -> None:
-    """The form shows one tab a login, named as people call it."""
+    """The form has a tab for each login, titled with its usual name."""
     schema = VaultCredentials.model_json_schema()
 
     titles = [
@@ -107,7 +107,7 @@ def _variants(schema: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("field", ["mount", "path"])
 @pytest.mark.parametrize("value", ["", "/", "a//b", ".", "a/../b", "a/.", "a\nb", "a\x7fb", "\ud800", "x" * 513])
 def test_a_place_that_leads_elsewhere_is_refused_by_name(field: str, value: str) -> None:
-    """A segment that Vault or a proxy could read otherwise is refused, and the field is named."""
+    """A segment that Vault or a proxy could interpret otherwise is refused by the field's name."""
     with pytest.raises(ValidationError, match=f"{field} must be names"):
         VaultSecret(credentials=credentials(), **{"path": "app", field: value})
 
@@ -120,7 +120,7 @@ def test_a_field_needs_a_name(value: str) -> None:
 
 
 def test_slashes_around_a_place_do_not_matter() -> None:
-    """People write mounts and paths with slashes around them."""
+    """People write mounts and paths with surrounding slashes."""
     secret = VaultSecret(credentials=credentials(), mount="/kv/", path="/team/app/")
 
     assert (secret.mount, secret.path) == ("kv", "team/app")
@@ -128,14 +128,14 @@ def test_slashes_around_a_place_do_not_matter() -> None:
 
 @pytest.mark.parametrize("value", ["team a", "täm", "a//b", "a\r\nX-Vault-Token: b"])
 def test_a_namespace_is_fit_for_a_header(value: str) -> None:
-    """A namespace that cannot be sent is refused by name."""
+    """A namespace that a header cannot carry is refused by the field's name."""
     with pytest.raises(ValidationError, match="namespace must be"):
         credentials(namespace=value)
 
 
 @pytest.mark.parametrize("field", ["namespace", "ca_certificate"])
 def test_an_empty_text_means_none(field: str) -> None:
-    """A form sends an empty text for what was left empty."""
+    """A form sends an empty text for an empty field."""
     made = credentials(**{field: " "})
 
     assert getattr(made, field) is None
@@ -143,6 +143,6 @@ def test_an_empty_text_means_none(field: str) -> None:
 
 @pytest.mark.parametrize("value", ["text", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"])
 def test_a_certificate_that_is_none_is_refused(value: str) -> None:
-    """What is not a certificate is refused when it is filled in, not when Vault is needed."""
+    """It is refused when it is entered, and not only when Vault is used."""
     with pytest.raises(ValidationError, match="ca_certificate must be"):
         credentials(ca_certificate=value)

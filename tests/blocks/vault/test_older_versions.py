@@ -1,4 +1,4 @@
-"""The versions before the current one can be searched, the newest first."""
+"""The versions before the current one can be searched, newest first."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.blocks.vault.vaults import READ_WRITE, TestVault
 
 
 async def store(secret: VaultSecret, *values: str) -> None:
-    """Write one version after the other."""
+    """Write several versions."""
     for value in values:
         await secret.write_content(SecretStr(value), await secret.read_content(), {})
 
 
 async def looked_at(secret: VaultSecret) -> list[str]:
-    """The older versions' secrets, as a search that never ends meets them."""
+    """Return the secrets of the older versions, in the order in which a search reads them."""
     seen: list[str] = []
 
     def is_wanted(value: SecretStr) -> bool:
@@ -31,14 +31,14 @@ async def looked_at(secret: VaultSecret) -> list[str]:
 
 
 async def test_older_versions_are_looked_at_from_the_newest(secret: VaultSecret) -> None:
-    """A search meets every version before the current one, the newest first."""
+    """A search reads every version before the current one, newest first."""
     await store(secret, "one", "two", "three", "current")
 
     assert await looked_at(secret) == ["three", "two", "one"]
 
 
 async def test_the_first_older_version_that_is_wanted_is_found(secret: VaultSecret) -> None:
-    """A search ends where it finds what is wanted."""
+    """A search ends at the first wanted version."""
     await store(secret, "a-1", "b", "a-2", "c", "a-3")
 
     found = await secret.read_older(lambda value: value.get_secret_value().startswith("a-"))
@@ -47,7 +47,7 @@ async def test_the_first_older_version_that_is_wanted_is_found(secret: VaultSecr
 
 
 async def test_older_versions_that_are_gone_are_passed_over(vault: TestVault, secret: VaultSecret) -> None:
-    """Deleted and destroyed versions, those without the field, and those dropped by the engine hold nothing."""
+    """Deleted and destroyed versions, versions without the field, and those dropped by the engine are skipped."""
     kv = vault.root.secrets.kv.v2
     kv.update_metadata(secret.path, max_versions=6)
     await store(secret, "dropped", "kept", "deleted", "destroyed")
@@ -60,7 +60,7 @@ async def test_older_versions_that_are_gone_are_passed_over(vault: TestVault, se
 
 
 async def test_an_older_version_that_will_be_deleted_later_is_there(vault: TestVault, secret: VaultSecret) -> None:
-    """A version with an end in the future is one like any other."""
+    """A version that is deleted at a future time is like any other until then."""
     vault.root.secrets.kv.v2.update_metadata(secret.path, delete_version_after="3h")
     await store(secret, "old", "current")
 
@@ -68,7 +68,7 @@ async def test_an_older_version_that_will_be_deleted_later_is_there(vault: TestV
 
 
 async def test_a_deleted_current_version_leaves_the_older_ones(vault: TestVault, secret: VaultSecret) -> None:
-    """What was stored before is found even where nothing is held any more."""
+    """Older versions are found although the current one holds nothing."""
     await store(secret, "old", "current")
     vault.root.secrets.kv.v2.delete_latest_version_of_secret(secret.path)
 
@@ -81,7 +81,7 @@ async def test_nothing_older_is_found_where_nothing_was_written(secret: VaultSec
 
 
 async def test_a_search_that_is_not_allowed_says_so(vault: TestVault) -> None:
-    """Without read on the metadata nobody knows the versions, which must not look like finding nothing."""
+    """Without read on the metadata the versions are unknown, which must not look like finding none."""
     path = next(paths)
     role_id, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE})
     limited = block(vault, AppRoleAuth(role_id=role_id, secret_id=secret_id), path=path)

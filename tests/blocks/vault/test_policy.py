@@ -1,4 +1,4 @@
-"""The policies of docs/reference/vault-policy.md are enough for what they are for, and for nothing else."""
+"""The policies in docs/reference/vault-policy.md suffice for their purpose, and allow nothing else."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ KEY = SecretStr("sk-or-v1-the-new-key")
 
 
 def rules(policy: str) -> dict[str, set[str]]:
-    """The rules of a policy, as the stand-in takes them."""
+    """Return the rules of a policy in the stand-in's form."""
     return {path: set(re.findall(r"\w+", granted)) for path, granted in RULE.findall(policy)}
 
 
 def secret(vault: TestVault, policy: str, path: str = PATH) -> VaultSecret:
-    """A secret whose login has a policy."""
+    """Return a secret whose login has a policy."""
     role_id, secret_id = vault.make_role(rules(policy)) if vault.state else _real_role(vault, policy)
     auth = AppRoleAuth(role_id=role_id, secret_id=secret_id)
     credentials = VaultCredentials(url=vault.url, auth=auth)
@@ -38,7 +38,7 @@ def secret(vault: TestVault, policy: str, path: str = PATH) -> VaultSecret:
 
 
 def _real_role(vault: TestVault, policy: str) -> tuple[str, str]:
-    """The policy goes to the real server as it stands on the page."""
+    """Create a role with the policy exactly as the page shows it, and return its credentials."""
     approle = vault.root.auth.approle
     vault.root.sys.create_or_update_policy("documented", policy)
     approle.create_or_update_approle("documented", token_policies=["documented"])
@@ -52,14 +52,14 @@ def _request(client: Any, *, method: str, url: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def stored(vault: TestVault) -> None:
-    """Something is stored where the policies allow access, and where they do not."""
+    """Store something where the policies allow access, and where they do not."""
     vault.root.secrets.kv.v2.delete_metadata_and_all_versions(PATH)
     for path in (PATH, f"{PATH}/below", "apps/other"):
         vault.root.secrets.kv.v2.create_or_update_secret(path, {"value": "old", "beside": "kept"})
 
 
 async def test_a_rotation_can_do_all_that_it_does(vault: TestVault) -> None:
-    """Check, read, write, label, read back, fence and a search in older versions work with the documented policy."""
+    """The documented policy allows check, read, write, label, read back, fence and a search in older versions."""
     block = secret(vault, ROTATION)
 
     assert "can be read and written" in await block.check()
@@ -74,7 +74,7 @@ async def test_a_rotation_can_do_all_that_it_does(vault: TestVault) -> None:
 
 
 async def test_a_rotation_can_begin_with_nothing(vault: TestVault) -> None:
-    """The first key of a path needs no other permission."""
+    """The first key at a path needs no further permission."""
     vault.root.secrets.kv.v2.delete_metadata_and_all_versions(PATH)
     block = secret(vault, ROTATION)
 
@@ -87,7 +87,7 @@ async def test_a_rotation_can_begin_with_nothing(vault: TestVault) -> None:
 @pytest.mark.parametrize("path", [f"{PATH}/below", "apps/other", "apps"])
 @pytest.mark.parametrize("policy", [ROTATION, CONSUMER], ids=["rotation", "consumer"])
 async def test_another_path_is_refused(vault: TestVault, policy: str, path: str) -> None:
-    """Neither a neighbour nor what lies below or above can be read."""
+    """Neither neighbouring paths nor those above or below can be read."""
     block = secret(vault, policy, path)
 
     with pytest.raises(ForbiddenError, match="does not permit reading"):
@@ -96,7 +96,7 @@ async def test_another_path_is_refused(vault: TestVault, policy: str, path: str)
 
 
 async def test_a_consumer_reads_and_cannot_write(vault: TestVault) -> None:
-    """A consumer gets the key, and its token cannot replace it."""
+    """A consumer can read the key, but not replace it."""
     block = secret(vault, CONSUMER)
     held = await block.read_content()
 
@@ -111,7 +111,7 @@ async def test_a_consumer_reads_and_cannot_write(vault: TestVault) -> None:
 
 @pytest.mark.parametrize("method", ["delete", "list"])
 async def test_a_rotation_can_neither_delete_nor_list(vault: TestVault, method: str) -> None:
-    """Whoever steals the rotation's login cannot destroy older versions nor look around."""
+    """Whoever steals the rotation's login can neither destroy older versions nor list secrets."""
     block = secret(vault, ROTATION)
     connection = block.credentials.connection()
 

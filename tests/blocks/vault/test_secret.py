@@ -30,7 +30,7 @@ async def test_what_was_written_is_read_back(secret: VaultSecret) -> None:
 
 
 async def test_other_fields_are_kept(vault: TestVault, secret: VaultSecret) -> None:
-    """Only the field of the key changes; what else is stored at the path stays."""
+    """Only the field of the key changes; other fields at the path stay."""
     fields = {"username": "someone", "port": 5432, "value": "old"}
     vault.root.secrets.kv.v2.create_or_update_secret(secret.path, fields)
 
@@ -41,7 +41,7 @@ async def test_other_fields_are_kept(vault: TestVault, secret: VaultSecret) -> N
 
 
 async def test_older_versions_survive(vault: TestVault, secret: VaultSecret) -> None:
-    """A write adds a version and leaves the older ones as they were."""
+    """A write adds a version and does not change the older ones."""
     for value in ("one", "two"):
         await secret.write_content(SecretStr(value), await secret.read_content(), LABELS)
 
@@ -51,7 +51,7 @@ async def test_older_versions_survive(vault: TestVault, secret: VaultSecret) -> 
 
 
 async def test_a_write_after_somebody_elses_is_refused(vault: TestVault, secret: VaultSecret) -> None:
-    """Check-and-set: who read before somebody else wrote cannot overwrite them."""
+    """With check-and-set, a writer cannot overwrite what was written since its read."""
     held = await secret.read_content()
     vault.root.secrets.kv.v2.create_or_update_secret(secret.path, {"value": "by hand"})
 
@@ -62,7 +62,7 @@ async def test_a_write_after_somebody_elses_is_refused(vault: TestVault, secret:
 
 
 async def test_a_fence_makes_a_prepared_write_fail(secret: VaultSecret) -> None:
-    """After a fence the content is the same, and a write that was prepared before it is refused."""
+    """A fence keeps the content, but a write prepared before it is refused."""
     await secret.write_content(SecretStr("current"), await secret.read_content(), {})
     prepared = await secret.read_content()
 
@@ -74,7 +74,7 @@ async def test_a_fence_makes_a_prepared_write_fail(secret: VaultSecret) -> None:
 
 
 async def test_custom_metadata_says_who_wrote_and_keeps_what_others_said(vault: TestVault, secret: VaultSecret) -> None:
-    """The path's custom metadata names the rotation and the time; other labels and settings stay."""
+    """The path's custom metadata names the rotation and the time; other people's labels and settings stay."""
     kv = vault.root.secrets.kv.v2
     kv.update_metadata(secret.path, max_versions=7, delete_version_after="3h", custom_metadata={"owner": "team-a"})
 
@@ -87,7 +87,7 @@ async def test_custom_metadata_says_who_wrote_and_keeps_what_others_said(vault: 
 
 
 async def test_a_soft_deleted_secret_can_be_written_again(vault: TestVault, secret: VaultSecret) -> None:
-    """A deleted latest version holds nothing, yet its number is known for check-and-set."""
+    """A deleted latest version holds nothing, but its number is used for check-and-set."""
     await secret.write_content(SecretStr("old"), await secret.read_content(), {})
     vault.root.secrets.kv.v2.delete_latest_version_of_secret(secret.path)
 
@@ -99,7 +99,7 @@ async def test_a_soft_deleted_secret_can_be_written_again(vault: TestVault, secr
 
 
 async def test_a_destroyed_secret_can_be_written_again(vault: TestVault, secret: VaultSecret) -> None:
-    """A destroyed latest version holds nothing, yet its number is known for check-and-set."""
+    """A destroyed latest version holds nothing, but its number is used for check-and-set."""
     await secret.write_content(SecretStr("old"), await secret.read_content(), {})
     vault.root.secrets.kv.v2.destroy_secret_versions(secret.path, [1])
 
@@ -111,7 +111,7 @@ async def test_a_destroyed_secret_can_be_written_again(vault: TestVault, secret:
 
 
 async def test_a_fence_guards_an_empty_path_too(secret: VaultSecret) -> None:
-    """Where nothing is stored yet, a fence still makes a write that was prepared before it fail."""
+    """At an empty path, too, a fence makes a write fail that was prepared before it."""
     prepared = await secret.read_content()
 
     fenced = await secret.fence(prepared)
@@ -122,7 +122,7 @@ async def test_a_fence_guards_an_empty_path_too(secret: VaultSecret) -> None:
 
 
 async def test_labels_beyond_vaults_limits_are_cut(vault: TestVault, secret: VaultSecret) -> None:
-    """A label that Vault would refuse is cut to what it takes, so that the others are kept as well."""
+    """A label that is too long for Vault is truncated, so that it does not spoil the others."""
     labels = {"long": "x" * 600, "lines": "one\ntwo", "accents": "é" * 300, "empty": "", "k" * 200: "v"}
 
     await secret.write_content(KEY, await secret.read_content(), labels)
@@ -137,7 +137,7 @@ async def test_labels_beyond_vaults_limits_are_cut(vault: TestVault, secret: Vau
 
 
 async def test_labels_need_no_patch_permission(vault: TestVault) -> None:
-    """Where a policy allows metadata updates but not patches, labels are merged with what others put there."""
+    """If a policy allows metadata updates but no patches, labels are merged with those of other people."""
     path = next(paths)
     vault.root.secrets.kv.v2.update_metadata(path, max_versions=7, custom_metadata={"owner": "team-a"})
     metadata = {f"secret/metadata/{path}": {"update"}}
@@ -152,7 +152,7 @@ async def test_labels_need_no_patch_permission(vault: TestVault) -> None:
 
 
 async def test_a_version_1_engine_is_never_written_to(vault: TestVault) -> None:
-    """An engine of version 1 answers alike for an absent secret; it is named, and nothing is stored there."""
+    """A version 1 engine answers alike for an absent secret; the error names it, and nothing is stored there."""
     secret = block(vault, mount="kv-one")
 
     with pytest.raises(NotFoundError, match="no KV version 2 engine at the mount kv-one"):
@@ -163,7 +163,7 @@ async def test_a_version_1_engine_is_never_written_to(vault: TestVault) -> None:
 
 
 async def test_a_field_that_is_no_text_is_read_as_json(vault: TestVault, secret: VaultSecret) -> None:
-    """A field that holds a number or an object is something foreign; it is read without failing."""
+    """A number or an object in the field is somebody else's value; reading it must not fail."""
     vault.root.secrets.kv.v2.create_or_update_secret(secret.path, {"value": {"a": 1}})
 
     held = await secret.read_content()
@@ -173,7 +173,7 @@ async def test_a_field_that_is_no_text_is_read_as_json(vault: TestVault, secret:
 
 @pytest.mark.parametrize("path", ["a b", "100%", "what?", "sharp#", "ünïcode", "a%2e%2e/b", "deep/er/still"])
 async def test_odd_paths_are_stored_where_they_say(vault: TestVault, path: str) -> None:
-    """A path is percent-encoded on its way, so that it is found under the very same name."""
+    """Paths are percent-encoded, so that each is found under exactly the same name."""
     secret = block(vault, path=path)
 
     await secret.write_content(KEY, await secret.read_content(), {})
@@ -185,7 +185,7 @@ async def test_odd_paths_are_stored_where_they_say(vault: TestVault, path: str) 
 
 
 async def test_an_approle_with_the_least_policy_can_rotate(vault: TestVault) -> None:
-    """Read, create and update on the one data path are enough; labels are left out without metadata permission."""
+    """Read, create and update on the one data path suffice; without metadata permission, labels are left out."""
     path = next(paths)
     role, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE})
     secret = block(vault, AppRoleAuth(role_id=role, secret_id=secret_id), path=path)
@@ -197,7 +197,7 @@ async def test_an_approle_with_the_least_policy_can_rotate(vault: TestVault) -> 
 
 
 async def test_a_token_that_ended_is_renewed_by_logging_in_again(vault: TestVault) -> None:
-    """A machine whose token ends between two calls goes on with a new one."""
+    """If the token of an AppRole expires between two calls, a new login replaces it."""
     path = next(paths)
     role, secret_id = vault.make_role({f"secret/data/{path}": READ_WRITE})
     secret = block(vault, AppRoleAuth(role_id=role, secret_id=secret_id), path=path)
@@ -212,7 +212,7 @@ async def test_a_token_that_ended_is_renewed_by_logging_in_again(vault: TestVaul
 
 @pytest.mark.parametrize("path", ["../x", "a//b", "a/./b", "line\nbreak", "nul\0", "", "/", "x" * 600])
 def test_paths_that_lead_elsewhere_are_refused(path: str) -> None:
-    """A path with empty, '.' or '..' segments, control characters, or too long is refused by name."""
+    """A path that is too long, or has empty, '.' or '..' segments or control characters, is refused by name."""
     credentials = VaultCredentials(url="http://127.0.0.1:1", auth=TokenAuth(token="t"))
 
     with pytest.raises(ValueError, match="path"):

@@ -1,4 +1,4 @@
-"""Vaults to test against: the stand-in always, a real one where a binary is on PATH."""
+"""Vault servers for tests: always the stand-in, and a real one if a binary is on PATH."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READ_WRITE = {"read", "create", "update"}
 
 @dataclass
 class TestVault:
-    """A Vault that a test may do anything to."""
+    """A Vault that belongs to the test."""
 
     __test__ = False
 
@@ -39,7 +39,7 @@ class TestVault:
 
 
 async def at_once(_seconds: float) -> None:
-    """Wait between two attempts without waiting."""
+    """Replace the wait between two attempts, without waiting."""
 
 
 def _root(url: str) -> hvac.Client:
@@ -48,7 +48,7 @@ def _root(url: str) -> hvac.Client:
 
 @contextmanager
 def stand_in() -> Iterator[TestVault]:
-    """The stand-in of this project."""
+    """Run the stand-in of this project."""
     sandbox = VaultSandbox()
     sandbox.mount("kv-one", version="1")
     roles = iter(range(1000))
@@ -81,7 +81,7 @@ def _process(args: list[str], home: Path, url: str) -> Iterator[None]:
 
 @contextmanager
 def real(home: Path) -> Iterator[TestVault]:
-    """A real Vault or OpenBao in dev mode."""
+    """Run a real Vault or OpenBao in dev mode."""
     address = f"127.0.0.1:{free_port()}"
     url = f"http://{address}"
     args = [
@@ -122,7 +122,7 @@ def _make_role(root: hvac.Client, policy: dict[str, set[str]], made: list[str]) 
 
 @contextmanager
 def sealed_stand_in() -> Iterator[str]:
-    """The stand-in, sealed."""
+    """Run a sealed stand-in."""
     sandbox = VaultSandbox()
     sandbox.sealed = True
     with running(create_app(sandbox)) as url:
@@ -131,7 +131,7 @@ def sealed_stand_in() -> Iterator[str]:
 
 @contextmanager
 def sealed_real(home: Path) -> Iterator[str]:
-    """A real Vault that was initialised and never unsealed."""
+    """Run a real Vault that was initialised but never unsealed."""
     address = f"127.0.0.1:{free_port()}"
     config: dict[str, Any] = {
         "storage": {"inmem": {}},

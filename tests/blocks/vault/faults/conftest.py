@@ -1,4 +1,4 @@
-"""A Vault stand-in that misbehaves as a test tells it to, and a secret in it."""
+"""A Vault stand-in with faults that a test switches on, and a secret in it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StandIn:
 
     @property
     def faults(self) -> Faults:
-        """The faults that are switched on."""
+        """The active faults."""
         faults: Faults = self.app.state.faults
         return faults
 
@@ -43,14 +43,14 @@ class StandIn:
         return requests
 
     def stored(self) -> dict[str, str]:
-        """The fields at the path, as they are now."""
+        """The current fields at the path."""
         engine = self.sandbox.namespaces[""]["secret"]
         assert isinstance(engine, KvVersion2)
         data: dict[str, str] = engine.read("app")["data"]
         return data
 
     def secret(self, auth: object = None, **credentials: object) -> VaultSecret:
-        """The secret `app`, whose retries do not wait."""
+        """Return the secret `app`, whose retries do not wait."""
         made = VaultCredentials(
             url=credentials.pop("url", self.url), auth=auth or TokenAuth(token=ROOT_TOKEN), **credentials
         )
@@ -60,7 +60,7 @@ class StandIn:
 
 @pytest.fixture
 def stand_in() -> Iterator[StandIn]:
-    """A stand-in of the test's own."""
+    """A separate stand-in for each test."""
     made = StandIn()
     with running(made.app) as made.url:
         yield made
@@ -68,7 +68,7 @@ def stand_in() -> Iterator[StandIn]:
 
 @pytest.fixture
 async def secret(stand_in: StandIn) -> AsyncIterator[VaultSecret]:
-    """A secret that holds `old`; the log starts after it was stored."""
+    """A secret with the value `old`; the request log starts after it was stored."""
     made = stand_in.secret()
     await made.write_content(SecretStr("old"), await made.read_content(), {})
     stand_in.requests.clear()

@@ -1,4 +1,4 @@
-"""What a Vault that misbehaves does to a destination: faults, lost answers and hostile answers."""
+"""How a destination handles a Vault that misbehaves: faults, lost answers and hostile answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.threads import Hanging, ends_while
 
 
 async def test_a_rotation_costs_four_calls(stand_in: StandIn, secret: VaultSecret) -> None:
-    """Reading, writing, labelling and reading back are one call each, without a login for a token."""
+    """Read, write, label and read back take one call each; a token needs no login."""
     await secret.write_content(KEY, await secret.read_content(), LABELS)
     await secret.read_content()
 
@@ -40,7 +40,7 @@ async def test_a_rotation_costs_four_calls(stand_in: StandIn, secret: VaultSecre
 
 
 async def test_a_search_reads_what_there_is_and_no_more(stand_in: StandIn, secret: VaultSecret) -> None:
-    """Looking for an older version costs one call, and one for each version until the one that is wanted."""
+    """A search for an older version costs one call, and one for each version up to the wanted one."""
     for value in ("wanted", "newer", "destroyed", "current"):
         await secret.write_content(SecretStr(value), await secret.read_content(), {})
     engine = stand_in.sandbox.namespaces[""]["secret"]
@@ -55,7 +55,7 @@ async def test_a_search_reads_what_there_is_and_no_more(stand_in: StandIn, secre
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 async def test_a_read_is_repeated(stand_in: StandIn, secret: VaultSecret, status: int) -> None:
-    """A read that failed for the moment is made again."""
+    """A read that failed temporarily is repeated."""
     stand_in.faults.add(Fault(method="GET", status=status, times=MAX_ATTEMPTS - 1))
 
     held = await secret.read_content()
@@ -65,7 +65,7 @@ async def test_a_read_is_repeated(stand_in: StandIn, secret: VaultSecret, status
 
 @pytest.mark.parametrize("status", [400, 401, 404, 405, 409, 412, 418, 429, 500, 502, 503, 504])
 async def test_every_status_has_its_error(stand_in: StandIn, secret: VaultSecret, status: int) -> None:
-    """An error's class follows the status, its text names the call and never the answer."""
+    """The status determines the error's class; its text names the call and quotes no answer."""
     held = await secret.read_content()
     stand_in.faults.add(Fault(method="POST", status=status, body='{"errors": ["hvs.secret-text"]}'))
 
@@ -78,7 +78,7 @@ async def test_every_status_has_its_error(stand_in: StandIn, secret: VaultSecret
 
 
 async def test_a_service_that_asks_for_a_long_wait_is_reported(stand_in: StandIn, secret: VaultSecret) -> None:
-    """Retry-After is carried by the error, and a long one is not waited for."""
+    """The error contains Retry-After, and a long wait is left to the caller."""
     stand_in.faults.add(Fault(status=429, headers={"Retry-After": "600"}))
 
     with pytest.raises(RateLimitedError) as failed:
@@ -91,7 +91,7 @@ async def test_a_service_that_asks_for_a_long_wait_is_reported(stand_in: StandIn
 async def test_a_write_that_was_refused_for_the_moment_is_left_to_who_calls(
     stand_in: StandIn, secret: VaultSecret
 ) -> None:
-    """A 429 shows that nothing was written; a rotation looks at its ledger before it tries again."""
+    """After a 429 nothing was written, but a rotation must check its ledger before it repeats the write."""
     held = await secret.read_content()
     stand_in.faults.add(Fault(method="POST", status=429, times=1))
 
@@ -103,7 +103,7 @@ async def test_a_write_that_was_refused_for_the_moment_is_left_to_who_calls(
 
 
 async def test_a_secret_written_by_a_person_is_tried_again(stand_in: StandIn, secret: VaultSecret) -> None:
-    """Outside of a rotation nobody looks at a ledger, so what was refused for the moment is tried again."""
+    """Outside of a rotation there is no ledger to check, so a temporarily refused write is repeated."""
     stand_in.faults.add(Fault(method="POST", status=429, times=1))
 
     await secret.awrite_secret(KEY.get_secret_value().encode())
@@ -115,7 +115,7 @@ async def test_a_secret_written_by_a_person_is_tried_again(stand_in: StandIn, se
 async def test_a_write_whose_answer_is_lost_is_not_repeated(
     stand_in: StandIn, secret: VaultSecret, status: int | None
 ) -> None:
-    """The caller is told that the outcome is unknown, and finds by reading that the write took effect."""
+    """The caller learns that the outcome is unknown, and finds by reading that the write took effect."""
     held = await secret.read_content()
     stand_in.faults.add(Fault(when="after", method="POST", path=DATA, status=status))
 
@@ -131,7 +131,7 @@ async def test_a_write_whose_answer_is_lost_is_not_repeated(
 async def test_labels_never_fail_a_write(
     stand_in: StandIn, secret: VaultSecret, caplog: pytest.LogCaptureFixture, status: int | None
 ) -> None:
-    """A secret that is stored counts as written, and a warning says that its labels are not."""
+    """The secret is stored, so the write succeeds, with a warning that its labels are missing."""
     stand_in.faults.add(Fault(path="/metadata/", status=status))
 
     with caplog.at_level(logging.WARNING):
@@ -143,7 +143,7 @@ async def test_labels_never_fail_a_write(
 
 
 async def test_a_sealed_vault_is_not_asked_again(stand_in: StandIn, secret: VaultSecret) -> None:
-    """Somebody has to unseal it, so a sealed Vault is reported at once."""
+    """Only a person can unseal it, so the error is raised at once."""
     stand_in.sandbox.sealed = True
 
     with pytest.raises(UnavailableError, match="is sealed"):
@@ -153,7 +153,7 @@ async def test_a_sealed_vault_is_not_asked_again(stand_in: StandIn, secret: Vaul
 
 
 async def test_a_redirect_is_not_followed(stand_in: StandIn, secret: VaultSecret) -> None:
-    """A token is never carried to where an answer points."""
+    """A token must not be sent to the target of a redirect."""
     stand_in.faults.add(Fault(status=307, headers={"Location": f"{stand_in.url}/v1/sys/health"}))
 
     with pytest.raises(UnexpectedAnswerError, match="redirect"):
@@ -164,7 +164,7 @@ async def test_a_redirect_is_not_followed(stand_in: StandIn, secret: VaultSecret
 
 @pytest.mark.parametrize("body", ["<html>", "[1]", "null", '"text"', "[" * 100_000, '{"data": {"data": 1}}', "{}"])
 async def test_an_answer_that_is_not_documented_is_named(stand_in: StandIn, secret: VaultSecret, body: str) -> None:
-    """Whatever else answers in Vault's place, the write is not taken for done."""
+    """If something else answers in place of Vault, the write does not count as done."""
     held = await secret.read_content()
     stand_in.faults.add(Fault(status=200, body=body))
 
@@ -174,7 +174,7 @@ async def test_an_answer_that_is_not_documented_is_named(stand_in: StandIn, secr
 
 @pytest.mark.parametrize("status", [200, 307, 500])
 async def test_an_answer_without_end_is_not_read(stand_in: StandIn, secret: VaultSecret, status: int) -> None:
-    """An answer over the limit is refused, whatever its status."""
+    """An answer above the size limit is refused, whatever its status."""
     headers = {"Location": f"{stand_in.url}/"}
     stand_in.faults.add(Fault(status=status, headers=headers, body="x" * (MAX_ANSWER_BYTES + 1)))
 
@@ -183,14 +183,14 @@ async def test_an_answer_without_end_is_not_read(stand_in: StandIn, secret: Vaul
 
 
 def trickling(connection: socket.socket, over: threading.Event) -> None:
-    """Promise an answer and send one byte now and then."""
+    """Promise a long answer, and send one byte from time to time."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
     while not over.wait(0.05):
         connection.sendall(b" ")
 
 
 async def test_an_answer_that_trickles_is_given_up(stand_in: StandIn) -> None:
-    """Each byte comes in time, and yet the call and its thread end at the deadline: by itself it would take hours."""
+    """Each byte arrives in time, yet the call and its thread end at the deadline, instead of after hours."""
     with speaking(trickling) as url:
         secret = stand_in.secret(url=url, connect_timeout_seconds=0.1, read_timeout_seconds=0.2)
 
@@ -203,7 +203,7 @@ async def test_an_answer_that_trickles_is_given_up(stand_in: StandIn) -> None:
 def test_a_name_that_is_looked_up_without_end_does_not_keep_its_run(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A resolver knows no deadline: the call is given up, and its thread is joined by nobody."""
+    """Name resolution has no timeout, so the call is abandoned, and its thread is not joined."""
     secret = stand_in.secret(connect_timeout_seconds=0.1, read_timeout_seconds=0.1)
 
     async def read() -> None:
@@ -216,7 +216,7 @@ def test_a_name_that_is_looked_up_without_end_does_not_keep_its_run(
 
 
 async def test_no_answer_within_the_timeout_is_named(stand_in: StandIn) -> None:
-    """A call that is not answered in time says so, and that it may have taken effect."""
+    """The error says that the call timed out, and that it may have taken effect."""
     stand_in.faults.add(Fault(delay=1.0, status=0))
     secret = stand_in.secret(read_timeout_seconds=0.1)
 
@@ -228,7 +228,7 @@ async def test_no_answer_within_the_timeout_is_named(stand_in: StandIn) -> None:
 
 
 async def test_an_attempt_that_was_given_up_does_not_write_later(stand_in: StandIn) -> None:
-    """When the login takes the whole of the time, its write is not made any more."""
+    """If the login takes all the time, the write is not sent any more."""
     stand_in.sandbox.allow_login("approle", "r", "s")
     secret = stand_in.secret(AppRoleAuth(role_id="r", secret_id="s"), connect_timeout_seconds=0.1)
     held = await stand_in.secret().read_content()
@@ -245,7 +245,7 @@ async def test_an_attempt_that_was_given_up_does_not_write_later(stand_in: Stand
 
 
 async def test_a_connection_is_used_again(secret: VaultSecret, caplog: pytest.LogCaptureFixture) -> None:
-    """The calls of a run share one connection, which is opened by the first."""
+    """The calls of a run share the connection that the first of them opened."""
     await secret.aclose()
 
     with caplog.at_level(logging.DEBUG, "urllib3.connectionpool"):
@@ -255,7 +255,7 @@ async def test_a_connection_is_used_again(secret: VaultSecret, caplog: pytest.Lo
 
 
 async def test_two_writers_at_once_cannot_both_win(stand_in: StandIn, secret: VaultSecret) -> None:
-    """Of two writes prepared from the same version exactly one is made."""
+    """Of two writes prepared from the same version, exactly one succeeds."""
     held = await secret.read_content()
     writes = [secret.write_content(SecretStr(value), held, {}) for value in ("one", "two")]
 

@@ -1,4 +1,4 @@
-"""A Vault is trusted by its own authority where it has one, and by nothing else."""
+"""A Vault is trusted by its own authority if it has one, and by no other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Certified(TypedDict):
 
 
 class Authority:
-    """A certificate authority that lives as long as a test."""
+    """A certificate authority for one test."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -66,12 +66,12 @@ class Authority:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    """An authority that nobody trusts by default."""
+    """An authority that is not trusted by default."""
     return Authority(tmp_path)
 
 
 async def test_a_certificate_that_is_not_trusted_is_named(authority: Authority) -> None:
-    """No call is made to a host whose certificate is not trusted, and the error says why."""
+    """A host with an untrusted certificate gets no request, and the error says why."""
     vault = StandIn()
     with running(vault.app, **authority.certify_loopback()) as url:
         secret = vault.secret(url=url)
@@ -86,7 +86,7 @@ async def test_a_certificate_that_is_not_trusted_is_named(authority: Authority) 
 
 @pytest.mark.parametrize("joint", ["\n", " ", ""], ids=["as it is", "pasted with spaces", "pasted in one line"])
 async def test_a_private_authority_is_trusted(authority: Authority, joint: str) -> None:
-    """With the authority's certificate the host is trusted, even if a form has eaten the line breaks."""
+    """With the authority's certificate the host is trusted, even if a form has removed the line breaks."""
     vault = StandIn()
     with running(vault.app, **authority.certify_loopback()) as url:
         secret = vault.secret(url=url, ca_certificate=authority.pem.replace("\n", joint))
@@ -100,7 +100,7 @@ async def test_a_private_authority_is_trusted(authority: Authority, joint: str) 
 async def test_a_private_authority_is_the_only_one_trusted(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the public authorities nor those of the environment may vouch for a Vault with its own authority."""
+    """Neither public authorities nor those of the environment count for a Vault with its own authority."""
     (tmp_path / "other").mkdir()
     other = Authority(tmp_path / "other")
     (tmp_path / "bundle.pem").write_text(other.pem)

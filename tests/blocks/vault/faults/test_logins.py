@@ -1,4 +1,4 @@
-"""A login is shared, repeated when its token has ended, and sends nothing of this machine but what it should."""
+"""A login is shared, repeated when its token has ended, and sends nothing of this machine but its credential."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.blocks.vault.vaults import READ_WRITE
 async def test_every_login_is_repeated_when_its_token_has_ended(
     stand_in: StandIn, auth: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A login that can be made again is made once more when its token's time is over, at its own mount."""
+    """A repeatable login is made once more after its token has expired, at its own mount."""
     monkeypatch.setenv(FOLDERS_SETTING, str(tmp_path))
     (tmp_path / "token").write_text("proof\n")
     stand_in.sandbox.allow_login(f"team/{auth}", "role", "proof", {"secret/data/app": READ_WRITE})
@@ -43,7 +43,7 @@ async def test_every_login_is_repeated_when_its_token_has_ended(
 
 
 async def test_calls_that_share_a_login_log_in_once(stand_in: StandIn) -> None:
-    """Destinations with one credentials block are read at once: one login, and one more when its token has ended."""
+    """Destinations with one credentials block are read concurrently: one login, and one more for an expired token."""
     stand_in.sandbox.allow_login("approle", "role", "proof", {"secret/data/app": READ_WRITE})
     secret = stand_in.secret(AppRoleAuth(role_id="role", secret_id="proof"))
     others = [VaultSecret(credentials=secret.credentials, path="app") for _ in range(5)]
@@ -61,7 +61,7 @@ async def test_calls_that_share_a_login_log_in_once(stand_in: StandIn) -> None:
 
 
 async def test_a_token_that_ended_is_told_from_a_missing_permission(stand_in: StandIn) -> None:
-    """A static token whose time is over is called so; one that may not do it is called accepted."""
+    """An expired static token is reported as such; one without permission is reported as accepted."""
     token = stand_in.sandbox.add_token({"secret/data/else": {"read"}}, timedelta(hours=1))
     secret = stand_in.secret(TokenAuth(token=token))
 
@@ -75,7 +75,7 @@ async def test_a_token_that_ended_is_told_from_a_missing_permission(stand_in: St
 
 
 async def test_a_missing_service_account_names_the_field(stand_in: StandIn) -> None:
-    """Outside of a pod, the Kubernetes login says which file is missing."""
+    """Outside of a pod, the error of the Kubernetes login names the missing file."""
     secret = stand_in.secret(KubernetesAuth(kubernetes_role="role"))
 
     with pytest.raises(ConfigurationError, match=r"auth\.token_path: .* cannot be read"):
@@ -84,7 +84,7 @@ async def test_a_missing_service_account_names_the_field(stand_in: StandIn) -> N
 
 @pytest.fixture
 def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as Kubernetes mounts it, where the worker's environment names a link to it; beside it a secret."""
+    """A folder as Kubernetes mounts it, which the worker's environment names through a link; beside it, a secret."""
     data = tmp_path / "account" / "..2026_12_01"
     data.mkdir(parents=True)
     (data / "token").write_text("proof")
@@ -97,7 +97,7 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 async def test_a_token_mounted_by_kubernetes_is_sent(stand_in: StandIn, mounted: Path) -> None:
-    """The links within the folder, and the one to it, do not matter."""
+    """Links within the folder, and the link to it, do not matter."""
     stand_in.sandbox.allow_login("kubernetes", "role", "proof", {"secret/data/app": READ_WRITE})
 
     for name in ("account/token", "run/token"):
@@ -108,7 +108,7 @@ async def test_a_token_mounted_by_kubernetes_is_sent(stand_in: StandIn, mounted:
 
 @pytest.mark.parametrize("path", ["id_rsa", "account/../id_rsa", "account/link", "account-of-others", "none"])
 async def test_no_other_file_of_the_machine_is_sent(stand_in: StandIn, mounted: Path, path: str) -> None:
-    """Whoever may edit a block cannot have a file of the worker sent to a host of their choice."""
+    """Whoever may edit a block must not be able to send a file of the worker to a host of their choice."""
     (mounted / "link").symlink_to(mounted.parent / "id_rsa")
     (mounted.parent / "account-of-others").write_text("a secret of this machine")
     secret = stand_in.secret(KubernetesAuth(kubernetes_role="role", token_path=str(mounted.parent / path)))
@@ -123,7 +123,7 @@ async def test_no_other_file_of_the_machine_is_sent(stand_in: StandIn, mounted: 
 async def test_only_whole_paths_in_the_setting_count(
     stand_in: StandIn, mounted: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
-    """An empty or a relative name would mean wherever the worker was started."""
+    """An empty or relative path would depend on the worker's working directory."""
     monkeypatch.chdir(mounted.parent)
     monkeypatch.setenv(FOLDERS_SETTING, named)
     secret = stand_in.secret(KubernetesAuth(kubernetes_role="role", token_path="account/token"))
@@ -145,7 +145,7 @@ async def test_a_namespace_is_sent_along(stand_in: StandIn) -> None:
 
 
 async def test_no_token_is_taken_from_the_environment(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The VAULT_TOKEN that hvac looks for cannot take the place of the login that was configured."""
+    """The client library would use VAULT_TOKEN, which must not replace the configured login."""
     monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
     secret = stand_in.secret(AppRoleAuth(role_id="nobody", secret_id="nothing"))
 
