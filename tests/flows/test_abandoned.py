@@ -1,4 +1,4 @@
-"""What a worker does about runs that have died, whatever Prefect's API answers meanwhile."""
+"""How a worker handles runs whose process has died, whatever Prefect's API answers meanwhile."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def states_set(client: Any) -> list[str]:
 
 
 async def test_a_try_that_could_not_be_scheduled_is_scheduled_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What passes at Prefect's API does not end the worker, and a crashed run gets its try, once."""
+    """A temporary failure of Prefect's API does not end the worker, and a crashed run gets exactly one try."""
     away = ServiceError("Prefect's API failed.", retryable=True)
     try_again = AsyncMock(side_effect=[away, None])
     monkeypatch.setattr(abandoned, "try_again", try_again)
@@ -62,7 +62,7 @@ async def test_a_try_that_could_not_be_scheduled_is_scheduled_at_the_next_look(m
 async def test_a_retry_of_an_old_run_is_not_dead_before_its_first_heartbeat_arrives(
     running_for: timedelta, is_dead: bool
 ) -> None:
-    """It first started this morning; what counts is since when it runs now."""
+    """The run first started hours ago, but only the time since its present attempt started counts."""
     now = datetime.now(UTC)
     retried = FlowRun(
         flow_id=uuid4(), start_time=now - timedelta(hours=5), state=Running(timestamp=now - running_for), run_count=2

@@ -25,19 +25,19 @@ FLOWS = {deployment["entrypoint"].partition(":")[2].replace("_", "-") for deploy
 
 
 def flows_told_by(event: str) -> list[str]:
-    """The flows whose event makes somebody told."""
+    """Return the flows for which an automation notifies somebody of an event."""
     triggers = [wanted["trigger"] for wanted in AUTOMATIONS.values() if event in wanted["trigger"]["expect"]]
     return [name for trigger in triggers for name in trigger["match_related"]["prefect.resource.name"]]
 
 
 @pytest.mark.parametrize("event", ["prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.Late"])
 def test_every_flow_is_told_once(event: str) -> None:
-    """No flow of this project ends badly in silence, and none is told twice."""
+    """A failure of any flow of this project is notified exactly once."""
     assert sorted(flows_told_by(event)) == sorted(FLOWS)
 
 
 def test_the_overview_is_refreshed_however_a_run_ends() -> None:
-    """A run that is tried again is shown as such at once, and not only after another run has ended."""
+    """A run with a scheduled try is shown at once, and not only after another run has ended."""
     [overview] = [deployment for deployment in DEPLOYMENTS if deployment["name"] == "overview"]
     ends = {"Completed", "Failed", "Crashed", "Cancelled", TRIES_AGAIN}
 
@@ -45,7 +45,7 @@ def test_the_overview_is_refreshed_however_a_run_ends() -> None:
 
 
 def test_a_silence_counts_for_every_flow_of_this_project_and_no_other() -> None:
-    """Other flows on the server have heartbeats of their own, and are left alone."""
+    """Other flows on the server have heartbeats of their own, which are ignored."""
     trigger = AUTOMATIONS["crashed-runs.yaml"]["trigger"]
 
     assert trigger["match_related"]["prefect.resource.role"] == ["flow"]
@@ -53,21 +53,21 @@ def test_a_silence_counts_for_every_flow_of_this_project_and_no_other() -> None:
 
 
 def test_a_silence_is_three_heartbeats() -> None:
-    """A run that lives is never taken for a dead one because one heartbeat came late."""
+    """A live run must not be marked as crashed because one heartbeat was late."""
     heartbeat = int(read_settings()["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
 
     assert AUTOMATIONS["crashed-runs.yaml"]["trigger"]["within"] == 3 * heartbeat
 
 
 def test_the_page_has_each_file_and_what_it_needs() -> None:
-    """The how-to's table says the same as the files."""
+    """The how-to page's table agrees with the files."""
     rows = re.findall(r"^\| `([a-z-]+\.yaml)` \|.*\| (?:`(--[a-z]+)` )?\|$", PAGE.read_text(), re.MULTILINE)
 
     assert dict(rows) == {name: needed_by(wanted) for name, wanted in AUTOMATIONS.items()}
 
 
 def needed_by(wanted: dict[str, Any]) -> str:
-    """The option that an automation needs, if any."""
+    """Return the option that an automation requires, if any."""
     return "".join(
         f"--{value[1:]}" for action in wanted["actions"] for value in action.values() if str(value).startswith("$")
     )
@@ -83,7 +83,7 @@ def needed_by(wanted: dict[str, Any]) -> str:
     ],
 )
 def test_a_file_that_is_no_automation_is_named(tmp_path: Path, text: str, said: str) -> None:
-    """One sentence, with the place to look at."""
+    """One sentence names the file and the place in it."""
     (tmp_path / "a.yaml").write_text(text)
 
     with pytest.raises(ConfigurationError) as refused:
@@ -94,7 +94,7 @@ def test_a_file_that_is_no_automation_is_named(tmp_path: Path, text: str, said: 
 
 
 def test_an_installed_package_brings_them_along(tmp_path: Path) -> None:
-    """Whoever installs the project without keeping the checkout has the same files beside the packages."""
+    """Whoever installs the package without the checkout has the same files beside its modules."""
     for name in ["blocks", "tasks", "flows", "automations"]:
         shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ["pyproject.toml", "README.md"]:
@@ -108,6 +108,6 @@ def test_an_installed_package_brings_them_along(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_no_success(tmp_path: Path) -> None:
-    """Whoever runs the command elsewhere hears that nothing was found."""
+    """Whoever runs the command in another folder learns that it found nothing."""
     with pytest.raises(ConfigurationError, match=r"--folder: .* contains no \*\.yaml files\."):
         read_files(tmp_path)

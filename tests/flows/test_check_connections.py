@@ -1,4 +1,4 @@
-"""What a check of all connections and destinations says of those that several deployments name."""
+"""How a check of all connections and destinations treats those that several deployments name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROTATION: dict[str, Any] = {
 
 
 def test_a_destination_that_a_copied_deployment_names_once_more_works() -> None:
-    """It is one rotation, which does not overwrite its own key; the overview says what to do about the copy."""
+    """Both deployments belong to one rotation, which does not overwrite its own key; the overview reports the copy."""
     copies = [{"name": name, "parameters": {"rotation": ROTATION}} for name in ("checkout", "checkout-eu")]
 
     used, unreadable = in_use(copies)
@@ -27,7 +27,7 @@ def test_a_destination_that_a_copied_deployment_names_once_more_works() -> None:
 
 
 def test_a_connection_is_in_use_although_its_rotation_cannot_be_read_for_now() -> None:
-    """The age of its management key is not forgotten, so that a person is reminded in time."""
+    """The age of its management key must be kept, so that a person is warned in time."""
     damaged = {"name": "checkout", "parameters": {"rotation": {**ROTATION, "destinations": []}}}
 
     used, _ = in_use([damaged])

@@ -1,4 +1,4 @@
-"""The deployments of prefect.yaml, and that the project is laid out as it says."""
+"""The deployments in prefect.yaml, and the layout of the project on which they rely."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tasks.world.deployments import read_timetable
 
 
 def timetable(schedule: dict[str, Any]) -> str:
-    """A schedule of the file in words."""
+    """Return a schedule of the file in words."""
     if "cron" in schedule:
         return f"{schedule['cron']} {schedule['timezone']}"
     return str(read_timetable(ClientRRuleSchedule(rrule=schedule["rrule"], timezone=schedule["timezone"])))
@@ -41,7 +41,7 @@ DEPLOYMENTS = {d["name"]: d for d in yaml.safe_load((CHECKOUT / "prefect.yaml").
 
 
 def test_the_deployments_are_those_that_users_rely_on() -> None:
-    """Name, flow, interval, time zone and limit, as a table: a change shows here."""
+    """A table of name, flow, interval, time zone and limit makes every change visible here."""
     found = [(d["name"], d["entrypoint"], *map(timetable, d.get("schedules", []))) for d in DEPLOYMENTS.values()]
 
     assert found == [
@@ -67,12 +67,12 @@ def test_every_entrypoint_is_a_flow(deployment: dict[str, Any]) -> None:
 
 
 def test_the_example_rotation_is_valid() -> None:
-    """The example is named after its deployment and passes the model."""
+    """The example's name is that of its deployment, and it passes the model's validation."""
     assert parse_rotation(DEPLOYMENTS["example"]["parameters"]["rotation"]).name == "example"
 
 
 async def test_the_example_rotates_at_the_same_local_time_all_year() -> None:
-    """Every 30 days at 03:30 in Berlin, whenever Prefect's scheduler looks, also across daylight saving both ways."""
+    """It runs every 30 days at 03:30 in Berlin, whenever Prefect's scheduler loops, and across both clock changes."""
     schedule = DEPLOYMENTS["example"]["schedules"][0]
     rule = RRuleSchedule(rrule=schedule["rrule"], timezone=schedule["timezone"])
     looks = [datetime(2027, 1, 1, 12, tzinfo=UTC) + timedelta(days=9 * step) for step in range(41)]
@@ -100,7 +100,7 @@ ALLOWED = {"blocks": {"blocks"}, "tasks": {"blocks", "tasks"}, "flows": {"blocks
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_each_package_imports_only_what_it_stands_on(package: str) -> None:
-    """Blocks import neither tasks nor flows, tasks no flows, and none of them the sandbox."""
+    """Blocks import neither tasks nor flows, tasks import no flows, and none of them imports the sandbox."""
     own = {"blocks", "tasks", "flows", "sandbox", "bench", "tests"}
     found = {name for file in (CHECKOUT / package).glob("*.py") for name in imported(file)} & own
 
@@ -108,7 +108,7 @@ def test_each_package_imports_only_what_it_stands_on(package: str) -> None:
 
 
 def imported(file: Path) -> set[str]:
-    """The top-level packages that a file imports."""
+    """Return the top-level packages that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -119,7 +119,7 @@ def imported(file: Path) -> set[str]:
 
 
 def test_the_flow_fits_on_one_screen() -> None:
-    """The protocol is read in one piece: the body of follow_protocol is short."""
+    """A reader must see the whole protocol at once, so the body of follow_protocol is short."""
     tree = ast.parse((CHECKOUT / "flows" / "rotate.py").read_text())
     functions = [node for node in tree.body if isinstance(node, ast.AsyncFunctionDef)]
     protocol = next(function for function in functions if function.name == "follow_protocol")

@@ -1,4 +1,4 @@
-"""Every field of every form in the dashboard says what it is, in one line."""
+"""Every field of every form in the dashboard is described in one line."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ FORMS: dict[str, Schema] = {
     **{flow.name: parameter_schema(flow).model_dump() for flow in FLOWS},
 }
 GROUPS = {"rotate.rotation.key", "rotate.rotation.retirement"}
-"""Groups of fields, which have their title and description where they are defined."""
+"""Groups of fields, which have title and description where they are defined."""
 
 
 def definitions(form: Schema) -> dict[str, Schema]:
-    """What the fields of a form refer to."""
+    """Return the schemas to which the fields of a form refer."""
     return {**form.get("$defs", {}), **form.get("definitions", {})}
 
 
 def fields(schema: Schema, path: str, defined: dict[str, Schema]) -> Iterator[tuple[str, Schema]]:
-    """Walk through all fields, also those of groups, lists and choices."""
+    """Yield all fields, including those of groups, lists and choices."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
-        # A block's own reference to another one is chosen from a list, and not filled in here.
+        # A block's reference to another block is picked from a list, and not filled in here.
         yield from fields(defined.get(name, {}), path, {other: defined[other] for other in defined if other != name})
     for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
         yield from fields(part, path, defined)
@@ -48,18 +48,18 @@ def fields(schema: Schema, path: str, defined: dict[str, Schema]) -> Iterator[tu
 
 
 def is_one_line(text: object) -> bool:
-    """Return whether a text is there, and a form can show it in one line."""
+    """Return whether a text is non-empty and fits into one line of a form."""
     return isinstance(text, str) and bool(text) and "\n" not in text
 
 
 def test_every_form_is_looked_at() -> None:
-    """The blocks and the flows that people fill in are all here."""
+    """This covers every block and every flow that people fill in."""
     assert {"VaultCredentials", "OpenRouterCredentials", "InfisicalSecret", "rotate", "add-rotation"} <= set(FORMS)
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_field_has_a_title_and_a_description_of_one_line(name: str) -> None:
-    """A newcomer fills it in without help."""
+    """A newcomer must be able to fill it in without help."""
     found = list(fields(FORMS[name], name, definitions(FORMS[name])))
 
     silent = {path for path, field in found if not (field.get("title") and is_one_line(field.get("description")))}
@@ -69,7 +69,7 @@ def test_every_field_has_a_title_and_a_description_of_one_line(name: str) -> Non
 
 
 def test_the_form_of_add_rotation_is_labelled_as_a_wizard() -> None:
-    """Prefect would label each field with the name of its parameter."""
+    """By default, Prefect would label each field with the name of its parameter."""
     asked = sorted(FORMS["add-rotation"]["properties"].values(), key=lambda field: field["position"])
 
     assert [field["title"] for field in asked] == [
@@ -111,14 +111,14 @@ def test_the_form_of_add_rotation_is_labelled_as_a_wizard() -> None:
     ],
 )
 def test_prefect_refuses_before_submit_what_its_schema_can_say(field: str, value: object) -> None:
-    """The dashboard asks Prefect for these errors and shows them at the field."""
+    """The dashboard asks Prefect for these errors, and shows them at the field."""
     wrong = validate({"rotation_name": "checkout", field: value}, FORMS["add-rotation"])
 
     assert [next(iter(error.path)) for error in wrong] == [field]
 
 
 def test_a_form_that_names_only_the_rotation_may_be_submitted() -> None:
-    """What the dashboard sends for fields that were left alone is accepted."""
+    """The values that the dashboard sends for untouched fields are accepted."""
     left_alone = {
         name: each["default"] for name, each in FORMS["add-rotation"]["properties"].items() if "default" in each
     }
@@ -129,7 +129,7 @@ def test_a_form_that_names_only_the_rotation_may_be_submitted() -> None:
 
 @pytest.mark.parametrize("name", [flow.name for flow in FLOWS])
 def test_no_parameter_is_labelled_with_its_own_name(name: str) -> None:
-    """A person reads words, not identifiers."""
+    """People read words, not identifiers."""
     titles = {parameter: field["title"] for parameter, field in FORMS[name]["properties"].items()}
 
     assert {parameter for parameter, title in titles.items() if title == parameter} == set()
@@ -137,7 +137,7 @@ def test_no_parameter_is_labelled_with_its_own_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_group_of_fields_says_in_one_line_what_it_is(name: str) -> None:
-    """A docstring with its list of attributes is for those who read code."""
+    """A docstring with a list of attributes is for readers of the code, not for a form."""
     groups = {group: schema for group, schema in definitions(FORMS[name]).items() if "properties" in schema}
 
     wordy = {group for group, schema in groups.items() if not is_one_line(schema.get("description"))}

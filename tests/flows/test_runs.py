@@ -1,4 +1,4 @@
-"""How a run begins, and how one ends whose failure passes by itself."""
+"""How a run starts, and how one ends that failed for a passing reason."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
     ids=["fetched early", "on time", "after a week of downtime", "clocks that disagree", "not scheduled"],
 )
 def test_a_run_that_a_worker_starts_early_waits_for_its_time(scheduled: datetime | None, wait: float) -> None:
-    """A run fetched ahead of its time waits for it; any other starts at once."""
+    """A run that was fetched early waits for its time; any other one starts at once."""
     assert seconds_early(scheduled, NOW) == wait
 
 
 def add() -> Awaitable[State[None]]:
-    """Add a rotation."""
+    """Run add-rotation."""
     connection: Any = "openrouter-credentials/openrouter"
     return add_rotation.fn(connection, key_name="checkout", rotation_name="checkout")
 
@@ -55,7 +55,7 @@ FLOWS: dict[str, Callable[[], Awaitable[State[None]]]] = {
     ("name", "ends_as"), [("add-rotation", "Failed"), ("remove-rotation", "Failed"), ("apply-settings", TRIES_AGAIN)]
 )
 async def test_an_order_that_a_later_one_may_contradict_is_not_tried_again(name: str, ends_as: str) -> None:
-    """A removal that comes late would take away a rotation that was added again since, and end its key."""
+    """A late removal would remove a rotation that was added again since, and revoke its key."""
     away, following = UnavailableError("It answered 503."), Next(1, NOW)
     flow = next(each for each in (add_rotation, remove_rotation, apply_settings) if each.name == name)
     fields: Any = {"flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4()), "flow": flow}
@@ -73,7 +73,7 @@ async def test_an_order_that_a_later_one_may_contradict_is_not_tried_again(name:
 
 
 async def test_a_try_is_scheduled_by_the_servers_clock_where_the_hosts_is_behind() -> None:
-    """By a clock that is days behind each try would be due at once, and none of them would wait."""
+    """With a clock that is days behind, every try would be due at once."""
     days_ahead = datetime.now(UTC) + timedelta(days=2)
     fields: Any = {
         "flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4(), state=Running(timestamp=days_ahead)),

@@ -1,4 +1,4 @@
-"""Prefect's services in a process that does not outlive any of them."""
+"""Prefect's background services in a process that ends as soon as one of them does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENDED_WITHIN_SECONDS = 100
 
 @pytest.mark.slow
 def test_services_that_cannot_start_end_their_process(tmp_path: Path) -> None:
-    """While the database is away; otherwise nothing would start them again, and no automation would ever fire."""
+    """While the database is down they cannot start; unless the process ends, nothing would ever start them again."""
     nowhere = f"postgresql+asyncpg://prefect@127.0.0.1:{free_port()}/prefect"
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},

@@ -1,4 +1,4 @@
-"""A rotation's slot: its name, who waits for it and for how long, and who takes it back."""
+"""A rotation's slot: its name, who waits for it and for how long, and who reclaims it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ slugs = st.from_regex(r"[a-z0-9]{1,3}(-[a-z0-9]{1,9}){0,3}", fullmatch=True).fil
 
 @given(slugs, slugs, st.integers(1, 10**7), st.integers(1, 10**7))
 def test_no_name_of_one_rotation_is_one_of_another(one: str, other: str, term: int, another: int) -> None:
-    """Whatever two rotations are called, they share no slot and no ledger; `checkout-emergency` is an ordinary name."""
+    """No two rotations share a slot or a ledger, whatever their names; `checkout-emergency` is an ordinary name."""
     names = {slot_of(one), emergency_slot_of(one), term_variable(one, term)}
     others = {slot_of(other), emergency_slot_of(other), term_variable(other, another)}
 
@@ -42,12 +42,12 @@ def test_no_name_of_one_rotation_is_one_of_another(one: str, other: str, term: i
 
 
 def test_a_rotation_called_emergency_has_a_slot_of_its_own() -> None:
-    """The slot of an emergency is no rotation's."""
+    """The slot for emergencies is not that of any rotation."""
     assert emergency_slot_of("checkout") != slot_of("checkout-emergency")
 
 
 def test_a_run_of_every_flow_that_takes_a_slot_counts_as_its_holder() -> None:
-    """A slot is taken back only from a run that is not at work, whichever flow it runs."""
+    """A slot is reclaimed only if its holder is no longer running, whichever flow the holder runs."""
     modules = [import_module(f"flows.{found.name}") for found in pkgutil.iter_modules(flows.__path__)]
     taking = {
         value.name
@@ -71,7 +71,7 @@ SLOT = slot_of("checkout")
     )
 )
 def test_of_the_runs_that_wait_for_a_leaked_slot_exactly_one_reclaims_it(waiting: list[RunAtWork]) -> None:
-    """They do not take each other for its holder; where there is an emergency, it is that one."""
+    """They do not take each other for the holder; an emergency reclaims it before all others."""
     reclaiming = [own for own in waiting if may_reclaim(SLOT, own, [run for run in waiting if run != own])]
 
     assert len(reclaiming) == 1
@@ -79,7 +79,7 @@ def test_of_the_runs_that_wait_for_a_leaked_slot_exactly_one_reclaims_it(waiting
 
 
 def test_a_slot_is_not_reclaimed_from_a_run_that_waits_for_none_or_another() -> None:
-    """It may be the holder."""
+    """Such a run may be the holder."""
     own = RunAtWork("1", is_emergency=True, waits_for=SLOT)
 
     for waits_for in ("", emergency_slot_of("checkout")):
@@ -87,11 +87,11 @@ def test_a_slot_is_not_reclaimed_from_a_run_that_waits_for_none_or_another() -> 
 
 
 PROMISED_SECONDS = 120.0
-"""How long a slot whose holder has ended may stop a run."""
+"""How long a slot whose holder has ended may delay a run."""
 
 
 class FakePrefect:
-    """The limits of a server, the runs that hold and await their slots, and a clock that only sleeping moves."""
+    """A server's limits, the runs that hold and await their slots, and a clock that only sleeping advances."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -104,7 +104,7 @@ class FakePrefect:
         self.failures: list[Exception] = []
 
     def add(self, limit: str, *, taken: bool) -> GlobalConcurrencyLimitResponse:
-        """Make a limit of one slot."""
+        """Add a limit of one slot."""
         self.limits[limit] = GlobalConcurrencyLimitResponse(name=limit, limit=1, active_slots=int(taken))
         return self.limits[limit]
 
@@ -113,7 +113,7 @@ class FakePrefect:
         return self.seconds
 
     async def sleep(self, seconds: float) -> None:
-        """Move the clock on, and let come to pass what is due by then."""
+        """Advance the clock, and apply what is due by then."""
         self.waits.append(seconds)
         self.seconds += seconds
         for due in [at for at in self.later if at <= self.seconds]:
@@ -121,7 +121,7 @@ class FakePrefect:
 
     @asynccontextmanager
     async def concurrency(self, limit: str, *, max_retries: int | None = None, **_: Any) -> AsyncIterator[None]:
-        """Grant a slot or refuse it, as Prefect does where it does not ask again by itself."""
+        """Grant or refuse a slot, like Prefect without its own repetitions."""
         assert max_retries == 0, "Prefect would let the runs of one process wait for each other"
         self.asked.append(f"take {limit}")
         if self.failures:
@@ -136,47 +136,47 @@ class FakePrefect:
         found.active_slots -= 1
 
     async def read_global_concurrency_limit_by_name(self, limit: str) -> GlobalConcurrencyLimitResponse:
-        """Show a limit."""
+        """Return a limit."""
         self.asked.append(f"read {limit}")
         if limit not in self.limits:
             raise ObjectNotFound(http_exc=status_error(404))
         return self.limits[limit]
 
     async def update_global_concurrency_limit(self, limit: str, update: GlobalConcurrencyLimitUpdate) -> None:
-        """Set how many slots are taken."""
+        """Set the number of taken slots."""
         assert update.active_slots == 0
         self.taken_back_at.append(self.seconds)
         self.limits[limit].active_slots = 0
 
     async def upsert_global_concurrency_limit_by_name(self, limit: str, _slots: int) -> None:
-        """Make a limit."""
+        """Create a limit."""
         self.asked.append(f"make {limit}")
         self.add(limit, taken=False)
 
     async def note_waiting(self, _run: FlowRun, limit: str) -> None:
-        """Note for which slot the run waits."""
+        """Record the slot for which the run waits."""
         self.asked.append(f"note {limit}")
 
     async def runs_at_work(self, _rotation: str, *, but: UUID) -> list[RunAtWork]:
-        """List the other runs."""
+        """Return the other runs."""
         self.asked.append("list runs")
         return list(self.others)
 
     def slot(self, *, emergency: bool = False) -> Slot:
-        """Return the slot of a run that begins now."""
+        """Return the slot of a run that starts now."""
         run = FlowRun(id=uuid4(), flow_id=uuid4(), run_count=1)
         return Slot("checkout", run, emergency=emergency, sleep=self.sleep, now=self.now)
 
 
 def status_error(status: int) -> httpx.HTTPStatusError:
-    """An answer of the server that is an error."""
+    """Return an error response of the server."""
     request = httpx.Request("POST", "http://prefect")
     return httpx.HTTPStatusError("refused", request=request, response=httpx.Response(status, request=request))
 
 
 @pytest.fixture
 def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
-    """A server with no limit and no other run."""
+    """A server without limits and without other runs."""
     made = FakePrefect()
     monkeypatch.setattr(slot, "get_or_create_client", lambda: (made, True))
     for name in ("concurrency", "note_waiting", "runs_at_work"):
@@ -185,7 +185,7 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
 
 
 async def taken(made: Slot) -> list[str]:
-    """Take a slot, give it back, and return what was repaired."""
+    """Take and release a slot, and return the notes about repairs."""
     async with AsyncExitStack() as stack:
         await made.take(stack)
     return made.notes
@@ -196,7 +196,7 @@ HOLDER = RunAtWork("0", is_emergency=False, waits_for="")
 
 
 async def test_a_slot_that_is_free_costs_one_request_and_a_look_for_an_emergency(prefect: FakePrefect) -> None:
-    """Nothing is noted, and nobody waits."""
+    """The run neither records that it waits, nor waits."""
     prefect.add(SLOT, taken=False)
 
     await taken(prefect.slot())
@@ -206,7 +206,7 @@ async def test_a_slot_that_is_free_costs_one_request_and_a_look_for_an_emergency
 
 
 async def test_a_run_notes_that_it_waits_before_it_waits(prefect: FakePrefect) -> None:
-    """Others must not take it for the holder, from its first refusal until it has the slot."""
+    """From its first refusal until it has the slot, other runs must not take it for the holder."""
     limit = prefect.add(SLOT, taken=True)
     prefect.others = [HOLDER]
     prefect.later[3.0] = lambda: setattr(limit, "active_slots", 0)
@@ -220,7 +220,7 @@ async def test_a_run_notes_that_it_waits_before_it_waits(prefect: FakePrefect) -
 
 
 async def test_waiting_runs_look_again_after_one_to_two_seconds_and_not_in_step(prefect: FakePrefect) -> None:
-    """A slot is not free for long, and the runs of a worker that began together do not ask together."""
+    """A slot is soon taken again, and runs that a worker started together must not ask at the same times."""
     limit = prefect.add(SLOT, taken=True)
     prefect.others = [HOLDER]
     prefect.later[30.0] = lambda: setattr(limit, "active_slots", 0)
@@ -236,7 +236,7 @@ async def test_waiting_runs_look_again_after_one_to_two_seconds_and_not_in_step(
 async def test_a_leaked_slot_stops_an_emergency_for_two_minutes_at_most(
     prefect: FakePrefect, waiting: int, leaked: list[str]
 ) -> None:
-    """However many other runs wait for it; and nothing is taken back before it has waited a while."""
+    """This holds beside any number of waiting runs, and no slot is reclaimed before the emergency has waited."""
     for limit in (SLOT, EMERGENCY):
         prefect.add(limit, taken=limit in leaked)
     prefect.others = [RunAtWork(str(number), is_emergency=False, waits_for=SLOT) for number in range(waiting)]
@@ -249,7 +249,7 @@ async def test_a_leaked_slot_stops_an_emergency_for_two_minutes_at_most(
 
 
 async def test_a_run_that_has_just_got_the_slot_keeps_it(prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a moment it has the slot and is still noted as one that waits."""
+    """For a moment, a run that has the slot is still recorded as waiting."""
     limit = prefect.add(SLOT, taken=True)
     prefect.others = [RunAtWork("f" * 36, is_emergency=False, waits_for=SLOT)]
 
@@ -268,7 +268,7 @@ async def test_a_run_that_has_just_got_the_slot_keeps_it(prefect: FakePrefect, m
 
 
 async def test_a_run_that_waits_too_long_gives_up(prefect: FakePrefect) -> None:
-    """The holder is at work all the time, and keeps its slot."""
+    """The holder is running all the time, and keeps its slot."""
     prefect.add(SLOT, taken=True)
     prefect.others = [HOLDER]
 
@@ -283,7 +283,7 @@ async def test_a_run_that_waits_too_long_gives_up(prefect: FakePrefect) -> None:
 async def test_a_limit_that_is_changed_meanwhile_stops_no_run_any_more(
     prefect: FakePrefect, change: dict[str, Any]
 ) -> None:
-    """Somebody switches it off, or gives it a second slot."""
+    """A person deactivates the limit, or gives it a second slot."""
     limit = prefect.add(SLOT, taken=True)
     prefect.others = [HOLDER]
     prefect.later[10.0] = lambda: vars(limit).update(change)
@@ -294,7 +294,7 @@ async def test_a_limit_that_is_changed_meanwhile_stops_no_run_any_more(
 
 
 async def test_a_limit_that_is_deleted_meanwhile_is_made_again(prefect: FakePrefect) -> None:
-    """As one that has never been there."""
+    """The run continues as if the limit had never existed."""
     prefect.add(SLOT, taken=True)
     prefect.others = [HOLDER]
     prefect.later[10.0] = prefect.limits.clear
@@ -305,7 +305,7 @@ async def test_a_limit_that_is_deleted_meanwhile_is_made_again(prefect: FakePref
 
 
 async def test_a_request_without_an_answer_in_time_counts_as_a_refusal(prefect: FakePrefect) -> None:
-    """The slot may have been granted; then its lease ends within a minute."""
+    """If the slot was granted nevertheless, its lease expires within a minute."""
     prefect.add(SLOT, taken=False)
     prefect.failures = [AcquireConcurrencySlotTimeoutError()]
 
@@ -315,7 +315,7 @@ async def test_a_request_without_an_answer_in_time_counts_as_a_refusal(prefect: 
 
 
 async def test_an_error_of_the_server_is_no_refusal(prefect: FakePrefect) -> None:
-    """The run ends and is tried again; it does not wait for a slot that nobody has."""
+    """The run fails and is tried again, instead of waiting for a slot that may be free."""
     failure = ConcurrencySlotAcquisitionError("500")
     failure.__cause__ = status_error(500)
     prefect.failures = [failure, failure]
@@ -328,7 +328,7 @@ async def test_an_error_of_the_server_is_no_refusal(prefect: FakePrefect) -> Non
 
 
 async def test_other_runs_step_back_while_an_emergency_is_at_work(prefect: FakePrefect) -> None:
-    """They give the slot back at once, and begin when the emergency has ended."""
+    """They release the slot at once, and start when the emergency has ended."""
     prefect.add(SLOT, taken=False)
     emergency = prefect.add(EMERGENCY, taken=True)
     prefect.others = [RunAtWork("0", is_emergency=True, waits_for="")]

@@ -1,4 +1,4 @@
-"""The commands of the terminal, where there is no server to ask."""
+"""The commands for the terminal, without a reachable server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMED = {"well": "COMPLETED", "broken": "FAILED"}
 def test_a_server_that_cannot_be_asked_is_told(
     url: str | None, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One sentence and its own exit code, and no traceback."""
+    """The command prints one sentence instead of a traceback, and has an exit code for this case."""
     with temporary_settings({PREFECT_API_URL: url}):
         code = status.main()
 
@@ -44,7 +44,7 @@ def test_a_server_that_cannot_be_asked_is_told(
 def test_the_exit_code_is_that_of_the_worst_rotation(
     states: tuple[str, ...], code: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A script on call needs no more than the code: 0 healthy, 1 degraded, 2 a person is needed."""
+    """A monitoring script needs only the code: 0 healthy, 1 degraded, 2 a person is needed."""
     rows = [row(replace(WELL, last_run=seen(state), next_run=TRY), NOW) for state in states]
     monkeypatch.setattr(status, "ask_prefect", lambda _: rows)
 
@@ -52,14 +52,14 @@ def test_the_exit_code_is_that_of_the_worst_rotation(
 
 
 def test_the_exit_codes_are_documented() -> None:
-    """Where the command is."""
+    """The command's reference page lists them."""
     page = (CHECKOUT / "docs" / "reference" / "commands.md").read_text()
 
     assert [code for code in ("| 0 |", "| 1 |", "| 2 |") if code not in page] == []
 
 
 def test_json_is_printed_worst_first(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the table is."""
+    """The order is that of the table."""
     rows = [row(replace(WELL, name=name, last_run=seen(state)), NOW) for name, state in NAMED.items()]
     monkeypatch.setattr(status, "ask_prefect", lambda _: rows)
 
@@ -71,7 +71,7 @@ def test_json_is_printed_worst_first(capsys: pytest.CaptureFixture[str], monkeyp
 def test_no_automation_is_made_at_a_server_that_nobody_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prefect would start a server of its own for it, and everything would seem to be made."""
+    """Prefect would start a temporary server, and the automations would only seem to exist."""
     monkeypatch.setattr("sys.argv", ["automations"])
 
     with temporary_settings({PREFECT_API_URL: None}):

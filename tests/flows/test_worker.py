@@ -1,4 +1,4 @@
-"""The worker type `key-rotation`: what it runs, and what it has a place for."""
+"""The worker type `key-rotation`: which runs it executes, and when it has capacity for them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deploymen
 
 
 def run_of(**parameters: Any) -> FlowRun:
-    """A flow run with parameters."""
+    """Return a flow run with parameters."""
     return FlowRun(flow_id=uuid4(), parameters=parameters)
 
 
 def prepared(entrypoint: str | None, run: dict[str, Any], deployment: dict[str, Any]) -> KeyRotationJobConfiguration:
-    """The configuration of a run with job variables of its own and of its deployment."""
+    """Return the configuration of a run with its own job variables and those of its deployment."""
     configuration = KeyRotationJobConfiguration()
     configuration.prepare_for_flow_run(
         FlowRun(flow_id=uuid4(), job_variables=run),
@@ -48,19 +48,19 @@ def prepared(entrypoint: str | None, run: dict[str, Any], deployment: dict[str, 
 
 
 class Tasks:
-    """A task group that starts nothing."""
+    """A task group that records what it would start."""
 
     def __init__(self) -> None:
         self.started: list[FlowRun] = []
 
     def start_soon(self, _what: Callable[..., Any], flow_run: FlowRun) -> None:
-        """Note what would be started."""
+        """Record a flow run."""
         self.started.append(flow_run)
 
 
 @pytest.fixture
 def worker() -> Iterator[tuple[KeyRotationWorker, Tasks]]:
-    """A worker with two places for ordinary runs, and what it starts; nothing is logged to a server."""
+    """A worker with room for two ordinary runs, and a record of what it starts; nothing is logged to a server."""
     made, tasks = KeyRotationWorker("pool", limit=2), Tasks()
     made._limiter = CapacityLimiter(made._limit or 0)
     made._runs_task_group = tasks  # type: ignore[assignment] # what it needs of one
@@ -69,12 +69,12 @@ def worker() -> Iterator[tuple[KeyRotationWorker, Tasks]]:
 
 
 def due(*runs: FlowRun) -> list[WorkerFlowRunResponse]:
-    """What the server lists."""
+    """Return flow runs as the server lists them."""
     return [WorkerFlowRunResponse(work_pool_id=uuid4(), work_queue_id=uuid4(), flow_run=run) for run in runs]
 
 
 def test_prefect_finds_the_worker_type_by_an_entry_point() -> None:
-    """`prefect worker start --type key-rotation` needs nothing but the installed package."""
+    """`prefect worker start --type key-rotation` needs only the installed package."""
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
 
     assert KeyRotationWorker.__module__ in project["entry-points"]["prefect.collections"].values()
@@ -83,7 +83,7 @@ def test_prefect_finds_the_worker_type_by_an_entry_point() -> None:
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: str(deployment["name"]))
 def test_every_deployment_of_the_project_can_be_run(deployment: dict[str, Any]) -> None:
-    """Each entrypoint in prefect.yaml is a flow that the worker knows."""
+    """The worker knows the flow of each entrypoint in prefect.yaml."""
     assert flow_at(deployment["entrypoint"]) is FLOWS[deployment["entrypoint"]]
 
 
@@ -101,7 +101,7 @@ def test_every_deployment_of_the_project_can_be_run(deployment: dict[str, Any]) 
     ],
 )
 def test_any_other_entrypoint_is_refused(entrypoint: str | None) -> None:
-    """What a deployment names is looked up, never imported."""
+    """The worker looks an entrypoint up in its own list, and never imports it."""
     with pytest.raises(ConfigurationError, match="runs the flows of this package only"):
         prepared(entrypoint, {}, {}).flow()
 
@@ -111,31 +111,31 @@ def test_any_other_entrypoint_is_refused(entrypoint: str | None) -> None:
     [({"env": {"A": "b"}}, {}), ({}, {"env": {"A": "b"}}), ({"env.A": "b"}, {}), ({}, {"env.A": "b"})],
 )
 def test_environment_variables_of_a_run_are_refused(run: dict[str, Any], deployment: dict[str, Any]) -> None:
-    """They would be lost silently, because all runs share the worker's environment."""
+    """They would be ignored silently, because all runs share the environment of the worker."""
     with pytest.raises(ConfigurationError, match="one environment for all its runs"):
         prepared("flows.rotate:rotate", run, deployment).flow()
 
 
 def test_the_command_of_a_process_worker_is_passed_over() -> None:
-    """One prefect.yaml serves both types of worker."""
+    """One prefect.yaml serves both worker types."""
     assert prepared("flows.rotate:rotate", {}, {"command": "python -m prefect.engine"}).flow().name == "rotate"
 
 
 def test_the_template_of_a_new_pool_is_minimal() -> None:
-    """A pool of this type has no settings that would have no effect."""
+    """A pool of this type offers no setting that would have no effect."""
     template = KeyRotationWorker.get_default_base_job_template()
 
     assert list(template["job_configuration"]) == list(template["variables"]["properties"]) == ["name"]
 
 
 def test_without_a_limit_four_ordinary_runs_are_in_hand_at_most() -> None:
-    """A herd does not start a thread for each of its runs."""
+    """Many due runs must not start as many threads at once."""
     assert KeyRotationWorker("pool")._limit == LIMIT + KEPT_FREE
     assert LIMIT == 4
 
 
 async def test_an_emergency_has_a_place_when_all_others_are_taken(worker: tuple[KeyRotationWorker, Tasks]) -> None:
-    """Ordinary runs fill the limit; then an emergency is taken, and no ordinary run."""
+    """Ordinary runs fill the limit; after that the worker takes an emergency, but no further ordinary run."""
     made, tasks = worker
     ordinary = [run_of() for _ in range(3)]
     await made._submit_scheduled_flow_runs(due(*ordinary))
@@ -148,7 +148,7 @@ async def test_an_emergency_has_a_place_when_all_others_are_taken(worker: tuple[
 
 
 async def test_emergencies_are_taken_first_and_not_without_bound(worker: tuple[KeyRotationWorker, Tasks]) -> None:
-    """A thousand emergencies at once fill the worker, and no more."""
+    """However many emergencies are due, the worker takes no more than its capacity."""
     made, tasks = worker
     emergencies = [run_of(emergency=True) for _ in range(20)]
 
@@ -158,7 +158,7 @@ async def test_emergencies_are_taken_first_and_not_without_bound(worker: tuple[K
 
 
 async def test_a_run_that_is_listed_twice_is_taken_once(worker: tuple[KeyRotationWorker, Tasks]) -> None:
-    """A run that is being taken is still listed, and so is an emergency that was looked for on its own."""
+    """A run is still listed while the worker takes it, and an emergency is listed twice."""
     made, tasks = worker
     run, emergency = run_of(), run_of(emergency=True)
 
@@ -171,7 +171,7 @@ async def test_a_run_that_is_listed_twice_is_taken_once(worker: tuple[KeyRotatio
 
 
 async def test_a_run_that_is_retried_as_it_ends_is_taken_afterwards(worker: tuple[KeyRotationWorker, Tasks]) -> None:
-    """Its place is still taken; to take it twice would end the worker."""
+    """The run is still in the worker's hands; to start it twice would end the worker."""
     made, tasks = worker
     run, other = run_of(), run_of()
     await made._submit_scheduled_flow_runs(due(run))
@@ -186,7 +186,7 @@ async def test_a_run_that_is_retried_as_it_ends_is_taken_afterwards(worker: tupl
 async def test_with_a_high_limit_no_more_runs_are_asked_for_than_the_server_lists(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The server refuses a longer list, and the refusal would end the worker."""
+    """The server rejects a larger request, and the error would end the worker."""
     made, asked = KeyRotationWorker("pool", limit=1000), list[int]()
     made._limiter = CapacityLimiter(made._limit or 0)
 
@@ -207,17 +207,17 @@ async def test_with_a_high_limit_no_more_runs_are_asked_for_than_the_server_list
 
 
 class WithoutQueue:
-    """A client of a server on which the queue was deleted."""
+    """A client of a server on which a person has deleted the queue."""
 
     async def read_work_queue(self, _queue_id: UUID) -> None:
-        """Refuse as Prefect's client does."""
+        """Raise the error of Prefect's client."""
         raise ObjectNotFound(http_exc=Exception("404"))
 
 
 async def test_a_queue_that_is_deleted_under_an_emergency_does_not_end_the_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The emergency waits for its turn like any other run."""
+    """The emergency waits like any other run."""
     made = KeyRotationWorker("pool")
     monkeypatch.setattr(made, "_client", WithoutQueue())
 
@@ -225,18 +225,18 @@ async def test_a_queue_that_is_deleted_under_an_emergency_does_not_end_the_worke
 
 
 class Waiting:
-    """An event that notes how long somebody would wait for it."""
+    """An event that records how long somebody would wait for it."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
     def wait(self, seconds: float) -> None:
-        """Note it."""
+        """Record the timeout."""
         self.seconds.append(seconds)
 
 
 async def in_hand(**parameters: Any) -> Attempt:
-    """An attempt that has begun, in this thread."""
+    """Return an attempt that has started in this thread."""
     run = run_of(**parameters)
     attempt = Attempt(flow=FLOWS["flows.rotate:rotate"], flow_run=run, parameters=run.parameters)
     attempt._loop = asyncio.get_running_loop()
@@ -244,7 +244,7 @@ async def in_hand(**parameters: Any) -> Attempt:
 
 
 async def test_a_run_stands_still_for_a_few_seconds_at_most() -> None:
-    """It waits in its own thread, as if its process were paused, and not again and again."""
+    """It pauses in its own thread, as if its process were stopped, and only once."""
     attempt, event = await in_hand(), Waiting()
 
     attempt.stand_still(event)  # type: ignore[arg-type] # what it needs of one
@@ -257,7 +257,7 @@ async def test_a_run_stands_still_for_a_few_seconds_at_most() -> None:
 
 
 async def test_the_runs_of_other_rotations_stand_still_for_an_emergency(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of the same rotation may hold its slot, an audit any slot, and another emergency is one too."""
+    """A run of the same rotation may hold its slot, an audit any slot, and another emergency has precedence, too."""
     ordinary = await in_hand(rotation={"name": "billing"})
     others = [
         await in_hand(rotation={"name": "checkout"}),
@@ -274,7 +274,7 @@ async def test_the_runs_of_other_rotations_stand_still_for_an_emergency(monkeypa
 
 
 async def test_the_others_go_on_when_an_emergency_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they wait for has come, and ordinary runs are taken again."""
+    """The paused runs continue, and ordinary runs are taken again."""
     emergency, precedence, waits = run_of(emergency=True), Precedence(), []
     monkeypatch.setattr(Attempt, "stand_still", lambda _attempt, until: waits.append(until))
     precedence.begin(emergency, [await in_hand(rotation="billing")])
@@ -286,7 +286,7 @@ async def test_the_others_go_on_when_an_emergency_has_ended(monkeypatch: pytest.
 
 
 async def test_no_ordinary_run_is_begun_during_an_emergency(worker: tuple[KeyRotationWorker, Tasks]) -> None:
-    """It is taken when the emergency has ended."""
+    """It starts once the emergency has ended."""
     made, tasks = worker
     emergency, ordinary = run_of(emergency=True), run_of()
 
@@ -299,7 +299,7 @@ async def test_no_ordinary_run_is_begun_during_an_emergency(worker: tuple[KeyRot
 
 
 async def test_an_emergency_that_finds_no_place_holds_nobody_up(worker: tuple[KeyRotationWorker, Tasks]) -> None:
-    """Of more emergencies than there are places, those that wait have no precedence yet."""
+    """Of more emergencies than the worker can take, the waiting ones have no precedence yet."""
     made, _ = worker
     runs = [run_of(emergency=True) for _ in range(100)]
 

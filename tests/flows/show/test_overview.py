@@ -1,4 +1,4 @@
-"""The overview: how a rotation is judged, and what a person is told."""
+"""The overview: the health of a rotation, and what a person reads about it."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ DEPLOYMENT: dict[str, Any] = {
 
 
 def made(label: str) -> dict[str, Any]:
-    """What a ledger holds of a key."""
+    """Return the fields of a key in a ledger."""
     return {"hash": label, "label": label, "fingerprint": "0" * 16, "made_by": RUN, "connection": "openrouter"}
 
 
 def superseded(revoke_at: datetime) -> Superseded:
-    """A superseded key."""
+    """Return a superseded key."""
     return Superseded(**made("old-key"), revoke_at=revoke_at)
 
 
 def seen(state: str, message: str = "", at: datetime = NOW) -> SeenRun:
-    """A run as Prefect shows it."""
+    """Return a run as Prefect shows it."""
     return SeenRun(str(RUN), state, message, at)
 
 
@@ -65,7 +65,7 @@ PENDING = Pending(run_id=RUN, connection="openrouter", destinations=("secret/che
 
 
 def test_a_healthy_rotation_needs_nobody() -> None:
-    """Its current key by its label, the age, the next run, and nothing to do."""
+    """It has its current key by label, the key's age and the next run, and nothing to do."""
     found = row(WELL, NOW)
 
     assert found.cells() == (
@@ -159,7 +159,7 @@ def test_what_is_wrong_is_judged_and_told(changes: dict[str, Any], health: Healt
 
 @pytest.mark.parametrize("ends", [NOW - timedelta(days=2), NOW + timedelta(days=2)], ids=["overdue", "not yet due"])
 def test_a_key_whose_retirement_was_cancelled_is_shown_as_kept_alive(ends: datetime) -> None:
-    """Cancelling a retirement keeps a key alive, and the overview says so for as long as it lives."""
+    """A cancelled retirement keeps a key alive, and the overview says so for as long as the key exists."""
     ledger = Ledger(current=CURRENT, superseded=(superseded(ends),))
 
     found = row(replace(WELL, ledger=ledger, cancelled=frozenset({ends})), NOW)
@@ -177,20 +177,20 @@ def test_a_key_whose_retirement_was_cancelled_is_shown_as_kept_alive(ends: datet
     ],
 )
 def test_a_key_that_may_outlive_its_next_look_is_not_said_to_end_then(changes: dict[str, Any], told: str) -> None:
-    """A retirement that was postponed because the key was still used may be postponed again."""
+    """After a retirement was postponed because the key was in use, it may be postponed again."""
     key = superseded(NOW + timedelta(days=1)).model_copy(update=changes)
 
     assert row(replace(WELL, ledger=Ledger(current=CURRENT, superseded=(key,))), NOW).superseded == told
 
 
 def test_a_cancelled_retirement_of_a_key_that_is_gone_is_not_shown() -> None:
-    """Once the key is revoked nothing is left to tell."""
+    """Once the key is revoked, there is nothing left to report."""
     assert row(replace(WELL, cancelled=frozenset({NOW})), NOW).health is Health.HEALTHY
 
 
 @pytest.mark.parametrize(("days", "told"), [(27, "28 Mar 12:00"), (3650, "26 Feb 2037")], ids=["near", "far"])
 def test_a_moment_far_away_has_its_year(days: int, told: str) -> None:
-    """What is near is told to the minute, what is far by its date."""
+    """A near time is shown to the minute, a distant one as a date."""
     facts = replace(WELL, next_run=seen("SCHEDULED", at=NOW + timedelta(days=days)))
 
     assert row(facts, NOW).next_run == told
@@ -206,7 +206,7 @@ def test_a_moment_far_away_has_its_year(days: int, told: str) -> None:
     ],
 )
 def test_without_a_scheduled_run_it_says_why(changes: dict[str, Any], says: str) -> None:
-    """Auto-rotation off is a choice and not a fault."""
+    """Auto-rotation that is off is a person's choice, and no fault."""
     found = row(replace(WELL, deployment={**DEPLOYMENT, **changes}, next_run=None), NOW)
 
     assert found.next_run == says
@@ -214,7 +214,7 @@ def test_without_a_scheduled_run_it_says_why(changes: dict[str, Any], says: str)
 
 
 def test_the_page_shows_the_worst_first_and_stays_a_table() -> None:
-    """A message with line breaks and bars cannot break the page."""
+    """Line breaks and vertical bars in a message cannot break the page."""
     broken = replace(WELL, name="billing", last_run=seen("FAILED", "publish | failed\nat Vault"))
 
     with temporary_settings({PREFECT_UI_URL: None, PREFECT_API_URL: None}):
@@ -227,7 +227,7 @@ def test_the_page_shows_the_worst_first_and_stays_a_table() -> None:
 
 
 def test_what_needs_a_person_stands_above_the_table() -> None:
-    """One line for each rotation in trouble, whose sentences are too long for a cell."""
+    """Each rotation in trouble has a line, because its sentence is too long for a cell."""
     broken = replace(WELL, name="billing", last_run=seen("FAILED", "publish failed\nat Vault"))
 
     with temporary_settings({PREFECT_UI_URL: None, PREFECT_API_URL: None}):
@@ -241,7 +241,7 @@ def test_what_needs_a_person_stands_above_the_table() -> None:
 
 
 def test_the_terminal_breaks_no_word_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a person may want to copy stands on one line, and what needs a person follows the table."""
+    """Whatever a person may want to copy is on one line, and what needs a person follows the table."""
     label = "sk-or-v1-0e6...1c96"
     key = superseded(NOW + timedelta(hours=1)).model_copy(update={"label": "sk-or-v1-aaa...bbbb"})
     ledger = Ledger(current=CURRENT.model_copy(update={"label": label}), superseded=(key,))
@@ -260,14 +260,14 @@ def test_the_terminal_breaks_no_word_in_80_columns(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("age", [timedelta(seconds=-30), timedelta(0), timedelta(minutes=59)])
 def test_the_age_of_a_young_key_is_below_an_hour(age: timedelta) -> None:
-    """It is never negative, although the clocks of the worker and of the reader may differ."""
+    """It is never negative, although the clocks of worker and reader may differ."""
     current = CURRENT.model_copy(update={"since": NOW - age})
 
     assert row(replace(WELL, ledger=Ledger(current=current)), NOW).current == "new-key, below 1 h"
 
 
 def test_every_name_on_the_page_is_a_link() -> None:
-    """To the rotation's page, its deployment, its next run and its last one."""
+    """They lead to the rotation's page, its deployment, its next run and its last one."""
     broken = replace(WELL, last_run=seen("FAILED", "It failed."), next_run=replace(seen("SCHEDULED"), id="next"))
     with temporary_settings({PREFECT_UI_URL: "https://prefect.example/v2"}):
         page = as_page([row(broken, NOW)], NOW)
@@ -281,18 +281,18 @@ def test_every_name_on_the_page_is_a_link() -> None:
 
 
 def test_without_an_address_of_the_dashboard_the_page_has_no_links() -> None:
-    """A link to nowhere would be worse than none."""
+    """A broken link would be worse than none."""
     with temporary_settings({PREFECT_UI_URL: None, PREFECT_API_URL: None}):
         assert "](" not in as_page([row(WELL, NOW)], NOW)
 
 
 def test_the_page_says_at_what_time_it_was_so() -> None:
-    """The time that the dashboard shows beside an artifact is not always that of its content."""
+    """The time that the dashboard shows for an artifact may differ from that of its content."""
     assert "As of 2027-03-01 12:00 UTC." in as_page([], NOW)
 
 
 def test_programs_get_times_and_addresses() -> None:
-    """Nothing has to be read out of a sentence."""
+    """A program must not have to parse a sentence."""
     ledger = Ledger(current=CURRENT, superseded=(superseded(NOW),))
     with temporary_settings({PREFECT_UI_URL: "https://prefect.example/v2"}):
         told = as_json(row(replace(WELL, ledger=ledger), NOW))
@@ -323,7 +323,7 @@ def test_programs_get_times_and_addresses() -> None:
 
 
 def test_the_summary_counts() -> None:
-    """How many rotations there are, by health."""
+    """The summary gives the number of rotations for each health."""
     rows = [row(WELL, NOW), row(replace(WELL, last_run=seen("FAILED")), NOW)]
 
     assert summary(rows) == "2 rotations: 1 healthy, 1 failed."
@@ -331,12 +331,12 @@ def test_the_summary_counts() -> None:
 
 
 def due(number: int, at: datetime) -> list[Row]:
-    """Rotations that are due at a time."""
+    """Return rotations that are due at a time."""
     return [row(replace(WELL, name=f"due-{each}", next_run=seen("SCHEDULED", at=at)), NOW) for each in range(number)]
 
 
 def test_a_spread_is_suggested_where_many_rotations_share_a_minute() -> None:
-    """The seconds do not count, and rotations of other minutes neither."""
+    """Seconds are ignored, and rotations of other minutes are not counted."""
     at = datetime(2027, 3, 2, 3, 30, tzinfo=UTC)
     rows = [*due(CROWD, at), *due(1, at.replace(second=40)), *due(CROWD, at + timedelta(minutes=1))]
 

@@ -24,12 +24,12 @@ DISABLED = Superseded(
 
 
 def test_a_rotation_without_keys_has_no_empty_table() -> None:
-    """Such as one that was removed."""
+    """A removed rotation has none, for example."""
     assert _keys(Ledger()) == ["No keys."]
 
 
 def test_a_disabled_key_is_said_to_be_disabled_once() -> None:
-    """Its state stands beside its time."""
+    """The state is shown only once, beside its time."""
     [row] = [line for line in _keys(Ledger(superseded=(DISABLED,))) if "`old`" in line]
 
     assert row.startswith("| `old` | disabled | deleted at 2026-12-01 03:30 UTC |")

@@ -1,4 +1,4 @@
-"""What a run tells the person on call."""
+"""The messages of runs for the person on call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ERROR = DestinationError("Vault is sealed.")
 
 
 def made(label: str) -> dict[str, Any]:
-    """A key that a rotation has made."""
+    """Return the fields of a key that a rotation made."""
     return MadeKey(
         hash=label, label=label, fingerprint=label, made_by=uuid4(), connection="openrouter", workspace_id=None
     ).model_dump()
@@ -45,7 +45,7 @@ PENDING = Pending(
 
 
 def test_a_failed_run_names_step_error_live_key_and_what_to_do() -> None:
-    """The four things that the person on call needs."""
+    """The person on call needs these four facts."""
     said = failed(ERROR, "publish", Ledger(current=CURRENT, pending=PENDING))
 
     assert said == (
@@ -55,7 +55,7 @@ def test_a_failed_run_names_step_error_live_key_and_what_to_do() -> None:
 
 
 def test_a_run_that_could_not_look_says_that_nothing_was_changed() -> None:
-    """The commonest failure: a service is away when the run starts."""
+    """The most frequent failure is a service that is down when the run starts."""
     error = UnreachableError("Vault at https://vault.example could not be reached.")
     error.block = "vault-credentials/checkout"
 
@@ -68,7 +68,7 @@ def test_a_run_that_could_not_look_says_that_nothing_was_changed() -> None:
 
 
 def test_a_failure_of_several_causes_leads_to_the_entry_of_each() -> None:
-    """Each destination may have failed in a way of its own."""
+    """Each destination may have failed for a different reason."""
     error = DestinationError.combine([UnreachableError("One is away."), ForbiddenError("One is closed.")])
 
     assert failed(error, "publish", None).endswith(
@@ -78,7 +78,7 @@ def test_a_failure_of_several_causes_leads_to_the_entry_of_each() -> None:
 
 
 def test_a_failed_removal_tells_what_is_left() -> None:
-    """A removed rotation has no live key, and what it has revoked it does not deny."""
+    """A removed rotation has no live key, and the message does not deny that keys were revoked."""
     said = failed(ERROR, "revoke-key", Ledger(superseded=(FORMER,), removed=True))
 
     assert said == (
@@ -88,7 +88,7 @@ def test_a_failed_removal_tells_what_is_left() -> None:
 
 
 def test_a_failure_before_the_ledger_was_read_changed_nothing() -> None:
-    """Then there is no more to say."""
+    """Without a ledger, the message can name no key."""
     said = failed(KeyRotationError("Prefect's API failed."), "", None)
 
     assert said == (
@@ -98,7 +98,7 @@ def test_a_failure_before_the_ledger_was_read_changed_nothing() -> None:
 
 
 def test_bad_input_is_the_one_sentence_that_names_the_field() -> None:
-    """Nothing is added to it but the address of its entry."""
+    """Only the link to its entry in the troubleshooting page is added."""
     said = failed(ConfigurationError("rotation.name: it is no name. Nothing was created."), "", None)
 
     assert said == (
@@ -107,7 +107,7 @@ def test_bad_input_is_the_one_sentence_that_names_the_field() -> None:
 
 
 def test_a_ledger_that_cannot_be_read_is_the_one_sentence_that_says_what_to_do() -> None:
-    """A Retry would find the same, so it is not advised."""
+    """A Retry would fail in the same way, so it is not advised."""
     said = failed(LedgerError("The ledger was written by a newer version: upgrade this worker."), "", None)
 
     assert said == (
@@ -117,7 +117,7 @@ def test_a_ledger_that_cannot_be_read_is_the_one_sentence_that_says_what_to_do()
 
 
 def test_an_overwritten_destination_is_not_said_to_hold_a_live_key_nor_sent_to_retry() -> None:
-    """It may hold a key that the emergency itself has revoked, and a Retry would publish nothing."""
+    """The destination may hold a key that the emergency itself has revoked, and a Retry would not publish again."""
     error = OverwrittenError("The current key new is not in secret/checkout. Start a new run.")
 
     assert failed(error, "revoke-key", Ledger(current=CURRENT)) == (
