@@ -30,7 +30,7 @@ pytestmark = with_processes
 async def test_a_run_that_some_worker_took_and_did_not_begin_is_taken_again(
     world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its worker was killed in between, or never heard that it had taken the run; one that is in hand is left alone."""
+    """Its worker was killed in between, or never learned that it had taken the run; a run in hand is left alone."""
     # The server tells its time in whole seconds, once a second.
     monkeypatch.setattr("flows.abandoned.BEGUN_WITHIN", timedelta(seconds=-3))
     began, go_on = threading.Event(), threading.Event()
@@ -56,7 +56,7 @@ async def test_a_run_that_some_worker_took_and_did_not_begin_is_taken_again(
 
 
 async def crashed_run(flow: Flow[..., Any], pool: str, start_flow: Callable[..., Any]) -> UUID:
-    """A run whose process has died, in a pool without a worker."""
+    """Return a run whose process has died, in a pool without a worker."""
     run_id: UUID = await start_flow(flow, pool)
     async with get_client() as client:
         await client.set_flow_run_state(run_id, Crashed(message="Its process died."), force=True)
@@ -64,18 +64,18 @@ async def crashed_run(flow: Flow[..., Any], pool: str, start_flow: Callable[...,
 
 
 async def tries_of(run_id: UUID) -> list[FlowRun]:
-    """The runs that finish another one."""
+    """Return the tries of a run."""
     async with get_client() as client:
         runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[TRY_TAG])))
     return [run for run in runs if run.labels.get(RUN) == str(run_id)]
 
 
 async def test_a_crashed_run_is_tried_again_once_whoever_looks(world: World, start_flow: Callable[..., Any]) -> None:
-    """Two workers find it, again and again, and one try is made, which is due at once."""
+    """Two workers find it repeatedly, but only one try is scheduled, which is due at once."""
 
     @flow(persist_result=False)
     async def dies() -> None:
-        """Complete, the second time."""
+        """Complete; only the try ever executes this."""
 
     run_id = await crashed_run(dies, "crashed", start_flow)
     async with KeyRotationWorker("crashed", prefetch_seconds=0) as one, KeyRotationWorker("crashed") as other:
@@ -94,7 +94,7 @@ async def silent_run(pool: str, start_flow: Callable[..., Any]) -> UUID:
 
     @flow(persist_result=False)
     async def silent() -> None:
-        """Never begin."""
+        """Never start."""
 
     run_id: UUID = await start_flow(silent, pool)
     async with get_client() as client:
@@ -114,7 +114,7 @@ async def state_after_looks(run_id: UUID, pool: str, looks: int) -> str | None:
 async def test_a_run_without_heartbeats_is_marked_as_crashed_where_events_arrive(
     world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever became of the automation; and where no event arrives, silence says nothing about a run."""
+    """This does not depend on the automation; without any events, a missing heartbeat proves nothing."""
     monkeypatch.setattr("flows.abandoned.MISSED_HEARTBEATS", 0.1)
     run_id = await silent_run("silent", start_flow)
 
@@ -125,11 +125,11 @@ async def test_a_run_without_heartbeats_is_marked_as_crashed_where_events_arrive
 
 
 async def test_an_order_that_crashed_is_not_tried_again(world: World, start_flow: Callable[..., Any]) -> None:
-    """A person may have ordered something else since."""
+    """A person may have requested something else since."""
 
     @flow(name="remove-rotation", persist_result=False)
     async def order() -> None:
-        """Do what a person has ordered."""
+        """Do what a person has requested."""
 
     run_id = await crashed_run(order, "crashed-order", start_flow)
 

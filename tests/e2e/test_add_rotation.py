@@ -1,4 +1,4 @@
-"""Adding a rotation from the form, against a real Prefect server."""
+"""Adding a rotation with the form, against a real Prefect server."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ async def test_the_form_adds_a_deployment_like_the_example(world: World) -> None
 
 
 async def takes_up(run: FlowRun) -> str:
-    """The state that a run gets when a worker takes it up."""
+    """Return the state that a run gets when a worker takes it."""
     async with get_client() as client:
         await client.set_flow_run_state(run.id, Pending())
         return str((await client.read_flow_run(run.id)).state_name)
 
 
 async def test_an_emergency_does_not_queue_behind_another_run(world: World) -> None:
-    """Of a rotation that the form has made, an emergency begins while another run is at work."""
+    """In a deployment that the form created, an emergency starts while another run is running."""
     fields = await form(world)
     made = await added(fields)
     async with get_client() as client:
@@ -68,7 +68,7 @@ async def test_an_emergency_does_not_queue_behind_another_run(world: World) -> N
 
 
 async def test_auto_rotation_may_be_off(world: World) -> None:
-    """With auto-rotation off the schedule is there and not active, and the sentence says when it rotates."""
+    """Without auto-rotation the schedule exists but is inactive, and the message says how the key is rotated."""
     fields = await form(world, auto_rotation=False)
 
     state = await add(fields)
@@ -80,7 +80,7 @@ async def test_auto_rotation_may_be_off(world: World) -> None:
 
 
 async def test_the_overview_shows_a_rotation_as_soon_as_it_is_added(world: World) -> None:
-    """Nobody has to wait for its first run, however young the overview is."""
+    """A person must not have to wait for its first run, or for the next refresh of the overview."""
     fields = await form(world)
 
     await add(fields)
@@ -91,7 +91,7 @@ async def test_the_overview_shows_a_rotation_as_soon_as_it_is_added(world: World
 
 
 async def test_what_cannot_be_shown_was_done_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An artifact that Prefect did not take does not make a failure of what was added."""
+    """If Prefect rejects the artifact, the rotation was added nevertheless, and the run completes."""
     fields = await form(world)
 
     async def fail(**_: object) -> None:
@@ -106,7 +106,7 @@ async def test_what_cannot_be_shown_was_done_all_the_same(world: World, monkeypa
 
 
 def test_the_form_asks_in_the_order_in_which_a_person_thinks() -> None:
-    """First who makes the key and when, then the key, then where it goes; what may be left alone stands last."""
+    """Who makes the key and when comes first, then the key, then its destinations, and optional fields come last."""
     fields = parameter_schema(add_rotation).properties
 
     assert sorted(fields, key=lambda name: fields[name]["position"]) == [
@@ -132,7 +132,7 @@ def test_the_form_asks_in_the_order_in_which_a_person_thinks() -> None:
 
 
 async def test_a_spread_rotation_has_a_minute_of_its_own(world: World) -> None:
-    """The schedule and the artifact show it; its first key is made at once; the same form again changes nothing."""
+    """Schedule and artifact show the minute, the first key is made at once, and a second submission changes nothing."""
     fields = await form(world, spread="2h", make_key_now=True)
     name = fields["rotation_name"]
     table = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone).spread(name, timedelta(hours=2))
@@ -151,7 +151,7 @@ async def test_a_spread_rotation_has_a_minute_of_its_own(world: World) -> None:
 
 
 async def test_the_form_leaves_no_secret_anywhere(world: World) -> None:
-    """The parameters are references, and neither the artifact nor a variable holds what the blocks hold."""
+    """The parameters are references, and neither the artifact nor a variable contains a secret of the blocks."""
     fields = await form(world)
 
     await add(fields)

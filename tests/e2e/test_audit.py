@@ -1,4 +1,4 @@
-"""An audit through a real Prefect server: its artifact, its final state, its events, and a repair under the slot."""
+"""An audit through a real Prefect server: artifact, final state, events, and a repair under the slot."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ RESOURCE = "prefect.resource.id"
 
 
 def unsigned(ledger: dict[str, Any]) -> dict[str, Any]:
-    """What a ledger says, without who wrote it last."""
+    """Return a ledger without its writer."""
     return {name: value for name, value in ledger.items() if name not in {"revision", "writer"}}
 
 
 async def deployed(world: World) -> Rotation:
-    """A rotation with a deployment."""
+    """Return a rotation with a deployment."""
     rotation = await world.prepare(world.rotation())
     await deploy(rotation)
     return rotation
 
 
 async def rows(rotation: Rotation) -> list[dict[str, str]]:
-    """The rows of the newest artifact."""
+    """Return the rows of the newest artifact."""
     shown = await Artifact.aget(f"audit-{rotation.connection}")
     assert shown is not None
     return list(json.loads(str(shown.data)))
 
 
 def orphan_of(world: World, rotation: Rotation, run_id: UUID) -> StoredKey:
-    """A key that a run has left behind two hours ago."""
+    """Create a key that a run left behind two hours ago."""
     body = {"name": f"{marker(rotation.name, run_id)} left behind", "limit": 5}
     key = world.openrouter.add_key(world.openrouter.accounts[0], body)
     key.created_at -= timedelta(hours=2)
@@ -54,13 +54,13 @@ def orphan_of(world: World, rotation: Rotation, run_id: UUID) -> StoredKey:
 
 
 async def run_of(rotation: Rotation) -> UUID:
-    """The run that has made the current key."""
+    """Return the run that made the current key."""
     value: Any = await ledger_value(rotation.name)
     return UUID(value["current"]["made_by"])
 
 
 async def test_an_audit_shows_what_it_finds_and_repairs_what_it_may(world: World) -> None:
-    """First it fails and says why, in state, artifact and event; then it deletes the orphan, and nothing else."""
+    """The first audit fails, and says why in state, artifact and event; the second deletes the orphan only."""
     rotation = await deployed(world)
     await rotate(rotation, return_state=True)
     orphan = orphan_of(world, rotation, await run_of(rotation))
@@ -89,7 +89,7 @@ async def test_an_audit_shows_what_it_finds_and_repairs_what_it_may(world: World
 
 
 async def test_a_lost_ledger_is_written_anew(world: World) -> None:
-    """The variable was deleted; one key and its destination agree, so the rotation goes on as if nothing had been."""
+    """After its variables were deleted, the ledger is restored from the only key, which the destination holds."""
     rotation = await deployed(world)
     await rotate(rotation, return_state=True)
     before: Any = await ledger_value(rotation.name)
@@ -108,7 +108,7 @@ async def test_a_lost_ledger_is_written_anew(world: World) -> None:
 
 
 async def test_destinations_with_one_credentials_block_share_a_login(world: World) -> None:
-    """A look at many places of one Infisical logs in once, and nothing of it stays open."""
+    """Reading many places of one Infisical takes a single login, and leaves no session open."""
     identity = blocks.InfisicalCredentials(
         host=world.infisical_url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET
     )
@@ -130,7 +130,7 @@ async def test_destinations_with_one_credentials_block_share_a_login(world: Worl
 
 
 async def test_an_audit_of_a_connection_that_does_not_exist_is_told_plainly(world: World) -> None:
-    """One sentence names the block."""
+    """One sentence names the missing block."""
     state = await audit("nowhere", return_state=True)
 
     assert state.is_failed()

@@ -1,4 +1,4 @@
-"""The Prefect server as docs/explanation/threat-model.md says to run it."""
+"""The Prefect server with the settings that docs/explanation/threat-model.md recommends."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ OPERATOR = tuple(AUTHENTICATION["PREFECT_API_AUTH_STRING"].split(":"))
 
 @pytest.fixture(scope="module")
 def server(migrated: Callable[[Stack], Stack]) -> Iterator[Stack]:
-    """A server with the settings of the page."""
+    """A server with the page's settings."""
     with migrated(Stack(AUTHENTICATION)) as stack:
         yield stack
 
 
 @pytest.fixture(scope="module")
 def secret_url(server: Stack) -> str:
-    """The address of a stored secret, with the words that reveal it."""
+    """The URL of a stored secret, with the parameter that reveals it."""
     api = f"{server.url}/api"
     with httpx.Client(base_url=api, auth=OPERATOR) as client:
         kind = client.get("/block_types/slug/secret").raise_for_status().json()["id"]
@@ -41,7 +41,7 @@ def secret_url(server: Stack) -> str:
 
 @pytest.mark.parametrize("auth", [None, ("operator", "guess")], ids=["nobody", "wrong password"])
 def test_without_the_password_no_secret_is_told(secret_url: str, auth: tuple[str, str] | None) -> None:
-    """Who has no password, or a wrong one, is refused."""
+    """Without the right password, the request is refused."""
     answer = httpx.get(secret_url, auth=auth)
 
     assert answer.status_code == 401
@@ -49,10 +49,10 @@ def test_without_the_password_no_secret_is_told(secret_url: str, auth: tuple[str
 
 
 def test_with_the_password_every_secret_is_told(secret_url: str) -> None:
-    """The limit that the page states: whoever gets in reads everything."""
+    """This is the limit that the page states: whoever has the password can read everything."""
     assert httpx.get(secret_url, auth=OPERATOR).json()["data"]["value"] == KEY
 
 
 def test_the_command_line_works_with_the_pages_settings(server: Stack) -> None:
-    """What runs with the worker's settings gets in."""
+    """The worker's settings, which the command line shares, contain the password."""
     assert "secret" in server.cli("block", "type", "ls")

@@ -46,7 +46,7 @@ OF_ROTATE = {
 
 
 async def scheduled(what: Any, parameters: dict[str, Any], name: str, at: datetime | None = None) -> FlowRun:
-    """A run of a new deployment, without a worker; `parameters` are not checked, as when the API is used."""
+    """Return a run of a new deployment without a worker; its `parameters` are not validated, as through the API."""
     deployment = await what.ato_deployment(name=name, parameters=parameters, enforce_parameter_schema=False)
     async with get_client() as client:
         return await client.create_flow_run_from_deployment(
@@ -55,13 +55,13 @@ async def scheduled(what: Any, parameters: dict[str, Any], name: str, at: dateti
 
 
 async def do(what: Any, parameters: dict[str, Any], name: str) -> None:
-    """Run a new deployment once, in this process."""
+    """Execute a run of a new deployment in this process."""
     run = await scheduled(what, parameters, name)
     await run_flow_async(what, flow_run=run, parameters=run.parameters, return_type="state")
 
 
 async def test_a_failed_rotation_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
-    """The notification holds the run's plain sentence and the way to it in the dashboard of today."""
+    """The notification contains the run's sentence and a link that works in the current dashboard."""
     rotation = await world.prepare(world.rotation())
     world.openrouter.accounts[0].management_keys.clear()
 
@@ -74,7 +74,7 @@ async def test_a_failed_rotation_tells_the_person_on_call(world: World, on_call:
 async def test_the_person_on_call_hears_of_no_failure_that_passes_and_of_an_end_only_after_one_that_did_not(
     world: World, on_call: Receiver
 ) -> None:
-    """A run that is tried again says nothing; after a failure that needed somebody, so does the run that ends it."""
+    """A run with a scheduled try is silent; after a failure that needed a person, its completed run is notified."""
     rotation = await world.prepare(world.rotation())
     parameters = {"rotation": rotation.model_dump(mode="json")}
     await world.connect("http://127.0.0.1:9/api/v1")
@@ -94,21 +94,21 @@ async def test_the_person_on_call_hears_of_no_failure_that_passes_and_of_an_end_
 
 
 async def test_a_deployment_with_wrong_parameters_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
-    """Even a run that does not know its rotation is told, with the field that is wrong."""
+    """The notification names the wrong field, even if the run could not tell its rotation."""
     await do(rotate, {"rotation": {"name": "checkout"}}, "spoiled")
 
     await on_call.waits_for("rotate/spoiled failed", "rotation.connection")
 
 
 async def test_a_failed_retirement_says_which_rotation_it_is_about(world: World, on_call: Receiver) -> None:
-    """The one deployment of all retirements does not tell it, so the notification does."""
+    """All retirements share one deployment, so the notification must name the rotation."""
     await do(retire, {"rotation": "nobody"}, "retire")
 
     await on_call.waits_for("retire/retire failed", "nobody: ", "nobody does not exist or has never run")
 
 
 async def test_a_crashed_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
-    """A run whose process died is told as well."""
+    """A run whose process has died is notified like a failed one."""
     run = await scheduled(retire, {"rotation": "nobody"}, "dying")
 
     async with get_client() as client:
@@ -128,7 +128,7 @@ def quicker(folder: Path) -> Path:
 async def test_a_run_that_hangs_is_marked_as_crashed_and_nobody_elses_is(
     world: World, no_automations: None, tmp_path: Path
 ) -> None:
-    """A process that gives no sign of life any more loses its run; a run of a foreign flow as silent keeps its own."""
+    """A rotation without heartbeats is marked as crashed, but an equally silent run of a foreign flow is not."""
     await make_automations({}, quicker(tmp_path))
     rotation, noticed = await world.prepare(world.rotation()), asyncio.Event()
     creation = Fault(method="POST", path="/keys", delay=HELD_SECONDS, times=1)
@@ -155,7 +155,7 @@ async def test_a_run_that_hangs_is_marked_as_crashed_and_nobody_elses_is(
 async def test_a_heartbeat_that_comes_late_marks_no_run_that_has_ended(
     world: World, no_automations: None, tmp_path: Path
 ) -> None:
-    """The automation notices the silence after it, but the run stays as it has ended."""
+    """The automation notices the silence after the heartbeat, but the run keeps its final state."""
     await make_automations({}, quicker(tmp_path))
     rotation = await world.prepare(world.rotation())
     names: dict[UUID, str | None] = {}
@@ -189,14 +189,14 @@ async def reason_of_the_refused_action_on(run_id: UUID) -> str:
 
 
 async def test_a_late_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
-    """A run that no worker takes is found by the server, and told."""
+    """The server notices a run that no worker takes, and the person on call is notified."""
     await scheduled(retire, {"rotation": "nobody"}, "waiting", at=datetime.now(UTC) - timedelta(minutes=1))
 
     await on_call.waits_for("retire/waiting is late", "Check that a worker is running.")
 
 
 async def test_an_audit_that_found_something_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
-    """One notification for the audit says how much was found, and the gravest first."""
+    """One notification per audit gives the number of findings, with the most severe one first."""
     world.openrouter.accounts[0].management_keys.clear()
 
     await audit(world.connection, return_state=True)
@@ -205,7 +205,7 @@ async def test_an_audit_that_found_something_tells_the_person_on_call(world: Wor
 
 
 async def test_an_e_mail_comes_by_smtp(world: World, no_automations: None) -> None:
-    """Prefect's Slack block hands an address of another kind to Apprise, which speaks SMTP."""
+    """Prefect's Slack block passes other URLs to Apprise, which supports SMTP."""
     async with mailbox() as receiver:
         block = SlackWebhook(
             url=SecretStr(f"mailto://{receiver.url}?from=prefect@example.com&to=on-call@example.com&mode=insecure")
@@ -221,7 +221,7 @@ async def test_an_e_mail_comes_by_smtp(world: World, no_automations: None) -> No
 
 
 async def test_slack_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What goes to Slack's hook carries subject and body; only its address is that of somebody on this machine."""
+    """The request to Slack's webhook contains subject and body; only its host is replaced by this machine."""
     hook = "T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"
     with web_receiver(answer="ok") as receiver:
         monkeypatch.setattr(NotifySlack, "webhook_url", receiver.url)
@@ -237,11 +237,11 @@ async def test_slack_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> N
 
 @flow(name="restart-consumers")
 async def restart_consumers() -> None:
-    """What a user would do when a key has changed."""
+    """Stand for a user's flow that reacts to a changed key."""
 
 
 async def test_a_completed_rotation_starts_a_deployment_and_calls_a_webhook(world: World, no_automations: None) -> None:
-    """Consumers that read their key only at start can be restarted."""
+    """This restarts consumers that read their key only at their start."""
     rotation = await world.prepare(world.rotation())
     deployment = await restart_consumers.ato_deployment(name=rotation.name)
     restart = await deployment.aapply()
@@ -257,7 +257,7 @@ async def test_a_completed_rotation_starts_a_deployment_and_calls_a_webhook(worl
 
 
 async def runs_of(deployment_id: Any) -> int:
-    """How many runs a deployment has, once it has any."""
+    """Return the number of a deployment's runs, once there is one."""
     filter_ = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment_id]))
     deadline = time.monotonic() + TOLD_WITHIN_SECONDS
     async with get_client() as client:
@@ -267,7 +267,7 @@ async def runs_of(deployment_id: Any) -> int:
 
 
 async def test_events_hold_what_is_documented_and_no_secret(world: World) -> None:
-    """Two rotations and a failure tell each step with the fields of the table; the server stores no key of them."""
+    """Two rotations and a failure emit every step with the documented fields, and none of them contains a key."""
     rotation = await world.prepare(world.rotation())
     await rotate(rotation, return_state=True)
     await rotate(rotation, return_state=True)
@@ -285,7 +285,7 @@ async def test_events_hold_what_is_documented_and_no_secret(world: World) -> Non
 
 
 async def events_until(rotation: str, last: Event) -> list[tuple[str, dict[str, str]]]:
-    """What the server has of a rotation's events, oldest first, once it has the last one."""
+    """Return a rotation's events on the server, oldest first, once the given one has arrived."""
     wanted = {"filter": {"resource": {"id": [resource(rotation)["prefect.resource.id"]]}, "order": "ASC"}}
     deadline = time.monotonic() + TOLD_WITHIN_SECONDS
     found: list[tuple[str, dict[str, str]]] = []

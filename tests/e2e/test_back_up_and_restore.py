@@ -1,4 +1,4 @@
-"""The page about backups, followed on the embedded database and on PostgreSQL: back-up-and-restore.md."""
+"""The page back-up-and-restore.md, followed on the embedded database and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ BACK_UP, PG_DUMP, SHOW_ID, RESTORE, PG_RESTORE, SET_ID, DROP_BLOCKS = [
     block for block in pages.read("how-to/back-up-and-restore.md") if block.language == "sh"
 ]
 OUTSIDE, INSIDE = "outside", "inside"
-"""Two rotations: to Vault, and to a secret in Prefect's own database, which is restored with it."""
+"""Two rotations: one to Vault, and one to a secret in Prefect's database, which is restored with it."""
 
 
 class Place:
-    """A Prefect server, and the services that know nothing of its backups."""
+    """A Prefect server, and the services that its backups do not cover."""
 
     def __init__(self, stack: Stack, openrouter_url: str, vault_url: str, account: OpenRouterSandbox) -> None:
         self.stack = stack
@@ -52,7 +52,7 @@ class Place:
         self.openrouter_url = f"{openrouter_url}/api/v1"
 
     def rotation(self, name: str) -> Rotation:
-        """One of the two rotations; the one inside revokes at once."""
+        """Return one of the two rotations; the inside one revokes at once."""
         return Rotation(
             name=name,
             connection="openrouter",
@@ -62,7 +62,7 @@ class Place:
         )
 
     async def fill_in(self) -> None:
-        """Make the blocks."""
+        """Create the blocks."""
         key = SecretStr(DEFAULT_MANAGEMENT_KEY)
         await blocks.OpenRouterCredentials(management_key=key, base_url=self.openrouter_url).asave("openrouter")
         credentials = blocks.VaultCredentials(url=self.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
@@ -70,12 +70,12 @@ class Place:
         await Secret(value="not-yet-rotated").asave(INSIDE)
 
     async def rotate(self, *names: str) -> None:
-        """Rotate, and let the keys grow older than an audit takes for new."""
+        """Rotate, and let the keys become old enough for an audit to judge them."""
         for name in names:
             state = await rotate(self.rotation(name), return_state=True)
             assert state.is_completed(), state.message
         if INSIDE in names:
-            # A server that was busy for a moment leaves it unknown whether a write may still come in.
+            # If the server was busy for a moment, a late write is possible, and the run keeps the superseded key.
             await end_overlap(INSIDE)
             await retire(INSIDE, return_state=True)
         for key in self.account.keys.values():
@@ -86,7 +86,7 @@ class Place:
         return str((await audit("openrouter", repair=repair, return_state=True)).message)
 
     async def held(self, name: str) -> str:
-        """What consumers read."""
+        """Return what consumers read."""
         if name == INSIDE:
             stored: Any = await Secret.aload(INSIDE)
             return str(stored.value.get_secret_value())
@@ -94,25 +94,25 @@ class Place:
         return str((await secret.aread_secret()).decode())
 
     def is_alive(self, secret: str) -> bool:
-        """Whether OpenRouter accepts a key."""
+        """Return whether OpenRouter accepts a key."""
         found = self.account.by_secret.get(secret)
         return found is not None and found.hash in self.account.keys
 
     def follow(self, block: pages.Block, **env: str) -> None:
-        """Run commands of the page, beside the database's file."""
+        """Run commands of the page in the folder of the database file."""
         pages.follow([block], self.stack.database.parent, {}, {**self.stack.env, **env})
 
 
 @pytest.fixture(autouse=True)
 def no_client_of_another_server() -> Iterator[None]:
-    """Each test has a server of its own, and Prefect keeps a client for each name of a limit."""
+    """Drop Prefect's cached client of each limit, because each test has a server of its own."""
     yield
     ConcurrencySlotAcquisitionWithLeaseService.drain_all(timeout=5)
 
 
 @contextmanager
 def placed(stack: Stack) -> Iterator[Place]:
-    """The services beside a server that is running."""
+    """Yield a running server with its services."""
     account, store = OpenRouterSandbox(), VaultSandbox()
     with (
         running(openrouter.create_app(account)) as openrouter_url,
@@ -123,7 +123,7 @@ def placed(stack: Stack) -> Iterator[Place]:
 
 
 async def back_up_and_restore(place: Place, back_up: Callable[[], None], restore: Callable[[], None]) -> None:
-    """Go through the page: a backup, rotations after it, the restore, the audit, and the rotation that it names."""
+    """Follow the page: back up, rotate, restore, audit, and run the rotation that the audit names."""
     await place.fill_in()
     place.stack.cli("work-pool", "create", "key-rotation", "--type", "process")
     for name in (OUTSIDE, INSIDE):
@@ -153,7 +153,7 @@ async def back_up_and_restore(place: Place, back_up: Callable[[], None], restore
 
 
 async def test_the_embedded_database_restored(migrated: Callable[[Stack], Stack], tmp_path: Path) -> None:
-    """The file is put back while the server is stopped; then the encryption key is lost, and everything."""
+    """The file is restored while the server is stopped; afterwards the encryption key is lost, then everything."""
     with migrated(Stack()) as stack, placed(stack) as place:
 
         def restore() -> None:
@@ -169,7 +169,7 @@ async def test_the_embedded_database_restored(migrated: Callable[[Stack], Stack]
 
 
 async def encryption_key_lost(place: Place) -> None:
-    """Blocks that nobody can read are made anew, they serve the same ledgers, and every key is explained."""
+    """Unreadable blocks are created again by the same names, work with the same ledgers, and all keys are explained."""
     assert place.stack.server is not None
     place.stack.server.stop()
     (place.stack.home / "encryption-key").write_bytes(Fernet.generate_key())
@@ -186,7 +186,7 @@ async def encryption_key_lost(place: Place) -> None:
 
 
 async def everything_lost(place: Place) -> None:
-    """Without ledgers, runs and id the audit says whose keys there are; with the id put back it recovers them."""
+    """Without ledgers, runs and id, the audit says whose keys exist; with the id put back, it recovers them."""
     former = str(await Variable.aget("key-rotation_installation"))
     async with get_client() as client:
         for variable in await client.read_variables():
@@ -207,7 +207,7 @@ async def everything_lost(place: Place) -> None:
 
 @pytest.fixture
 def postgres() -> Iterator[str]:
-    """The address of an empty PostgreSQL database."""
+    """The URL of an empty PostgreSQL database."""
     with TemporaryDirectory(dir=DIRECTORY) as folder, running_postgres(Path(folder)) as address:
         yield address
 

@@ -1,4 +1,4 @@
-"""Changing a rotation from the form, against a real Prefect server."""
+"""Changing a rotation with the form, against a real Prefect server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = without_worker
 
 
 async def test_the_queue_of_an_older_deployment_is_taken_away(world: World) -> None:
-    """A deployment that an earlier version made with a limit loses it when the form changes the rotation."""
+    """An earlier version created deployments with a limit, which the form removes with any change."""
     fields = await form(world)
     made = await added(fields)
     async with get_client() as client:
@@ -49,7 +49,7 @@ async def test_the_queue_of_an_older_deployment_is_taken_away(world: World) -> N
 async def test_a_spread_counts_from_the_time_that_was_asked_for(
     world: World, changes: dict[str, Any], days: int, at: str, window: int
 ) -> None:
-    """A change of the time or the interval keeps the distance from the time; another spread does not add to it."""
+    """A new time or interval keeps the offset of the spread; another spread replaces it instead of adding to it."""
     fields = await form(world, spread="2h")
     name = fields["rotation_name"]
     await add(fields)
@@ -64,7 +64,7 @@ async def test_a_spread_counts_from_the_time_that_was_asked_for(
 
 
 async def test_an_existing_name_changes_that_rotation(world: World) -> None:
-    """The artifact shows field by field what differs; what the form does not ask for stays as it was."""
+    """The artifact shows each changed field; fields that the form does not have keep their values."""
     fields = await form(world)
     name = fields["rotation_name"]
     first = await added(fields)
@@ -89,7 +89,7 @@ async def test_an_existing_name_changes_that_rotation(world: World) -> None:
 
 
 async def test_a_field_left_empty_keeps_its_value(world: World) -> None:
-    """A person who changes one thing names the rotation and that thing, and nothing else."""
+    """To change one field, a person enters only that field and the name of the rotation."""
     fields = await form(world)
     name = fields["rotation_name"]
     await add(fields)
@@ -112,7 +112,7 @@ async def test_a_field_left_empty_keeps_its_value(world: World) -> None:
 async def test_the_form_never_announces_a_rotation_of_a_paused_deployment(
     world: World, asked: dict[str, Any], is_paused: bool
 ) -> None:
-    """It goes on only if that is asked for; until then the message says that it rotates manually only."""
+    """The deployment is resumed only on request; until then, the message says that it rotates manually only."""
     fields = await form(world)
     made = await added(fields)
     async with get_client() as client:
@@ -127,7 +127,7 @@ async def test_the_form_never_announces_a_rotation_of_a_paused_deployment(
 
 
 async def test_a_schedule_that_the_form_cannot_say_is_left_as_it_is(world: World) -> None:
-    """A rotation by cron keeps its schedule when something else is changed; a part of another needs all of it."""
+    """A cron schedule survives other changes; to change its interval, time or zone, all of them are required."""
     fields = await form(world)
     name = fields["rotation_name"]
     made = await added(fields)
@@ -147,7 +147,7 @@ async def test_a_schedule_that_the_form_cannot_say_is_left_as_it_is(world: World
 
 
 async def test_a_review_shows_old_and_new_and_changes_nothing(world: World) -> None:
-    """Before it is done, a person sees what would be added, and what would be changed."""
+    """A person sees what would be added or changed before it happens."""
     fields = await form(world)
     name = fields["rotation_name"]
     added = await add({**fields, "review_only": True})
@@ -168,7 +168,7 @@ async def test_a_review_shows_old_and_new_and_changes_nothing(world: World) -> N
 
 
 async def test_the_same_form_again_changes_nothing(world: World) -> None:
-    """Submitting the form twice makes no second rotation, and says so."""
+    """A second submission creates no second rotation, and says so."""
     fields = await form(world)
     await add(fields)
     before = await deployed(fields["rotation_name"])
@@ -183,7 +183,7 @@ async def test_the_same_form_again_changes_nothing(world: World) -> None:
 
 
 async def test_a_change_never_rotates_at_once(world: World) -> None:
-    """A rotation that has a key is not run by the form, and its next run is the interval after its last rotation."""
+    """The form runs no rotation that has a key already; the next run is one interval after the last rotation."""
     fields = await form(world, make_key_now=True)
     await add({**fields, "make_key_now": False})
     made = await deployed(fields["rotation_name"])
@@ -206,7 +206,7 @@ async def test_a_change_never_rotates_at_once(world: World) -> None:
 
 
 async def test_the_form_says_which_key_the_former_place_of_an_edited_block_holds(world: World) -> None:
-    """Given a block that was edited since, the form names its former place, the key there, and when it ends."""
+    """Given a block that was edited since, the form names its former place, the key there, and when that ends."""
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/moves"]))
     block = world.make("vault-secret")
     await block.asave("moves", overwrite=True)

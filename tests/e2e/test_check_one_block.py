@@ -1,4 +1,4 @@
-"""Trying one block, as after it was saved, against a real Prefect server."""
+"""Checking one block, for example after it was saved, against a real Prefect server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applie
 
 
 async def test_a_block_that_no_rotation_uses_can_be_tried(world: World) -> None:
-    """A connection, a login and a destination each say that they work; the daily check's artifact stays as it is."""
+    """A connection, a login and a destination each report that they work; the daily check's artifact is unchanged."""
     await world.connect(world.openrouter_url)
     login = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await login.asave("just-saved", overwrite=True)
@@ -40,7 +40,7 @@ async def test_a_block_that_no_rotation_uses_can_be_tried(world: World) -> None:
     ],
 )
 async def test_a_block_that_does_not_work_says_why(world: World, name: str, sentence: str) -> None:
-    """One sentence about that block alone."""
+    """The message is one sentence about this block alone."""
     login = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=login, path="apps/just-saved").asave("just-saved", overwrite=True)
     world.vault_app.state.faults.add(Fault(status=403, body='{"errors":["permission denied"]}'))

@@ -1,4 +1,4 @@
-"""A host that dies with everything on it. It takes two minutes of waiting, so it runs beside the other tests."""
+"""A host dies with everything on it. The test waits for two minutes, so it runs beside the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = apart
 
 
 async def die_while_publishing(world: World, kind: str) -> tuple[Rotation, UUID]:
-    """Kill a worker of a type and its run, when that has published at Vault without learning of it."""
+    """Kill a worker of a type and its run once it has written to Vault, but before it learns the result."""
     pool = f"dead-host-{kind}"
     await deploy_to(pool, kind)
     worker = world.stack.start_worker(pool, kind=kind, pool=pool)
@@ -37,7 +37,7 @@ async def die_while_publishing(world: World, kind: str) -> tuple[Rotation, UUID]
 async def test_after_a_host_has_died_the_next_run_gets_the_slot_and_the_dead_one_is_marked_crashed(
     world: World,
 ) -> None:
-    """The dead run's lease ends by itself within a minute; the automation marks the run within two."""
+    """The dead run's lease expires within a minute, and the automation marks the run within two."""
     await make_automations({})
     died = [await die_while_publishing(world, kind) for kind in ("process", WORKER_TYPE)]
 

@@ -1,4 +1,4 @@
-"""The how-to pages about the places of keys, followed as they stand: where they are stored, and how they are read."""
+"""The how-to pages about storing and reading keys, followed exactly as they are written."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ needs_vault = pytest.mark.skipif(vaults.BINARY is None, reason="neither vault no
 
 
 async def rotate_to(world: World, destination: str) -> str:
-    """Rotate twice to a destination that a page has made, and give the one key that is alive."""
+    """Rotate twice to a destination that a page has created, and return the only live key."""
     rotation = world.rotation(destinations=[destination])
     await rotated(world, rotation)
     return await rotated(world, rotation)
 
 
 async def test_infisical(world: World, tmp_path: Path) -> None:
-    """A rotation publishes to the block that the page has made."""
+    """A rotation publishes to the block that the page has created."""
     typed = f"{infisical.CLIENT_ID}\n{infisical.CLIENT_SECRET}\n{infisical.PROJECT_ID}\n"
     follow("how-to/infisical.md", world, tmp_path, typed)
 
@@ -52,7 +52,7 @@ async def test_infisical(world: World, tmp_path: Path) -> None:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """A local stand-in of AWS, and the environment by which boto3 finds it."""
+    """A local stand-in of AWS, and the environment with which boto3 finds it."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -89,7 +89,7 @@ async def test_aws_secrets_manager(world: World, tmp_path: Path, aws: dict[str, 
 
 
 async def test_a_secret_that_aws_does_not_have_makes_nothing(world: World, aws: dict[str, str]) -> None:
-    """Where the secret was not made first, the run says so before any key is created."""
+    """Without the secret in AWS, the run fails before it creates a key."""
     aws_secret: Any = pytest.importorskip("prefect_aws")
     credentials = aws_secret.AwsCredentials(region_name=REGION)
     await aws_secret.AwsSecret(aws_credentials=credentials, secret_name="absent").asave("absent", overwrite=True)
@@ -102,7 +102,7 @@ async def test_a_secret_that_aws_does_not_have_makes_nothing(world: World, aws: 
 
 @pytest.fixture
 async def to_vault(world: World) -> Rotation:
-    """A rotation to the block of the pages, and a consumer who may read there."""
+    """Return a rotation to the block of the pages, with a consumer that may read it."""
     world.vault.allow_login("approle", "consumer", "its-secret", {f"secret/data/{APP}": {"read"}})
     credentials = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path=APP).asave("checkout", overwrite=True)
@@ -110,7 +110,7 @@ async def to_vault(world: World) -> Rotation:
 
 
 async def test_reading_a_secret_in_a_flow(world: World, tmp_path: Path) -> None:
-    """The programs, sync and async, read what somebody has stored in Vault and in Infisical; no rotation is there."""
+    """The synchronous and asynchronous programs read secrets in Vault and Infisical without any rotation."""
     for slug in ("vault-secret", "infisical-secret"):
         block = world.make(slug)
         await block.asave("app", overwrite=True)
@@ -122,7 +122,7 @@ async def test_reading_a_secret_in_a_flow(world: World, tmp_path: Path) -> None:
 async def test_reading_the_key_from_an_application(
     world: World, tmp_path: Path, to_vault: Rotation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The program reads the key, and reads it anew where it was revoked behind its back."""
+    """The program reads the key, and reads it again after it was revoked."""
     login = {"VAULT_ADDR": world.vault_url, "VAULT_ROLE_ID": "consumer", "VAULT_SECRET_ID": "its-secret"}
     await rotated(world, to_vault)
     follow("how-to/read-the-key.md", world, tmp_path, "consumer\nits-secret\n")
@@ -141,7 +141,7 @@ async def test_reading_the_key_from_an_application(
 
 @pytest.fixture
 def real_vault(tmp_path: Path) -> Iterator[tuple[vaults.TestVault, dict[str, str]]]:
-    """A real Vault or OpenBao, and the environment by which the command `vault` finds it."""
+    """A real Vault or OpenBao, and the environment with which the command `vault` finds it."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "vault").symlink_to(str(vaults.BINARY))
     with vaults.real(tmp_path) as running:
@@ -152,7 +152,7 @@ def real_vault(tmp_path: Path) -> Iterator[tuple[vaults.TestVault, dict[str, str
 
 @needs_vault
 async def test_vault(world: World, tmp_path: Path, real_vault: tuple[vaults.TestVault, dict[str, str]]) -> None:
-    """A rotation publishes to the block that the page has made, with the policy and the login of the page."""
+    """A rotation publishes to the block that the page has created, with the page's policy and login."""
     running, env = real_vault
     running.root.sys.disable_auth_method("approle")
     for name, policy in pages.files("reference/vault-policy.md").items():
@@ -170,7 +170,7 @@ async def test_vault(world: World, tmp_path: Path, real_vault: tuple[vaults.Test
 def test_vaults_kubernetes_login(
     world: World, tmp_path: Path, real_vault: tuple[vaults.TestVault, dict[str, str]]
 ) -> None:
-    """Vault takes the page's role, which gives the worker's service account the policy of the policy page."""
+    """Vault accepts the page's role, which gives the policy page's policy to the worker's service account."""
     running, env = real_vault
     for name, policy in pages.files("reference/vault-policy.md").items():
         (tmp_path / name).write_text(policy)
@@ -184,7 +184,7 @@ def test_vaults_kubernetes_login(
 
 @needs_vault
 def test_vault_agent(tmp_path: Path, real_vault: tuple[vaults.TestVault, dict[str, str]]) -> None:
-    """The agent writes the key into the file, and writes it anew when it has changed."""
+    """The agent writes the key to the file, and writes it again after a change."""
     running, env = real_vault
     role_id, secret_id = running.make_role({f"secret/data/{APP}": {"read"}})
     config = pages.files("how-to/read-the-key.md")["agent.hcl"]

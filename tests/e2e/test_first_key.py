@@ -1,4 +1,4 @@
-"""The first key of a rotation that the form has added: made once, waited for, and tried again."""
+"""The first key of a rotation that the form has added: created once, waited for, and repeated on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = without_worker
 
 
 async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) -> None:
-    """Where no worker is free the run is reported and not waited for; trying again does not make a second one."""
+    """Without a free worker, the run is reported but not waited for, and a second submission schedules no other."""
     fields = await form(world, make_key_now=True)
 
     first = await add(fields)
@@ -36,7 +36,7 @@ async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) 
 async def test_a_first_key_that_failed_is_tried_again_by_the_same_form(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The failure of the first key's run is the form's failure, in its words; submitting again starts one more run."""
+    """The form fails with the message of the first key's run; a new submission starts one more run."""
     monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 60.0)
     fields = await form(world, make_key_now=True)
     sentence = "publish failed: Vault is sealed. Retry is safe."
@@ -55,7 +55,7 @@ async def test_a_first_key_that_failed_is_tried_again_by_the_same_form(
 async def test_a_first_key_that_takes_long_is_not_waited_for_without_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that hangs does not hold the form's run, which says that it is still at work."""
+    """A hanging first run does not block the form's run, which reports it as still running."""
     monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 60.0)
     monkeypatch.setattr(deployments, "ENDS_WITHIN_SECONDS", 0.0)
     fields = await form(world, make_key_now=True)
@@ -67,7 +67,7 @@ async def test_a_first_key_that_takes_long_is_not_waited_for_without_end(
 
 
 async def conclude_next_run(name: str, state: State[Any]) -> None:
-    """Bring the next run of a rotation's deployment into a state, as a worker would."""
+    """Put the next run of a rotation's deployment into a state, like a worker."""
     while True:
         made = await deployed(name)
         waiting = [run for run in await runs_of(made) if run.state_name == "Scheduled"] if made else []

@@ -20,7 +20,7 @@ FLEET = [sys.executable, "-m", "sandbox.fleet"]
 @needs_postgresql
 @needs_redis
 def test_rotations_on_a_fleet_whose_parts_are_killed_lose_nothing() -> None:
-    """One kill of each kind: no request fails, no key is left over, and each automation fires once."""
+    """With one kill of each kind, no request fails, no key is left over, and each automation fires once."""
     kills = ["--kills", "worker,server,redis,services,postgres", "--down", "3"]
     command = [*FLEET, "--rotations", "20", "--over", "60", *kills]
 
@@ -30,7 +30,7 @@ def test_rotations_on_a_fleet_whose_parts_are_killed_lose_nothing() -> None:
 
 
 def test_without_its_programs_it_names_the_packages_and_does_not_pass(tmp_path: Path) -> None:
-    """Nothing was tried, so nothing was shown."""
+    """Without a trial, the command must not look successful."""
     nowhere = (
         "import sandbox.redis, sandbox.postgres, runpy\nsandbox.redis.PROGRAM = sandbox.postgres.PROGRAMS = None\n"
     )

@@ -1,4 +1,4 @@
-"""Ledgers of other versions of this package, in a real Prefect server."""
+"""Ledgers of other versions of this package, on a real Prefect server."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.e2e.processes import check_no_outage, check_nothing_leaked, keys_of, 
 
 
 def before_terms(rotation: Rotation) -> str:
-    """The variable in which format 1 kept the ledger."""
+    """Return the name of the variable with the ledger of format 1."""
     return f"key-rotation-{rotation.name}"
 
 
 async def put_in_format_1(rotation: Rotation) -> Ledger:
-    """Store a rotation's ledger as an earlier package did: in one variable, which says nothing of the package."""
+    """Store a rotation's ledger like an earlier package: in one variable, without the package's version."""
     former = await ledger_of(rotation.name)
     value = former.model_copy(update={"format": 1, "package": ""}).to_json()
     await delete_ledger(rotation.name)
@@ -31,7 +31,7 @@ async def put_in_format_1(rotation: Rotation) -> Ledger:
 
 
 async def test_a_ledger_of_format_1_is_carried_on_in_terms(world: World) -> None:
-    """The key of the earlier package is superseded and explained, and that package refuses what it finds now."""
+    """The earlier package's key is superseded and explained, and that package now refuses the ledger."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
     assert (await rotate(rotation, return_state=True)).is_completed()
     former = await put_in_format_1(rotation)
@@ -52,7 +52,7 @@ async def test_a_ledger_of_format_1_is_carried_on_in_terms(world: World) -> None
 
 
 async def test_a_rotation_is_listed_once_while_its_ledger_is_in_both_formats(world: World) -> None:
-    """What lists all rotations reads the newest term, and not the variable that was left behind."""
+    """Functions that list all rotations read the newest term, and not the former variable."""
     rotation = await world.prepare(world.rotation())
     assert (await rotate(rotation, return_state=True)).is_completed()
     await put_in_format_1(rotation)
@@ -65,7 +65,7 @@ async def test_a_rotation_is_listed_once_while_its_ledger_is_in_both_formats(wor
 
 
 async def test_an_older_package_changes_nothing_in_a_newer_ledger(world: World) -> None:
-    """The run fails with one sentence; ledger, keys, destinations and the rotation's page stay as they are."""
+    """The run fails with one sentence; ledger, keys, destinations and the rotation's page do not change."""
     rotation = await world.prepare(world.rotation())
     assert (await rotate(rotation, return_state=True)).is_completed()
     newer = {**await ledger_value(rotation.name), "format": FORMAT + 1, "package": "99.0.0", "region": "eu"}

@@ -34,7 +34,7 @@ pytestmark = with_processes
 async def test_a_run_that_is_interrupted_and_not_cancelled_is_crashed(
     world: World, start_flow: Callable[..., Any]
 ) -> None:
-    """Crashed and Cancelled stay apart, so that an automation for crashed runs is not told of a person's Cancel."""
+    """Crashed and Cancelled must differ, so that an automation for crashed runs ignores a person's Cancel."""
 
     @flow(persist_result=False)
     async def interrupted() -> None:
@@ -52,7 +52,7 @@ async def test_a_run_that_is_interrupted_and_not_cancelled_is_crashed(
 async def test_a_run_that_is_cancelled_before_it_begins_is_cancelled(
     world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where it is another attempt, which Prefect's worker takes for one that has begun."""
+    """This holds for a later attempt, too, which Prefect's own worker treats as a running one."""
     begun: list[int] = []
 
     @flow(persist_result=False)
@@ -80,7 +80,7 @@ async def test_a_run_that_is_cancelled_before_it_begins_is_cancelled(
 async def test_a_run_that_is_suspended_stops_at_its_next_step_and_can_be_resumed(
     world: World, start_flow: Callable[..., Any]
 ) -> None:
-    """The worker notices it for all its runs, without a subscription to events for each."""
+    """The worker polls for all its runs at once, without a subscription to events for each."""
     began, go_on, steps = threading.Event(), threading.Event(), []
 
     @task(persist_result=False)
@@ -113,7 +113,7 @@ async def test_a_run_that_is_suspended_stops_at_its_next_step_and_can_be_resumed
 
 
 async def test_a_worker_that_is_left_ends_the_runs_in_hand(world: World, start_flow: Callable[..., Any]) -> None:
-    """However its own end comes, a run that was taken is run to its end."""
+    """Whatever ends the worker, it completes the runs that it has taken."""
     began, go_on = threading.Event(), threading.Event()
 
     @flow(persist_result=False)
@@ -139,7 +139,7 @@ async def test_a_worker_that_is_left_ends_the_runs_in_hand(world: World, start_f
 
 
 async def test_at_sigterm_the_run_in_hand_ends_and_none_is_taken(world: World) -> None:
-    """The process ends by itself; what came due meanwhile is left for another worker, which takes it."""
+    """The worker stops by itself, and runs that are due meanwhile are left to another worker."""
     pool = "drained"
     await deploy_to(pool)
     worker = world.stack.start_worker(pool, pool=pool)
@@ -167,7 +167,7 @@ async def test_at_sigterm_the_run_in_hand_ends_and_none_is_taken(world: World) -
 
 
 async def test_after_a_kill_of_the_worker_a_retry_finishes_the_same_rotation(world: World) -> None:
-    """All runs die with their worker; each is retried as after any death, by the next worker, and no key is left."""
+    """All runs die with their worker; after a Retry of each by the next worker, no orphan is left."""
     pool = "killed-with-its-runs"
     await deploy_to(pool)
     worker = world.stack.start_worker(pool, pool=pool)

@@ -35,7 +35,7 @@ secret: ContextVar[str] = ContextVar("secret", default="")
 async def test_a_run_that_fails_blocks_or_is_cancelled_disturbs_no_other(
     world: World, start_flow: Callable[..., Any]
 ) -> None:
-    """Beside a run that failed, one that blocks its event loop and one that is cancelled, a rotation completes."""
+    """A rotation completes beside a failed run, one that blocks its event loop, and a cancelled one."""
     blocks, waits, go_on = threading.Event(), threading.Event(), threading.Event()
 
     @flow(persist_result=False)
@@ -80,7 +80,7 @@ async def test_a_call_that_never_returns_keeps_no_place(
     start_flow: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Given a worker with one place, and a run whose destination hangs in a blocking call, the next run begins."""
+    """Given a worker with a limit of one, and a run whose destination hangs in a blocking call, the next run starts."""
     monkeypatch.setattr("tasks.world.destinations.CALL_TIMEOUT_SECONDS", 0.1)
 
     class Unanswered(SecretBlock):
@@ -111,7 +111,7 @@ async def test_a_call_that_never_returns_keeps_no_place(
 
 
 async def test_runs_share_no_context_and_each_has_its_own_log(world: World, start_flow: Callable[..., Any]) -> None:
-    """Two runs at one time: what one puts into its context the other does not see, nor does its log appear there."""
+    """Two concurrent runs: neither sees the other's context variables, and neither log has the other's records."""
     together = threading.Barrier(2, timeout=STARTED_WITHIN)
     seen: dict[str, str] = {}
 
@@ -147,7 +147,7 @@ async def test_runs_share_no_context_and_each_has_its_own_log(world: World, star
 async def test_what_is_no_flow_of_this_package_is_refused_in_one_sentence(
     world: World, start_flow: Callable[..., Any]
 ) -> None:
-    """The run fails, says why, and nothing of it was run; the same for environment variables."""
+    """The run fails with the reason, and executes nothing; environment variables are refused in the same way."""
     begun: list[str] = []
 
     @flow(persist_result=False)
@@ -169,7 +169,7 @@ async def test_what_is_no_flow_of_this_package_is_refused_in_one_sentence(
 
 
 async def test_a_queue_of_a_higher_priority_goes_first(world: World, start_flow: Callable[..., Any]) -> None:
-    """With one place, what is due later in the better queue is taken before what is due earlier in the other."""
+    """With a limit of one, a run of the queue with priority is taken before an earlier run of the other queue."""
     pool, order = "priorities", []
 
     @flow(persist_result=False)
@@ -192,7 +192,7 @@ async def test_a_queue_of_a_higher_priority_goes_first(world: World, start_flow:
 async def test_a_run_sends_heartbeats(
     world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without them, the automation for crashed runs would not notice the death of a worker."""
+    """Without heartbeats, the automation for crashed runs would not notice a dead worker."""
     sent, came = [], threading.Event()
     emit = Attempt._emit_flow_run_heartbeat
 
@@ -215,7 +215,7 @@ async def test_a_run_sends_heartbeats(
 
 
 async def test_an_emergency_waits_neither_for_a_place_nor_for_what_is_queued(world: World) -> None:
-    """With one place, taken, and others queued before it, an emergency from the dashboard is run at once."""
+    """Although the only place is taken and other runs are queued, an emergency from the dashboard starts at once."""
     pool = "full-house"
     await deploy_to(pool)
     ordinary = [await world.prepare(world.rotation(destinations=[f"vault-secret/{pool}-{i}"])) for i in range(3)]
@@ -239,7 +239,7 @@ async def test_an_emergency_waits_neither_for_a_place_nor_for_what_is_queued(wor
 
 
 async def test_a_paused_pool_or_queue_holds_emergencies_too(world: World) -> None:
-    """A person who has paused a pool finds it paused."""
+    """Whoever pauses a pool must be able to rely on it."""
     pool = "paused"
     await deploy_to(pool)
     stolen = await world.prepare(world.rotation())

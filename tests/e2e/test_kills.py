@@ -68,7 +68,7 @@ def world(world: World, request: pytest.FixtureRequest) -> World:
 
 
 async def with_a_key(world: World, rotation: Rotation) -> Rotation:
-    """A rotation that has rotated once."""
+    """Rotate for the first time."""
     await world.prepare(rotation)
     assert (await rotate(rotation, return_state=True)).is_completed()
     return rotation
@@ -77,7 +77,7 @@ async def with_a_key(world: World, rotation: Rotation) -> Rotation:
 @BOTH
 @pytest.mark.parametrize("service", ROTATION)
 async def test_a_rotation_killed_at_any_effect_is_finished_by_its_retry(world: World, service: str, when: When) -> None:
-    """SIGKILL before, or after, each effect in turn: consumers notice nothing, and Retry ends the same rotation."""
+    """SIGKILL before, or after, each effect in turn: consumers have no outage, and Retry completes the rotation."""
     base = world.rotation()
     rotation = base.model_copy(
         update={
@@ -104,7 +104,7 @@ async def test_a_rotation_killed_at_any_effect_is_finished_by_its_retry(world: W
 async def test_a_first_rotation_killed_as_it_makes_the_ledger_is_finished_by_its_retry(
     world: World, when: When
 ) -> None:
-    """The key that somebody has put there by hand works on, until the rotation's own key takes its place."""
+    """The key that a person has put there works until the rotation's own key replaces it."""
     rotation = await world.prepare(world.rotation())
     by_hand = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "by hand"})
     await Secret(value=by_hand.secret).asave(rotation.name, overwrite=True)
@@ -125,7 +125,7 @@ async def test_a_first_rotation_killed_as_it_makes_the_ledger_is_finished_by_its
 async def test_a_retirement_killed_at_any_effect_is_finished_by_its_retry(
     world: World, method: str, when: When
 ) -> None:
-    """SIGKILL before, or after, each effect of it in turn: the superseded key ends, and the current one works on."""
+    """SIGKILL before, or after, each effect in turn: the superseded key is revoked, and the current one still works."""
     retirement = DISABLE if method == "PATCH" else Retirement()
     rotation = await with_a_key(world, world.rotation(retirement=retirement, overlap=timedelta(hours=1)))
     for effect in RETIREMENT:
@@ -150,7 +150,7 @@ async def test_a_retirement_killed_at_any_effect_is_finished_by_its_retry(
 @pytest.mark.exhaustive
 @BOTH
 async def test_a_restore_killed_at_any_effect_is_finished_by_its_retry(world: World, when: When) -> None:
-    """SIGKILL before, or after, each effect of it in turn: consumers always have a key, and at last the former one."""
+    """SIGKILL before, or after, each effect in turn: consumers always have a working key, finally the former one."""
     rotation = await with_a_key(world, world.rotation(destinations=["vault-secret/restored"], retirement=DISABLE))
     assert (await rotate(rotation, return_state=True)).is_completed()
     for effect in RESTORE:
@@ -178,7 +178,7 @@ async def test_a_restore_killed_at_any_effect_is_finished_by_its_retry(world: Wo
 async def test_a_removal_killed_at_any_effect_is_finished_by_its_retry(
     world: World, effect: Effect, when: When
 ) -> None:
-    """SIGKILL before, or after, each effect of it: after Retry no key, no ledger and no deployment is left."""
+    """SIGKILL before, or after, each effect: after Retry, no key, no ledger and no deployment is left."""
     rotation = await with_a_key(world, world.rotation(overlap=timedelta(hours=1)))
     assert (await rotate(rotation, return_state=True)).is_completed()
     await deploy(rotation)
@@ -197,7 +197,7 @@ async def test_a_removal_killed_at_any_effect_is_finished_by_its_retry(
 
 
 def named_in_lists(world: World, secrets: set[str]) -> dict[ListKind, dict[str, Any]]:
-    """Add a list of each kind that names the keys that consumers hold, and one of somebody else."""
+    """Add a list of each kind that names the consumers' keys, and a key of somebody else."""
     account = world.openrouter.accounts[0]
     named = [world.openrouter.by_secret[secret].hash for secret in sorted(secrets)]
     named.append(world.openrouter.add_key(account, {"name": "somebody else's"}).hash)
@@ -206,7 +206,7 @@ def named_in_lists(world: World, secrets: set[str]) -> dict[ListKind, dict[str, 
 
 
 async def check_lists(world: World, rotation: Rotation, lists: dict[ListKind, dict[str, Any]], during: object) -> None:
-    """Every key that a consumer can read has its place in each list, which the BYOK credential proves at its use."""
+    """Verify that each list names every key that a consumer can read; for the BYOK credential, by using the key."""
     held = await held_by(rotation)
     for kind, which in lists.items():
         assert {world.openrouter.by_secret[secret].hash for secret in held} <= set(which[kind.field]), (during, kind)
@@ -218,7 +218,7 @@ async def check_lists(world: World, rotation: Rotation, lists: dict[ListKind, di
 
 
 def check_no_dead_key_listed(world: World, lists: dict[ListKind, dict[str, Any]], during: object) -> None:
-    """OpenRouter would refuse every later change of a list that names a dead key."""
+    """Verify that no list names a dead key, because OpenRouter would refuse every later change of it."""
     live = {key.hash for key in world.openrouter.live_keys()}
     for kind, which in lists.items():
         assert set(which[kind.field]) <= live, (during, kind)
@@ -226,7 +226,7 @@ def check_no_dead_key_listed(world: World, lists: dict[ListKind, dict[str, Any]]
 
 @BOTH
 async def test_a_rotation_killed_at_any_change_of_a_list_is_finished_by_its_retry(world: World, when: When) -> None:
-    """SIGKILL before, or after, each PATCH: consumers can use the provider key all along, and no dead key is listed."""
+    """SIGKILL before, or after, each PATCH: consumers can always use the provider's key, and no list has a dead key."""
     base = world.rotation(destinations=["vault-secret/listed"])
     rotation = base.model_copy(update={"key": base.key.model_copy(update={"inherit": True})})
     await with_a_key(world, rotation)
@@ -251,7 +251,7 @@ async def test_a_rotation_killed_at_any_change_of_a_list_is_finished_by_its_retr
 async def test_what_changes_a_list_and_is_killed_there_is_finished_by_its_retry(
     world: World, what: str, kind: ListKind, when: When
 ) -> None:
-    """SIGKILL before, or after, the PATCH: after Retry the key that consumers hold is listed, and no dead one."""
+    """SIGKILL before, or after, the PATCH: after Retry, the lists name the consumers' key, and no dead one."""
     base = world.rotation(destinations=["vault-secret/listed"], overlap=timedelta(hours=1))
     rotation = base.model_copy(update={"key": base.key.model_copy(update={"inherit": True})})
     await with_a_key(world, rotation)
@@ -283,7 +283,7 @@ async def test_what_changes_a_list_and_is_killed_there_is_finished_by_its_retry(
 
 
 async def test_a_run_that_lost_its_place_stops_before_its_next_write(world: World) -> None:
-    """A run stopped before its publish, and continued after another has finished, writes and revokes nothing."""
+    """A run stopped before it publishes, and continued after another one has completed, writes and revokes nothing."""
     rotation = await with_a_key(world, world.rotation(destinations=["vault-secret/stopped"]))
     fault = Fault("after", "GET", "/key$", status=0, delay=HELD_SECONDS, times=1)
     world.openrouter_app.state.faults.add(fault)
@@ -307,7 +307,7 @@ async def test_a_run_that_lost_its_place_stops_before_its_next_write(world: Worl
 
 
 async def point_at(world: World, service: str, url: str) -> None:
-    """Point the rotations that are prepared from now on at another address of a service."""
+    """Point the rotations that are prepared from now on to another address of a service."""
     if service == "openrouter":
         await world.connect(f"{url}/api/v1")
     else:
@@ -318,7 +318,7 @@ async def point_at(world: World, service: str, url: str) -> None:
 async def test_after_a_service_has_stopped_in_mid_run_and_come_back_retry_finishes_the_rotation(
     world: World, service: str, path: str
 ) -> None:
-    """The service goes down with a call at work, whose answer is lost; once it is up again, Retry converges."""
+    """The service stops during a call, whose answer is lost; once it is up again, Retry converges."""
     app = app_of(world, service)
     with running(app) as url:
         await point_at(world, service, url)
@@ -339,7 +339,7 @@ async def test_after_a_service_has_stopped_in_mid_run_and_come_back_retry_finish
 
 
 async def test_a_server_that_restarts_in_mid_run_does_no_harm(world: World) -> None:
-    """The Prefect server goes away while a run is at work and comes back: that run, or its Retry, converges."""
+    """The Prefect server stops and restarts while a run is running: that run, or its Retry, converges."""
     rotation = await with_a_key(world, world.rotation(destinations=["vault-secret/restart"]))
     fault = Fault("after", "POST", "/keys$", status=0, delay=HELD_SECONDS, times=1)
     world.openrouter_app.state.faults.add(fault)

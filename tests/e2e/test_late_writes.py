@@ -32,7 +32,7 @@ STORES = pytest.mark.parametrize("store", ["secret", "vault-secret"])
 
 
 async def with_a_key(world: World, store: str) -> Rotation:
-    """A rotation that has rotated once, and whose superseded key ends at once."""
+    """Rotate for the first time, with superseded keys that end at once."""
     rotation = world.rotation()
     rotation = await world.prepare(rotation.model_copy(update={"destinations": [f"{store}/{rotation.name}"]}))
     assert (await rotate(rotation, return_state=True)).is_completed()
@@ -40,7 +40,7 @@ async def with_a_key(world: World, store: str) -> Rotation:
 
 
 def writes_of_the_ledger(outage: Outage) -> list[Request]:
-    """The writes of the ledger that were refused."""
+    """Return the refused writes of the ledger."""
     return [request for request in outage.refused if request.line.startswith(LEDGER)]
 
 
@@ -55,7 +55,7 @@ def writes_of_the_ledger(outage: Outage) -> list[Request]:
 async def test_a_run_that_is_overtaken_while_its_write_is_refused_says_so_and_does_no_harm(
     world: World, store: str, first: str, skip: int, commits: bool
 ) -> None:
-    """Every destination holds a working key all along, and one is left after the next run."""
+    """Every destination holds a working key all the time, and one key is left after the next run."""
     rotation = await with_a_key(world, store)
     outage = Outage(world.stack.url, skip, first=first, retry_after=SHORT_SECONDS, commits=commits)
 
@@ -72,7 +72,7 @@ async def test_a_run_that_is_overtaken_while_its_write_is_refused_says_so_and_do
 async def test_an_outage_longer_than_a_lease_that_begins_at_any_write_does_no_harm(
     world: World, store: str, commits: bool
 ) -> None:
-    """The lease ends, B rotates, A goes on; then each of A's writes to the ledger arrives three times more."""
+    """The lease expires, B rotates, A continues; afterwards each of A's ledger writes arrives three times more."""
     seen = await writes_of_a_rotation(world, store)
     rotations = [await with_a_key(world, store) for _ in seen]
     outages = [
@@ -103,7 +103,7 @@ def kind(line: str) -> str:
 
 
 async def writes_of_a_rotation(world: World, store: str) -> list[str]:
-    """The writes to Prefect's API that a rotation makes when nothing is wrong."""
+    """Return the writes to Prefect's API of a rotation without failures."""
     rotation = await with_a_key(world, store)
     outage = Outage(world.stack.url, first="nothing")
     run_id = await begin_rotation(rotation)
@@ -115,7 +115,7 @@ async def writes_of_a_rotation(world: World, store: str) -> list[str]:
 
 
 async def deliver_without_effect(outage: Outage, rotation: Rotation, requests: list[Request]) -> None:
-    """Deliver the late writes: neither the ledger nor a destination changes."""
+    """Verify that delivering late writes changes neither the ledger nor a destination."""
 
     async def now() -> tuple[Any, set[str]]:
         return await ledger_value(rotation.name), await held_by(rotation)
@@ -128,7 +128,7 @@ async def deliver_without_effect(outage: Outage, rotation: Rotation, requests: l
 
 @pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.exhaustive)])
 async def test_a_secret_written_late_brings_in_a_key_that_works_until_the_next_run(world: World, times: int) -> None:
-    """The key of the write that was refused outlives it, and does not end while the secret holds it."""
+    """The key of the refused write is kept, and not revoked while the secret holds it."""
     rotation = await with_a_key(world, "secret")
     outage = Outage(world.stack.url, first=SECRET, retry_after=SHORT_SECONDS)
     await overtaken(world, rotation, outage)

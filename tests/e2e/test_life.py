@@ -1,4 +1,4 @@
-"""The deployments around a rotation, against a real Prefect server: plan, emergency, restore, apply, remove."""
+"""The other deployments of a rotation, against a real Prefect server: plan, emergency, restore, apply, remove."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ pytestmark = with_pages
 
 
 async def ledger(rotation: Rotation) -> Ledger:
-    """The rotation's ledger."""
+    """Return the rotation's ledger."""
     return await ledger_of(rotation.name)
 
 
 async def artifact(key: str) -> str:
-    """What an artifact shows."""
+    """Return an artifact's content."""
     found = await Artifact.aget(key)
     return "" if found is None else str(found.data)
 
@@ -48,7 +48,7 @@ async def artifact(key: str) -> str:
 async def test_a_retirement_on_a_host_whose_clock_is_behind_comes_again_later_and_names_the_clock(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is due there yet; another run that was due at once would find the same, again and again."""
+    """By that clock nothing is due yet, and a run that is due at once would repeat this without end."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
     for _ in range(2):
         assert (await rotate(rotation, return_state=True)).is_completed()
@@ -66,13 +66,13 @@ async def test_a_retirement_on_a_host_whose_clock_is_behind_comes_again_later_an
 
 
 async def is_for_the_end_of_the_overlap(rotation: Rotation, run: FlowRun) -> bool:
-    """Whether a retirement was scheduled for when the superseded key ends, and not for its first overlap."""
+    """Return whether a retirement was scheduled for the present end of the superseded key, not for its first one."""
     [key] = (await ledger(rotation)).superseded
     return key.revoke_at.isoformat() in str(run.idempotency_key)
 
 
 async def test_a_plan_shows_what_a_run_would_do_and_changes_nothing(world: World) -> None:
-    """Connection and destination are tried; no key, no ledger and no slot comes of it."""
+    """Connection and destination are checked, and neither a key nor a ledger nor a slot is created."""
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/planned"]))
 
     state = await rotate(rotation, plan_only=True, return_state=True)
@@ -89,7 +89,7 @@ async def test_a_plan_shows_what_a_run_would_do_and_changes_nothing(world: World
 
 
 async def test_a_plan_of_what_cannot_work_fails_with_one_sentence(world: World) -> None:
-    """The same sentence as a run's, before anybody runs it."""
+    """The sentence is that of a run, which no person has to start to see it."""
     rotation = await world.prepare(world.rotation())
     world.openrouter.accounts[0].management_keys.clear()
 
@@ -101,7 +101,7 @@ async def test_a_plan_of_what_cannot_work_fails_with_one_sentence(world: World) 
 
 @pytest.fixture
 def slots(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """Which slots runs have asked for so far, and whether Prefect has granted them."""
+    """The slots that runs have requested so far, and whether Prefect has granted them."""
     answers: list[tuple[str, bool]] = []
     ask = PrefectClient.increment_concurrency_slots_with_lease
 
@@ -111,7 +111,7 @@ def slots(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         except HTTPStatusError:
             answers.append((names[0], False))
             raise
-        # Of a slot that nobody has made yet Prefect answers that it grants none.
+        # For a slot that does not exist yet, Prefect answers without a limit.
         answers.append((names[0], bool(granted.json()["limits"])))
         return granted
 
@@ -120,7 +120,7 @@ def slots(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
 
 
 async def until_answered(slots: list[tuple[str, bool]], answer: tuple[str, bool]) -> None:
-    """Wait until a run has got an answer."""
+    """Wait until a run has got an answer about a slot."""
     deadline = time.monotonic() + WAIT_SECONDS
     while answer not in slots:
         assert time.monotonic() < deadline, f"only {slots}"
@@ -128,7 +128,7 @@ async def until_answered(slots: list[tuple[str, bool]], answer: tuple[str, bool]
 
 
 async def test_an_emergency_goes_before_a_run_that_waits(world: World, slots: list[tuple[str, bool]]) -> None:
-    """While one run is at work and another waits, an emergency comes next, and the waiting one after it."""
+    """While one run is running and another one waits, the emergency comes next, and the waiting run after it."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=7)))
     await rotate(rotation, return_state=True)
     slot = slot_of(rotation.name)
@@ -157,7 +157,7 @@ async def test_an_emergency_goes_before_a_run_that_waits(world: World, slots: li
 
 
 async def test_a_disabled_key_is_brought_back_from_vault(world: World) -> None:
-    """The former key is disabled, and restore-key lets consumers have it again."""
+    """The former key is disabled, and restore-key gives it back to the consumers."""
     disable = Retirement(revoke="disable-then-delete")
     rotation = await world.prepare(
         world.rotation(destinations=["vault-secret/restored"], retirement=disable, overlap=timedelta(0))
@@ -179,7 +179,7 @@ async def test_a_disabled_key_is_brought_back_from_vault(world: World) -> None:
 
 
 async def test_a_key_that_only_a_prefect_secret_held_cannot_be_brought_back(world: World) -> None:
-    """Prefect keeps one value and no older one: restore-key says so, and changes nothing."""
+    """Prefect stores only the current value of a secret; restore-key says so, and changes nothing."""
     rotation = await world.prepare(
         world.rotation(retirement=Retirement(revoke="disable-then-delete"), overlap=timedelta(0))
     )
@@ -197,7 +197,7 @@ async def test_a_key_that_only_a_prefect_secret_held_cannot_be_brought_back(worl
 
 
 async def test_a_postponed_retirement_is_shown_told_and_planned_anew(world: World) -> None:
-    """Of a key that is still used people learn label and usage, and a run of retire is there for the next look."""
+    """People learn label and usage of a key that is still in use, and a retirement is scheduled for the next check."""
     unused = Retirement(retire_when="unused", quiet_time=timedelta(hours=2), max_overlap=timedelta(days=7))
     # A store with check-and-set: no late write could make the run keep the key for another reason.
     rotation = await world.prepare(
@@ -224,7 +224,7 @@ async def test_a_postponed_retirement_is_shown_told_and_planned_anew(world: Worl
 
 
 async def test_settings_of_the_deployment_reach_the_current_key(world: World) -> None:
-    """apply-settings reads the rotation's deployment, and changes the limit of the key in use."""
+    """apply-settings reads the rotation's deployment, and changes the limit of the current key."""
     rotation = await world.prepare(world.rotation())
     await rotate(rotation, return_state=True)
     key = rotation.key.model_copy(update={"limit_usd": 75})
@@ -237,7 +237,7 @@ async def test_settings_of_the_deployment_reach_the_current_key(world: World) ->
 
 
 async def test_settings_without_a_deployment_are_told_plainly(world: World) -> None:
-    """There is nothing to apply where no deployment says anything."""
+    """Without a deployment, there are no settings to apply."""
     state = await apply_settings("nowhere", return_state=True)
 
     assert state.is_failed()
@@ -245,7 +245,7 @@ async def test_settings_without_a_deployment_are_told_plainly(world: World) -> N
 
 
 async def test_a_removed_rotation_leaves_nothing_behind(world: World) -> None:
-    """Deployment, schedule, planned retirements, ledger and keys are gone."""
+    """Deployment, schedule, scheduled retirements, ledger and keys no longer exist."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
     await deploy(rotation)
     await rotate(rotation, return_state=True)
@@ -263,7 +263,7 @@ async def test_a_removed_rotation_leaves_nothing_behind(world: World) -> None:
 
 
 async def test_removing_a_rotation_called_like_the_tag_cancels_no_other_ones_retirement(world: World) -> None:
-    """Every rotation's retirements carry the tag `key-rotation`, which is a valid name of a rotation, too."""
+    """The retirements of all rotations have the tag `key-rotation`, which is a valid rotation name, too."""
     one_day = timedelta(days=1)
     other, named = world.rotation(overlap=one_day), world.rotation(name=LEDGER_TAG, overlap=one_day)
     for rotation in (other, named):
@@ -281,7 +281,7 @@ async def test_removing_a_rotation_called_like_the_tag_cancels_no_other_ones_ret
 
 @pytest.mark.parametrize("cancelled", [False, True], ids=["still to come", "cancelled by a person"])
 async def test_an_older_key_of_a_removed_rotation_has_its_retirement(world: World, cancelled: bool) -> None:
-    """No later run of the rotation would end it."""
+    """After the removal, no other run would revoke the key."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
     await rotate(rotation, return_state=True)
     await rotate(rotation, return_state=True)
@@ -303,7 +303,7 @@ async def cancel_all(runs: list[FlowRun]) -> None:
 
 
 async def test_a_kept_key_ends_on_its_date(world: World) -> None:
-    """keep-until takes the date as the form sends it, and plans the revocation."""
+    """keep-until reads the date as the form sends it, and schedules the revocation."""
     rotation = await world.prepare(world.rotation())
     await rotate(rotation, return_state=True)
     until = (datetime.now(UTC) + timedelta(days=10)).replace(microsecond=0)
@@ -317,7 +317,7 @@ async def test_a_kept_key_ends_on_its_date(world: World) -> None:
 
 
 async def test_a_run_is_named_and_tagged_by_itself_however_it_was_started(world: World) -> None:
-    """A run of a deployment that somebody made by hand has neither; what a person has named keeps its name."""
+    """A deployment made by hand gives its runs neither name nor tags; a name from a person is kept."""
     rotation = await world.prepare(world.rotation())
     begun = await begin_rotation(rotation)
     async with get_client() as client:
@@ -335,7 +335,7 @@ async def test_a_run_is_named_and_tagged_by_itself_however_it_was_started(world:
 
 
 async def test_a_removal_that_is_not_confirmed_changes_nothing(world: World) -> None:
-    """Without the name typed once more nothing happens."""
+    """Nothing happens unless the name is typed a second time."""
     rotation = await world.prepare(world.rotation())
     await rotate(rotation, return_state=True)
 
@@ -347,7 +347,7 @@ async def test_a_removal_that_is_not_confirmed_changes_nothing(world: World) -> 
 
 
 async def test_a_run_that_waited_while_its_rotation_was_removed_does_not_bring_it_back(world: World) -> None:
-    """It finds no ledger, and no deployment either, so it makes no key that nobody would ever rotate."""
+    """The run finds neither a ledger nor a deployment, so it creates no key that would never be rotated."""
     rotation = await world.prepare(world.rotation())
     deployment_id = await deploy(rotation)
     async with get_client() as client:

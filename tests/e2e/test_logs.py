@@ -1,4 +1,4 @@
-"""The log of a real run, as Prefect's server keeps it."""
+"""The log of a real run on Prefect's server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABEL = "sk-or-v1-0e6...1c96"
 
 @flow(persist_result=False)
 async def careless() -> State[None]:
-    """Log what must never be logged, inside of what every flow of this project stands in."""
+    """Log what must never be logged, inside the wrapper of every flow of this project."""
     async with conclude() as conclusion:
         logger = get_run_logger()
         logger.info("made %s, which people know as %s", KEY, LABEL)
@@ -31,7 +31,7 @@ async def careless() -> State[None]:
 async def test_a_careless_log_call_does_not_bring_a_key_to_the_server(
     world: World, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither the run's log at the server nor the console has the key; the label stays, and so does every record."""
+    """Neither the server nor the console gets the key; the label and every record are kept."""
     state = await careless(return_state=True)
     await APILogHandler.aflush()
 

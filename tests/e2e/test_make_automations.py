@@ -1,4 +1,4 @@
-"""The automations are made from their files by one command, which may be repeated and refuses what cannot work."""
+"""One command creates the automations from their files; it can be repeated, and refuses what cannot work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAILED = "key-rotation-failed"
 
 
 async def test_a_block_for_slack_is_accepted(world: World, no_automations: None) -> None:
-    """As far as it goes without Slack: the automations are made with a block that holds a hook of Slack's."""
+    """As far as it can be tested without Slack: the automations are created with a block that has a Slack webhook."""
     block = SlackWebhook(url=SecretStr("https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"))
     await block.asave("on-call", overwrite=True)
 
@@ -34,7 +34,7 @@ async def test_a_block_for_slack_is_accepted(world: World, no_automations: None)
 
 
 async def test_making_them_twice_makes_none_twice(world: World, on_call: Receiver) -> None:
-    """The command may be repeated: automations are found by name and brought up to date."""
+    """The command finds existing automations by name and updates them."""
     done = await make_automations({"notify": "custom-webhook/on-call"})
 
     assert set(done) == {wanted["name"] for wanted in read_files().values()}
@@ -44,7 +44,7 @@ async def test_making_them_twice_makes_none_twice(world: World, on_call: Receive
 
 
 async def test_a_paused_automation_stays_paused(world: World, on_call: Receiver) -> None:
-    """What a person has switched off in the dashboard is not switched on again."""
+    """An automation that a person has paused in the dashboard is not resumed."""
     async with get_client() as client:
         [automation] = await client.read_automations_by_name(FAILED)
         await client.pause_automation(automation.id)
@@ -57,7 +57,7 @@ async def test_a_paused_automation_stays_paused(world: World, on_call: Receiver)
 
 
 async def test_what_is_not_given_is_left_out_and_said(world: World, no_automations: None) -> None:
-    """Without a block to notify, only what needs none is made."""
+    """Without a block for notifications, only automations that need none are created."""
     done = await make_automations({})
 
     assert done[FAILED] == "skipped: requires --notify"
@@ -65,7 +65,7 @@ async def test_what_is_not_given_is_left_out_and_said(world: World, no_automatio
 
 
 async def test_what_cannot_work_is_refused_before_anything_is_made(world: World, no_automations: None) -> None:
-    """Each sentence names the option and what is wrong with it."""
+    """Each sentence names the option and the fault."""
     await Secret(value="not-yet-rotated").asave("key", overwrite=True)
     wrong = [
         ("notify", "slack-webhook", "write slack-webhook as <block type slug>/<name>."),
@@ -88,14 +88,14 @@ async def test_what_cannot_work_is_refused_before_anything_is_made(world: World,
 
 
 async def refusal(given: dict[str, str]) -> str:
-    """The sentence with which the automations are refused."""
+    """Return the sentence with which the command refuses."""
     with pytest.raises(ConfigurationError) as refused:
         await make_automations(given)
     return str(refused.value)
 
 
 def test_the_command_says_plainly_what_is_wrong(world: World) -> None:
-    """One sentence, and no traceback."""
+    """The command prints one sentence instead of a traceback."""
     with pytest.raises(RuntimeError) as failed:
         world.stack.module("flows.automations", "--notify", "slack-webhook/nobody")
 
@@ -104,7 +104,7 @@ def test_the_command_says_plainly_what_is_wrong(world: World) -> None:
 
 
 async def test_the_page_leads_to_somebody_who_is_told(world: World, no_automations: None, tmp_path: Path) -> None:
-    """Its commands print what it promises, and its try-out is heard."""
+    """The page's commands print what it promises, and its test notification arrives."""
     async with get_client() as client:
         await client.create_deployment(await client.create_flow_from_name("restart-consumers"), "checkout")
     await Webhook(url="https://example.com/restart").asave("restart", overwrite=True)

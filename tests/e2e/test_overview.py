@@ -34,7 +34,7 @@ from tests.e2e.driver import retirements_of
 
 @pytest.fixture(autouse=True)
 async def no_other_rotations(world: World) -> None:
-    """Only the rotations of the test itself are there: deployments and ledgers of others are gone."""
+    """Remove the deployments and ledgers of other tests."""
     async with get_client() as client:
         for deployment in await read_deployments():
             await client.delete_deployment(UUID(deployment["id"]))
@@ -43,7 +43,7 @@ async def no_other_rotations(world: World) -> None:
 
 
 async def deploy(rotation: Rotation) -> Rotation:
-    """Make a rotation's deployment, without auto-rotation."""
+    """Create a rotation's deployment, without auto-rotation."""
     table = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone)
     first = table.next_rotation(datetime.now(UTC), None)
     await save_deployment(None, rotation, schedule_of(table, first), active=False)
@@ -51,14 +51,14 @@ async def deploy(rotation: Rotation) -> Rotation:
 
 
 async def line(rotation: Rotation) -> str:
-    """The rotation's line in the overview's table, after what needs a person."""
+    """Return the rotation's line above the table, if it needs a person, and its row in the table."""
     artifact: Any = await Artifact.aget("key-rotations")
     starts = f"- **[{rotation.name}](", f"| [{rotation.name}]("
     return " ".join(line for line in str(artifact.data).splitlines() if line.startswith(starts))
 
 
 async def test_the_overview_shows_how_the_last_run_of_a_rotation_ended(world: World) -> None:
-    """A run that completed shows its key and its result; one that failed shows why."""
+    """The overview shows key and result of a completed run, and the reason of a failed one."""
     rotation = await deploy(await world.prepare(world.rotation()))
 
     await rotate(rotation, return_state=True)
@@ -80,7 +80,7 @@ async def test_the_overview_shows_how_the_last_run_of_a_rotation_ended(world: Wo
 
 
 async def test_a_cancelled_retirement_is_shown(world: World) -> None:
-    """Cancelling a scheduled retirement keeps the old key alive, and the overview says so."""
+    """A cancelled retirement keeps the old key alive, and the overview says so."""
     rotation = await deploy(await world.prepare(world.rotation(overlap=timedelta(hours=6))))
     for _ in range(2):
         await rotate(rotation, return_state=True)
@@ -98,7 +98,7 @@ async def test_a_cancelled_retirement_is_shown(world: World) -> None:
 async def test_a_broken_overview_never_fails_the_check_of_connections(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A failure to refresh the overview is one warning in the run's log."""
+    """A failed refresh of the overview only leads to a warning in the run's log."""
     await deploy(await world.prepare(world.rotation()))
 
     async def fail() -> int:
@@ -114,7 +114,7 @@ async def test_a_broken_overview_never_fails_the_check_of_connections(
 
 
 async def test_the_overview_is_one_artifact_whose_time_is_that_of_its_content(world: World) -> None:
-    """Every refresh takes the place of the last one, so that nothing piles up, and is created when it is written."""
+    """Every refresh replaces the last artifact, so that they do not accumulate, and has its own creation time."""
     await deploy(await world.prepare(world.rotation()))
     await refresh(return_state=True)
     first: Any = await Artifact.aget("key-rotations")
@@ -129,7 +129,7 @@ async def test_the_overview_is_one_artifact_whose_time_is_that_of_its_content(wo
 
 
 async def test_the_overview_deletes_the_terms_that_nobody_reads(world: World) -> None:
-    """A rotation leaves its terms behind; the newest two stay, and say what they said."""
+    """A rotation leaves its terms behind; the newest two are kept unchanged."""
     rotation = await deploy(await world.prepare(world.rotation()))
     await rotate(rotation, return_state=True)
     before = await VariableStore(rotation.name).newest()
@@ -141,7 +141,7 @@ async def test_the_overview_deletes_the_terms_that_nobody_reads(world: World) ->
 
 
 async def test_a_damaged_ledger_is_shown_and_hides_no_other_rotation(world: World) -> None:
-    """One variable that somebody has edited, which takes its tag away, is told, and the others are still there."""
+    """A ledger edited by hand, which loses its tag, is reported, and the other rotations are still listed."""
     rotation = await deploy(await world.prepare(world.rotation()))
     other = await deploy(await world.prepare(world.rotation()))
     await rotate(other, return_state=True)
@@ -170,7 +170,7 @@ async def test_the_check_tells_what_does_not_work_and_for_whom(world: World) -> 
 
 
 async def test_the_check_tells_of_rotations_that_publish_to_one_place(world: World) -> None:
-    """Two blocks of different names mean the same secret, so that two rotations overwrite each other's key."""
+    """Given two blocks of different names for the same secret, two rotations overwrite each other's key."""
     one, other = world.rotation(destinations=["vault-secret/first"]), world.rotation(destinations=["vault-secret/same"])
     block = world.make("vault-secret")
     for rotation in (one, other):
@@ -187,7 +187,7 @@ async def test_the_check_tells_of_rotations_that_publish_to_one_place(world: Wor
 
 
 async def test_the_check_tells_when_a_management_key_ends(world: World) -> None:
-    """A management key that ends soon is told before it does."""
+    """The warning comes before the management key expires."""
     await deploy(await world.prepare(world.rotation()))
     ends = world.openrouter.accounts[0].management_keys_expire
     ends[DEFAULT_MANAGEMENT_KEY] = datetime.now(UTC) + timedelta(days=3)
@@ -199,7 +199,7 @@ async def test_the_check_tells_when_a_management_key_ends(world: World) -> None:
 
 
 async def test_the_check_and_the_overview_tell_of_an_old_management_key(world: World) -> None:
-    """Its age counts from the first check that has seen it, and another key starts anew."""
+    """The age counts from the first check that saw the key, and a new key restarts it."""
     await deploy(await world.prepare(world.rotation()))
     await check_connections(return_state=True)
     name = f"{PREFIX}{world.connection}"
@@ -220,7 +220,7 @@ async def test_the_check_and_the_overview_tell_of_an_old_management_key(world: W
 
 
 async def test_the_age_of_a_connection_that_nobody_uses_is_forgotten(world: World) -> None:
-    """Nobody is reminded of a management key that no rotation needs."""
+    """There is no reminder about a management key that no rotation needs."""
     await deploy(await world.prepare(world.rotation()))
     await check_connections(return_state=True)
     stored: Any = await Variable.aget(f"{PREFIX}{world.connection}")
@@ -233,7 +233,7 @@ async def test_the_age_of_a_connection_that_nobody_uses_is_forgotten(world: Worl
 
 
 async def test_the_check_shows_what_each_connection_sees(world: World) -> None:
-    """Parts that the account lacks are named beside those that it has."""
+    """Missing parts of the account are named beside the existing ones."""
     await deploy(await world.prepare(world.rotation()))
     world.openrouter.lacks = {"byok": 404, "analytics": 403}
 
@@ -245,7 +245,7 @@ async def test_the_check_shows_what_each_connection_sees(world: World) -> None:
 
 
 async def test_a_login_that_may_not_look_at_itself_works_all_the_same(world: World) -> None:
-    """Where a service does not say when a login ends, that is not known, and nothing is broken."""
+    """If a service hides when a login expires, the expiry is unknown, and nothing is broken."""
     rotation = await deploy(await world.prepare(world.rotation(destinations=["vault-secret/shy"])))
     world.vault_app.state.faults.add(Fault(path="/lookup-self", status=403, body='{"errors":["permission denied"]}'))
     world.openrouter_app.state.faults.add(Fault(method="GET", path="/key$", status=403, body='{"error":{"code":403}}'))
@@ -259,13 +259,13 @@ async def test_a_login_that_may_not_look_at_itself_works_all_the_same(world: Wor
 
 
 async def connections() -> dict[str, Any]:
-    """What the check shows, by block."""
+    """Return what the check shows, by block."""
     artifact: Any = await Artifact.aget("connections")
     return {entry["block"]: entry for entry in json.loads(artifact.data)}
 
 
 async def test_the_check_tells_when_a_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Vault token that ends soon is told before it does; a check changes nothing at OpenRouter."""
+    """The warning comes before the Vault token expires; a check changes nothing at OpenRouter."""
     rotation = world.rotation(destinations=["vault-secret/ends"])
     monkeypatch.setattr("tests.e2e.conftest.ROOT_TOKEN", world.vault.add_token({"*": {"root"}}, timedelta(days=3)))
     await deploy(await world.prepare(rotation))

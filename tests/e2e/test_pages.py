@@ -1,4 +1,4 @@
-"""The how-to pages, followed as they stand, and what a rotation does with what they made."""
+"""The how-to pages, followed exactly as they are written, and the rotations that use the results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEW_MANAGEMENT_KEY = f"sk-or-v1-{'7' * 64}"
 
 @pytest.fixture
 def connection() -> str:
-    """The connection that the pages name."""
+    """The name of the connection in the pages."""
     return CONNECTION
 
 
@@ -64,7 +64,7 @@ async def test_openrouter(world: World, tmp_path: Path) -> None:
 
 
 async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
-    """The page leads to a first rotation that supersedes the key which applications had before."""
+    """The page leads to a first rotation that supersedes the key that applications already used."""
     former = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "made by hand"})
     [destination] = (await world.prepare(world.rotation())).destinations
     await Secret(value=former.secret).asave(destination.partition("/")[2], overwrite=True)
@@ -84,7 +84,7 @@ async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
 
 
 async def test_exchanging_a_management_key(world: World, tmp_path: Path) -> None:
-    """The page "exchange-management-key" puts another key of the account into the block, and its age starts anew."""
+    """The page "exchange-management-key" stores another key of the account in the block, and its age restarts."""
     for deployment in await read_deployments():
         async with get_client() as client:
             await client.delete_deployment(UUID(deployment["id"]))
@@ -107,7 +107,7 @@ async def test_exchanging_a_management_key(world: World, tmp_path: Path) -> None
 
 
 async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> None:
-    """Every command of the pages about a rotation that is deployed works on one: the runs that it starts complete."""
+    """Every command on the pages about an existing rotation works, and the runs that it starts complete."""
     world.connection = f"openrouter-of-example-{next(numbers)}"  # an audit finds nothing of other pages
     await world.connect(world.openrouter_url)
     await delete_ledger("example")
@@ -135,7 +135,7 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
 
 
 async def test_writing_a_key_off(world: World, tmp_path: Path) -> None:
-    """Given a superseded key whose connection was deleted, the command of the page takes it out of the ledger."""
+    """Given a superseded key whose connection was deleted, the page's command removes it from the ledger."""
     await delete_ledger("example")
     world.stack.cli("deploy", "--no-prompt", "--name", "write-off-key")
     former = f"openrouter-of-a-closed-account-{next(numbers)}"
@@ -160,12 +160,12 @@ async def test_writing_a_key_off(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", ["reference/blocks.md", "reference/settings.md"])
 async def test_the_commands_of_the_reference(page: str, world: World, tmp_path: Path) -> None:
-    """Each command works as it stands."""
+    """Each command works exactly as it is written."""
     follow(page, world, tmp_path)
 
 
 async def test_adding_a_rotation(world: World, tmp_path: Path) -> None:
-    """What the page deploys is there."""
+    """Everything that the page deploys exists afterwards."""
     shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
 
     follow("how-to/add-rotation.md", world, tmp_path)
@@ -175,7 +175,7 @@ async def test_adding_a_rotation(world: World, tmp_path: Path) -> None:
 
 
 async def test_what_an_upgrade_makes_again(world: World, tmp_path: Path) -> None:
-    """Blocks, deployments and automations are made as how-to/upgrade.md says, whether they exist or not."""
+    """Blocks, deployments and automations are created or updated as how-to/upgrade.md says."""
     shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
     shutil.copytree(CHECKOUT / "automations", tmp_path / "automations")
 
@@ -186,7 +186,7 @@ async def test_what_an_upgrade_makes_again(world: World, tmp_path: Path) -> None
 
 
 async def test_monitoring(world: World, tmp_path: Path) -> None:
-    """The file has the fields that how-to/monitor.md names, for a rotation that has a key."""
+    """For a rotation with a key, the file has the fields that how-to/monitor.md names."""
     rotation = world.rotation()
     await deploy(await world.prepare(rotation))
     await rotated(world, rotation)

@@ -22,7 +22,7 @@ from tests.e2e.driver import attempt, begin_rotation, retry
 
 
 def broken(where: str) -> Any:
-    """Make a call to Prefect's API fail."""
+    """Let a call to Prefect's API fail."""
     return mock.patch(where, side_effect=httpx.ReadTimeout("no answer"))
 
 
@@ -35,7 +35,7 @@ def broken(where: str) -> Any:
     ids=["its artifact cannot be written", "its slot cannot be given back"],
 )
 async def test_a_finished_rotation_stays_completed(world: World, where: str) -> None:
-    """What was done is done: a failure of what comes after it is a warning in the log."""
+    """A failure after the rotation is only a warning in the log, because the rotation itself is complete."""
     rotation = await world.prepare(world.rotation())
 
     with broken(where):
@@ -46,7 +46,7 @@ async def test_a_finished_rotation_stays_completed(world: World, where: str) -> 
 
 
 async def test_a_failed_run_keeps_its_sentence_when_the_artifact_cannot_be_written(world: World) -> None:
-    """The person on call reads what was wrong, not what went wrong while telling it."""
+    """The person on call reads the original error, and not that of the artifact."""
     rotation = world.rotation(destinations=["secret/there-is-none"])
 
     with broken("flows.show.artifacts.acreate_markdown_artifact"):
@@ -56,7 +56,7 @@ async def test_a_failed_run_keeps_its_sentence_when_the_artifact_cannot_be_writt
 
 
 async def test_an_error_that_nobody_foresaw_stores_nothing_of_its_text(world: World) -> None:
-    """A library's error may quote the key: neither the task's state nor the run's repeats it."""
+    """A library's error may quote the key, so neither the task's nor the run's state contains its text."""
     rotation = await world.prepare(world.rotation())
 
     def quotes_the_key(key: VerifiedKey, _held: Any) -> None:
@@ -74,7 +74,7 @@ async def test_an_error_that_nobody_foresaw_stores_nothing_of_its_text(world: Wo
 
 
 async def failure_of_the_task(state: State[Any]) -> str:
-    """What Prefect has stored about the task that failed; it records tasks a moment later."""
+    """Return what Prefect has stored about the failed task; it records tasks a moment later."""
     run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
     deadline = time.monotonic() + 30
     async with get_client() as client:
@@ -87,7 +87,7 @@ async def failure_of_the_task(state: State[Any]) -> str:
 
 
 async def test_a_retirement_that_cannot_be_scheduled_is_told(world: World) -> None:
-    """The run fails in plain words, because otherwise nobody would know that the old key outlives its overlap."""
+    """Otherwise nobody would know that the old key outlives its overlap."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=1)))
     assert (await rotate(rotation, return_state=True)).is_completed()
 
@@ -100,7 +100,7 @@ async def test_a_retirement_that_cannot_be_scheduled_is_told(world: World) -> No
 
 @pytest.mark.parametrize("field", ["emergency", "plan_only"])
 async def test_a_switch_that_is_neither_on_nor_off_changes_nothing(world: World, field: str) -> None:
-    """The text "false" is not taken for on, which would end older keys at once."""
+    """The text "false" must not count as true, which would revoke older keys at once."""
     rotation = await world.prepare(world.rotation())
 
     state = await rotate(rotation, return_state=True, **{field: "false"})
@@ -110,7 +110,7 @@ async def test_a_switch_that_is_neither_on_nor_off_changes_nothing(world: World,
 
 
 async def test_a_retry_of_a_completed_rotation_changes_nothing(world: World) -> None:
-    """Given a deleted ledger, only Prefect's own record says that the run has completed; its Retry makes no key."""
+    """Given a deleted ledger, only Prefect's own record shows that the run has completed; the Retry creates no key."""
     rotation = await world.prepare(world.rotation())
     run_id = await begin_rotation(rotation)
     await attempt(run_id)

@@ -1,4 +1,4 @@
-"""A run's dealings with Prefect's own API: it schedules the retirement, it loses its slot, a person cancels it."""
+"""A run and Prefect's own API: it schedules the retirement, loses its slot, or is cancelled by a person."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = with_processes
 async def test_a_process_killed_while_it_schedules_the_retirement_leaves_one_scheduled_by_its_retry(
     world: World, when: When
 ) -> None:
-    """After Retry the superseded key has its retirement: one, at its time."""
+    """After Retry, the superseded key has exactly one retirement, at the right time."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=1)))
     assert (await rotate(rotation, return_state=True)).is_completed()
     run_id = await begin_rotation(rotation)
@@ -54,7 +54,7 @@ async def test_a_process_killed_while_it_schedules_the_retirement_leaves_one_sch
 
 
 async def test_a_run_that_loses_its_hold_on_the_slot_goes_on(world: World) -> None:
-    """The slot is for order only: while nobody has taken the ledger over, a rotation is finished without it."""
+    """The slot only keeps runs in order; unless another run has taken over the ledger, a rotation needs no slot."""
     rotation = await world.prepare(world.rotation())
     fault = world.openrouter_app.state.faults.add(Fault("before", "GET", "/key$", status=0, delay=HELD_SECONDS))
     run_id = await begin_rotation(rotation)
@@ -73,7 +73,7 @@ async def test_a_run_that_loses_its_hold_on_the_slot_goes_on(world: World) -> No
 
 
 async def test_a_run_that_a_person_cancels_is_cancelled_and_not_failed(world: World) -> None:
-    """A cancellation that did not come from the slot goes through, and Retry converges."""
+    """A cancellation that was not caused by a lost slot takes effect, and a Retry converges."""
     rotation = await world.prepare(world.rotation())
     assert (await rotate(rotation, return_state=True)).is_completed()
     fault = Fault("before", "GET", "/key$", status=0, delay=HELD_SECONDS, times=1)

@@ -1,4 +1,4 @@
-"""A form with something wrong in it is refused in plain sentences, and makes nothing."""
+"""A form with an error is refused in plain sentences, and creates nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ pytestmark = without_worker
     ],
 )
 async def test_a_wrong_field_makes_nothing(world: World, changes: dict[str, Any], sentence: str) -> None:
-    """One plain sentence that begins with the field's name in the form; no deployment and no key."""
+    """The sentence begins with the field's name in the form; neither a deployment nor a key is created."""
     fields = await form(world, **{"make_key_now": True, **changes})
 
     state = await add(fields)
@@ -56,7 +56,7 @@ async def test_a_wrong_field_makes_nothing(world: World, changes: dict[str, Any]
 
 
 async def test_a_destination_that_is_down_makes_nothing(world: World) -> None:
-    """Connection and destinations are proven to work before anything is made."""
+    """Connection and destinations are checked before anything is created."""
     vault = await world.prepare(world.rotation(destinations=["vault-secret/down"]))
     fields = await form(world, make_key_now=True, other_destinations=vault.destinations)
     world.vault_app.state.faults.add(Fault(status=403, body='{"errors":["permission denied"]}'))
@@ -70,7 +70,7 @@ async def test_a_destination_that_is_down_makes_nothing(world: World) -> None:
 
 
 async def test_a_refused_management_key_makes_nothing(world: World) -> None:
-    """A connection that OpenRouter refuses is told before anything is made."""
+    """A management key that OpenRouter rejects is reported before anything is created."""
     fields = await form(world, make_key_now=True)
     world.openrouter.accounts[0].management_keys.clear()
 
@@ -83,7 +83,7 @@ async def test_a_refused_management_key_makes_nothing(world: World) -> None:
 
 
 async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
-    """Two rotations would overwrite each other's key; the one that publishes there may itself be changed."""
+    """Two rotations would overwrite each other's key; only the rotation that already publishes there may be changed."""
     fields = await form(world)
     name, taken = fields["rotation_name"], f"{fields['rotation_name']}-too"
     await add(fields)
@@ -100,7 +100,7 @@ async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
 
 
 async def test_a_schedule_that_rotates_after_the_key_has_expired_is_refused(world: World) -> None:
-    """Given keys that expire, the form does not save an interval that the next run refuses when the key is dead."""
+    """Given keys that expire, the form refuses an interval that would let the key expire before the next run."""
     fields = await form(world)
     made = await added(fields)
     expiring = {**made.parameters["rotation"], "key": {**made.parameters["rotation"]["key"], "expires_after": "P45D"}}
@@ -118,7 +118,7 @@ async def test_a_schedule_that_rotates_after_the_key_has_expired_is_refused(worl
 
 
 async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
-    """A destination that is named twice, by blocks of different names, is one sentence, and nothing is made."""
+    """Two blocks of different names for one place lead to one sentence, and nothing is created."""
     block = world.make("vault-secret")
     await block.asave("one", overwrite=True)
     await block.model_copy().asave("another", overwrite=True)
@@ -134,7 +134,7 @@ async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
 
 
 async def test_everything_that_is_wrong_is_told_at_once(world: World) -> None:
-    """One run of the form names every wrong field, and the way back into the form."""
+    """The message of one run names every wrong field, and links back to the form."""
     fields = await form(world, rotate_at="noon", time_zone="Berlin", overlap="a day", key_name="", limit_reset="hourly")
 
     state = await add(fields)

@@ -27,23 +27,23 @@ from tests.e2e.processes import check_converged, check_one_key
 
 
 async def run(rotation: Rotation | dict[str, Any], **how: Any) -> State[Any]:
-    """Run the flow and return its final state."""
+    """Run the flow, and return its final state."""
     return await rotate(rotation, return_state=True, **how)
 
 
 async def held(rotation: Rotation) -> str:
-    """What the rotation's Prefect secret holds."""
+    """Return what the rotation's Prefect secret holds."""
     secret: Any = await Secret.aload(rotation.destinations[0].partition("/")[2])
     return str(secret.value.get_secret_value())
 
 
 async def ledger(rotation: Rotation) -> Ledger:
-    """The rotation's ledger."""
+    """Return the rotation's ledger."""
     return await ledger_of(rotation.name)
 
 
 async def test_a_rotation_publishes_a_working_key_and_revokes_the_old_one(world: World) -> None:
-    """After two rotations without overlap the secret holds the one live key, made by the second run."""
+    """After two rotations without an overlap, the secret holds the only live key, which the second run made."""
     rotation = await world.prepare(world.rotation())
     await run(rotation)
     first = await held(rotation)
@@ -57,7 +57,7 @@ async def test_a_rotation_publishes_a_working_key_and_revokes_the_old_one(world:
 
 
 async def test_the_keys_name_leads_to_the_flow_run(world: World) -> None:
-    """Whoever sees the key at OpenRouter finds the flow run that made it."""
+    """Whoever sees the key at OpenRouter can find the flow run that made it."""
     rotation = await world.prepare(world.rotation())
     await run(rotation)
 
@@ -69,7 +69,7 @@ async def test_the_keys_name_leads_to_the_flow_run(world: World) -> None:
 
 
 async def test_an_overlap_ends_with_a_scheduled_run(world: World) -> None:
-    """With an overlap both keys work, and a run of retire is scheduled for its end, visible and cancellable."""
+    """During an overlap both keys work, and a retirement is scheduled for its end, visible and cancellable."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
     await run(rotation)
     await run(rotation)
@@ -81,7 +81,7 @@ async def test_an_overlap_ends_with_a_scheduled_run(world: World) -> None:
 
 
 async def test_retire_revokes_what_is_due_and_nothing_else(world: World) -> None:
-    """A retirement before the end of the overlap does nothing; at its end the superseded key dies."""
+    """A retirement before the end of the overlap does nothing; at its end, it revokes the superseded key."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
     await run(rotation)
     await run(rotation)
@@ -98,7 +98,7 @@ async def test_retire_revokes_what_is_due_and_nothing_else(world: World) -> None
 
 
 async def test_an_emergency_revokes_every_older_key_at_once(world: World) -> None:
-    """With emergency on, keys inside their overlap die as soon as the new one is published."""
+    """In an emergency, keys in their overlap are revoked as soon as the new one is published."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=7)))
     await run(rotation)
     await run(rotation)
@@ -110,7 +110,7 @@ async def test_an_emergency_revokes_every_older_key_at_once(world: World) -> Non
 
 
 async def test_a_foreign_key_is_replaced_and_not_revoked(world: World) -> None:
-    """What the destination held before the first run is reported and never touched at OpenRouter."""
+    """The destination's former content is reported, and never changed at OpenRouter."""
     rotation = await world.prepare(world.rotation())
     foreign = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "made by hand"})
     await Secret(value=foreign.secret).asave(rotation.name, overwrite=True)
@@ -124,7 +124,7 @@ async def test_a_foreign_key_is_replaced_and_not_revoked(world: World) -> None:
 
 
 async def test_a_key_that_is_late_is_waited_for(world: World) -> None:
-    """A new key that answers 401 at first is verified as soon as it works."""
+    """A new key that OpenRouter rejects with 401 at first is verified as soon as it works."""
     world.openrouter.refusals = 2
     rotation = await world.prepare(world.rotation())
 
@@ -132,7 +132,7 @@ async def test_a_key_that_is_late_is_waited_for(world: World) -> None:
 
 
 async def test_a_key_with_other_settings_is_not_published(world: World) -> None:
-    """Where OpenRouter made something else than was asked for, the run fails and the old key stays published."""
+    """If OpenRouter created a key with other settings, the run fails, and the old key stays published."""
     rotation = await world.prepare(world.rotation())
     await run(rotation)
     before = await held(rotation)
@@ -147,7 +147,7 @@ async def test_a_key_with_other_settings_is_not_published(world: World) -> None:
 
 
 async def test_a_lost_answer_to_the_create_leaves_no_orphan(world: World) -> None:
-    """A key that was made though its answer was lost is found by its marker and deleted, in the same run."""
+    """A key whose create got no answer is found by its marker and deleted in the same run."""
     rotation = await world.prepare(world.rotation())
     world.openrouter_app.state.faults.add(Fault("after", "POST", "/keys$", times=1))
 
@@ -169,7 +169,7 @@ async def test_a_lost_answer_to_the_create_leaves_no_orphan(world: World) -> Non
     ],
 )
 async def test_bad_input_makes_nothing(world: World, changes: dict[str, Any], sentence: str) -> None:
-    """A rotation that names what is not there fails with one sentence, before any key is made."""
+    """A rotation that names something missing fails with one sentence, before a key is created."""
     parameters = {**world.rotation().model_dump(mode="json"), **changes}
 
     state = await run(parameters)
@@ -181,7 +181,7 @@ async def test_bad_input_makes_nothing(world: World, changes: dict[str, Any], se
 
 
 async def test_a_failed_run_says_what_failed_what_is_live_and_that_retry_is_safe(world: World) -> None:
-    """The state's message is for the person on call."""
+    """The person on call reads all of it in the state's message."""
     rotation = await world.prepare(world.rotation())
     await run(rotation)
     live = world.openrouter.live_keys()[0].label
@@ -196,7 +196,7 @@ async def test_a_failed_run_says_what_failed_what_is_live_and_that_retry_is_safe
 
 
 async def test_the_artifact_shows_the_rotations_state(world: World) -> None:
-    """After each run an artifact tells current and superseded keys by label, the destinations and the next step."""
+    """After each run, an artifact shows current and superseded keys by label, the destinations and the next step."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
     await run(rotation)
     await run(rotation)
@@ -212,7 +212,7 @@ async def test_the_artifact_shows_the_rotations_state(world: World) -> None:
 
 
 async def test_two_runs_started_together_take_turns(world: World) -> None:
-    """Two runs at the same moment both end well, one after the other, and leave one key."""
+    """Two simultaneous runs both complete, one after the other, and leave one key."""
     rotation = await world.prepare(world.rotation())
 
     states = await asyncio.gather(run(rotation), run(rotation))
@@ -224,7 +224,7 @@ async def test_two_runs_started_together_take_turns(world: World) -> None:
 
 @pytest.mark.parametrize("how", ["sealed", "token ended"])
 async def test_a_vault_that_cannot_be_used_costs_no_key(world: World, how: str) -> None:
-    """With Vault sealed, or its token at its end, a run makes nothing; once that is put right, the next one works."""
+    """With Vault sealed, or its token expired, a run creates nothing; once that is repaired, the next run completes."""
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/unusable"]))
     await run(rotation)
     made = list(world.openrouter.created)
@@ -248,7 +248,7 @@ async def test_a_vault_that_cannot_be_used_costs_no_key(world: World, how: str) 
 
 
 async def test_three_destinations_one_of_them_broken(world: World) -> None:
-    """With one destination failing nothing is revoked and the run says so; Retry finishes the same rotation."""
+    """With one failing destination nothing is revoked, and the run says so; Retry completes the same rotation."""
     destinations = ["secret/three", "vault-secret/three", "infisical-secret/three"]
     rotation = await world.prepare(world.rotation(destinations=destinations))
     await run(rotation)
@@ -276,7 +276,7 @@ async def test_three_destinations_one_of_them_broken(world: World) -> None:
 
 
 async def test_a_scheduled_run_leaves_a_young_key_alone_and_so_does_its_retry(world: World) -> None:
-    """The run that Prefect's scheduler makes ends Completed and says why; a Retry of a completed run makes no key."""
+    """The run of Prefect's scheduler completes and gives the reason; the Retry of a completed run creates no key."""
     rotation = await world.prepare(world.rotation(minimum_age=timedelta(days=7)))
     await run(rotation)
     young = await held(rotation)
@@ -297,7 +297,7 @@ async def test_a_scheduled_run_leaves_a_young_key_alone_and_so_does_its_retry(wo
 
 
 async def scheduled_run(deployment_id: UUID) -> UUID:
-    """The run that Prefect's scheduler has made for a deployment, of which the time has come."""
+    """Return the run that Prefect's scheduler created for a deployment, made due now."""
     now = datetime.now(UTC)
     past = {"start_time": (now - timedelta(days=31)).isoformat(), "end_time": now.isoformat(), "max_runs": 1}
     of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment_id]))

@@ -1,4 +1,4 @@
-"""A slot that is held by nobody stops no run."""
+"""A slot without a holder stops no run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the group of th
 
 
 async def leak(limit: str) -> None:
-    """Leave a slot taken with no lease behind it, as a restart of a server with leases in memory does."""
+    """Leave a slot taken without a lease, as after the restart of a server with leases in memory."""
     async with get_client() as client:
         await client.upsert_global_concurrency_limit_by_name(limit, 1)
         await client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=1))
@@ -28,7 +28,7 @@ async def leak(limit: str) -> None:
 async def test_a_slot_whose_holder_is_not_at_work_is_taken_back(
     world: World, limit_of: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A leaked slot, the emergency's too, makes a run wait a while; the run takes it back and says so."""
+    """A leaked slot, even the emergency's, delays a run; then the run reclaims it and says so."""
     monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", 0.5)
     rotation = await world.prepare(world.rotation())
     limit = limit_of(rotation.name)  # type: ignore[operator]
@@ -45,7 +45,7 @@ async def test_a_slot_whose_holder_is_not_at_work_is_taken_back(
 async def test_runs_that_wait_for_a_leaked_slot_do_not_keep_each_other_waiting(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given two runs at work, of which neither has the slot, one reclaims it, and both get their turn."""
+    """Given two runs of which neither has the slot, one reclaims it, and both get their turn."""
     monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", 2)
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/two-waiting"]))
     await leak(slot_of(rotation.name))
@@ -60,9 +60,9 @@ async def test_runs_that_wait_for_a_leaked_slot_do_not_keep_each_other_waiting(
 async def test_four_runs_of_one_process_get_a_leaked_slot_back_in_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """None waits for the others before it may look whether there is a holder: as for one run, two minutes at most.
+    """No run waits for the others before it may check for a holder: two minutes at most, as for a single run.
 
-    The seconds of this test are a third of the real ones.
+    In this test, all times are a third of the real ones.
     """
     monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", slot.LOOK_AFTER_SECONDS / 3)
     promised = 120.0 / 3
@@ -90,7 +90,7 @@ async def test_four_runs_of_one_process_get_a_leaked_slot_back_in_time(
 
 
 async def test_an_emergency_takes_a_leaked_slot_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both slots may be leaked; an emergency starts all the same."""
+    """Both slots may be leaked, and the emergency starts nevertheless."""
     monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", 0.5)
     rotation = await world.prepare(world.rotation())
     await rotate(rotation, return_state=True)
@@ -101,7 +101,7 @@ async def test_an_emergency_takes_a_leaked_slot_back(world: World, monkeypatch: 
 
 
 async def test_a_limit_that_is_switched_off_stops_no_run(world: World) -> None:
-    """It grants every slot; the ledger keeps the runs apart."""
+    """An inactive limit grants every slot; only the ledger separates the runs then."""
     rotation = await world.prepare(world.rotation())
     async with get_client() as client:
         await client.upsert_global_concurrency_limit_by_name(slot_of(rotation.name), 1)
@@ -112,7 +112,7 @@ async def test_a_limit_that_is_switched_off_stops_no_run(world: World) -> None:
 
 
 async def test_the_check_warns_of_a_limit_that_is_switched_off(world: World) -> None:
-    """Given a real server, the daily check names the limit, and completes: nothing is broken."""
+    """Given a real server, the daily check names the limit, and completes, because nothing is broken."""
     rotation = world.rotation()
     async with get_client() as client:
         await client.upsert_global_concurrency_limit_by_name(slot_of(rotation.name), 1)

@@ -12,7 +12,7 @@ pytestmark = apart
 
 
 def test_rotations_under_faults_lose_no_request_and_leave_no_orphan() -> None:
-    """Rotations with one call in twenty failing end with ledger, destinations and OpenRouter in agreement."""
+    """Rotations with one failure in twenty calls end with ledger, destinations and OpenRouter in agreement."""
     command = [sys.executable, "-m", "bench.soak", "--runs", "12", "--names", "4"]
 
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=800)

@@ -36,14 +36,14 @@ def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def rotation(world: World) -> Rotation:
-    """A rotation that has a key."""
+    """A rotation with a key."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(days=7)))
     assert (await attempt(await begin_rotation(rotation))).is_completed()
     return rotation
 
 
 async def test_a_failure_that_passes_is_tried_again_by_a_scheduled_run(world: World, rotation: Rotation) -> None:
-    """The message says when; the try is there for everybody to see, and finishes the rotation of the failed run."""
+    """The message gives the time; the try is visible, and completes the rotation of the failed run."""
     run_id = await begin_rotation(rotation)
 
     failed = await fail(world, run_id)
@@ -61,7 +61,7 @@ async def test_a_failure_that_passes_is_tried_again_by_a_scheduled_run(world: Wo
 
 
 async def test_what_needs_a_person_is_not_tried_again(world: World, rotation: Rotation) -> None:
-    """A refused management key is told at once."""
+    """A rejected management key is reported at once."""
     world.openrouter.accounts[0].management_keys.clear()
 
     failed = await attempt(await begin_rotation(rotation))
@@ -73,7 +73,7 @@ async def test_what_needs_a_person_is_not_tried_again(world: World, rotation: Ro
 
 
 async def test_the_third_failed_try_is_told_and_so_is_the_end(world: World, rotation: Rotation) -> None:
-    """Nobody is woken before, and whoever was is told when it is over."""
+    """Nobody is notified before, and whoever was notified learns when it is over."""
     run_id, waits = await begin_rotation(rotation), []
     names = [(await fail(world, run_id)).name]
     for _ in range(3):
@@ -95,7 +95,7 @@ async def test_the_third_failed_try_is_told_and_so_is_the_end(world: World, rota
 
 
 async def test_a_failure_that_nobody_heard_of_ends_without_a_word(world: World, rotation: Rotation) -> None:
-    """Whoever was not told of a failure is not told of its end."""
+    """Whoever was not notified of a failure must not be notified of its end."""
     run_id = await begin_rotation(rotation)
     await fail(world, run_id)
     [planned] = await pending(rotation.name)
@@ -113,7 +113,7 @@ async def test_a_failure_that_nobody_heard_of_ends_without_a_word(world: World, 
 
 @pytest.mark.parametrize("by", ["Retry", "a new run"])
 async def test_a_person_who_repairs_it_is_told_that_it_is_over(world: World, rotation: Rotation, by: str) -> None:
-    """Whether by Retry or by a new run: a success after a failure that needed a person ends it."""
+    """After a failure that needed a person, a success by Retry or by a new run is notified."""
     keys = set(world.openrouter.accounts[0].management_keys)
     world.openrouter.accounts[0].management_keys.clear()
     run_id = await begin_rotation(rotation)
@@ -128,7 +128,7 @@ async def test_a_person_who_repairs_it_is_told_that_it_is_over(world: World, rot
 
 
 async def test_a_retry_by_a_person_ends_the_pending_try(world: World, rotation: Rotation) -> None:
-    """There is nothing left to do for it."""
+    """The Retry has done the work of the try."""
     run_id = await begin_rotation(rotation)
     await fail(world, run_id)
     await retry(run_id)
@@ -140,7 +140,7 @@ async def test_a_retry_by_a_person_ends_the_pending_try(world: World, rotation: 
 
 
 async def test_a_retry_that_fails_too_leaves_one_pending_try(world: World, rotation: Rotation) -> None:
-    """However often a person presses Retry there is one try; a run of their own has another."""
+    """However often a person presses Retry, there is one try; a separate run of that person has its own."""
     run_id = await begin_rotation(rotation)
     messages = [str((await fail(world, run_id)).message)]
     await retry(run_id)
@@ -153,7 +153,7 @@ async def test_a_retry_that_fails_too_leaves_one_pending_try(world: World, rotat
 
 
 async def test_a_retry_that_finds_nothing_to_do_leaves_the_try_of_another_run(world: World, rotation: Rotation) -> None:
-    """Whoever retries a run that has completed has not done what a later one failed to do."""
+    """The Retry of a completed run has not done what a later run failed to do."""
     completed = await begin_rotation(rotation)
     assert (await attempt(completed)).is_completed()
     failed = await begin_rotation(rotation)
@@ -170,7 +170,7 @@ async def test_a_retry_that_finds_nothing_to_do_leaves_the_try_of_another_run(wo
 
 
 async def test_a_cancelled_try_leaves_the_failure_to_a_person(world: World, rotation: Rotation) -> None:
-    """Whoever cancels a try wants no other; a failed Retry makes the next one."""
+    """A person who cancels a try wants no other one; only a failed Retry schedules the next."""
     run_id = await begin_rotation(rotation)
     await fail(world, run_id)
     [planned] = await pending(rotation.name)
@@ -185,7 +185,7 @@ async def test_a_cancelled_try_leaves_the_failure_to_a_person(world: World, rota
 
 
 async def test_a_try_that_comes_after_another_rotation_makes_no_key(world: World, rotation: Rotation) -> None:
-    """It finishes the run that failed, and that has nothing left to do."""
+    """The try finishes the failed run, which has nothing left to do."""
     await fail(world, await begin_rotation(rotation))
     [planned] = await pending(rotation.name)
     with mock.patch.object(PrefectClient, "delete_flow_run", side_effect=TimeoutError):
@@ -198,7 +198,7 @@ async def test_a_try_that_comes_after_another_rotation_makes_no_key(world: World
 
 
 async def test_a_try_that_comes_after_the_retry_makes_no_key(world: World, rotation: Rotation) -> None:
-    """Nor where Prefect alone knows that the run has completed, because the ledger was deleted."""
+    """This holds even if the ledger was deleted and only Prefect knows that the run has completed."""
     run_id = await begin_rotation(rotation)
     await fail(world, run_id)
     [planned] = await pending(rotation.name)
@@ -214,7 +214,7 @@ async def test_a_try_that_comes_after_the_retry_makes_no_key(world: World, rotat
 
 
 async def test_an_emergency_is_tried_again_as_an_emergency_and_sooner(world: World, rotation: Rotation) -> None:
-    """An ordinary rotation that succeeds meanwhile does not end it, because older keys are alive."""
+    """A successful ordinary rotation does not end this try, because older keys are still alive."""
     run_id = await begin(rotate, {"rotation": rotation.model_dump(mode="json"), "emergency": True})
     await fail(world, run_id)
     [planned] = await pending(rotation.name)
@@ -229,7 +229,7 @@ async def test_an_emergency_is_tried_again_as_an_emergency_and_sooner(world: Wor
 
 
 async def test_an_emergency_that_succeeds_ends_the_try_of_an_ordinary_run(world: World, rotation: Rotation) -> None:
-    """It has done what that was to do."""
+    """The emergency has done the work of that run."""
     await fail(world, await begin_rotation(rotation))
 
     state = await attempt(await begin(rotate, {"rotation": rotation.model_dump(mode="json"), "emergency": True}))
@@ -241,7 +241,7 @@ async def test_an_emergency_that_succeeds_ends_the_try_of_an_ordinary_run(world:
 async def test_a_regular_run_that_comes_earlier_takes_the_place_of_a_scheduled_ones_try(
     world: World, rotation: Rotation
 ) -> None:
-    """No try is made, and if it fails as well, it counts as one."""
+    """No try is scheduled; if the regular run fails, it counts as a try."""
     first, soon = await scheduled_run(rotation), datetime.now(UTC) + timedelta(minutes=3)
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
@@ -259,7 +259,7 @@ async def test_a_regular_run_that_comes_earlier_takes_the_place_of_a_scheduled_o
 async def test_a_persons_order_outlives_a_regular_run_that_finds_the_key_too_young(
     world: World, rotation: Rotation
 ) -> None:
-    """It has a try of its own, which rotates; and nobody is told that a failure is over because of the regular run."""
+    """Its own try rotates the key; the end of the failure is notified by that try, and not by the regular run."""
     rotation = rotation.model_copy(update={"minimum_age": timedelta(days=3)})
     regular = await scheduled_run(rotation)
     async with get_client() as client:
@@ -284,7 +284,7 @@ async def test_a_persons_order_outlives_a_regular_run_that_finds_the_key_too_you
 
 
 async def test_a_try_uses_the_settings_that_its_deployment_has_by_then(world: World, rotation: Rotation) -> None:
-    """A person who has moved the destination meanwhile finds the key there."""
+    """Given that a person has changed the destination meanwhile, the key is published there."""
     await fail(world, await begin_deployed(rotation))
     [planned] = await pending(rotation.name)
     moved = await world.prepare(rotation.model_copy(update={"destinations": [f"secret/{rotation.name}-moved"]}))
@@ -298,7 +298,7 @@ async def test_a_try_uses_the_settings_that_its_deployment_has_by_then(world: Wo
 
 
 async def test_a_try_that_cannot_be_scheduled_is_not_promised(world: World, rotation: Rotation) -> None:
-    """Then a person is told at once."""
+    """The person on call is notified at once."""
     refusal = ServiceError("Prefect's API failed.", retryable=False)
     with mock.patch.object(PrefectClient, "create_flow_run_from_deployment", side_effect=refusal):
         run_id = await begin_deployed(rotation)
@@ -309,7 +309,7 @@ async def test_a_try_that_cannot_be_scheduled_is_not_promised(world: World, rota
 
 
 async def begin_deployed(rotation: Rotation) -> UUID:
-    """Make a run of a rotation's own deployment, without the client's method, which a test may have taken away."""
+    """Create a run of a rotation's own deployment, without the client's method, which a test may have replaced."""
     await deploy(rotation)
     async with get_client() as client:
         deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
@@ -320,7 +320,7 @@ async def begin_deployed(rotation: Rotation) -> UUID:
 
 
 async def test_a_run_without_a_deployment_promises_nothing(world: World, rotation: Rotation) -> None:
-    """There is nothing of which a run could be scheduled."""
+    """Without a deployment, no try can be scheduled."""
     await world.connect(NOWHERE)
 
     failed = await rotate(rotation, return_state=True)
@@ -330,7 +330,7 @@ async def test_a_run_without_a_deployment_promises_nothing(world: World, rotatio
 
 
 async def test_a_retirement_is_tried_again_too(world: World) -> None:
-    """Its try has the tag of its rotation, and revokes what was due."""
+    """Its try has the tag of the rotation, and revokes what was due."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(hours=1)))
     for _ in range(2):
         assert (await attempt(await begin_rotation(rotation))).is_completed()
@@ -345,7 +345,7 @@ async def test_a_retirement_is_tried_again_too(world: World) -> None:
 
 
 async def test_an_audit_is_tried_again_too(world: World) -> None:
-    """A run of no rotation has a try as well; a finding is for a person, and has none."""
+    """A run without a rotation gets a try, too; a finding needs a person, and leads to no try."""
     run_id = await begin(audit, {"connection": world.connection})
 
     assert (await fail(world, run_id)).name == TRIES_AGAIN
@@ -357,7 +357,7 @@ async def test_an_audit_is_tried_again_too(world: World) -> None:
 async def test_a_rotation_heals_by_itself_once_its_vault_is_back(
     world: World, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Vault is away at the scheduled time; a worker takes the try some seconds later, and nobody has done anything."""
+    """Vault is down at the scheduled time; a worker takes the try some seconds later, without help from a person."""
     monkeypatch.setattr(tasks.model.tries, "WAITS", (timedelta(seconds=4),))
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/restarting"]))
     await deploy_to(POOL)

@@ -1,4 +1,4 @@
-"""The built wheel, installed away from the checkout: alone, and beside the next version of it."""
+"""The built wheel, installed outside of the checkout: alone, and beside the next version of itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IN_THE_NEXT_VERSION = {
         ("package=package, revision=", 'package=package, region="eu", revision='),
     ],
 }
-"""A next version whose ledgers have a new field, which this version does not know."""
+"""A next version whose ledgers have a new field that this version does not know."""
 WHERE = """
 import json, blocks, tasks, flows
 from flows.automations import FOLDER
@@ -70,7 +70,7 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 
 def test_the_wheel_holds_every_package_and_nothing_else(wheel: Path) -> None:
-    """Each subpackage, each marker of typed code and each automation is in it; no test, no sandbox."""
+    """It contains each subpackage, each `py.typed` and each automation, but neither tests nor the sandbox."""
     rooms = [CHECKOUT / room for room in ("blocks", "tasks", "flows")]
     expected = [file for room in rooms for file in (*room.rglob("*.py"), room / "py.typed")]
     expected += (CHECKOUT / "automations").glob("*.yaml")
@@ -82,7 +82,7 @@ def test_the_wheel_holds_every_package_and_nothing_else(wheel: Path) -> None:
 
 
 async def test_the_installed_wheel_registers_its_blocks(world: World, installed: Environment) -> None:
-    """`prefect block register -m blocks` makes every block type on a server that had none of them."""
+    """`prefect block register -m blocks` creates every block type on a server that had none of them."""
     slugs = [block.get_block_type_slug() for block in blocks.BLOCKS]
     async with get_client() as client:
         for slug in slugs:
@@ -94,7 +94,7 @@ async def test_the_installed_wheel_registers_its_blocks(world: World, installed:
 
 
 async def forget_block_type(slug: str) -> None:
-    """Delete a block type, if there is one."""
+    """Delete a block type, if it exists."""
     async with get_client() as client:
         try:
             found = await client.read_block_type_by_slug(slug)
@@ -104,7 +104,7 @@ async def forget_block_type(slug: str) -> None:
 
 
 def test_what_is_imported_is_the_wheel(world: World, installed: Environment) -> None:
-    """Nothing comes from the checkout, whose packages are named alike."""
+    """The packages in the checkout have the same names, but none of them is imported."""
     files = [Path(file) for file in json.loads(installed.run(world.stack, "-c", WHERE))]
 
     assert len(files) > len(("blocks", "tasks", "flows"))
@@ -112,7 +112,7 @@ def test_what_is_imported_is_the_wheel(world: World, installed: Environment) -> 
 
 
 async def test_a_worker_with_the_wheel_rotates(world: World, installed: Environment) -> None:
-    """Away from the checkout, a worker runs one rotation to every kind of destination."""
+    """A worker outside of the checkout runs one rotation to every kind of destination."""
     await deploy_to("wheel")
     rotation = await world.prepare(world.rotation(destinations=["secret/w", "vault-secret/w", "infisical-secret/w"]))
     worker = installed.worker(world.stack, "wheel")
@@ -126,7 +126,7 @@ async def test_a_worker_with_the_wheel_rotates(world: World, installed: Environm
 
 
 async def test_two_versions_share_a_rotation(world: World, installed: Environment, upgraded: Environment) -> None:
-    """While workers are upgraded one after another: what the older one left is finished, and then it only refuses."""
+    """During a rolling upgrade, the newer version finishes what the older one left, and then the older one refuses."""
     # Given a rotation by the older version, and one that failed while it published
     rotation = await world.prepare(world.rotation(destinations=["secret/rolling", "vault-secret/rolling"]))
     assert (await installed.attempt(world.stack, await begin_rotation(rotation))).is_completed()

@@ -58,7 +58,7 @@ def test_the_search_for_secrets_finds_what_is_there() -> None:
 async def test_a_superseded_key_dies_when_its_overlap_ends(
     world: World, worker: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker revokes a superseded key at the end of its overlap, though it may start the run some seconds early."""
+    """The worker revokes a superseded key at the end of its overlap, although it may take the run seconds early."""
     rotation = await world.prepare(world.rotation(overlap=timedelta(seconds=9)))
     for _ in range(2):
         assert (await rotate(rotation, return_state=True)).is_completed()

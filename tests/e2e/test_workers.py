@@ -1,4 +1,4 @@
-"""Workers that are killed, that work side by side, and that a person stops."""
+"""Workers that are killed, that run concurrently, and whose runs a person cancels."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ POOL = "two-workers"
 
 @pytest.fixture(scope="module")
 def two_workers(stack: Stack) -> Iterator[str]:
-    """A pool of two workers, each with one run at a time, and a deployment in it."""
+    """A pool with two workers, each with a limit of one, and a deployment in it."""
     with stack.as_client():
         asyncio.run(deploy_to(POOL, "process"))
     workers = [stack.start_worker(f"{POOL}-{number}", kind="process", pool=POOL, limit=1) for number in range(2)]
@@ -44,14 +44,14 @@ def two_workers(stack: Stack) -> Iterator[str]:
 
 
 async def owner(rotation: Rotation) -> UUID:
-    """The run that has announced a key and not published it."""
+    """Return the run that has announced a key in the ledger and not published it yet."""
     pending = (await ledger_of(rotation.name)).pending
     assert pending is not None
     return pending.run_id
 
 
 async def test_a_killed_run_is_crashed_and_its_retry_finishes_the_same_rotation(world: World, two_workers: str) -> None:
-    """The worker marks a killed run Crashed at once; Retry waits for the dead run's slot and converges."""
+    """The worker marks a killed run as Crashed at once; Retry waits for the dead run's slot and converges."""
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/crashed"]))
     fault = Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)
     world.vault_app.state.faults.add(fault)
@@ -73,7 +73,7 @@ async def test_a_killed_run_is_crashed_and_its_retry_finishes_the_same_rotation(
 async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_revoking(
     world: World, two_workers: str
 ) -> None:
-    """Two runs start at once; the first is stopped before its publish and goes on after the other has finished."""
+    """Two runs start together; the first is stopped before it publishes, and continues once the other has completed."""
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/two"]))
     assert (await rotate(rotation, return_state=True)).is_completed()
     before_publish = Fault("after", "GET", "/key$", status=0, delay=HELD_SECONDS, times=1)
@@ -99,7 +99,7 @@ async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_
 
 
 async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(world: World, two_workers: str) -> None:
-    """Cancel stays a cancellation, whatever the run was doing, and the next run converges."""
+    """A cancelled run ends as Cancelled, whatever it was doing, and the next run converges."""
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/cancelled"]))
     before_publish = Fault("after", "GET", "/key$", status=0, delay=HELD_SECONDS, times=1)
     world.openrouter_app.state.faults.add(before_publish)
@@ -117,7 +117,7 @@ async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(world: Wo
 
 
 async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) -> None:
-    """SIGKILL of the worker does not reach the run's process: it ends the rotation, or its Retry does; no orphan."""
+    """SIGKILL of the worker does not reach the run's process: that completes the rotation, or a Retry does."""
     await deploy_to("killed-worker", "process")
     worker = world.stack.start_worker("killed-worker", kind="process", pool="killed-worker")
     rotation = await world.prepare(world.rotation(destinations=["vault-secret/survivor"]))
@@ -138,7 +138,7 @@ async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) ->
 
 
 async def test_an_emergency_has_a_worker_of_its_own_queue_where_the_others_are_full(world: World) -> None:
-    """A worker with a limit is at work, and an emergency in a queue with a worker of its own does not wait for it."""
+    """While a worker with a limit is busy, an emergency in another queue with its own worker does not wait."""
     pool, queue = "limited", "emergency"
     await deploy_to(pool)
     world.stack.cli("work-queue", "create", queue, "--pool", pool, "--priority", "1")
