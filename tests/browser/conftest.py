@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, with a Prefect server and a worker of its own."""
+"""The dashboard in a real browser, with its own Prefect server and worker."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ QUIET = [
 ]
 SCREEN: ViewportSize = {"width": 1280, "height": 1000}
 MENU, WIDTH = 256, 760
-"""How wide the dashboard's menu is, which is left out of pictures, and what is shown beside it: a column of a page."""
+"""The width of the dashboard's menu, which screenshots leave out, and of the column of a page beside it."""
 IN_TIME = 120_000
-"""How long the dashboard may take to show something, in milliseconds."""
+"""The maximum time for the dashboard to show something, in milliseconds."""
 IMAGES = CHECKOUT / "docs" / "images"
 LOGO = """<svg xmlns="http://www.w3.org/2000/svg" width="80" height="80"><rect width="80" height="80" fill="{colour}"/>
 <text x="40" y="56" font-family="sans-serif" font-size="44" font-weight="bold" fill="#fff" text-anchor="middle">{letter}
@@ -60,25 +60,25 @@ def stack(migrated: Callable[[Stack], Stack]) -> Iterator[Stack]:
         stack.start_worker()
         yield stack
         with stack.as_client():
-            # What is left would be sent at exit, again and again, to a server that is gone.
+            # Otherwise it would be sent at exit, with many retries, to a server that has stopped.
             APILogWorker.drain_all(timeout=5)
 
 
 @pytest.fixture
 def connection() -> str:
-    """The connection that a person sees in the pictures; no other test shares this server."""
+    """The connection in the screenshots; no other test shares this server."""
     return CONNECTION
 
 
 @pytest.fixture(scope="session")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the browser keeps from one test to the next: the dashboard's code, which takes a second to compile."""
+    """The browser's cache, shared by all tests: compiling the dashboard's code takes a second."""
     return tmp_path_factory.mktemp("chromium")
 
 
 @pytest.fixture
 async def page(stack: Stack, profile: Path, request: pytest.FixtureRequest) -> AsyncIterator[Page]:
-    """A page of the dashboard, which reaches nothing outside of this machine."""
+    """A page of the dashboard that has access to loopback only."""
     assert CHROMIUM, "REQUIRE_BROWSER is set, and there is no Chromium: apt-get install chromium, or set CHROMIUM."
     scale = 1.5 if request.config.getoption("--take-pictures") else 1
     async with async_playwright() as playwright:
@@ -98,7 +98,7 @@ async def page(stack: Stack, profile: Path, request: pytest.FixtureRequest) -> A
 
 
 async def draw_logo(route: Route) -> None:
-    """Stand in for every picture from elsewhere: a tile with the first letter of the organization whose logo it is."""
+    """Replace every image from elsewhere by a tile with the first letter of the organization whose logo it is."""
     if route.request.resource_type != "image":
         await route.abort()
         return
@@ -109,7 +109,7 @@ async def draw_logo(route: Route) -> None:
 
 @pytest.fixture
 def picture(page: Page, request: pytest.FixtureRequest) -> Picture:
-    """Takes a picture for the documentation, where `--take-pictures` asks for it."""
+    """Take a screenshot for the documentation if `--take-pictures` asks for it."""
 
     async def take(name: str, height: int = 900) -> None:
         if request.config.getoption("--take-pictures"):

@@ -1,4 +1,4 @@
-"""What a person does in Prefect's dashboard."""
+"""A person's actions in Prefect's dashboard."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ ATTEMPTS, LOOKS = 3, 150
 
 
 async def deployment(name: str) -> DeploymentResponse:
-    """Read a deployment."""
+    """Return a deployment."""
     async with get_client() as client:
         return await client.read_deployment_by_name(name)
 
 
 async def runs(name: str) -> set[UUID]:
-    """The runs of a deployment that no schedule has made."""
+    """Return the runs of a deployment that no schedule created."""
     of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[(await deployment(name)).id]))
     async with get_client() as client:
         return {run.id for run in await client.read_flow_runs(flow_run_filter=of_it) if not run.auto_scheduled}
 
 
 async def until(happened: Callable[[], Awaitable[bool]], act: Callable[[], Awaitable[None]]) -> None:
-    """Act as a person does: look whether it has happened, and do it again if the dashboard says that it failed.
+    """Act like a person: check whether something has happened, and act again if the dashboard reports a failure.
 
-    A server on SQLite answers 503 while it is busy; the dashboard shows that, and does not repeat the call by itself.
+    A server on SQLite answers 503 while it is busy; the dashboard shows that, and does not repeat the request itself.
     """
     for _ in range(ATTEMPTS):
         await act()
@@ -49,7 +49,7 @@ async def until(happened: Callable[[], Awaitable[bool]], act: Callable[[], Await
 
 
 async def new_run(name: str, press: Callable[[], Awaitable[None]]) -> UUID:
-    """Press something that starts a run, and find that run."""
+    """Press something that starts a run, and return that run."""
     before = await runs(name)
 
     async def started() -> bool:
@@ -60,12 +60,12 @@ async def new_run(name: str, press: Callable[[], Awaitable[None]]) -> UUID:
 
 
 async def open_deployment(page: Page, name: str) -> None:
-    """Go to a deployment's page."""
+    """Open a deployment's page."""
     await page.goto(f"deployments/deployment/{(await deployment(name)).id}")
 
 
 async def open_run(page: Page, run_id: UUID) -> None:
-    """Go to a run's page."""
+    """Open a run's page."""
     await page.goto(f"runs/flow-run/{run_id}")
 
 
@@ -78,7 +78,7 @@ async def open_form(page: Page, name: str) -> None:
 async def fill_in(
     page: Page, rotation: str, *, time_zone: str = "Europe/Berlin", days: int = 30, usd: int = 50
 ) -> None:
-    """Fill the form of add-rotation in, for a rotation that publishes to the Vault secret of the same name."""
+    """Fill in the form of add-rotation for a rotation that publishes to the Vault secret of the same name."""
     await open_form(page, "add-rotation/add-rotation")
     await field(page, "Connection").get_by_role("tab", name="OpenRouterCredentials").click()
     await pick(page, field(page, "Connection"), CONNECTION)
@@ -105,20 +105,20 @@ async def submit(page: Page, name: str) -> FlowRun:
 
 
 def field(page: Page, name: str) -> Locator:
-    """The part of a form that belongs to a parameter."""
+    """Return the part of a form that belongs to a parameter."""
     label = page.get_by_text(name, exact=True).or_(page.get_by_text(f"{name} (Optional)", exact=True))
-    # The label and the menu share a row; the element around that row holds the input, too.
+    # Label and menu are in one row; the element around that row contains the input, too.
     return label.locator("xpath=ancestor::div[.//button][2]").first
 
 
 async def pick(page: Page, within: Locator, block: str) -> None:
-    """Choose a block."""
+    """Select a block."""
     await within.get_by_text("Select a block").click()
     await page.get_by_role("option", name=block, exact=True).click()
 
 
 async def press_run(page: Page, name: str) -> UUID:
-    """Press Run, and Run again in the dialog that shows the parameters."""
+    """Press Run, and then Run in the dialog that shows the parameters; return the run."""
 
     async def press() -> None:
         await open_deployment(page, name)
@@ -143,17 +143,17 @@ async def press_switch(page: Page, name: str, *, switch: str) -> None:
 
 
 async def choose(page: Page, action: str) -> None:
-    """Choose an action from a run's menu, and confirm it."""
+    """Select an action in a run's menu, and confirm it."""
     await page.get_by_role("button", name="Open menu").first.click()
     await page.get_by_role("menuitem", name=action).click()
     dialog: Any = page.get_by_role("alertdialog").or_(page.get_by_role("dialog"))
-    # The button that dismisses the dialog comes first, and is called Cancel too.
+    # The button that closes the dialog comes first, and is also called Cancel.
     await dialog.get_by_role("button", name=action).last.click()
     await expect(dialog).to_be_hidden()
 
 
 async def open_artifact(page: Page, key: str) -> None:
-    """Go to the newest artifact of a key."""
+    """Open the newest artifact with a key."""
     artifact: Any = await Artifact.aget(key)
     await page.goto(f"artifacts/artifact/{artifact.id}")
 
@@ -165,7 +165,7 @@ async def open_new_block(page: Page, block: type[Block]) -> None:
 
 
 async def save(page: Page, block: str) -> None:
-    """Save a new block, by its type slug and name."""
+    """Save a new block with its type slug and name."""
     slug, _, name = block.partition("/")
 
     async def is_there() -> bool:

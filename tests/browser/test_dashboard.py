@@ -1,4 +1,4 @@
-"""What people do in the dashboard, in a real browser against a real server and a real worker."""
+"""A person's work in the dashboard, in a real browser with a real server and a real worker."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ expect.set_options(timeout=IN_TIME)
 
 @pytest.fixture
 async def world(world: World) -> AsyncIterator[World]:
-    """The stand-ins, with Vault at the port where people know it from, if it is free, and no rotation yet."""
+    """The stand-ins, with Vault on its default port if that is free, and no rotation yet."""
     await forget_all_rotations()
     with running(world.vault_app, port := free_port(8200)):
         world.vault_url = f"http://localhost:{port}"
@@ -64,13 +64,13 @@ async def world(world: World) -> AsyncIterator[World]:
 
 
 async def place(world: World, name: str) -> None:
-    """Make a Vault block for a place that is empty."""
+    """Create a Vault block for an empty place."""
     credentials = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path=f"apps/{name}").asave(name, overwrite=True)
 
 
 async def deploy(world: World, name: str, *, days: int = 0, **changes: Any) -> Rotation:
-    """Make a rotation to Vault with a key and a deployment, as an earlier day left it."""
+    """Create a rotation to Vault with a key and a deployment, as left by an earlier day."""
     await place(world, name)
     rotation = world.rotation(**{"name": name, "destinations": [f"vault-secret/{name}"], **changes})
     table, now = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone), datetime.now(UTC) - timedelta(days=days)
@@ -84,13 +84,13 @@ async def deploy(world: World, name: str, *, days: int = 0, **changes: Any) -> R
 
 
 async def held(name: str) -> str:
-    """The key that a Vault secret holds."""
+    """Return the key that a Vault secret holds."""
     secret: Any = await blocks.VaultSecret.aload(name)
     return str((await secret.read_secret()).decode())
 
 
 async def test_a_new_block_is_made_in_its_form(world: World, page: Page, picture: Picture) -> None:
-    """The forms of a login and of a secret show what they are, logo and all, and what they save works."""
+    """The forms of a login and of a secret explain themselves, including a logo, and the saved blocks work."""
     for block in (blocks.VaultSecret, blocks.VaultCredentials):
         with suppress(ValueError):
             await block.adelete("checkout")
@@ -123,7 +123,7 @@ async def test_a_new_block_is_made_in_its_form(world: World, page: Page, picture
 
 
 async def test_a_person_fills_the_form_in_and_a_key_is_there(world: World, page: Page, picture: Picture) -> None:
-    """From the form to a working key at the destination, without a line of YAML."""
+    """The form leads to a working key at the destination, without any YAML."""
     await place(world, "checkout")
     await fill_in(page, "checkout")
     await picture("add-rotation", 2700)
@@ -138,7 +138,7 @@ async def test_a_person_fills_the_form_in_and_a_key_is_there(world: World, page:
 
 
 async def test_the_form_changes_a_rotation_and_shows_the_difference(world: World, page: Page, picture: Picture) -> None:
-    """The name of a rotation that exists changes that one; the artifact shows what was and what is, and no more."""
+    """The name of an existing rotation changes that one; the artifact shows old and new values of what differs only."""
     key = KeySettings(name="newsletter service", limit_usd=Decimal(50))
     rotation = await deploy(world, "newsletter", days=4, key=key, overlap=timedelta(hours=24))
     await fill_in(page, rotation.name, days=7, usd=80)
@@ -159,7 +159,7 @@ HELP = "Help: docs/how-to/troubleshooting.md#a-setting-is-refused"
 
 
 async def test_a_field_that_is_wrong_is_told_in_one_sentence(world: World, page: Page, picture: Picture) -> None:
-    """The run's page names the field and what it must be; nothing was made."""
+    """The run's page names the field and what it requires, and nothing was created."""
     await place(world, "reports")
     await fill_in(page, "reports", time_zone="Berlin")
 
@@ -175,7 +175,7 @@ async def test_a_field_that_is_wrong_is_told_in_one_sentence(world: World, page:
 
 
 async def test_the_form_of_a_rotation_runs_it_once_with_other_settings(world: World, page: Page) -> None:
-    """A custom run shows every setting in its group, by the name a person knows it by, and does what was filled in."""
+    """A custom run shows every setting in its group with a readable title, and applies what was entered."""
     rotation = await deploy(world, "inventory", overlap=timedelta(hours=6))
     name = f"rotate/{rotation.name}"
     await open_form(page, name)
@@ -192,7 +192,7 @@ async def test_the_form_of_a_rotation_runs_it_once_with_other_settings(world: Wo
 
 
 async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, page: Page, picture: Picture) -> None:
-    """The failed run's page says in one sentence what failed; Retry there finishes it without a second key."""
+    """The failed run's page says in one sentence what failed, and Retry completes it without a second key."""
     await world.prepare(world.rotation(destinations=["secret/billing"]))
     rotation = await deploy(world, "billing", destinations=["vault-secret/billing", "secret/billing"])
     old = await held(rotation.name)
@@ -220,7 +220,7 @@ async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, pa
 
 
 async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Page) -> None:
-    """With its schedule switched off a rotation has no scheduled run any more; a run by hand works."""
+    """Without an active schedule, a rotation has no scheduled runs, but a person can still run it."""
     rotation = await deploy(world, "search")
     name = f"rotate/{rotation.name}"
     await until_scheduled(name, some=True)
@@ -235,12 +235,12 @@ async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Pa
 
 
 async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: World, page: Page) -> None:
-    """Cancelling leaves every destination with a working key, and the next run leaves exactly one key alive."""
+    """After a Cancel, every destination has a working key, and the next run leaves exactly one live key."""
     rotation = await deploy(world, "support")
     old = await held(rotation.name)
     world.vault_app.state.faults.add(Fault(method="POST", path="/data/", delay=60, status=503))
     run_id = await press_run(page, f"rotate/{rotation.name}")
-    while len(world.openrouter.created) < 2:  # noqa: ASYNC110 - the new key is made, and its publication hangs
+    while len(world.openrouter.created) < 2:  # noqa: ASYNC110 - the new key exists, and its publication hangs
         await asyncio.sleep(0.1)
     await open_run(page, run_id)
 
@@ -256,7 +256,7 @@ async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: 
 
 
 async def test_the_rotation_of_the_tutorial_is_seen(world: World, page: Page, picture: Picture) -> None:
-    """The page of its first run shows the steps; its artifact shows the key that the second run has superseded."""
+    """The page of its first run shows the steps, and its artifact the key that the second run has superseded."""
     rotation = world.rotation(name="example", destinations=[f"secret/{SECRET}"], overlap=timedelta(days=1))
     table, now = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone), datetime.now(UTC)
     await save_deployment(None, rotation, schedule_of(table, table.next_rotation(now, now)), active=False)
@@ -276,7 +276,7 @@ async def test_the_rotation_of_the_tutorial_is_seen(world: World, page: Page, pi
 
 
 async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, page: Page, picture: Picture) -> None:
-    """The old key lives on, and the overview says so, among the other rotations."""
+    """The old key lives on, and the overview, which lists all rotations, says so."""
     broken = await deploy(world, "billing", days=30)
     for name, days in [("checkout", 12), ("search", 3)]:
         await deploy(world, name, days=days)
@@ -297,7 +297,7 @@ async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, pag
 
 
 async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World, page: Page) -> None:
-    """A key that is still used is said to be, its next look is a scheduled run, and cancelling that keeps it alive."""
+    """The key is shown as still in use, and its next check as a scheduled run; cancelling that keeps the key alive."""
     unused = Retirement(retire_when="unused", quiet_time=timedelta(hours=2), max_overlap=timedelta(days=7))
     rotation = await deploy(world, "partners", retirement=unused)
     [used] = world.openrouter.live_keys()
@@ -321,7 +321,7 @@ async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World,
 
 
 async def overview_shows(page: Page, text: str) -> None:
-    """Open the overview, again where a refresh takes its place meanwhile: that is another artifact."""
+    """Open the overview, and again if a refresh replaces it meanwhile, because the new one is another artifact."""
     for last in (False, False, False, True):
         await open_artifact(page, "key-rotations")
         try:
@@ -334,7 +334,7 @@ async def overview_shows(page: Page, text: str) -> None:
 
 
 async def retirement(rotation: Rotation) -> UUID:
-    """The scheduled retirement of a rotation's older key."""
+    """Return the scheduled retirement of a rotation's older key."""
     async with get_client() as client:
         runs = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[rotation.name, "key-rotation"]))
@@ -354,7 +354,7 @@ async def until_scheduled(name: str, *, some: bool) -> None:
 
 
 async def forget_all_rotations() -> None:
-    """Take away what other tests have left: they use the same names, each with an account of its own."""
+    """Remove what other tests have left, because they use the same names with other accounts."""
     async with get_client() as client:
         for each in await read_deployments():
             await client.delete_deployment(UUID(each["id"]))

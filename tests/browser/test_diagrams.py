@@ -1,4 +1,4 @@
-"""The diagrams of the documentation, drawn ahead, so that a reader needs neither a network nor JavaScript.
+"""The diagrams of the documentation, drawn in advance, so that a reader needs neither a network nor JavaScript.
 
 To draw them: `npm pack mermaid`, unpack it, and run this file with `--take-pictures` and with `MERMAID` in the
 environment, the path of its `dist/mermaid.min.js`.
@@ -30,7 +30,7 @@ DRAW = """async text => {
 
 
 async def draw() -> dict[str, str]:
-    """Return every diagram's picture."""
+    """Return the image of every diagram."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = await browser.new_page()
@@ -41,7 +41,7 @@ async def draw() -> dict[str, str]:
 
 
 def keep(pictures: dict[str, str]) -> None:
-    """Replace the pictures of the documentation."""
+    """Replace the images in the documentation."""
     directory: Path = GENERATED["DRAWINGS"]
     directory.mkdir(parents=True, exist_ok=True)
     for former in directory.glob("*.svg"):
@@ -51,7 +51,7 @@ def keep(pictures: dict[str, str]) -> None:
 
 
 def test_every_diagram_has_its_picture(request: pytest.FixtureRequest) -> None:
-    """A diagram that was changed has another name, and no picture until it is drawn again; none is left over."""
+    """A changed diagram has another name, and no image until it is drawn again; no unused image is left."""
     if request.config.getoption("--take-pictures"):
         keep(asyncio.run(draw()))
 
