@@ -1,1 +1,1 @@
-"""The documentation's commands and programs, run as they stand on the page."""
+"""The documentation's commands and programs, run exactly as they are written on the pages."""

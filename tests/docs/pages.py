@@ -1,7 +1,7 @@
-"""Reads the commands, programs and files of a page, and runs its commands as a reader would.
+"""Read the commands, programs and files of a page, and run its commands like a reader.
 
 Blocks marked `sh` are run by a test; commands that no test can run are marked `bash`, and the page says so.
-`test_every_block.py` holds all pages to that.
+`test_every_block.py` verifies that for all pages.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Block:
     """A fenced block of a page.
 
     Args:
-        language: `sh` for commands, `text` for what the commands before it print, anything else for a file.
-        title: The file's name, where the page gives one.
-        text: What is in it.
+        language: `sh` for commands, `text` for the output of the commands before it, anything else for a file.
+        title: The file's name, if the page gives one.
+        text: Its content.
     """
 
     language: str
@@ -41,30 +41,30 @@ class Block:
 
 
 def read(page: str) -> list[Block]:
-    """Read a page's blocks, in order."""
+    """Return a page's blocks, in order."""
     found = FENCE.finditer((CHECKOUT / "docs" / page).read_text())
     return [Block(block["language"], block["title"], textwrap.dedent(block["text"])) for block in found]
 
 
 def files(page: str) -> dict[str, str]:
-    """A page's files, by name."""
+    """Return a page's files, by name."""
     return {block.title: block.text for block in read(page) if block.title}
 
 
 def follow(
     blocks: list[Block], directory: Path, replaced: dict[str, str], env: dict[str, str], typed: str = ""
 ) -> list[tuple[str, str]]:
-    """Save the files and run the commands, in one shell and in the page's order; the first failure ends it.
+    """Save the files and run the commands, in one shell and in the page's order, until the first failure.
 
     Args:
-        blocks: What to follow.
-        directory: Where the reader stands.
-        replaced: What is written differently on this machine, such as an address; an empty text leaves a line out.
-        env: The environment.
-        typed: What the reader types when a program asks.
+        blocks: The blocks to follow.
+        directory: The reader's working directory.
+        replaced: Texts that differ on this machine, such as an address; an empty replacement drops the line.
+        env: The environment variables.
+        typed: The input to programs that ask for it.
 
     Returns:
-        For each text block what it promises, and what the commands before it printed.
+        For each text block the promised output, and that of the commands before it.
     """
     script = ["set -euo pipefail"]
     for block in blocks:
@@ -105,6 +105,6 @@ def _replaced(text: str, replaced: dict[str, str]) -> str:
 
 
 def prints(promised: str, printed: str) -> bool:
-    """Whether commands print what is promised; `...` stands for anything, and blanks and line breaks are alike."""
+    """Return whether commands print what is promised; `...` stands for any text, and all white space is equal."""
     how = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     return doctest.OutputChecker().check_output(promised, printed.strip() + "\n", how)

@@ -1,4 +1,4 @@
-"""Each fenced block of each page is run or checked by a test, or it stands in the one table of those that are not."""
+"""Each fenced block of each page is run or checked by a test, or is listed in one table of exceptions."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ FOLLOWED = {
     "reference/vault-policy.md": "test_vault",
     "tutorial/first-rotation.md": "test_the_tutorial_works",
 }
-"""The test that follows a page: it saves the files with a name, and runs the commands marked `sh`."""
+"""The test that follows each page: it saves the files that have a name, and runs the commands marked `sh`."""
 
 CHECKED = {"ini", "json", "mermaid", "yaml"}
-"""The languages of the blocks without a file's name that the tests below check, on every page."""
+"""The languages whose blocks, if they are no named files, the tests below check on every page."""
 
 UNTRIED = {
     "aws secretsmanager create-secret": "it needs an account at AWS; the test makes the secret by boto3",
@@ -68,7 +68,7 @@ UNTRIED = {
     "systemctl enable": "there is no systemd here; tests/deploy starts the units' commands",
     "kubectl create configmap": "it needs a cluster",
 }
-"""What no test runs, by the beginning of its first line, and why."""
+"""What no test runs, by the beginning of its first line, with the reason."""
 
 REDIS = (
     RedisMessagingSettings,
@@ -85,19 +85,19 @@ BLOCKS = [(page, block) for page in PAGES for block in pages.read(page)]
 
 
 def blocks(language: str) -> list[Any]:
-    """The blocks of a language that are no file, with their page as the name of the case."""
+    """Return the blocks of a language that are no named files, with the page as test id."""
     found = [(page, block) for page, block in BLOCKS if block.language == language and not block.title]
     return [pytest.param(block.text, id=f"{page} {number}") for number, (page, block) in enumerate(found)]
 
 
 def reason(block: Block) -> str | None:
-    """Why a block is not run, if it stands in the table."""
+    """Return why a block is not run, if the table has it."""
     return next((why for start, why in UNTRIED.items() if block.text.strip().startswith(start)), None)
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _ in BLOCKS}))
 def test_each_block_is_run_or_checked_or_said_not_to_be(page: str) -> None:
-    """No command and no file of the documentation goes unlooked at."""
+    """Every command and file in the documentation is tested, or has a reason not to be."""
     mine = [block for of, block in BLOCKS if of == page]
 
     runs = [block for block in mine if block.language in {"sh", "text"} or block.title]
@@ -107,14 +107,14 @@ def test_each_block_is_run_or_checked_or_said_not_to_be(page: str) -> None:
 
 
 def test_every_fence_is_read_as_a_block() -> None:
-    """A fence that the tests cannot read would hide what stands in it."""
+    """A fence that the tests cannot parse would hide its block from them."""
     fences = {page: len(re.findall(r"^ *```", (CHECKOUT / "docs" / page).read_text(), re.MULTILINE)) for page in PAGES}
 
     assert fences == {page: 2 * sum(of == page for of, _ in BLOCKS) for page in PAGES}
 
 
 def test_nothing_stands_in_the_tables_without_need() -> None:
-    """What is said not to be run is there, and so is each test that is said to follow a page."""
+    """Each exception matches a block, and each test that is listed as following a page exists and does so."""
     defined = {
         name: file.read_text()
         for file in (CHECKOUT / "tests").rglob("test_*.py")
@@ -129,19 +129,19 @@ def test_nothing_stands_in_the_tables_without_need() -> None:
 
 @pytest.mark.parametrize("text", blocks("yaml"))
 def test_yaml_can_be_read(text: str) -> None:
-    """Each document is a mapping."""
+    """Each document must be a mapping."""
     assert all(isinstance(document, dict) for document in yaml.safe_load_all(text))
 
 
 @pytest.mark.parametrize("text", blocks("json"))
 def test_json_can_be_read(text: str) -> None:
-    """It is what a program would send."""
+    """The example must be valid, because a program would send it."""
     assert isinstance(json.loads(text), dict)
 
 
 @pytest.mark.parametrize("text", blocks("ini"))
 def test_each_setting_is_one_of_prefect(text: str) -> None:
-    """A setting that Prefect does not know would be passed over in silence."""
+    """Prefect would silently ignore an unknown setting."""
     named = [line.partition("=")[0] for line in text.split()]
 
     assert named
@@ -150,12 +150,12 @@ def test_each_setting_is_one_of_prefect(text: str) -> None:
 
 @pytest.mark.parametrize("file", ["prefect.env", "deploy/fleet.env"])
 def test_each_setting_of_a_file_is_one_of_prefect(file: str) -> None:
-    """A setting that nobody knows would be passed over in silence."""
+    """Prefect would silently ignore an unknown setting."""
     assert set(read_settings(CHECKOUT / file)) <= known_settings() | {"DO_NOT_TRACK"}
 
 
 def known_settings() -> set[str]:
-    """The names of all settings of Prefect and of prefect-redis, in the environment."""
+    """Return the environment variables of all settings of Prefect and of prefect-redis."""
     schema = Settings.model_json_schema(mode="validation")
     found = {f"{kind.model_config['env_prefix']}{name}".upper() for kind in REDIS for name in kind.model_fields}
     return found | set(re.findall(r"PREFECT_[A-Z0-9_]+", json.dumps(schema)))
@@ -163,7 +163,7 @@ def known_settings() -> set[str]:
 
 @pytest.mark.parametrize("text", blocks("mermaid"))
 def test_a_drawing_is_well_formed(text: str) -> None:
-    """Each line is one that mermaid knows, and its brackets are closed."""
+    """Each line has a known form of mermaid's, and its brackets are closed."""
     first, *lines = text.strip().splitlines()
     node = r"\w+(?:\(\[[^\[\]()]+\]\)|\[\([^\[\]()]+\)\]|\[[^\[\]()]+\])?"
     known = {
@@ -176,13 +176,13 @@ def test_a_drawing_is_well_formed(text: str) -> None:
 
 
 def block(page: str, language: str) -> str:
-    """The only block of a page in a language that is no file."""
+    """Return the only block of a page in a language that is no named file."""
     [found] = [block.text for of, block in BLOCKS if of == page and block.language == language and not block.title]
     return found
 
 
 def test_the_schedule_of_the_page_is_one_that_this_project_knows() -> None:
-    """It is read as what the page says in words: every 30 days at 03:30 in Berlin."""
+    """It is parsed as what the page says in words: every 30 days at 03:30 in Berlin."""
     [schedule] = yaml.safe_load(block("explanation/schedules.md", "yaml"))["schedules"]
 
     timetable = read_timetable(RRuleSchedule(rrule=schedule["rrule"], timezone=schedule["timezone"]))
@@ -191,12 +191,12 @@ def test_the_schedule_of_the_page_is_one_that_this_project_knows() -> None:
 
 
 def test_the_retirement_of_the_page_is_one() -> None:
-    """A rotation takes it as it stands."""
+    """A rotation accepts it exactly as it is written."""
     assert Retirement(**yaml.safe_load(block("how-to/restore-key.md", "yaml"))["retirement"])
 
 
 def test_external_secrets_reads_what_the_policy_permits() -> None:
-    """Path, field and role are those of the pages about Vault."""
+    """Path, field and role agree with the pages about Vault."""
     store, secret = yaml.safe_load_all(block("how-to/read-the-key.md", "yaml"))
 
     [data] = secret["spec"]["data"]
@@ -211,5 +211,5 @@ def test_external_secrets_reads_what_the_policy_permits() -> None:
 
 
 def test_the_webhook_gets_what_the_page_shows() -> None:
-    """The fields are those of the event that calls it."""
+    """The fields agree with those of the event that triggers it."""
     assert set(json.loads(block("how-to/notifications.md", "json"))) == {"rotation", *Event.ROTATION_COMPLETED.payload}

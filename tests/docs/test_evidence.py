@@ -10,7 +10,7 @@ FAULTS = (TESTS / "README.md").read_text().split("\n## Faults\n")[1]
 
 
 def test_every_fault_has_a_test_and_every_test_that_is_named_exists() -> None:
-    """Each fault in the table has at least one test, and each test that is named is one that pytest runs."""
+    """Each fault in the table has at least one test, and pytest collects each test that is named."""
     defined = {
         name
         for file in TESTS.rglob("test_*.py")

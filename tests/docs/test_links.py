@@ -1,4 +1,4 @@
-"""Every link of the pages outside of the site leads somewhere; those inside are checked by `make docs`."""
+"""Every link on the pages outside of the site has a target; `make docs` checks those inside."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
 def links(page: str) -> list[str]:
-    """The targets of a page's links and pictures."""
+    """Return the targets of a page's links and images."""
     return LINK.findall((CHECKOUT / page).read_text())
 
 
 def anchors(page: str) -> set[str]:
-    """The names by which a page's headings are linked to."""
+    """Return the anchors of a page's headings."""
     headings = HEADING.findall((CHECKOUT / page).read_text())
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
@@ -28,7 +28,7 @@ def anchors(page: str) -> set[str]:
     ("page", "link"), sorted({(page, link) for page in PAGES for link in links(page) if "://" not in link})
 )
 def test_each_link_leads_to_what_is_there(page: str, link: str) -> None:
-    """A file that a page names exists, and so does the heading."""
+    """Both the file and the heading in it exist."""
     file, _, anchor = link.partition("#")
 
     assert (CHECKOUT / file).exists()
@@ -37,5 +37,5 @@ def test_each_link_leads_to_what_is_there(page: str, link: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_page_names_an_insecure_address(page: str) -> None:
-    """Links to the outside are https."""
+    """Links to other sites use https."""
     assert not [link for link in links(page) if link.startswith("http:")]

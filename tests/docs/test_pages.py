@@ -1,4 +1,4 @@
-"""The pages' commands are checked by something that can fail."""
+"""The checks of the pages' commands can fail."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.docs.pages import Block, follow, prints, read
     ],
 )
 def test_a_broken_promise_is_noticed(promised: str, printed: str, kept: bool) -> None:
-    """What is printed must be what the page promises, but for what it leaves open."""
+    """The output must be what the page promises, except where the page leaves it open."""
     assert prints(promised, printed) is kept
 
 
 def test_a_command_that_fails_ends_it(tmp_path: Path) -> None:
-    """A failing command in the middle of a page is not passed over."""
+    """A failing command in the middle of a page must not go unnoticed."""
     blocks = [Block("sh", None, "false\n"), Block("sh", None, "true\n")]
 
     with pytest.raises(AssertionError):
@@ -34,7 +34,7 @@ def test_a_command_that_fails_ends_it(tmp_path: Path) -> None:
 
 
 def test_each_promise_is_held_against_the_commands_before_it(tmp_path: Path) -> None:
-    """Files are there before the commands run, and each text belongs to the commands above it."""
+    """Files are saved before the commands run, and each text block belongs to the commands above it."""
     blocks = [
         Block("yaml", "a.yaml", "one\n"),
         Block("sh", None, "cat a.yaml\n"),

@@ -1,4 +1,4 @@
-"""What the reference is made from is all there."""
+"""The generated parts of the reference are complete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CELLS = re.compile(r" \| (?=(?:[^`]*`[^`]*`)*[^`]*$)")  # a type may hold a bar,
 
 @pytest.mark.parametrize("model", [Rotation, KeySettings, Retirement, *blocks.BLOCKS], ids=lambda model: model.__name__)
 def test_every_field_is_told_with_its_description(model: Any) -> None:
-    """The table has each field of the form, in its order, and says of each whether it is required."""
+    """The table has each field of the form in its order, and says whether it is required."""
     rows = generated["fields"](f"{model.__module__}.{model.__name__}").splitlines()[2:]
 
     told = [CELLS.split(row.strip("| ")) for row in rows]
@@ -33,7 +33,7 @@ def test_every_field_is_told_with_its_description(model: Any) -> None:
 
 
 def test_every_block_has_a_place_in_the_reference() -> None:
-    """A block that the package exports is on the page of blocks, with its slug."""
+    """The page of blocks has each exported block with its slug."""
     page = (CHECKOUT / "docs" / "reference" / "blocks.md").read_text()
 
     missing = [
@@ -45,7 +45,7 @@ def test_every_block_has_a_place_in_the_reference() -> None:
 
 
 def test_every_flow_is_in_the_reference() -> None:
-    """A flow that the package exports is shown by its name, with each parameter of its form and what it means."""
+    """Each exported flow is listed by its name, with each parameter of its form and the meaning of it."""
     shown = put_in("{{ flows }}")
 
     exported = [each for name in flows.__all__ if hasattr(each := getattr(flows, name), "to_deployment")]
@@ -57,7 +57,7 @@ def test_every_flow_is_in_the_reference() -> None:
 
 
 def test_defaults_and_types_are_told_as_a_person_writes_them() -> None:
-    """No name of the code and no call stands where a person looks for a value."""
+    """A reader looks for a value, and must not find a name or a call of the code."""
     told = put_in(
         "{{ flows }}\n{{ fields tasks.model.rotation.Rotation }}\n{{ fields tasks.model.rotation.Retirement }}"
     )
@@ -68,7 +68,7 @@ def test_defaults_and_types_are_told_as_a_person_writes_them() -> None:
 
 
 def test_every_state_and_finding_is_on_the_built_page() -> None:
-    """The page of states names each state with each way to it, and each finding, where a template could stay empty."""
+    """The page has each state, each transition to it and each finding, so no template can stay empty unnoticed."""
     page = put_in((CHECKOUT / "docs" / "reference" / "states.md").read_text())
 
     assert [state for state in KeyState if f"\n| `{state}` | " not in page] == []
@@ -101,6 +101,6 @@ def test_every_command_is_told() -> None:
 
 
 def test_an_unknown_part_ends_the_build() -> None:
-    """A page that asks for what does not exist is a mistake, and not an empty page."""
+    """A page that requests an unknown part must fail the build, instead of staying empty there."""
     with pytest.raises(KeyError):
         put_in("{{ nonsense }}")

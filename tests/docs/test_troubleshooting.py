@@ -1,4 +1,4 @@
-"""The page for the person on call quotes what runs really say."""
+"""The page for the person on call quotes the actual messages of runs."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ TREES = [
     ast.parse(file.read_text()) for part in ("blocks", "tasks", "flows") for file in (CHECKOUT / part).rglob("*.py")
 ]
 FILLED_IN = re.compile(r"\d+|\bpublish\b")
-"""What a message does not spell out itself: numbers, and the step that failed."""
+"""What a message does not contain literally: numbers, and the step that failed."""
 LOSES_A_LEDGER = re.compile(
     r"\b(delete|remove|replace|overwrite) (it|the ledger|(the|its) (prefect )?variable)\b|earlier value", re.IGNORECASE
 )
-"""Advice after which live keys are known to nobody."""
+"""Advice after which live keys would be in no ledger."""
 
 
 def all_classes(error: type[KeyRotationError]) -> list[type[KeyRotationError]]:
-    """The class and all that derive from it."""
+    """Return a class and all its subclasses."""
     return [error, *(found for each in error.__subclasses__() for found in all_classes(each))]
 
 
 ERRORS = all_classes(KeyRotationError)
 SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", PAGE, re.MULTILINE))
-"""The entries of the page, by their headings."""
+"""The page's entries, by heading."""
 
 
 def said() -> list[str]:
-    """Every text in the code but docstrings, with `…` for what is filled in."""
+    """Return every text in the code but docstrings, with `…` for what is filled in."""
     nodes = [node for tree in TREES for node in ast.walk(tree)]
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     nodes = [node for node in nodes if id(node) not in docstrings]
@@ -63,7 +63,7 @@ TEXTS = said()
 
 @pytest.mark.parametrize("sentence", QUOTED)
 def test_each_quoted_sentence_is_one_that_the_code_says(sentence: str) -> None:
-    """Each part of it stands in a text of the code, so that somebody who searches the page for a message finds it."""
+    """Each part of it is a text in the code, so that a person who searches the page for a message finds it."""
     parts = [part.strip() for part in sentence.split(OPEN) if part.strip(" .")]
 
     patterns = [FILLED_IN.sub(lambda found: f"(?:{found[0]}|{OPEN})", re.escape(part)) for part in parts]
@@ -75,7 +75,7 @@ def test_each_quoted_sentence_is_one_that_the_code_says(sentence: str) -> None:
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_a_failed_run_ends_with_the_address_of_an_entry_on_the_page(error: type[KeyRotationError]) -> None:
-    """The commonest failure once had no entry at all, although the page said to look its message up."""
+    """Once, the most frequent failure had no entry at all, although the page advised to look its message up."""
     page, _, anchor = failed(error("It failed."), "publish", None).rpartition(" Help: ")[2].partition("#")
 
     assert (CHECKOUT / page).read_text() == PAGE
@@ -83,7 +83,7 @@ def test_a_failed_run_ends_with_the_address_of_an_entry_on_the_page(error: type[
 
 
 def test_each_class_of_errors_has_an_entry_of_its_own() -> None:
-    """Two classes at one entry would be told apart by nobody."""
+    """Otherwise different failures would share one advice."""
     public = [error for error in ERRORS if error.__module__ == KeyRotationError.__module__]
 
     assert len({address(error.entry) for error in public}) == len(public)
@@ -91,7 +91,7 @@ def test_each_class_of_errors_has_an_entry_of_its_own() -> None:
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_each_message_of_an_error_stands_in_its_entry(error: type[KeyRotationError]) -> None:
-    """Whoever searches the page for a message arrives where the message's address leads."""
+    """A search on the page for a message leads to the same entry as the message's link."""
     wanted = [
         message
         for tree in TREES
@@ -104,22 +104,22 @@ def test_each_message_of_an_error_stands_in_its_entry(error: type[KeyRotationErr
 
 
 def test_the_lists_of_messages_are_those_of_the_code() -> None:
-    """They stand in the file, where the address at the end of a message leads in a checkout."""
+    """They are part of the file itself, to which the link in a message leads in a checkout."""
     assert generated["with_messages"](PAGE) == PAGE, "run: python docs/hooks/generated.py"
 
 
 def test_messages_are_found_in_the_code() -> None:
-    """A test that finds none would pass without a look at the page."""
+    """Without any message, the tests above would pass without checking the page."""
     assert sum(section.count("- ``") for section in SECTIONS.values()) > 100
 
 
 def test_the_page_is_found_to_quote() -> None:
-    """A page that was written in another form would pass the test above without being looked at."""
+    """If the page were written in another form, the test above would pass without checking it."""
     assert len(QUOTED) >= 15
 
 
 def test_no_message_advises_to_delete_or_replace_a_ledger() -> None:
-    """Whoever followed such advice would lose a live key for good."""
+    """Whoever followed such advice would lose track of a live key for good."""
     about_ledgers = [text for text in TEXTS if re.search("ledger", text, re.IGNORECASE)]
 
     assert any("upgrade this worker" in text for text in about_ledgers)
@@ -127,5 +127,5 @@ def test_no_message_advises_to_delete_or_replace_a_ledger() -> None:
 
 
 def test_the_advice_of_an_earlier_version_is_found() -> None:
-    """What the message of an unreadable ledger once said is what the test above looks for."""
+    """The message of an unreadable ledger once had such advice, which the test above must find."""
     assert LOSES_A_LEDGER.search("is not a readable ledger: put an earlier value back from its events, or delete it")

@@ -25,7 +25,7 @@ DASHBOARD = re.compile(r"Dashboard: (http://\S+)/v2 ")
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Path]:
-    """What `make up` starts; the file holds what it prints."""
+    """Run what `make up` starts; the file has its output."""
     printed = tmp_path / "up.log"
     with printed.open("wb") as log:
         env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}

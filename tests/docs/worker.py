@@ -1,4 +1,4 @@
-"""Runs what a page's commands start: in this process and at once, where a real worker takes ten seconds for each."""
+"""Execute what a page's commands start: in this process and at once, where a real worker takes ten seconds per run."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ POLL_SECONDS = 0.2
 
 @contextmanager
 def at_work(stack: Stack) -> Iterator[None]:
-    """Run what is due from now on, one run after another.
+    """Execute due runs from now on, one after another.
 
     Args:
-        stack: The server whose runs are taken.
+        stack: The server of the runs.
 
     Yields:
-        Nothing; the commands are given inside.
+        Nothing; the commands run inside of the context.
     """
     stop = threading.Event()
     since = datetime.now(UTC)
