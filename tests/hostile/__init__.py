@@ -1,1 +1,1 @@
-"""Services that lie, and people who type anything."""
+"""Services that send false answers, and people who type anything."""

@@ -1,4 +1,4 @@
-"""Every call of every client, to stand-ins whose answers lie."""
+"""Every call of every client, to stand-ins that send false answers."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from tests.hostile.liar import ANSWERS, KEY, SECRET_ID, Liar, Service
 MANAGEMENT_KEY = DEFAULT_MANAGEMENT_KEY
 LABELS = {"key_rotation": "checkout"}
 LOGINS = ("approle", "kubernetes", "jwt")
-"""The ways to log in at Vault that ask Vault: a token is used as it is."""
+"""The login methods of Vault that send a request; a token is used without one."""
 GUARDRAIL = "0b0e3c5e-1f3a-4d0b-9b59-2f8f3f3f5c11"
 CREDENTIAL = "11111111-2222-3333-4444-555555555555"
 
 
 @dataclass
 class Liars:
-    """The three stand-ins behind their liars, and clients of them."""
+    """The three stand-ins behind their liars, with clients for them."""
 
     liars: dict[Service, Liar]
     urls: dict[Service, str]
@@ -44,12 +44,12 @@ class Liars:
     deadline: float | None = None
 
     def openrouter(self) -> OpenRouterClient:
-        """A client that does not really wait."""
+        """Return a client that does not really wait."""
         credentials = OpenRouterCredentials(management_key=MANAGEMENT_KEY, base_url=f"{self.urls['OpenRouter']}/api/v1")
         return credentials.get_client(sleep=at_once)
 
     def vault(self, path: str = "app", login: str = "token") -> VaultSecret:
-        """A secret in Vault."""
+        """Return a secret in Vault."""
         auth = self.logins()[login]
         third = self.deadline and self.deadline / 3
         timeouts = {"connect_timeout_seconds": third, "read_timeout_seconds": third} if third else {}
@@ -58,7 +58,7 @@ class Liars:
         return VaultSecret(credentials=credentials, path=path)
 
     def logins(self) -> dict[str, Any]:
-        """Each way to log in at Vault."""
+        """Return each login method of Vault."""
         return {
             "token": TokenAuth(token=SecretStr(ROOT_TOKEN)),
             "approle": AppRoleAuth(role_id="role", secret_id=SecretStr(SECRET_ID)),
@@ -67,7 +67,7 @@ class Liars:
         }
 
     def infisical(self, name: str = "PRESENT") -> InfisicalSecret:
-        """A secret in Infisical."""
+        """Return a secret in Infisical."""
         host, secret = self.urls["Infisical"], infisical.CLIENT_SECRET
         credentials = InfisicalCredentials(host=host, client_id=infisical.CLIENT_ID, client_secret=secret)
         credentials._client = InfisicalClient(host, infisical.CLIENT_ID, SecretStr(secret), sleep=at_once)
@@ -79,11 +79,11 @@ class Call:
     """A call of a client.
 
     Args:
-        service: Whose.
-        method: Requests with this method,
-        path: and a path that matches, are lied to.
+        service: The service that it calls.
+        method: The method of the requests that get a false answer,
+        path: and a regular expression for their paths.
         make: Makes the call.
-        otherwise: What comes of the lies that this call takes otherwise than most: a class of error, or the result.
+        otherwise: The results that differ from the usual ones, by answer: an error class, or a value.
     """
 
     service: Service
@@ -134,7 +134,7 @@ def _infisical(
 
 
 def _spelled(otherwise: dict[str, Any]) -> dict[str, Any]:
-    """Names of answers stand in keyword arguments with underscores, a status after one more."""
+    """Return the answers that keyword arguments name: underscores stand for blanks, and one precedes a status."""
     return {name.lstrip("_").replace("_", " "): value for name, value in otherwise.items()}
 
 
@@ -262,9 +262,9 @@ async def _fenced(block: VaultSecret) -> Content:
 
 
 async def outcome(call: Call, liars: Liars) -> Any:
-    """Make a call and return its result or its error."""
+    """Make a call, and return its result or its error."""
     async with AsyncExitStack() as stack:
         try:
             return await call.make(liars, stack)
-        except Exception as error:  # noqa: BLE001 - an error of any other class is what the test is looking for
+        except Exception as error:  # noqa: BLE001 - the test looks for errors of any other class
             return error

@@ -1,4 +1,4 @@
-"""What is asked of every outcome: it comes in time, says what is wrong plainly, and shows no secret."""
+"""Assess an outcome: its error must be plain, and it must not contain a secret."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LONGEST_SECONDS = 60.0
 
 
 def shown(result: Any) -> str:
-    """Everything that a log, a state or a person can see of a result or an error."""
+    """Return everything of a result or an error that a log, a state or a person can see."""
     if isinstance(result, BaseException):
         return "".join(traceback.format_exception(result)) + repr(result) + repr(vars(result))
     return f"{result!r}{result}"
 
 
 def leaks(text: str) -> list[str]:
-    """The secrets in a text."""
+    """Return the secrets in a text."""
     return [form for form in FORMS if form in text]
 
 

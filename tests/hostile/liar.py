@@ -1,4 +1,4 @@
-"""Stand-ins whose answers lie, full of secrets, and the ears that listen for one in a log."""
+"""Stand-ins that send false answers, full of secrets, and a handler that searches the log for them."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ FORMS = (*SECRETS, *(base64.b64encode(secret.encode()).decode().rstrip("=") for 
 LEAK = " ".join(FORMS)
 MEGABYTE = b"x" * 1_000_000
 SOON = "in three seconds"
-"""Stands for a date that lies ahead when it is told."""
+"""Stands for a date that is in the future when the answer is sent."""
 Service = Literal["OpenRouter", "Vault", "Infisical", "Prefect"]
 Manner = Literal["whole", "huge", "trickle", "dropped"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One lie.
+    """A false answer.
 
     Args:
-        status: The status.
-        body: The body; without it, an error as the service documents it, full of secrets.
-        headers: Headers beside those that are full of secrets.
+        status: Its status.
+        body: Its body; by default an error as the service documents it, full of secrets.
+        headers: Further headers, beside those that are full of secrets.
         manner: How it is sent.
     """
 
@@ -50,7 +50,7 @@ class Answer:
     manner: Manner = "whole"
 
     def text(self, service: Service) -> bytes:
-        """The body, in the words of a service."""
+        """Return the body in the format of a service."""
         if self.body is not None:
             return self.body.encode()
         documented: dict[Service, Any] = {
@@ -62,18 +62,18 @@ class Answer:
         return json.dumps(documented[service]).encode()
 
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        """Headers full of secrets."""
+        """Return headers full of secrets."""
         leaky = dict.fromkeys(("x-echo", "set-cookie", "www-authenticate", "location"), LEAK)
         said = {**leaky, **self.headers}
         return [(name.encode(), (_soon() if value == SOON else value).encode()) for name, value in said.items()]
 
 
 class Liar:
-    """An application whose matching requests are answered with a lie.
+    """An application that gives false answers to matching requests.
 
     Args:
-        app: The stand-in behind it.
-        service: In whose words it lies.
+        app: The stand-in that answers the others.
+        service: The service whose format it uses.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -83,7 +83,7 @@ class Liar:
         self.told = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer a request."""
         if scope["type"] != "http" or not self._matches(scope["method"], scope["path"]):
             await self.app(scope, receive, send)
             return
@@ -153,7 +153,7 @@ ANSWERS: dict[str, Answer] = {
 
 
 class Ear(logging.Handler):
-    """Hears everything that is logged, formatted as a file would hold it."""
+    """Records everything that is logged, formatted as a file would contain it."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -161,18 +161,18 @@ class Ear(logging.Handler):
         self.heard: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember a record."""
+        """Record a log record."""
         self.heard.append(self.format(record))
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """Return everything that was recorded."""
         return "\n".join(self.heard)
 
 
 @contextmanager
 def listening() -> Iterator[Ear]:
-    """Hear every logger of this process at DEBUG, in the place of its own handlers: drawing all that takes longer."""
+    """Record every logger of this process at DEBUG, in place of its own handlers, whose output would take longer."""
     ear, loggers = Ear(), [logging.getLogger(), logging.getLogger("prefect")]
     before = [(logger, logger.level, logger.handlers) for logger in loggers]
     for logger in loggers:

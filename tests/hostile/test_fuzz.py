@@ -1,4 +1,4 @@
-"""Generated answers with keys in them: whatever a service sends, no message, log or repr of a client carries it."""
+"""Generated answers that contain keys: no message, log or repr of a client repeats any of them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ OF_VAULT = [
     {"auth": {"client_token": "token", "lease_duration": 60}},
     *ERRORS,
 ]
-"""Answers as the services give them."""
+"""Answers in the formats of the services."""
 FIELDS = sorted(
     {name for template in [*OF_OPENROUTER, *OF_INFISICAL, *OF_VAULT] for name in template}
     | {"hash", "label", "value", "metadata"}
@@ -74,13 +74,13 @@ shapes = st.recursive(
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place inside of a JSON value."""
+    """Return the path to every value in a JSON value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [place for key, one in inside for place in [(*path, key), *places(one, (*path, key))]]
 
 
 def at(value: Any, path: Iterable[Any]) -> Any:
-    """What stands at a place inside of a JSON value."""
+    """Return the value at a path in a JSON value."""
     for key in path:
         value = value[key]
     return value
@@ -88,7 +88,7 @@ def at(value: Any, path: Iterable[Any]) -> Any:
 
 @st.composite
 def almost_right(draw: st.DrawFn, templates: list[Any]) -> Any:
-    """An answer as it should be, but for some values."""
+    """Draw a correct answer with some values replaced."""
     answer = deepcopy(draw(st.sampled_from(templates)))
     leaves_of = [place for place in places(answer) if not isinstance(at(answer, place), dict | list)]
     for *path, last in draw(st.lists(st.sampled_from(leaves_of), min_size=1, max_size=3)):
@@ -98,7 +98,7 @@ def almost_right(draw: st.DrawFn, templates: list[Any]) -> Any:
 
 @st.composite
 def bodies(draw: st.DrawFn, templates: list[Any]) -> bytes:
-    """JSON of any shape, whole or cut off, or bytes around a secret."""
+    """Draw JSON of any shape, complete or truncated, or bytes around a secret."""
     if draw(st.integers(0, 4)) == 0:
         return draw(st.binary(max_size=20)) + draw(st.sampled_from(SECRETS)).encode() + draw(st.binary(max_size=20))
     text = json.dumps(draw(st.one_of(almost_right(templates), shapes))).encode()
@@ -145,7 +145,7 @@ BLOCKS: dict[str, Callable[[DestinationBlock], Awaitable[Any]]] = {
 
 
 async def said_about(call: Awaitable[Any]) -> str:
-    """Everything that anybody can see of a call: its result or its error, and what was logged meanwhile."""
+    """Return everything that anybody can see of a call: its result or its error, and its log."""
     with (
         listening() as ear,
         mock.patch("blocks.http.MAX_ATTEMPTS", 1),
@@ -159,7 +159,7 @@ async def said_about(call: Awaitable[Any]) -> str:
 
 
 def leaked(text: str) -> list[str]:
-    """The secrets in a text."""
+    """Return the secrets in a text."""
     return [secret for secret in SECRETS if secret in text]
 
 
@@ -167,7 +167,7 @@ def leaked(text: str) -> list[str]:
 @given(status=st.sampled_from(STATUSES), body=bodies(OF_OPENROUTER))
 @settings(deadline=None, max_examples=60)
 async def test_no_answer_of_openrouter_is_quoted(name: str, status: int, body: bytes) -> None:
-    """Each call returns, or ends in one of our errors, and nothing that it says holds a key."""
+    """Each call returns, or raises an error of ours, and neither contains a key."""
     credentials = OpenRouterCredentials(management_key=DEFAULT_MANAGEMENT_KEY)
     transport = httpx.MockTransport(lambda _request: httpx.Response(status, content=body))
 
@@ -180,7 +180,7 @@ async def test_no_answer_of_openrouter_is_quoted(name: str, status: int, body: b
 @given(status=st.sampled_from(STATUSES), body=bodies(OF_INFISICAL))
 @settings(deadline=None, max_examples=30)
 async def test_no_answer_of_infisical_is_quoted(name: str, at_login: bool, status: int, body: bytes) -> None:
-    """Each call returns, or ends in one of our errors, and nothing that it says holds a key."""
+    """Each call returns, or raises an error of ours, and neither contains a key."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/login") and not at_login:
@@ -202,7 +202,7 @@ async def test_no_answer_of_infisical_is_quoted(name: str, at_login: bool, statu
 @given(status=st.sampled_from(STATUSES), body=bodies(OF_VAULT))
 @settings(deadline=None, max_examples=30)
 async def test_no_answer_of_vault_is_quoted(name: str, at_login: bool, status: int, body: bytes) -> None:
-    """Each call returns, or ends in one of our errors, and nothing that it says holds a key."""
+    """Each call returns, or raises an error of ours, and neither contains a key."""
 
     def answer(adapter: HTTPAdapter, request: requests.PreparedRequest, **_how: Any) -> requests.Response:
         if str(request.url).endswith("/login") and not at_login:

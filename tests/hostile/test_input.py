@@ -1,4 +1,4 @@
-"""Whatever people type: refused in one sentence that names the field, or kept under exactly that name."""
+"""Whatever people type is refused in one sentence that names the field, or stored under exactly that name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOW = datetime(2026, 12, 1, tzinfo=UTC)
 
 
 def is_plain(text: str) -> bool:
-    """Return whether a message is a short line."""
+    """Return whether a message is one short line."""
     return text.isprintable() and text.endswith(".") and len(text) < 400
 
 
@@ -39,7 +39,7 @@ def is_plain(text: str) -> bool:
 
 
 def filled_in(field: str, value: Any) -> dict[str, Any]:
-    """A rotation whose one field, dotted, holds a value."""
+    """Return a rotation with a value in one field, given by its dotted name."""
     rotation: dict[str, Any] = {
         "name": "checkout",
         "connection": "openrouter",
@@ -56,14 +56,14 @@ GROUPS: dict[str, type[BaseModel]] = {"key": KeySettings, "retirement": Retireme
 FIELDS = [name for name in Rotation.model_fields if name not in GROUPS] + [
     f"{group}.{name}" for group, model in GROUPS.items() for name in model.model_fields
 ]
-"""Every field that a person fills in."""
+"""Every field that a person can fill in."""
 
 
 @pytest.mark.parametrize("field", FIELDS)
 @given(value=typed)
 @settings(deadline=None)
 def test_a_rotations_field_is_refused_by_name_or_makes_a_key_that_is_found_again(field: str, value: str) -> None:
-    """A refusal names the field on one line and repeats nothing; what is accepted leads back to rotation and run."""
+    """A refusal names the field on one line and quotes nothing; an accepted value leads back to rotation and run."""
     refused: list[ConfigurationError] = []
     try:
         rotation = parse_rotation(filled_in(field, value + CANARY))
@@ -86,7 +86,7 @@ def test_a_rotations_field_is_refused_by_name_or_makes_a_key_that_is_found_again
 @settings(deadline=None)
 @example(value=KEY)
 def test_a_field_that_does_not_exist_is_refused_on_one_line(value: str) -> None:
-    """A name that somebody made up does not break the message, and a key that was pasted there is not shown."""
+    """An invented field name does not break the message, and a key pasted there is not shown."""
     assume(value not in Rotation.model_fields)
 
     with pytest.raises(ConfigurationError) as refused:
@@ -99,7 +99,7 @@ def test_a_field_that_does_not_exist_is_refused_on_one_line(value: str) -> None:
 
 @pytest.mark.parametrize("value", [None, 7, [], "checkout", {"key": []}, {"name": {}}, {"overlap": float("inf")}])
 def test_what_is_no_rotation_at_all_is_refused_on_one_line(value: Any) -> None:
-    """A parameter of another type is a configuration error like any other."""
+    """A parameter of another type leads to a configuration error like any other."""
     with pytest.raises(ConfigurationError, match=r"^rotation") as refused:
         parse_rotation(value)
 
@@ -111,7 +111,7 @@ def test_what_is_no_rotation_at_all_is_refused_on_one_line(value: Any) -> None:
     [("overlap", "P999999999D"), ("overlap", "P3651D"), ("key.limit_usd", 1e300), ("key.limit_usd", "0.12345678901")],
 )
 def test_what_would_fail_after_the_key_was_made_is_refused_before(field: str, value: Any) -> None:
-    """An overlap beyond the calendar, or an amount that no JSON number carries, makes no key."""
+    """With an overlap beyond the calendar, or an amount that JSON cannot express, no key is created."""
     with pytest.raises(ConfigurationError, match=rf"^rotation\.{field}: .* Nothing was created\.$"):
         parse_rotation(filled_in(field, value))
 
@@ -119,7 +119,7 @@ def test_what_would_fail_after_the_key_was_made_is_refused_before(field: str, va
 @given(value=typed)
 @settings(max_examples=40, deadline=None)
 async def test_a_keys_name_reaches_openrouter_as_it_was_typed(value: str) -> None:
-    """The stand-in has the key under exactly the name that the request says."""
+    """The stand-in stores the key under exactly the requested name."""
     try:
         rotation = parse_rotation(filled_in("key.name", value))
     except ConfigurationError:
@@ -138,7 +138,7 @@ async def test_a_keys_name_reaches_openrouter_as_it_was_typed(value: str) -> Non
 
 
 def connected(sandbox: OpenRouterSandbox, seen: list[httpx.Request] | None = None) -> OpenRouterClient:
-    """A client of a stand-in in this process, whose requests can be looked at."""
+    """Return a client of a stand-in in this process, which records its requests."""
 
     class Seen(httpx.ASGITransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -160,14 +160,14 @@ IN_PATHS: dict[str, tuple[str, Callable[[OpenRouterClient, str], Awaitable[Any]]
     "assign_guardrail": (GUARDED, lambda client, value: client.assign_guardrail(value, "f01d")),
     "unassign_guardrail": (f"{GUARDED}/remove", lambda client, value: client.unassign_guardrail(value, "f01d")),
 }
-"""What a value becomes part of, and the calls that do it."""
+"""Where a value ends up, and the calls that put it there."""
 
 
 @pytest.mark.parametrize("call", IN_PATHS)
 @given(value=typed)
 @settings(deadline=None)
 async def test_what_becomes_part_of_a_path_stays_one_segment(call: str, value: str) -> None:
-    """A hash, a workspace or a guardrail asks for itself or for nothing; it leads to no other path, and no query."""
+    """A hash, workspace or guardrail leads to its own path or to no request, but never to another path or a query."""
     seen: list[httpx.Request] = []
     path, ask = IN_PATHS[call]
     before, after = path.encode().split(b"{}")
@@ -193,7 +193,7 @@ async def _hashes(client: OpenRouterClient, workspace: str) -> list[str]:
 @given(value=typed)
 @settings(deadline=None)
 async def test_what_is_asked_for_in_a_query_or_a_body_stays_one_value(value: str) -> None:
-    """A workspace whose keys are listed, or a key whose guardrail is changed, changes nothing else of its request."""
+    """As a workspace to list, or a guardrail's key, the value changes nothing else in the request."""
     seen: list[httpx.Request] = []
 
     async with connected(OpenRouterSandbox(), seen) as client:
@@ -220,7 +220,7 @@ async def test_what_is_asked_for_in_a_query_or_a_body_stays_one_value(value: str
 @given(value=typed)
 @settings(deadline=None)
 def test_a_management_key_is_shown_to_nobody(value: str) -> None:
-    """Refused or accepted, neither message nor block shows the key, and an accepted one can be a header."""
+    """Whether it is accepted or refused, no message or block shows it, and an accepted one fits into a header."""
     with listening() as ear:
         block = make(OpenRouterCredentials, management_key=value + CANARY)
 
@@ -243,7 +243,7 @@ def test_a_management_key_is_shown_to_nobody(value: str) -> None:
 @given(value=typed)
 @settings(deadline=None)
 def test_a_secret_field_shows_in_nothing(kind: type[Any], field: str, others: dict[str, str], value: str) -> None:
-    """Neither repr, text, JSON nor a refusal of a block holds what was typed into a secret field."""
+    """Neither repr, text or JSON of a block nor its refusal contains the value of a secret field."""
     made = make(kind, **{field: value + CANARY}, **others)
 
     if made is not None:
@@ -267,7 +267,7 @@ def test_a_secret_field_shows_in_nothing(kind: type[Any], field: str, others: di
 @given(value=typed)
 @settings(deadline=None)
 def test_what_is_accepted_is_one_clean_line(kind: type[Any], field: str, others: dict[str, Any], value: str) -> None:
-    """Addresses, namespaces and mounts are refused by name, without repeating them, or hold no control character."""
+    """URLs, namespaces and mounts are refused by name, without being quoted, or contain no control character."""
     made = make(kind, **{field: value + CANARY}, **others)
 
     if made is not None:

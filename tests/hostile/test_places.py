@@ -1,4 +1,4 @@
-"""Whatever people type as a secret's place: it is stored there and nowhere else, or refused without being repeated."""
+"""Whatever people type as a secret's place: it is stored there and nowhere else, or refused without being quoted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.hostile.typed import CANARY, make, typed
 
 @pytest.fixture(scope="module")
 def vault_server() -> Iterator[tuple[str, VaultSandbox]]:
-    """The Vault stand-in, over real sockets: hvac and requests have their say about each path."""
+    """The Vault stand-in on a real socket, because hvac and requests interpret paths, too."""
     sandbox = VaultSandbox()
     with running(vault.create_app(sandbox)) as url:
         yield url, sandbox
@@ -36,7 +36,7 @@ def vault_server() -> Iterator[tuple[str, VaultSandbox]]:
 async def test_a_secret_is_written_where_the_block_says_and_nowhere_else(
     vault_server: tuple[str, VaultSandbox], mount: str, path: str, field: str
 ) -> None:
-    """Vault has the key in exactly this field at exactly this path of exactly this mount, or nothing was sent."""
+    """Vault has the key in exactly this field, path and mount, or nothing was sent."""
     url, sandbox = vault_server
     credentials = VaultCredentials(url=url, auth=TokenAuth(token=ROOT_TOKEN))
     block = make(VaultSecret, credentials=credentials, mount=mount, path=path, field=field)
@@ -62,7 +62,7 @@ async def test_a_secret_is_written_where_the_block_says_and_nowhere_else(
 @given(value=typed)
 @settings(deadline=None)
 def test_a_place_in_vault_that_is_refused_is_not_repeated(field: str, value: str) -> None:
-    """The message names the field and does not hold what was typed."""
+    """The message names the field, and does not contain the input."""
     credentials = VaultCredentials(url="https://vault.example", auth=TokenAuth(token="t"))
 
     made = make(VaultSecret, **{"credentials": credentials, "path": "app", field: value + CANARY})
@@ -88,7 +88,7 @@ def infisical_server() -> Iterator[tuple[str, infisical.InfisicalSandbox]]:
 async def test_infisical_has_the_secret_where_the_block_says_and_nowhere_else(
     infisical_server: tuple[str, infisical.InfisicalSandbox], project: str, environment: str, path: str, name: str
 ) -> None:
-    """Project, environment, folder and name arrive as they stand in the block, or nothing was sent."""
+    """Project, environment, folder and name arrive exactly as they are in the block, or nothing was sent."""
     url, sandbox = infisical_server
     credentials = InfisicalCredentials(host=url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET)
     block = make(
@@ -114,7 +114,7 @@ async def test_infisical_has_the_secret_where_the_block_says_and_nowhere_else(
 @given(value=typed)
 @settings(deadline=None)
 def test_a_place_in_infisical_that_is_refused_is_not_repeated(field: str, value: str) -> None:
-    """The message names the field and does not hold what was typed."""
+    """The message names the field, and does not contain the input."""
     credentials = InfisicalCredentials(host="https://infisical.example", client_id="c", client_secret="s")
     place = {"project_id": "p", "environment": "prod", "name": "KEY"}
 

@@ -1,4 +1,4 @@
-"""Whatever Prefect's own API answers, a call ends with a documented result or with one sentence and no secret."""
+"""Whatever Prefect's own API answers, a call ends with a documented result, or with one sentence without a secret."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _secret() -> PrefectSecret:
 
 
 async def _in_a_run(call: Callable[[PrefectWorld], Awaitable[Any]]) -> Any:
-    """Call as a run of a deployment does."""
+    """Make a call as a run of a deployment would."""
     run = FlowRun(id=RUN, flow_id=RUN, deployment_id=RUN)
     fields: dict[str, Any] = {"flow_run": run}
     with FlowRunContext.model_construct(**fields):
@@ -103,9 +103,9 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "a secret is read": lambda: _secret().read_content(),
     "a secret is written": lambda: _secret().write_content(SecretStr(KEY), Content(None), {}),
 }
-"""Every call to Prefect's API that a run makes by itself."""
+"""Every call to Prefect's API that a run makes itself."""
 WITHOUT_ANSWER = {"now", "sleep", "apart", "emit"}
-"""What of the world asks nobody, or does not wait for an answer."""
+"""Methods of the world that send no request, or do not wait for the answer."""
 
 
 async def _version(_request: Request) -> JSONResponse:
@@ -114,14 +114,14 @@ async def _version(_request: Request) -> JSONResponse:
 
 @pytest.fixture(scope="module")
 def prefect() -> Iterator[Liar]:
-    """A server in place of Prefect's API, which tells the truth about its version only."""
+    """A server in place of Prefect's API, which is honest about its version only."""
     liar = Liar(Starlette(routes=[Route("/api/admin/version", _version)]), "Prefect")
     with running(liar) as url, temporary_settings({PREFECT_API_URL: f"{url}/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
         yield liar
 
 
 def _is_documented(result: Any) -> bool:
-    """Return whether a call ended with an error of ours in plain words, or as if nothing were there."""
+    """Return whether a call ended with an error of ours in plain words, or as if nothing existed."""
     return (
         is_plain(result)
         if isinstance(result, KeyRotationError)
@@ -130,7 +130,7 @@ def _is_documented(result: Any) -> bool:
 
 
 def test_no_call_of_the_world_is_left_out() -> None:
-    """Whoever lets a run ask Prefect for something else adds it above."""
+    """Whoever adds a request to Prefect's API must add it to `CALLS`."""
     asked = {name for name in vars(PrefectWorld) if not name.startswith("_")} - WITHOUT_ANSWER
 
     assert asked <= set(CALLS)
@@ -141,8 +141,8 @@ def test_no_call_of_the_world_is_left_out() -> None:
 async def test_a_lie_of_prefects_api_ends_with_one_sentence_and_no_secret(
     prefect: Liar, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the answer, a call ends with an error of ours, or as if nothing were there, and shows no secret."""
-    # Prefect's client waits even where it does not try again.
+    """Whatever the answer, a call raises an error of ours, or acts as if nothing existed, and reveals no secret."""
+    # Prefect's client waits even if it does not repeat the request.
     for wait in ("clamped_poisson_interval", "bounded_poisson_interval"):
         monkeypatch.setattr(f"prefect.client.base.{wait}", lambda *_: 0.0)
     monkeypatch.setattr(gate, "ATTEMPTS", 2)
@@ -155,7 +155,7 @@ async def test_a_lie_of_prefects_api_ends_with_one_sentence_and_no_secret(
             try:
                 async with asyncio.timeout(LONGEST_SECONDS):
                     result: Any = await CALLS[name]()
-            except Exception as error:  # noqa: BLE001 - an error of any other class is what the test is looking for
+            except Exception as error:  # noqa: BLE001 - the test looks for errors of any other class
                 result = error
             told[answer] = prefect.told
             if not _is_documented(result) or leaks(shown(result)):

@@ -1,4 +1,4 @@
-"""Answers that no web framework would send: headers without an end, and headers that are none."""
+"""Answers that no web framework would send: endless headers, and broken ones."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.hostile.judging import leaks, shown
 from tests.hostile.liar import KEY, LEAK, Answer, Liar, listening
 
 FIRST_CALLS = ["create_key", "Vault credentials check", "Infisical credentials check"]
-"""One call of each client, whose first exchange is the one that is lied to."""
+"""A call of each client whose first request gets a false answer."""
 
 
 def trickling_headers(connection: socket.socket, over: threading.Event) -> None:
-    """Send one header after the other, without an end."""
+    """Send one header after another, without an end."""
     connection.sendall(b"HTTP/1.1 200 OK\r\n")
     for number in range(100):
         connection.sendall(f"X-{number}: a\r\n".encode())
@@ -35,17 +35,17 @@ def trickling_headers(connection: socket.socket, over: threading.Event) -> None:
 
 
 def broken_headers(connection: socket.socket, _over: threading.Event) -> None:
-    """Send a header that is none, full of secrets."""
+    """Send a broken header full of secrets."""
     connection.sendall(f"HTTP/1.1 200 OK\r\n{LEAK}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
 
 
 def broken_status(connection: socket.socket, _over: threading.Event) -> None:
-    """Send something that is not HTTP, full of secrets."""
+    """Send text that is not HTTP, full of secrets."""
     connection.sendall(f"{LEAK}\r\n\r\n".encode())
 
 
 def at(url: str) -> Liars:
-    """Clients that all call the same address."""
+    """Return clients that all use the same address."""
     nobody = OpenRouterSandbox()
     key = nobody.add_key(nobody.accounts[0], {"name": "checkout"})
     return Liars({}, dict.fromkeys(("OpenRouter", "Vault", "Infisical"), url), key, "workspace", deadline=0.3)
@@ -53,7 +53,7 @@ def at(url: str) -> Liars:
 
 @pytest.mark.parametrize("name", FIRST_CALLS)
 async def test_headers_without_end_are_given_up_at_the_deadline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call ends at its deadline although bytes keep coming; later it would meet another end."""
+    """A call ends at its deadline although bytes keep arriving; without it, the test would see another error."""
     monkeypatch.setattr("blocks.http.CALL_DEADLINE_SECONDS", 0.3)
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
 
@@ -69,7 +69,7 @@ async def test_headers_without_end_are_given_up_at_the_deadline(name: str, monke
 async def test_what_is_not_http_is_neither_shown_nor_logged(
     name: str, speak: Callable[[socket.socket, threading.Event], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer that breaks the protocol is one error of ours, and no library's log tells what was sent."""
+    """An answer that violates the protocol leads to one error of ours, and no library logs it."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
 
     with listening() as ear, speaking(speak) as url:
@@ -97,7 +97,7 @@ def _created(**lies: str) -> Answer:
 
 @pytest.mark.parametrize("field", ["label", "hash"])
 async def test_a_key_shown_where_none_belongs_is_not_kept(field: str) -> None:
-    """A label or a hash that holds the plaintext would end in the ledger; the key counts as not understood."""
+    """Such a label or hash would be stored in the ledger, so the create fails, with an unknown outcome."""
     liar = Liar(openrouter.create_app(OpenRouterSandbox()), "OpenRouter")
     liar.lies = ("POST", "/keys$", _created(**{field: KEY}))
 

@@ -1,4 +1,4 @@
-"""The second line of defence: what looks like a secret is struck out of the log."""
+"""The second line of defence: the log masks whatever looks like a secret."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OLD_TOKEN = "s.iyNUhq8Ov4hIAx6snw5mB2nL"
     ],
 )
 def test_what_looks_like_a_secret_is_struck_out(text: str, expected: str) -> None:
-    """Keys, Vault tokens and credentials in headers go; what stands around them stays."""
+    """Keys, Vault tokens and credentials in headers are masked; the text around them stays."""
     assert redacted(text) == expected
 
 
@@ -47,13 +47,13 @@ def test_what_looks_like_a_secret_is_struck_out(text: str, expected: str) -> Non
     ],
 )
 def test_what_people_need_to_read_stays(text: str) -> None:
-    """Labels, hashes, run ids and plain sentences are left as they are."""
+    """Labels, hashes, run ids and plain sentences do not change."""
     assert redacted(text) == text
 
 
 @pytest.fixture
 def ear() -> Ear:
-    """A handler that redacts."""
+    """A handler with the filter."""
     made = Ear()
     made.addFilter(RedactionFilter())
     return made
@@ -61,7 +61,7 @@ def ear() -> Ear:
 
 @pytest.fixture
 def log(ear: Ear) -> Iterator[logging.Logger]:
-    """A logger of the test's own."""
+    """A separate logger for the test."""
     logger = logging.getLogger("tests.hostile.redaction")
     logger.propagate = False
     logger.setLevel(logging.DEBUG)
@@ -71,14 +71,14 @@ def log(ear: Ear) -> Iterator[logging.Logger]:
 
 
 def test_arguments_are_redacted(log: logging.Logger, ear: Ear) -> None:
-    """A secret that comes as an argument does not reach the message."""
+    """A secret in an argument does not reach the message."""
     log.info("made %s at %s", KEY, "OpenRouter")
 
     assert ear.text.endswith("made sk-or-v1-[redacted] at OpenRouter")
 
 
 def test_arguments_that_do_not_fit_are_redacted_too(log: logging.Logger, ear: Ear) -> None:
-    """A broken log call neither fails nor prints what it was given."""
+    """A broken log call neither fails nor prints its arguments."""
     log.info("made %d", KEY)
 
     assert KEY not in ear.text
@@ -86,7 +86,7 @@ def test_arguments_that_do_not_fit_are_redacted_too(log: logging.Logger, ear: Ea
 
 
 def test_an_argument_that_has_no_text_does_not_fail_whoever_logs_it(log: logging.Logger, ear: Ear) -> None:
-    """A run goes on, as it does without the filter: logging keeps the errors of its handlers to itself."""
+    """The run continues, as it would without the filter, because logging itself catches the errors of its handlers."""
 
     class Unspeakable:
         def __str__(self) -> str:
@@ -99,7 +99,7 @@ def test_an_argument_that_has_no_text_does_not_fail_whoever_logs_it(log: logging
 
 
 def test_a_traceback_is_redacted(log: logging.Logger, ear: Ear) -> None:
-    """What the text of an error quotes is struck out, and the place stays."""
+    """Secrets in an error's text are masked, and the traceback still shows the place."""
     try:
         int(KEY)
     except ValueError:
@@ -111,7 +111,7 @@ def test_a_traceback_is_redacted(log: logging.Logger, ear: Ear) -> None:
 
 
 def test_a_record_without_a_secret_is_not_touched() -> None:
-    """Other formatters still find message, arguments and error as they were."""
+    """Other handlers still get the original message, arguments and error."""
     record = logging.LogRecord("a", logging.INFO, __file__, 1, "at %s", ("once",), None)
 
     RedactionFilter().filter(record)
@@ -120,7 +120,7 @@ def test_a_record_without_a_secret_is_not_touched() -> None:
 
 
 def test_a_request_to_aws_is_in_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At DEBUG botocore quotes the request, in which the key is in base64; errors and warnings of it stay."""
+    """At DEBUG, botocore logs the request with the key in base64; its errors and warnings are kept."""
     monkeypatch.setattr(logging.getLogger("botocore"), "level", logging.DEBUG)
     before, after = Ear(), Ear()
     after.addFilter(RedactionFilter())
@@ -148,7 +148,7 @@ def test_a_request_to_aws_is_in_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_installed_once_per_handler() -> None:
-    """Each run installs it anew, and handlers do not collect filters."""
+    """Each run installs the filter, and handlers must not accumulate it."""
     handler = logging.NullHandler()
     logging.getLogger("tests.hostile.twice").addHandler(handler)
 

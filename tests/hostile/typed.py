@@ -1,4 +1,4 @@
-"""What people type, and blocks that are made of it."""
+"""Values that people type, and blocks created from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 CANARY = "canary-5f3a9c"
-"""Stands inside of what is typed; where it is refused, no message may repeat it."""
+"""A part of the input that no refusal may quote."""
 NASTY = [
     "",
     " ",
@@ -59,11 +59,11 @@ typed = st.one_of(
     st.text("./%\\ ab\n\x00", max_size=12),
     st.lists(st.sampled_from(NASTY), min_size=2, max_size=3).map("".join),
 )
-"""What a person, or an attacker, types."""
+"""Input from a person, or from an attacker."""
 
 
 def make(kind: type[Any], **fields: Any) -> Any | None:
-    """Make a block, or check that its refusal names a field and repeats nothing."""
+    """Create a block, or verify that its refusal names a field and quotes nothing."""
     refused: list[ValidationError] = []
     try:
         return kind(**fields)
