@@ -1,4 +1,4 @@
-"""Wrong versions of the protocol, planted one at a time: the simulation must catch every one of them.
+"""Wrong versions of the protocol, planted one at a time: the simulation must catch each of them.
 
 `make mutants` prints the table. A simulation that cannot fail proves nothing.
 """
@@ -29,4 +29,4 @@ MUTANTS: list[Mutant] = [
     *lists.MUTANTS,
     *tries.MUTANTS,
 ]
-"""Every wrong version."""
+"""All mutants."""

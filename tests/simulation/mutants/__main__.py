@@ -1,4 +1,4 @@
-"""Print the table of wrong versions: `make mutants`."""
+"""Print the table of mutants: `make mutants`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.simulation.mutants.hunt import hunt
 
 
 def main() -> int:
-    """Hunt every mutant, let the right version live through as many histories, and print the table.
+    """Hunt every mutant, run as many histories of the right version, and print the table.
 
     Returns:
         0 if all mutants were caught, and the right version never was.

@@ -1,7 +1,7 @@
-"""A hunt in a process that has imported nothing but the simulation.
+"""Hunt in a process that has imported nothing but the simulation.
 
-Hypothesis also draws constants that it finds in the modules which a process has imported, so what the other tests of a
-process import changes the histories of a seed.
+Hypothesis also draws constants from the modules that a process has imported, so the imports of other tests in the
+same process would change the histories of a seed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ from tests.simulation.mutants.hunt import Caught, hunt
 
 
 def hunt_for(wrong: str) -> Caught:
-    """Hunt the mutant of a name."""
+    """Hunt the mutant with this description."""
     [mutant] = [mutant for mutant in MUTANTS if mutant.wrong == wrong]
     return hunt(mutant)

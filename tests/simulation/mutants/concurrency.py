@@ -1,4 +1,4 @@
-"""Wrong versions of what protects two runs at once from each other, and a run from writes that come late."""
+"""Wrong versions of what protects concurrent runs from each other, and a run from late writes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from tests.simulation.world.destinations import ModelDestination
 from tests.simulation.world.ledgers import ModelStore
 
 SEAMS = 3
-"""The modules between a step and the look at the ledger: the open ledger, the run, the step itself."""
+"""The number of modules between a step and the check of the ledger: the open ledger, the run, and the step itself."""
 
 
 def _overwrite(self: ModelDestination, value: str | None, content: Any) -> None:

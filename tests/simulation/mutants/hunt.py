@@ -1,4 +1,4 @@
-"""How a wrong version is caught: histories run until one of them breaks a promise."""
+"""Catch a mutant: run histories until one of them breaks a promise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = 30
 
 @dataclass(frozen=True)
 class Caught:
-    """Whether and how a mutant was caught."""
+    """The result of a hunt."""
 
     by: str | None
     seconds: float
@@ -30,17 +30,17 @@ class Caught:
 
 
 def hunt(mutant: Mutant, histories: int = MAX_HISTORIES) -> Caught:
-    """Run histories until one of them fails.
+    """Run histories until one of them breaks a promise.
 
     Args:
-        mutant: The wrong version.
-        histories: After how many it got away.
+        mutant: The mutant.
+        histories: The number of histories after which it has escaped.
 
     Returns:
-        Which promise it broke, or `None` where it got away.
+        The promise that it broke, `None` if it escaped.
 
     Raises:
-        Exception: The simulation itself is at fault; that proves nothing about the mutant.
+        Exception: The simulation itself failed, which proves nothing about the mutant.
     """
     begun, before = time.monotonic(), COUNTED["histories"]
     by = None
@@ -55,7 +55,7 @@ def hunt(mutant: Mutant, histories: int = MAX_HISTORIES) -> Caught:
     )
     machine = histories_of(*mutant.among, **mutant.begun_with)
 
-    # Of a class Hypothesis would read and digest the whole module, which takes longer than some hunts.
+    # For a class, Hypothesis would read and hash its whole module, which takes longer than some hunts.
     @seed(0)
     def begin() -> Histories:
         return machine()

@@ -1,4 +1,4 @@
-"""Wrong versions of what is done to the account's lists of keys."""
+"""Wrong versions of the changes to the account's lists of keys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def _carry_over_after_the_publish(run: Any, key: Any, *, inherit: bool) ->
         await carry_over(run, key, inherit=inherit)
         await write(ledger)
 
-    # Where a store compares before it sets, the ledger is written next once the key is published.
+    # With a check-and-set store, the next write of the ledger comes once the key is published.
     run.write = carried_first
 
 

@@ -1,4 +1,4 @@
-"""What a wrong version is, and the forms that a rotation is begun with where it needs one."""
+"""The type of mutants, and the forms with which a rotation starts if a mutant requires one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow
 
 
 async def nothing(*_args: Any, **_how: Any) -> None:
-    """Do nothing where something should be done."""
+    """Do nothing, in place of something."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong version: what is wrong with it, and what is put in place of what.
+    """A wrong version: a description of the mistake, and a replacement for an attribute of a target.
 
-    One that needs several steps in a certain order is hunted `among` histories of only some of the machine's rules,
+    A mutant that only several steps in a certain order reveal is hunted `among` histories of some rules of the machine,
     `begun_with` a rotation that is filled in for it.
     """
 
@@ -37,12 +37,12 @@ class Mutant:
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """Plant it."""
+        """Replace the attribute while the context lasts."""
         with mock.patch.object(self.target, self.name, self.instead):
             yield
 
     def undone(self) -> Mutant:
-        """Put the right version back, to see that it keeps the promise which this one broke."""
+        """Return this mutant with the right version as replacement, to verify that it keeps the promise."""
         return replace(self, instead=getattr(self.target, self.name))
 
 
@@ -58,6 +58,6 @@ SIMPLE = {
     "minimum_age": timedelta(0),
     "adopts": False,
 }
-"""The form as it is filled in for a wrong version that needs nothing special."""
+"""The form for a mutant that requires nothing special."""
 AT_ONCE = {**SIMPLE, "overlap": timedelta(0)}
 CARRIED = {**SIMPLE, "key": {"carry_budget": True, "limit_reset": "monthly"}}

@@ -1,4 +1,4 @@
-"""Wrong versions of what is known about places to which a rotation no longer publishes."""
+"""Wrong versions of what is known about places that a rotation has left."""
 
 from __future__ import annotations
 

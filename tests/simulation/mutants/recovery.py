@@ -1,4 +1,4 @@
-"""Wrong versions of what a run finds when it starts, and makes of it."""
+"""Wrong versions of the situations that a run finds at its start, and of its reactions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong versions of how superseded keys end."""
+"""Wrong versions of the end of superseded keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong versions of a key's settings, and of whose turn it is to rotate."""
+"""Wrong versions of a key's settings, and of the decision which run rotates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong versions of what becomes of a run that has failed for something that passes by itself."""
+"""Wrong versions of the tries after a failure that passes by itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ followed_rightly = tries.next_try
 def any_regular_run_stands_for_a_try(
     name: str, failed: Try, coming: Sequence[Coming], now: datetime, **how: Any
 ) -> Next:
-    """Take what has failed for a scheduled run."""
+    """Treat the failed run as a scheduled one."""
     return followed_rightly(name, replace(failed, scheduled_for=now), coming, now, **how)
 
 
