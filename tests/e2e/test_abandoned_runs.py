@@ -31,7 +31,7 @@ async def test_a_run_that_some_worker_took_and_did_not_begin_is_taken_again(
     world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker was killed in between, or never learned that it had taken the run; a run in hand is left alone."""
-    # The server tells its time in whole seconds, once a second.
+    # The server's time is read from responses, in whole seconds, and updated once a second.
     monkeypatch.setattr("flows.abandoned.BEGUN_WITHIN", timedelta(seconds=-3))
     began, go_on = threading.Event(), threading.Event()
 

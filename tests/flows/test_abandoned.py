@@ -20,7 +20,7 @@ from flows import abandoned
 
 
 def server(*runs: FlowRun, ahead: timedelta = timedelta(0), last_heartbeat: datetime | None = None) -> Any:
-    """Prefect's client: the server lists runs, and hears of others; this host's clock is ahead of the server's.
+    """Return a client whose server lists runs and has events of others; this host's clock is ahead of the server's.
 
     The last heartbeat of each listed run occurred at no time that the server would look for.
     """
@@ -39,7 +39,7 @@ def server(*runs: FlowRun, ahead: timedelta = timedelta(0), last_heartbeat: date
 
 
 def states_set(client: Any) -> list[str]:
-    """The names of the states into which runs were put."""
+    """Return the names of the states into which the worker has put runs."""
     return [call.args[1].name for call in client.set_flow_run_state.await_args_list]
 
 
@@ -78,7 +78,7 @@ async def test_a_retry_of_an_old_run_is_not_dead_before_its_first_heartbeat_arri
 @pytest.mark.parametrize("ahead", [timedelta(minutes=-10), timedelta(minutes=10)], ids=["behind", "ahead"])
 @pytest.mark.parametrize(("minutes", "put_into"), [(0.5, []), (5, ["Scheduled", "Crashed"])])
 async def test_runs_are_judged_by_the_servers_clock(ahead: timedelta, minutes: float, put_into: list[str]) -> None:
-    """A worker whose clock is wrong takes no living run of another worker for dead, and no dead one for living."""
+    """With a wrong clock, a worker neither marks another worker's live run as crashed, nor misses a dead one."""
     since = datetime.now(UTC) - ahead - timedelta(minutes=minutes)
     taken = server(FlowRun(flow_id=uuid4(), state=Pending(timestamp=since)), ahead=ahead)
     running = server(FlowRun(flow_id=uuid4(), start_time=since, state=Running(timestamp=since)), ahead=ahead)
@@ -92,7 +92,7 @@ async def test_runs_are_judged_by_the_servers_clock(ahead: timedelta, minutes: f
 
 @pytest.mark.parametrize(("minutes", "put_into"), [(0.5, []), (5, ["Crashed"])])
 async def test_a_run_is_heard_although_its_hosts_clock_is_wrong(minutes: float, put_into: list[str]) -> None:
-    """What counts is when the server has received its last heartbeat, not when that occurred by the sender's clock."""
+    """The time at which the server received the last heartbeat counts, not the sender's own time in it."""
     now = datetime.now(UTC)
     begun = now - timedelta(hours=1)
     run = FlowRun(flow_id=uuid4(), start_time=begun, state=Running(timestamp=begun))

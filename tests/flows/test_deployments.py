@@ -144,7 +144,7 @@ REMOVED = "The deployment rotate/example was removed meanwhile. Run the form aga
     ids=["no pool", "removed before the change", "removed after the change", "the form's own was removed"],
 )
 async def test_what_does_not_exist_is_named(call: str, error: Exception, is_new: bool, sentence: str) -> None:
-    """The pool that was to be used, and only where it is the pool."""
+    """A 404 is blamed on the work pool only if the pool is what does not exist."""
     own = DeploymentResponse(name="add-rotation", flow_id=uuid4(), work_pool_name="of-this-run", labels={})
     before = None if is_new else DeploymentResponse(id=uuid4(), name="example", flow_id=uuid4(), labels={})
     client = mock.create_autospec(PrefectClient, instance=True)

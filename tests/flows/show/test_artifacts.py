@@ -1,4 +1,4 @@
-"""The keys of all artifacts: what one shows never takes the place of another, whatever rotations are named."""
+"""The keys of artifacts: no artifact replaces another one, whatever names the rotations have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DOCUMENTED = set(
 
 
 def key_of(call: ast.Call, module: str) -> str:
-    """The key that a call writes, with a placeholder for a name."""
+    """Return the key that a call writes, with a placeholder for a name."""
     key = next((each.value for each in call.keywords if each.arg == "key"), None) or call.args[0]
     if isinstance(key, ast.JoinedStr):
         return "".join(str(each.value) if isinstance(each, ast.Constant) else NAME for each in key.values)
@@ -37,7 +37,7 @@ def key_of(call: ast.Call, module: str) -> str:
 
 
 def written() -> Iterator[str]:
-    """The key of each artifact that the code writes; the overview is written by a request of its own."""
+    """Yield the key of each artifact that the code writes; the overview is written by a separate request."""
     yield OVERVIEW
     for module, source in modules():
         for node in ast.walk(ast.parse(source)):
@@ -48,13 +48,13 @@ def written() -> Iterator[str]:
 
 
 def test_every_artifact_is_documented() -> None:
-    """By its key."""
+    """A reader finds each artifact's key in the reference."""
     assert set(written()) == {re.sub("<.*>", NAME, key) for key in DOCUMENTED}
 
 
 @pytest.mark.parametrize(("one", "another"), list(combinations(sorted(set(written())), 2)))
 def test_no_two_artifacts_share_a_key(one: str, another: str) -> None:
-    """A name is any words joined by dashes, and stands at the end, after words with which no other key begins."""
+    """A name may be any words joined by dashes, so it comes last, after words with which no other key begins."""
     fixed, others = one.removesuffix(NAME), another.removesuffix(NAME)
 
     assert NAME not in fixed + others
@@ -64,5 +64,5 @@ def test_no_two_artifacts_share_a_key(one: str, another: str) -> None:
 
 @pytest.mark.parametrize("key", sorted(set(written())))
 def test_prefect_accepts_each_key(key: str) -> None:
-    """Lowercase letters, digits and dashes."""
+    """Prefect allows lowercase letters, digits and dashes."""
     assert TypeAdapter(ArtifactKey).validate_python(key.replace(NAME, "checkout-2"))

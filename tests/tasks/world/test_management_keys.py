@@ -1,4 +1,4 @@
-"""Since when a management key is in use stays right, whoever else checks the same connection meanwhile."""
+"""The start of a management key's use stays right, even if several runs check the same connection at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REQUEST = httpx.Request("PATCH", "http://127.0.0.1/api/variables/name/a")
 
 
 class Variables:
-    """Prefect's client: another task goes on between any two of its requests, and creating is exclusive."""
+    """Prefect's client: other tasks continue between any two of its requests, and a create is exclusive."""
 
     def __init__(self) -> None:
         self.stored: dict[str, Any] = {}
@@ -34,7 +34,7 @@ class Variables:
         return Variable(name=name, value=self.stored[name]) if name in self.stored else None
 
     async def create_variable(self, variable: VariableCreate) -> None:
-        """Make a variable."""
+        """Create a variable."""
         await asyncio.sleep(0)
         if variable.name in self.stored:
             conflict = PrefectHTTPStatusError("", request=REQUEST, response=httpx.Response(409, request=REQUEST))
@@ -54,7 +54,7 @@ class Variables:
 
 @pytest.fixture
 def variables(monkeypatch: pytest.MonkeyPatch) -> Variables:
-    """The variables of a server."""
+    """The variables on a server."""
     made = Variables()
     for module in ("prefect.variables", "tasks.world.management_keys"):
         monkeypatch.setattr(f"{module}.get_or_create_client", lambda: (made, False), raising=False)
@@ -62,26 +62,26 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> Variables:
 
 
 async def check(now: datetime, remind_after: timedelta = timedelta(days=90)) -> InUse:
-    """Note at a check that the connection is in use."""
+    """Record at a check that the connection is in use."""
     key = SecretStr("sk-or-v1-" + "0" * 64)
     credentials = OpenRouterCredentials(management_key=key, remind_after=remind_after)
     return await remember_use("openrouter", credentials, None, now)
 
 
 def noted(variables: Variables) -> InUse:
-    """What is stored."""
+    """Return the stored record."""
     return InUse.model_validate(variables.stored[f"{PREFIX}openrouter"])
 
 
 async def test_several_first_checks_of_a_connection_keep_the_earliest(variables: Variables) -> None:
-    """Of several that make the note one succeeds; the others fail nothing, and lose no earlier beginning."""
+    """Only one of several concurrent creates succeeds; the other checks do not fail, and the earliest start is kept."""
     await asyncio.gather(*[check(NOW - timedelta(minutes=minute)) for minute in (0, 2, 1, 3)])
 
     assert noted(variables).since == NOW - timedelta(minutes=3)
 
 
 async def test_a_note_that_is_deleted_as_it_is_changed_is_made_again(variables: Variables) -> None:
-    """A daily check forgets the connections that no rotation uses yet; the key's beginning is not lost by that."""
+    """A daily check deletes the record of a connection that no rotation uses yet, but the key's start is kept."""
     await check(NOW - timedelta(days=30))
     variables.deletes_before_update = 1
 
