@@ -37,7 +37,7 @@ class Page(Answer):
     """One page of a list."""
 
     data: list[Any]
-    total_count: int = Field(strict=True, ge=0)
+    total_count: int | None = Field(default=None, strict=True, ge=0)
 
 
 def parse(model: type[M], data: object, doing: str) -> M:

@@ -18,7 +18,7 @@ from blocks.openrouter.answers import Page, meaning_of, parse
 M = TypeVar("M", bound=BaseModel)
 
 PAGE_SIZE = 100
-"""The maximum number of records on a page; the list of keys has no parameter for it."""
+"""The maximum number of records on a page; the list of keys has no parameter `limit` for it."""
 MAX_PAGES = 1_000
 """The maximum number of pages of a list: 100,000 records."""
 
@@ -58,17 +58,32 @@ class ManagementApi:
         """Close the connection."""
         await self._http.__aexit__(None, None, None)
 
-    async def _walk(self, model: type[M], path: str, doing: str, **params: str) -> AsyncIterator[M]:
-        """Iterate over a list that states its total count, which the list of keys does not."""
+    async def _walk(
+        self, model: type[M], path: str, doing: str, identity: str = "id", **params: str | int
+    ) -> AsyncIterator[M]:
+        """Iterate over a list that is paged by offset: each record that is there all the time, once.
+
+        A record that is deleted meanwhile moves all later ones up, so each page begins with the last record of the one
+        before; where it does not, some may have been skipped, and the pages before it are read again. The list of keys
+        states no total count; it ends where nothing follows the last record.
+        """
+        seen: set[Any] = set()
         offset = 0
         for _ in range(MAX_PAGES):
-            answer = await self._manage("GET", path, doing, params={**params, "offset": offset, "limit": PAGE_SIZE})
-            page = parse(Page, answer, doing)
-            for record in page.data:
-                yield parse(model, record, doing)
-            offset += len(page.data)
-            if not page.data or offset >= page.total_count:
+            page = parse(Page, await self._manage("GET", path, doing, params={**params, "offset": offset}), doing)
+            records = [parse(model, record, doing) for record in page.data]
+            known = [getattr(record, identity) in seen for record in records]
+            if offset and not any(known[:1]):
+                offset = max(0, offset - PAGE_SIZE)
+                continue
+            for record in records:
+                if getattr(record, identity) not in seen:
+                    seen.add(getattr(record, identity))
+                    yield record
+            is_last = len(records) <= 1 and all(known)
+            if is_last or (page.total_count is not None and offset + len(records) >= page.total_count):
                 return
+            offset += len(records) - 1
         raise UnexpectedAnswerError(f"OpenRouter's list did not end after {MAX_PAGES} pages while {doing}.")
 
     async def _manage(self, method: str, path: str, doing: str, **how: Any) -> dict[str, Any]:

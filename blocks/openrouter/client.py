@@ -77,7 +77,7 @@ class OpenRouterClient(KeyLists, Analytics):
     async def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
         """Iterate over all keys of a workspace, including disabled and expired ones.
 
-        Paging is by offset: while keys are created or deleted, one may be returned twice or missed.
+        A key that is created or deleted meanwhile may be missing, or be returned although it is gone.
 
         Args:
             workspace_id: The workspace; the account's default one if omitted.
@@ -89,22 +89,11 @@ class OpenRouterClient(KeyLists, Analytics):
             ServiceError: A call failed, or the list does not end.
         """
         doing = "listing the keys"
-        params: dict[str, str | int] = {"include_disabled": "true", "include_expired": "true"}
+        params = {"include_disabled": "true", "include_expired": "true"}
         if workspace_id is not None:
             params["workspace_id"] = workspace_id
-        offset = 0
-        for _ in range(api.MAX_PAGES):
-            answer = await self._manage("GET", "keys", doing, params={**params, "offset": offset})
-            keys = answer.get("data")
-            if not isinstance(keys, list):
-                raise UnexpectedAnswerError(f"OpenRouter's answer lacks the list data while {doing}.")
-            for key in keys:
-                yield parse(ApiKey, key, doing)
-            # A short page may not be the last one: neither the total nor the page size is documented.
-            if not keys:
-                return
-            offset += len(keys)
-        raise UnexpectedAnswerError(f"OpenRouter's list of keys did not end after {api.MAX_PAGES} pages.")
+        async for key in self._walk(ApiKey, "keys", doing, "hash", **params):
+            yield key
 
     async def update_key(self, key_hash: str, **changes: Any) -> ApiKey:
         """Change a key's settings; the call is repeated if its outcome is unknown, because it is idempotent.
@@ -190,12 +179,14 @@ class OpenRouterClient(KeyLists, Analytics):
             key_hash: The key's hash at OpenRouter.
 
         Returns:
-            The guardrail's id; `None` if there is none. It may be missed while other assignments are changed.
+            The guardrail's id; `None` if there is none.
 
         Raises:
             ServiceError: A call failed, or the list does not end.
         """
-        assignments = self._walk(Assignment, "guardrails/assignments/keys", "listing the guardrails' keys")
+        assignments = self._walk(
+            Assignment, "guardrails/assignments/keys", "listing the guardrails' keys", "key_hash", limit=api.PAGE_SIZE
+        )
         async for assignment in assignments:
             if assignment.key_hash == key_hash:
                 return assignment.guardrail_id
@@ -210,7 +201,7 @@ class OpenRouterClient(KeyLists, Analytics):
         Raises:
             ServiceError: A call failed, or the list does not end.
         """
-        async for workspace in self._walk(Workspace, "workspaces", "listing the workspaces"):
+        async for workspace in self._walk(Workspace, "workspaces", "listing the workspaces", limit=api.PAGE_SIZE):
             yield workspace.id
 
     async def workspace(self, workspace_id: str) -> Workspace:

@@ -14,7 +14,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from blocks.openrouter.answers import parse
-from blocks.openrouter.api import ManagementApi, segment
+from blocks.openrouter.api import PAGE_SIZE, ManagementApi, segment
 from blocks.openrouter.keys import Answer, Identifier
 from blocks.redaction import redacted
 
@@ -114,7 +114,9 @@ class KeyLists(ManagementApi):
             ForbiddenError: The management key may not see them.
             ServiceError: A call failed, or the list does not end.
         """
-        params = {} if workspace_id is None else {"workspace_id": workspace_id}
+        params: dict[str, str | int] = {"limit": PAGE_SIZE}
+        if workspace_id is not None:
+            params["workspace_id"] = workspace_id
         async for record in self._walk(_RECORDS[kind], kind.path, f"listing the {kind}s", **params):
             if record.hashes is not None:
                 yield _as_list(kind, record)

@@ -27,7 +27,8 @@ async def test_pages_may_be_smaller_than_asked_for() -> None:
 async def test_a_list_that_counts_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose total keeps growing must not occupy a run forever."""
     monkeypatch.setattr("blocks.openrouter.api.MAX_PAGES", 3)
-    server = always(200, {"data": [{"key_hash": "f01d", "guardrail_id": "one"}], "total_count": 9})
+    shown = [{"key_hash": key_hash, "guardrail_id": "one"} for key_hash in ("f01d", "f02d")]
+    server = always(200, {"data": shown, "total_count": 9})
 
     async with server.client() as client:
         with pytest.raises(UnexpectedAnswerError, match="did not end"):
@@ -43,9 +44,9 @@ async def test_all_workspaces_are_listed(account: Account) -> None:
     assert [one async for one in account.client.list_workspaces()] == account.state.accounts[0].workspaces
 
 
-@pytest.mark.parametrize(("per_page", "offsets"), [(100, ["0", "100", "120"]), (50, ["0", "50", "100", "120"])])
+@pytest.mark.parametrize(("per_page", "offsets"), [(100, ["0", "99", "119"]), (50, ["0", "49", "98", "119"])])
 async def test_the_list_is_walked_to_its_end(per_page: int, offsets: list[str]) -> None:
-    """Pages of any length are read until an empty one, including disabled and expired keys."""
+    """Pages of any length are read until nothing follows, including disabled and expired keys."""
     keys = [{**KEY, "hash": f"f{number}"} for number in range(120)]
 
     def page(request: httpx.Request) -> httpx.Response:
@@ -68,3 +69,25 @@ async def test_a_list_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatc
     async with always(200, {"data": [KEY] * 100}).client() as client:
         with pytest.raises(UnexpectedAnswerError, match="did not end"):
             _ = [key async for key in client.list_keys()]
+
+
+@pytest.mark.parametrize("deleted", [1, 99, 150])
+@pytest.mark.parametrize("created", [0, 1, 150])
+async def test_a_record_is_not_skipped_when_others_come_and_go_between_two_pages(deleted: int, created: int) -> None:
+    """Deleted keys move the later ones up, across the edge of a page that was read before."""
+    keys = [{**KEY, "hash": f"f{number}"} for number in range(420)]
+    before, staying = [*keys], keys[deleted:]
+
+    def page(request: httpx.Request) -> httpx.Response:
+        offset = int(request.url.params["offset"])
+        shown = keys[offset : offset + 100]
+        if offset >= 150:
+            # From now on: the first keys are gone, and newer ones stand before all others.
+            keys[:] = [*({**KEY, "hash": f"new{number}"} for number in range(created)), *staying]
+        return httpx.Response(200, json={"data": shown})
+
+    async with Server(page).client() as client:
+        seen = [key.hash async for key in client.list_keys()]
+
+    assert {key["hash"] for key in staying} <= set(seen) <= {key["hash"] for key in [*before, *keys]}
+    assert len(seen) == len(set(seen))
