@@ -59,7 +59,7 @@ class ManagementApi:
         await self._http.__aexit__(None, None, None)
 
     async def _walk(
-        self, model: type[M], path: str, doing: str, identity: str = "id", **params: str | int
+        self, model: type[M], path: str, doing: str, identity: str = "id", /, **params: str | int
     ) -> AsyncIterator[M]:
         """Iterate over a list that is paged by offset: each record that is there all the time, once.
 

@@ -15,8 +15,9 @@ from blocks.redaction import redacted
 
 PAYMENT_REQUIRED = 402
 MAX_IDENTIFIER = 200
-"""The longest accepted hash or label; OpenRouter's hashes have 64 characters."""
+"""The longest hash or label; OpenRouter's hashes have 64 characters."""
 
+UNNAMED = "unnamed"
 LimitReset = Literal["daily", "weekly", "monthly"]
 
 
@@ -36,10 +37,18 @@ def _identifier(value: str) -> str:
     return value
 
 
+def _label(value: str) -> str:
+    # Only for people: the text of a key that no rotation made must not keep the list from being read.
+    printable = "".join(letter for letter in value if letter.isprintable())
+    return redacted(printable.strip())[:MAX_IDENTIFIER] or UNNAMED
+
+
 def _in_utc(value: datetime) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+Label = Annotated[str, AfterValidator(_label)]
+"""A key's label as it can be shown: documented as a text, in practice the beginning and the end of the key."""
 Identifier = Annotated[str, Field(min_length=1), AfterValidator(_identifier)]
 UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
 """A time as OpenRouter sends it: UTC, even without an offset."""
@@ -62,7 +71,7 @@ class ApiKey(Answer):
 
     hash: Identifier
     name: str
-    label: Identifier
+    label: Label
     disabled: bool
     limit: Decimal | None
     limit_remaining: Decimal | None = None

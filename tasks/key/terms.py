@@ -6,11 +6,12 @@ from datetime import datetime
 
 from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter.keys import ApiKey, KeyRequest
+from blocks.redaction import redacted
 from tasks.key.budget import carried_over, settle_budget
 from tasks.model.keys import label_agrees
 from tasks.model.records import Budget, Current, MadeKey, Pending
 from tasks.model.rotation import Rotation
-from tasks.model.terms import Terms
+from tasks.model.terms import Terms, settable_reset
 from tasks.world.account import guardrail_of, has_workspace
 from tasks.world.run import Run
 
@@ -81,6 +82,11 @@ async def _inherited(run: Run, rotation: Rotation, current: Current, former: Api
 
 
 async def _terms_of(run: Run, rotation: Rotation, current: Current, key: ApiKey) -> Terms:
+    if key.limit_reset and not settable_reset(key) and rotation.key.limit_usd is None:
+        run.note(
+            f"The limit of the key {current.label} is reset {redacted(key.limit_reset)}, which cannot be set: the new "
+            "key's limit is never reset. Name limit_reset on the rotation."
+        )
     # While a budget is carried, the limit at OpenRouter is lower than the configured one.
     whole = current.terms if current.budget and current.terms else key
     guardrail_id = rotation.key.guardrail_id or await guardrail_of(run, current.connection, current.hash)

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError, WithJsonSchema
 
 from blocks.openrouter.keys import ApiKey, KeyRequest, LimitReset
 
@@ -21,6 +21,17 @@ Usd = Annotated[
     WithJsonSchema({"type": "number", "minimum": 0}),
 ]
 """An amount in US dollars: exact internally, a plain number in forms and JSON."""
+
+
+_RESET: TypeAdapter[LimitReset | None] = TypeAdapter(LimitReset | None)
+
+
+def settable_reset(key: ApiKey) -> LimitReset | None:
+    """Return when a key's limit is reset; `None` also for an interval that OpenRouter shows but does not let set."""
+    try:
+        return _RESET.validate_python(key.limit_reset)
+    except ValidationError:
+        return None
 
 
 class Terms(BaseModel):
@@ -46,7 +57,7 @@ class Terms(BaseModel):
         """
         return cls(
             limit=key.limit,
-            limit_reset=key.limit_reset,
+            limit_reset=settable_reset(key),
             include_byok_in_limit=key.include_byok_in_limit,
             workspace_id=key.workspace_id,
             guardrail_id=guardrail_id,

@@ -95,16 +95,27 @@ def _created(**lies: str) -> Answer:
     return Answer(201, json.dumps({"data": data, "key": KEY}))
 
 
-@pytest.mark.parametrize("field", ["label", "hash"])
-async def test_a_key_shown_where_none_belongs_is_not_kept(field: str) -> None:
-    """Such a label or hash would be stored in the ledger, so the create fails, with an unknown outcome."""
+async def test_a_key_shown_where_a_hash_belongs_is_not_kept() -> None:
+    """Such a hash would be stored in the ledger, so the create fails, with an unknown outcome."""
     liar = Liar(openrouter.create_app(OpenRouterSandbox()), "OpenRouter")
-    liar.lies = ("POST", "/keys$", _created(**{field: KEY}))
+    liar.lies = ("POST", "/keys$", _created(hash=KEY))
 
     with running(liar) as url:
         async with OpenRouterClient(SecretStr("management"), f"{url}/api/v1") as client:
-            with pytest.raises(UnexpectedAnswerError, match=field) as failed:
+            with pytest.raises(UnexpectedAnswerError, match="hash") as failed:
                 await client.create_key(KeyRequest(name="checkout"))
 
     assert leaks(shown(failed.value)) == []
     assert failed.value.outcome_unknown
+
+
+async def test_a_key_shown_where_a_label_belongs_is_blacked_out() -> None:
+    """The label is stored in the ledger and shown; without the secret it does no harm."""
+    liar = Liar(openrouter.create_app(OpenRouterSandbox()), "OpenRouter")
+    liar.lies = ("POST", "/keys$", _created(label=KEY))
+
+    with running(liar) as url:
+        async with OpenRouterClient(SecretStr("management"), f"{url}/api/v1") as client:
+            created = await client.create_key(KeyRequest(name="checkout"))
+
+    assert leaks(created.key.label) == []

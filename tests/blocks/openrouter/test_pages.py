@@ -91,3 +91,17 @@ async def test_a_record_is_not_skipped_when_others_come_and_go_between_two_pages
 
     assert {key["hash"] for key in staying} <= set(seen) <= {key["hash"] for key in [*before, *keys]}
     assert len(seen) == len(set(seen))
+
+
+@pytest.mark.parametrize("label", ["CI / staging", "", "x" * 201, "caf\u00e9\u200b", "sk-or-v1-" + "0" * 64, "..."])
+async def test_a_key_with_any_label_is_listed(label: str) -> None:
+    """A person may have named a key of nobody's rotation so; what is shown of it holds no secret."""
+    page = {"data": [{**KEY, "label": label}]}
+
+    async with always(200, page).client() as client:
+        (key,) = [key async for key in client.list_keys()]
+
+    assert key.label
+    assert len(key.label) <= 200
+    assert key.label.isprintable()
+    assert "0" * 64 not in key.label
