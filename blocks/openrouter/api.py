@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from pydantic import BaseModel, SecretStr
 from blocks.errors import ConfigurationError, UnexpectedAnswerError
 from blocks.http import JsonHttp
 from blocks.openrouter.answers import Page, meaning_of, parse
+from blocks.paging import contiguous_pages
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,30 +63,19 @@ class ManagementApi:
     async def _walk(
         self, model: type[M], path: str, doing: str, identity: str = "id", /, **params: str | int
     ) -> AsyncIterator[M]:
-        """Iterate over a list that is paged by offset: each record that is there all the time, once.
+        """Iterate over a list; the list of keys states no total count."""
+        numbers = iter(range(MAX_PAGES))
 
-        A record that is deleted meanwhile moves all later ones up, so each page begins with the last record of the one
-        before; where it does not, some may have been skipped, and the pages before it are read again. The list of keys
-        states no total count; it ends where nothing follows the last record.
-        """
-        seen: set[Any] = set()
-        offset = 0
-        for _ in range(MAX_PAGES):
+        async def read(offset: int) -> tuple[list[M], bool]:
+            if next(numbers, None) is None:
+                raise UnexpectedAnswerError(f"OpenRouter's list did not end after {MAX_PAGES} pages while {doing}.")
             page = parse(Page, await self._manage("GET", path, doing, params={**params, "offset": offset}), doing)
             records = [parse(model, record, doing) for record in page.data]
-            known = [getattr(record, identity) in seen for record in records]
-            if offset and not any(known[:1]):
-                offset = max(0, offset - PAGE_SIZE)
-                continue
+            return records, page.total_count is not None and offset + len(records) >= page.total_count
+
+        async for records in contiguous_pages(read, attrgetter(identity), PAGE_SIZE):
             for record in records:
-                if getattr(record, identity) not in seen:
-                    seen.add(getattr(record, identity))
-                    yield record
-            is_last = len(records) <= 1 and all(known)
-            if is_last or (page.total_count is not None and offset + len(records) >= page.total_count):
-                return
-            offset += len(records) - 1
-        raise UnexpectedAnswerError(f"OpenRouter's list did not end after {MAX_PAGES} pages while {doing}.")
+                yield record
 
     async def _manage(self, method: str, path: str, doing: str, **how: Any) -> dict[str, Any]:
         return await self._http.request(method, path, doing=doing, headers=bearer(self._management_key), **how)

@@ -19,7 +19,7 @@ from tasks.world.ports import KeyReader
 from tasks.world.run import Run
 
 LOOK_AGAIN_AFTER_SECONDS = 2.0
-"""How long to wait before a second search for a marker: one pass over a list with offsets can miss a key."""
+"""How long to wait before a second search for a marker: a new key may not be listed at once."""
 
 
 async def settle_intent(run: Run, *, certain: bool = False) -> None:

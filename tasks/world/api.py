@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import count
-from typing import Any, Literal
+from operator import itemgetter
+from typing import Annotated, Any, Literal
 
 import httpx
 from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, TypeAdapter
 
 from blocks.errors import ServiceError
 from blocks.http import retry_after_seconds
+from blocks.paging import contiguous_pages
 
 LEDGER_TAG = "key-rotation"
 PAGE_SIZE = 200
@@ -23,7 +24,15 @@ FORBIDDEN = 403
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses after which a repetition may succeed."""
 Json = dict[str, Any]
-ENTRIES = TypeAdapter(list[Json])
+
+
+def _with_id(entry: Json) -> Json:
+    if not isinstance(entry.get("id"), str):
+        raise TypeError("an entry has no id")
+    return entry
+
+
+ENTRIES = TypeAdapter(list[Annotated[Json, AfterValidator(_with_id)]])
 Route = Literal["/variables/filter", "/deployments/filter", "/flow_runs/filter", "/v2/concurrency_limits/filter"]
 
 
@@ -63,7 +72,7 @@ def _retry_after(error: Exception) -> float | None:
 
 
 async def pages(route: Route, body: Json, doing: str, most: int | None = None) -> AsyncIterator[list[Json]]:
-    """Yield the entries of a list in Prefect's API, page by page.
+    """Yield the entries of a list in Prefect's API, page by page, each entry once.
 
     Args:
         route: The list.
@@ -78,12 +87,18 @@ async def pages(route: Route, body: Json, doing: str, most: int | None = None) -
         ServiceError: Prefect's API failed.
     """
     client, _ = get_or_create_client()
-    for number in count() if most is None else range(most):
+
+    async def read(offset: int) -> tuple[list[Json], bool]:
         with api_errors(doing):
-            wanted = {**body, "limit": PAGE_SIZE, "offset": number * PAGE_SIZE}
+            wanted = {**body, "limit": PAGE_SIZE, "offset": offset}
             page = ENTRIES.validate_python((await client.request("POST", route, json=wanted)).json())
+        return page, len(page) < PAGE_SIZE
+
+    found = 0
+    async for page in contiguous_pages(read, itemgetter("id"), PAGE_SIZE):
         yield page
-        if len(page) < PAGE_SIZE:
+        found += 1
+        if found == most:
             return
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -59,8 +60,8 @@ class Prefect:
         match route:
             case "/variables/filter":
                 found = [
-                    {"name": f"key-rotation_{each['name']}_00000001", "value": {"format": 1}}
-                    for each in self.deployments
+                    {"id": str(UUID(int=n)), "name": f"key-rotation_{each['name']}_00000001", "value": {"format": 1}}
+                    for n, each in enumerate(self.deployments)
                 ]
             case "/deployments/filter":
                 found = self.deployments

@@ -50,7 +50,9 @@ class Server:
 
     def has_limits(self, **active: Any) -> None:
         """Set the concurrency limits."""
-        self.limits = JSONResponse([{"name": name, "active": is_active} for name, is_active in active.items()])
+        self.limits = JSONResponse(
+            [{"id": name, "name": name, "active": is_active} for name, is_active in active.items()]
+        )
 
 
 @pytest.fixture
