@@ -7,8 +7,8 @@ worker also polls for such runs. It compares times by the server's clock, which 
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
-from contextlib import suppress
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -34,7 +34,7 @@ from prefect.states import Crashed, Scheduled
 
 from blocks.errors import ServiceError
 from flows.runs import ORDERS
-from tasks.world.api import parse_time
+from tasks.world.api import api_errors, parse_time
 from tasks.world.tries import try_again
 
 LOGGER: logging.Logger = get_logger("flows.abandoned")
@@ -48,6 +48,25 @@ ANY_CLOCK = timedelta(days=1)
 """The largest error of a host's clock with which its heartbeats are still found."""
 TRIED_WITHIN = timedelta(days=1)
 """How long after a crash a run is still tried again, in case no worker was up when it crashed."""
+
+
+@contextmanager
+def _warning(doing: str) -> Iterator[None]:
+    """Log a failure of Prefect's API, which would end the worker's loop; the next poll does the same again."""
+    try:
+        with suppress(ObjectNotFound), api_errors(doing):
+            yield
+    except ServiceError as error:
+        LOGGER.warning("%s", error)
+
+
+def _server_time(date: str | None) -> datetime:
+    """Return the time in the `Date` header of an answer; this host's, if a proxy has removed or changed the header."""
+    with suppress(TypeError, ValueError, OverflowError):
+        at = parsedate_to_datetime(date or "")
+        if at.tzinfo is not None:
+            return at
+    return datetime.now(UTC)
 
 
 class Abandoned:
@@ -70,13 +89,11 @@ class Abandoned:
         Args:
             in_hand: The runs that this worker is starting or executing.
         """
-        now, pending = await self._runs(StateType.PENDING)
-        for run in pending:
-            if run.id not in in_hand and run.state and run.state.timestamp < now - BEGUN_WITHIN:
-                again: State[Any] = Scheduled(message="A worker took this run and did not begin it.")
-                # A run that was deleted meanwhile must not stop the worker.
-                with suppress(ObjectNotFound):
-                    await self._client.set_flow_run_state(run.id, again)
+        with _warning("looking for runs that were not begun"):
+            now, pending = await self._runs(StateType.PENDING)
+            for run in pending:
+                if run.id not in in_hand and run.state and run.state.timestamp < now - BEGUN_WITHIN:
+                    await self._set(run, Scheduled(message="A worker took this run and did not begin it."))
 
     async def mark_the_silent(self, in_hand: Container[UUID]) -> None:
         """Mark runs as Crashed whose heartbeats have stopped, provided that other events still arrive.
@@ -87,12 +104,15 @@ class Abandoned:
         frequency = get_current_settings().flows.heartbeat_frequency
         if frequency is None:
             return
-        now, running = await self._runs(StateType.RUNNING)
-        since = now - MISSED_HEARTBEATS * timedelta(seconds=frequency)
-        # A Retry keeps the start time of the first attempt; its first heartbeat may not have arrived yet.
-        silent = [run for run in running if run.id not in in_hand and run.state and run.state.timestamp < since]
-        if not silent:
-            return
+        with _warning("looking for runs without heartbeats"):
+            now, running = await self._runs(StateType.RUNNING)
+            since = now - MISSED_HEARTBEATS * timedelta(seconds=frequency)
+            # A Retry keeps the start time of the first attempt; its first heartbeat may not have arrived yet.
+            silent = [run for run in running if run.id not in in_hand and run.state and run.state.timestamp < since]
+            if silent:
+                await self._mark(silent, since, now)
+
+    async def _mark(self, silent: list[FlowRun], since: datetime, now: datetime) -> None:
         heard = await self._heartbeats(since)
         if not heard:
             # If events arrive at all, this one is there at the next poll.
@@ -100,9 +120,12 @@ class Abandoned:
         for run in silent if heard else ():
             resource = f"prefect.flow-run.{run.id}"
             if resource not in heard and not await self._has_arrived(resource, since):
-                dead: State[Any] = Crashed(message="The run has sent no heartbeat for minutes. Retry is safe.")
-                with suppress(ObjectNotFound):
-                    await self._client.set_flow_run_state(run.id, dead)
+                await self._set(run, Crashed(message="The run has sent no heartbeat for minutes. Retry is safe."))
+
+    async def _set(self, run: FlowRun, state: State[Any]) -> None:
+        # A run whose state cannot be set, such as one that was deleted meanwhile, must not keep the others waiting.
+        with _warning(f"setting the state of {run.name}"):
+            await self._client.set_flow_run_state(run.id, state)
 
     async def _heartbeats(self, since: datetime) -> set[str]:
         sent = {"occurred": {"since": since.isoformat()}, "event": {"name": [HEARTBEAT, ALIVE]}}
@@ -121,20 +144,23 @@ class Abandoned:
     async def try_again(self) -> None:
         """Schedule a try of each crashed run; if several workers do, only one try is created."""
         lately = FlowRunFilterEndTime(after_=datetime.now(UTC) - TRIED_WITHIN)
-        now, ended = await self._runs(StateType.CRASHED, end_time=lately)
-        crashed = {(run.id, run.run_count): run for run in ended}
-        self._tried &= crashed.keys()
-        for key in crashed.keys() - self._tried:
-            with suppress(ObjectNotFound):
-                flow = await self._client.read_flow(crashed[key].flow_id)
-                if flow.name not in ORDERS:
-                    try:
-                        await try_again(crashed[key], flow.name, now, crashed=True)
-                    except ServiceError as error:
-                        # An exception here would stop the worker's loop; the next poll schedules the try.
-                        LOGGER.warning("No try of %s was scheduled yet: %s", crashed[key].name, error)
-                        continue
-            self._tried.add(key)
+        with _warning("looking for crashed runs"):
+            now, ended = await self._runs(StateType.CRASHED, end_time=lately)
+            crashed = {(run.id, run.run_count): run for run in ended}
+            self._tried &= crashed.keys()
+            for key in crashed.keys() - self._tried:
+                try:
+                    await self._try(crashed[key], now)
+                except ServiceError as error:
+                    LOGGER.warning("No try of %s was scheduled yet: %s", crashed[key].name, error)
+                else:
+                    self._tried.add(key)
+
+    async def _try(self, crashed: FlowRun, now: datetime) -> None:
+        with suppress(ObjectNotFound), api_errors("scheduling a try"):
+            flow = await self._client.read_flow(crashed.flow_id)
+            if flow.name not in ORDERS:
+                await try_again(crashed, flow.name, now, crashed=True)
 
     async def _runs(self, kind: StateType, **which: Any) -> tuple[datetime, list[FlowRun]]:
         """Return the time by the server's clock, and the pool's runs in a state."""
@@ -145,7 +171,4 @@ class Abandoned:
             "sort": FlowRunSort.END_TIME_DESC.value,
         }
         answer = await self._client.request("POST", "/flow_runs/filter", json=body)
-        date = answer.headers.get("Date")
-        # A proxy may strip the header; then the clocks have to agree.
-        now = parsedate_to_datetime(date) if date else datetime.now(UTC)
-        return now, FlowRun.model_validate_list(answer.json())
+        return _server_time(answer.headers.get("Date")), FlowRun.model_validate_list(answer.json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -9,7 +10,7 @@ from unittest.mock import AsyncMock, create_autospec
 from uuid import uuid4
 
 import pytest
-from httpx import Response
+from httpx import HTTPStatusError, Request, Response
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import Flow, FlowRun
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -100,5 +101,71 @@ async def test_a_run_is_heard_although_its_hosts_clock_is_wrong(minutes: float, 
 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
         await abandoned.Abandoned(client, "key-rotation").mark_the_silent(in_hand=())
+
+    assert states_set(client) == put_into
+
+
+def refused(status: int, path: str) -> HTTPStatusError:
+    """Return the error that Prefect's client raises for such an answer."""
+    request = Request("POST", f"http://127.0.0.1/api{path}")
+    return HTTPStatusError("", request=request, response=Response(status, request=request))
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 503])
+@pytest.mark.parametrize("path", ["/events/count-by/{countable}", "/events/filter", "/flow_runs/filter"])
+async def test_a_refused_question_is_a_warning_and_does_not_end_the_worker(
+    status: int, path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect ends a worker whose heartbeat raises such an error, although its runs could go on."""
+    begun = datetime.now(UTC) - timedelta(hours=1)
+    client = server(FlowRun(flow_id=uuid4(), start_time=begun, state=Running(timestamp=begun)))
+    answer = client.request.side_effect
+
+    async def refuse(method: str, asked: str, **sent: Any) -> Response:
+        if asked == path:
+            raise refused(status, path)
+        found: Response = await answer(method, asked, **sent)
+        return found
+
+    client.request.side_effect = refuse
+    client.read_flow.return_value = Flow(name="add-rotation", labels={})
+    # Prefect's own loggers do not propagate.
+    monkeypatch.setattr(abandoned, "LOGGER", logging.getLogger("abandoned"))
+    looks = abandoned.Abandoned(client, "key-rotation")
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
+        await looks.schedule_again(in_hand=())
+        await looks.mark_the_silent(in_hand=())
+        await looks.try_again()
+
+    assert "Crashed" not in states_set(client)
+    assert "Prefect's API failed while looking for runs" in caplog.text
+
+
+async def test_a_run_whose_state_is_refused_does_not_keep_the_others_waiting() -> None:
+    """The worker goes on with the next run."""
+    taken = [FlowRun(flow_id=uuid4(), state=Pending(timestamp=datetime.now(UTC) - timedelta(hours=1))) for _ in "ab"]
+    client = server(*taken)
+    client.set_flow_run_state.side_effect = refused(403, "/flow_runs/{id}/set_state")
+
+    await abandoned.Abandoned(client, "key-rotation").schedule_again(in_hand=())
+
+    assert states_set(client) == ["Scheduled", "Scheduled"]
+
+
+@pytest.mark.parametrize("date", ["Mon, 30 Nov 2026 04:10:05 -0000", "soon", "", None])
+@pytest.mark.parametrize(("minutes", "put_into"), [(0.5, []), (5, ["Scheduled"])])
+async def test_where_no_server_time_is_told_this_hosts_clock_counts(
+    date: str | None, minutes: float, put_into: list[str]
+) -> None:
+    """A proxy may remove the header, or write one without a zone, which cannot be compared."""
+    taken = FlowRun(flow_id=uuid4(), state=Pending(timestamp=datetime.now(UTC) - timedelta(minutes=minutes)))
+    client = server(taken)
+    headers = {} if date is None else {"Date": date}
+    client.request.side_effect = AsyncMock(
+        return_value=Response(200, headers=headers, json=[taken.model_dump(mode="json")])
+    )
+
+    await abandoned.Abandoned(client, "key-rotation").schedule_again(in_hand=())
 
     assert states_set(client) == put_into
