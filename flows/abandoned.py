@@ -152,9 +152,11 @@ class Abandoned:
                 try:
                     await self._try(crashed[key], now)
                 except ServiceError as error:
-                    LOGGER.warning("No try of %s was scheduled yet: %s", crashed[key].name, error)
-                else:
-                    self._tried.add(key)
+                    if error.retryable:
+                        LOGGER.warning("No try of %s was scheduled yet: %s", crashed[key].name, error)
+                        continue
+                    LOGGER.warning("%s is not tried again; Retry is safe. %s", crashed[key].name, error)
+                self._tried.add(key)
 
     async def _try(self, crashed: FlowRun, now: datetime) -> None:
         with suppress(ObjectNotFound), api_errors("scheduling a try"):

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentScheduleUpdate, DeploymentUpdate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -30,7 +29,7 @@ from blocks.errors import ConfigurationError
 from flows.rotate import rotate
 from tasks.model.rotation import Rotation
 from tasks.model.schedules import SLUG
-from tasks.world.api import LEDGER_TAG, api_errors
+from tasks.world.api import LEDGER_TAG, api_errors, as_not_found
 from tasks.world.deployments import longest_interval, own_schedule, read_timetable
 
 WORK_POOL = "key-rotation"
@@ -86,12 +85,9 @@ async def save_deployment(
 def _found(refusal: ConfigurationError) -> Iterator[None]:
     """Refuse where something does not exist, however Prefect's client tells it."""
     try:
-        yield
+        with as_not_found():
+            yield
     except ObjectNotFound:
-        raise refusal from None
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code != httpx.codes.NOT_FOUND:
-            raise
         raise refusal from None
 
 

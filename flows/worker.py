@@ -15,7 +15,6 @@ from uuid import UUID
 
 import anyio
 import anyio.abc
-import httpx
 from anyio import CapacityLimiter, to_thread
 from prefect import Flow
 from prefect.client.schemas.filters import (
@@ -43,6 +42,7 @@ import flows
 from blocks.errors import ConfigurationError
 from flows.abandoned import Abandoned
 from flows.attempts import Attempt, Precedence
+from tasks.world.api import as_not_found
 from tasks.world.inventory import is_emergency
 
 LIMIT = 4
@@ -199,14 +199,13 @@ class KeyRotationWorker(
         body = {"work_queue_names": sorted(self._work_queues), "scheduled_before": str(before), "limit": wanted}
         path = {"name": self._work_pool_name}
         try:
-            answer = await self.client.request(
-                "POST", "/work_pools/{name}/get_scheduled_flow_runs", path_params=path, json=body
-            )
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code == httpx.codes.NOT_FOUND:
-                # The next heartbeat recreates a deleted pool.
-                return []
-            raise
+            with as_not_found():
+                answer = await self.client.request(
+                    "POST", "/work_pools/{name}/get_scheduled_flow_runs", path_params=path, json=body
+                )
+        except ObjectNotFound:
+            # The next heartbeat recreates a deleted pool.
+            return []
         return WorkerFlowRunResponse.model_validate_list(answer.json())
 
     async def _emergencies(self) -> list[WorkerFlowRunResponse]:

@@ -56,6 +56,17 @@ def api_errors(doing: str) -> Iterator[None]:
         ) from None
 
 
+@contextmanager
+def as_not_found() -> Iterator[None]:
+    """Raise `ObjectNotFound` for every answer 404; for some requests, Prefect's client raises a plain status error."""
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.NOT_FOUND:
+            raise
+        raise ObjectNotFound(http_exc=error) from None
+
+
 def _passes_by_itself(error: Exception) -> bool:
     if not isinstance(error, httpx.HTTPStatusError):
         # For example, a proxy's HTML page instead of an answer; it may be gone at the next attempt.

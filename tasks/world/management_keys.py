@@ -7,17 +7,16 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-import httpx
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.utilities import get_or_create_client
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.variables import Variable
 from pydantic import ValidationError
 
 from blocks.openrouter.credentials import OpenRouterCredentials
 from tasks.model.keys import fingerprint
 from tasks.model.management_keys import InUse
-from tasks.world.api import api_errors, pages
+from tasks.world.api import api_errors, as_not_found, pages
 
 PREFIX = "management-key_"
 """The prefix of these variables; no ledger's name starts with it."""
@@ -64,15 +63,12 @@ async def _write(key: InUse, *, is_new: bool) -> None:
     """Write it; where somebody else has made or deleted it since it was read, the next look finds that."""
     client, _ = get_or_create_client()
     name, value = f"{PREFIX}{key.connection}", key.model_dump(mode="json")
-    with suppress(ObjectAlreadyExists), api_errors("writing since when a management key is in use"):
+    doing = "writing since when a management key is in use"
+    with suppress(ObjectAlreadyExists, ObjectNotFound), api_errors(doing), as_not_found():
         if is_new:
             await client.create_variable(VariableCreate(name=name, value=value))
-            return
-        try:
+        else:
             await client.update_variable(VariableUpdate(name=name, value=value))
-        except httpx.HTTPStatusError as error:
-            if error.response.status_code != httpx.codes.NOT_FOUND:
-                raise
 
 
 async def all_in_use() -> list[InUse]:

@@ -32,7 +32,7 @@ from tasks.model.tries import (
     number_of,
     passes_by_itself,
 )
-from tasks.world.api import ENTRIES, LEDGER_TAG, Json, api_errors, parse_time
+from tasks.world.api import ENTRIES, LEDGER_TAG, Json, api_errors, as_not_found, parse_time
 from tasks.world.gate import persistently, sent_once
 from tasks.world.inventory import is_emergency, rotation_name
 from tasks.world.naming import run_name
@@ -84,7 +84,7 @@ async def schedule_try(failed: FlowRun, flow: str, error: KeyRotationError, now:
         now: The current time, UTC.
 
     Returns:
-        The try; `None` for a failure that does not pass by itself, or a run without a deployment.
+        The try; `None` for a failure that does not pass by itself, or a run whose deployment does not exist.
 
     Raises:
         ServiceError: Prefect's API failed, so there may be no try.
@@ -107,7 +107,7 @@ async def try_again(
         crashed: Whether the run's process died.
 
     Returns:
-        The try; `None` for a run without a deployment, or if another run has done a crashed run's work since.
+        The try; `None` for a run without a deployment that exists, or if another run has done a crashed run's work.
 
     Raises:
         ServiceError: Prefect's API failed, so there may be no try.
@@ -178,7 +178,7 @@ async def _neighbours(run: FlowRun) -> list[Json]:
         return ENTRIES.validate_python((await client.request("POST", "/flow_runs/filter", json=body)).json())
 
     found = await _persistently("looking for tries", ask)
-    return [each for each in found or () if each["id"] != str(run.id)]
+    return [each for each in found if each["id"] != str(run.id)]
 
 
 async def _create(failed: FlowRun, flow: str, purpose: Purpose, following: Next, now: datetime) -> Next | None:
@@ -196,7 +196,7 @@ async def _create(failed: FlowRun, flow: str, purpose: Purpose, following: Next,
             labels={**origin.labels(following.number)},
         )
 
-    made = await _persistently("scheduling a try", create)
+    made = await _if_it_exists("scheduling a try", create)
     if made is None or made.state is None or not made.state.is_scheduled():
         return None
     at = made.next_scheduled_start_time or made.expected_start_time or following.at
@@ -204,22 +204,33 @@ async def _create(failed: FlowRun, flow: str, purpose: Purpose, following: Next,
 
 
 async def _mark(run_id: UUID, number: int) -> None:
-    await _persistently(
+    await _if_it_exists(
         "marking the next run as a try", lambda client: client.update_flow_run_labels(run_id, {NUMBER: number})
     )
 
 
-async def _persistently(doing: str, call: Callable[[PrefectClient], Awaitable[T]]) -> T | None:
-    """Make a request that is safe to repeat; `None` if its object does not exist."""
+async def _if_it_exists(doing: str, call: Callable[[PrefectClient], Awaitable[T]]) -> T | None:
+    """Make a request that is safe to repeat; `None` if its run or deployment was deleted."""
+
+    async def attempt(client: PrefectClient) -> T:
+        with as_not_found():
+            return await call(client)
+
+    with suppress(ObjectNotFound):
+        return await _persistently(doing, attempt)
+    return None
+
+
+async def _persistently(doing: str, call: Callable[[PrefectClient], Awaitable[T]]) -> T:
+    """Make a request that is safe to repeat."""
     answers: list[T] = []
 
     async def attempt() -> None:
         async with sent_once(doing) as client:
             answers.append(await call(client))
 
-    with suppress(ObjectNotFound):
-        await persistently(attempt, attempts=ATTEMPTS, within=PATIENCE_SECONDS)
-    return answers[0] if answers else None
+    await persistently(attempt, attempts=ATTEMPTS, within=PATIENCE_SECONDS)
+    return answers[0]
 
 
 async def end_tries(succeeded: FlowRun, now: datetime, *, only_own: bool) -> bool:
@@ -247,7 +258,7 @@ async def end_tries(succeeded: FlowRun, now: datetime, *, only_own: bool) -> boo
         runs = [run for run in runs if _labels(run).get(RUN, run["id"]) == str(own)]
     for run in runs:
         if run["state_type"] == "SCHEDULED" and is_try(_labels(run)):
-            await _persistently("deleting a try", partial(PrefectClient.delete_flow_run, flow_run_id=UUID(run["id"])))
+            await _if_it_exists("deleting a try", partial(PrefectClient.delete_flow_run, flow_run_id=UUID(run["id"])))
         elif run["state_type"] == "SCHEDULED" and number_of(_labels(run)):
             await _mark(UUID(run["id"]), 0)
     ended = [run for run in runs if run.get("end_time") and run["state_type"] in {"COMPLETED", "FAILED", "CRASHED"}]

@@ -59,6 +59,20 @@ async def test_a_try_that_could_not_be_scheduled_is_scheduled_at_the_next_look(m
     assert try_again.await_count == 2
 
 
+async def test_a_crashed_run_of_which_no_try_can_be_scheduled_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's API would refuse the same at each poll, for a day."""
+    try_again = AsyncMock(side_effect=ServiceError("Prefect's API failed."))
+    monkeypatch.setattr(abandoned, "try_again", try_again)
+    client = server(FlowRun(flow_id=uuid4(), name="rotate checkout"))
+    client.read_flow.return_value = Flow(name="rotate", labels={})
+    looks = abandoned.Abandoned(client, "key-rotation")
+
+    for _ in range(3):
+        await looks.try_again()
+
+    assert try_again.await_count == 1
+
+
 @pytest.mark.parametrize(("running_for", "is_dead"), [(timedelta(seconds=5), False), (timedelta(minutes=5), True)])
 async def test_a_retry_of_an_old_run_is_not_dead_before_its_first_heartbeat_arrives(
     running_for: timedelta, is_dead: bool

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from sandbox.server import running
 from tasks.model.tries import NUMBER, Try
-from tasks.world.tries import TRY_TAG, end_tries, read_try
+from tasks.world.tries import TRY_TAG, end_tries, read_try, try_again
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
 DEPLOYMENT = UUID(int=1)
@@ -35,6 +35,8 @@ class Server:
             routes=[
                 Route("/api/admin/version", self.version),
                 Route("/api/flow_runs/filter", self.list_runs, methods=["POST"]),
+                Route("/api/flow_runs/{id}/labels", self.gone, methods=["PATCH"]),
+                Route("/api/deployments/{id}/create_flow_run", self.gone, methods=["POST"]),
                 Route("/api/flow_runs/{id}", self.delete, methods=["DELETE"]),
             ]
         )
@@ -51,6 +53,10 @@ class Server:
         """Delete a run."""
         del self.runs[request.path_params["id"]]
         return Response(status_code=204)
+
+    async def gone(self, _request: Request) -> Response:
+        """Refuse: the run was deleted after it was listed, or its deployment was deleted."""
+        return JSONResponse({"detail": "Not Found"}, status_code=404)
 
     def has(self, state: str, name: str = "", **fields: Any) -> str:
         """Add a run in a state, and return its id."""
@@ -132,6 +138,21 @@ async def test_a_persons_run_with_the_tag_of_a_try_is_none(server: Server) -> No
     await end_tries(run_of(), NOW, only_own=False)
 
     assert list(server.runs) == [copied]
+
+
+async def test_a_run_whose_deployment_was_deleted_has_no_try(server: Server) -> None:
+    """Nothing is left to be tried, so neither the run nor the worker says that Prefect's API failed."""
+    assert await try_again(run_of(name="rotate checkout"), "rotate", NOW, crashed=True) is None
+
+
+async def test_a_coming_run_that_is_deleted_while_it_is_marked_stops_nothing(server: Server) -> None:
+    """The tries after it are still deleted."""
+    coming = server.has("SCHEDULED", labels={NUMBER: 1})
+    server.has_try_of(uuid4())
+
+    await end_tries(run_of(), NOW, only_own=False)
+
+    assert list(server.runs) == [coming]
 
 
 AT = NOW - timedelta(minutes=1)
