@@ -93,16 +93,10 @@ def _found(refusal: ConfigurationError) -> Iterator[None]:
 
 async def _create(rotation: Rotation, schedule: RRuleSchedule | None, active: bool) -> None:
     client, _ = get_or_create_client()
-    with _found(ConfigurationError("The deployment of this run was removed meanwhile. Nothing was created.")):
-        own = await _own_deployment()
-    # The new deployment uses the same workers, image and environment as the run that creates it.
-    pool = own.work_pool_name if own and own.work_pool_name else WORK_POOL
+    own = await _own_deployment()
+    pool, queue = _place(own)
     flow_id = await client.create_flow(rotate)
-    missing = ConfigurationError(
-        f"The work pool {pool} does not exist. Nothing was created. Create it with "
-        f"`prefect work-pool create --type key-rotation {pool}`."
-    )
-    with _found(missing):
+    with _found(_missing(pool)):
         await client.create_deployment(
             flow_id=flow_id,
             name=rotation.name,
@@ -116,9 +110,21 @@ async def _create(rotation: Rotation, schedule: RRuleSchedule | None, active: bo
             schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)] if schedule else [],
             # No concurrency_limit: an emergency would queue behind other runs. Each rotation has its own slot.
             work_pool_name=pool,
-            work_queue_name=own.work_queue_name if own else None,
+            work_queue_name=queue,
             job_variables=own.job_variables if own else None,
         )
+
+
+def _place(own: DeploymentResponse | None) -> tuple[str, str | None]:
+    """Return the work pool and queue of this run, so that a rotation has the same workers, image and environment."""
+    return (own.work_pool_name, own.work_queue_name) if own and own.work_pool_name else (WORK_POOL, None)
+
+
+def _missing(pool: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The work pool {pool} does not exist. Nothing was changed. Create it with "
+        f"`prefect work-pool create --type key-rotation {pool}`."
+    )
 
 
 def _description(name: str) -> str:
@@ -134,11 +140,19 @@ async def _own_deployment() -> DeploymentResponse | None:
     if deployment_id is None:
         return None
     client, _ = get_or_create_client()
-    return await client.read_deployment(deployment_id)
+    with _found(ConfigurationError("The deployment of this run was removed meanwhile. Nothing was changed.")):
+        return await client.read_deployment(deployment_id)
 
 
 async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRuleSchedule | None, active: bool) -> None:
+    client, _ = get_or_create_client()
     changes: dict[str, Any] = {}
+    if before.work_pool_name is None:
+        # Prefect takes a deleted pool out of its deployments, and does not put one of the same name back.
+        pool, queue = _place(await _own_deployment())
+        with _found(_missing(pool)):
+            await client.read_work_pool(pool)
+        changes = {"work_pool_name": pool, "work_queue_name": queue}
     parameters = {**before.parameters, "rotation": rotation.model_dump(mode="json")}
     if parameters != before.parameters:
         changes["parameters"] = parameters
@@ -156,7 +170,6 @@ async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRul
         # Set by an earlier version; an emergency would queue behind other runs.
         changes |= {"concurrency_limit": None, "concurrency_options": None}
     if changes:
-        client, _ = get_or_create_client()
         await client.update_deployment(before.id, DeploymentUpdate(**changes))
 
 

@@ -44,6 +44,7 @@ CROWD = 20
 """How many rotations may be due in the same minute before a spread is suggested."""
 MAX_MESSAGE = 600
 """How many characters of a run's message are shown; enough for the usual ones, with the link to their help."""
+CHECK_WORKER = "check that a worker is running and that its work pool is not paused."
 HEADER = ("Rotation", "Health", "Current key", "Next run (UTC)", "Last result (UTC)", "Superseded keys")
 
 
@@ -164,10 +165,11 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
     if facts.twins:
         others = ", ".join(f"rotate/{twin}" for twin in facts.twins)
         found.append((Health.DEGRADED, f"{others} also rotates {facts.name}: give it a rotation.name of its own."))
-    if facts.next_run is not None and facts.next_run.at < now - LATE_AFTER:
-        found.append(
-            (Health.DEGRADED, f"The run of {show_time(facts.next_run.at)} is late: check that a worker is running.")
-        )
+    if _has_no_pool(facts):
+        needed = "Deploy prefect.yaml again, then submit add-rotation again."
+        found.append((Health.FAILED, f"No run will start: its work pool was deleted. {needed}"))
+    elif facts.next_run is not None and facts.next_run.at < now - LATE_AFTER:
+        found.append((Health.DEGRADED, f"The run of {show_time(facts.next_run.at)} is late: {CHECK_WORKER}"))
     return found + [(Health.DEGRADED, said) for key in ledger.superseded if (said := _overstays(key, facts, now))]
 
 
@@ -183,6 +185,12 @@ def _what_is_missing(facts: Facts, ledger: Ledger) -> list[tuple[Health, str]]:
             (Health.DEGRADED, f"The deployment rotate/{facts.name} does not exist, so the key is not rotated.")
         )
     return missing
+
+
+def _has_no_pool(facts: Facts) -> bool:
+    # A deployment that a process of its own serves has no pool either, and that process keeps it ready.
+    deployment = facts.deployment
+    return deployment is not None and not deployment["work_pool_name"] and deployment["status"] != "READY"
 
 
 def _refusal(facts: Facts) -> str:
@@ -219,7 +227,7 @@ def _overstays(key: Superseded, facts: Facts, now: datetime) -> str:
             "cancelled."
         )
     if key.revoke_at < now - LATE_AFTER:
-        return f"{key.label} was due for revocation at {show_time(key.revoke_at)}: check that a worker is running."
+        return f"{key.label} was due for revocation at {show_time(key.revoke_at)}: {CHECK_WORKER}"
     return ""
 
 

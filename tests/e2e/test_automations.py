@@ -192,7 +192,9 @@ async def test_a_late_run_tells_the_person_on_call(world: World, on_call: Receiv
     """The server notices a run that no worker takes, and the person on call is notified."""
     await scheduled(retire, {"rotation": "nobody"}, "waiting", at=datetime.now(UTC) - timedelta(minutes=1))
 
-    await on_call.waits_for("retire/waiting is late", "Check that a worker is running.")
+    await on_call.waits_for(
+        "retire/waiting is late", "Check that a worker is running and that its work pool is not paused."
+    )
 
 
 async def test_an_audit_that_found_something_tells_the_person_on_call(world: World, on_call: Receiver) -> None:

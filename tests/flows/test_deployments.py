@@ -136,12 +136,19 @@ REMOVED = "The deployment rotate/example was removed meanwhile. Run the form aga
 @pytest.mark.parametrize(
     ("call", "error", "is_new", "sentence"),
     [
-        ("create_deployment", STATUS_404, True, "The work pool of-this-run does not exist. Nothing was created. "),
+        ("create_deployment", STATUS_404, True, "The work pool of-this-run does not exist. Nothing was changed. "),
+        ("read_work_pool", ObjectNotFound(STATUS_404), False, "The work pool of-this-run does not exist. "),
         ("update_deployment", STATUS_404, False, REMOVED),
         ("read_deployment_by_name", ObjectNotFound(STATUS_404), False, REMOVED),
         ("read_deployment", ObjectNotFound(STATUS_404), True, "The deployment of this run was removed meanwhile. "),
     ],
-    ids=["no pool", "removed before the change", "removed after the change", "the form's own was removed"],
+    ids=[
+        "no pool",
+        "no pool to put back",
+        "removed before the change",
+        "removed after the change",
+        "the form's own was removed",
+    ],
 )
 async def test_what_does_not_exist_is_named(call: str, error: Exception, is_new: bool, sentence: str) -> None:
     """A 404 is blamed on the work pool only if the pool is what does not exist."""
@@ -161,3 +168,40 @@ async def test_what_does_not_exist_is_named(call: str, error: Exception, is_new:
         await save_deployment(before, rotation, None, active=True)
 
     assert str(refused.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("pool", "changes"),
+    [("another", None), (None, {"work_pool_name": "of-this-run", "work_queue_name": "of-this-run-too"})],
+    ids=["has a pool", "its pool was deleted"],
+)
+async def test_a_change_puts_the_pool_back_that_was_deleted(pool: str | None, changes: dict[str, str] | None) -> None:
+    """Prefect does not, when a worker has made a pool of the same name; a pool that a person has chosen stays."""
+    own = DeploymentResponse(
+        name="add-rotation",
+        flow_id=uuid4(),
+        work_pool_name="of-this-run",
+        work_queue_name="of-this-run-too",
+        labels={},
+    )
+    rotation = parse_rotation(DEPLOYMENTS["example"]["parameters"]["rotation"])
+    before = DeploymentResponse(
+        id=uuid4(),
+        name="example",
+        flow_id=uuid4(),
+        work_pool_name=pool,
+        parameters={"rotation": rotation.model_dump(mode="json")},
+        labels={},
+    )
+    client = mock.create_autospec(PrefectClient, instance=True)
+    client.read_deployment.return_value = own
+    run: Any = {"flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4())}
+
+    with (
+        FlowRunContext.model_construct(**run),
+        mock.patch("flows.deployments.get_or_create_client", return_value=(client, False)),
+    ):
+        await save_deployment(before, rotation, None, active=True)
+
+    sent = [call.args[1].model_dump(exclude_unset=True) for call in client.update_deployment.await_args_list]
+    assert sent == ([changes] if changes else [])

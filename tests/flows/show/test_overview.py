@@ -24,6 +24,8 @@ DEPLOYMENT: dict[str, Any] = {
     "id": str(UUID(int=8)),
     "schedules": [{"slug": "auto-rotation", "active": True}],
     "paused": False,
+    "work_pool_name": "key-rotation",
+    "status": "NOT_READY",
     "parameters": {
         "rotation": {
             "name": "checkout",
@@ -114,9 +116,15 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         ({"ledger": Ledger(removed=True)}, Health.DEGRADED, "No key yet: run the rotation."),
         ({"twins": ("eu",)}, Health.DEGRADED, "rotate/eu also rotates checkout: give it a rotation.name of its own."),
         (
+            {"deployment": {**DEPLOYMENT, "work_pool_name": None}},
+            Health.FAILED,
+            "No run will start: its work pool was deleted. ",
+        ),
+        ({"deployment": {**DEPLOYMENT, "work_pool_name": None, "status": "READY"}}, Health.HEALTHY, ""),
+        (
             {"next_run": seen("SCHEDULED", at=NOW - timedelta(hours=1))},
             Health.DEGRADED,
-            "is late: check that a worker is running.",
+            "is late: check that a worker is running and that its work pool is not paused.",
         ),
         ({"next_run": seen("SCHEDULED", at=NOW - timedelta(minutes=1))}, Health.HEALTHY, ""),
         (
@@ -142,6 +150,8 @@ def test_a_healthy_rotation_needs_nobody() -> None:
         "a removed rotation whose key ends later",
         "a removed rotation that was added again",
         "two deployments of one rotation",
+        "its pool was deleted",
+        "served by a process without a pool",
         "late run",
         "run about to start",
         "overdue key",
