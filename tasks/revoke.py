@@ -50,7 +50,7 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
     if not await openrouter.delete_key(key.hash):
         await confirm_gone(openrouter, key)
         if not key.revoking:
-            run.note(f"The superseded key {key.label} did not exist any more; somebody else has deleted it.")
+            run.note(f"The superseded key {key.label} was already gone.")
     # Somebody may have written it back before the deletion; from now on, OpenRouter refuses that.
     await take_out(run, key)
     await run.record(run.ledger.revoked(key.hash))

@@ -174,7 +174,7 @@ async def test_the_next_run_replaces_a_revoked_key_and_says_so(world: FakeWorld)
 
     assert world.use(await world.held()) == 200
     assert "The current key did not work any more, so it was replaced before its time." in world.notes
-    assert any("did not exist any more; somebody else has deleted it" in note for note in world.notes)
+    assert any("was already gone" in note for note in world.notes)
 
 
 async def test_a_policy_of_use_holds_for_a_key_that_was_found_again(world: FakeWorld) -> None:

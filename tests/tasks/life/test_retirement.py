@@ -131,6 +131,21 @@ async def test_a_key_that_was_deleted_by_hand_is_not_waited_for(world: FakeWorld
     assert world.ledger.superseded == ()
 
 
+@pytest.mark.parametrize("emergency", [False, True])
+async def test_a_key_that_a_lost_answer_deleted_is_blamed_on_nobody(world: FakeWorld, emergency: bool) -> None:
+    """The repeated DELETE finds no key, which does not show who has deleted it, so only that is noted."""
+    await rotated_twice(world)
+    former = world.superseded
+    world.later(hours=24)
+    world.app.state.faults.add(Fault("after", "DELETE", "/keys/", status=502, times=1))
+
+    await (world.rotate(emergency=True) if emergency else world.retire())
+
+    assert [note for note in world.notes if "superseded" in note] == [
+        f"The superseded key {former.label} was already gone."
+    ]
+
+
 async def test_an_emergency_waits_for_no_overlap_and_no_use(world: FakeWorld) -> None:
     """Every older key is revoked at once: those in their overlap, those in use, and those that are disabled."""
     await rotated_twice(world, **UNUSED, revoke="disable-then-delete")
