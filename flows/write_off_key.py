@@ -7,13 +7,13 @@ from typing import Annotated
 from prefect import State
 
 from blocks.errors import ConfigurationError
+from blocks.foreign import harmless
 from blocks.redaction import redacted
 from flows.forms import label as field_label
 from flows.runs import conclude, open_run
 from flows.show.sentences import wrote_off
 from tasks.life.remove import forget_when_nothing_is_left
 from tasks.life.write_off import write_key_off
-from tasks.model.refusals import printable
 from tasks.model.written_off import MAX_REASON
 from tasks.world.run import Run
 from tasks.world.secrecy import secret_flow
@@ -55,18 +55,18 @@ def check_write_off(rotation: str, confirm_name: object, reason: object) -> str:
         reason: Why the key is written off.
 
     Returns:
-        The reason on one line, cut to `MAX_REASON` characters.
+        The reason without markup, on one line, cut to `MAX_REASON` characters.
 
     Raises:
         ConfigurationError: A field is invalid; the message names it.
     """
     if confirm_name != rotation:
         raise ConfigurationError("confirm_name: it is not the name of the rotation. Nothing was changed.")
-    if not isinstance(reason, str) or not printable(reason, MAX_REASON).strip():
+    if not isinstance(reason, str) or not harmless(reason, MAX_REASON):
         raise ConfigurationError("reason: say why the key is written off. Nothing was changed.")
     if redacted(reason) != reason:
         raise ConfigurationError("reason: it holds what looks like a secret. Nothing was changed.")
-    return printable(reason, MAX_REASON).strip()
+    return harmless(reason, MAX_REASON)
 
 
 async def follow_write_off(run: Run, label: str, reason: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from blocks.errors import NotFoundError, NotYetAcceptedError, VerificationError
+from blocks.foreign import harmless
 from blocks.openrouter.keys import ApiKey, KeyRequest, Standing
 from tasks.key.terms import request_of
 from tasks.model.events import Event
 from tasks.model.keys import read_marker, without_marker
-from tasks.model.refusals import printable
 from tasks.model.rotation import MAX_KEY_NAME, Rotation
 from tasks.model.terms import Terms
 from tasks.world.ports import KeyReader
@@ -31,9 +31,10 @@ async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
     await wait_until_accepted(run, key)
     found, wanted = await _as_made(run, key), _wanted(run, rotation)
     if not names_agree(found.name, wanted.name):
+        stored, asked = (harmless(name, MAX_KEY_NAME) for name in (found.name, wanted.name))
         raise VerificationError(
-            f"OpenRouter stored the name of the key {key.record.label} as `{printable(found.name, MAX_KEY_NAME)}`, not "
-            f"as the `{wanted.name}` that was asked for. Without its whole name a lost key could not be found again: "
+            f"OpenRouter stored the name of the key {key.record.label} as `{stored}`, not as the "
+            f"`{asked}` that was asked for. Without its whole name a lost key could not be found again: "
             "shorten rotation.key.name."
         )
     differences = settings_that_differ(found, wanted)

@@ -33,7 +33,7 @@ ROOMS = {
     "flows": {"flows", "automations"} | SHOW,
 }
 """Each room, and the rooms that it may import."""
-MODEL_MAY_IMPORT = {"blocks.errors", "blocks.redaction", "blocks.openrouter.keys"}
+MODEL_MAY_IMPORT = {"blocks.errors", "blocks.foreign", "blocks.redaction", "blocks.openrouter.keys"}
 """The model may use values and errors of the blocks, but no client."""
 MAX_LINES = 400
 """The maximum length of a file."""

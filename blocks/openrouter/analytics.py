@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from blocks.errors import UnexpectedAnswerError
+from blocks.foreign import harmless
 from blocks.openrouter.answers import parse
 from blocks.openrouter.api import ManagementApi
 from blocks.openrouter.keys import Answer, UtcTime
-from blocks.redaction import redacted
 
 COUNT = "request_count"
 KEY = "api_key_id"
@@ -102,7 +102,7 @@ class Analytics(ManagementApi):
 def _uses(rows: list[dict[str, Any]], asked: list[str], date: str, doing: str) -> list[Use]:
     latest: dict[str, datetime | None] = {}
     for row in rows:
-        by = " with ".join(_shown(row[name]) for name in asked if row.get(name))
+        by = " with ".join(harmless(str(row[name]), MAX_SHOWN) for name in asked if row.get(name))
         try:
             at = _TIME.validate_python(row[date]).astimezone(UTC) if row.get(date) else None
         except ValidationError:
@@ -114,10 +114,6 @@ def _uses(rows: list[dict[str, Any]], asked: list[str], date: str, doing: str) -
     never = datetime.min.replace(tzinfo=UTC)
     uses = [Use(by or "an application that is not named", at) for by, at in latest.items()]
     return sorted(uses, key=lambda use: use.last or never, reverse=True)
-
-
-def _shown(value: object) -> str:
-    return "".join(character for character in redacted(str(value)) if character.isprintable())[:MAX_SHOWN]
 
 
 def _spelled(at: datetime) -> str:

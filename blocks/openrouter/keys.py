@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
+from blocks.foreign import harmless
 from blocks.redaction import redacted
 
 PAYMENT_REQUIRED = 402
@@ -50,6 +51,8 @@ def _in_utc(value: datetime) -> datetime:
 Label = Annotated[str, AfterValidator(_label)]
 """A key's label as it can be shown: documented as a text, in practice the beginning and the end of the key."""
 Identifier = Annotated[str, Field(min_length=1), AfterValidator(_identifier)]
+Label = Annotated[Identifier, AfterValidator(lambda value: harmless(value, MAX_IDENTIFIER))]
+"""What sentences and artifacts show of a key."""
 UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
 """A time as OpenRouter sends it: UTC, even without an offset."""
 WholeSecond = Annotated[AwareDatetime, AfterValidator(lambda value: value.astimezone(UTC).replace(microsecond=0))]

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 from pydantic import Field
 
+from blocks.foreign import harmless
 from blocks.openrouter.answers import parse
 from blocks.openrouter.api import PAGE_SIZE, ManagementApi, segment
 from blocks.openrouter.keys import Answer, Identifier
-from blocks.redaction import redacted
 
 MAX_NAME = 100
 """How many characters are shown of a list's name, which a person has chosen."""
@@ -74,8 +74,7 @@ class _Record(Answer):
     workspace_id: Identifier | None = None
 
     def shown(self) -> str:
-        what = self.name or self.provider or self.type or ""
-        return "".join(character for character in redacted(what) if character.isprintable())[:MAX_NAME] or self.id
+        return harmless(self.name or self.provider or self.type or "", MAX_NAME) or self.id
 
 
 class _Credential(_Record):

@@ -11,6 +11,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from pydantic import BaseModel
 
 from blocks.errors import ConfigurationError
+from blocks.foreign import harmless
 from tasks.model.keys import show_duration
 from tasks.model.rotation import KeySettings, Retirement, Rotation, parse_rotation
 from tasks.world.deployments import own_schedule, read_timetable, rotates_by_itself
@@ -22,6 +23,8 @@ LABELS = {
     "auto_rotation": "Rotate on a schedule",
 }
 """The label of each setting in the forms."""
+MAX_SHOWN = 300
+"""How many characters of a setting are shown, such as a description."""
 
 
 def as_settings(deployment: DeploymentResponse) -> dict[str, Any]:
@@ -47,13 +50,13 @@ def change_table(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
     if not changes:
         return ["No changes."]
     rows = [
-        f"| {LABELS.get(name) or cell(name)} | {_spelt(before)} | {_spelt(after)} |"
+        f"| {LABELS.get(name) or harmless(name, MAX_SHOWN)} | {_spelt(name, before)} | {_spelt(name, after)} |"
         for name, (before, after) in changes.items()
     ]
     return ["| Field | Before | After |", "| --- | --- | --- |", *rows]
 
 
-def _spelt(value: Any) -> str:
+def _spelt(name: str, value: Any) -> str:
     if value is None or value in ("", []):
         return "none"
     if isinstance(value, bool):
@@ -62,7 +65,9 @@ def _spelt(value: Any) -> str:
         return show_duration(value)
     if isinstance(value, Decimal):
         return f"{value.normalize():f}"
-    return cell(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    # The asterisks of a schedule are its own, and it was read by a parser.
+    return cell(text) if name == "schedule" else harmless(text, MAX_SHOWN)
 
 
 def cell(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from blocks.foreign import harmless
 from tasks.key.lists import lists_ahead
 from tasks.life.adopt import find_adoptable
 from tasks.life.recover import is_key_among, observe, unknown_secrets
@@ -12,7 +13,7 @@ from tasks.model.decisions import NOTHING_TO_PUBLISH, Identity, Situation
 from tasks.model.former_places import about_to_leave, left_behind
 from tasks.model.keys import show_duration
 from tasks.model.ledger import Ledger
-from tasks.model.rotation import Rotation
+from tasks.model.rotation import MAX_KEY_NAME, Rotation
 from tasks.world.ports import KeyReader
 from tasks.world.run import Run, gather_all
 
@@ -107,7 +108,7 @@ def _rotating(
     if rotation.adopt and ledger.current is None:
         steps.append(f"Adopt the key with the hash {rotation.adopt}.")
     if situation is not Situation.KEY_PUBLISHED:
-        steps.append(f"Create a key named `{rotation.key.name}`, with date and marker.")
+        steps.append(f"Create a key named `{harmless(rotation.key.name, MAX_KEY_NAME)}`, with date and marker.")
     steps += ["Verify it.", *lists]
     steps += [f"Publish it to `{name}` and read it back." for name in rotation.destinations]
     if ledger.current and identity.emergency:

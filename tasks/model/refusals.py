@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from blocks.errors import ConfigurationError
-from blocks.redaction import redacted
+from blocks.foreign import harmless
 from tasks.model.durations import EXPECTED
 
 MAX_SHOWN_FIELD = 40
@@ -30,11 +30,6 @@ _WORDS = {
 _KINDS = {"decimal_": _AMOUNT, "time_delta_": EXPECTED}
 
 
-def printable(text: str, longest: int) -> str:
-    """Return a foreign text fit for a message: secrets redacted, on one line, cut to length."""
-    return "".join(character for character in redacted(text) if character.isprintable())[:longest]
-
-
 def refusal(errors: Sequence[Mapping[str, Any]]) -> ConfigurationError:
     """Return an error with a sentence for each invalid field; its `causes` are one error for each.
 
@@ -46,7 +41,7 @@ def refusal(errors: Sequence[Mapping[str, Any]]) -> ConfigurationError:
 
 
 def _field(error: Mapping[str, Any]) -> str:
-    return ".".join(["rotation", *(printable(str(part), MAX_SHOWN_FIELD) for part in error["loc"])])
+    return ".".join(["rotation", *(harmless(str(part), MAX_SHOWN_FIELD) for part in error["loc"])])
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

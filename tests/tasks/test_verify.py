@@ -42,7 +42,7 @@ async def test_a_name_that_was_cut_or_changed_fails_before_anything_is_published
 
     assert (await world.held()).hash == former
     assert "OpenRouter stored the name of the key" in sentence
-    assert change("[rotation checkout")[:15] in sentence
+    assert change("(rotation checkout")[:15] in sentence
 
 
 async def test_the_key_with_the_wrong_name_is_deleted_by_the_next_run(

@@ -147,3 +147,11 @@ async def test_a_key_is_made_for_a_member_until_a_moment(account: Account) -> No
 
     assert (created.key.creator_user_id, created.key.expires_at) == ("user_2dHF", wanted.expires_at)
     assert [works, await account.client.accepts(created.secret)] == [Standing.VALID, Standing.REFUSED]
+
+
+def test_a_label_is_no_markup() -> None:
+    """Sentences and tables show it, so nothing in it is rendered; a usual one stays as it is."""
+    usual, odd = (ApiKey.model_validate(KEY | {"label": label}) for label in (KEY["label"], "<!here> | `[x](y)`"))
+
+    assert usual.label == KEY["label"]
+    assert odd.label == "(!here) - '(x)(y)'"

@@ -322,3 +322,14 @@ def test_the_account_serves_each_kind_of_list(world: FakeWorld) -> None:
     """Without a valid key, 401 means that the account has this kind of list, and 404 that it lacks it."""
     headers = {"Authorization": "Bearer nobody"}
     assert [httpx.get(f"{world.url}/api/v1/{kind.path}", headers=headers).status_code for kind in KINDS] == [401, 401]
+
+
+async def test_a_name_of_a_list_is_no_markup(world: FakeWorld) -> None:
+    """Whoever names a list in the account writes no link into a run's notes."""
+    await world.rotate()
+    restrict(world, ListKind.BYOK, (await world.held()).hash)["name"] = "[Retry](https://evil.example)"
+
+    await world.rotate()
+
+    [note] = [note for note in world.notes if "evil" in note]
+    assert "BYOK credential (Retry)(https: //evil.example)" in note

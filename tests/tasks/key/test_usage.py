@@ -115,3 +115,17 @@ async def test_a_key_without_budget_is_verified_with_a_note(world: FakeWorld) ->
 
     assert (await world.held()).hash in world.openrouter.keys
     assert [note for note in world.notes if "valid, but its budget" in note]
+
+
+@pytest.mark.parametrize("app", ["[Press Retry](https://evil.example)", "![x](//evil.example)", "<!channel> | `b`"])
+async def test_a_name_that_whoever_holds_a_key_chose_is_no_markup(world: FakeWorld, app: str) -> None:
+    """An application chooses its name, so a note with it holds no link, image or mention."""
+    await used_until_due(world)
+    use(world, world.key(world.superseded.hash), app, "m")
+    world.later(minutes=1)
+
+    await world.retire()
+
+    [note] = [note for note in world.notes if "It was used by" in note]
+    assert " with m, last at" in note
+    assert not set("[]<>|`") & set(note)

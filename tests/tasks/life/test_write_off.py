@@ -232,7 +232,14 @@ def test_what_is_not_meant_so_is_refused(confirm_name: str, reason: object, fiel
 
 def test_the_reason_is_one_line_of_a_bounded_length() -> None:
     """The ledger has little room, and the reason is a single line of a list."""
-    assert check_write_off("checkout", "checkout", "a\nb" + "c" * 500) == ("ab" + "c" * 500)[:MAX_REASON]
+    assert check_write_off("checkout", "checkout", "a\nb" + "c" * 500) == ("a b" + "c" * 500)[:MAX_REASON]
+
+
+def test_the_reason_is_no_markup() -> None:
+    """The rotation's artifact shows it."""
+    assert check_write_off("checkout", "checkout", "see [this](https://evil.example)") == (
+        "see (this)(https: //evil.example)"
+    )
 
 
 async def test_a_deleted_destination_block_does_not_stop_retirement(world: FakeWorld) -> None:
