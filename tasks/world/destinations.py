@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -28,6 +29,23 @@ CALL_TIMEOUT_SECONDS = 30.0
 """The timeout of a call to another package's block; Prefect's client and the cloud SDKs time out earlier."""
 WRITES = 5
 """How often a write is attempted that fails because another field of the same secret has changed."""
+
+
+_AWS_CODE = re.compile(r"[A-Za-z.]{1,60}")
+_NEEDS_A_PERSON = frozenset(
+    {
+        *("AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId"),
+        *("InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "MissingAuthenticationToken"),
+        *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "ResourceNotFoundException"),
+        *("ValidationError", "ValidationException", "InvalidParameterException", "InvalidRequestException"),
+        *("NoCredentialsError", "PartialCredentialsError"),
+    }
+)
+"""Codes of AWS's errors, and types of botocore's own, that no repetition ends.
+
+Source: the errors of `GetSecretValue` and `PutSecretValue` and the common errors in the API reference of AWS Secrets
+Manager (https://docs.aws.amazon.com/secretsmanager/latest/apireference/CommonErrors.html), and `botocore.exceptions`.
+"""
 
 
 def changed_only_beside(before: Content, after: Content) -> bool:
@@ -145,16 +163,27 @@ class AnySecretBlock(Destination):
 
 
 async def _guarded(name: str, what: str, call: Callable[[], Awaitable[Any]]) -> Any:
-    # A foreign error's text may quote the secret, so only its class is reported.
+    # A foreign error's text may quote the secret, so only its class and AWS's code are reported.
     try:
         async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
             return await call()
     except KeyRotationError:
         raise
     except Exception as error:  # noqa: BLE001 - a foreign block may raise anything
+        causes = list(dict.fromkeys(filter(None, [type(error).__name__, _aws_code(error)])))
         raise ServiceError(
-            f"{name} could not be {what} ({type(error).__name__}).", outcome_unknown=True, retryable=True
+            f"{name} could not be {what} ({': '.join(causes)}).",
+            outcome_unknown=True,
+            retryable=_NEEDS_A_PERSON.isdisjoint(causes),
         ) from None
+
+
+def _aws_code(error: Exception) -> str:
+    """Return the code in an error of botocore, which need not be installed; empty for any other error."""
+    response = vars(error).get("response")
+    details = response.get("Error") if isinstance(response, Mapping) else None
+    code = details.get("Code") if isinstance(details, Mapping) else None
+    return code if isinstance(code, str) and _AWS_CODE.fullmatch(code) else ""
 
 
 async def open_destination(

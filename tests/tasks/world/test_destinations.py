@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from prefect.blocks.abstract import SecretBlock
 from prefect.blocks.system import Secret
 from pydantic import PrivateAttr, SecretStr
@@ -19,6 +20,7 @@ from blocks.vault.auth import TokenAuth
 from sandbox.server import running
 from sandbox.vault import create_app
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
+from tasks.model.tries import passes_by_itself
 from tasks.world.destinations import AnySecretBlock, PrefectSecret
 from tests.threads import Hanging, ends_while
 
@@ -193,3 +195,73 @@ async def test_a_place_that_holds_nothing_yet_is_empty() -> None:
     destination = AnySecretBlock("odd-secret/checkout", OddSecret(answer=None))
 
     assert (await destination.read_content()).value is None
+
+
+class RefusedSecret(ForeignSecret):
+    """A secret block whose service raises an error."""
+
+    _error: Exception = PrivateAttr(default_factory=Exception)
+
+    async def read_secret(self) -> bytes:
+        """Raise that error."""
+        raise self._error
+
+
+async def refused(error: Exception) -> ServiceError:
+    """Return what a run tells of a foreign error."""
+    block = RefusedSecret()
+    block._error = error
+    with pytest.raises(ServiceError) as failed:
+        await AnySecretBlock("aws-secret/checkout", block).read_content()
+    return failed.value
+
+
+def aws(code: Any) -> ClientError:
+    """Return botocore's error with a code."""
+    return ClientError({"Error": {"Code": code, "Message": "hunter2"}}, "GetSecretValue")
+
+
+@pytest.mark.parametrize(
+    ("error", "shown", "passes"),
+    [
+        (aws("AccessDeniedException"), "ClientError: AccessDeniedException", False),
+        (aws("UnrecognizedClientException"), "ClientError: UnrecognizedClientException", False),
+        (aws("InvalidSignatureException"), "ClientError: InvalidSignatureException", False),
+        (aws("ExpiredTokenException"), "ClientError: ExpiredTokenException", False),
+        (aws("ResourceNotFoundException"), "ClientError: ResourceNotFoundException", False),
+        (aws("ValidationException"), "ClientError: ValidationException", False),
+        (NoCredentialsError(), "NoCredentialsError", False),
+        (aws("ThrottlingException"), "ClientError: ThrottlingException", True),
+        (aws("InternalServiceError"), "ClientError: InternalServiceError", True),
+        (EndpointConnectionError(endpoint_url="https://hunter2"), "EndpointConnectionError", True),
+        (RuntimeError("hunter2"), "RuntimeError", True),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_aws_says_what_it_refuses_and_whether_a_person_is_needed(
+    error: Exception, shown: str, passes: bool
+) -> None:
+    """A permission or credential that is missing is told at once; what may pass, and whatever is unknown, is tried."""
+    told = await refused(error)
+
+    assert str(told) == f"aws-secret/checkout could not be read ({shown})."
+    assert passes_by_itself(told) is passes
+
+
+async def test_an_error_that_botocore_makes_a_type_of_is_named_once() -> None:
+    """Errors that AWS documents for a call are types of their own, with the same name as the code."""
+    documented = type("ResourceNotFoundException", (ClientError,), {})
+
+    told = await refused(documented({"Error": {"Code": "ResourceNotFoundException"}}, "GetSecretValue"))
+
+    assert str(told) == "aws-secret/checkout could not be read (ResourceNotFoundException)."
+    assert not passes_by_itself(told)
+
+
+@pytest.mark.parametrize("response", ["hunter2", None, {}, {"Error": "hunter2"}, {"Error": {"Code": "hunter2 [x](y)"}}])
+async def test_nothing_but_a_code_is_taken_from_a_foreign_error(response: Any) -> None:
+    """Another library's error may have a response of any shape, with the secret in it."""
+    error = RuntimeError("hunter2")
+    error.response = response  # type: ignore[attr-defined] # like botocore's
+
+    assert str(await refused(error)) == "aws-secret/checkout could not be read (RuntimeError)."
