@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ MAX_IDENTIFIER = 200
 """The longest hash or label; OpenRouter's hashes have 64 characters."""
 
 UNNAMED = "unnamed"
+_USUAL_LABEL = re.compile(r"sk-or-[\w-]{0,12}\.\.\.[\w-]{0,12}")
 LimitReset = Literal["daily", "weekly", "monthly"]
 
 
@@ -39,9 +41,8 @@ def _identifier(value: str) -> str:
 
 
 def _label(value: str) -> str:
-    # Only for people: the text of a key that no rotation made must not keep the list from being read.
-    printable = "".join(letter for letter in value if letter.isprintable())
-    return redacted(printable.strip())[:MAX_IDENTIFIER] or UNNAMED
+    # A person may have named a key of nobody's rotation anyhow, and that must not keep the list from being read.
+    return value if _USUAL_LABEL.fullmatch(value) else harmless(value, MAX_IDENTIFIER) or UNNAMED
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -51,8 +52,6 @@ def _in_utc(value: datetime) -> datetime:
 Label = Annotated[str, AfterValidator(_label)]
 """A key's label as it can be shown: documented as a text, in practice the beginning and the end of the key."""
 Identifier = Annotated[str, Field(min_length=1), AfterValidator(_identifier)]
-Label = Annotated[Identifier, AfterValidator(lambda value: harmless(value, MAX_IDENTIFIER))]
-"""What sentences and artifacts show of a key."""
 UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
 """A time as OpenRouter sends it: UTC, even without an offset."""
 WholeSecond = Annotated[AwareDatetime, AfterValidator(lambda value: value.astimezone(UTC).replace(microsecond=0))]
