@@ -122,8 +122,8 @@ def _place(own: DeploymentResponse | None) -> tuple[str, str | None]:
 
 def _missing(pool: str) -> ConfigurationError:
     return ConfigurationError(
-        f"The work pool {pool} does not exist. Nothing was changed. Create it with "
-        f"`prefect work-pool create --type key-rotation {pool}`."
+        f"The work pool {pool} does not exist: create it with `prefect work-pool create --type key-rotation {pool}`. "
+        "Nothing was changed."
     )
 
 

@@ -136,8 +136,8 @@ REMOVED = "The deployment rotate/example was removed meanwhile. Run the form aga
 @pytest.mark.parametrize(
     ("call", "error", "is_new", "sentence"),
     [
-        ("create_deployment", STATUS_404, True, "The work pool of-this-run does not exist. Nothing was changed. "),
-        ("read_work_pool", ObjectNotFound(STATUS_404), False, "The work pool of-this-run does not exist. "),
+        ("create_deployment", STATUS_404, True, "The work pool of-this-run does not exist: create it "),
+        ("read_work_pool", ObjectNotFound(STATUS_404), False, "The work pool of-this-run does not exist: create it "),
         ("update_deployment", STATUS_404, False, REMOVED),
         ("read_deployment_by_name", ObjectNotFound(STATUS_404), False, REMOVED),
         ("read_deployment", ObjectNotFound(STATUS_404), True, "The deployment of this run was removed meanwhile. "),
