@@ -42,7 +42,7 @@ async def _publish(run: Run, key: VerifiedKey, destination: str, place: Destinat
         if _has_arrived(key, content):
             await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.told(), destination=destination)
             return
-        if not _may_retry(failure, before, content):
+        if attempt == WRITES - 1 or not _may_retry(failure, before, content):
             break
         await run.world.sleep(_wait_seconds(attempt, failure))
     raise failure or DestinationError(

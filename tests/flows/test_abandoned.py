@@ -44,33 +44,30 @@ def states_set(client: Any) -> list[str]:
     return [call.args[1].name for call in client.set_flow_run_state.await_args_list]
 
 
-async def test_a_try_that_could_not_be_scheduled_is_scheduled_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A temporary failure of Prefect's API does not end the worker, and a crashed run gets exactly one try."""
-    away = ServiceError("Prefect's API failed.", retryable=True)
-    try_again = AsyncMock(side_effect=[away, None])
+async def tries_asked_for(monkeypatch: pytest.MonkeyPatch, *outcomes: ServiceError | None) -> int:
+    """Poll three times for a crashed run whose tries are scheduled with these outcomes, and count the requests."""
+    try_again = AsyncMock(side_effect=outcomes)
     monkeypatch.setattr(abandoned, "try_again", try_again)
     client = server(FlowRun(flow_id=uuid4(), name="rotate checkout"))
     client.read_flow.return_value = Flow(name="rotate", labels={})
     looks = abandoned.Abandoned(client, "key-rotation")
-
     for _ in range(3):
         await looks.try_again()
+    return try_again.await_count
 
-    assert try_again.await_count == 2
+
+async def test_a_try_that_could_not_be_scheduled_is_scheduled_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary failure of Prefect's API does not end the worker, and a crashed run gets exactly one try."""
+    away = ServiceError("Prefect's API failed.", retryable=True)
+
+    assert await tries_asked_for(monkeypatch, away, None) == 2
 
 
 async def test_a_crashed_run_of_which_no_try_can_be_scheduled_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefect's API would refuse the same at each poll, for a day."""
-    try_again = AsyncMock(side_effect=ServiceError("Prefect's API failed."))
-    monkeypatch.setattr(abandoned, "try_again", try_again)
-    client = server(FlowRun(flow_id=uuid4(), name="rotate checkout"))
-    client.read_flow.return_value = Flow(name="rotate", labels={})
-    looks = abandoned.Abandoned(client, "key-rotation")
+    refused_for_good = ServiceError("Prefect's API failed.")
 
-    for _ in range(3):
-        await looks.try_again()
-
-    assert try_again.await_count == 1
+    assert await tries_asked_for(monkeypatch, refused_for_good) == 1
 
 
 @pytest.mark.parametrize(("running_for", "is_dead"), [(timedelta(seconds=5), False), (timedelta(minutes=5), True)])

@@ -34,3 +34,15 @@ async def test_a_store_that_is_busy_for_seconds_does_not_end_the_run(world: Fake
 
     assert refused.struck == 4
     assert world.time - began > timedelta(seconds=4)
+
+
+async def test_a_store_that_stays_away_is_not_waited_for_after_the_last_attempt(world: FakeWorld) -> None:
+    """The slot is needed by others, such as an emergency."""
+    refused = Fault("before", "POST", "/data/", status=503)
+    world.vault_app.state.faults.add(refused)
+    began = world.time
+
+    await world.failure(world.rotate())
+
+    assert refused.struck == 5
+    assert world.time - began < timedelta(seconds=10)
