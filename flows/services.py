@@ -1,7 +1,11 @@
 """Run Prefect's services: `python -m flows.services` replaces `prefect server services start`.
 
-Prefect 3.8.8 never restarts a service that has ended, for example because the database was down at its start: the
-process looks healthy, but no automation fires. This process exits instead, so that its supervisor restarts it.
+It differs in what an outage of Redis or the database leaves behind, as seen in Prefect 3.8.8:
+
+- A service that has ended, for example because the database was down at its start, is never restarted: the process
+  looks healthy, but no automation fires. This process exits instead, so that its supervisor restarts it.
+- An automation's action during which Redis or the API fails counts as failed for good, so a notification or a webhook
+  call is lost. Here it stays pending, and is done again as soon as they are back.
 """
 
 from __future__ import annotations
@@ -9,12 +13,53 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from typing import TYPE_CHECKING
 
+from httpx import HTTPStatusError
 from prefect.cli._server_utils import _run_all_services
 from prefect.logging import get_logger
+from prefect.server.events.actions import Action, ExternalDataAction
 from prefect.server.services.base import Service
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from httpx import Response
+    from prefect.server.events.schemas.automations import TriggeredAction
 
 LOGGER: logging.Logger = get_logger("flows.services")
+
+
+class OutageError(Exception):
+    """Redis or Prefect's API failed during an action; the message that requested the action stays pending."""
+
+
+def keep_actions_pending_during_outages() -> None:
+    """Let an action that an outage of Prefect's own parts has stopped be repeated.
+
+    Prefect gives up an action by `ActionFailed`, and repeats one that ends with any other error up to
+    `PREFECT_REDIS_MESSAGING_CONSUMER_MAX_RETRIES` times. An action is recorded once it is done, and run-deployment
+    sends an idempotency key, so a repetition does nothing twice that was done.
+    """
+    fail, reason_from_response = Action.fail, ExternalDataAction.reason_from_response
+
+    async def fail_unless_outage(self: Action, triggered_action: TriggeredAction, reason: str) -> None:
+        failure = sys.exception()
+        if failure is not None and _is_outage(failure.__context__):
+            raise OutageError(reason) from failure
+        await fail(self, triggered_action, reason)
+
+    def reason_unless_outage(self: ExternalDataAction, response: Response) -> str:
+        reason = reason_from_response(self, response)
+        if response.is_server_error:
+            raise OutageError(reason)
+        return reason
+
+    Action.fail = fail_unless_outage  # type: ignore[method-assign] # Prefect has no setting for it
+    ExternalDataAction.reason_from_response = reason_unless_outage  # type: ignore[method-assign]
+
+
+def _is_outage(error: BaseException | None) -> bool:
+    return isinstance(error, RedisError) or (isinstance(error, HTTPStatusError) and error.response.is_server_error)
 
 
 async def run_until_one_ends() -> str:
@@ -56,6 +101,7 @@ def main() -> int:
     Returns:
         The exit code: 1 if a service has ended.
     """
+    keep_actions_pending_during_outages()
     LOGGER.error("%s. This process ends, to be started again.", asyncio.run(run_until_one_ends()))
     return 1
 

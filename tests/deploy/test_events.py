@@ -1,0 +1,177 @@
+"""No event and no action of an automation is lost with Redis or the database of a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from prefect.server.events import actions
+from prefect.server.events.schemas.automations import Automation, EventTrigger, TriggeredAction
+from prefect.server.schemas.core import BlockDocument
+from prefect.server.utilities.messaging import create_publisher
+from prefect.server.utilities.messaging.memory import MemoryMessage
+from prefect.settings import PREFECT_MESSAGING_BROKER, PREFECT_MESSAGING_CACHE, temporary_settings
+from prefect_redis.client import clear_cached_clients, get_async_redis_client
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from flows.services import OutageError, keep_actions_pending_during_outages
+from sandbox.redis import Redis
+from sandbox.stack import CHECKOUT, Process, read_settings
+from tests.e2e.conftest import needs_redis
+
+FLEET = read_settings(CHECKOUT / "deploy" / "fleet.env")
+
+
+@pytest.fixture
+def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RestartableRedis]:
+    """A Redis that fleet.env's messaging uses."""
+    server = RestartableRedis(tmp_path)
+    monkeypatch.setenv("PREFECT_REDIS_MESSAGING_URL", server.address(0))
+    for name, value in FLEET.items():
+        if name.startswith("PREFECT_REDIS_MESSAGING"):
+            monkeypatch.setenv(name, value)
+    messaging = {
+        PREFECT_MESSAGING_BROKER: FLEET["PREFECT_SERVER_EVENTS_MESSAGING_BROKER"],
+        PREFECT_MESSAGING_CACHE: FLEET["PREFECT_SERVER_EVENTS_MESSAGING_CACHE"],
+    }
+    with temporary_settings(messaging):
+        yield server
+    server.process.kill()
+
+
+class RestartableRedis(Redis):
+    """A Redis that is killed and started again within a test."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.process: Process = self.start()
+
+    async def restart(self) -> None:
+        """Kill it, and start it with the data that it had."""
+        self.process.kill()
+        self.process = self.start()
+        await clear_cached_clients()
+
+
+@needs_redis
+async def test_an_event_that_its_sender_repeats_after_redis_failed_is_not_taken_for_a_duplicate(
+    redis: RestartableRedis,
+) -> None:
+    """Redis dies after Prefect has looked for duplicates, and before the event is written."""
+    event: tuple[bytes, dict[str, Any]] = (b"{}", {"id": str(uuid4())})
+    # given a server that hands over an event while Redis dies
+    async with create_publisher("events", deduplicate_by="id") as publisher:
+        publisher._client = DyingClient(redis)  # type: ignore[attr-defined]
+        with pytest.raises(RedisConnectionError):
+            await publisher.publish_data(*event)
+    await redis.restart()
+
+    # when its sender repeats the event
+    async with create_publisher("events", deduplicate_by="id") as publisher:
+        await publisher.publish_data(*event)
+
+    # then it reaches the services
+    assert await get_async_redis_client().xlen("events") == 1
+
+
+class DyingClient:
+    """Redis as a publisher sees it when it dies right before the event is written."""
+
+    def __init__(self, server: RestartableRedis) -> None:
+        self._server = server
+
+    async def xadd(self, *_: object) -> None:
+        """Fail as a connection to a server that was killed does."""
+        self._server.process.kill()
+        raise RedisConnectionError("Connection closed by server.")
+
+
+NOT_FOUND, DOWN, FOUND = httpx.Response(404), httpx.Response(500), httpx.Response(200, json={})
+
+
+@pytest.fixture
+def failed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The reasons of the actions that have failed for good, in a process of `flows.services`."""
+    reasons: list[str] = []
+
+    async def fail(_: actions.Action, __: TriggeredAction, reason: str) -> None:
+        reasons.append(reason)
+
+    monkeypatch.setattr(actions.Action, "fail", fail)
+    reason_from_response = actions.ExternalDataAction.reason_from_response
+    monkeypatch.setattr(actions.ExternalDataAction, "reason_from_response", reason_from_response)
+    keep_actions_pending_during_outages()
+    return reasons
+
+
+async def test_an_action_is_done_again_after_the_api_failed(failed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's API answers 500 where the database is down."""
+    monkeypatch.setattr(actions.ExternalDataAction, "orchestration_client", _answering(DOWN))
+
+    with pytest.raises(OutageError):
+        await _act()
+
+    assert failed == []
+
+
+async def test_an_action_is_done_again_after_redis_failed(failed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect emits an event when it loads an action's block, and that event passes through Redis."""
+    monkeypatch.setattr(actions.ExternalDataAction, "orchestration_client", _answering(FOUND))
+    monkeypatch.setattr(BlockDocument, "model_validate", lambda _: None)
+    monkeypatch.setattr(actions, "_load_block_from_block_document", _without_redis)
+
+    with pytest.raises(OutageError):
+        await _act()
+
+    assert failed == []
+
+
+async def test_an_action_that_cannot_succeed_fails_for_good(failed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that was deleted does not come back by trying again."""
+    monkeypatch.setattr(actions.ExternalDataAction, "orchestration_client", _answering(NOT_FOUND))
+
+    await _act()
+
+    assert len(failed) == 1
+
+
+def _answering(response: httpx.Response) -> Any:
+    class Client:
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            return None
+
+        async def read_block_document_raw(self, _: UUID) -> httpx.Response:
+            return response
+
+    async def orchestration_client(*_: object) -> Client:
+        return Client()
+
+    return orchestration_client
+
+
+async def _without_redis(_: object) -> None:
+    raise RedisConnectionError("Connection closed by server.")
+
+
+async def _act() -> None:
+    webhook = actions.CallWebhook(block_document_id=uuid4())
+    trigger = EventTrigger(
+        posture="Reactive", expect={"key-rotation.rotation.completed"}, threshold=1, within=timedelta(0)
+    )
+    requested = TriggeredAction(
+        automation=Automation(name="call", trigger=trigger, actions=[webhook]),
+        triggered=datetime.now(UTC),
+        triggering_labels={},
+        triggering_event=None,
+        action=webhook,
+    )
+    async with actions.consumer() as handle:
+        await handle(MemoryMessage(requested.model_dump_json().encode(), {}))
