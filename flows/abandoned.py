@@ -95,7 +95,7 @@ class Abandoned:
                 if run.id not in in_hand and run.state and run.state.timestamp < now - BEGUN_WITHIN:
                     await self._set(run, Scheduled(message="A worker took this run and did not begin it."))
 
-    async def mark_the_silent(self, in_hand: Container[UUID]) -> None:
+    async def mark_crashed(self, in_hand: Container[UUID]) -> None:
         """Mark runs as Crashed whose heartbeats have stopped, provided that other events still arrive.
 
         Args:

@@ -59,7 +59,7 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         if self._loop is not None and self._task is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._task.cancel)
 
-    def stand_still(self, until: Event) -> None:
+    def pause(self, until: Event) -> None:
         """Block the run's event loop until an event is set, within its remaining patience; callable from any thread.
 
         To the run this looks like a paused process, which the ledger tolerates.
@@ -124,7 +124,7 @@ class Precedence:
         for each in others:
             parameters = each.parameters or {}
             if not is_emergency(parameters) and rotation_name(parameters, "") not in ("", own):
-                each.stand_still(ended)
+                each.pause(ended)
 
     def end(self, emergency: UUID) -> None:
         """Resume the runs paused for an emergency; do nothing for any other run."""

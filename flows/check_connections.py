@@ -94,7 +94,7 @@ async def check_connections(block: Annotated[str, label("Block", pattern=f"^$|{B
             conclusion.succeeded(await _check_alone(block))
             return conclusion.state
         used, unreadable = in_use(deployments := await read_deployments())
-        checked = apart(await _all_checked(used))
+        checked = fail_shared_places(await _all_checked(used))
         checked += unreadable
         await forget_others(named_connections(deployments))
         table = [each.cells() for each in sorted(checked, key=lambda each: (each.works, each.name))]
@@ -170,7 +170,7 @@ async def _checked(
         return Checked(name, used_by, True, outcome.sentence, seconds, outcome.ends, outcome.place, outcome.in_use)
 
 
-def apart(checked: list[Checked]) -> list[Checked]:
+def fail_shared_places(checked: list[Checked]) -> list[Checked]:
     """Mark each destination as not working whose place another rotation or block uses too."""
     sharing: dict[str | None, list[Checked]] = {}
     for each in checked:

@@ -56,7 +56,7 @@ async def restore(run: Run, label: str, steps: Steps) -> str:
         raise ConfigurationError(f"rotation: {run.name} {why}. Nothing was changed.")
     if current is None or current.rotated_by != run.identity.id:
         if rotated_since(run.ledger, run.identity, run.world.now()):
-            run.only_for_itself = True
+            run.leaves_other_tries = True
             return superseded_since(run)
         key = await find_restorable(run, label)
         destinations = current.destinations if current else ()

@@ -69,7 +69,7 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         KeyRotationError: A step failed. The ledger records all that was announced, so the next run can continue.
     """
     situation = await observe(run, rotation)
-    run.only_for_itself = situation in NOTHING_TO_PUBLISH
+    run.leaves_other_tries = situation in NOTHING_TO_PUBLISH
     if situation is Situation.ROTATED_SINCE:
         return superseded_since(run)
 
@@ -88,7 +88,7 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
         await supersede(run, rotation)
     if situation is not Situation.TOO_YOUNG and (current := run.ledger.current):
         # Emitted again on a Retry: the process may have died between writing the ledger and emitting the event.
-        await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.told())
+        await run.world.emit(Event.ROTATION_COMPLETED, run.name, **current.as_payload())
 
     run.step, superseded = "revoke-key", run.ledger.superseded
     await revoke_what_is_due(run, steps, rotation.destinations)

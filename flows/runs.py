@@ -67,9 +67,9 @@ class Conclusion:
     async def failed(self, error: Exception) -> None:
         """Record a failure. Of an unexpected error only class and location are kept: its text may quote a secret."""
         self.error = error if isinstance(error, KeyRotationError) else unexpected(error)
-        await self.look_again()
+        await self.reread_ledger()
 
-    async def look_again(self) -> None:
+    async def reread_ledger(self) -> None:
         """Reread the ledger, so that a failure names the key that is live now: another run may have rotated since."""
         if self.error is None:
             return
@@ -105,7 +105,7 @@ async def conclude() -> AsyncIterator[Conclusion]:
     except Exception as error:  # noqa: BLE001 - every failure becomes a state with a message
         await conclusion.failed(error)
     # The release of the slot may have outlasted its lease, so another run may have rotated.
-    await conclusion.look_again()
+    await conclusion.reread_ledger()
     if conclusion.error is not None:
         await _follow_failure(conclusion, conclusion.error)
     elif conclusion.state.is_completed():
@@ -141,16 +141,16 @@ async def _follow_failure(conclusion: Conclusion, error: KeyRotationError) -> No
         conclusion.tell(following)
     if conclusion.rotation:
         step = conclusion.run.step if conclusion.run else "begin"
-        told = {"step": step, "sentence": conclusion.message}
-        await PrefectWorld().emit(Event.ROTATION_FAILED, conclusion.rotation, **told)
+        payload = {"step": step, "sentence": conclusion.message}
+        await PrefectWorld().emit(Event.ROTATION_FAILED, conclusion.rotation, **payload)
         if conclusion.state.name != TRIES_AGAIN:
-            await PrefectWorld().emit(Event.ROTATION_NEEDS_PERSON, conclusion.rotation, **told)
+            await PrefectWorld().emit(Event.ROTATION_NEEDS_PERSON, conclusion.rotation, **payload)
 
 
 async def _follow_success(conclusion: Conclusion) -> None:
     try:
         with api_errors("deleting tries"):
-            only_own = conclusion.run is not None and conclusion.run.only_for_itself
+            only_own = conclusion.run is not None and conclusion.run.leaves_other_tries
             is_over = await end_tries(_flow_run(), conclusion.now(), only_own=only_own)
     except KeyRotationError as refusal:
         # A remaining try will find nothing to do.

@@ -50,7 +50,7 @@ LIMIT = 4
 
 The more there are, the later an emergency is found and started: the server answers their requests first.
 """
-KEPT_FREE = 5
+RESERVED_FOR_EMERGENCIES = 5
 """How many slots a worker reserves for emergencies, on top of its limit for ordinary runs."""
 MOST_REQUESTED = 50
 """How many scheduled runs a worker requests at once, at most; the server refuses a limit above 200."""
@@ -140,7 +140,7 @@ class KeyRotationWorker(
     _description = "Run the flows of the package key-rotation in the worker's own interpreter."
 
     def __init__(self, work_pool_name: str, *, limit: int | None = None, **base: Any) -> None:
-        super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + KEPT_FREE, **base)
+        super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + RESERVED_FOR_EMERGENCIES, **base)
         self._attempts: dict[UUID, Attempt] = {}
         self._precedence = Precedence()
         self._abandoned: Abandoned | None = None
@@ -178,7 +178,7 @@ class KeyRotationWorker(
         await super().sync_with_backend()
         self._abandoned = self._abandoned or Abandoned(self.client, self._work_pool_name)
         await self._abandoned.schedule_again(self._own_runs())
-        await self._abandoned.mark_the_silent(self._own_runs())
+        await self._abandoned.mark_crashed(self._own_runs())
         await self._abandoned.try_again()
 
     def _own_runs(self) -> set[UUID]:
@@ -192,7 +192,7 @@ class KeyRotationWorker(
         return due if free and len(due) < wanted else [*await self._emergencies(), *due]
 
     def _free_slots(self) -> int:
-        return 0 if self._precedence.is_taken else max(int(self.limiter.available_tokens) - KEPT_FREE, 0)
+        return 0 if self._precedence.is_taken else max(int(self.limiter.available_tokens) - RESERVED_FOR_EMERGENCIES, 0)
 
     async def _due(self, wanted: int) -> list[WorkerFlowRunResponse]:
         before = datetime.now(UTC) + timedelta(seconds=int(self._prefetch_seconds))

@@ -56,7 +56,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         if not await run.is_explained(record.hash):
             await (await run.world.connection(rotation.connection)).delete_key(record.hash)
         raise
-    await run.world.emit(Event.KEY_CREATED, run.name, **record.told())
+    await run.world.emit(Event.KEY_CREATED, run.name, **record.as_payload())
     await _assign_guardrail(run, record)
     return NewKey(created.secret, record, created.key)
 

@@ -40,7 +40,7 @@ async def _publish(run: Run, key: VerifiedKey, destination: str, place: Destinat
         failure = await _write(run, place, key, content)
         before, content = content, await place.read_content()
         if _has_arrived(key, content):
-            await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.told(), destination=destination)
+            await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.as_payload(), destination=destination)
             return
         if attempt == WRITES - 1 or not _may_retry(failure, before, content):
             break

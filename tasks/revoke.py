@@ -55,7 +55,7 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
     await take_out(run, key)
     await run.record(run.ledger.revoked(key.hash))
     _warn_of_consumers_left(run, key)
-    await run.world.emit(Event.KEY_REVOKED, run.name, **key.told())
+    await run.world.emit(Event.KEY_REVOKED, run.name, **key.as_payload())
 
 
 def _warn_of_consumers_left(run: Run, key: Superseded) -> None:
@@ -64,7 +64,7 @@ def _warn_of_consumers_left(run: Run, key: Superseded) -> None:
 
 
 async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
-    found = await run.look_where_possible(destinations)
+    found = await run.read_existing_destinations(destinations)
     holders = needed_by(key, run.ledger, found)
     if holders:
         raise DestinationError(
@@ -105,7 +105,7 @@ async def _still_used(run: Run, openrouter: KeyReader, key: Superseded) -> bool:
 
 async def _postpone(run: Run, openrouter: KeyReader, key: Superseded, usage: Decimal, judgement: Judgement) -> None:
     changes = {
-        "revoke_at": judgement.look_again,
+        "revoke_at": judgement.check_again_at,
         "overlap_ends": key.overlap_ends or key.revoke_at,
         "postponed": key.postponed + 1,
         "usage": usage,
@@ -115,10 +115,10 @@ async def _postpone(run: Run, openrouter: KeyReader, key: Superseded, usage: Dec
     sentence = (
         f"The superseded key {key.label} may still be used (spent {usage} USD so far, unused only since "
         f"{judgement.unused_since:%Y-%m-%d %H:%M} UTC), so its revocation waits until "
-        f"{judgement.look_again:%Y-%m-%d %H:%M} UTC.{await who_uses(run, openrouter, key)}"
+        f"{judgement.check_again_at:%Y-%m-%d %H:%M} UTC.{await who_uses(run, openrouter, key)}"
     )
     run.note(sentence)
-    await run.world.emit(Event.KEY_REVOCATION_POSTPONED, run.name, **key.told(), sentence=sentence)
+    await run.world.emit(Event.KEY_REVOCATION_POSTPONED, run.name, **key.as_payload(), sentence=sentence)
 
 
 async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
@@ -131,4 +131,4 @@ async def _disable(run: Run, openrouter: OpenRouter, key: Superseded) -> None:
     until = run.world.now() + run.ledger.retirement.disabled_for
     await run.record(run.ledger.changed(key.hash, revoking=False, disabled=True, revoke_at=until))
     _warn_of_consumers_left(run, key)
-    await run.world.emit(Event.KEY_DISABLED, run.name, **key.told())
+    await run.world.emit(Event.KEY_DISABLED, run.name, **key.as_payload())

@@ -42,7 +42,7 @@ async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
         raise VerificationError(
             f"OpenRouter made the key {key.record.label} with other settings than asked for: {', '.join(differences)}."
         )
-    await run.world.emit(Event.KEY_VERIFIED, run.name, **key.record.told())
+    await run.world.emit(Event.KEY_VERIFIED, run.name, **key.record.as_payload())
     return VerifiedKey(key.secret, key.record)
 
 

@@ -95,7 +95,7 @@ class InfisicalCredentials(CredentialsBlock):
             await self._client.aclose()
             self._client = None
 
-    def apart(self) -> Self:
+    def unopened_copy(self) -> Self:
         """Return a copy of the block without its open connection.
 
         Returns:

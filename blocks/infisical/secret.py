@@ -82,7 +82,7 @@ class InfisicalSecret(DestinationBlock):
         return "/" + "/".join(parts)
 
     def _apart(self) -> Self:
-        return self.model_copy(update={"credentials": self.credentials.apart()})
+        return self.model_copy(update={"credentials": self.credentials.unopened_copy()})
 
     def place(self) -> str:
         """Return the name of the place for messages.

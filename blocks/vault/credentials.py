@@ -161,7 +161,7 @@ class VaultCredentials(CredentialsBlock):
         """
         return self.connection().logged_in()
 
-    def apart(self) -> Self:
+    def unopened_copy(self) -> Self:
         """Return a copy of the block without its open connection.
 
         Returns:

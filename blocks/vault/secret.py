@@ -228,7 +228,7 @@ class VaultSecret(DestinationBlock):
         await self.credentials.aclose()
 
     def _apart(self) -> Self:
-        return self.model_copy(update={"credentials": self.credentials.apart()})
+        return self.model_copy(update={"credentials": self.credentials.unopened_copy()})
 
     def _data_path(self) -> str:
         return f"{self.mount}/data/{self.path}"

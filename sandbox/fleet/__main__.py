@@ -27,7 +27,7 @@ from sandbox.demo import interruptible
 from sandbox.fleet.consumers import Consumers
 from sandbox.fleet.herd import OVERLAP, Herd, read_key
 from sandbox.fleet.kills import DOWN_SECONDS, KINDS, kill
-from sandbox.fleet.report import Report, look, show
+from sandbox.fleet.report import Report, examine, show
 from sandbox.fleet.stand import Fleet, missing_packages
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
@@ -45,11 +45,11 @@ class Receiver:
 
     def __init__(self) -> None:
         self.completed: Counter[str] = Counter()
-        self.told: Counter[str] = Counter()
+        self.notified: Counter[str] = Counter()
         self.app = Starlette(
             routes=[
                 Route("/completed", self._completed, methods=["POST"]),
-                Route("/told", self._told, methods=["POST"]),
+                Route("/notified", self._notified, methods=["POST"]),
             ]
         )
 
@@ -57,8 +57,8 @@ class Receiver:
         self.completed[(await request.json())["key_hash"]] += 1
         return Response()
 
-    async def _told(self, request: Request) -> Response:
-        self.told[(await request.json())["text"]] += 1
+    async def _notified(self, request: Request) -> Response:
+        self.notified[(await request.json())["text"]] += 1
         return Response()
 
 
@@ -67,7 +67,7 @@ async def wire(base_url: str, receiver_url: str) -> None:
     await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), base_url)
     await Webhook(url=SecretStr(f"{receiver_url}/completed")).asave("fleet", overwrite=True)
     block = CustomWebhookNotificationBlock(
-        name="fleet", url=f"{receiver_url}/told", method="POST", json_data={"text": "{{subject}} | {{body}}"}
+        name="fleet", url=f"{receiver_url}/notified", method="POST", json_data={"text": "{{subject}} | {{body}}"}
     )
     await block.asave("fleet", overwrite=True)
     await make_automations({"webhook": "webhook/fleet", "notify": "custom-webhook/fleet"})
@@ -105,7 +105,7 @@ async def trial(
     working.cancel()
     with suppress(asyncio.CancelledError):
         await working
-    return await look(herd, calm, disturbed, consumers, account)
+    return await examine(herd, calm, disturbed, consumers, account)
 
 
 def arguments() -> argparse.Namespace:
@@ -154,7 +154,7 @@ def main() -> int:
         herd = Herd(asked.rotations, min(CONSUMED, asked.rotations), vault_url)
         report = asyncio.run(trial(fleet, herd, base_url, account, asked, console))
         report.fired = receiver.completed
-        report.told = receiver.told
+        report.notified = receiver.notified
         report.started_again = fleet.started_again
     return 0 if show(report, time.monotonic() - begun, console) else 1
 

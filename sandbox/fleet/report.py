@@ -45,7 +45,7 @@ class Report:
     """The number of stored events, by name."""
     fired: Counter[str] = field(default_factory=Counter)
     """How often the automation for a completed rotation fired, by the key's hash."""
-    told: Counter[str] = field(default_factory=Counter)
+    notified: Counter[str] = field(default_factory=Counter)
     started_again: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -90,7 +90,7 @@ class Report:
         return {name: lost for name, many in expected.items() if (lost := many - self.stored[name]) > 0}
 
 
-async def look(
+async def examine(
     herd: Herd, calm: Outcome, disturbed: Outcome, consumers: Consumers, account: OpenRouterSandbox
 ) -> Report:
     """Compare the final state with the expected one."""

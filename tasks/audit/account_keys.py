@@ -43,7 +43,7 @@ class KeyFilter:
         self._deployed = deployed
         self._older_than = older_than
         self._now = now
-        self._of_nobody = CappedFindings(Kind.OF_NOBODY, "keys of no rotation")
+        self._unmanaged = CappedFindings(Kind.UNMANAGED, "keys of no rotation")
         self._not_ours = CappedFindings(Kind.MARKED_NOT_OURS, "keys of other installations")
         self._named = frozenset(named)
         self.counts = Counts()
@@ -69,8 +69,8 @@ class KeyFilter:
             self.counts.unexplained += 1
             self.undecided.append(key)
         else:
-            self.counts.of_nobody += 1
-            self._of_nobody.add(judge_key_of_nobody(key, self._older_than, self._now))
+            self.counts.unmanaged += 1
+            self._unmanaged.add(judge_key_of_nobody(key, self._older_than, self._now))
 
     def runs(self) -> set[UUID]:
         """Return the runs in those markers of undecided keys that name no installation, as in earlier versions."""
@@ -95,4 +95,4 @@ class KeyFilter:
 
     def findings(self) -> list[Finding]:
         """Return the findings about keys without a rotation and about keys of other installations."""
-        return [*self._not_ours.findings(), *self._of_nobody.findings()]
+        return [*self._not_ours.findings(), *self._unmanaged.findings()]

@@ -224,7 +224,7 @@ class _Reading:
         places = sorted({place for _, ledger in ours for place in read_destinations_of(ledger)})
         for first in range(0, len(places), OPEN_AT_ONCE):
             some = places[first : first + OPEN_AT_ONCE]
-            async with self.world.apart() as world:
+            async with self.world.separate() as world:
                 await world.load_blocks(some, self.connection)
                 await self._bounded([self._read_destination(world, one) for one in some])
 

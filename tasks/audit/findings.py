@@ -137,7 +137,7 @@ class Kind(StrEnum):
             "the variable key-rotation_installation to the id of that one."
         ),
     )
-    OF_NOBODY = ("key-of-no-rotation", Severity.NOTICE, "Put it under rotation (adopt), limit it, or delete it.")
+    UNMANAGED = ("key-of-no-rotation", Severity.NOTICE, "Put it under rotation (adopt), limit it, or delete it.")
     NOT_SEEN = (
         "not-seen",
         Severity.NOTICE,
@@ -192,13 +192,13 @@ class Counts:
         seen: All of them.
         of_rotations: Keys in a ledger.
         unexplained: Keys with a marker that are in no ledger: orphans, keys of other installations, and new keys.
-        of_nobody: Keys without a marker that are in no ledger.
+        unmanaged: Keys without a marker that are in no ledger.
     """
 
     seen: int = 0
     of_rotations: int = 0
     unexplained: int = 0
-    of_nobody: int = 0
+    unmanaged: int = 0
 
 
 class CappedFindings:

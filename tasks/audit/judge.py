@@ -48,7 +48,7 @@ def judge_key_of_nobody(key: ApiKey, older_than: timedelta, now: datetime) -> Fi
     if not faults:
         return None
     sentence = f"The key {key.label} belongs to no rotation and {' and '.join(faults)}."
-    return Finding(Kind.OF_NOBODY, sentence, key_label=key.label, key_hash=key.hash)
+    return Finding(Kind.UNMANAGED, sentence, key_label=key.label, key_hash=key.hash)
 
 
 def judge_management_key(connection: str, expires_at: datetime | None, now: datetime) -> list[Finding]:

@@ -104,7 +104,7 @@ async def repair_unrecorded(
         else:
             certain.append(key)
     if certain:
-        await run.look(destinations)
+        await run.read_destinations(destinations)
     for key in certain:
         held = [name for name in destinations if label_agrees(key.label, run.contents[name].value)]
         try:
@@ -265,7 +265,7 @@ def _why_in_doubt(rotation: Rotation, keys: tuple[ApiKey, ...]) -> str | None:
 
 
 async def _current(run: Run, rotation: Rotation, key: ApiKey, now: datetime) -> Current | None:
-    held = await run.look(rotation.destinations)
+    held = await run.read_destinations(rotation.destinations)
     secrets = [run.contents[name].value for name in rotation.destinations]
     mark = read_marker(key.name)
     agree = all(label_agrees(key.label, secret) for secret in secrets) and len(set(held.values())) == 1

@@ -55,7 +55,7 @@ async def settle_budget(run: Run) -> None:
             try:
                 await _settle(run, former)
             except (ConfigurationError, ServiceError) as error:
-                if not run.has_left(former.connection, error):
+                if not run.concerns_former_connection(former.connection, error):
                     raise
                 run.note(f"The key {former.label} is not capped, and its connection cannot be used: {error}")
     await restore_budget(run)
@@ -65,7 +65,7 @@ async def _is_still_read(run: Run, former: Superseded) -> bool:
     if not former.left_at:
         return False
     places = sorted(await where_keys_are_read(run, [former]))
-    holders = needed_by(former, run.ledger, await run.look_where_possible(places))
+    holders = needed_by(former, run.ledger, await run.read_existing_destinations(places))
     if holders:
         run.note(f"The key {former.label} keeps its limit, because it is still held by {', '.join(holders)}.")
     return bool(holders)
@@ -126,4 +126,4 @@ async def restore_budget(run: Run) -> None:
         return
     await _set_limit(run, current, Decimal(0))
     await run.record(run.ledger.current_changed(budget=None))
-    await run.world.emit(Event.BUDGET_RESTORED, run.name, **current.told())
+    await run.world.emit(Event.BUDGET_RESTORED, run.name, **current.as_payload())

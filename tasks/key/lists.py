@@ -56,7 +56,7 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
         # In an emergency, no failure about lists may keep a leaked key alive.
         if not run.identity.emergency:
             raise
-        run.left_undone.append(error)
+        run.failures.append(error)
 
 
 async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:

@@ -45,7 +45,7 @@ async def _found_again(run: Run, rotation: Rotation, now: datetime) -> Current |
     """Return the key that consumers hold, if keys were found again after the ledger was lost."""
     found = [key for key in run.ledger.superseded if not key.fingerprint]
     if found:
-        await run.look_again(rotation.destinations)
+        await run.read_destinations_once(rotation.destinations)
     # Keys that were given up since count, too: they have inherited the settings.
     candidates = run.ledger.superseded if found else ()
     held = [key for key in candidates if any(label_agrees(key.label, place.value) for place in run.contents.values())]
@@ -66,7 +66,7 @@ async def _former_key(run: Run, current: Current) -> ApiKey | None:
     except NotFoundError:
         pass
     except (ConfigurationError, ServiceError) as error:
-        if not run.has_left(current.connection, error):
+        if not run.concerns_former_connection(current.connection, error):
             raise
     run.note(f"The key {current.label} cannot be read any more: its settings are those that the ledger remembers.")
     return None

@@ -37,7 +37,7 @@ async def settle_intent(run: Run, *, certain: bool = False) -> None:
         return
     # Writing the next term locks out an earlier attempt that may still be running.
     await run.write(run.ledger)
-    if certain or await _delete_left_behind(run, intent, look_again=True):
+    if certain or await _delete_left_behind(run, intent, search_again=True):
         await run.record(run.ledger.dropped())
     else:
         await run.record(run.ledger.left_unresolved())
@@ -55,12 +55,12 @@ async def settle_unresolved(run: Run) -> None:
             await run.record(run.ledger.resolved([entry]))
 
 
-async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, look_again: bool = False) -> bool | None:
+async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, search_again: bool = False) -> bool | None:
     """Delete the key that a run may have left behind; `None` if its connection is gone and no search is possible."""
     try:
-        return await _delete_marked(run, made.connection, made.workspace_id, made.run_id, look_again=look_again)
+        return await _delete_marked(run, made.connection, made.workspace_id, made.run_id, search_again=search_again)
     except (ConfigurationError, ServiceError) as error:
-        if not run.has_left(made.connection, error):
+        if not run.concerns_former_connection(made.connection, error):
             raise
         gone = error
     # The connection may only have been renamed.
@@ -74,7 +74,7 @@ async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, look_agai
 
 
 async def _delete_marked(
-    run: Run, connection: str, workspace_id: str | None, run_id: UUID, *, look_again: bool = False
+    run: Run, connection: str, workspace_id: str | None, run_id: UUID, *, search_again: bool = False
 ) -> bool:
     explained = run.ledger.hashes()
 
@@ -83,7 +83,7 @@ async def _delete_marked(
         return mark is not None and mark[:2] == (run.name, run_id) and key.hash not in explained
 
     found = await _search(run, connection, workspace_id, ours)
-    if not found and look_again:
+    if not found and search_again:
         await run.world.sleep(LOOK_AGAIN_AFTER_SECONDS)
         found = await _search(run, connection, workspace_id, ours)
     # After a restore of Prefect's database, the ledger may wait for a key that was published meanwhile.
@@ -97,7 +97,7 @@ async def _delete_marked(
 
 async def _is_held(run: Run, key: ApiKey) -> bool:
     places = run.ledger.destinations()
-    await run.look_where_possible(sorted(places))
+    await run.read_existing_destinations(sorted(places))
     return any(label_agrees(key.label, run.contents[name].value) for name in places if name in run.contents)
 
 

@@ -51,7 +51,7 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
         raise ConfigurationError(
             f"rotation.adopt: the key {key.label} belongs to the rotation {owner} already. Nothing was created."
         )
-    await run.look_again(rotation.destinations)
+    await run.read_destinations_once(rotation.destinations)
     holders = _holders(run, rotation.destinations, key)
     return Current(
         hash=key.hash,

@@ -33,7 +33,7 @@ async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = 
     if run.identity.emergency:
         outcomes.append(await failure_of(require_current_everywhere(run)))
     await schedule_retirements(run)
-    if failures := [*run.left_undone, *(failure for failure in outcomes if failure)]:
+    if failures := [*run.failures, *(failure for failure in outcomes if failure)]:
         overwritten = any(isinstance(failure, OverwrittenError) for failure in failures)
         raise (OverwrittenError if overwritten else DestinationError).combine(failures)
 
@@ -70,7 +70,7 @@ async def require_current_everywhere(run: Run) -> None:
     current = run.ledger.current
     if current is None:
         return
-    found = await run.look_where_possible(current.destinations)
+    found = await run.read_existing_destinations(current.destinations)
     others = sorted(name for name, content in found.items() if content != current.fingerprint)
     if others:
         raise OverwrittenError(

@@ -40,7 +40,7 @@ async def observe(run: Run, rotation: Rotation) -> Situation:
     await run.world.load_blocks(rotation.destinations, rotation.connection)
     await run.world.connection(rotation.connection)
     await _check_expiry(run, rotation)
-    fingerprints = await run.look(rotation.destinations, ledger.where_pending())
+    fingerprints = await run.read_destinations(rotation.destinations, ledger.where_pending())
     known = ledger if run.has_ledger else None
     situation = assess(known, run.identity, fingerprints, run.world.now(), rotation.minimum_age)
     if situation is Situation.TOO_YOUNG and not await _current_works(run, rotation):
@@ -200,7 +200,7 @@ async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None
     try:
         await revoke(run, key, rotation.destinations)
     except (ConfigurationError, ServiceError) as error:
-        if not (run.has_left(key.connection, error) or isinstance(error, OtherAccountError)):
+        if not (run.concerns_former_connection(key.connection, error) or isinstance(error, OtherAccountError)):
             raise
         run.note(f"An unpublished key of an earlier run is still alive: {error}")
 
@@ -245,7 +245,7 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
     try:
         fit = key is not None and await can_be_finished(run, rotation, key)
     except (ConfigurationError, ServiceError) as error:
-        if not run.has_left(pending.connection, error):
+        if not run.concerns_former_connection(pending.connection, error):
             raise
         run.note(f"A half-published key was given up: {error}")
         fit = False

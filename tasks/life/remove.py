@@ -82,7 +82,7 @@ async def empty_destinations(run: Run) -> dict[str, str]:
     pending = ledger.pending and ledger.pending.key
     own = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key}
     # An unfinished rotation may have published to destinations that never held an earlier key.
-    found = await run.look_where_possible(sorted(ledger.destinations()))
+    found = await run.read_existing_destinations(sorted(ledger.destinations()))
     await gather_all([_empty(run, name, own) for name, held in found.items() if held in own])
     return run.places_of(list(found))
 

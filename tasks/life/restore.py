@@ -75,7 +75,7 @@ async def find_restorable(run: Run, label: str) -> NewKey:
 
 
 async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) -> SecretStr | None:
-    await run.look(current.destinations)
+    await run.read_destinations(current.destinations)
     for name in current.destinations:
         held = run.contents[name].value
         if held is not None and fingerprint(held) == key.fingerprint:
@@ -151,7 +151,7 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
         late_until=await _late_until(run, entry, former.destinations),
     )
     await run.write(ledger.replaced(current, now + overlap, places))
-    await run.world.emit(Event.KEY_RESTORED, run.name, **key.told())
+    await run.world.emit(Event.KEY_RESTORED, run.name, **key.as_payload())
 
 
 async def _late_until(run: Run, key: Superseded, destinations: Iterable[str]) -> datetime | None:

@@ -59,7 +59,7 @@ async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
         changes["guardrail_id"] = terms.guardrail_id
     ledger = run.ledger.current_changed(terms=terms, budget=budget)
     await run.write(ledger.model_copy(update={"retirement": rotation.retirement}))
-    await run.world.emit(Event.SETTINGS_APPLIED, run.name, **current.told())
+    await run.world.emit(Event.SETTINGS_APPLIED, run.name, **current.as_payload())
     return sorted(changes)
 
 

@@ -53,7 +53,7 @@ async def write_key_off(run: Run, label: str, reason: str) -> WrittenOff:
         by=run.identity.id,
     )
     await run.write(_without(run.ledger, entry))
-    await run.world.emit(Event.KEY_WRITTEN_OFF, run.name, **entry.told())
+    await run.world.emit(Event.KEY_WRITTEN_OFF, run.name, **entry.as_payload())
     return entry
 
 

@@ -170,12 +170,12 @@ class Judgement:
 
     Args:
         verdict: The decision.
-        look_again: When to check it again, if it is postponed.
+        check_again_at: When to check it again, if it is postponed.
         unused_since: Since when no use has been seen.
     """
 
     verdict: Verdict
-    look_again: datetime | None = None
+    check_again_at: datetime | None = None
     unused_since: datetime | None = None
 
 

@@ -39,7 +39,7 @@ class MadeKey(Entry):
     workspace_id: str | None = None
     left_at: tuple[str, ...] = ()
 
-    def told(self) -> dict[str, str]:
+    def as_payload(self) -> dict[str, str]:
         """Return the key as the payload of an event, without its fingerprint."""
         return {"key_label": self.label, "key_hash": self.hash, "connection": self.connection}
 

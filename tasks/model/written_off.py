@@ -34,7 +34,7 @@ class WrittenOff(BaseModel):
     at: datetime
     by: UUID
 
-    def told(self) -> dict[str, str]:
+    def as_payload(self) -> dict[str, str]:
         """Return the entry as the payload of an event."""
         return {
             "key_label": self.label,

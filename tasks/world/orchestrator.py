@@ -84,7 +84,7 @@ class PrefectWorld:
     ) -> None:
         await self._open.aclose()
 
-    def apart(self) -> PrefectWorld:
+    def separate(self) -> PrefectWorld:
         """Return another world, which closes what was opened in it at the end of its context."""
         return PrefectWorld()
 

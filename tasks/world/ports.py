@@ -126,7 +126,7 @@ class World(Protocol):
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
         """Emit an event."""
 
-    def apart(self) -> AbstractAsyncContextManager[World]:
+    def separate(self) -> AbstractAsyncContextManager[World]:
         """Return another world, which closes what was opened in it at the end of its context."""
 
     async def installation(self) -> str:

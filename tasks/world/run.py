@@ -106,11 +106,11 @@ class Run:
         self.notes: list[str] = []
         self.is_idle = False
         """Whether the run has found nothing to do, so that the rotation's page stays as it is."""
-        self.left_undone: list[KeyRotationError] = []
+        self.failures: list[KeyRotationError] = []
         """Failures that did not stop the run, but fail it at its end."""
         self.lists: dict[tuple[str, str | None], list[KeyList]] = {}
         """The lists of keys by connection and workspace, as this run last read them."""
-        self.only_for_itself = False
+        self.leaves_other_tries = False
         """Whether this run did no work on behalf of other runs, so that their tries stay."""
         self._turn = asyncio.Lock()
         self.has_late_writes = False
@@ -177,7 +177,7 @@ class Run:
         """Return how long after its timeout a write to one of the destinations may still take effect."""
         return max([(await self.world.destination(name)).late_writes for name in destinations], default=timedelta(0))
 
-    def has_left(self, connection: str, error: KeyRotationError) -> bool:
+    def concerns_former_connection(self, connection: str, error: KeyRotationError) -> bool:
         """Return whether a failure only concerns a connection that the rotation no longer uses.
 
         Such a connection must not stop the rotation, which uses another one now.
@@ -213,7 +213,7 @@ class Run:
         """Return where these destinations, which this run has read, point."""
         return {name: self.places[name] for name in destinations}
 
-    async def look(
+    async def read_destinations(
         self, destinations: Sequence[str], former: Mapping[str, str] = MappingProxyType({})
     ) -> dict[str, str | None]:
         """Read the destinations.
@@ -235,17 +235,17 @@ class Run:
         found = {name: fingerprint(self.contents[name].value) for name in destinations}
         for name, place in former.items():
             if name not in destinations:
-                found[name] = await self._look_at_former(name, place)
+                found[name] = await self._read_former(name, place)
             elif place and not is_same(place, self.places[name]):
                 found[place] = MAYBE
         return found
 
-    async def look_again(self, destinations: Sequence[str]) -> None:
+    async def read_destinations_once(self, destinations: Sequence[str]) -> None:
         """Read the destinations, unless their content is still known; recovery writes to them, and forgets it."""
         if not set(destinations) <= set(self.contents):
-            await self.look(destinations)
+            await self.read_destinations(destinations)
 
-    async def look_where_possible(self, destinations: Sequence[str]) -> dict[str, str | None]:
+    async def read_existing_destinations(self, destinations: Sequence[str]) -> dict[str, str | None]:
         """Read those destinations whose blocks still exist.
 
         A deleted block must not keep a superseded key alive forever: no run publishes there any more.
@@ -271,7 +271,7 @@ class Run:
                 )
             else:
                 there.append(name)
-        return await self.look(there)
+        return await self.read_destinations(there)
 
     async def _read(self, name: str) -> Content:
         destination = await self.world.destination(name)
@@ -279,7 +279,7 @@ class Run:
         with concerning(name):
             return await destination.read_content()
 
-    async def _look_at_former(self, name: str, place: str) -> str | None:
+    async def _read_former(self, name: str, place: str) -> str | None:
         try:
             content = await self._read(name)
         except KeyRotationError as error:

@@ -15,9 +15,9 @@ import pytest
 
 from sandbox.stack import CHECKOUT
 from tests.docs import pages
-from tests.e2e.conftest import apart
+from tests.e2e.conftest import with_long_waits
 
-pytestmark = apart
+pytestmark = with_long_waits
 START, *COMMANDS = pages.read("tutorial/first-rotation.md")
 START_SECONDS = 120
 DASHBOARD = re.compile(r"Dashboard: (http://\S+)/v2 ")

@@ -57,7 +57,7 @@ on_postgresql = [
     pytest.mark.xdist_group("e2e-postgresql"),
     needs_postgresql,
 ]
-apart = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-apart")]
+with_long_waits = [pytest.mark.e2e, pytest.mark.xdist_group("e2e-long-waits")]
 without_worker = [*pytestmark, pytest.mark.usefixtures("no_worker")]
 PERSISTENT = {"PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true", "PREFECT_LOGGING_LEVEL": "DEBUG"}
 # Many servers and workers share two cores here, so idle ones must not use them. A server keeps looking for tasks of

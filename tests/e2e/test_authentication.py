@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from sandbox.stack import Stack
-from tests.e2e.conftest import apart
+from tests.e2e.conftest import with_long_waits
 from tests.hostile.liar import KEY
 
-pytestmark = apart
+pytestmark = with_long_waits
 PAGE = (Path(__file__).parents[2] / "docs" / "explanation" / "threat-model.md").read_text()
 AUTHENTICATION = dict(re.findall(r"^(PREFECT_(?:SERVER_)?API_AUTH_STRING)=(.*)$", PAGE, re.MULTILINE))
 OPERATOR = tuple(AUTHENTICATION["PREFECT_API_AUTH_STRING"].split(":"))

@@ -31,10 +31,10 @@ from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.model.rotation import KeySettings, Rotation
 from tests.by_hand import end_overlap, ledger_of
 from tests.docs import pages
-from tests.e2e.conftest import apart, needs_postgresql
+from tests.e2e.conftest import needs_postgresql, with_long_waits
 from tests.e2e.driver import deploy, deploy_retirements
 
-pytestmark = apart
+pytestmark = with_long_waits
 BACK_UP, PG_DUMP, SHOW_ID, RESTORE, PG_RESTORE, SET_ID, DROP_BLOCKS = [
     block for block in pages.read("how-to/back-up-and-restore.md") if block.language == "sh"
 ]

@@ -12,11 +12,11 @@ from flows.automations import make_automations
 from sandbox.server import Fault
 from sandbox.stack import WORKER_TYPE
 from tasks.model.rotation import Rotation
-from tests.e2e.conftest import World, apart
+from tests.e2e.conftest import World, with_long_waits
 from tests.e2e.driver import deploy_to, ended, signal_run, start
 from tests.e2e.processes import HELD_SECONDS, check_converged, until_held
 
-pytestmark = apart
+pytestmark = with_long_waits
 
 
 async def die_while_publishing(world: World, kind: str) -> tuple[Rotation, UUID]:

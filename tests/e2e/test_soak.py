@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 from sandbox.stack import CHECKOUT
-from tests.e2e.conftest import apart
+from tests.e2e.conftest import with_long_waits
 
-pytestmark = apart
+pytestmark = with_long_waits
 
 
 def test_rotations_under_faults_lose_no_request_and_leave_no_orphan() -> None:

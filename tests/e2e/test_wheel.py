@@ -16,12 +16,12 @@ from sandbox.server import Fault
 from sandbox.stack import CHECKOUT
 from tasks.model.ledger import FORMAT
 from tests.by_hand import ledger_value
-from tests.e2e.conftest import World, apart
+from tests.e2e.conftest import World, with_long_waits
 from tests.e2e.driver import begin_rotation, deploy_to, ended, retry, start
 from tests.e2e.processes import check_converged, check_nothing_leaked, held_by, keys_of, traces
 from tests.e2e.wheels import Environment, build, copy_of_source
 
-pytestmark = apart
+pytestmark = with_long_waits
 
 VERSION = version("key-rotation")
 NEXT_VERSION = "99.0.0"

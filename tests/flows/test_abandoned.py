@@ -82,7 +82,7 @@ async def test_a_retry_of_an_old_run_is_not_dead_before_its_first_heartbeat_arri
     client = server(retried)
 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
-        await abandoned.Abandoned(client, "key-rotation").mark_the_silent(in_hand=())
+        await abandoned.Abandoned(client, "key-rotation").mark_crashed(in_hand=())
 
     assert states_set(client) == ["Crashed"] * is_dead
 
@@ -97,7 +97,7 @@ async def test_runs_are_judged_by_the_servers_clock(ahead: timedelta, minutes: f
 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
         await abandoned.Abandoned(taken, "key-rotation").schedule_again(in_hand=())
-        await abandoned.Abandoned(running, "key-rotation").mark_the_silent(in_hand=())
+        await abandoned.Abandoned(running, "key-rotation").mark_crashed(in_hand=())
 
     assert states_set(taken) + states_set(running) == put_into
 
@@ -111,7 +111,7 @@ async def test_a_run_is_heard_although_its_hosts_clock_is_wrong(minutes: float, 
     client = server(run, last_heartbeat=now - timedelta(minutes=minutes))
 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
-        await abandoned.Abandoned(client, "key-rotation").mark_the_silent(in_hand=())
+        await abandoned.Abandoned(client, "key-rotation").mark_crashed(in_hand=())
 
     assert states_set(client) == put_into
 
@@ -146,7 +146,7 @@ async def test_a_refused_question_is_a_warning_and_does_not_end_the_worker(
 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
         await looks.schedule_again(in_hand=())
-        await looks.mark_the_silent(in_hand=())
+        await looks.mark_crashed(in_hand=())
         await looks.try_again()
 
     assert "Crashed" not in states_set(client)

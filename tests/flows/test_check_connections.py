@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.check_connections import Checked, apart, in_use, named_connections
+from flows.check_connections import Checked, fail_shared_places, in_use, named_connections
 
 ROTATION: dict[str, Any] = {
     "name": "checkout",
@@ -23,7 +23,7 @@ def test_a_destination_that_a_copied_deployment_names_once_more_works() -> None:
     checked = Checked("secret/checkout", used["secret/checkout"], works=True, why="It works.", place="secret/checkout")
     assert unreadable == []
     assert checked.used_by == ("checkout",)
-    assert apart([checked]) == [checked]
+    assert fail_shared_places([checked]) == [checked]
 
 
 def test_a_connection_is_in_use_although_its_rotation_cannot_be_read_for_now() -> None:

@@ -20,8 +20,8 @@ from blocks.errors import ConfigurationError
 from flows.attempts import PATIENCE_SECONDS, Attempt, Precedence
 from flows.worker import (
     FLOWS,
-    KEPT_FREE,
     LIMIT,
+    RESERVED_FOR_EMERGENCIES,
     KeyRotationJobConfiguration,
     KeyRotationWorker,
     flow_at,
@@ -130,7 +130,7 @@ def test_the_template_of_a_new_pool_is_minimal() -> None:
 
 def test_without_a_limit_four_ordinary_runs_are_in_hand_at_most() -> None:
     """Many due runs must not start as many threads at once."""
-    assert KeyRotationWorker("pool")._limit == LIMIT + KEPT_FREE
+    assert KeyRotationWorker("pool")._limit == LIMIT + RESERVED_FOR_EMERGENCIES
     assert LIMIT == 4
 
 
@@ -154,7 +154,7 @@ async def test_emergencies_are_taken_first_and_not_without_bound(worker: tuple[K
 
     await made._submit_scheduled_flow_runs(due(run_of(), *emergencies))
 
-    assert tasks.started == emergencies[: 2 + KEPT_FREE]
+    assert tasks.started == emergencies[: 2 + RESERVED_FOR_EMERGENCIES]
 
 
 async def test_a_run_that_is_listed_twice_is_taken_once(worker: tuple[KeyRotationWorker, Tasks]) -> None:
@@ -247,10 +247,10 @@ async def test_a_run_stands_still_for_a_few_seconds_at_most() -> None:
     """It pauses in its own thread, as if its process were stopped, and only once."""
     attempt, event = await in_hand(), Waiting()
 
-    attempt.stand_still(event)  # type: ignore[arg-type] # what it needs of one
+    attempt.pause(event)  # type: ignore[arg-type] # what it needs of one
     await asyncio.sleep(0)
     attempt._patience = 0.0
-    attempt.stand_still(event)  # type: ignore[arg-type] # what it needs of one
+    attempt.pause(event)  # type: ignore[arg-type] # what it needs of one
     await asyncio.sleep(0)
 
     assert event.seconds == [PATIENCE_SECONDS, 0.0]
@@ -266,7 +266,7 @@ async def test_the_runs_of_other_rotations_stand_still_for_an_emergency(monkeypa
         await in_hand(rotation={"name": "billing"}, emergency=True),
     ]
     still: list[Attempt] = []
-    monkeypatch.setattr(Attempt, "stand_still", lambda attempt, _until: still.append(attempt))
+    monkeypatch.setattr(Attempt, "pause", lambda attempt, _until: still.append(attempt))
 
     Precedence().begin(run_of(rotation={"name": "checkout"}, emergency=True), [ordinary, *others])
 
@@ -276,7 +276,7 @@ async def test_the_runs_of_other_rotations_stand_still_for_an_emergency(monkeypa
 async def test_the_others_go_on_when_an_emergency_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The paused runs continue, and ordinary runs are taken again."""
     emergency, precedence, waits = run_of(emergency=True), Precedence(), []
-    monkeypatch.setattr(Attempt, "stand_still", lambda _attempt, until: waits.append(until))
+    monkeypatch.setattr(Attempt, "pause", lambda _attempt, until: waits.append(until))
     precedence.begin(emergency, [await in_hand(rotation="billing")])
     assert (precedence.is_taken, waits[0].is_set()) == (True, False)
 

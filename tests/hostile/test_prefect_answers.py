@@ -104,7 +104,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "a secret is written": lambda: _secret().write_content(SecretStr(KEY), Content(None), {}),
 }
 """Every call to Prefect's API that a run makes itself."""
-WITHOUT_ANSWER = {"now", "sleep", "apart", "emit"}
+WITHOUT_ANSWER = {"now", "sleep", "separate", "emit"}
 """Methods of the world that send no request, or do not wait for the answer."""
 
 

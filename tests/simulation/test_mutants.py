@@ -12,8 +12,8 @@ from multiprocessing import get_context
 import pytest
 
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.mutants.apart import hunt_for
 from tests.simulation.mutants.mutant import Mutant
+from tests.simulation.mutants.separate_process import hunt_for
 
 pytestmark = pytest.mark.slow
 

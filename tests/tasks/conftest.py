@@ -133,7 +133,7 @@ class FakeWorld:
         return self.runs & set(run_ids)
 
     @asynccontextmanager
-    async def apart(self) -> AsyncIterator[FakeWorld]:
+    async def separate(self) -> AsyncIterator[FakeWorld]:
         """Yield the same world; the test closes its destinations."""
         yield self
 

@@ -62,7 +62,7 @@ def _forget_earlier(self: Ledger, *args: Any, **how: Any) -> Ledger:
 
 
 async def _believe_anything(run: Run, _rotation: Any, key: NewKey) -> VerifiedKey:
-    await run.world.emit(Event.KEY_VERIFIED, run.name, **key.record.told())
+    await run.world.emit(Event.KEY_VERIFIED, run.name, **key.record.as_payload())
     return VerifiedKey(key.secret, key.record)
 
 

@@ -60,7 +60,7 @@ class ModelWorld:
         return await self._process.effect("look runs up", lambda: self._process.model.runs & set(run_ids))
 
     @asynccontextmanager
-    async def apart(self) -> AsyncIterator[ModelWorld]:
+    async def separate(self) -> AsyncIterator[ModelWorld]:
         """Open another world."""
         yield ModelWorld(self._process)
 

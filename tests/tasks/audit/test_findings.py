@@ -126,7 +126,7 @@ async def test_a_key_of_no_rotation_is_told_of(world: FakeWorld, fields: dict[st
     key = by_hand(world, **fields)
     world.later(days=days)
 
-    finding = only(await world.audit(), Kind.OF_NOBODY)
+    finding = only(await world.audit(), Kind.UNMANAGED)
 
     assert finding.key_label == key.label
     assert finding.sentence.endswith(words)
@@ -142,7 +142,7 @@ async def test_a_key_of_no_rotation_that_is_in_order_or_dead_is_only_counted(wor
 
     assert report.findings == ()
     assert report.counts is not None
-    assert report.counts.of_nobody == 2
+    assert report.counts.unmanaged == 2
 
 
 # --- findings about rotations ---

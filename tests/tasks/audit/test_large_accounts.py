@@ -117,7 +117,7 @@ class ManyPlaces(FakeWorld):
         return Place(self)
 
     @asynccontextmanager
-    async def apart(self) -> AsyncIterator[ManyPlaces]:
+    async def separate(self) -> AsyncIterator[ManyPlaces]:
         """Close the opened destinations."""
         yield self
         self.is_open = 0

@@ -187,7 +187,7 @@ async def test_a_run_that_has_nothing_to_do_says_that_it_was_only_for_itself(wor
     for run in (again, early, completed):
         await follow_protocol(run, world.rotation, PLAIN)
 
-    assert [run.only_for_itself for run in (rotated, again, early, completed)] == [False, True, True, True]
+    assert [run.leaves_other_tries for run in (rotated, again, early, completed)] == [False, True, True, True]
 
 
 async def test_a_retried_emergency_ends_what_a_clock_that_was_ahead_has_dated_later(world: FakeWorld) -> None:

@@ -156,7 +156,7 @@ async def test_ledger_event_and_artifact_say_what_was_written_off_and_why(world:
         world.time,
         run_id,
     )
-    assert told == [{"rotation": "checkout", **entry.told()}]
+    assert told == [{"rotation": "checkout", **entry.as_payload()}]
     assert f"- `{former.label}` of the connection openrouter" in page
     assert f"by run {run_id}: account closed, ticket 7" in page
 

@@ -220,7 +220,7 @@ def test_a_key_that_is_used_for_months_is_looked_at_once_a_day() -> None:
 
     judgement = judge(key, policy, Decimal(1), NOW, NOW)
 
-    assert judgement.look_again == NOW + timedelta(days=1)
+    assert judgement.check_again_at == NOW + timedelta(days=1)
 
 
 def test_a_key_that_a_destination_holds_is_needed() -> None:
