@@ -7,7 +7,7 @@ STEPS ?= 100000
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up status automations lint check docs test everything kills mutants simulate fleet scale soak bench lock release clean
+.PHONY: help demo up status automations lint check docs test fleettest everything kills mutants simulate fleet scale soak bench lock release clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -54,6 +54,9 @@ docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 
 test: $(VENV)/dev ## Run the tests, all but those that take long
 	$(BIN)/python -m pytest -n 6 --dist loadgroup -m "not exhaustive"
+
+fleettest: $(VENV)/dev ## Run the core's tests on PostgreSQL, and kill each part of a small fleet once
+	$(BIN)/python -m pytest tests/e2e/postgresql tests/e2e/test_fleet.py -n 2 --dist loadgroup
 
 everything: $(VENV)/dev ## Run every test, on PostgreSQL and on a whole fleet too, and each kill: an hour or more
 	$(BIN)/python -m pytest -n 3 --dist loadgroup
