@@ -4,6 +4,8 @@ It differs in what an outage of Redis or the database leaves behind, as seen in 
 
 - A service that has ended, for example because the database was down at its start, is never restarted: the process
   looks healthy, but no automation fires. This process exits instead, so that its supervisor restarts it.
+- A message that killed services had in hand, or that waits to be handled again, may be deleted from Redis, and then
+  reaches no automation. Here `flows.event_streams` deletes what was dealt with.
 - An automation's action during which Redis or the API fails counts as failed for good, so a notification or a webhook
   call is lost. Here it stays pending, and is done again as soon as they are back.
 """
@@ -20,13 +22,17 @@ from prefect.cli._server_utils import _run_all_services
 from prefect.logging import get_logger
 from prefect.server.events.actions import Action, ExternalDataAction
 from prefect.server.services.base import Service
+from prefect.settings import get_current_settings
 from redis.exceptions import RedisError
+
+from flows.event_streams import trim_regularly
 
 if TYPE_CHECKING:
     from httpx import Response
     from prefect.server.events.schemas.automations import TriggeredAction
 
 LOGGER: logging.Logger = get_logger("flows.services")
+REDIS_BROKER = "prefect_redis.messaging"
 
 
 class OutageError(Exception):
@@ -73,10 +79,20 @@ async def run_until_one_ends() -> str:
         _watch(service, ended)
     running = asyncio.create_task(_run_all_services())
     running.add_done_callback(lambda task: ended.put_nowait(f"All of them ended: {task}"))
+    trimming = asyncio.create_task(_trim_streams())
     try:
         return await ended.get()
     finally:
         running.cancel()
+        trimming.cancel()
+
+
+async def _trim_streams() -> None:
+    if get_current_settings().server.events.messaging_broker != REDIS_BROKER:
+        return
+    from prefect_redis.client import get_async_redis_client  # installed where it is the broker
+
+    await trim_regularly(get_async_redis_client)
 
 
 def _watch(service: type[Service], ended: asyncio.Queue[str]) -> None:

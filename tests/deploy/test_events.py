@@ -13,17 +13,19 @@ import pytest
 from prefect.server.events import actions
 from prefect.server.events.schemas.automations import Automation, EventTrigger, TriggeredAction
 from prefect.server.schemas.core import BlockDocument
-from prefect.server.utilities.messaging import create_publisher
+from prefect.server.utilities.messaging import create_consumer, create_publisher
 from prefect.server.utilities.messaging.memory import MemoryMessage
 from prefect.settings import PREFECT_MESSAGING_BROKER, PREFECT_MESSAGING_CACHE, temporary_settings
 from prefect_redis.client import clear_cached_clients, get_async_redis_client
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from flows.event_streams import first_needed, trim
 from flows.services import OutageError, keep_actions_pending_during_outages
 from sandbox.redis import Redis
 from sandbox.stack import CHECKOUT, Process, read_settings
 from tests.e2e.conftest import needs_redis
 
+NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
 FLEET = read_settings(CHECKOUT / "deploy" / "fleet.env")
 
 
@@ -77,6 +79,66 @@ async def test_an_event_that_its_sender_repeats_after_redis_failed_is_not_taken_
 
     # then it reaches the services
     assert await get_async_redis_client().xlen("events") == 1
+
+
+@needs_redis
+async def test_what_killed_services_had_in_hand_is_not_deleted(redis: RestartableRedis) -> None:
+    """Others have dealt with later messages since, and Redis is trimmed before the message is claimed again."""
+    assert redis.process.is_alive
+    client, now = get_async_redis_client(), datetime.now(UTC)
+    first, in_hand, last = [await client.xadd("events", {"data": each}) for each in ("first", "in hand", "last")]
+    await client.xgroup_create("events", "reactive-triggers", id="0")
+    await client.xreadgroup("reactive-triggers", "killed", {"events": ">"}, count=3)
+    await client.xack("events", "reactive-triggers", first, last)
+
+    await trim(client, "events", now)
+
+    assert [message_id for message_id, _ in await client.xrange("events")] == [in_hand, last]
+
+
+@needs_redis
+async def test_what_every_group_has_dealt_with_is_deleted(redis: RestartableRedis) -> None:
+    """Otherwise Redis would fill up; the last message stays until there is another one."""
+    assert redis.process.is_alive
+    client, now = get_async_redis_client(), datetime.now(UTC)
+    ids = [await client.xadd("events", {"data": "event"}) for _ in range(5)]
+    for group, count in (("reactive-triggers", 5), ("event-persister", 3)):
+        await client.xgroup_create("events", group, id="0")
+        await client.xreadgroup(group, "consumer", {"events": ">"}, count=count)
+        await client.xack("events", group, *ids[:count])
+
+    await trim(client, "events", now)
+
+    assert [message_id for message_id, _ in await client.xrange("events")] == ids[2:]
+
+
+@needs_redis
+async def test_prefect_itself_deletes_nothing(redis: RestartableRedis) -> None:
+    """It would not ask what is still pending."""
+    assert redis.process.is_alive
+    consumer: Any = create_consumer("events", group="reactive-triggers")
+
+    assert consumer.trim_every > timedelta(days=365)
+
+
+@pytest.mark.parametrize(
+    ("groups", "kept_since"),
+    [
+        pytest.param([], NOW - timedelta(minutes=5), id="without groups"),
+        pytest.param([NOW - timedelta(hours=1), NOW], NOW - timedelta(hours=1), id="the slowest group decides"),
+        pytest.param([NOW - timedelta(days=9), NOW], NOW - timedelta(days=1), id="a group that nobody uses any more"),
+    ],
+)
+def test_how_long_messages_are_kept(groups: list[datetime], kept_since: datetime) -> None:
+    """Nothing grows without bound."""
+    delivered = [{"name": str(number), "last-delivered-id": message_id(moment)} for number, moment in enumerate(groups)]
+
+    assert first_needed(delivered, {group["name"]: None for group in delivered}, NOW) == message_id(kept_since)
+
+
+def message_id(moment: datetime) -> str:
+    """The id of the first message that Redis receives at a moment."""
+    return f"{int(moment.timestamp() * 1000)}-0"
 
 
 class DyingClient:
