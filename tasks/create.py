@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from blocks.errors import ConfigurationError, LedgerError, NotFoundError, PlaceLostError, ServiceError
+from blocks.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    LedgerError,
+    NotFoundError,
+    PlaceLostError,
+    RejectedError,
+    ServiceError,
+)
+from blocks.foreign import harmless
 from blocks.http import MAX_WAIT_SECONDS
 from blocks.openrouter.keys import CreatedKey
 from tasks.key.terms import agree_on_terms, request_of
@@ -18,6 +27,9 @@ from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.world.ports import KeyChanger, KeyMinter
 from tasks.world.run import NewKey, Run
+
+LONGEST_ID = 80
+"""How many characters of a member's id an error quotes."""
 
 
 async def create_key(run: Run, rotation: Rotation) -> NewKey:
@@ -87,6 +99,13 @@ async def _create_or_settle(run: Run, rotation: Rotation) -> CreatedKey:
         )
     except ServiceError as error:
         await settle_intent(run, certain=not error.outcome_unknown)
+        creator = intent.terms and intent.terms.creator_user_id
+        if creator and isinstance(error, RejectedError | ForbiddenError):
+            raise type(error)(
+                f"{error} The key would be created for the member {harmless(creator, LONGEST_ID)}. If they have left "
+                "the organization, set rotation.key.creator_user_id to another member.",
+                status=error.status,
+            ) from error
         raise
 
 

@@ -46,3 +46,17 @@ async def test_a_key_that_was_made_behind_a_status_that_confirms_nothing_does_no
 
     assert len(world.openrouter.created) == 2
     assert set(world.openrouter.keys) == {(await world.held()).hash}
+
+
+@pytest.mark.parametrize("status", [400, 403])
+async def test_a_creator_that_has_left_is_named_where_the_create_is_refused(world: FakeWorld, status: int) -> None:
+    """OpenRouter refuses a key for somebody who is no member any more, and its answer need not say why."""
+    world.change(key={"creator_user_id": "user_gone"})
+    body, headers = f'{{"error": {{"code": {status}, "message": "no"}}}}', {"content-type": "application/json"}
+    world.app.state.faults.add(Fault("before", "POST", "/keys$", status=status, body=body, headers=headers, times=1))
+
+    failure = await world.failure(world.rotate())
+
+    assert "user_gone" in str(failure)
+    assert "rotation.key.creator_user_id" in str(failure)
+    assert world.openrouter.created == []
