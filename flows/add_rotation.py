@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
@@ -27,6 +28,7 @@ from tasks.model.durations import PATTERN as DURATION_PATTERN
 from tasks.model.former_places import about_to_leave, left_behind
 from tasks.model.keys import show_time
 from tasks.model.rotation import (
+    BLOCK_PATTERN,
     DESTINATION_SCHEMA,
     MAX_ROTATION_NAME,
     NAME_PATTERN,
@@ -38,7 +40,7 @@ from tasks.model.rotation import (
 from tasks.model.schedules import MAX_INTERVAL_DAYS, TIME_PATTERN, Timetable, parse_spread, parse_timetable
 from tasks.model.terms import Usd
 from tasks.model.tries import TRIES_AGAIN
-from tasks.world.checks import Outcome, check_connection, check_destination
+from tasks.world.checks import Outcome, check_connection, check_destination, places_of
 from tasks.world.connections import CONNECTION_TYPE
 from tasks.world.deployments import accepts_zone, own_schedule, read_timetable, rotates_by_itself, schedule_of
 from tasks.world.inventory import destinations_in_use
@@ -269,23 +271,25 @@ async def _check_expiry(before: DeploymentResponse | None, wanted: Wanted, now: 
 
 
 async def _check(rotation: Rotation) -> dict[str, str]:
-    """Verify that no destination is used twice, and that the connection and all destinations work (concurrently).
+    """Verify that no place is used twice, and that the connection and all destinations work (concurrently).
 
     Returns:
         Where each destination points.
     """
-    in_use = await destinations_in_use()
+    in_use = {name: users - {rotation.name} for name, users in (await destinations_in_use()).items()}
     _, *checked = await gather_all(
         [
             check_connection(rotation.connection, "connection"),
-            *(_check_destination(name, in_use.get(name, set()) - {rotation.name}) for name in rotation.destinations),
+            *(_check_destination(name, in_use.get(name, set())) for name in rotation.destinations),
         ]
     )
-    meant: dict[str | None, str] = {}
+    elsewhere = await places_of([name for name, users in in_use.items() if users and re.fullmatch(BLOCK_PATTERN, name)])
+    meant: dict[str | None, str] = {place: name for name, place in elsewhere.items()}
     for name, outcome in zip(rotation.destinations, checked, strict=True):
         if (other := meant.setdefault(outcome.place, name)) != name:
+            of = f" of the rotation {min(users)}" if (users := in_use.get(other)) else ""
             raise ConfigurationError(
-                f"destinations: {other} and {name} point to the same place, {outcome.place}. Nothing was created."
+                f"destinations: {other}{of} and {name} point to the same place, {outcome.place}. Nothing was created."
             )
     return {name: outcome.place or name for name, outcome in zip(rotation.destinations, checked, strict=True)}
 

@@ -27,15 +27,13 @@ from tasks.world.inventory import read_deployments
 from tasks.world.management_keys import forget_others
 from tasks.world.secrecy import secret_flow
 from tasks.world.slots import slot_warnings
-from tasks.world.stored_blocks import load_blocks
+from tasks.world.stored_blocks import LOADED_AT_ONCE, load_blocks
 
 ARTIFACT = "connections"
 TIMEOUT_SECONDS = 60.0
 """Timeout of one check, including its retries."""
 AT_ONCE = 10
 """How many checks run concurrently."""
-LOADED_AT_ONCE = 100
-"""How many blocks one request loads; the server returns at most 200."""
 ENDS_SOON = timedelta(days=14)
 """How long before a login expires a warning appears."""
 

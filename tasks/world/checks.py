@@ -5,7 +5,7 @@ The arguments of each check are those of `load_block`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from prefect.blocks.core import Block
 
 from blocks import InfisicalCredentials, VaultCredentials
+from blocks.destination import DestinationBlock
 from blocks.errors import KeyRotationError
 from blocks.openrouter.client import OpenRouterClient
 from tasks.model.management_keys import InUse
@@ -20,7 +21,7 @@ from tasks.world.connections import CONNECTION_TYPE, load_connection
 from tasks.world.destinations import open_destination
 from tasks.world.management_keys import remember_use
 from tasks.world.optional import Part, if_available
-from tasks.world.stored_blocks import NOTHING, load_block
+from tasks.world.stored_blocks import LOADED_AT_ONCE, NOTHING, load_block, load_blocks
 
 
 class Outcome(NamedTuple):
@@ -78,6 +79,25 @@ async def check_destination(name: str, field: str, loaded: Mapping[str, Block] =
     """
     async with aclosing(await open_destination(name, field, loaded=loaded)) as destination:
         return Outcome(await destination.check(), await _if_told(destination.login_ends()), destination.place())
+
+
+async def places_of(names: Collection[str]) -> dict[str, str]:
+    """Return where destinations point, without asking their stores.
+
+    Args:
+        names: The destinations.
+
+    Returns:
+        The place of each one; those that cannot be loaded are left out, and those whose place is the block itself.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    listed, found = list(names), dict[str, str]()
+    for first in range(0, len(listed), LOADED_AT_ONCE):
+        loaded = await load_blocks(listed[first : first + LOADED_AT_ONCE])
+        found |= {name: block.place() for name, block in loaded.items() if isinstance(block, DestinationBlock)}
+    return found
 
 
 async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:

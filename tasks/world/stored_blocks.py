@@ -13,13 +13,15 @@ from blocks.errors import ConfigurationError, MissingBlockError, ServiceError
 from tasks.world.api import api_errors
 
 NOTHING: Mapping[str, Block] = MappingProxyType({})
+LOADED_AT_ONCE = 100
+"""How many blocks one request may load; the server returns at most 200."""
 
 
 async def load_blocks(names: Collection[str]) -> dict[str, Block]:
     """Load several blocks with one request.
 
     Args:
-        names: Each block's type slug and name.
+        names: Each block's type slug and name, at most `LOADED_AT_ONCE`.
 
     Returns:
         The blocks by name, without those that `load_block` would refuse.

@@ -133,6 +133,24 @@ async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
     assert await deployed(fields["rotation_name"]) is None
 
 
+async def test_a_block_for_the_place_of_another_rotation_is_refused(world: World) -> None:
+    """Its name is another one, and each rotation would overwrite the other's key."""
+    block = world.make("vault-secret")
+    await block.asave("theirs", overwrite=True)
+    await block.model_copy().asave("ours", overwrite=True)
+    theirs = await form(world, destinations=["vault-secret/theirs"])
+    await add(theirs)
+    ours = await form(world, destinations=["vault-secret/ours"])
+
+    refused = await add(ours)
+
+    assert refused.message == (
+        f"destinations: vault-secret/theirs of the rotation {theirs['rotation_name']} and vault-secret/ours point to "
+        f"the same place, {block.place()}. Nothing was created. {CORRECT_IT} {HELP}"
+    )
+    assert await deployed(ours["rotation_name"]) is None
+
+
 async def test_everything_that_is_wrong_is_told_at_once(world: World) -> None:
     """The message of one run names every wrong field, and links back to the form."""
     fields = await form(world, rotate_at="noon", time_zone="Berlin", overlap="a day", key_name="", limit_reset="hourly")
