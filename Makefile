@@ -7,7 +7,7 @@ STEPS ?= 100000
 export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo up status automations lint check docs test fleettest everything kills mutants simulate fleet scale soak bench lock release clean
+.PHONY: help demo up status automations lint check docs test fleettest everything kills mutants simulate fleet fleetsoak scale soak bench lock release clean
 .DEFAULT_GOAL := help
 
 help: ## Show the commands
@@ -72,6 +72,9 @@ simulate: $(VENV)/dev ## Run simulated histories with a new seed, which is print
 
 fleet: $(VENV)/fleet ## Rotate 200 keys on PostgreSQL, Redis and several servers, and kill them; ARGS="--seed 1" for another order
 	$(BIN)/python -m sandbox.fleet $(ARGS)
+
+fleetsoak: $(VENV)/fleet ## Rotate on such a fleet for an hour while calls fail and parts are killed; ARGS="--minutes 10" for less
+	$(BIN)/python -m sandbox.fleet.soak $(ARGS)
 
 scale: $(VENV)/run ## Measure 2,000 rotations with 60,000 old runs in PostgreSQL against an empty server
 	$(BIN)/python -m bench.scale $(ARGS)

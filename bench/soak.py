@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from random import Random
 from typing import Any
 from unittest import mock
@@ -34,6 +33,7 @@ from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import Fault, running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
+from sandbox.usage import memory_mb, open_sockets
 from sandbox.vault_tokens import ROOT_TOKEN
 
 OVERLAP = timedelta(seconds=12)
@@ -69,17 +69,6 @@ class Soak:
     struck: Counter[str] = field(default_factory=Counter)
     prefect_fails: bool = False
     rows: list[tuple[int, float, int]] = field(default_factory=list)
-
-
-def own_memory_mb() -> float:
-    """Return the resident memory of this process in MB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def own_sockets() -> int:
-    """Return the number of open sockets of this process."""
-    links = (entry.readlink() for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
-    return sum(str(link).startswith("socket:") for link in links)
 
 
 def switch_faults_on(soak: Soak) -> None:
@@ -200,7 +189,7 @@ def observe(soak: Soak, number: int) -> None:
     for app in soak.apps:
         app.state.requests.clear()
     gc.collect()
-    soak.rows.append((number, own_memory_mb(), own_sockets()))
+    soak.rows.append((number, memory_mb(os.getpid()), open_sockets(os.getpid())))
 
 
 async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:

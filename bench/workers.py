@@ -22,6 +22,7 @@ from bench.measuring import Bench, rotation
 from flows import rotate
 from sandbox.setup import PLACEHOLDER
 from sandbox.stack import WORKER_TYPE, Process
+from sandbox.usage import memory_mb
 
 EMERGENCIES = 5
 SECONDS_PER_RUN = 0.75
@@ -155,11 +156,6 @@ def cpu_seconds(process: Process) -> float:
     return ticks / TICKS
 
 
-def memory_mb(process: Process) -> float:
-    """Return the resident memory of a process in MB."""
-    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 async def compare(bench: Bench, database: str, herd: int, many: int) -> None:
     """Compare this package's worker with a process worker.
 
@@ -200,8 +196,8 @@ async def memory(bench: Bench, pool: Pool, subjects: list[Any], many: int) -> No
     while done < many:
         await ended([await pool.start(subject) for subject in subjects])
         done += len(subjects)
-        early = early or (memory_mb(pool.worker) if done >= many / 20 else 0.0)
-    late = memory_mb(pool.worker)
+        early = early or (memory_mb(pool.worker.pid) if done >= many / 20 else 0.0)
+    late = memory_mb(pool.worker.pid)
     what = f"worker's memory after {many} more rotations / after {many // 20}"
     met = late / early <= MEMORY_TOLERANCE
     bench.row(what, f"{late / early:.2f} ({late:.0f} MB / {early:.0f} MB)", f"at most {MEMORY_TOLERANCE}", met=met)

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from prefect import get_client
@@ -26,6 +26,7 @@ from prefect.states import Scheduled
 import blocks
 from blocks.vault.auth import TokenAuth
 from flows.deployments import save_deployment
+from sandbox.openrouter_account import OpenRouterSandbox
 from sandbox.setup import CONNECTION, PLACEHOLDER
 from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.rotation import KeySettings, Rotation
@@ -39,6 +40,8 @@ AT_ONCE = 8
 PAGE = 200
 POLL_SECONDS = 2.0
 SETTLED_WITHIN_SECONDS = 1800.0
+RETIRED_WITHIN_SECONDS = 600.0
+"""How long to wait for the last retirement; the try after a failed one waits at least five minutes."""
 
 
 @dataclass
@@ -142,12 +145,18 @@ class Herd:
         async def one(number: int, deployment_id: UUID) -> UUID:
             at = due + timedelta(seconds=over * number / len(self.rotations))
             state: Any = Scheduled(scheduled_time=at)
-            async with at_once, get_client() as client:
-                return (await client.create_flow_run_from_deployment(deployment_id, state=state)).id
+            async with at_once:
+                return await _scheduled(deployment_id, state)
 
         ids = await asyncio.gather(*[one(*each) for each in enumerate(self._deployments.values())])
         await asyncio.sleep(max(0.0, (due - datetime.now(UTC)).total_seconds()))
         return Outcome(due, set(ids))
+
+    async def until_retired(self, account: OpenRouterSandbox) -> None:
+        """Wait until each rotation has only one live key, or a timeout has passed."""
+        deadline = time.monotonic() + OVERLAP.total_seconds() + RETIRED_WITHIN_SECONDS
+        while len(account.live_keys()) > len(self.rotations) and time.monotonic() < deadline:  # noqa: ASYNC110 - the stand-in is a thread
+            await asyncio.sleep(1)
 
     async def settle(self, outcome: Outcome) -> None:
         """Wait until every scheduled run has completed, or a timeout has passed."""
@@ -161,6 +170,17 @@ class Herd:
             if outcome.is_settled:
                 return
             await asyncio.sleep(POLL_SECONDS)
+
+
+async def _scheduled(deployment_id: UUID, state: Any) -> UUID:
+    once = str(uuid4())
+    while True:
+        try:
+            async with get_client() as client:
+                run = await client.create_flow_run_from_deployment(deployment_id, state=state, idempotency_key=once)
+                return run.id
+        except (httpx.HTTPError, PrefectHTTPStatusError):
+            await asyncio.sleep(POLL_SECONDS)  # the servers are down, which is part of the trial
 
 
 async def _runs_since(due: datetime) -> list[FlowRun]:

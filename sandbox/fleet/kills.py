@@ -20,11 +20,18 @@ KINDS = {
 DOWN_SECONDS = 10.0
 """How long a part stays down by default, in seconds."""
 PAUSE_SECONDS = 10.0
-"""How long the fleet is undisturbed before each kill, in seconds."""
+"""How long the fleet is undisturbed before each kill by default, in seconds."""
 UP_WITHIN_SECONDS = 120.0
 
 
-async def kill(fleet: Fleet, kinds: Sequence[str], down: float, random: Random, say: Callable[[str], None]) -> None:
+async def kill(
+    fleet: Fleet,
+    kinds: Sequence[str],
+    down: float,
+    random: Random,
+    say: Callable[[str], None],
+    pause: float = PAUSE_SECONDS,
+) -> None:
     """Kill one part of each kind, in this order, and restart it after a delay.
 
     Args:
@@ -33,13 +40,14 @@ async def kill(fleet: Fleet, kinds: Sequence[str], down: float, random: Random, 
         down: The delay, in seconds.
         random: Chooses among the parts of a kind.
         say: Prints a line.
+        pause: How long the fleet is undisturbed before each kill, in seconds.
 
     Raises:
         RuntimeError: A part did not restart.
     """
     begun = time.monotonic()
     for kind in kinds:
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(pause)
         name = random.choice(KINDS[kind])
         part = fleet.parts[name]
         part.kill()

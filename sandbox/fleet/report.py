@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -151,12 +152,25 @@ def show(report: Report, seconds: float, console: Console) -> bool:
         ("parts started again", str(by_themselves), "", True),
         ("seconds in all", f"{seconds:.0f}", "", True),
     ]
-    table = Table("what", "number", "aim", "met", title="A fleet under faults")
+    lost = [f"events {name}: {number}" for name, number in report.events_lost.items()]
+    lines = [*report.consumers.failed[:SHOWN], *report.wrong[:SHOWN], *report.not_fired[:SHOWN], *lost]
+    return print_table("A fleet under faults", rows, lines, console)
+
+
+def print_table(title: str, rows: Sequence[tuple[str, str, str, bool]], lines: Sequence[str], console: Console) -> bool:
+    """Print a table of what was found, its aim, and whether that is met; return whether all of them are.
+
+    Args:
+        title: The title.
+        rows: What, the number found, the aim if there is one, and whether it is met.
+        lines: What is printed below.
+        console: The console.
+    """
+    table = Table("what", "number", "aim", "met", title=title)
     for what, found, aim, met in rows:
         table.add_row(what, found, aim, ("[green]yes[/]" if met else "[red]no[/]") if aim else "")
     console.print(table)
-    lost = [f"events {name}: {number}" for name, number in report.events_lost.items()]
-    for line in [*report.consumers.failed[:SHOWN], *report.wrong[:SHOWN], *report.not_fired[:SHOWN], *lost]:
+    for line in lines:
         console.print(f"  {line}", highlight=False)
     return all(met for *_, met in rows)
 

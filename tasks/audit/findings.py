@@ -141,7 +141,7 @@ class Kind(StrEnum):
     NOT_SEEN = (
         "not-seen",
         Severity.NOTICE,
-        "Nothing, where the account has none; otherwise use another management key.",
+        "No action if the account has none; otherwise use a management key that may see them.",
     )
     LOGS_CHOSEN_KEYS = (
         "logs-chosen-keys",

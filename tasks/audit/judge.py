@@ -264,4 +264,4 @@ def unreadable_ledgers(ledgers: LedgerSet) -> Iterator[Finding]:
 
 def in_change(name: str) -> Finding:
     """Report a rotation that could not be assessed because a run was changing it."""
-    return Finding(Kind.IN_CHANGE, f"A run of rotation {name} was at work, so the rotation was not judged.", name)
+    return Finding(Kind.IN_CHANGE, f"A run of rotation {name} was at work, so the rotation was not audited.", name)

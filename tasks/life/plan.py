@@ -84,7 +84,8 @@ def steps_ahead(
         return steps + [f"Revoke the superseded key {key.label} at once." for key in ledger.superseded]
     due = [key.label for key in ledger.superseded if key.revoke_at <= now]
     return steps + [
-        f"Check the superseded key {label}, which is due, and revoke it as the retirement says." for label in due
+        f"Check the superseded key {label}, which is due, and revoke it according to the retirement settings."
+        for label in due
     ]
 
 

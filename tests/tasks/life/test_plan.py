@@ -59,7 +59,7 @@ async def test_a_plan_changes_nothing_in_a_world_that_needs_mending(world: FakeW
         "Verify it.",
         "Publish it to `vault-secret/checkout` and read it back.",
         f"Supersede the key {held}; its overlap is 1 hour.",
-        f"Check the superseded key {former}, which is due, and revoke it as the retirement says.",
+        f"Check the superseded key {former}, which is due, and revoke it according to the retirement settings.",
     ]
     assert world.everything() == before
 

@@ -1,0 +1,185 @@
+"""Rotate on a fleet for an hour while calls fail and parts are killed: `python -m sandbox.fleet.soak`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+
+from rich.console import Console
+
+from sandbox.fleet.consumers import Consumers
+from sandbox.fleet.herd import Herd, Outcome, read_key
+from sandbox.fleet.kills import DOWN_SECONDS, KINDS, kill
+from sandbox.fleet.report import SHOWN, Report, examine, print_table
+from sandbox.fleet.setup import NOT_INSTALLED, Site, can_run, started
+from sandbox.fleet.stand import WORKERS
+from sandbox.server import Fault
+from sandbox.usage import memory_mb, open_sockets
+
+ROTATIONS = 20
+ROUND_SECONDS = 100.0
+"""The period within which each rotation is due once; with 20 rotations, one every five seconds."""
+KILL_EVERY_SECONDS = 180.0
+FAULTS = 0.05
+"""The share of the calls to OpenRouter and Vault that fail, half of them before they take effect, half after."""
+CALLS = r"/keys|/key$|/byok|/observability|/v1/secret"
+"""The calls that fail: those of rotations, and consumers' reads of Vault; never a consumer's use of its key."""
+LOOK_SECONDS = 10.0
+YOUNG = 12
+"""How many measurements of a worker are not judged, because it is still loading modules."""
+JUDGED = 24
+"""How many further ones a worker must have, to be judged: four minutes."""
+MEMORY_TOLERANCE = 0.10
+SOCKETS_TOLERANCE = 10
+
+
+@dataclass
+class Growth:
+    """The memory and the sockets of the workers, by process id."""
+
+    seen: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
+
+    async def watch(self, site: Site) -> None:
+        """Measure all workers regularly, until cancelled."""
+        while True:
+            for number in range(1, WORKERS + 1):
+                process = site.fleet.parts[f"worker-{number}"].process
+                # It may be killed meanwhile.
+                with suppress(OSError, ValueError, IndexError):
+                    self.seen.setdefault(process.pid, []).append((memory_mb(process.pid), open_sockets(process.pid)))
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def worst(self) -> tuple[float, float, int]:
+        """Return the largest relative growth of memory, the largest growth of sockets, and how many were judged.
+
+        Both are the differences of the medians of the first and the last quarter of a process's life.
+        """
+        memory, opened = [0.0], [0.0]
+        judged = [rows[YOUNG:] for rows in self.seen.values() if len(rows) >= YOUNG + JUDGED]
+        for rows in judged:
+            quarter = len(rows) // 4
+            first, last = (
+                [statistics.median(row[column] for row in part) for column in (0, 1)]
+                for part in (rows[:quarter], rows[-quarter:])
+            )
+            memory.append(last[0] / first[0] - 1)
+            opened.append(last[1] - first[1])
+        return max(memory), max(opened), len(judged)
+
+
+def kinds_to_kill(random: Random) -> Iterator[str]:
+    """Yield what to kill, each kind equally often, in random order."""
+    while True:
+        yield from random.sample(list(KINDS), len(KINDS))
+
+
+async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Console) -> tuple[Report, Growth]:
+    """Make each rotation due once in each round; afterwards, without faults, once more."""
+    await herd.prepare()
+    await herd.settle(await herd.start(0))
+    consumers, growth = Consumers(site.base_url, read_key), Growth()
+    await consumers.begin(herd.consumed)
+    for app in (site.openrouter_app, site.vault_app):
+        app.state.faults.add(Fault("before", path=CALLS, status=503, body="{}", probability=FAULTS / 2))
+        app.state.faults.add(Fault("after", path=CALLS, probability=FAULTS / 2))
+    kinds = list(itertools.islice(kinds_to_kill(Random(asked.seed)), int(asked.minutes * 60 / KILL_EVERY_SECONDS)))
+    background = [
+        asyncio.create_task(consumers.work()),
+        asyncio.create_task(growth.watch(site)),
+    ]
+    pause = KILL_EVERY_SECONDS - DOWN_SECONDS
+    kills = asyncio.create_task(kill(site.fleet, kinds, DOWN_SECONDS, Random(asked.seed), console.print, pause))
+    end, rounds = time.monotonic() + asked.minutes * 60, list[Outcome]()
+    while time.monotonic() < end:
+        rounds.append(await herd.start(ROUND_SECONDS))
+        console.print(
+            f"round {len(rounds)}: {len(site.account.created)} keys made, {len(consumers.failed)} requests failed"
+        )
+        await asyncio.sleep(ROUND_SECONDS)
+    await kills
+    for app in (site.openrouter_app, site.vault_app):
+        app.state.faults.clear()
+    for outcome in rounds:
+        await herd.settle(outcome)
+    calm = await herd.start(0)
+    await herd.settle(calm)
+    await herd.until_retired(site.account)
+    for task in background:
+        if task.done():
+            task.result()  # it has failed
+        task.cancel()
+    await asyncio.gather(*background, return_exceptions=True)
+    return await examine(herd, calm, merged(rounds), consumers, site.account), growth
+
+
+def merged(rounds: list[Outcome]) -> Outcome:
+    """Return several outcomes as one."""
+    runs = {run.id: run for outcome in rounds for run in outcome.runs}
+    ids = {run_id for outcome in rounds for run_id in outcome.run_ids}
+    return Outcome(rounds[0].due, ids, list(runs.values()), all(outcome.is_settled for outcome in rounds))
+
+
+def show(report: Report, growth: Growth, seconds: float, console: Console) -> bool:
+    """Print the table, and return whether nothing was lost and nothing has leaked."""
+    rotated, sent, failed = report.disturbed, sum(report.consumers.answers.values()), len(report.consumers.failed)
+    memory, opened, judged = growth.worst()
+    rows = [
+        ("rotations finished", str(len(rotated.finished)), f"{len(rotated.run_ids)}", rotated.is_settled),
+        ("most tries of one rotation", str(max(rotated.tries.values(), default=0)), "", True),
+        ("parts started again", str(report.started_again.total()), "", True),
+        ("requests sent by consumers", str(sent), "more than 0", sent > 0),
+        ("requests failed", str(failed), "0", failed == 0),
+        ("keys made", str(len(report.account.created)), "", True),
+        ("keys left over", str(report.unretired), "0", report.unretired == 0),
+        ("orphans", str(len(report.orphans)), "0", not report.orphans),
+        ("rotations without one live key", str(len(report.wrong)), "0", not report.wrong),
+        ("workers that lived long enough to be judged", str(judged), "more than 0", judged > 0),
+        (
+            "memory of a worker, growth",
+            f"{memory:+.1%}",
+            f"at most {MEMORY_TOLERANCE:+.0%}",
+            memory <= MEMORY_TOLERANCE,
+        ),
+        (
+            "sockets of a worker, growth",
+            f"{opened:+.0f}",
+            f"at most {SOCKETS_TOLERANCE:+d}",
+            opened <= SOCKETS_TOLERANCE,
+        ),
+        ("seconds in all", f"{seconds:.0f}", "", True),
+    ]
+    lines = [*report.consumers.failed[:SHOWN], *report.wrong[:SHOWN]]
+    return print_table("A soak of a fleet", rows, lines, console)
+
+
+def main() -> int:
+    """Run the soak.
+
+    Returns:
+        The exit code: 0 if nothing was lost and nothing has leaked, 1 otherwise, 3 if a program is not installed.
+    """
+    parser = argparse.ArgumentParser(prog="python -m sandbox.fleet.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60, help="how long (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses what is killed when")
+    asked, console, begun = parser.parse_args(), Console(), time.monotonic()
+    if not can_run(console):
+        return NOT_INSTALLED
+    with started(console) as site:
+        report, growth = asyncio.run(soak(site, Herd(ROTATIONS, ROTATIONS, site.vault_url), asked, console))
+        report.started_again = site.fleet.started_again
+    return 0 if show(report, growth, time.monotonic() - begun, console) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
