@@ -103,7 +103,12 @@ def with_messages(page: str) -> str:
     )
 
 
-def _raised(file: Path) -> Iterator[tuple[str, str]]:
+@functools.cache
+def _raised(file: Path) -> tuple[tuple[str, str], ...]:
+    return tuple(_messages_in(file))
+
+
+def _messages_in(file: Path) -> Iterator[tuple[str, str]]:
     is_setting = file.is_relative_to(CHECKOUT / "tasks")
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Call) and node.args and (said := _text(node.args[0])):
