@@ -1,4 +1,4 @@
-"""Run many histories and say what they did: `make simulate`, or `python -m tests.simulation --steps 1000000`."""
+"""Run many histories and print a summary: `make simulate`, or `python -m tests.simulation --steps 1000000`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS_PER_HISTORY = 50
 
 
 def simulate(steps: int, chosen_seed: int, machine: type[Histories] = Histories) -> None:
-    """Run histories until they hold at least so many steps; a failing one is shrunk and told as a story."""
+    """Run histories of about this many steps in total, fewer if some end early; shrink a failing one."""
     run_state_machine_as_test(
         seed(chosen_seed)(machine),
         settings=settings(

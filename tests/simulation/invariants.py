@@ -12,13 +12,13 @@ from tests.simulation.world.model import Model
 
 
 def check_serving(model: Model, rotation: Rotation, serving: Collection[str], effect: str) -> None:
-    """I1: a destination that got a working key from us, and was not changed by hand since, still holds a working key.
+    """I1: a destination that has held a working key still holds one, unless a person has changed it since.
 
     Args:
         model: The model world.
         rotation: The rotation whose destinations are checked.
-        serving: The destinations for which this holds.
-        effect: The latest effect.
+        serving: The destinations that must hold a working key.
+        effect: The latest effect, for the message.
     """
     for name in serving:
         if name in rotation.destinations:
@@ -27,7 +27,13 @@ def check_serving(model: Model, rotation: Rotation, serving: Collection[str], ef
 
 
 def check_no_orphan(model: Model, rotation: Rotation, out_of_sight: Collection[str] = ()) -> None:
-    """I2: the live keys with this rotation's marker are in its ledger, and none is overdue."""
+    """I2: every key with this rotation's marker is current or superseded, and nothing is overdue or pending.
+
+    Args:
+        model: The model world.
+        rotation: The rotation whose keys are checked.
+        out_of_sight: Keys that no run can find.
+    """
     ledger = _ledger(model, rotation)
     explained = ({ledger.current.hash} if ledger.current else set()) | {key.hash for key in ledger.superseded}
 

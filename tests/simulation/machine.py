@@ -1,7 +1,7 @@
-"""Thousands of histories: a person, a scheduler and injected faults take turns, and the promises are checked.
+"""A state machine that generates histories of runs, people and faults in any order, and checks the promises.
 
-This is a rule-based state machine of Hypothesis over the model world. A new capability adds a rule (what may happen)
-and a check of its promise: in `watching` if it holds after every effect, in `outcomes` if after a successful run.
+It is a rule-based state machine of Hypothesis over the model world. A new capability needs a rule (what may happen) and
+a check of its promise: in `watching` if it must hold after every effect, in `outcomes` if after a successful run.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from tests.simulation.watching import COUNTED, STORIES
 
 
 class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Services, Lists, Tries):
-    """One rotation's life in a hostile world."""
+    """The histories of one rotation, with every rule."""
 
     @rule()
     def quiet(self) -> None:
-        """Repair everything; after one run by each owner of keys, the invariants of convergence hold."""
+        """Repair every fault and clean up; then a rotation succeeds, and no orphan or outdated key is left anywhere."""
         self.model.tell("quiet")
         begun = len(self.model.story)
         self.model.late_effects_happen()
@@ -60,8 +60,8 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
         self.model.late_writers = 0
         for place in self.model.places.values():
             place.exists = True
-        # The person on call decides about keys still in use, a key to adopt that is gone, settings that were lost with
-        # a ledger, and values that are no keys.
+        # Make the decisions that a run leaves to a person: about keys still in use, a key to adopt that is gone,
+        # inherited settings lost with a ledger, and values that are not keys.
         key = self.rotation.key.model_copy(update={"inherit": False})
         self._change(
             retirement=Retirement(), minimum_age=timedelta(0), adopt=None, key=key, overwrite=self.rotation.destinations
@@ -72,13 +72,13 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
         check_no_orphan(self.model, self.rotation, self.out_of_sight)
         check_agreement(self.model, self.rotation)
         check_no_dead_key(self)
-        # A person must decide about what is left in the lists.
+        # The audit would rightly ask a person to fix what is left in the lists.
         self.model.lists.clear()
         self._check_that_an_audit_is_content()
         self.model.story[begun:] = ["    all went well"]
 
     def _check_that_an_audit_is_content(self) -> None:
-        """An audit finds every orphan, a repair removes them, a person decides about those in use; nothing is left."""
+        """Check that after a repair, and a person's deletion of the orphans in use, no finding needs a person."""
         for connection in ("openrouter", "other"):
             told = len(self.model.events)
             outcomes.check_findings(self.model, connection, self._findings(connection, repair=False), told)
@@ -88,7 +88,7 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
                     used = self.model.keys[finding.key_hash].uses
                     promise(bool(used), f"an orphan that nobody uses was not repaired: {finding.sentence}")
                     del self.model.keys[finding.key_hash]
-            # A key that a person deleted or disabled by hand is no surprise, while the ledger still waits for its end.
+            # An audit rightly reports a key that a person has changed by hand while the ledger still contains it.
             again = [f for f in self._findings(connection, repair=False) if f.key_hash not in self.touched]
             left = [finding.sentence for finding in again if finding.needs_person]
             promise(not left, f"after quiet an audit of {connection} needs a person: {left}")
@@ -98,8 +98,8 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
         return list(report.findings) if report else []
 
     def _clean_up_every_account(self) -> None:
-        # Keys can be revoked only while the connection has the management key of their account. So the person on call
-        # does what the error says: put each one back in turn, and let what is overdue be revoked.
+        # A key can be revoked only while the connection has the management key of its account. So do what the error
+        # message asks for: put each management key back in turn, and revoke what is overdue.
         self._rotate(self._identity())
         self.model.connections["openrouter"] = "account-1"
         self._lose_sight()
@@ -112,7 +112,7 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
             for account in ("account-2", "account-1"):
                 self.model.connections["openrouter"] = account
                 if ends:
-                    # A full ledger takes no new key, so only this way gets a new policy into it.
+                    # A full ledger refuses a rotation, so only apply-settings can write the new policy into it.
                     self._after(play(run_apply(self.model, "checkout", self._other_identity())))
                 self._after(play(run_retire(self.model, "checkout", self._other_identity())))
             if not moved.succeeded:
@@ -120,29 +120,29 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
                 moved = self._rotate(self._identity())
 
     def check_invariants(self, *args: Any, **kwargs: Any) -> None:
-        """Count the steps here: an invariant would be printed as a step of its own each time."""
+        """Count the step here, because Hypothesis would print an `@invariant` as a step of its own."""
         COUNTED["steps"] += 1
         super().check_invariants(*args, **kwargs)
 
     def teardown(self) -> None:
-        """End the history, and print its story, so that a failing one can be followed."""
+        """Run the final check, unless the history has failed, and attach its story to Hypothesis's report."""
         has_failed = sys.exc_info()[0] is not None
         try:
             if not has_failed and hasattr(self, "rotation"):
                 self.quiet()
         finally:
             STORIES.update("\n".join(self.model.story).encode())
-            # A history that runs as a test has nowhere to print its story; the broken promise must do.
+            # `note` works only inside a test of Hypothesis, not in a regression test.
             if currently_in_test_context():
                 note("\n".join(self.model.story))
 
 
 def histories_of(*rules: str, **begun_with: Any) -> type[Histories]:
-    """Return a machine with only some of the rules, which finds faults in their order sooner.
+    """Return a machine with only some of the rules, which generates a required order of them sooner.
 
     Args:
         rules: The names of the rules; all by default. Every history ends with `quiet` in any case.
-        begun_with: What a person has filled in, as far as it is not left to chance.
+        begun_with: Fixed arguments of `begin`; the others are generated.
 
     Returns:
         The machine.
@@ -152,7 +152,7 @@ def histories_of(*rules: str, **begun_with: Any) -> type[Histories]:
     if unknown := (set(rules) - set(known)) | (set(begun_with) - set(BEGINNINGS)):
         raise ValueError(f"there is no {unknown}")
     taken = set(rules or known)
-    # One rule may call another, even one that is left out.
+    # Keep those that are left out as plain methods, because other rules may call them.
     left_out = {name: function for name, function in known.items() if name not in taken}
     chosen: dict[str, Any] = BEGINNINGS | {name: st.just(value) for name, value in begun_with.items()}
     decorate: Callable[[Callable[..., None]], object] = initialize(**chosen)

@@ -1,4 +1,4 @@
-"""The promises of a successful run: a check for each capability, comparing the world before and after it."""
+"""The promises of a successful run: for each capability, a check that compares the world before and after the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.simulation.world.model import Model
 
 NAME = "checkout"
 MOST_TAKEN_UP = 6
-"""How many keys fit into a ledger, however much is recorded about each."""
+"""The number of keys that always fit into a ledger, however much is recorded about each."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,19 @@ class Before:
         )
 
     def inheritable(self, rotation: Rotation, account: str) -> tuple[set[bool], set[str | None]]:
-        """Return whether a new key may count BYOK spending, and the guardrails that it may inherit."""
+        """Return the values of `include_byok_in_limit`, and the guardrails, that a new key may inherit."""
         current = self.ledger.current
         if not rotation.key.inherit:
             return {False}, {None}
         if current is None:
-            # The ledger was lost: the run uses what the destinations hold, if it finds that key again.
+            # Without a current key in the ledger, a run inherits from the key that a destination holds, if it finds it.
             held = {self.held[name] for name in rotation.destinations}
             formers = [key for key in self.keys.values() if key.secret in held]
             counted = {key.request.include_byok_in_limit for key in formers}
             return {False, *counted}, {None, *(key.guardrail for key in formers)}
         terms, former = current.terms or Terms(), self.keys.get(current.hash)
         if former is None or former.account != account:
-            # The ledger stores the settings of a key that is gone or out of reach.
+            # The key cannot be read, so a run inherits the settings that the ledger stores.
             counted = {former.request.include_byok_in_limit} if former else set()
             return {terms.include_byok_in_limit, *counted}, {None, terms.guardrail_id}
         return {former.request.include_byok_in_limit}, {former.guardrail}
@@ -121,12 +121,12 @@ def _check_end(model: Model, rotation: Rotation, before: Before, key: ModelKey) 
 
 
 def check_adopted(model: Model, rotation: Rotation, before: Before, *, at_once: bool) -> None:
-    """A key to adopt is superseded by the first rotation, with the overlap of any other."""
+    """The first rotation supersedes a key to adopt, with the usual overlap."""
     key = before.keys.get(rotation.adopt or "")
     if key is None or before.ledger.current is not None or before.ledger.pending is not None:
         return
     if key.hash in before.ledger.hashes():
-        # It was adopted before, and the removal of the rotation has ended it.
+        # It was adopted before the rotation was removed, and the removal has set its end.
         return
     if key.account != model.connections[rotation.connection]:
         return
@@ -155,7 +155,7 @@ def check_told(model: Model, before: Before, rotation: Rotation) -> None:
 
 
 def check_ends_told(model: Model, before: Before) -> None:
-    """Every end of a superseded key has its event."""
+    """An event reports each superseded key that was revoked or disabled."""
     after = {key.hash: key for key in (model.ledger(NAME) or Ledger()).superseded}
     for key in before.ledger.superseded:
         if key.hash in before.keys and key.hash not in model.keys:
@@ -170,7 +170,7 @@ def check_scheduled(model: Model) -> None:
     due_times = [key.revoke_at for key in ledger.superseded] + [e.since + TURNS_UP_WITHIN for e in ledger.unresolved]
     if ledger.current and ledger.current.budget and ledger.current.budget.ends_at:
         due_times.append(ledger.current.budget.ends_at)
-    # A cancelled retirement is not scheduled again for the same time.
+    # Count cancelled retirements, too, because a run does not schedule the same time again.
     missing = {(NAME, at) for at in due_times if at > model.time} - set(model.retirements)
     promise(not missing, f"nobody will come for what ends at {missing}")
     policy = ledger.retirement
@@ -280,7 +280,7 @@ def is_ours(model: Model, key: ModelKey) -> bool:
 
 
 def in_sight(model: Model, rotation: Rotation, made: Mapping[str, str]) -> set[str]:
-    """Return the keys that a rotation finds by their markers, once a destination holds an unknown key."""
+    """Return the keys that a rotation finds by their markers, if a destination holds a key unknown to the ledger."""
     ledger = model.ledger(NAME) or Ledger()
     held = [made.get(model.places[name].content or "") for name in rotation.destinations]
     adopts = rotation.adopt is not None and ledger.current is None
@@ -288,5 +288,5 @@ def in_sight(model: Model, rotation: Rotation, made: Mapping[str, str]) -> set[s
         return set()
     account = model.connections[rotation.connection]
     ours = {key.hash for key in model.keys.values() if key.account == account and is_ours(model, key)}
-    # If they are too many for a ledger, an audit settles the rest.
+    # If they do not fit into the ledger, only an audit can deal with them.
     return ours if len(ours | ledger.hashes()) <= MOST_TAKEN_UP else set()

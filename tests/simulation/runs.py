@@ -186,12 +186,12 @@ async def _until_it_ends(work: Awaitable[str], model: Model | None = None) -> En
 
 
 LOOP = LoopWithoutWaiting()
-"""One event loop for all runs: thousands of them take a millisecond each, as creating a loop would."""
+"""One event loop for all runs: creating a loop takes as long as a run, a millisecond."""
 atexit.register(LOOP.close)
 
 
 def play(work: Awaitable[T]) -> T:
-    """Run a coroutine from a test that is not async; everything that it has started ends with it."""
+    """Run a coroutine from a synchronous test, and cancel the tasks that it leaves behind."""
 
     async def main() -> T:
         return await work

@@ -20,7 +20,7 @@ PLACES = {"vault-secret/a": True, "vault-secret/b": True, "secret/c": False, "in
 MOVABLE = {name for name in PLACES if not name.startswith("secret/")}
 """The destinations whose blocks can be edited to point to another place."""
 NOT_PAUSED_AT = ("write secret", "write infisical")
-"""Without check-and-set, a write that an emergency has overtaken brings in a dead key."""
+"""Writes without check-and-set: one paused while an emergency runs publishes a dead key, which nothing prevents."""
 
 AIMED_AT = (
     "create the key",
@@ -46,7 +46,7 @@ crashes = st.tuples(aims, st.sampled_from(KILLED))
 faults = st.tuples(aims, st.sampled_from([f for f in Fate if f not in {Fate.WORKS, *KILLED}]))
 LATE = (("create the key", 0), ("write vault-secret", 0), ("write secret", 0), ("write infisical", 0))
 late = st.tuples(st.sampled_from(LATE) | st.tuples(st.just("write the ledger"), st.integers(0, 6)), st.just(Fate.LATE))
-"""Only these can take effect after the run has ended; a late fault of another effect would be wasted."""
+"""Only these effects can arrive late; for any other one, `LATE` is the same as `ANSWER_LOST`."""
 fates = st.lists(st.one_of(crashes, faults, late), max_size=3)
 runs = st.sampled_from(["rotate", "emergency", "retire", "restore", "apply", "remove", "audit"])
 """The kinds of run that may overtake another one."""

@@ -36,23 +36,23 @@ class WatchedRotation:
         check_serving(self.model, self.rotation, self.serving, effect)
 
     def put_by_hand(self, name: str, content: str | None) -> None:
-        """Write into a destination as a person; nothing is promised for it until a run has written to it again."""
+        """Write to a destination as a person; I1 is not checked there until it holds a key of the rotation again."""
         self.serving.discard(name)
         self.model.places[name].versions.append(content)
 
     def rotate(self, run_id: UUID | None = None, *, attempt: int = 1, emergency: bool = False) -> Ended:
-        """Run the protocol once."""
+        """Run the protocol once, an hour later."""
         self.model.time += timedelta(hours=1)
         run_id = run_id or uuid4()
         identity = Identity(run_id, self.model.time, attempt, emergency)
         return play(run_protocol(self.model, self.rotation, identity, Process(self.model)))
 
     def strike(self, at: int, fate: Fate) -> None:
-        """Plan the fate of the effect of that number, counted from now."""
+        """Plan the fate of one effect by its index, counted from now."""
         counter = iter(range(10**6))
         self.model.fate = lambda _effect: fate if next(counter) == at else Fate.WORKS
 
     def calm(self) -> None:
-        """Make everything work again."""
+        """Stop all faults, and apply the late effects."""
         self.model.fate = lambda _effect: Fate.WORKS
         self.model.late_effects_happen()

@@ -29,11 +29,11 @@ from tests.simulation.world.places import Place
 COUNTED: Counter[str] = Counter()
 """What the histories of this process did, for the summary."""
 STORIES = hashlib.sha256()
-"""A digest of their stories: two simulations with the same seed have the same."""
+"""A digest of their stories, which is equal for two simulations with the same seed."""
 
 
 FOREIGN = "postgresql://user:password@db/checkout"
-"""A foreign value in a destination, which is no OpenRouter key."""
+"""A value in a destination that is not an OpenRouter key."""
 
 
 NEARLY_FULL = 4_000
@@ -79,7 +79,7 @@ class Watched(RuleBasedStateMachine):
         return Place(checks_and_sets=PLACES[name], other_fields=dict(self.fields[name]), at=at)
 
     def _foreign_keys(self) -> dict[str, Any]:
-        # Two of other installations with a rotation of the same name, one of another rotation.
+        # Two keys of other installations whose rotation has the same name, and one key of another rotation.
         foreign = (("account-1", "checkout", ""), ("account-2", "other", ""), ("account-1", "checkout", "another"))
         for number, (account, rotation, installation) in enumerate(foreign):
             name = f"not ours {marker(rotation, UUID(int=10**9 + number), installation)}"
@@ -119,7 +119,7 @@ class Watched(RuleBasedStateMachine):
 
     def _watch_new_content(self, name: str, place: Place, effect: str) -> None:
         if self.taken_away or name not in self.rotation.destinations:
-            # Nothing keeps a very late write out of a destination that no rotation has any more.
+            # A very late write can still reach a destination that the rotation no longer has.
             return
         seen, current = self.versions[name], self.last_ledger.current
         where = current.where() if current else {}
@@ -127,7 +127,7 @@ class Watched(RuleBasedStateMachine):
             *self.rotation.overwrite,
             *(one for one, at in where.items() if at in ("", self.model.places[one].at)),
         }
-        # Nothing keeps a very late write from replacing what was put there since.
+        # A very late write can replace what was put there since.
         lost = seen and seen[-1] == FOREIGN and name not in permitted and not effect.startswith("late")
         promise(not lost, f"{name} lost a value that is no key and that nobody has given up, by: {effect}")
         promise(self.model.serves(place.content), f"I1: {name} was given what is no working key by: {effect}")
@@ -156,18 +156,18 @@ class Watched(RuleBasedStateMachine):
         strange = steps_between(self.last_ledger, now) - TRANSITIONS.keys() if now is not self.last_ledger else ()
         promise(not strange, f"a key went from one state to another that it may not: {strange}")
         if now.removed:
-            # The removal of a rotation ends the possibility to restore its keys, even if the rotation comes back.
+            # The keys of a removed rotation cannot be restored, even if the rotation is added again.
             self.disabled.clear()
         before = {key.hash: key for key in self.last_ledger.superseded}
         if effect.startswith("late"):
-            # A run that gave a key up before its block was edited could not know of the former place.
+            # A late write of the ledger, prepared before a block was edited, cannot name the former place.
             given_up = {key.hash for key in now.superseded if key.hash not in before}
             self.left = {address: key for address, key in self.left.items() if key not in given_up}
         for key in now.superseded:
             former = before.get(key.hash)
             if key.revoking and not (former and former.revoking):
                 self.announced[key.hash] = (self.model.time, now.retirement)
-            # A run that dies before this has promised nothing yet; the next run follows the policy of its own time.
+            # Count from the ledger write: if a run dies before it, the next run applies the policy of its own time.
             if key.disabled and not (former and former.disabled):
                 self.disabled[key.hash] = (self.model.time, now.retirement.disabled_for)
         if value is not None and (not self.ledgers or (self.ledgers[-1] is not value and self.ledgers[-1] != value)):
@@ -175,7 +175,7 @@ class Watched(RuleBasedStateMachine):
         self.last_ledger = now
 
     def _watch_retirement(self, effect: str) -> None:
-        """A superseded key ends as its rotation's policy requires, unless in an emergency or a removal."""
+        """Check that a superseded key ends as the policy requires, except in an emergency or a removal."""
         alive = self.model.alive()
         ended = {key: found.seen_uses(n) for key, (found, n) in self.last_alive.items() if key not in alive}
         self.last_alive = {key: (found, len(found.uses)) for key, found in alive.items()}
@@ -190,7 +190,7 @@ class Watched(RuleBasedStateMachine):
                 self._watch_ended(key, ended[key.hash], effect)
 
     def _watch_left(self, effect: str) -> None:
-        """A key at a former place ends when the ledger said so about that place, and no sooner."""
+        """Check that a key at a former place ends only when it is due and the ledger names that place."""
         if not self.left:
             return
         if self.last_ledger.removed or size(self.last_ledger) > NEARLY_FULL:

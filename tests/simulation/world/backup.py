@@ -19,7 +19,7 @@ class Backup:
     Args:
         variables: The ledgers.
         flow_runs: The flow runs that Prefect knows.
-        retirements: What was scheduled.
+        retirements: The scheduled retirements.
         secrets: What each of Prefect's own secret blocks holds.
         runs: The runs that can be retried.
         completed: Those of them that have completed.
@@ -34,12 +34,12 @@ class Backup:
 
     @classmethod
     def of(cls, model: Model, runs: list[Identity], completed: set[UUID]) -> Self:
-        """Back the database up."""
+        """Back up the database."""
         secrets = {name: place.content for name, place in model.places.items() if name.startswith("secret/")}
         variables = deepcopy(model.variables)
         return cls(variables, set(model.runs), dict(model.retirements), secrets, list(runs), set(completed))
 
     def restore(self, model: Model) -> None:
-        """Restore everything but the secrets, which the caller must restore where they are watched."""
+        """Restore the ledgers, flow runs and retirements; the caller restores the rest."""
         model.variables = deepcopy(self.variables)
         model.runs, model.retirements = set(self.flow_runs), dict(self.retirements)

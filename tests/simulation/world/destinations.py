@@ -24,11 +24,11 @@ class ModelDestination(Destination):
         self._place = process.model.places[name]
 
     def place(self) -> str:
-        """Name it."""
+        """Return the address of the place; the name of the block if that itself is the place."""
         return self._place.at or self.name
 
     async def read_content(self) -> Content:
-        """Read it."""
+        """Read the content."""
         return await self._process.effect(f"read {self.name}", self._content)
 
     def _content(self) -> Content:
@@ -37,7 +37,7 @@ class ModelDestination(Destination):
         return ModelContent(None if content is None else SecretStr(content), version, dict(self._place.other_fields))
 
     async def read_older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
-        """Look an older version up."""
+        """Search the older versions, if there are any."""
         return await self._process.effect(f"read older versions of {self.name}", lambda: self._older(is_wanted))
 
     def _older(self, is_wanted: Callable[[SecretStr], bool]) -> SecretStr | None:
@@ -46,11 +46,11 @@ class ModelDestination(Destination):
         return next((secret for secret in found if is_wanted(secret)), None)
 
     async def check(self) -> str:
-        """Try it."""
+        """Check that the destination can be used."""
         return await self._process.effect(f"try {self.name}", lambda: f"{self.name} works.")
 
     async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
-        """Write it."""
+        """Write the content; with check-and-set, it may arrive at any later time."""
         await self._process.effect(
             f"write {self.name}",
             lambda: self._write(value.get_secret_value(), content),
@@ -66,7 +66,7 @@ class ModelDestination(Destination):
         self._place.put(value, content.other_fields if isinstance(content, ModelContent) else self._place.other_fields)
 
     async def fence(self, content: Content) -> Content:
-        """Make older writes fail."""
+        """Write the content again, so that check-and-set rejects earlier writes that are still to arrive."""
         if self._place.checks_and_sets:
             text = content.value.get_secret_value() if content.value is not None else None
             await self._process.effect(f"fence {self.name}", lambda: self._write(text, content), changes=True)
@@ -77,6 +77,6 @@ class ModelDestination(Destination):
 
 
 class ModelVault(ModelDestination):
-    """A destination with check-and-set, to which no write arrives late."""
+    """A destination with check-and-set, where a fence rejects late writes, so that no run has to wait for them."""
 
     late_writes = timedelta(0)

@@ -42,7 +42,7 @@ class ModelKey:
         return sum((amount for at, amount in self.uses if at >= period_start(reset, now)), Decimal(0))
 
     def seen_uses(self, first: int) -> list[tuple[datetime, Decimal]]:
-        """Return those of the first uses that are visible: without a date, a free use leaves no trace."""
+        """Return the visible ones of the first uses: without a date of the last use, a free use cannot be seen."""
         return [(at, amount) for at, amount in self.uses[:first] if self.tells_last_use or amount]
 
     def may_spend(self, now: datetime) -> Decimal | None:

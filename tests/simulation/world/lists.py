@@ -20,7 +20,7 @@ T = TypeVar("T")
 class ModelList:
     """A list of an account; `hashes` is `None` if it applies to every key.
 
-    Once the rotation was not allowed to read or change a list, it is `spoiled`: nothing is promised about it any more.
+    A list is `spoiled` once the rotation was not able to read or change it; from then on, it is not checked.
     """
 
     id: str
@@ -30,7 +30,7 @@ class ModelList:
     spoiled: bool = False
 
     def shown(self) -> KeyList:
-        """Show it as the management API does."""
+        """Return the list as the management API shows it."""
         return KeyList(self.kind, self.id, self.id, self.hashes)
 
 
@@ -42,7 +42,7 @@ class ModelLists:
     _account: Callable[[], str]
 
     async def key_lists(self, kind: ListKind, workspace_id: str | None = None) -> AsyncIterator[KeyList]:
-        """List them; they are for every workspace."""
+        """Yield the lists of a kind that name keys; in the model, each applies to every workspace."""
 
         def found() -> list[KeyList]:
             account = self._account()
@@ -53,11 +53,11 @@ class ModelLists:
             yield each
 
     async def key_list(self, kind: ListKind, list_id: str) -> KeyList:
-        """Read one."""
+        """Read a list."""
         return await self._seen("read a list", lambda: self._one(list_id).shown(), list_id)
 
     async def replace_keys(self, which: KeyList, hashes: Sequence[str]) -> None:
-        """Replace the keys of a list; somebody who has read it before may overwrite that right afterwards."""
+        """Replace the keys of a list; a concurrent writer with an older copy may undo that right afterwards."""
         await self._seen("replace a list", lambda: self._replace(which.id, hashes), which.id, changes=True)
 
     async def _seen(self, what: str, do: Callable[[], T], *concerned: str, changes: bool = False) -> T:
@@ -79,7 +79,7 @@ class ModelLists:
         live = {key.hash for key in self._model.keys.values() if key.account == which.account and not key.disabled}
         live -= {key.hash for key in self._model.keys.values() if key.expired(now)}
         if not hashes or not set(hashes) <= live:
-            # A key that somebody else has disabled stays in the list, which then cannot be changed.
+            # The rotation must not take out a disabled key of somebody else, so it cannot change this list.
             explained = [ledger.hashes() for name in self._model.rotations() if (ledger := self._model.ledger(name))]
             which.spoiled |= bool(set(hashes) & set(self._model.keys) - live - set().union(*explained))
             raise RejectedError("OpenRouter knows no such keys.", status=400)
@@ -90,5 +90,5 @@ class ModelLists:
             which.hashes = before
 
     async def uses_of(self, key_hash: str, since: datetime, until: datetime) -> list[Use]:
-        """Say who has used a key."""
+        """Fail, as for an account without analytics."""
         raise NotFoundError("OpenRouter has no analytics here.")

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LateEffect:
-    """A request that timed out and takes effect later; a write can do so `again` and again.
+    """A request that timed out and takes effect later; more than once if `again` is set.
 
-    With check-and-set, it can arrive at any later time; without, only until `ends`.
+    It can arrive until `ends`; at any later time if that is `None`.
     """
 
     do: Callable[[], None]
@@ -66,7 +66,7 @@ class Model:
         self.late: list[LateEffect] = []
         self.lists: dict[str, ModelList] = {}
         self.late_writers = 0
-        """How many more changes of lists somebody undoes who had read the list before."""
+        """How many of the next list changes a concurrent writer undoes."""
         self.story: list[str] = []
         self.fate: Callable[[str], Fate] = lambda _effect: Fate.WORKS
         self.watch: Callable[[str], None] = lambda _effect: None
@@ -91,7 +91,7 @@ class Model:
         return key is not None and key.works(self.time)
 
     def serves(self, secret: str | None) -> bool:
-        """Return whether a secret works as a key, or has expired without a rotation, which nobody can prevent."""
+        """Return whether a secret works as a key, or has expired, which only a rotation in time could prevent."""
         key = self.key_of(secret)
         return key is not None and (key.works(self.time) or key.expired(self.time))
 
@@ -106,7 +106,7 @@ class Model:
         return key
 
     def add_key(self, name: str, request: KeyRequest, account: str) -> ModelKey:
-        """Create a key, as somebody else does."""
+        """Create a key outside of any run."""
         return self.made(
             ModelKey(
                 hash=name,
@@ -139,7 +139,7 @@ class Model:
         return [Term(int(number), value) for (_, name, number), value in found if name == rotation]
 
     def rotations(self) -> list[str]:
-        """Return the rotations that have a ledger, or a closed one."""
+        """Return the rotations that have a ledger, even a closed one."""
         return sorted({name.split("_")[1] for name in self.variables})
 
     def ledgers(self) -> dict[str, Any]:
@@ -159,13 +159,13 @@ class Model:
         self.retirements.update(dict.fromkeys(cancelled, False))
 
     def late_effects_happen(self) -> None:
-        """Apply everything that may take effect late; it may do so again, as long as it can arrive at all."""
+        """Apply the late effects that can still arrive, and keep those that can arrive again."""
         self.late = [effect for effect in self.late if effect.ends is None or self.time <= effect.ends]
         for effect in self.late:
             effect.do()
         self.late = [effect for effect in self.late if effect.again]
 
     def settle(self) -> None:
-        """Apply everything that may take effect late, for the last time."""
+        """Apply the late effects that can still arrive, and then discard all of them."""
         self.late_effects_happen()
         self.late.clear()

@@ -85,11 +85,11 @@ class ModelOpenRouter(ModelLists):
         return key.shown(self._model.time)
 
     async def assign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
-        """Give a key its guardrail."""
+        """Assign a guardrail to a key."""
         await self._process.effect("assign the guardrail", lambda: self._guard(key_hash, guardrail_id), changes=True)
 
     async def unassign_guardrail(self, guardrail_id: str, key_hash: str) -> None:
-        """Take a guardrail away."""
+        """Remove a key's guardrail."""
         await self._process.effect("unassign the guardrail", lambda: self._guard(key_hash, None), changes=True)
 
     def _guard(self, key_hash: str, guardrail_id: str | None) -> None:
@@ -110,12 +110,12 @@ class ModelOpenRouter(ModelLists):
         return sorted({f"default-of-{account}", *others})
 
     async def about_itself(self) -> CurrentKey:
-        """Look at the management key."""
+        """Use the management key, and return what is known about it."""
         await self._process.effect("use the management key", self._account)
         return CurrentKey(label="management key")
 
     async def check(self) -> str:
-        """Try the management key."""
+        """Check that the management key works."""
         return await self._process.effect("try the management key", self._account)
 
     async def list_keys(self, workspace_id: str | None = None) -> AsyncIterator[ApiKey]:
@@ -131,7 +131,7 @@ class ModelOpenRouter(ModelLists):
 
     async def delete_key(self, key_hash: str) -> bool:
         """Delete a key."""
-        # A process may delete a key that it has just made and that no ledger ever contained.
+        # Even after another run has taken over, a process may delete a key that it made and that no ledger contains.
         explained = key_hash in json.dumps(self._model.ledgers())
         changes = explained or key_hash not in self._process.made
         try:
@@ -157,6 +157,6 @@ class ModelOpenRouter(ModelLists):
         return workspace_id is None or not workspace_id.startswith("default-of-") or workspace_id == own
 
     async def accepts(self, secret: SecretStr) -> Standing:
-        """Use a key."""
+        """Return whether OpenRouter accepts a key."""
         works = await self._process.effect("use the key", lambda: self._model.works(secret.get_secret_value()))
         return Standing.VALID if works else Standing.REFUSED

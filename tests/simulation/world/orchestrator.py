@@ -32,11 +32,11 @@ class ModelWorld:
         return self._process.model.time
 
     async def sleep(self, seconds: float) -> None:
-        """Pass time."""
+        """Advance the time."""
         self._process.model.time += timedelta(seconds=seconds)
 
     async def load_blocks(self, destinations: Collection[str], connection: str = "") -> None:
-        """Read nothing ahead."""
+        """Do nothing: the model's blocks need not be loaded."""
 
     async def connection(self, name: str) -> ModelOpenRouter:
         """Open a connection."""
@@ -65,13 +65,13 @@ class ModelWorld:
         yield ModelWorld(self._process)
 
     async def emit(self, event: Event, rotation: str, **payload: str) -> None:
-        """Emit an event; it is no effect, because nothing waits for it."""
+        """Emit an event; it is not an effect that can fail, because no run waits for it."""
         promise(set(payload) == set(event.payload), f"{event} tells {sorted(payload)}")
         self._process.model.events.append({"event": event.value, "rotation": rotation, **payload})
         self._process.model.watch(f"tell of {event.value}")
 
     async def check_deployment(self) -> None:
-        """Do nothing: no run waits here."""
+        """Do nothing: in the model, no run waits for a slot."""
 
     async def longest_interval(self) -> timedelta:
         """Return the longest interval."""
@@ -96,19 +96,19 @@ class ModelWorld:
         )
 
     async def ledgers(self) -> AsyncIterator[tuple[str, Any]]:
-        """Walk through the ledgers."""
+        """Yield the newest term of each ledger."""
         found = await self._process.effect("read the ledgers", self._process.model.ledgers)
         for name, value in found.items():
             yield name, value
 
     async def deployments(self) -> AsyncIterator[Deployed]:
-        """Walk through the deployments."""
+        """Yield the deployments."""
         found = await self._process.effect("read the deployments", lambda: dict(self._process.model.deployments))
         for name, rotation in found.items():
             yield Deployed(name, rotation, self._process.model.interval)
 
     async def retirements_to_come(self, name: str) -> set[datetime]:
-        """Return what is scheduled, and was not cancelled."""
+        """Return when retirements are scheduled that were not cancelled."""
         retirements = self._process.model.retirements
         return await self._process.effect(
             "read the retirements",
@@ -116,7 +116,7 @@ class ModelWorld:
         )
 
     async def cancel_retirements(self, name: str, but: Collection[datetime]) -> None:
-        """Cancel what is to come."""
+        """Cancel the scheduled retirements, except for some."""
         await self._process.effect("cancel the retirements", lambda: self._process.model.cancel_retirements(name, but))
 
     async def schedule_retirement(self, rotation: str, at: datetime, *, even_if_cancelled: bool) -> bool:

@@ -29,13 +29,13 @@ class Crash(BaseException):
 REFUSALS = {Fate.FORBIDDEN: ForbiddenError, Fate.CONFLICT: ConflictError, Fate.TOO_MANY: RateLimitedError}
 """The errors with which OpenRouter or a destination refuses a call."""
 LOOKED_BEFORE = ("change a key", "assign", "unassign", "fence", "replace a list")
-"""Effects that some steps begin after a ledger check made for the call before."""
+"""Effects exempt from I5, because some steps rely on the ledger check before the previous call."""
 PREFECTS = ("ledger", "deployment", "retirement", "look runs up", "installation")
-"""Requests to Prefect's API; only a success shows whether they took effect."""
+"""Words in the names of requests to Prefect's API; after a refusal, it is unknown whether they took effect."""
 
 
 class Process:
-    """A process that runs steps against the model; after a crash it can do nothing any more."""
+    """A process that runs steps against the model; after a crash, it performs no more effects."""
 
     def __init__(self, model: Model, name: str = "run") -> None:
         self.model = model
@@ -91,7 +91,7 @@ class Process:
 
     def _later(self, what: str, do: Callable[[], T]) -> None:
         self.model.tell(f"    {self.name}: {what}: takes effect now")
-        # After the crash, nobody is there to receive a refusal.
+        # The run has already given up on this call, so nobody receives a refusal.
         with suppress(KeyRotationError):
             do()
         self.model.watch(f"late: {what}")
