@@ -47,7 +47,7 @@ from tests.simulation.world.destinations import ModelDestination
 from tests.simulation.world.ledgers import ModelStore
 
 SEAMS = 3
-"""The number of modules between a step and the check of the ledger: the open ledger, the run, and the step itself."""
+"""How many modules up the call stack the step is found: the open ledger, the run, and the step itself."""
 
 
 def _overwrite(self: ModelDestination, value: str | None, content: Any) -> None:

@@ -37,7 +37,7 @@ def hunt(mutant: Mutant, histories: int = MAX_HISTORIES) -> Caught:
         histories: The number of histories after which it has escaped.
 
     Returns:
-        The promise that it broke, `None` if it escaped.
+        The promise that it broke, `None` if it escaped, and how long the hunt took.
 
     Raises:
         Exception: The simulation itself failed, which proves nothing about the mutant.

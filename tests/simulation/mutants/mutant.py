@@ -1,4 +1,4 @@
-"""The type of mutants, and the forms with which a rotation starts if a mutant requires one."""
+"""The type of mutants, and the forms with which their histories begin."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ ROTATE = importlib.import_module("flows.rotate")  # the package exports the flow
 
 
 async def nothing(*_args: Any, **_how: Any) -> None:
-    """Do nothing, in place of something."""
+    """Do nothing, in place of another coroutine function."""
 
 
 @dataclass(frozen=True)
 class Mutant:
     """A wrong version: a description of the mistake, and a replacement for an attribute of a target.
 
-    A mutant that only several steps in a certain order reveal is hunted `among` histories of some rules of the machine,
-    `begun_with` a rotation that is filled in for it.
+    If only certain steps reveal it, `among` names the rules of the machine to hunt it with, and `begun_with` fixes
+    values of the form.
     """
 
     wrong: str

@@ -1,4 +1,4 @@
-"""Wrong versions of what is known about places that a rotation has left."""
+"""Wrong versions of how a rotation tracks and reports the former places of its keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of audits: daily ones, and those that repair."""
+"""Rules for audits, with and without repair."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from tests.simulation.watching import COUNTED
 
 
 class Audits(ByHand):
-    """A connection is audited, and repaired."""
+    """Audits of a connection, with and without repair."""
 
     @rule(planned=st.just([]) | fates, connection=st.sampled_from(["openrouter", "other"]), repair=st.booleans())
     def audit(self, planned: Planned, connection: str, repair: bool) -> None:
-        """A daily audit, or one that repairs."""
+        """An audit runs, with or without repair."""
         self.model.tell(f"an audit of {connection} starts{' with repair' if repair else ''}")
         protected, ledgers = self._out_of_reach(), json.dumps(self.model.ledgers())
         before = Before.of(self.model)
@@ -72,7 +72,7 @@ class Audits(ByHand):
         return bool(added) and added <= set(orphans) and before.ledger.hashes() <= ledger.hashes()
 
     def _says_the_same(self, ledgers: str) -> bool:
-        # A repair takes the ledger over, so that nobody else writes meanwhile: then only its signature changes.
+        # A repair takes the ledger over, to keep other runs from writing; that changes only its signature.
         signature = dict.fromkeys(("revision", "writer", "package"))
         before = {name: {**value, **signature} for name, value in json.loads(ledgers).items()}
         return {name: {**value, **signature} for name, value in self.model.ledgers().items()} == before

@@ -40,7 +40,7 @@ class Backups(ByHand):
         self._begin_to_watch(self.model.ledger("checkout") or Ledger())
         self.model.tell(f"Prefect's database is restored, with the ledger at revision {self.last_ledger.revision}")
         explained = self.last_ledger.hashes()
-        # Unless a destination shows a run that its ledger is outdated, only an audit can find later keys.
+        # A run searches for later keys only if a destination holds one of them; otherwise, only an audit can find them.
         self.out_of_sight |= set(self.model.keys) - explained
         self.foreign = {key: settings for key, settings in self.foreign.items() if key not in explained}
         self._let_go_of_kept_keys()

@@ -29,7 +29,7 @@ class ByHand(History):
     @precondition(lambda self: self.model.keys)
     @rule(amount=amounts, which=nth)
     def spend(self, amount: Decimal, which: int) -> None:
-        """A consumer uses a key that it has read at some time."""
+        """A consumer uses any key of the rotation that works."""
         usable = [k for k in self.model.keys.values() if k.hash not in self.foreign and self.model.works(k.secret)]
         if not usable:
             return
@@ -105,8 +105,8 @@ class ByHand(History):
     @precondition(lambda self: self._ours())
     @rule(which=nth, keeps_marker=st.booleans())
     def rename_a_key(self, which: int, keeps_marker: bool) -> None:
-        """A person renames one of the rotation's keys; without its marker only the ledger knows whose it is."""
-        # Until late writes have arrived, it is unknown whose a key is that is in no ledger yet.
+        """A person renames one of the rotation's keys; without its marker, only the ledger shows whose it is."""
+        # A late write of the ledger could still record this key as the rotation's.
         self.model.settle()
         chosen = self.model.keys[nth_of(self._ours(), which)]
         name = chosen.request.name
@@ -135,25 +135,25 @@ class ByHand(History):
         self._begin_to_watch(Ledger.model_validate(value))
         self.model.tell(f"by hand: the ledger is what it was at revision {self.last_ledger.revision}")
         explained = self.last_ledger.hashes()
-        # A marker names only its run: a person who restores a state before a create does not retry that run.
+        # Exclude Retries of earlier runs: a marker names only its run, so a Retry could not tell its keys apart.
         self.runs.clear()
-        # Only an audit can find keys made since then; keys dropped since then are the rotation's again.
+        # Only an audit can find keys made since then. Keys that the rotation gave away since then are its own again.
         self.out_of_sight |= set(self.model.keys) - explained
         self.foreign = {key: settings for key, settings in self.foreign.items() if key not in explained}
         self._let_go_of_kept_keys()
 
     def _begin_to_watch(self, ledger: Ledger) -> None:
-        """Stop checking what the ledger has forgotten, because no run can know it."""
+        """Continue the checks from this ledger; what it does not contain, no run can know."""
         self.last_ledger = ledger
         self.disabled.clear()
         self.announced.clear()
         self.left.clear()
         if ledger.removed:
-            # A removed rotation's keys end wherever they are.
+            # The keys of a removed rotation are revoked even where a destination holds them.
             self.serving.clear()
-        # No run can take a key out of a list either, if it was deleted since and is still listed.
+        # Nor can a run take a deleted key out of a list if this ledger does not contain it.
         self.touched |= set(self.made.values()) - set(self.model.keys) - ledger.hashes()
 
     def _settled_ledgers(self) -> list[dict[str, Any]]:
-        """Return the earlier values without a create of unknown outcome."""
+        """Return the earlier ledgers in which nothing is pending or unresolved."""
         return [value for value in self.ledgers if not value.get("pending") and not value.get("unresolved")]

@@ -1,4 +1,4 @@
-"""One rotation, with the people and the runs that act on it; the base of every rule."""
+"""One rotation, with the people and the runs that act on it; the base class of all rules."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Planned = list[tuple[Aim, Fate]]
 
 
 class History(Watched):
-    """The state of a rotation in a hostile world, and how its runs start."""
+    """The state of a history, and what the rules share."""
 
     steps: Steps = PLAIN
 
@@ -105,7 +105,7 @@ class History(Watched):
         return identity
 
     def _other_identity(self) -> Identity:
-        """Return the identity of a run that is no rotation, so that no Retry of a rotation uses it."""
+        """Return the identity of a run that is not a rotation, which the rule `retry` must not use."""
         self.numbers += 1
         return Identity(UUID(int=10**6 + self.numbers), self.model.time)
 
@@ -126,7 +126,7 @@ class History(Watched):
         self.model.fate = lambda _effect: Fate.WORKS
 
     def _current(self) -> str | None:
-        """Return the hash of the current key, if it exists and its ledger can be trusted."""
+        """Return the hash of the current key, if the ledger names one and it still exists."""
         ledger = self.model.ledger("checkout")
         return ledger.current.hash if ledger and ledger.current and ledger.current.hash in self.model.keys else None
 
@@ -135,8 +135,8 @@ class History(Watched):
         self.model.deployments["checkout"] = self.rotation
 
     def _lose_sight(self) -> None:
-        # Without a ledger, no run can know of keys in an account that the rotation does not use, and a new ledger may
-        # have no room for all the others; an audit settles both.
+        # If the ledger is lost, a run can find only keys in the account that the rotation uses, and only if a new
+        # ledger has room for all of them. An audit deals with the others.
         if self.model.ledger("checkout") is None:
             used = self.model.connections[self.rotation.connection]
             found = {key.hash for key in self.model.keys.values() if key.account == used and is_ours(self.model, key)}
@@ -148,7 +148,7 @@ class History(Watched):
         self._let_go_of_kept_keys()
 
     def _let_go_of_kept_keys(self) -> None:
-        # A key that the form names in `adopt` is the rotation's to revoke, once a run has adopted it.
+        # A key without a marker is foreign, unless the ledger contains it or a run may adopt it.
         explained = self.last_ledger.hashes() | {self.rotation.adopt}
         for key in self.model.keys.values():
             if read_marker(key.request.name) is None and key.hash not in explained:
@@ -163,7 +163,7 @@ class History(Watched):
 
     @rule(adopt=st.booleans())
     def adopt_or_not(self, adopt: bool) -> None:
-        """A person names a key to adopt, which counts only while the rotation has none."""
+        """A person names a key to adopt, or none; it matters only while the rotation has no current key."""
         hash_ = None
         if adopt and self.rotation.adopt is None:
             account = self.model.connections[self.rotation.connection]
@@ -182,7 +182,7 @@ class History(Watched):
         self._promise_what_works(name)
 
     def _promise_what_works(self, name: str) -> None:
-        # A person who puts in a dead key, or that of a removed rotation, knows that it does not work for ever.
+        # Nothing is promised about a dead key, or a key of a removed rotation, that a person puts in.
         content = self.model.places[name].content
         works = content in self.made and self.model.works(content) and not self.last_ledger.removed
         works = works and (self.model.places[name].exists or self.made[content or ""] == self._current())

@@ -1,4 +1,4 @@
-"""Rules of the account's lists of keys, which people edit, and what is promised about them."""
+"""Rules for people who edit the account's lists of keys, and the check that no list keeps a dead key."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.simulation.world.lists import ModelList
 
 
 class Lists(History):
-    """Somebody restricts credentials and destinations to some keys."""
+    """People restrict credentials and destinations to certain keys."""
 
     @precondition(lambda self: self._current())
     @rule(kind=st.sampled_from(list(ListKind)), with_others=st.booleans())
     def restrict_to_the_current_key(self, kind: ListKind, with_others: bool) -> None:
-        """A person restricts something to the current key, alone or with another key."""
+        """A person restricts a credential or a destination to the current key, alone or with foreign keys."""
         current = self.model.keys[self._current() or ""]
         others = [key for key in self.foreign if self.model.keys[key].account == current.account]
         hashes = (*(others if with_others else ()), current.hash)
@@ -45,14 +45,14 @@ class Lists(History):
 
     @rule()
     def somebody_writes_at_the_same_moment(self) -> None:
-        """The next change of a list is undone by somebody who had read it before."""
+        """A concurrent writer, who has read a list before, undoes its next change."""
         self.model.late_writers = 1
 
 
 def check_no_dead_key(history: History) -> None:
-    """Check that no list names a key that a run has ended, unless it names no live key beside it.
+    """Check that no list names a key that a run has revoked, unless it names no live key at all.
 
-    Keys that a person has changed by hand do not count, nor do lists that the rotation may not change.
+    Keys that a person has changed by hand are exempt, and lists that the rotation was not able to read or change.
     """
     ended = set(history.made.values()) - set(history.model.keys) - history.touched - set(history.foreign)
     live = {key for key, found in history.model.alive().items() if not found.expired(history.model.time)}

@@ -61,7 +61,7 @@ class Pauses(ByHand):
 
     @rule(looks=st.integers(0, 3), other=st.sampled_from(["rotate", "emergency", "restore"]))
     def overtaken(self, looks: int, other: str) -> None:
-        """A rotation is overtaken right before it reads a destination again."""
+        """Another run overtakes a rotation right before one of its reads of a destination."""
         self.paused(pause_at=("read vault-secret", looks), kind="rotate", other=other, planned=[])
 
     def _begin(self, kind: str, identity: Identity, process: Process) -> Coroutine[Any, Any, Ended]:
@@ -80,7 +80,7 @@ class Pauses(ByHand):
                 return run_protocol(self.model, self.rotation, identity, process, self.steps)
 
     def _settle_before(self, kind: str, identity: Identity) -> None:
-        # An emergency and a removal revoke keys at once, whatever a late write may bring in.
+        # An emergency and a removal revoke keys at once, so a write that arrived later could publish a dead key.
         if identity.emergency or kind == "remove":
             self.model.settle()
 

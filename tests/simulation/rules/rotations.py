@@ -1,4 +1,4 @@
-"""Rules of rotations: by schedule, by hand, planned and retried."""
+"""Rules for rotations: by schedule, by hand, planned and retried."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Rotations(History):
             promise(left is not None and left <= spendable, f"a rotation made {spendable} USD to {left} USD")
 
     def _check_left_told(self, ended: Ended) -> None:
-        """A successful run names each former place that holds a key, and when that key ends."""
+        """Check that the message names each former place where a key is left or has ended, or says there are more."""
         superseded = {key.hash for key in self.last_ledger.superseded}
         left = [address for address, key_hash in self.left.items() if key_hash in superseded]
         said = ended.message or ""
@@ -125,7 +125,7 @@ class Rotations(History):
     @precondition(lambda self: len(self.rotation.destinations) > 1)
     @rule(which=nth, emergency=st.booleans())
     def rotate_for_one_destination(self, which: int, emergency: bool) -> None:
-        """A person starts a run with only one destination in its parameters, as from before others were added."""
+        """A person starts a run with one destination in its parameters, as before others were added."""
         one = nth_of(self.rotation.destinations, which)
         self.model.tell(f"a run for {one} only starts{' (emergency)' * emergency}")
         if emergency:

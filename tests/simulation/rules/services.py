@@ -1,4 +1,4 @@
-"""Rules of what the clock and OpenRouter do by themselves."""
+"""Rules for the clock, and for changes in OpenRouter's behaviour."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Services(History):
 
     @rule(tells=st.booleans())
     def openrouter_tells_the_last_use(self, tells: bool) -> None:
-        """Keys made from now on show when they were used last, or do not."""
+        """OpenRouter starts or stops reporting the last use of keys made from now on."""
         self.model.tells_last_use = tells
 
     @rule(longest=st.sampled_from([None, len(marker("checkout", UUID(int=0))) + 5]))
     def openrouter_cuts_names(self, longest: int | None) -> None:
-        """OpenRouter stores less of a key's name than it is given, or all of it."""
+        """OpenRouter starts or stops cutting long names of keys."""
         self.model.tell(f"OpenRouter keeps {longest or 'all'} characters of a name")
         self.model.longest_name = longest
 

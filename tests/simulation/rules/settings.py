@@ -1,4 +1,4 @@
-"""Rules of what people change in the rotation, its connections and its blocks."""
+"""Rules for people who change the rotation, its connections and its blocks."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ class Settings(History):
 
     @rule(names=destinations)
     def permit_to_overwrite(self, names: list[str]) -> None:
-        """A person names the destinations whose values may be lost, and no others."""
+        """A person names the only destinations whose foreign values a run may overwrite."""
         self.model.tell(f"by hand: the rotation may overwrite {names}")
         self._change(overwrite=names)
 
     @rule(retirement=retirements, minimum_age=minimum_ages)
     def change_the_policies(self, retirement: Retirement, minimum_age: timedelta) -> None:
-        """A person changes how superseded keys end."""
+        """A person changes the retirement policy and the minimum age."""
         self.model.tell(f"by hand: the retirement is now {retirement!r}, the minimum age {minimum_age}")
         self._change(retirement=retirement, minimum_age=minimum_age)
 
     @rule(changes=key_settings)
     def change_the_key(self, changes: dict[str, Any]) -> None:
-        """A person changes what every new key gets."""
+        """A person changes the settings of new keys."""
         self.model.tell(f"by hand: the key's settings are now {changes}")
         self._change(key=self.rotation.key.model_copy(update=changes))
 
     @rule(connection=st.sampled_from(["openrouter", "other"]))
     def change_the_connection(self, connection: str) -> None:
-        """A person lets the rotation use another account."""
+        """A person changes the rotation's connection."""
         self.model.tell(f"by hand: the rotation now uses the connection {connection}")
         self._change(connection=connection)
         self._lose_sight()
@@ -91,7 +91,7 @@ class Settings(History):
         """A destination's block is deleted, or created again."""
         self.model.tell(f"by hand: the block {name} {'exists' if exists else 'is deleted'}")
         self.model.places[name].exists = exists
-        # If nobody can read the destination, only the last published key is known to be there.
+        # Without its block, a destination cannot be read, and a run only knows that it published the current key there.
         if not exists and self.made.get(self.model.places[name].content or "") != self._current():
             self.serving.discard(name)
 
@@ -111,7 +111,7 @@ class Settings(History):
             self.left[former.at] = key
 
     def _published_at(self, name: str, place: Place) -> str | None:
-        """Return the current or pending key, if its ledger knows of its publication to a place that still holds it."""
+        """Return the current or pending key, if the place holds it and the ledger names this place for it."""
         ledger = self.last_ledger
         current, pending = ledger.current, ledger.pending and ledger.pending.key
         for key, where in ((current, current.where() if current else {}), (pending, ledger.where_pending())):

@@ -62,7 +62,7 @@ class SupersededKeys(History):
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates)
     def restore(self, planned: Planned) -> None:
-        """A person restores the superseded key."""
+        """A person restores the most recently superseded key."""
         self.model.tell("a restore starts")
         before = Before.of(self.model)
         self._fate(planned)
@@ -102,15 +102,15 @@ class SupersededKeys(History):
         promise(set(self.model.keys) == set(before.keys), "write-off-key made or deleted a key")
         if ended.succeeded:
             outcomes.check_written_off(self.model, before, key)
-            # Nobody will revoke it any more, unless an audit finds it.
+            # No run will revoke it, unless an audit finds it.
             self.out_of_sight.add(key.hash)
-            # Nor does the ledger say when it ends at a former place.
+            # Nor does the ledger name its former places any more.
             self.left = {address: left for address, left in self.left.items() if left != key.hash}
 
     @precondition(lambda self: self.model.ledger("checkout") is not None)
     @rule(planned=fates, keys=st.sampled_from(["revoke", "keep", "keep-until"]))
     def remove(self, planned: Planned, keys: str) -> None:
-        """A person removes the rotation, and fills in the form again."""
+        """A person removes the rotation, and adds it again."""
         self.model.tell(f"remove-rotation starts, keys: {keys}")
         until = {"revoke": self.model.time, "keep": None, "keep-until": self.model.time + timedelta(hours=1)}[keys]
         identity = self._other_identity()
@@ -125,9 +125,9 @@ class SupersededKeys(History):
         self._fill_the_form_in_anew()
 
     def _remove(self, identity: Identity, until: datetime | None, planned: Planned) -> Ended:
-        # Nothing keeps a very late write out of a destination that no rotation has any more.
+        # Once the rotation is removed, nothing keeps a late write out of its former destinations.
         self.model.settle()
-        # Who removes a rotation knows that its keys end.
+        # After a removal, a destination may hold a key that was revoked.
         self.serving.clear()
         self._fate(planned)
         self._after(ended := play(run_remove(self.model, "checkout", identity, until)))
@@ -136,7 +136,7 @@ class SupersededKeys(History):
     @precondition(lambda self: self.removals)
     @rule(which=nth)
     def retry_a_removal(self, which: int) -> None:
-        """Somebody retries a removal, although the form was filled in again since."""
+        """Somebody retries a removal, although the rotation was added again since."""
         identity, until, completed = self.removals.pop(which % len(self.removals))
         self.model.tell(f"removal {identity.id.int} is retried")
         ledger = self.model.ledger("checkout")

@@ -1,4 +1,4 @@
-"""Rules for tries: what passes by itself is done in the end, without a person."""
+"""Rules for tries: they finish what failed for a reason that passes, without a person."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.simulation.strategies import fates
 from tests.simulation.world.fates import Fate
 
 ENOUGH = 3
-"""After so many tries without a fault, a run is done, or needs a person."""
+"""The number of tries without a fault after which a run must have succeeded, or need a person."""
 SOON = timedelta(minutes=1)
 """When a regular run is due: before the first try."""
 
@@ -29,7 +29,7 @@ class Tries(History):
 
     @rule(planned=fates, emergency=st.booleans(), scheduled=st.booleans(), regular=st.booleans())
     def rotate_with_tries(self, planned: Planned, emergency: bool, scheduled: bool, regular: bool) -> None:
-        """A run fails while nobody is there; nothing fails afterwards, and its tries run as scheduled.
+        """A run fails and no person reacts; no other fault follows, and its tries run as scheduled.
 
         A regular run may come before the first of them.
         """
@@ -49,7 +49,7 @@ class Tries(History):
         passes = ended.error is not None and tries.passes_by_itself(ended.error)
         promise(not passes, f"I9: {number} tries did not finish what passes by itself: {ended.error}")
         if unordered:
-            # A later run appears to have rotated already, so the try does nothing.
+            # A try may find that a later run seems to have rotated already, and then does nothing.
             return
         if ended.error is not None and number == 0 and not self._is_for_a_person(planned):
             self._check_that_a_person_is_needed(identity, ended)
@@ -90,18 +90,18 @@ class Tries(History):
         return again, self._rotate(identity)
 
     def _clock_was_put_back(self) -> bool:
-        """Return whether a key was created in the future, so that no ledger shows which run came first."""
+        """Return whether a key is dated in the future, so that it is unknown which run came first."""
         ledger = self.model.ledger("checkout")
         times = [key.created_at for key in self.model.keys.values()]
         times += [ledger.current.since] if ledger and ledger.current else []
         return max(times, default=self.model.time) > self.model.time
 
     def _is_for_a_person(self, planned: Planned) -> bool:
-        # A permanent refusal looks like one that the next call does not meet.
+        # The model refuses a single call with 403, which a run must take for a permanent refusal.
         return any(fate is Fate.FORBIDDEN for _, fate in planned)
 
     def _check_that_a_person_is_needed(self, identity: Identity, failed: Ended) -> None:
-        """Check that a failure that needs a person does not pass by itself."""
+        """Check that a run which ended without a try does not succeed when repeated: it did need a person."""
         self.model.tell(f"run {identity.id.int} is tried again although a person was called")
         again = self._rotate(Identity(identity.id, identity.first_started, 2, identity.emergency))
         promise(not again.succeeded, f"I9: a person was called for what passes by itself: {failed.error}")
