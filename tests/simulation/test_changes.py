@@ -1,4 +1,4 @@
-"""Changes that a person makes between two runs, the first of which has left something behind."""
+"""A person changes the rotation between two runs, in most tests after one that left something behind."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def change(watched: WatchedRotation, **changes: Any) -> None:
 
 
 def left_over(rotation: Rotation, what: str) -> WatchedRotation:
-    """A rotation whose second run has left something behind."""
+    """Return a rotation whose second run failed and left this behind."""
     watched = WatchedRotation(rotation)
     watched.model.connections = {"openrouter": "account-1", "other": "account-2"}
     assert watched.rotate().succeeded
     struck, fate = STRIKES[what]
-    # The search for a key whose create got no answer fails, too.
+    # Also fail the search after a create without an answer, so that the run cannot settle it.
     watched.model.fate = lambda effect: (
         fate if effect.startswith(struck) else Fate.FAILS if effect.startswith("list the keys") else Fate.WORKS
     )
@@ -47,7 +47,7 @@ def left_over(rotation: Rotation, what: str) -> WatchedRotation:
 def test_a_connection_that_was_left_because_its_management_key_is_dead_stops_nothing(
     rotation: Rotation, what: str, emergency: bool
 ) -> None:
-    """The rotation goes on with the connection that it has now; what is left in the former one is told."""
+    """The rotation continues with its new connection, and fails at most because of a key left in the former account."""
     watched = left_over(rotation, what)
     watched.model.revoked_accounts.add("account-1")
     change(watched, connection="other")
@@ -55,12 +55,12 @@ def test_a_connection_that_was_left_because_its_management_key_is_dead_stops_not
     ended = watched.rotate(emergency=emergency)
 
     check_agreement(watched.model, watched.rotation)
-    # Only what could not be revoked there may keep such a run from being called completed.
+    # The run may fail only because it cannot revoke keys in the former account.
     assert ended.succeeded or "OpenRouter does not accept" in str(ended.error)
 
 
 def test_a_rotation_that_inherits_goes_on_without_the_connection_that_it_has_left(rotation: Rotation) -> None:
-    """What the ledger remembers of the former key's settings is taken in its place."""
+    """The former key cannot be read, so its settings come from the ledger."""
     watched = WatchedRotation(rotation.model_copy(update={"key": rotation.key.model_copy(update={"inherit": True})}))
     watched.model.connections = {"openrouter": "account-1", "other": "account-2"}
     assert watched.rotate().succeeded
@@ -73,7 +73,7 @@ def test_a_rotation_that_inherits_goes_on_without_the_connection_that_it_has_lef
 
 
 def test_a_connection_that_got_another_name_leaves_no_orphan(rotation: Rotation) -> None:
-    """What a run may have left behind is looked for with the rotation's own connection, too."""
+    """The key of an interrupted run is also searched for with the rotation's present connection."""
     watched = left_over(rotation, "a run that died after the create")
     watched.model.connections = {"renamed": "account-1"}
     change(watched, connection="renamed", overlap=timedelta(days=7))
@@ -86,7 +86,7 @@ def test_a_connection_that_got_another_name_leaves_no_orphan(rotation: Rotation)
 
 
 def test_keys_of_another_workspace_are_found_after_the_ledger_was_lost(rotation: Rotation) -> None:
-    """The rotation may have moved to another workspace since; its old keys end all the same."""
+    """The rotation may have moved to another workspace since; its keys in the former one must still be revoked."""
     watched = WatchedRotation(rotation)
     change(watched, key=rotation.key.model_copy(update={"workspace_id": "ws-1"}))
     assert watched.rotate().succeeded

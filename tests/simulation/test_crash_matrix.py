@@ -1,4 +1,4 @@
-"""Every effect of a rotation, in turn, fails, loses its answer, or is the last thing that the process does."""
+"""Strike each effect of a rotation in turn: a failure, a refusal, a lost or late answer, or a kill."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FATES = [fate for fate in Fate if fate is not Fate.WORKS]
 
 
 def count_effects(rotation: Rotation, *, first: bool) -> int:
-    """Count the effects of a rotation in which all goes well."""
+    """Count the effects of a rotation without faults."""
     watched = WatchedRotation(rotation)
     if not first:
         assert watched.rotate().succeeded
@@ -58,7 +58,7 @@ def test_one_struck_effect_is_healed_by_the_next_run(
 
 @pytest.mark.parametrize("fate", FATES, ids=lambda fate: fate.name.lower())
 def test_a_retry_never_makes_a_second_key_once_one_is_published(rotation: Rotation, fate: Fate) -> None:
-    """A Retry after any struck publish finishes the same rotation with the key that a destination already holds."""
+    """A Retry after any fault finishes the rotation with the key that a destination already holds, if one does."""
     for at in range(count_effects(rotation, first=True)):
         watched = WatchedRotation(rotation)
         run_id = uuid4()

@@ -1,4 +1,4 @@
-"""Faults that are no failed call: what people and clocks do to a rotation, and what follows."""
+"""Faults beyond one failed call: edits by hand, clock jumps, a lost ledger, and runs or writes that continue late."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VAULT, SECRET = "vault-secret/checkout", "secret/checkout"
 
 @pytest.fixture
 def watched(rotation: Rotation) -> WatchedRotation:
-    """A rotation that has run twice, its first key in its overlap."""
+    """Return a rotation that has run twice, so that its first key is in its overlap."""
     watched = WatchedRotation(rotation)
     assert watched.rotate().succeeded
     assert watched.rotate().succeeded
@@ -30,7 +30,7 @@ def watched(rotation: Rotation) -> WatchedRotation:
 
 
 def identity(watched: WatchedRotation) -> Identity:
-    """A run of its own."""
+    """Return the identity of a new run."""
     return Identity(uuid4(), watched.model.time)
 
 
@@ -40,7 +40,7 @@ def retire(watched: WatchedRotation) -> object:
 
 
 def test_a_destination_changed_by_hand_gets_the_next_key(watched: WatchedRotation) -> None:
-    """What a person wrote into a destination is reported and replaced by the next rotation."""
+    """The next rotation replaces what a person wrote into a destination."""
     watched.put_by_hand(SECRET, "by hand")
 
     assert watched.rotate().succeeded
@@ -70,7 +70,7 @@ def test_a_key_deleted_by_hand_does_not_stop_the_rotation(watched: WatchedRotati
     assert ledger is not None
     assert ledger.current is not None
     dead = ledger.current if which == "current" else ledger.superseded[0]
-    watched.model.watch = lambda _effect: None  # the outage, if any, was made by the person
+    watched.model.watch = lambda _effect: None  # the person has caused the outage, if any
     del watched.model.keys[dead.hash]
 
     assert watched.rotate().succeeded
@@ -81,7 +81,7 @@ def test_a_key_deleted_by_hand_does_not_stop_the_rotation(watched: WatchedRotati
 
 
 def test_a_deleted_ledger_is_made_again_from_the_markers(watched: WatchedRotation) -> None:
-    """Keys that the lost ledger knew are found by their markers and die after one more overlap."""
+    """Keys of the lost ledger are found by their markers, and revoked after one more overlap."""
     watched.model.variables.clear()
 
     assert watched.rotate().succeeded
@@ -95,7 +95,7 @@ def test_a_deleted_ledger_is_made_again_from_the_markers(watched: WatchedRotatio
 
 
 def test_a_retirement_without_a_current_key_revokes_nothing(rotation: Rotation) -> None:
-    """Where a lost ledger was only half made again, nobody knows what is still read, so nothing is revoked."""
+    """Without a current key in the ledger, it is unknown which keys consumers read, so none may be revoked."""
     watched = WatchedRotation(rotation.model_copy(update={"overlap": timedelta(0)}))
     assert watched.rotate().succeeded
     watched.model.variables.clear()
@@ -122,7 +122,7 @@ def test_a_changed_connection_leaves_nothing_behind(watched: WatchedRotation) ->
 
 
 def test_an_exchanged_account_is_noticed_before_a_key_is_forgotten(watched: WatchedRotation) -> None:
-    """A 404 from another account does not count: the rotation goes on, and the run fails until the key is dead."""
+    """A 404 from another account does not prove that a key is gone, so runs fail until the right account is back."""
     watched.model.connections["openrouter"] = "account-2"
     watched.model.time += timedelta(days=2)
 
@@ -149,7 +149,7 @@ def test_a_removed_destination_is_reported_and_a_new_one_is_served(watched: Watc
 
 
 def test_a_superseded_key_put_into_a_new_destination_by_hand_is_not_revoked(watched: WatchedRotation) -> None:
-    """The retirement looks at the destinations that the deployment names, though no run has published to them yet."""
+    """The retirement also reads the deployment's new destinations, to which no run has published yet."""
     old = watched.model.places[VAULT].versions[0]
     watched.model.places["vault-secret/new"] = type(watched.model.places[VAULT])(versions=[old])
     watched.rotation = watched.rotation.model_copy(update={"destinations": [VAULT, SECRET, "vault-secret/new"]})
@@ -174,7 +174,7 @@ def test_a_clock_that_jumps_does_not_stop_the_rotation(watched: WatchedRotation,
 
 
 def test_a_revoked_management_key_changes_nothing(watched: WatchedRotation) -> None:
-    """Without a valid management key a run fails, and what is published goes on working."""
+    """Without a valid management key a run fails, and the published key keeps working."""
     watched.model.revoked_accounts.add("account-1")
     before = dict(watched.model.keys)
 
@@ -186,7 +186,7 @@ def test_a_revoked_management_key_changes_nothing(watched: WatchedRotation) -> N
 
 
 def test_a_ledger_without_room_refuses_before_anything_is_made(rotation: Rotation) -> None:
-    """Where the overlap is too long for the pace, a run is refused in one sentence; an emergency still works."""
+    """With too many keys in their overlap, a run is refused before it creates another one; an emergency still works."""
     watched = WatchedRotation(rotation.model_copy(update={"overlap": timedelta(days=365)}))
     ended = watched.rotate()
     while ended.succeeded:
@@ -203,7 +203,7 @@ def test_a_ledger_without_room_refuses_before_anything_is_made(rotation: Rotatio
 
 
 def test_a_create_that_could_not_be_settled_is_not_made_again(rotation: Rotation) -> None:
-    """Where the ledger fails right after a lost create, the run ends, and the next one finds the key that turned up."""
+    """If the ledger cannot be written after an unanswered create, the run stops, and the next one finds the key."""
     watched = WatchedRotation(rotation)
     strikes = [("create the key", Fate.LATE), ("write the ledger", Fate.FAILS)]
 
@@ -221,7 +221,7 @@ def test_a_create_that_could_not_be_settled_is_not_made_again(rotation: Rotation
 
 
 def strike(watched: WatchedRotation, *strikes: tuple[str, Fate]) -> None:
-    """Make effects fail: each strike hits the first effect of its name after the strike before it."""
+    """Plan faults in order: each one hits the first effect of its name after the fault before it."""
     left = list(strikes)
 
     def fate(effect: str) -> Fate:
@@ -231,7 +231,7 @@ def strike(watched: WatchedRotation, *strikes: tuple[str, Fate]) -> None:
 
 
 def test_a_late_write_of_a_key_given_up_in_an_emergency_is_kept_out(watched: WatchedRotation) -> None:
-    """The retirement may delete a half-published key, because no write of it can reach a destination any more."""
+    """A retirement may delete a key that was given up, because a late write of it can no longer reach a destination."""
     strike(watched, (f"write {VAULT}", Fate.LATE), (f"read {VAULT}", Fate.FAILS))
     half_published = watched.rotate()
     strike(watched, (f"write {VAULT}", Fate.FORBIDDEN))
@@ -247,7 +247,7 @@ def test_a_late_write_of_a_key_given_up_in_an_emergency_is_kept_out(watched: Wat
 
 
 def test_a_key_is_not_discarded_before_its_late_write_is_kept_out(rotation: Rotation) -> None:
-    """Where the fence fails, the unpublished key lives on, so a write of it that is late does no harm."""
+    """If the fence fails, the unpublished key stays alive, so a late write of it does no harm."""
     watched = WatchedRotation(rotation.model_copy(update={"destinations": [VAULT]}))
     assert watched.rotate().succeeded
     strike(watched, (f"write {VAULT}", Fate.LATE), (f"read {VAULT}", Fate.FAILS))
@@ -265,7 +265,7 @@ def test_a_key_is_not_discarded_before_its_late_write_is_kept_out(rotation: Rota
 
 
 def test_a_key_whose_revocation_has_begun_is_not_brought_back(watched: WatchedRotation) -> None:
-    """A retirement that is stopped right before its delete does no harm later, because nobody restores that key."""
+    """A retirement paused right before its delete does no harm later, because a restore refuses that key."""
     paused, go_on = asyncio.Event(), asyncio.Event()
 
     async def stopped_before_the_delete(effect: str) -> None:
@@ -293,7 +293,7 @@ def test_a_key_whose_revocation_has_begun_is_not_brought_back(watched: WatchedRo
 
 
 def test_a_key_that_was_made_after_another_run_has_taken_over_is_deleted_again(watched: WatchedRotation) -> None:
-    """A run that was stopped for half an hour right before its create goes on: nobody else would ever find that key."""
+    """A run that was paused right before its create must delete its key itself: no other run would ever find it."""
     paused, go_on = asyncio.Event(), asyncio.Event()
 
     async def stopped_before_the_create(effect: str) -> None:

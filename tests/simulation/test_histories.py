@@ -1,4 +1,4 @@
-"""A few hundred histories in every test run; `make simulate` runs as many as one likes."""
+"""A few hundred histories for `make test`; `make simulate` runs any number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every effect of a rotation whose keys are named in lists fails, loses its answer, or is the last of its process."""
+"""Keys in lists of the account: strike each effect of a rotation in turn, and run rotations that share a list."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from tests.simulation.world.process import Process
 T = TypeVar("T")
 KILLED = (Fate.KILLED_BEFORE, Fate.KILLED_AFTER)
 FATES = [fate for fate in Fate if fate not in (Fate.WORKS, Fate.FORBIDDEN)]
-"""Who may not see or change a list is told so; nothing is promised about that list."""
+"""`FORBIDDEN` is left out: nothing is promised about a list that the management key may not read or change."""
 LONGEST_CALL = 0.5
 THEIRS = "key-of-somebody-else"
 
 
 def named_in_lists(rotation: Rotation, overlap: timedelta) -> WatchedRotation:
-    """A rotation that inherits, whose current key a credential and a destination name, beside a key of others."""
+    """Return a rotation that inherits, with its current key and a foreign one in a list of each kind."""
     key = rotation.key.model_copy(update={"inherit": True})
     watched = WatchedRotation(rotation.model_copy(update={"overlap": overlap, "key": key}))
     watched.model.deployments[rotation.name] = watched.rotation
@@ -51,7 +51,7 @@ def named_in_lists(rotation: Rotation, overlap: timedelta) -> WatchedRotation:
 
 
 def current_of(watched: WatchedRotation) -> str:
-    """The hash of the current key."""
+    """Return the hash of the current key."""
     ledger = watched.model.ledger(watched.rotation.name)
     assert ledger is not None
     assert ledger.current is not None
@@ -59,7 +59,7 @@ def current_of(watched: WatchedRotation) -> str:
 
 
 def effects_of(rotation: Rotation, overlap: timedelta) -> list[str]:
-    """The effects of a rotation in which all goes well."""
+    """Return the effects of a rotation without faults."""
     watched = named_in_lists(rotation, overlap)
     seen: list[str] = []
 
@@ -73,13 +73,13 @@ def effects_of(rotation: Rotation, overlap: timedelta) -> list[str]:
 
 
 def retire(watched: WatchedRotation) -> bool:
-    """Let every overlap end."""
+    """Run the retirement after the end of every overlap, and return whether it succeeded."""
     watched.model.time += timedelta(days=2)
     return play(run_retire(watched.model, watched.rotation.name, Identity(uuid4(), watched.model.time))).succeeded
 
 
 def check_lists(watched: WatchedRotation) -> None:
-    """Each list names the key of others and the current one, and no key that is dead."""
+    """Check that each list names the foreign key, the current one, and no other."""
     current = current_of(watched)
     for which in watched.model.lists.values():
         assert set(which.hashes or ()) == {THEIRS, current}, watched.model.story
@@ -105,7 +105,7 @@ def test_one_struck_effect_leaves_lists_right(rotation: Rotation, overlap: timed
 
 @pytest.mark.parametrize("fate", KILLED, ids=lambda fate: fate.name.lower())
 def test_a_kill_at_each_change_of_a_list_is_healed(rotation: Rotation, fate: Fate) -> None:
-    """SIGKILL before and after each PATCH, of the addition as of the removal."""
+    """A run killed before or after any change of a list, addition or removal, is finished by the next run."""
     effects = effects_of(rotation, timedelta(0))
     changes = [at for at, effect in enumerate(effects) if effect == "replace a list"]
 
@@ -122,7 +122,7 @@ def test_a_kill_at_each_change_of_a_list_is_healed(rotation: Rotation, fate: Fat
 
 
 class Turns:
-    """Several concurrent processes: each call takes its own time, and the first to be ready continues."""
+    """A scheduler of concurrent processes: each call takes a random time, and the first to be ready continues."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)  # noqa: S311
@@ -130,18 +130,18 @@ class Turns:
         self._waiting: dict[str, asyncio.Future[None]] = {}
 
     def begin(self, names: Sequence[str]) -> None:
-        """Name the processes; none continues before all of them wait."""
+        """Register the processes; none continues until all of them wait."""
         self._clocks = dict.fromkeys(names, 0.0)
 
     async def take(self, name: str, seconds: float | None = None) -> None:
-        """Wait for a turn, after a call or a sleep."""
+        """Wait for the turn of a process, after a call or a sleep."""
         self._clocks[name] += self._random.uniform(0.001, LONGEST_CALL) if seconds is None else seconds
         self._waiting[name] = asyncio.get_running_loop().create_future()
         self._go_on()
         await self._waiting[name]
 
     def end(self, name: str) -> None:
-        """Leave the turns to the others."""
+        """Remove a process that has ended, so that the others continue."""
         del self._clocks[name]
         self._go_on()
 
@@ -153,15 +153,15 @@ class Turns:
 
 
 class OneOfSeveral(Process):
-    """A process of one of several rotations, whose ledgers the model counts together."""
+    """A process without the check I5, because the model counts the ledger writes of all rotations together."""
 
     async def effect(self, what: str, do: Callable[[], T], *, changes: bool = False, **how: Any) -> T:
-        """Do something outside of the process."""
+        """Perform an effect, without checking that no other run has taken over."""
         return await super().effect(what, do, **how)
 
 
 class SleepingWorld(ModelWorld):
-    """A world in which a wait takes time for one process only."""
+    """A world in which a wait delays only one process."""
 
     def __init__(self, process: Process, turns: Turns) -> None:
         super().__init__(process)
@@ -173,7 +173,7 @@ class SleepingWorld(ModelWorld):
 
 
 async def at_once(model: Model, rotations: Sequence[Rotation], seed: int) -> list[str]:
-    """Run rotations side by side."""
+    """Run rotations concurrently, interleaved as the seed decides."""
     turns = Turns(seed)
     turns.begin([rotation.name for rotation in rotations])
 
@@ -195,9 +195,9 @@ async def at_once(model: Model, rotations: Sequence[Rotation], seed: int) -> lis
 
 @pytest.mark.parametrize("seed", range(40))
 async def test_rotations_that_share_a_list_lose_nobody(rotation: Rotation, seed: int) -> None:
-    """However the calls of three rotations are interleaved, all current keys are in the list, and no dead one.
+    """However the calls of three rotations interleave, the list ends with all current keys and no dead one.
 
-    Each call takes up to half a second, so that a list that was read is often written by somebody else before.
+    Each call takes up to half a second, so that one rotation often writes the list between another's read and write.
     """
     model = Model()
     names = ("checkout", "search", "billing")
@@ -221,6 +221,6 @@ async def test_rotations_that_share_a_list_lose_nobody(rotation: Rotation, seed:
 
 
 def currents(model: Model, names: Sequence[str]) -> list[str]:
-    """The hashes of the current keys of some rotations."""
+    """Return the hashes of the current keys of some rotations."""
     ledgers = [model.ledger(name) for name in names]
     return [ledger.current.hash for ledger in ledgers if ledger and ledger.current]

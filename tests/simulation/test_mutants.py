@@ -1,6 +1,6 @@
-"""The simulation can fail: every wrong version of the protocol is caught.
+"""Show that the simulation can fail: it catches every wrong version of the protocol.
 
-`make mutants` prints the table, and lets the right version live through as many histories of the same kind.
+`make mutants` prints the table, and also runs the right version through as many histories of the same kind.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ def alone() -> Iterator[ProcessPoolExecutor]:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.wrong)
 def test_a_wrong_version_is_caught(mutant: Mutant, alone: ProcessPoolExecutor) -> None:
-    """Histories run until one of them breaks a promise, and one does."""
+    """Some history breaks a promise before the hunt gives up."""
     assert alone.submit(hunt_for, mutant.wrong).result().by is not None

@@ -1,4 +1,4 @@
-"""Every run, stopped before each of its calls in turn, while another one takes its place."""
+"""Pause each kind of run before each of its calls in turn, while another run takes over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.simulation.world.fates import Fate
 
 pytestmark = pytest.mark.slow
 MOST_CALLS = 80
-"""More than any run makes."""
+"""More calls than any run makes."""
 
 
 def rotated(**filled_in: Any) -> Histories:
@@ -42,7 +42,7 @@ def rotate(state: Histories, *planned: tuple[Aim, Fate]) -> Histories:
 
 
 def due() -> Histories:
-    """A superseded key is to be revoked."""
+    """A superseded key is due."""
     state = rotate(rotated())
     state.the_clock_jumps(hours=25)
     return state
@@ -54,7 +54,7 @@ def disabled() -> Histories:
 
 
 def carried() -> Histories:
-    """A part of a budget is spent that the next key carries on."""
+    """Part of a budget is spent, which the next key carries over."""
     state = rotated(key={"carry_budget": True, "limit_reset": "monthly"})
     state.spend(amount=Decimal(3), which=0)
     return state
@@ -83,7 +83,7 @@ def changed() -> Histories:
 def test_a_run_that_is_overtaken_before_any_of_its_calls_does_no_harm(
     begin: Callable[[], Histories], kind: str, other: str
 ) -> None:
-    """Whichever call it is stopped before, it begins none after that one, and every promise is kept."""
+    """Wherever it is paused, it begins no change after another run has taken over, and every promise holds."""
     for at in range(MOST_CALLS):
         state = begin()
         told = len(state.model.story)

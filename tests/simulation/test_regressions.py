@@ -1,6 +1,6 @@
 """Histories that once broke a promise, as Hypothesis printed them.
 
-To add one, paste the steps of a failure, and begin with `_begun` and what differs from its form.
+To add one, call `_begun` with what differs from its form, and paste the steps of the failure.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_a_key_is_not_brought_back_while_a_paused_retirement_is_about_to_delete_
 
 
 def test_a_key_that_the_account_in_use_does_not_know_is_not_taken_for_unused() -> None:
-    """A key of the former account is not announced as revoked unseen: with that account back, its use is looked at."""
+    """A key of another account is not revoked unchecked: its use is checked once its own account is back."""
     state = _begun(retirement=Retirement(retire_when="unused"))
     state.rotate(emergency=False, planned=[], scheduled=False)
     state.exchange_the_management_key(account="account-2")
@@ -61,7 +61,7 @@ def test_a_key_that_the_account_in_use_does_not_know_is_not_taken_for_unused() -
 
 
 def test_a_removal_that_was_killed_has_ended_the_key_that_was_adopted() -> None:
-    """A rotation that is filled in anew owes no second overlap to a key that it adopted before it was taken away."""
+    """A rotation that is added again owes no second overlap to a key that it adopted before its removal."""
     state = _begun(overlap=datetime.timedelta(hours=24), adopts=True)
     state.rotate(emergency=False, planned=[], scheduled=False)
     state.remove(keys="revoke", planned=[(("cancel the retirements", 0), Fate.KILLED_BEFORE)])
@@ -70,7 +70,7 @@ def test_a_removal_that_was_killed_has_ended_the_key_that_was_adopted() -> None:
 
 
 def test_a_list_that_names_no_live_key_may_stay_as_it_is() -> None:
-    """OpenRouter takes neither an empty list nor one with a dead key, and opening it to every key would be worse."""
+    """OpenRouter accepts neither an empty list nor one with a dead key, and to admit every key would be worse."""
     state = _begun(overlap=datetime.timedelta(hours=24), key={"inherit": True})
     state.rotate(emergency=False, planned=[], scheduled=False)
     state.restrict_to_the_current_key(kind=ListKind.BYOK, with_others=False)
@@ -82,14 +82,14 @@ def test_a_list_that_names_no_live_key_may_stay_as_it_is() -> None:
 
 
 def test_a_retry_of_an_emergency_ends_keys_at_once() -> None:
-    """A write that a Retry of an emergency has overtaken may bring in a dead key, as one that an emergency has."""
+    """A write without check-and-set that the Retry overtakes may publish a dead key, as with the emergency itself."""
     state = _begun(names=["secret/c"])
     state.paused(kind="emergency", other="retry", pause_at=("write secret", 0), planned=[])
     state.teardown()
 
 
 def test_a_late_write_has_arrived_before_an_emergency_is_retried() -> None:
-    """The key that it brings in dies at once."""
+    """A write that arrived after the Retry could publish a key that the Retry has revoked."""
     state = _begun(names=["infisical-secret/d", "secret/c"])
     state.delete_a_connection(exists=False, name="openrouter")
     state.plan(emergency=True, scheduled=False)
@@ -102,7 +102,7 @@ def test_a_late_write_has_arrived_before_an_emergency_is_retried() -> None:
 
 
 def test_a_key_that_was_given_up_late_is_left_nowhere() -> None:
-    """The run that gave it up knew of no other place, and its write arrives after the block was edited."""
+    """The late write of the ledger was prepared before the block was edited, so it names no former place."""
     state = _begun(names=["infisical-secret/d"])
     late = [(("write the ledger", 1), Fate.LATE)]
     state.paused(kind="rotate", other="rotate", pause_at=("write infisical", 0), planned=late)
@@ -111,7 +111,7 @@ def test_a_key_that_was_given_up_late_is_left_nowhere() -> None:
 
 
 def test_a_late_write_of_the_ledger_has_arrived_before_a_key_is_renamed() -> None:
-    """Without its marker only the ledger says whose a key is."""
+    """Without its marker, a key is the rotation's only if the ledger contains it."""
     state = _begun()
     state.rotate(emergency=False, planned=[], scheduled=False)
     state.rotate(emergency=False, planned=[(("write the ledger", 1), Fate.LATE)], scheduled=False)
@@ -120,7 +120,7 @@ def test_a_late_write_of_the_ledger_has_arrived_before_a_key_is_renamed() -> Non
 
 
 def test_a_deleted_block_that_was_not_given_the_current_key_may_hold_the_former_one() -> None:
-    """Nobody can look there, and the run that superseded the key did not publish to it."""
+    """A destination without a block cannot be read, and the run that superseded the key did not publish to it."""
     state = _begun(names=["secret/c", "vault-secret/a"])
     state.quiet()
     state.remove_a_block(exists=False, name="vault-secret/a")
@@ -129,7 +129,7 @@ def test_a_deleted_block_that_was_not_given_the_current_key_may_hold_the_former_
 
 
 def test_a_deleted_block_may_hold_a_key_that_was_found_again() -> None:
-    """Nobody can look there, and the lost ledger does not say where the key was published."""
+    """A destination without a block cannot be read, and the ledger that knew where the key was published is lost."""
     state = _begun(names=["vault-secret/a", "secret/c"])
     state.quiet()
     state.remove_a_block(exists=False, name="secret/c")
@@ -139,7 +139,7 @@ def test_a_deleted_block_may_hold_a_key_that_was_found_again() -> None:
 
 
 def test_an_adopted_key_is_replaced_by_the_try_of_the_run_that_took_it_up() -> None:
-    """It is younger than its minimum age, and yet no run of the rotation has published it."""
+    """The minimum age does not protect an adopted key, because no run of the rotation has published it."""
     state = _begun(names=["infisical-secret/d"], minimum_age=datetime.timedelta(hours=12), adopts=True)
     late = [(("write the ledger", 0), Fate.LATE)]
     state.rotate_with_tries(emergency=False, planned=late, regular=False, scheduled=True)
@@ -147,7 +147,7 @@ def test_an_adopted_key_is_replaced_by_the_try_of_the_run_that_took_it_up() -> N
 
 
 def test_a_try_goes_on_where_another_run_has_given_its_key_up_and_failed() -> None:
-    """The key stands among the superseded ones, and yet nobody has rotated since."""
+    """A key that was given up is superseded but never was current, so it does not prove a later rotation."""
     state = _begun(names=["infisical-secret/d"])
     state.paused(kind="rotate", other="rotate", pause_at=("create the key", 0), planned=[])
     state.back_up_the_database()

@@ -1,4 +1,4 @@
-"""A simulation is a function of its seed, so that what one machine has found another one finds again."""
+"""The seed alone determines a simulation, so that a failure found on one machine can be repeated on another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_seed_tells_the_same_stories_in_every_process() -> None:
-    """Whatever order sets of strings have, and however busy the machine is."""
+    """Neither the order of sets of strings nor the load of the machine changes the histories."""
     # When
     first, second = (_simulated(hash_seed) for hash_seed in ("1", "2"))
 
