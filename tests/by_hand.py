@@ -1,4 +1,4 @@
-"""What a person does to a ledger in the dashboard: read, edit or delete it."""
+"""A person's changes to a ledger in the dashboard: read, edit, delete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def edit_ledger(rotation: str, value: Any) -> None:
 
 
 async def end_overlap(rotation: str) -> None:
-    """End the overlap of every superseded key, and the time in which a late write could restore it."""
+    """Expire the overlap of every superseded key, so that the keys are due for revocation."""
     value = await ledger_value(rotation)
     for key in value["superseded"]:
         key["revoke_at"] = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
@@ -36,7 +36,7 @@ async def end_overlap(rotation: str) -> None:
 
 
 async def delete_ledger(rotation: str) -> None:
-    """Delete every term: without the newest ones, an earlier one would be the ledger."""
+    """Delete every term; if only the newest ones were deleted, an earlier term would become the ledger."""
     store = VariableStore(rotation)
     while terms := await store.newest():
         await store.delete([term.number for term in terms if term.number])

@@ -1,4 +1,4 @@
-"""A server that sends raw bytes, for answers that no web framework would send."""
+"""A server that sends raw bytes, for responses that no web framework would produce."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def speaking(speak: Callable[[socket.socket, threading.Event], None]) -> Iterator[str]:
-    """Run a server that sends raw bytes."""
+    """Run a server on loopback that answers each connection with `speak`, and yield its URL."""
     over = threading.Event()
 
     def serve(listener: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""Self-signed certificates, which no client trusts."""
+"""Self-signed certificates, which clients do not trust by default."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def self_signed(home: Path) -> tuple[str, str]:
-    """Make a self-signed certificate for loopback.
+    """Create a self-signed certificate for 127.0.0.1.
 
     Args:
-        home: Where its two files are written.
+        home: The directory for its two files.
 
     Returns:
-        The paths of the certificate and of its key.
+        The paths of the certificate and of its private key.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "nobody trusts this")])

@@ -25,16 +25,16 @@ settings.load_profile("unhurried")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option with which the browser's tests take the documentation's screenshots."""
+    """Add the option that makes the browser tests write the screenshots of the documentation."""
     parser.addoption("--take-pictures", action="store_true", help="write docs/images from the tests in tests/browser")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Trust one authority without a private key, instead of all the public ones, and let workers be stopped.
+    """Trust a single certificate instead of the public authorities, and restore the default handling of SIGINT.
 
-    Tests connect to loopback only, and every HTTP client loads the whole file, which takes 17 ms of CPU time otherwise.
-    A script that runs the tests in its background makes them, and the workers that they start, ignore SIGINT; Prefect
-    turns SIGTERM into it.
+    Tests connect to loopback only, and every HTTP client loads the whole file of authorities, which would take 17 ms of
+    CPU time. A script that runs the tests in the background makes them and their workers ignore SIGINT; Prefect turns
+    SIGTERM into SIGINT, so the workers would not stop.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tempfile.TemporaryDirectory(prefix="key-rotation-trust-")
@@ -44,17 +44,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that start a Prefect server, so that no module can forget to."""
+    """Mark every test that starts a Prefect server, so that no module has to do it."""
     if "migrated" in getattr(item, "fixturenames", ()):
         item.add_marker(pytest.mark.e2e)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse to run without groups: otherwise each process would start servers and workers for every group.
+    """Rerun a failed e2e test once, and refuse to run if the installed pytest-xdist ignores groups.
 
-    A test with real servers that fails runs again, and the summary names it: on a busy machine it may fail once, but
-    with a fault in the code it fails twice.
+    On a busy machine, a test with real servers may fail once; the summary names it. A fault in the code fails it twice.
+    Without groups, each process would start the servers and workers of every group.
     """
     for item in items:
         if item.get_closest_marker("e2e"):
@@ -78,9 +78,10 @@ def rotation() -> Rotation:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Stack], Stack]:
-    """Give a server, before its start, a database with all of Prefect's migrations applied.
+    """Copy a database with all of Prefect's migrations applied into a stack before it starts.
 
-    They take longer than the rest of a start, so the first process that needs them applies them once for this test run.
+    The migrations take longer than the rest of a start, so the first process that needs them applies them once for this
+    test run.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -99,7 +100,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Stack], Stac
 
 
 def migrate_once(template: Path) -> None:
-    """Apply the migrations in a separate database, and copy it atomically."""
+    """Apply the migrations in a separate database, and write the template by `VACUUM INTO`."""
     stack = Stack()
     try:
         stack.cli("server", "database", "upgrade", "--yes")

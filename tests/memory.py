@@ -1,4 +1,4 @@
-"""A ledger store in memory, instead of Prefect's variables."""
+"""An in-memory ledger store that replaces Prefect's variables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tasks.world.open_ledger import Term, is_closed
 
 
 class Memory:
-    """The terms of one ledger.
+    """The store of one ledger.
 
     Args:
-        value: The value of the first term, if there is one.
+        value: The value of the first term; without it, there is no ledger.
     """
 
     def __init__(self, value: Any = None) -> None:
@@ -30,7 +30,7 @@ class Memory:
 
     @value.setter
     def value(self, value: Any) -> None:
-        """Overwrite the newest term, or delete all of them, as a person may do."""
+        """Overwrite the newest term, or delete all terms, as a person can do."""
         if value is None:
             self.terms.clear()
         else:
@@ -47,7 +47,7 @@ class Memory:
         self.terms[term.number] = deepcopy(term.value)
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
-        """Mark a ledger of format 1 as continued in terms."""
+        """Mark the ledger of format 1 as superseded by terms."""
         self.terms[0] = {**value, "format": FORMAT}
 
     async def delete(self, numbers: Iterable[int]) -> None:

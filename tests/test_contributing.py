@@ -1,4 +1,4 @@
-"""Every command in the contributors' guide exists, and CI runs exactly the commands that the guide lists."""
+"""The contributors' guide matches the Makefile, the code layout, CI and the pre-commit hooks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def steps(workflow: Any) -> list[Any]:
     ["CONTRIBUTING.md", "SECURITY.md", ".pre-commit-config.yaml", ".github/PULL_REQUEST_TEMPLATE.md"],
 )
 def test_each_command_is_one_that_make_lists(file: str) -> None:
-    """A newcomer must not be told to run a command that does not exist."""
+    """A contributor must not be asked to run a command that does not exist."""
     listed = subprocess.run(["make", "help"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
 
     named = COMMAND.findall(read(file))
@@ -41,14 +41,14 @@ def test_each_command_is_one_that_make_lists(file: str) -> None:
 
 
 def test_the_guide_lists_every_room() -> None:
-    """The guide's table has every room whose imports are restricted; rooms inside of `blocks` are part of its row."""
+    """Its table has every package whose imports are restricted; packages inside `blocks` are part of its row."""
     rooms = {room.replace("*.py", "").strip("/").replace("/", ".") for room in ROOM.findall(read("CONTRIBUTING.md"))}
 
     assert rooms == {room for room in ROOMS if not room.startswith("blocks.")}
 
 
 def test_the_workflow_checks_out_and_runs_one_command() -> None:
-    """Whatever CI does can be run locally; actions are pinned by commit, and the workflow has no write permission."""
+    """CI runs one command, which also works locally; actions are pinned by commit, and the workflow can only read."""
     workflow = yaml.safe_load(read(".github/workflows/ci.yml"))
 
     checkout, run = steps(workflow)
@@ -59,7 +59,7 @@ def test_the_workflow_checks_out_and_runs_one_command() -> None:
 
 
 def test_the_guide_tells_what_ci_runs() -> None:
-    """CI runs the commands that the guide names, in their order."""
+    """CI runs the commands that the guide names, in the same order."""
     [told] = re.findall(r"^CI runs `\.ci/run`: ([^.]*)", read("CONTRIBUTING.md"), re.MULTILINE)
 
     ran = [
@@ -72,7 +72,7 @@ def test_the_guide_tells_what_ci_runs() -> None:
 
 
 def test_hooks_fetch_nothing() -> None:
-    """Each hook is local and uses what is installed already."""
+    """Every hook is local and uses only what is already installed."""
     repositories = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
 
     assert [each["repo"] for each in repositories] == ["local"]

@@ -1,4 +1,4 @@
-"""A release is one commit whose version, changelog and tag agree: `.ci/release.py`, in a repository of its own."""
+"""`.ci/release.py`, run in a temporary git repository: version, changelog and tag of a release must agree."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def repository(tmp_path: Path) -> Repository:
 def test_what_does_not_agree_is_not_built(
     repository: Repository, changelog: str, tags: list[str], sentence: str
 ) -> None:
-    """The command fails with one sentence that says what is missing."""
+    """If version, changelog or tag disagree, the command fails with one sentence that says why, and builds nothing."""
     repository.commit(changelog, *tags)
 
     done = repository.release()
@@ -92,7 +92,7 @@ def test_what_does_not_agree_is_not_built(
 
 
 def test_the_tag_of_an_older_commit_does_not_count(repository: Repository) -> None:
-    """Only a tagged commit is released, not a later one that was built on it."""
+    """Commits after the tagged one are not part of the release."""
     repository.commit(RELEASED, "v1.2.0")
     repository.commit(f"{RELEASED}\n- Something later.\n")
 
@@ -102,7 +102,7 @@ def test_the_tag_of_an_older_commit_does_not_count(repository: Repository) -> No
 
 
 def test_the_wheel_holds_what_was_tagged(repository: Repository) -> None:
-    """Neither an uncommitted change nor a file left by an earlier build is part of the wheel."""
+    """Neither an uncommitted change nor a leftover of an earlier build is part of the wheel."""
     repository.commit(RELEASED, "v1.2.0")
     (repository.folder / "something.py").write_text("committed = False\n")
     left_behind = repository.folder / "build" / "lib"

@@ -1,4 +1,4 @@
-"""The rooms of the code, and which of them each one may import: arrows go one way."""
+"""The packages of the code (here called rooms), and the dependencies allowed between them: one direction only."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ ROOMS = {
 }
 """Each room, and the rooms that it may import."""
 MODEL_MAY_IMPORT = {"blocks.errors", "blocks.foreign", "blocks.redaction", "blocks.openrouter.keys"}
-"""The model may use values and errors of the blocks, but no client."""
+"""What the model may import: values and errors of the blocks, but no client."""
 MAX_LINES = 400
 """The maximum length of a file."""
 
 
 def room_of(module: str) -> str:
-    """Return the room that a module lives in; a package lives in itself."""
+    """Return the room of a module; a package belongs to itself."""
     return module if module in ROOMS else module.rpartition(".")[0]
 
 
@@ -53,7 +53,7 @@ def modules(folder: Path = CHECKOUT) -> Iterator[tuple[str, str]]:
 
 
 def imports(source: str) -> set[str]:
-    """Return every module that a source imports, including imports inside of functions."""
+    """Return every module that a source file imports, including imports inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -69,7 +69,7 @@ def _known() -> frozenset[str]:
 
 
 def wrong_arrows(name: str, source: str) -> list[str]:
-    """Return the imports of a module that violate the arrows."""
+    """Return the imports of a module that violate the allowed dependencies."""
     ours = {module for module in imports(source) if module.partition(".")[0] in {"blocks", "tasks", "flows", "sandbox"}}
     allowed = ROOMS[room_of(name)]
     wrong = [module for module in ours if room_of(module) not in allowed]
@@ -80,7 +80,7 @@ def wrong_arrows(name: str, source: str) -> list[str]:
 
 
 def test_every_import_follows_the_arrows() -> None:
-    """No module imports a room above its own, and the model imports no client."""
+    """No module imports from a higher layer, and the model imports no client."""
     assert [arrow for name, source in modules() for arrow in wrong_arrows(name, source)] == []
 
 
@@ -101,12 +101,12 @@ def test_every_import_follows_the_arrows() -> None:
     ],
 )
 def test_an_import_against_the_arrows_is_found(module: str, planted: str) -> None:
-    """The test above can fail."""
+    """The check above detects each forbidden import."""
     assert wrong_arrows(module, planted) != []
 
 
 def test_every_room_says_what_lives_in_it() -> None:
-    """The docstring of a room's package is one sentence about it."""
+    """The package of every room has a docstring."""
     said = {name: ast.get_docstring(ast.parse(source)) for name, source in modules() if name in ROOMS}
 
     assert sorted(said) == sorted(ROOMS)

@@ -1,4 +1,4 @@
-"""Calls that hang, and event loops that must end nevertheless."""
+"""Calls that block in a thread, and event loops that must end anyway."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENDS_WITHIN = 60.0
 
 
 class Hanging:
-    """A call that returns only when it is released, and the daemon thread in which it hangs."""
+    """A callable that blocks until it is released, and the thread that it blocks."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -24,7 +24,7 @@ class Hanging:
         return b""
 
     def __enter__(self) -> Self:
-        """Let the call hang until the end of the context."""
+        """Enter a context at whose end the call is released."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -33,7 +33,7 @@ class Hanging:
 
 
 def ends_while(hanging: Hanging, make: Callable[[], Coroutine[Any, Any, Any]]) -> bool:
-    """Return whether a coroutine's event loop ends while a call hangs in a thread that nothing joins."""
+    """Return whether an event loop ends although a call still blocks a daemon thread, which nothing joins."""
     loop = threading.Thread(target=lambda: asyncio.run(make()), daemon=True)
     loop.start()
     loop.join(ENDS_WITHIN)

@@ -1,4 +1,4 @@
-"""The OpenRouter stand-in with its clock, for the tests that judge it."""
+"""The OpenRouter stand-in with a clock that tests control."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class StandIn:
         self.http = httpx.Client()
 
     def sdk(self, key: str = DEFAULT_MANAGEMENT_KEY) -> OpenRouter:
-        """The SDK with a key, its retries off."""
+        """An SDK client that uses this key and does not retry."""
         once = RetryConfig("none", BackoffStrategy(0, 0, 0, 0), False)
         return OpenRouter(api_key=key, server_url=f"{self.url}/api/v1", retry_config=once)
 
     def call(self, key: str) -> httpx.Response:
-        """A chat completion with a key."""
+        """Send a chat completion with a key."""
         body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
         return self.http.post("/api/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"})
 
     def manage(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """A call of the management API."""
+        """Send a request to the management API."""
         headers = {"Authorization": f"Bearer {DEFAULT_MANAGEMENT_KEY}"}
         return self.http.request(method, f"/api/v1{path}", json=body, headers=headers)
 
     def new_key(self, **fields: object) -> StoredKey:
-        """A key of the first account."""
+        """Create a key in the first account."""
         return self.state.add_key(self.state.accounts[0], {"name": "checkout", **fields})
 
 
 @pytest.fixture
 def stand_in() -> Iterator[StandIn]:
-    """A stand-in of its own for each test."""
+    """A new stand-in for each test."""
     stand_in = StandIn()
     with running(stand_in.app) as stand_in.url, stand_in.http:
         stand_in.http.base_url = httpx.URL(stand_in.url)

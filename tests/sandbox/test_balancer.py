@@ -1,4 +1,4 @@
-"""One address for several servers, of which some are down."""
+"""The load balancer, with some of its servers down."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sandbox.stack import free_port
 def test_a_server_that_is_down_costs_no_request(
     program: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each request goes to one that is up, whoever balances."""
+    """Every request reaches a server that is up, both with nginx and with the forwarder."""
     monkeypatch.setattr("sandbox.balancer.NGINX", program)
     (tmp_path / "logs").mkdir()
     with running(Response("up")) as url:

@@ -1,4 +1,4 @@
-"""What the demo leaves a person with."""
+"""The demo's summary, and the failures that it must report."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sandbox.server import running
 
 
 def a_key(openrouter: OpenRouterSandbox) -> StoredKey:
-    """A key of the account."""
+    """Create a key in the first account."""
     return openrouter.add_key(openrouter.accounts[0], {"name": "a key"})
 
 
 def test_the_demo_ends_with_what_its_words_mean_and_where_to_go_on() -> None:
-    """One line each, after the table, in a terminal of usual width."""
+    """The last three lines explain the terms and name the next step; each fits into a terminal of 100 columns."""
     console = Console(record=True, width=100)
 
     show(console, OpenRouterSandbox(), Consumer("http://127.0.0.1", ""), 1.0)
@@ -31,7 +31,7 @@ def test_the_demo_ends_with_what_its_words_mean_and_where_to_go_on() -> None:
 
 
 async def test_the_consumer_notices_a_successor_that_may_not_use_the_provider_key() -> None:
-    """It fails with a key that works, but that took no place on the list, and the demo says that something is wrong."""
+    """A valid successor that the credential does not list fails its requests, and the demo must report that."""
     openrouter = OpenRouterSandbox()
     first, successor = a_key(openrouter), a_key(openrouter)
     credential = keep_provider_key_for(openrouter, [first])
@@ -48,7 +48,7 @@ async def test_the_consumer_notices_a_successor_that_may_not_use_the_provider_ke
 
 
 def test_the_demo_counts_the_dead_keys_that_a_list_still_names() -> None:
-    """A key that dies on the list stays there until somebody takes it out."""
+    """The stand-in leaves a deleted key in the lists that name it."""
     openrouter = OpenRouterSandbox()
     first, second = a_key(openrouter), a_key(openrouter)
     keep_provider_key_for(openrouter, [first, second])

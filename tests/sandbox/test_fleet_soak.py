@@ -1,4 +1,4 @@
-"""A soak of a fleet notices a worker that leaks."""
+"""The soak of a fleet detects a worker that leaks memory or sockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOADING = [(50.0 + number, 5) for number in range(YOUNG)]
 
 
 def test_a_worker_that_leaks_is_noticed() -> None:
-    """Its memory and its sockets are compared over its own life, whatever the other workers use."""
+    """Growth is measured for each worker separately, so the other workers cannot hide it."""
     flat = [(100.0, 20)] * JUDGED
     leaking = [(100.0 + number, 20 + number) for number in range(JUDGED)]
 
@@ -25,12 +25,12 @@ def test_a_worker_that_leaks_is_noticed() -> None:
 
 
 def test_a_worker_that_loads_its_modules_is_not_judged() -> None:
-    """Each one grows in its first minutes, and those that were started again are young."""
+    """A worker grows while it loads modules, so a recently restarted one must not count as a leak."""
     assert Growth({1: LOADING}).worst() == (0.0, 0.0, 0)
 
 
 def test_each_kind_is_killed_equally_often() -> None:
-    """Otherwise an hour might pass without the database being killed."""
+    """Otherwise an hour might pass without a kill of the database."""
     killed = Counter(islice(kinds_to_kill(Random(1)), 4 * len(KINDS)))  # noqa: S311 - reproducible
 
     assert killed == dict.fromkeys(KINDS, 4)

@@ -1,4 +1,4 @@
-"""What `make demo`, `up`, `bench` and `soak` read of the user's own Prefect: nothing."""
+"""The commands of the sandbox and of the benchmarks read nothing from the user's own Prefect configuration."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ assert not touched, touched
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The home of a user whose Prefect profiles break every program that reads them."""
-    (tmp_path / ".prefect" / "profiles.toml").mkdir(parents=True)  # nobody can read a directory, not even root
+    """The home directory of a user whose profiles file breaks every program that reads it."""
+    (tmp_path / ".prefect" / "profiles.toml").mkdir(parents=True)  # cannot be read as a file, not even by root
     return tmp_path
 
 
 def run(program: str, *args: str, home: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program as that user, who has settings in the environment too."""
+    """Run a program as that user, with Prefect settings in the environment, too."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     env |= {"HOME": str(home), "PREFECT_PROFILE": "production", "PREFECT_API_KEY": "pnu_production"}
     command = [sys.executable, "-c", program, *args]
@@ -54,13 +54,13 @@ def run(program: str, *args: str, home: Path) -> subprocess.CompletedProcess[str
 
 
 def test_every_command_is_tried() -> None:
-    """The Makefile names them."""
+    """The pattern must find every command in the Makefile, because only those are tested."""
     assert COMMANDS == ["sandbox.demo", "sandbox.up", "sandbox.fleet", "bench.scale", "bench.soak", "bench"]
 
 
 @pytest.mark.parametrize("module", ["bench.__main__" if name == "bench" else name for name in COMMANDS])
 def test_a_command_opens_no_file_of_the_users_prefect(module: str, home: Path) -> None:
-    """It imports everything and sets up a client of its own server, and touches nothing in `~/.prefect`."""
+    """It imports everything and configures a client for its own server without touching any file in `~/.prefect`."""
     done = run(PROGRAM, module, home=home)
 
     assert done.returncode == 0, done.stderr[-3000:]
@@ -68,7 +68,7 @@ def test_a_command_opens_no_file_of_the_users_prefect(module: str, home: Path) -
 
 
 def test_prefect_alone_stops_at_such_profiles(home: Path) -> None:
-    """Without the isolation Prefect cannot be imported at all, so the other test can fail."""
+    """Without isolation, even importing Prefect fails in this home directory, so the test above can fail."""
     done = run("import prefect.context", home=home)
 
     assert done.returncode != 0

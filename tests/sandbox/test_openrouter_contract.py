@@ -1,4 +1,4 @@
-"""The OpenRouter stand-in, judged by OpenRouter's own Python SDK."""
+"""The OpenRouter stand-in, verified with OpenRouter's own Python SDK."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.sandbox.conftest import StandIn
 
 
 def test_a_key_lives_its_whole_life(stand_in: StandIn) -> None:
-    """Create, read, change, disable and delete answer as the SDK expects."""
+    """The SDK accepts the responses to create, get, update and delete."""
     with stand_in.sdk() as sdk:
         created = sdk.api_keys.create(name="checkout", limit=50, limit_reset="monthly", include_byok_in_limit=True)
         read = sdk.api_keys.get(hash=created.data.hash)
@@ -30,7 +30,7 @@ def test_a_key_lives_its_whole_life(stand_in: StandIn) -> None:
 
 
 def test_the_list_is_paged_newest_first(stand_in: StandIn) -> None:
-    """A page holds 100 keys, the newest first, and the next one goes on where it ended."""
+    """A page holds 100 keys, newest first, and `offset` continues where the previous page ended."""
     stand_in.state.seed_keys(150)
 
     with stand_in.sdk() as sdk:
@@ -41,7 +41,7 @@ def test_the_list_is_paged_newest_first(stand_in: StandIn) -> None:
 
 
 def test_the_list_hides_disabled_keys_unless_asked(stand_in: StandIn) -> None:
-    """A disabled key is in the list only where it is asked for."""
+    """A disabled key is listed only with `include_disabled`."""
     key = stand_in.state.add_key(stand_in.state.accounts[0], {"name": "off"})
     key.disabled = True
 
@@ -51,7 +51,7 @@ def test_the_list_hides_disabled_keys_unless_asked(stand_in: StandIn) -> None:
 
 
 def test_a_key_sees_itself(stand_in: StandIn) -> None:
-    """A key's own view tells label and limit, and that it manages nothing; the management key's tells that it does."""
+    """`GET /key` shows a key's label and limit, and whether it is a management key."""
     key = stand_in.state.add_key(stand_in.state.accounts[0], {"name": "checkout", "limit": 5})
 
     with stand_in.sdk(key.secret) as own, stand_in.sdk() as management:
@@ -66,7 +66,7 @@ def test_a_key_sees_itself(stand_in: StandIn) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_normal_key_may_not_manage(stand_in: StandIn, status: int) -> None:
-    """A normal key gets 401 or 403 at a management endpoint, as set."""
+    """A normal key gets the configured status, 401 or 403, at a management endpoint."""
     stand_in.state.not_management_status = status
     key = stand_in.state.add_key(stand_in.state.accounts[0], {"name": "checkout"})
 
@@ -77,7 +77,7 @@ def test_a_normal_key_may_not_manage(stand_in: StandIn, status: int) -> None:
 
 
 def test_the_list_hides_expired_keys_unless_asked(stand_in: StandIn) -> None:
-    """An expired key is in the list only where it is asked for, which only the SDK knows."""
+    """An expired key is listed only with `include_expired`, a parameter that only the SDK documents."""
     key = stand_in.new_key(expires_at="2026-12-01T00:00:00Z")
     stand_in.now += timedelta(hours=1)
 
@@ -87,7 +87,7 @@ def test_the_list_hides_expired_keys_unless_asked(stand_in: StandIn) -> None:
 
 
 def test_a_list_is_of_one_workspace(stand_in: StandIn) -> None:
-    """The list holds the default workspace's keys, or those of the workspace that is asked for."""
+    """The list contains the keys of the requested workspace, by default of the default one."""
     account = stand_in.state.accounts[0]
     account.workspaces.append(str(uuid4()))
     default, other = stand_in.new_key(), stand_in.new_key(workspace_id=account.workspaces[1])
@@ -102,7 +102,7 @@ def test_a_list_is_of_one_workspace(stand_in: StandIn) -> None:
 
 
 def test_an_update_moves_a_key_to_another_workspace(stand_in: StandIn) -> None:
-    """The SDK may move a key, which keeps its plaintext."""
+    """The SDK can move a key to another workspace, and its plaintext stays valid."""
     account = stand_in.state.accounts[0]
     account.workspaces.append(str(uuid4()))
     key = stand_in.new_key()
@@ -114,7 +114,7 @@ def test_an_update_moves_a_key_to_another_workspace(stand_in: StandIn) -> None:
 
 
 def test_workspaces_are_listed(stand_in: StandIn) -> None:
-    """An account has a default workspace, which the list and the single view show alike."""
+    """The default workspace is the same in the list and in its single view."""
     with stand_in.sdk() as sdk:
         listed = sdk.workspaces.list()
         assert listed is not None
@@ -124,7 +124,7 @@ def test_workspaces_are_listed(stand_in: StandIn) -> None:
 
 
 def test_an_expiry_in_utc_is_kept(stand_in: StandIn) -> None:
-    """A key created with an expiry says the same moment back."""
+    """The expiry in the response is the requested one."""
     with stand_in.sdk() as sdk:
         created = sdk.api_keys.create(name="checkout", expires_at=datetime(2027, 1, 1, tzinfo=UTC))
 
@@ -132,7 +132,7 @@ def test_an_expiry_in_utc_is_kept(stand_in: StandIn) -> None:
 
 
 def test_a_creator_is_kept(stand_in: StandIn) -> None:
-    """A key shows the member for whom it was made, and the management key's own user without one."""
+    """A key shows the member for whom it was created; by default, the user of the management key."""
     with stand_in.sdk() as sdk:
         named = sdk.api_keys.create(name="checkout", creator_user_id="user_2dHF").data
         unnamed = sdk.api_keys.create(name="checkout").data
@@ -141,7 +141,7 @@ def test_a_creator_is_kept(stand_in: StandIn) -> None:
 
 
 def test_workspaces_are_paged(stand_in: StandIn) -> None:
-    """The SDK walks through the list in pages of the size that it asks for."""
+    """The SDK reads the whole list in pages of the requested size."""
     account = stand_in.state.accounts[0]
     account.workspaces.extend(str(uuid4()) for _ in range(2))
 
@@ -157,7 +157,7 @@ def test_workspaces_are_paged(stand_in: StandIn) -> None:
 
 
 def test_a_management_key_may_end(stand_in: StandIn) -> None:
-    """A management key tells when it ends, and gets 401 from then on."""
+    """A management key shows its expiry, and gets 401 from then on."""
     stand_in.state.accounts[0].management_keys_expire[DEFAULT_MANAGEMENT_KEY] = stand_in.now + timedelta(hours=1)
 
     with stand_in.sdk() as sdk:
@@ -171,7 +171,7 @@ def test_a_management_key_may_end(stand_in: StandIn) -> None:
 
 
 def test_the_label_shows_both_ends_of_the_plaintext(stand_in: StandIn) -> None:
-    """A key is 64 hex digits behind its prefix, and its label shows the first three and the last four."""
+    """A plaintext is the prefix and 64 hex digits; the label shows the first three and the last four digits."""
     created = stand_in.manage("POST", "/keys", {"name": "checkout"}).json()
 
     assert re.fullmatch(r"sk-or-v1-[0-9a-f]{64}", created["key"])
@@ -179,14 +179,14 @@ def test_the_label_shows_both_ends_of_the_plaintext(stand_in: StandIn) -> None:
 
 
 def test_the_hash_does_not_follow_from_the_plaintext(stand_in: StandIn) -> None:
-    """The hash cannot be computed from the key, so that no client gets away with doing so."""
+    """A client cannot compute the hash from the plaintext, so it must take it from a response."""
     key = stand_in.new_key()
 
     assert key.hash not in {sha256(text.encode()).hexdigest() for text in (key.secret, key.secret[9:])}
 
 
 def test_accounts_do_not_see_each_other(stand_in: StandIn) -> None:
-    """Keys and guardrails of one account do not exist for another one's management key."""
+    """With another account's management key, this account's keys and guardrails do not exist."""
     stand_in.state.add_account("sk-or-v1-another-management-key")
     key = stand_in.new_key()
     with stand_in.sdk() as sdk:
@@ -206,7 +206,7 @@ def test_accounts_do_not_see_each_other(stand_in: StandIn) -> None:
 
 
 def test_a_revoked_management_key_is_unknown(stand_in: StandIn) -> None:
-    """A management key that was revoked gets 401, and the account's other one goes on working."""
+    """A revoked management key gets 401, and the account's other management key keeps working."""
     keys = stand_in.state.accounts[0].management_keys
     keys.add("sk-or-v1-second-management-key")
     keys.discard(DEFAULT_MANAGEMENT_KEY)

@@ -1,4 +1,4 @@
-"""The OpenRouter stand-in, judged by requests that are generated from OpenRouter's description of its API."""
+"""The OpenRouter stand-in, verified with requests generated from OpenRouter's API description."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DESCRIBED: dict[str, Any] = json.loads((Path(__file__).parent / "openrouter-desc
 OPERATIONS = {name: described for name, described in DESCRIBED.items() if name != "origin"}
 WITH_BODY = sorted(name for name, described in OPERATIONS.items() if "body" in described)
 OUR_STATUSES = {401, 403}
-"""What the stand-in answers to whoever may not ask, documented or not."""
+"""The statuses for a key without permission, which the stand-in returns even where they are not documented."""
 HOSTILE: list[Any] = [
     None,
     True,
@@ -45,7 +45,7 @@ HOSTILE += [[f"{number:064x}" for number in range(101)], "2025-01-01", [[]]]
 
 
 class Standing:
-    """A stand-in with one of everything, which requests are sent to without a socket."""
+    """A stand-in with one object of each kind, which receives requests without a socket."""
 
     def __init__(self) -> None:
         self.sandbox = OpenRouterSandbox(now=lambda: MONDAY)
@@ -58,7 +58,7 @@ class Standing:
         self.broadcast = self.sandbox.add_broadcast(self.account, self.workspace, name="tracing")["id"]
 
     async def ask(self, operation: str, body: Any = None, key: str = DEFAULT_MANAGEMENT_KEY) -> httpx.Response:
-        """Send a request whose path names what there is."""
+        """Send a request whose path contains the ids of existing objects."""
         method, path = operation.split()
         ids = {"/byok": self.credential, "/observability": self.broadcast, "/workspaces": self.workspace}
         ids |= {"/guardrails": self.guardrail}
@@ -70,7 +70,7 @@ class Standing:
             return await client.request(method, f"http://stand-in/api/v1{path}", content=content, headers=headers)
 
     def fit(self, operation: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Let a generated body name what there is; what the description says in words only is kept, too."""
+        """Fill in ids of existing objects, and values that meet the rules that the description has as text only."""
         if operation == "POST /analytics/query":
             body = {"metrics": ["request_count"], **body}
             said: dict[str, Any] = {
@@ -92,7 +92,7 @@ class Standing:
                 "io_logging_sampling_rate": 0.5,
                 "limit": 5,
                 "limit_usd": 5,
-                # The part of the description that is kept here has the answer about this type only.
+                # The stored part of the description contains the response for this type only.
                 "type": "webhook",
                 "config": {"url": "https://tracing.example"},
             }
@@ -104,12 +104,12 @@ class Standing:
 
 @cache
 def bodies(operation: str) -> st.SearchStrategy[Any]:
-    """Bodies that the description permits."""
+    """Return a strategy for the bodies that the description permits."""
     return from_schema(OPERATIONS[operation]["body"])
 
 
 def from_schema(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Values that a schema of the description permits."""
+    """Return a strategy for the values that a schema of the description permits."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     for name in ("anyOf", "oneOf"):
@@ -160,12 +160,12 @@ def _text(schema: dict[str, Any]) -> st.SearchStrategy[str]:
 
 
 def is_valid(schema: dict[str, Any], value: Any) -> bool:
-    """Whether the description permits a value."""
+    """Return whether the description permits a value."""
     return bool(jsonschema.Draft202012Validator(schema).is_valid(value))
 
 
 def check_answer(operation: str, answer: httpx.Response) -> None:
-    """An answer has a documented status and the documented fields."""
+    """Verify that a response has a documented status and the documented fields."""
     described = OPERATIONS[operation]
     assert answer.status_code in {*described["statuses"], *OUR_STATUSES}
     if answer.is_success:
@@ -181,7 +181,7 @@ quick = settings(max_examples=10, deadline=None, derandomize=True, suppress_heal
 @quick
 @given(data=st.data())
 async def test_what_the_description_permits_is_done(operation: str, data: st.DataObject) -> None:
-    """A body that the description permits, about what there is, succeeds, and the answer is as documented."""
+    """A body that the description permits, with ids of existing objects, succeeds with a documented response."""
     standing = Standing()
     body = standing.fit(operation, data.draw(bodies(operation)))
 
@@ -195,7 +195,7 @@ async def test_what_the_description_permits_is_done(operation: str, data: st.Dat
 @quick
 @given(data=st.data())
 async def test_what_the_description_forbids_is_refused(operation: str, data: st.DataObject) -> None:
-    """A body with one value that the description forbids is a 400, and changes nothing."""
+    """A body with one value that the description forbids gets 400 and changes nothing."""
     standing = Standing()
     schema = OPERATIONS[operation]["body"]
     body = standing.fit(operation, data.draw(bodies(operation)))
@@ -211,7 +211,7 @@ async def test_what_the_description_forbids_is_refused(operation: str, data: st.
 
 
 def shown(standing: Standing) -> str:
-    """Everything that a request may change."""
+    """Return the whole state that a request may change."""
     sandbox = standing.sandbox
     keys = [sandbox.show(key) | {"guardrail": key.guardrail_id} for key in sandbox.keys.values()]
     lists = [*sandbox.credentials.values(), *sandbox.broadcasts.values()]
@@ -220,7 +220,7 @@ def shown(standing: Standing) -> str:
 
 @pytest.mark.parametrize("operation", WITH_BODY)
 async def test_a_body_that_lacks_a_required_field_is_refused(operation: str) -> None:
-    """The status is the documented one."""
+    """The response is a 400."""
     schema = OPERATIONS[operation]["body"]
     if schema.get("required"):
         assert (await Standing().ask(operation, {})).status_code == 400
@@ -228,7 +228,7 @@ async def test_a_body_that_lacks_a_required_field_is_refused(operation: str) -> 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 async def test_each_operation_answers_as_documented(operation: str) -> None:
-    """Without a body, each documented operation of ours succeeds or says with a documented status why it does not."""
+    """Each operation without a body succeeds with a documented response."""
     if operation not in WITH_BODY:
         standing = Standing()
         standing.sandbox.budgets[standing.workspace] = {"monthly": standing.sandbox.cost}
@@ -239,7 +239,7 @@ async def test_each_operation_answers_as_documented(operation: str) -> None:
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 async def test_nobody_else_is_answered(operation: str) -> None:
-    """A key that does not exist is a 401, and so is none."""
+    """A request with an unknown key gets 401 from every operation."""
     answer = await Standing().ask(operation, {} if operation in WITH_BODY else None, key="sk-or-v1-of-nobody")
 
     assert answer.status_code == 401
@@ -247,7 +247,7 @@ async def test_nobody_else_is_answered(operation: str) -> None:
 
 
 def test_the_description_is_the_one_of_the_paths_that_are_used() -> None:
-    """Every path that the client asks is in it."""
+    """The stored description covers the client's paths that are listed here."""
     asked = {"/keys", "/keys/{hash}", "/key", "/workspaces", "/workspaces/{id}", "/byok", "/byok/{id}"}
     asked |= {"/observability/destinations", "/observability/destinations/{id}", "/analytics/meta", "/analytics/query"}
     asked |= {"/guardrails/assignments/keys", "/guardrails/{id}/assignments/keys"}

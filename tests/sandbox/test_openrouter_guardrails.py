@@ -1,4 +1,4 @@
-"""The guardrails of the OpenRouter stand-in, judged by OpenRouter's own Python SDK."""
+"""The guardrails of the OpenRouter stand-in, verified with OpenRouter's own Python SDK."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_guardrail_is_assigned_to_a_key(stand_in: StandIn) -> None:
 
 
 def test_a_guardrail_is_taken_only_from_the_keys_that_hold_it(stand_in: StandIn) -> None:
-    """Unassigning through one guardrail leaves a key alone that holds another one."""
+    """Unassigning a guardrail does not affect a key that has another one."""
     key = stand_in.new_key()
 
     with stand_in.sdk() as sdk:
@@ -39,7 +39,7 @@ def test_a_guardrail_is_taken_only_from_the_keys_that_hold_it(stand_in: StandIn)
 
 
 def test_all_assignments_are_listed(stand_in: StandIn) -> None:
-    """One list tells of every key of the account that holds a guardrail, in pages."""
+    """One paged list contains every key of the account that has a guardrail, and no key of another account."""
     keys = [stand_in.new_key() for _ in range(3)]
     stand_in.new_key()
     stranger = stand_in.state.add_account("sk-or-v1-another-management-key")
@@ -59,7 +59,7 @@ def test_all_assignments_are_listed(stand_in: StandIn) -> None:
 
 
 def test_assigning_again_may_count_for_nothing(stand_in: StandIn) -> None:
-    """Whether a key that has the guardrail already counts as assigned can be set; it has it either way."""
+    """It is configurable whether reassigning the same guardrail counts; the key keeps it either way."""
     key = stand_in.new_key()
     counts = []
 
@@ -74,7 +74,7 @@ def test_assigning_again_may_count_for_nothing(stand_in: StandIn) -> None:
 
 
 def test_an_unknown_key_or_guardrail_is_not_assigned(stand_in: StandIn) -> None:
-    """An unknown key counts for nothing, and an unknown guardrail is a 404."""
+    """An unknown key is not counted, and an unknown guardrail is a 404."""
     key = stand_in.new_key()
 
     with stand_in.sdk() as sdk:
@@ -86,7 +86,7 @@ def test_an_unknown_key_or_guardrail_is_not_assigned(stand_in: StandIn) -> None:
 
 
 def test_guardrails_are_listed_and_read(stand_in: StandIn) -> None:
-    """A guardrail is shown alike by its create, the list and its single view."""
+    """The response to create, the list and the single view show a guardrail alike."""
     with stand_in.sdk() as sdk:
         created = sdk.guardrails.create(name="checkout", limit_usd=50, reset_interval="monthly").data
         listed = sdk.guardrails.list()

@@ -1,4 +1,4 @@
-"""Lists of keys, workspaces and analytics of the OpenRouter stand-in, judged by OpenRouter's own Python SDK."""
+"""Lists of keys, workspaces and analytics of the OpenRouter stand-in, verified with OpenRouter's own Python SDK."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WEBHOOK = {"url": "https://tracing.example", "secret": "whsec-0123456789"}
 
 
 def call(stand_in: StandIn, key: str, credential: str, app: str = "Billing") -> int:
-    """A chat completion with a provider key or not at all; the status of the answer."""
+    """Send a chat completion that requires a BYOK credential, and return the response's status."""
     body = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "hello"}]}
     headers = {"Authorization": f"Bearer {key}", "X-Title": app}
     path = f"/api/v1/chat/completions?byok={credential}"
@@ -23,7 +23,7 @@ def call(stand_in: StandIn, key: str, credential: str, app: str = "Billing") -> 
 
 
 def test_a_credential_lives_its_whole_life(stand_in: StandIn) -> None:
-    """Create, read, change, list and delete answer as the SDK expects; the provider key is never shown."""
+    """The SDK accepts the responses to create, get, update, list and delete; the provider key is never shown."""
     key = stand_in.new_key()
     with stand_in.sdk() as sdk:
         made = sdk.byok.create(key="sk-proj-0123456789", provider="openai", allowed_api_key_hashes=[key.hash]).data
@@ -43,7 +43,7 @@ def test_a_credential_lives_its_whole_life(stand_in: StandIn) -> None:
 
 @pytest.mark.parametrize("hashes", [[], ["0" * 64], ["not a hash"], [*(f"{n:064x}" for n in range(101))]])
 def test_a_list_of_other_than_live_keys_is_refused(stand_in: StandIn, hashes: list[str]) -> None:
-    """None, unknown, malformed and too many are a 400, and the list stays as it was."""
+    """An empty list, and unknown, malformed or too many hashes get 400, and the stored list does not change."""
     key = stand_in.new_key()
     credential = stand_in.state.add_credential(stand_in.state.accounts[0], None, allowed_api_key_hashes=[key.hash])
 
@@ -56,7 +56,7 @@ def test_a_list_of_other_than_live_keys_is_refused(stand_in: StandIn, hashes: li
 
 @pytest.mark.parametrize("how", ["deleted", "disabled", "expired", "of another account"])
 def test_a_list_with_a_dead_key_cannot_be_changed(stand_in: StandIn, how: str) -> None:
-    """As long as it names one, every other change of it is refused; without it, the same change is made."""
+    """A list that names a dead key is refused, even if it was stored with that key; the list without it is accepted."""
     key, dead = stand_in.new_key(), stand_in.new_key(expires_at="2026-12-01T00:00:00Z")
     credential = stand_in.state.add_credential(stand_in.state.accounts[0], None, allowed_api_key_hashes=[dead.hash])
     match how:
@@ -78,7 +78,7 @@ def test_a_list_with_a_dead_key_cannot_be_changed(stand_in: StandIn, how: str) -
 
 
 def test_null_lifts_the_restriction(stand_in: StandIn) -> None:
-    """A credential without a list is for every key."""
+    """A credential with `null` as its list serves every key."""
     key, other = stand_in.new_key(), stand_in.new_key()
     credential = stand_in.state.add_credential(stand_in.state.accounts[0], None, allowed_api_key_hashes=[key.hash])
     before = [call(stand_in, one.secret, credential["id"]) for one in (key, other)]
@@ -91,7 +91,7 @@ def test_null_lifts_the_restriction(stand_in: StandIn) -> None:
 
 
 def test_a_call_with_a_provider_key_is_paid_with_it(stand_in: StandIn) -> None:
-    """It counts as BYOK usage; a refused one counts as a failure that consumers notice."""
+    """It counts as BYOK usage; a refused request counts as a failure of a consumer."""
     key = stand_in.new_key()
     credential = stand_in.state.add_credential(stand_in.state.accounts[0], None)
 
@@ -104,7 +104,7 @@ def test_a_call_with_a_provider_key_is_paid_with_it(stand_in: StandIn) -> None:
 
 
 def test_a_credential_is_listed_in_its_workspace(stand_in: StandIn) -> None:
-    """One without a workspace is listed in each."""
+    """A credential without a workspace is listed in every workspace."""
     account = stand_in.state.accounts[0]
     account.workspaces.append("11111111-2222-3333-4444-555555555555")
     here = stand_in.state.add_credential(account, account.workspaces[1])["id"]
@@ -117,7 +117,7 @@ def test_a_credential_is_listed_in_its_workspace(stand_in: StandIn) -> None:
 
 
 def test_a_broadcast_destination_lives_its_whole_life(stand_in: StandIn) -> None:
-    """Create, read, change, list and delete answer as the SDK expects; secrets are masked."""
+    """The SDK accepts the responses to create, get, update, list and delete; secrets are masked."""
     key = stand_in.new_key()
     with stand_in.sdk() as sdk:
         made = sdk.observability.create(config=WEBHOOK, name="tracing", type_="webhook", api_key_hashes=[key.hash])
@@ -134,7 +134,7 @@ def test_a_broadcast_destination_lives_its_whole_life(stand_in: StandIn) -> None
 
 
 def test_a_sixth_destination_of_a_type_is_refused(stand_in: StandIn) -> None:
-    """OpenRouter permits five."""
+    """OpenRouter permits five destinations of each type."""
     with stand_in.sdk() as sdk:
         for number in range(5):
             sdk.observability.create(config=WEBHOOK, name=f"tracing {number}", type_="webhook")
@@ -143,7 +143,7 @@ def test_a_sixth_destination_of_a_type_is_refused(stand_in: StandIn) -> None:
 
 
 def test_the_analytics_tell_who_uses_a_key(stand_in: StandIn) -> None:
-    """By application and model, in minutes, for one key by its hash."""
+    """They group the requests of one key, selected by its hash, by application, model and minute."""
     key, other = stand_in.new_key(), stand_in.new_key()
     credential = stand_in.state.add_credential(stand_in.state.accounts[0], None)["id"]
     for one, app in ((key, "Billing"), (key, "Billing"), (other, "Search")):
@@ -154,7 +154,7 @@ def test_the_analytics_tell_who_uses_a_key(stand_in: StandIn) -> None:
     with stand_in.sdk() as sdk:
         meta: Any = sdk.analytics.get_analytics_meta().data
         found: Any = sdk.analytics.query_analytics(**query, filters=filters).data
-    # The SDK reads the rows and leaves their fields out.
+    # The SDK parses the rows but drops their fields.
     [row] = stand_in.manage("POST", "/analytics/query", {**query, "filters": filters}).json()["data"]["data"]
 
     assert {"app", "model"} <= {one.name for one in meta.dimensions}
@@ -164,7 +164,7 @@ def test_the_analytics_tell_who_uses_a_key(stand_in: StandIn) -> None:
 
 
 def test_a_hash_that_is_not_known_is_a_warning(stand_in: StandIn) -> None:
-    """The query runs without it, and is about every key."""
+    """The query ignores the unknown hash, and covers every key."""
     key = stand_in.new_key()
     call(stand_in, key.secret, stand_in.state.add_credential(stand_in.state.accounts[0], None)["id"])
     wanted = [{"field": "api_key_id", "operator": "eq", "value": "0" * 64}]
@@ -176,7 +176,7 @@ def test_a_hash_that_is_not_known_is_a_warning(stand_in: StandIn) -> None:
 
 
 def test_a_workspace_logs_chosen_keys(stand_in: StandIn) -> None:
-    """Its ids are numbers that no key shows."""
+    """The workspace names them by numeric ids, which the API does not show for a key."""
     workspace = stand_in.state.accounts[0].workspaces[0]
     with stand_in.sdk() as sdk:
         sdk.workspaces.update(id=workspace, is_observability_io_logging_enabled=True, io_logging_api_key_ids=[7])
@@ -187,7 +187,7 @@ def test_a_workspace_logs_chosen_keys(stand_in: StandIn) -> None:
 
 @pytest.mark.parametrize("byok", [False, True])
 def test_a_budget_of_a_workspace_is_kept(stand_in: StandIn, byok: bool) -> None:
-    """Whoever reaches it gets 403 until the period ends; what own provider keys pay counts where that is asked for."""
+    """A request beyond the budget gets 403 until the period ends; BYOK usage counts only if the budget includes it."""
     key = stand_in.new_key()
     credential = stand_in.state.add_credential(stand_in.state.accounts[0], None)["id"]
     with stand_in.sdk() as sdk:
@@ -205,7 +205,7 @@ def test_a_budget_of_a_workspace_is_kept(stand_in: StandIn, byok: bool) -> None:
 
 
 def test_a_narrower_budget_is_smaller(stand_in: StandIn) -> None:
-    """A daily one that is not below the monthly one is refused."""
+    """A daily budget must be lower than the monthly one."""
     workspace = stand_in.state.accounts[0].workspaces[0]
     with stand_in.sdk() as sdk:
         sdk.workspaces.set_budget(workspace_ref=workspace, interval="monthly", limit_usd=10)
@@ -216,7 +216,7 @@ def test_a_narrower_budget_is_smaller(stand_in: StandIn) -> None:
 @pytest.mark.parametrize("part", ["workspaces", "guardrails", "byok", "observability", "analytics"])
 @pytest.mark.parametrize("status", [403, 404])
 def test_any_part_can_be_lacking(stand_in: StandIn, part: str, status: int) -> None:
-    """Whoever asks with a management key is answered as set; with another key, as always."""
+    """With a management key, the part answers with the configured status; without a key, with 401 as usual."""
     paths = {"observability": "/observability/destinations", "analytics": "/analytics/meta"}
     changed = httpx.patch(f"{stand_in.url}/_sandbox/options", json={"lacks": {part: status}})
 
@@ -231,7 +231,7 @@ def test_any_part_can_be_lacking(stand_in: StandIn, part: str, status: int) -> N
 def test_a_list_of_the_keys_of_an_unknown_workspace_is_empty_or_refused(
     stand_in: StandIn, chosen: int | None, status: int
 ) -> None:
-    """OpenRouter documents neither, so that each can be chosen; the lists of known workspaces stay as they are."""
+    """OpenRouter does not document which, so both are configurable; lists of known workspaces are not affected."""
     workspace = stand_in.state.accounts[0].workspaces[0]
     changed = httpx.patch(f"{stand_in.url}/_sandbox/options", json={"unknown_workspace_status": chosen})
 
@@ -243,5 +243,5 @@ def test_a_list_of_the_keys_of_an_unknown_workspace_is_empty_or_refused(
 
 @pytest.mark.parametrize("wrong", [{"lacks": {"keys": 404}}, {"lacks": {"byok": 500}}, {"lacks": 404}, {"byok": 7}])
 def test_what_cannot_be_lacking_is_refused(stand_in: StandIn, wrong: dict[str, Any]) -> None:
-    """Keys are never lacking, and a part is lacking with 403 or 404."""
+    """Keys are always available, and a missing part answers 403 or 404."""
     assert httpx.patch(f"{stand_in.url}/_sandbox/options", json=wrong).status_code == 400

@@ -1,4 +1,4 @@
-"""How the OpenRouter stand-in can be made to behave in the ways that the service may."""
+"""The options of the OpenRouter stand-in, for behaviour of the service that is not documented."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.sandbox.conftest import StandIn
 
 
 def test_the_plaintext_may_stand_in_data(stand_in: StandIn) -> None:
-    """Where the answer to a create holds the plaintext can be set: beside the data, or in it."""
+    """It is configurable whether the response to a create has the plaintext next to `data` or in it."""
     answers = []
     for place in ("top", "data"):
         stand_in.state.change({"plaintext_in": place})
@@ -27,7 +27,7 @@ def test_the_plaintext_may_stand_in_data(stand_in: StandIn) -> None:
 
 
 def test_a_key_may_not_tell_when_it_was_used(stand_in: StandIn) -> None:
-    """The moment of the last use, which the description does not know, can be left out."""
+    """The time of the last use, which the API description does not have, can be omitted."""
     key = stand_in.new_key()
     stand_in.call(key.secret)
     told = stand_in.manage("GET", f"/keys/{key.hash}").json()["data"]["last_used_at"]
@@ -39,7 +39,7 @@ def test_a_key_may_not_tell_when_it_was_used(stand_in: StandIn) -> None:
 
 
 def test_a_new_key_may_be_late(stand_in: StandIn) -> None:
-    """A new key answers 401 for as long as it is set to."""
+    """A new key gets 401 for the configured time."""
     stand_in.state.lag = timedelta(seconds=5)
     key = stand_in.state.add_key(stand_in.state.accounts[0], {"name": "checkout"})
 
@@ -50,7 +50,7 @@ def test_a_new_key_may_be_late(stand_in: StandIn) -> None:
 
 
 def test_a_key_is_not_late_because_the_clock_jumps(stand_in: StandIn) -> None:
-    """Without a lag a key works at once, even where the clock is set back after it was made."""
+    """Without a lag, a new key works at once, even if the clock is set back after its creation."""
     key = stand_in.new_key()
 
     stand_in.now -= timedelta(hours=1)
@@ -59,7 +59,7 @@ def test_a_key_is_not_late_because_the_clock_jumps(stand_in: StandIn) -> None:
 
 
 def test_a_new_key_may_be_refused_a_few_times(stand_in: StandIn) -> None:
-    """A new key answers 401 as often as it is set to, whichever endpoint it is tried at."""
+    """A new key gets 401 for the configured number of requests, at any endpoint."""
     stand_in.state.change({"refusals": 2})
     key = stand_in.new_key()
 
@@ -70,7 +70,7 @@ def test_a_new_key_may_be_refused_a_few_times(stand_in: StandIn) -> None:
 
 
 def test_a_lost_answer_has_taken_effect(stand_in: StandIn) -> None:
-    """A fault after the effect loses the answer and keeps the effect; one before it keeps the effect away."""
+    """A fault after the effect loses only the response; a fault before it prevents the effect."""
     headers = {"Authorization": f"Bearer {DEFAULT_MANAGEMENT_KEY}"}
     for when in ("before", "after"):
         stand_in.app.state.faults.add(Fault(when, "POST", "/keys$", times=1))
@@ -81,7 +81,7 @@ def test_a_lost_answer_has_taken_effect(stand_in: StandIn) -> None:
 
 
 def test_options_are_changed_over_http(stand_in: StandIn) -> None:
-    """Whoever drives the stand-in from another process turns its switches over HTTP."""
+    """A test can change the options of a stand-in that runs in another process."""
     wanted = {"plaintext_in": "data", "refusals": 1, "lag": 1.5, "cost": "0.25", "over_limit_status": 403}
 
     answer = httpx.patch(f"{stand_in.url}/_sandbox/options", json=wanted)

@@ -1,4 +1,4 @@
-"""What the OpenRouter stand-in refuses, as the description says, changes nothing."""
+"""Requests that the OpenRouter stand-in refuses, and that must not change anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.sandbox.conftest import StandIn
 
 
 def test_errors_have_the_documented_shape(stand_in: StandIn) -> None:
-    """Unknown keys, bad bodies and rate limits are answered so that the SDK knows them."""
+    """The SDK recognizes the errors for an unknown key and for a rate limit."""
     with stand_in.sdk() as sdk:
         with pytest.raises(errors.NotFoundResponseError):
             sdk.api_keys.get(hash="unknown")
@@ -43,7 +43,7 @@ def test_errors_have_the_documented_shape(stand_in: StandIn) -> None:
     ],
 )
 def test_bad_creates_are_refused(stand_in: StandIn, body: object) -> None:
-    """A create that the description does not allow is a 400, and no key is made."""
+    """A create that the API description does not permit gets 400, and no key is created."""
     answer = stand_in.manage("POST", "/keys", body)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, 400)
@@ -52,7 +52,7 @@ def test_bad_creates_are_refused(stand_in: StandIn, body: object) -> None:
 
 @pytest.mark.parametrize("limit", ["NaN", "Infinity", "1e999", "-1e999"])
 def test_a_limit_is_a_number(stand_in: StandIn, limit: str) -> None:
-    """What JSON cannot say is no limit: it is refused, and the list of keys goes on working."""
+    """A number that JSON cannot express is refused; otherwise it would break the list of keys."""
     headers = {"Authorization": f"Bearer {DEFAULT_MANAGEMENT_KEY}"}
 
     answer = httpx.post(f"{stand_in.url}/api/v1/keys", content=f'{{"name": "x", "limit": {limit}}}', headers=headers)
@@ -65,7 +65,7 @@ def test_a_limit_is_a_number(stand_in: StandIn, limit: str) -> None:
     "body", [{}, {"name": ""}, {"name": 5}, {"disabled": "no"}, {"limit": -1}, {"limit_reset": "x"}]
 )
 def test_bad_updates_are_refused(stand_in: StandIn, body: dict[str, object]) -> None:
-    """An update that is empty, or holds what the description does not allow, is a 400 and changes nothing."""
+    """An update that is empty or not permitted by the API description gets 400 and changes nothing."""
     key = stand_in.new_key(limit=5)
     before = stand_in.state.show(key)
 
@@ -76,13 +76,13 @@ def test_bad_updates_are_refused(stand_in: StandIn, body: dict[str, object]) -> 
 
 @pytest.mark.parametrize("offset", ["-1", "x", "²"])
 def test_a_bad_offset_is_refused(stand_in: StandIn, offset: str) -> None:
-    """A list from nowhere is a 400."""
+    """An invalid offset gets 400."""
     assert stand_in.manage("GET", f"/keys?offset={offset}").status_code == 400
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("PUT", "/keys", 405)])
 def test_what_does_not_exist_is_an_error_like_any_other(stand_in: StandIn, method: str, path: str, status: int) -> None:
-    """An unknown path or method has the documented error's shape too."""
+    """An unknown path or method also gets an error in the documented format."""
     answer = stand_in.manage(method, path)
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, status)

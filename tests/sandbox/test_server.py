@@ -1,4 +1,4 @@
-"""What every stand-in has from its server: real sockets, faults, a log of the requests."""
+"""The server that all stand-ins share: real sockets, fault injection, a log of the requests."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.certificates import self_signed
 
 
 class Counter:
-    """A stand-in with one endpoint, which counts what has taken effect."""
+    """A stand-in with one endpoint, which counts the requests that have taken effect."""
 
     def __init__(self) -> None:
         self.effects = 0
         self.app: Starlette = make_app([Route("/count", self.count, methods=["GET", "POST"])])
 
     async def count(self, request: Request) -> Response:
-        """Take effect; a body is read, as a real endpoint does."""
+        """Take effect, after reading the body as a real endpoint does."""
         await request.body()
         self.effects += 1
         return JSONResponse({"effects": self.effects})
@@ -36,7 +36,7 @@ class Counter:
 
 @pytest.fixture
 def counter() -> Counter:
-    """A stand-in of its own for each test."""
+    """A new stand-in for each test."""
     return Counter()
 
 
@@ -49,7 +49,7 @@ def client(counter: Counter) -> Iterator[httpx.Client]:
 
 class TestRunning:
     def test_stops_listening_at_the_end(self) -> None:
-        """After the block nothing answers at the address any more."""
+        """After the context, nothing listens at the address any more."""
         with running(Counter().app) as url:
             assert httpx.get(f"{url}/count").status_code == 200
 
@@ -57,7 +57,7 @@ class TestRunning:
             httpx.get(f"{url}/count")
 
     def test_a_port_can_be_taken_again(self) -> None:
-        """A stand-in can be started again at the port where it stood before, as after a restart."""
+        """A stand-in can be restarted on the port that it used before."""
         with running(Counter().app) as first:
             port = httpx.URL(first).port
 
@@ -65,7 +65,7 @@ class TestRunning:
             assert (second, httpx.get(f"{second}/count").status_code) == (first, 200)
 
     def test_speaks_tls(self, tmp_path: Path) -> None:
-        """With a certificate it answers over https."""
+        """With a certificate, it serves HTTPS."""
         certfile, keyfile = self_signed(tmp_path)
 
         with running(Counter().app, certfile=certfile, keyfile=keyfile) as url:
@@ -77,7 +77,7 @@ class TestRunning:
 class TestFaults:
     @pytest.mark.parametrize(("when", "effects"), [("before", 0), ("after", 1)])
     def test_an_answer_is_replaced(self, counter: Counter, client: httpx.Client, when: str, effects: int) -> None:
-        """A fault answers with its own status, headers and body, before the request takes effect or after it has."""
+        """A fault sends its own status, headers and body, before or after the request takes effect."""
         counter.app.state.faults.add(Fault(when, status=429, headers={"Retry-After": "7"}, body="slow"))  # type: ignore[arg-type]
 
         answer = client.post("/count", content=b"body")
@@ -87,7 +87,7 @@ class TestFaults:
 
     @pytest.mark.parametrize(("when", "effects"), [("before", 0), ("after", 1)])
     def test_a_connection_is_dropped(self, counter: Counter, client: httpx.Client, when: str, effects: int) -> None:
-        """A fault without a status breaks the exchange off, before the request takes effect or after it has."""
+        """A fault without a status drops the connection, before or after the request takes effect."""
         counter.app.state.faults.add(Fault(when))  # type: ignore[arg-type]
 
         with pytest.raises(httpx.RemoteProtocolError):
@@ -97,7 +97,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("when", ["before", "after"])
     def test_a_delayed_request_takes_effect_once(self, counter: Counter, client: httpx.Client, when: str) -> None:
-        """A fault that only delays lets the request take effect exactly once, and its own answer arrive late."""
+        """A fault that only delays lets the request take effect exactly once, and delays the response."""
         counter.app.state.faults.add(Fault(when, status=0, delay=0.1))  # type: ignore[arg-type]
         begun = time.perf_counter()
 
@@ -108,7 +108,7 @@ class TestFaults:
 
     @pytest.mark.parametrize(("when", "effects"), [("before", 0), ("after", 1)])
     def test_a_held_request_is_let_go(self, counter: Counter, client: httpx.Client, when: str, effects: int) -> None:
-        """A test sees that a request is held, before its effect or after it, and lets it go on when it likes."""
+        """A test can detect that a request is held, before or after its effect, and release it at any time."""
         fault = counter.app.state.faults.add(Fault(when, status=0, delay=3600))  # type: ignore[arg-type]
         with ThreadPoolExecutor() as pool:
             answer = pool.submit(client.post, "/count", content=b"body")
@@ -122,7 +122,7 @@ class TestFaults:
         assert meanwhile == effects
 
     def test_a_slow_answer_comes_after_the_effect(self, counter: Counter, client: httpx.Client) -> None:
-        """A client that gives up on a late answer has changed the service all the same."""
+        """A request can take effect although its client has timed out."""
         counter.app.state.faults.add(Fault("after", status=0, delay=5))
 
         with pytest.raises(httpx.ReadTimeout):
@@ -133,7 +133,7 @@ class TestFaults:
     @pytest.mark.parametrize("when", ["before", "after"])
     @pytest.mark.parametrize("status", [None, 503])
     async def test_reads_the_request_to_its_end(self, when: str, status: int | None) -> None:
-        """A struck request's body is read even where nobody wants it: else a drop would now and then be a reset."""
+        """The body is read even if it is not used; otherwise the client might see a reset instead of a drop."""
         parts: list[Message] = [
             {"type": "http.request", "body": b"bo", "more_body": True},
             {"type": "http.request", "body": b"dy", "more_body": False},
@@ -154,20 +154,20 @@ class TestFaults:
         assert [message["status"] for message in sent if "status" in message] == [status or 200]
 
     def test_strikes_only_what_matches(self, counter: Counter, client: httpx.Client) -> None:
-        """Method and path decide which requests are struck."""
+        """Method and path select the affected requests."""
         counter.app.state.faults.add(Fault(method="POST", status=500))
         counter.app.state.faults.add(Fault(path="^/other$", status=500))
 
         assert [client.get("/count").status_code, client.post("/count").status_code] == [200, 500]
 
     def test_strikes_as_often_as_it_should(self, counter: Counter, client: httpx.Client) -> None:
-        """A fault with a number of times is over after them."""
+        """A fault with `times` affects that many requests."""
         counter.app.state.faults.add(Fault(status=503, times=2))
 
         assert [client.get("/count").status_code for _ in range(3)] == [503, 503, 200]
 
     def test_chance_is_repeatable(self) -> None:
-        """The same seed strikes the same requests, about as many as its probability says."""
+        """The same seed affects the same requests, at about the rate of `probability`."""
         runs = []
         for _ in range(2):
             faults = Faults(seed=7)
@@ -179,13 +179,13 @@ class TestFaults:
 
     @pytest.mark.parametrize("wrong", [{"when": "during"}, {"path": "("}, {"stauts": 500}])
     def test_a_fault_that_cannot_be_is_refused(self, client: httpx.Client, wrong: dict[str, object]) -> None:
-        """A misspelt fault is refused where it is added, and strikes nothing."""
+        """A misspelled fault is refused when it is added, and affects no request."""
         refused = client.post("/_sandbox/faults", json=wrong)
 
         assert (refused.status_code, client.get("/count").status_code) == (400, 200)
 
     def test_is_switched_over_http(self, counter: Counter, client: httpx.Client) -> None:
-        """A fault is added and all are removed over HTTP."""
+        """A fault can be added, and all faults removed, over HTTP."""
         client.post("/_sandbox/faults", json={"method": "GET", "path": "/count", "status": 503})
         struck = client.get("/count").status_code
 
@@ -196,7 +196,7 @@ class TestFaults:
 
 class TestLog:
     def test_holds_methods_and_paths_only(self, counter: Counter, client: httpx.Client) -> None:
-        """The log names each request's method and path: no query, no header, no body, and not the control paths."""
+        """The log has each request's method and path, but no query, header or body, and no control request."""
         client.post("/count?token=hidden", content=b"hidden", headers={"Authorization": "Bearer hidden"})
 
         seen = client.get("/_sandbox/requests")
@@ -205,7 +205,7 @@ class TestLog:
         assert counter.app.state.requests == [("POST", "/count")]
 
     def test_logs_what_a_fault_has_struck(self, counter: Counter, client: httpx.Client) -> None:
-        """A request that failed is in the log like any other."""
+        """A failed request is logged like any other."""
         counter.app.state.faults.add(Fault(status=500))
 
         client.get("/count")
@@ -213,7 +213,7 @@ class TestLog:
         assert counter.app.state.requests == [("GET", "/count")]
 
     def test_is_reset(self, counter: Counter, client: httpx.Client) -> None:
-        """The log is emptied over HTTP, so that a test counts only its own requests."""
+        """The log can be cleared over HTTP, so that a test counts only its own requests."""
         client.get("/count")
 
         client.delete("/_sandbox/requests")

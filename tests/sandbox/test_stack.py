@@ -1,4 +1,4 @@
-"""A Prefect of our own: what it takes from its surroundings, and what it leaves alone."""
+"""The isolation of the sandbox's Prefect server from the user's environment and from other servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sandbox.stack import Stack
 
 
 def test_the_users_own_prefect_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the user's profile nor their settings nor their keys reach what is started here."""
+    """Neither the user's profile nor the keys in their environment reach the processes of a stack."""
     monkeypatch.setenv("PREFECT_PROFILE", "production")
     monkeypatch.setenv("PREFECT_API_KEY", "secret-of-production")
     monkeypatch.setenv("OPENROUTER_MANAGEMENT_KEY", "sk-or-v1-real")
@@ -33,7 +33,7 @@ def test_the_users_own_prefect_is_left_alone(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.e2e
 def test_another_server_on_the_port_is_not_taken_for_ours() -> None:
-    """A server that came first is not given our blocks; starting fails with what ours has logged."""
+    """A stack must not use another server that already listens on its port; its start fails instead."""
 
     async def settings(_request: object) -> JSONResponse:
         return JSONResponse({"home": "/home/somebody/.prefect"})

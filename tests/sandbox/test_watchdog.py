@@ -1,4 +1,4 @@
-"""What becomes of servers, workers and their runs when the process that started them is killed."""
+"""When a process is killed, the watchdog ends its servers, workers and runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sandbox.stack import CHECKOUT
 
 ENDED_WITHIN_SECONDS = 60
 SLEEP = "import time; time.sleep(600)"
-# As a worker starts its runs: in a session of their own.
+# Like a worker, it starts its run in a separate session.
 WORKER = f"""
 import subprocess, sys
 run = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
 print(run.pid, flush=True)
 run.wait()
 """
-# It stops its worker when it reads a line, and ends when there is no more to read.
+# It stops its worker when it reads a line, and exits at the end of its input.
 STARTER = f"""
 import sys, time
 from sandbox import isolation, watchdog
@@ -55,7 +55,7 @@ class Started:
     """A process that has started a worker, which has started a run.
 
     Args:
-        open_: Closes the file descriptors, and ends the process where a test has not.
+        open_: Closes the file descriptors, and kills the process if it still runs.
     """
 
     def __init__(self, open_: ExitStack) -> None:
@@ -70,38 +70,38 @@ class Started:
         self.watchdog, self.worker, self.run = (watch(int(pid), open_) for pid in pids)
 
     def read(self) -> str:
-        """The next line that it prints."""
+        """Read the next line of its output."""
         assert self.popen.stdout is not None
         return self.popen.stdout.readline()
 
     def stop_worker(self) -> None:
-        """Have it stop its worker, as at a normal end."""
+        """Make it stop its worker, as at a normal end."""
         assert self.popen.stdin is not None
         self.popen.stdin.write("\n")
         self.popen.stdin.flush()
         self.read()
 
     def end(self) -> int:
-        """Wait for its end, and return its exit code."""
+        """Make it exit by closing its input, and return its exit code."""
         assert self.popen.stdin is not None
         self.popen.stdin.close()
         return self.popen.wait()
 
 
 def watch(pid: int, open_: ExitStack) -> int:
-    """A descriptor of a process, which is that process's for ever, as its id is not."""
+    """Open a descriptor, which refers to this process even after its id is reused."""
     descriptor = os.pidfd_open(pid)
     open_.callback(os.close, descriptor)
     return descriptor
 
 
 def ended(process: int, within: float = ENDED_WITHIN_SECONDS) -> bool:
-    """Wait until a process has ended: its descriptor can be read then."""
+    """Wait until a process has exited, which makes its descriptor readable."""
     return bool(select.select([process], [], [], within)[0])
 
 
 def test_what_a_killed_process_started_ends_with_it(open_: ExitStack) -> None:
-    """Its worker, the worker's run in a session of its own, the watchdog itself, and every file."""
+    """The worker, its run in a separate session and the watchdog exit, and the temporary directory is removed."""
     started = Started(open_)
     assert not ended(started.run, within=0)
 
@@ -114,7 +114,7 @@ def test_what_a_killed_process_started_ends_with_it(open_: ExitStack) -> None:
 
 
 def test_a_process_that_ends_by_itself_leaves_nothing(open_: ExitStack) -> None:
-    """What it stops is gone at once; a run that has outlived its worker ends with the process."""
+    """A stopped worker is gone at once; a run that outlives its worker ends with the process."""
     started = Started(open_)
 
     started.stop_worker()
@@ -128,7 +128,7 @@ def test_a_process_that_ends_by_itself_leaves_nothing(open_: ExitStack) -> None:
 
 
 def test_what_others_have_started_goes_on(open_: ExitStack) -> None:
-    """The mark is that of one process: another one's worker is spared."""
+    """The watchdog kills only the descendants of its own process."""
     killed, other = Started(open_), Started(open_)
 
     killed.popen.kill()
