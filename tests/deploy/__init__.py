@@ -1,1 +1,1 @@
-"""What deploy/ says is done here, outside of a container: each step, command and setting, read from its files."""
+"""Run the steps, commands and settings in the files of deploy/ without containers."""

@@ -1,4 +1,4 @@
-"""Another migration, server, services and worker beside those of compose, on the same database and the same Redis."""
+"""Another migration, server, services and worker next to those of Compose, on the same database and Redis."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.deploy.machine import INHERITED, Machine
 
 @dataclass
 class Beside:
-    """What was started beside a machine's services.
+    """Processes that run next to the services of a machine.
 
     Args:
         machine: The machine.
-        name: What it is called in messages, folders and logs.
+        name: The name for messages, folders and logs.
     """
 
     machine: Machine
@@ -29,11 +29,11 @@ class Beside:
     port: int = field(default_factory=free_port)
     health: int = field(default_factory=free_port)
     consumers: int = 0
-    """How many consumers of events there were before."""
+    """The number of event consumers before the start."""
     processes: dict[str, Process] = field(default_factory=dict)
 
     def start(self, part: str, command: list[str], env: dict[str, str]) -> None:
-        """Start a part, with a home of its own and nothing of this process's environment."""
+        """Start a part with its own home, and without this process's environment."""
         home = self.machine.folder / self.name / part
         home.mkdir(parents=True)
         mine = {key: value for key, value in os.environ.items() if key in INHERITED}
@@ -41,7 +41,7 @@ class Beside:
         self.processes[part] = Process(command, {**mine, **env, **at}, self.machine.folder / f"{self.name}-{part}.log")
 
     def start_all(self, parts: dict[str, tuple[list[str], dict[str, str]]]) -> None:
-        """Migrate, and then start the other parts together."""
+        """Run the migration, then start the other parts in parallel."""
         self.consumers = self.count_consumers()
         self.start("migrate", *parts["migrate"])
         self.wait("migrate", self.migrated)
@@ -54,7 +54,7 @@ class Beside:
             process.stop()
 
     def wait(self, part: str, ready: Callable[[], bool]) -> None:
-        """Wait until a part is ready; it may not end before, unless with success."""
+        """Wait until a part is ready; fail if it exits with an error, or not in time."""
         process = self.processes[part]
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not ready():
@@ -63,18 +63,18 @@ class Beside:
             time.sleep(0.2)
 
     def migrated(self) -> bool:
-        """Whether the migration has ended."""
+        """Return whether the migration has succeeded."""
         return self.processes["migrate"].popen.poll() == 0
 
     def answers(self) -> bool:
-        """Whether the server reaches its database."""
+        """Return whether the server is ready, which includes its database."""
         try:
             return httpx.get(f"http://127.0.0.1:{self.port}/api/ready", timeout=30).is_success
         except httpx.TransportError:
             return False
 
     def count_consumers(self) -> int:
-        """How many consumers of events there are; each services process has some of its own."""
+        """Return the number of event consumers; every services process adds some."""
         port, password = self.machine.ports["redis", 6379], self.machine.redis_password
         with Redis(port=port, password=password, decode_responses=True) as redis:
             groups: list[dict[str, Any]] = [
@@ -83,11 +83,11 @@ class Beside:
         return sum(int(group["consumers"]) for group in groups)
 
     def consumes(self) -> bool:
-        """Whether the services take part in the work on events."""
+        """Return whether more consumers read events than before the start."""
         return self.count_consumers() > self.consumers
 
     def polls(self, name: str) -> bool:
-        """Whether a server knows the worker of a name as online."""
+        """Return whether the API lists an online worker whose name starts with `name`."""
         with self.machine.http(self.machine.operator) as client:
             found = client.post("/api/work_pools/key-rotation/workers/filter", json={}).raise_for_status().json()
         return any(worker["name"].startswith(name) and worker["status"] == "ONLINE" for worker in found)

@@ -1,4 +1,4 @@
-"""One fleet for all of these tests, as deploy/compose.yaml and its page start it."""
+"""One fleet for all tests of this package, started as deploy/compose.yaml and its documentation page describe."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ BESIDE = {
     "openssl": shutil.which("openssl"),
 }
 MISSING = [*missing_packages(), *(package for package, found in BESIDE.items() if not found)]
-"""Debian's packages of which no program is here."""
+"""The Debian packages that are missing."""
 SIGNED_IN = "ALTER USER prefect PASSWORD '{}'"
-"""What the image of PostgreSQL does with the password that it gets."""
+"""Sets the password, as PostgreSQL's image does."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what needs the whole fleet, which takes minutes to start where other tests run beside it."""
+    """Mark the tests that need the whole fleet: next to other tests, it takes minutes to start."""
     if "machine" in getattr(item, "fixturenames", ()):
         item.add_marker(pytest.mark.exhaustive)
 
 
 @pytest.fixture(scope="package")
 def programs() -> None:
-    """The programs that the fleet consists of."""
+    """Skip the tests if a program of the fleet is missing; fail if `REQUIRE_FLEET` is set."""
     if MISSING and not os.environ.get("REQUIRE_FLEET"):
         pytest.skip(f"not installed: {', '.join(MISSING)}")
     assert not MISSING, f"REQUIRE_FLEET is set, and not installed: apt-get install {' '.join(MISSING)}"
@@ -44,7 +44,7 @@ def programs() -> None:
 
 @pytest.fixture(scope="package")
 def folder() -> Iterator[Path]:
-    """A folder that the users of other programs can enter, too."""
+    """A folder that programs of other users can enter, too."""
     DIRECTORY.chmod(0o711)
     made = DIRECTORY / "fleet"
     made.mkdir(mode=0o711)
@@ -54,14 +54,14 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def image(folder: Path) -> Image:
-    """The image that the Dockerfile describes."""
+    """The image, built from the Dockerfile."""
     (folder / "image").mkdir()
     return build(folder / "image")
 
 
 @pytest.fixture(scope="package")
 def machine(programs: None, folder: Path, image: Image) -> Iterator[Machine]:
-    """All services of compose, started in its order."""
+    """All services of deploy/compose.yaml, started in order of their dependencies."""
     machine = Machine(folder, image)
     shutil.copytree(CHECKOUT / "deploy", folder / "deploy")
     with postgres(folder) as address:
@@ -76,11 +76,11 @@ def machine(programs: None, folder: Path, image: Image) -> Iterator[Machine]:
 
 
 def make_secrets(machine: Machine) -> None:
-    """Make the files with the secrets by the commands of the page, and mount nginx's settings."""
+    """Create the files with the secrets by the commands of the page, and write nginx's configuration."""
     commands = [block for block in pages.read("how-to/fleet.md") if block.language == "sh"]
     replaced = {f"{name}:{port}": f"127.0.0.1:{at}" for (name, port), at in machine.ports.items()}
     pages.follow(commands, machine.folder, {"prefect.example.com": HOST, **replaced}, {"PATH": os.environ["PATH"]})
-    machine.secrets.chmod(0o711)  # in a container only the files are visible
+    machine.secrets.chmod(0o711)  # lets other users enter it; a container mounts only the files
     [mount] = machine.services["proxy"]["volumes"]
     source, target, _ = mount.split(":")
     where = Path(machine.here(target, "proxy"))
@@ -89,7 +89,7 @@ def make_secrets(machine: Machine) -> None:
 
 
 def make_database(machine: Machine, rules: Path) -> None:
-    """Make the user, the database and the password that compose asks PostgreSQL's image for."""
+    """Create the database that compose.yaml requests, and set the user's password."""
     wanted = machine.services["postgres"]["environment"]
     password = Path(machine.here(wanted["POSTGRES_PASSWORD_FILE"], "postgres")).read_text()
     ask = [

@@ -1,4 +1,4 @@
-"""The Dockerfile, followed step by step in a folder that stands for the root of the image."""
+"""Execute the Dockerfile step by step, in folders that replace the root of each stage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ raise SystemExit({function}())
 
 @dataclass
 class Image:
-    """What an image says of itself, and the folder that stands for its root.
+    """The configuration of an image, and the folder that replaces its root.
 
     Args:
         root: The folder.
@@ -40,18 +40,18 @@ class Image:
     health: list[str] = field(default_factory=list)
 
     def here(self, path: str) -> Path:
-        """Return where a path of the image is on this machine."""
+        """Return the path on this machine of a path in the image."""
         return self.root / (self.workdir if not path.startswith("/") else "").lstrip("/") / path.lstrip("/")
 
     @property
     def path(self) -> str:
-        """Where programs are looked for: the image's own folders and this machine's."""
+        """The `PATH` of the image, with its folders on this machine first."""
         folders = self.env["PATH"].split(":")
         return ":".join([*(str(self.here(folder)) for folder in folders), *folders])
 
 
 def instructions(text: str) -> Iterator[tuple[str, str]]:
-    """Yield each instruction of a Dockerfile, with what stands after it."""
+    """Yield the name and the arguments of each instruction of a Dockerfile."""
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     for line in lines:
         found = INSTRUCTION.fullmatch(line)
@@ -60,16 +60,16 @@ def instructions(text: str) -> Iterator[tuple[str, str]]:
 
 
 def build(folder: Path) -> Image:
-    """Follow the Dockerfile, and return the image of its last stage.
+    """Execute the Dockerfile, and return the image of its last stage.
 
-    What it installs by its pins is linked from the environment of the tests, which was made from the same pins. So pip
-    finds every requirement satisfied, or fails, because it is not allowed to ask an index.
+    Pinned requirements are linked from the test environment, which was installed from the same pins. So pip finds every
+    requirement satisfied, or fails, because it must not use an index.
 
     Args:
-        folder: Where the folders of the stages are made.
+        folder: The folder in which the stages' folders are created.
 
     Raises:
-        ValueError: An instruction that this does not know.
+        ValueError: The Dockerfile has an unsupported instruction.
     """
     stages: dict[str, Image] = {}
     image = Image(folder)
@@ -104,7 +104,7 @@ def _copy(said: str, image: Image, stages: dict[str, Image]) -> None:
     *sources, target = re.sub(r"--\S+ ", "", said).split()
     where = image.here(target)
     if "from" in options:
-        # By a link, because what is installed knows its own path; in an image that is the same in both stages.
+        # Linked, not copied: a virtual environment contains its own path, which in an image is the same in both stages.
         assert sources == [target]
         where.parent.mkdir(parents=True, exist_ok=True)
         where.symlink_to(stages[options["from"]].here(target))

@@ -1,4 +1,4 @@
-"""The services of deploy/compose.yaml as processes of this machine, in its order and with its settings."""
+"""The services of deploy/compose.yaml as processes on this machine, with their own order, commands and settings."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from tests.deploy.image import Image
 COMPOSE = CHECKOUT / "deploy" / "compose.yaml"
 HOST = "localhost"
 PORTS = {"postgres": [5432], "redis": [6379], "server-1": [4200], "server-2": [4200], "proxy": [8443, 8080]}
-"""The ports on which the services listen, as their programs or their commands say."""
+"""The ports on which the services listen, according to their programs or commands."""
 HEALTH = 8080
-"""The port on which a worker tells its health."""
+"""The port of a worker's health check."""
 PATHS = ("/tmp", "/data", "/home/prefect", "/etc")  # noqa: S108 - in a container
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - the containers listen so; nothing here does
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - the containers listen on it; nothing here does
 INHERITED = {watchdog.MARK}
 
 
 class Machine:
-    """What stands for the host with its containers.
+    """The replacement for the host and its containers.
 
-    A path in a container is a folder of that service here; a service's name and port are a port on loopback. Nothing
-    else of a command, setting or file is changed.
+    A path in a container becomes a folder of that service; a service's name and port become a port on loopback. Nothing
+    else in commands, settings and files changes.
 
     Args:
-        folder: Where everything is kept; other users can enter it.
+        folder: The folder for all files, which other users can enter.
         image: The project's image.
     """
 
@@ -61,7 +61,7 @@ class Machine:
 
     @cached_property
     def compose(self) -> dict[str, Any]:
-        """The file, with the one variable that its user sets."""
+        """The content of compose.yaml, with the host name, its only variable, filled in."""
         text, count = re.subn(r"\$\{KEY_ROTATION_HOST:\?[^}]+\}", HOST, COMPOSE.read_text())
         assert count
         assert "${" not in text
@@ -74,48 +74,48 @@ class Machine:
 
     @property
     def checked(self) -> list[str]:
-        """The services whose health is checked: by their own command, or by that of the image."""
+        """The services that have a health check, either in compose.yaml or from the image."""
         said = {name: each.get("healthcheck", {}) for name, each in self.services.items()}
         return [name for name, how in said.items() if "test" in how or ("build" in self.services[name] and not how)]
 
     @property
     def url(self) -> str:
-        """The address that people use."""
+        """The public address, which the proxy serves."""
         return f"https://{HOST}:{self.ports['proxy', 8443]}"
 
     @property
     def secrets(self) -> Path:
-        """Where the files with the secrets are, as the page makes them."""
+        """The folder with the files of secrets, where the page's commands create it."""
         return self.folder / "deploy" / "secrets"
 
     @property
     def authority(self) -> str:
-        """The file with the certificate, which its clients trust."""
+        """The path of the TLS certificate, which clients of the fleet trust."""
         return str(self.secrets / "tls-certificate.pem")
 
     @property
     def operator(self) -> tuple[str, str]:
-        """The user and the password that every call needs."""
+        """The user and the password for the API."""
         user, password = read_settings(self.secrets / "worker.env")["PREFECT_API_AUTH_STRING"].split(":")
         return user, password
 
     @property
     def redis_password(self) -> str:
-        """The password of Redis."""
+        """Redis's password."""
         return (self.secrets / "redis.conf").read_text().split()[1]
 
     def address(self, server: str) -> str:
-        """The address of one server, past the proxy."""
+        """Return the address of one server, without the proxy."""
         return f"http://127.0.0.1:{self.ports[server, 4200]}"
 
     def http(self, auth: tuple[str, str] | None = None) -> httpx.Client:
-        """A client of the proxy, with a password or without."""
+        """Return a client of the proxy, with or without credentials."""
         trust = ssl.create_default_context(cafile=self.authority)
         return httpx.Client(base_url=self.url, auth=auth, verify=trust, timeout=120)
 
     @contextmanager
     def as_client(self) -> Iterator[None]:
-        """Point Prefect's client in this process to the proxy, as somebody with the password."""
+        """Configure Prefect's client in this process for the proxy, with credentials."""
         with temporary_settings(
             {
                 PREFECT_API_URL: f"{self.url}/api",
@@ -128,19 +128,19 @@ class Machine:
 
     @staticmethod
     def setting(told: dict[str, Any], name: str) -> Any:
-        """Return a setting, such as `docket_url`, out of the groups in which a server tells its settings."""
+        """Return a setting by its full name, such as `docket_url`, from the nested groups of a server's settings."""
         if name in told:
             return told[name]
         [group] = [group for group in told if name.startswith(f"{group}_")]
         return Machine.setting(told[group], name.removeprefix(f"{group}_"))
 
     def here(self, text: str, name: str, *, health: int = 0) -> str:
-        """Return a text of a container's command, setting or file as it is on this machine.
+        """Translate a command, setting or file of a container for this machine.
 
         Args:
-            text: The text.
+            text: The text to translate.
             name: The service.
-            health: The port on which its worker tells its health, if it is one.
+            health: The port of the health check, for a worker.
         """
         own = {port: at for (service, port), at in self.ports.items() if service == name}
         own |= {HEALTH: health} if health else {}
@@ -157,7 +157,7 @@ class Machine:
         return re.sub("|".join(map(re.escape, places)), lambda found: str(places[found[0]]), text)
 
     def env(self, name: str, *, health: int = 0) -> dict[str, str]:
-        """Return the environment of a service: its image's, its files' and its own, and nothing of this process's."""
+        """Return a service's environment: from its image, its files and compose.yaml, but not from this process."""
         service = self.services[name]
         mine = {key: value for key, value in os.environ.items() if key in INHERITED}
         if "build" not in service:
@@ -171,7 +171,7 @@ class Machine:
         return {**mine, **said, "PATH": self.image.path, "HOME": str(home), **ports}
 
     def command(self, name: str, words: list[str], *, health: int = 0) -> list[str]:
-        """Return a command of a service as it is run here."""
+        """Return a service's command, translated for this machine."""
         program, *rest = (self.here(word, name, health=health) for word in words)
         at = {
             "redis-cli": ["-p", str(self.ports["redis", 6379])],
@@ -185,7 +185,7 @@ class Machine:
         return [*_as_user(user), found, *at.get(program, []), *rest]
 
     def start(self, name: str) -> None:
-        """Start a service, each of its replicas."""
+        """Start all replicas of a service."""
         service = self.services[name]
         for folder in ("tmp", "data", "home/prefect", "etc"):
             where = self.folder / name / folder
@@ -199,14 +199,14 @@ class Machine:
             self.processes.setdefault(name, []).append(Process(command, self.env(name, health=health), log))
 
     def is_ready(self, name: str, condition: str) -> bool:
-        """Whether a service is in a condition that another one waits for.
+        """Return whether a service meets a condition of `depends_on`.
 
         Args:
             name: The service.
-            condition: The word of compose for it.
+            condition: The condition, as compose.yaml names it.
 
         Raises:
-            AssertionError: It has ended, with its log.
+            AssertionError: The service has exited; the message has its log.
         """
         ended = [process.popen.poll() for process in self.processes.get(name, [])]
         if condition == "service_completed_successfully":
@@ -216,7 +216,7 @@ class Machine:
         return condition == "service_started" or all(self.check(name, number) for number in range(len(ended) or 1))
 
     def check(self, name: str, number: int = 0) -> bool:
-        """Run a service's own health check once."""
+        """Run the health check of a service once."""
         service = self.services[name]
         test = service["healthcheck"]["test"] if "healthcheck" in service else ["CMD", *self.image.health]
         kind, *words = test
@@ -228,11 +228,11 @@ class Machine:
         )
 
     def log(self, name: str) -> str:
-        """Return the end of what a service has printed."""
+        """Return the end of a service's output."""
         return "\n".join(f"{name}:\n{process.log.read_text()[-3000:]}" for process in self.processes.get(name, []))
 
     def up(self) -> None:
-        """Start every service after those that it depends on, and wait until all of them are healthy."""
+        """Start every service after its dependencies, and wait until all health checks pass."""
         started = {"postgres"}
         while waiting := {name: each for name, each in self.services.items() if name not in started}:
             for name, service in waiting.items():
@@ -247,14 +247,14 @@ class Machine:
             self.wait(name, "service_healthy")
 
     def wait(self, name: str, condition: str) -> None:
-        """Wait until a service is in a condition."""
+        """Wait until a service meets a condition of `depends_on`."""
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while not self.is_ready(name, condition):
             assert time.monotonic() < deadline, f"{name} is not {condition}\n{self.log(name)}"
             time.sleep(0.2)
 
     def down(self) -> None:
-        """Stop all services, the latest first."""
+        """Stop all services in reverse order."""
         for processes in reversed(list(self.processes.values())):
             for process in processes:
                 process.stop()
@@ -262,7 +262,7 @@ class Machine:
 
 
 def _as_user(user: str | None) -> list[str]:
-    # Programs of this machine only: another user cannot read the interpreter of the tests.
+    # Only for programs of the system: another user cannot read the interpreter of the tests.
     if user is None or os.geteuid() != 0:
         return []
     uid, gid = user.split(":")

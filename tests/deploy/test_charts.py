@@ -1,7 +1,7 @@
-"""The values of deploy/kubernetes: what Prefect's charts would start with them, beside the fleet.
+"""The values in deploy/kubernetes: the processes that Prefect's charts would start with them, next to the fleet.
 
-The charts are not here and are not rendered. What they add to the values, arguments and settings of their own, stands
-below as it does in their templates (prefect-server and prefect-worker, August 2026).
+The charts are neither downloaded nor rendered. The arguments and settings that they add to the values are copied below
+from their templates (prefect-server and prefect-worker, August 2026).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ OF_THE_CHART = {
     "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
 }
-"""What the chart sets itself where services are a deployment of their own."""
+"""What the chart itself sets if the services are a separate deployment."""
 ALIASES = {
     "PREFECT_MESSAGING_BROKER": "PREFECT_SERVER_EVENTS_MESSAGING_BROKER",
     "PREFECT_MESSAGING_CACHE": "PREFECT_SERVER_EVENTS_MESSAGING_CACHE",
 }
-"""Older names of settings, which the chart uses."""
+"""Former names of settings, which the chart still uses."""
 MIGRATION = 'set -eo pipefail\necho "Starting database migration..."\nprefect server database upgrade -y\n'
 
 
 def settings(machine: Machine, part: dict[str, Any], set_by_chart: dict[str, str]) -> dict[str, str]:
-    """The environment of a container: the config map and the secret, over which the chart's own settings win."""
+    """Return the environment of a container: config map and secret, overridden by the chart's settings."""
     files = {"prefect-env": CHECKOUT / "prefect.env", "prefect-server": machine.secrets / "server.env"}
     files["prefect-worker"] = machine.secrets / "worker.env"
     named = part.get("extraEnvVarsCMs") or [part["extraEnvVarsCM"]]
@@ -52,14 +52,14 @@ def settings(machine: Machine, part: dict[str, Any], set_by_chart: dict[str, str
 
 
 def program(machine: Machine, part: dict[str, Any], *arguments: str) -> list[str]:
-    """The command of the values, with the chart's arguments after it."""
+    """Return a command of the values, followed by the chart's arguments."""
     name, *words = part["command"]
     return [str(machine.image.here(f"/opt/key-rotation/bin/{name}")), *words, *arguments]
 
 
 @pytest.fixture(scope="module")
 def charts(machine: Machine) -> Iterator[Beside]:
-    """The processes of the containers."""
+    """The processes of the charts' containers."""
     beside = Beside(machine, "charts")
     secret = read_settings(machine.secrets / "server.env")
     database = SERVER["externalDatabase"]["connectionStringSecretKey"]
@@ -133,22 +133,22 @@ def charts(machine: Machine) -> Iterator[Beside]:
 
 
 def test_the_server_of_a_chart_answers(charts: Beside) -> None:
-    """It listens on the chart's port, and reaches the database of the secret."""
+    """It listens on the chart's port, and can reach the database in the secret."""
     charts.wait("server", charts.answers)
 
 
 def test_the_services_of_a_chart_take_part(charts: Beside) -> None:
-    """They read events from the Redis of the secret; the host that the chart wants to be told does not count."""
+    """They read events from the Redis in the secret, which overrides the placeholder that the chart requires."""
     charts.wait("services", charts.consumes)
 
 
 def test_the_worker_of_a_chart_asks_for_work(charts: Beside) -> None:
-    """It gets in with the password of its secret."""
+    """The password in its secret lets it poll the work pool."""
     charts.wait("worker", lambda: charts.polls("pod"))
 
 
 def test_every_setting_of_the_fleet_is_given_to_the_containers() -> None:
-    """Each one of fleet.env is set by the chart or the values: a client's for workers, the others for servers."""
+    """The charts and the values set everything in fleet.env: client settings for workers, all others for servers."""
     given = {**OF_THE_CHART, **GLOBAL}
     servers = {ALIASES.get(name, name): value for name, value in given.items()}
     of_clients = {name: value for name, value in FLEET.items() if name.startswith("PREFECT_CLIENT_")}
@@ -158,14 +158,14 @@ def test_every_setting_of_the_fleet_is_given_to_the_containers() -> None:
 
 
 def test_the_worker_is_one_of_this_project() -> None:
-    """The pool and the type are the project's own, and nothing is installed at its start."""
+    """It uses the project's work pool and worker type, and installs nothing at its start."""
     config = WORKER["worker"]["config"]
 
     assert (config["workPool"], config["type"], config["installPolicy"]) == (POOL, WORKER_TYPE, "never")
 
 
 def test_each_host_is_one_address() -> None:
-    """The address of the dashboard is the same wherever it stands."""
+    """The dashboard and the API have the same host everywhere in the values."""
     host = SERVER["ingress"]["host"]["hostname"]
 
     assert GLOBAL["PREFECT_UI_URL"] == WORKER["worker"]["extraEnvVars"][0]["value"] == f"https://{host}/v2"

@@ -1,4 +1,4 @@
-"""deploy/compose.yaml: everything that it names, started here, and rotations by its workers, through the proxy."""
+"""The services of deploy/compose.yaml, started on this machine, and rotations by their workers through the proxy."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from tests.e2e.processes import held_by
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("deploy")]
 FLEET = read_settings(CHECKOUT / "deploy" / "fleet.env")
 SECRETS = ("AUTH_STRING", "ENCRYPTION_KEY", "CONNECTION_URL", "MESSAGING_URL", "QUEUE_URL", "DOCKET_URL", "PASSWORD")
-"""The ends of the names of settings that hold a password or a key."""
+"""The endings of the names of settings that contain a password or a key."""
 PREFECT = Subprotocol("prefect")
 numbers = count(1)
 
 
 @pytest.fixture
 async def account(machine: Machine) -> AsyncIterator[OpenRouterSandbox]:
-    """OpenRouter, connected by blocks that were saved through the proxy."""
+    """The OpenRouter stand-in, whose connection blocks were saved through the proxy."""
     account = OpenRouterSandbox()
     with running(openrouter.create_app(account)) as url, machine.as_client():
         await prepare(SecretStr(DEFAULT_MANAGEMENT_KEY), f"{url}/api/v1")
@@ -51,7 +51,7 @@ async def account(machine: Machine) -> AsyncIterator[OpenRouterSandbox]:
 
 
 def make_rotation() -> Rotation:
-    """A rotation of a name of its own, to a Prefect secret."""
+    """Create a rotation with a unique name whose destination is a Prefect secret."""
     name = f"fleet-{next(numbers)}"
     return Rotation(
         name=name,
@@ -63,21 +63,21 @@ def make_rotation() -> Rotation:
 
 
 def test_everything_is_healthy(machine: Machine) -> None:
-    """Each health check of the file and of the image passes, of both servers and of each worker."""
+    """Every health check of compose.yaml and of the image passes, for both servers and both workers."""
     assert machine.checked == ["postgres", "redis", "server-1", "server-2", "worker"]
     assert [name for name in machine.checked if not machine.is_ready(name, "service_healthy")] == []
     assert len(machine.processes["worker"]) == 2
 
 
 def test_only_the_proxy_is_published(machine: Machine) -> None:
-    """From outside of the host nothing else can be reached."""
+    """No other service can be reached from outside the host."""
     assert {name: each["ports"] for name, each in machine.services.items() if "ports" in each} == {
         "proxy": ["443:8443"]
     }
 
 
 def test_secrets_come_from_files(machine: Machine) -> None:
-    """No setting holds a password or a key, and each file is mounted where it is declared."""
+    """No setting contains a password or a key, and every declared secret is a file that a service mounts."""
     named = {name for each in machine.services.values() for name in each.get("environment", {})}
     mounted = {secret for each in machine.services.values() for secret in each.get("secrets", [])}
 
@@ -87,7 +87,7 @@ def test_secrets_come_from_files(machine: Machine) -> None:
 
 
 def test_the_projects_containers_can_write_nowhere_but_to_memory(machine: Machine) -> None:
-    """They have no capability, no way to get one, and a root that cannot be written."""
+    """They have no capability, cannot gain privileges, and have a read-only root."""
     ours = {name: each for name, each in machine.services.items() if name not in {"postgres", "redis"}}
 
     assert [name for name, each in ours.items() if not each["read_only"] or each["cap_drop"] != ["ALL"]] == []
@@ -97,13 +97,13 @@ def test_the_projects_containers_can_write_nowhere_but_to_memory(machine: Machin
 @pytest.mark.parametrize("path", ["/api/admin/settings", "/api/metrics", "/api/block_types/slug/secret"])
 @pytest.mark.parametrize("auth", [None, ("operator", "guess")], ids=["nobody", "wrong password"])
 def test_without_the_password_nothing_is_told(machine: Machine, path: str, auth: tuple[str, str] | None) -> None:
-    """Whoever reaches the proxy still needs the password, for metrics too."""
+    """The proxy passes requests on, but each endpoint requires the password, even that of the metrics."""
     with machine.http(auth) as client:
         assert client.get(path).status_code == 401
 
 
 def test_nothing_is_told_without_tls(machine: Machine) -> None:
-    """The published port speaks HTTPS only."""
+    """The published port accepts only HTTPS."""
     answer = httpx.get(machine.url.replace("https:", "http:"))
 
     assert (answer.status_code, "HTTPS port" in answer.text) == (400, True)
@@ -111,7 +111,7 @@ def test_nothing_is_told_without_tls(machine: Machine) -> None:
 
 @pytest.mark.parametrize("server", ["server-1", "server-2"])
 def test_each_server_runs_with_the_settings_of_the_fleet(machine: Machine, server: str) -> None:
-    """What fleet.env says is what the server says of itself; redis has settings of its own, which it does not tell."""
+    """Each server reports the settings of fleet.env; those of Redis are not part of its report."""
     told = httpx.get(f"{machine.address(server)}/api/admin/settings", auth=machine.operator).json()["server"]
     asked = {name: value for name, value in FLEET.items() if name.startswith("PREFECT_SERVER_")}
 
@@ -120,7 +120,7 @@ def test_each_server_runs_with_the_settings_of_the_fleet(machine: Machine, serve
 
 
 async def test_rotations_run_on_the_workers_and_are_seen_live(machine: Machine, account: OpenRouterSandbox) -> None:
-    """Each rotation ends with one live key; its event and log arrive at somebody who watches through the proxy."""
+    """Every run completes, the destinations hold the live keys, and events and logs arrive through the proxy."""
     rotations = [make_rotation() for _ in range(4)]
     for rotation in rotations:
         await Secret(value="not-yet-rotated").asave(rotation.name)
@@ -141,7 +141,7 @@ async def test_rotations_run_on_the_workers_and_are_seen_live(machine: Machine, 
 
 @pytest.mark.parametrize("path", ["events/in", "events/out", "logs/out", f"work_pools/{POOL}/workers/connect"])
 async def test_each_websocket_passes_the_proxy(machine: Machine, path: str) -> None:
-    """Events, logs and the workers' channel are accepted with the password."""
+    """The websockets for events, logs and workers accept the password through the proxy."""
     user, password = machine.operator
     told = {"type": "auth", "token": f"{user}:{password}"}
     basic = {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
@@ -154,7 +154,7 @@ async def test_each_websocket_passes_the_proxy(machine: Machine, path: str) -> N
 
 
 def test_events_and_services_are_in_redis(machine: Machine) -> None:
-    """Nothing that they share is in the memory of one of them: docs/how-to/monitor.md watches these groups."""
+    """They must be in Redis, not in memory, to be shared; docs/how-to/monitor.md monitors these consumer groups."""
     with Redis(port=machine.ports["redis", 6379], password=machine.redis_password, decode_responses=True) as redis:
         groups = {group["name"] for group in redis.xinfo_groups("events")}
         redis.select(1)

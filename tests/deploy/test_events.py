@@ -1,4 +1,4 @@
-"""No event and no action of an automation is lost with Redis or the database of a fleet."""
+"""A fleet loses no event and no automation's action when Redis or the database fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FLEET = read_settings(CHECKOUT / "deploy" / "fleet.env")
 
 @pytest.fixture
 def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RestartableRedis]:
-    """A Redis that fleet.env's messaging uses."""
+    """A Redis that is configured for messaging as in fleet.env."""
     server = RestartableRedis(tmp_path)
     monkeypatch.setenv("PREFECT_REDIS_MESSAGING_URL", server.address(0))
     for name, value in FLEET.items():
@@ -47,14 +47,14 @@ def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restartab
 
 
 class RestartableRedis(Redis):
-    """A Redis that is killed and started again within a test."""
+    """A Redis that a test can kill and restart."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.process: Process = self.start()
 
     async def restart(self) -> None:
-        """Kill it, and start it with the data that it had."""
+        """Kill it, and restart it with its data."""
         self.process.kill()
         self.process = self.start()
         await clear_cached_clients()
@@ -64,9 +64,9 @@ class RestartableRedis(Redis):
 async def test_an_event_that_its_sender_repeats_after_redis_failed_is_not_taken_for_a_duplicate(
     redis: RestartableRedis,
 ) -> None:
-    """Redis dies after Prefect has looked for duplicates, and before the event is written."""
+    """If Redis fails between Prefect's check for duplicates and the write of an event, its retry must be delivered."""
     event: tuple[bytes, dict[str, Any]] = (b"{}", {"id": str(uuid4())})
-    # given a server that hands over an event while Redis dies
+    # given a server that publishes an event while Redis dies
     async with create_publisher("events", deduplicate_by="id") as publisher:
         publisher._client = DyingClient(redis)  # type: ignore[attr-defined]
         with pytest.raises(RedisConnectionError):
@@ -83,7 +83,7 @@ async def test_an_event_that_its_sender_repeats_after_redis_failed_is_not_taken_
 
 @needs_redis
 async def test_what_killed_services_had_in_hand_is_not_deleted(redis: RestartableRedis) -> None:
-    """Others have dealt with later messages since, and Redis is trimmed before the message is claimed again."""
+    """A message that a killed consumer has not acknowledged must stay, although later ones are acknowledged."""
     assert redis.process.is_alive
     client, now = get_async_redis_client(), datetime.now(UTC)
     first, in_hand, last = [await client.xadd("events", {"data": each}) for each in ("first", "in hand", "last")]
@@ -98,7 +98,7 @@ async def test_what_killed_services_had_in_hand_is_not_deleted(redis: Restartabl
 
 @needs_redis
 async def test_what_every_group_has_dealt_with_is_deleted(redis: RestartableRedis) -> None:
-    """Otherwise Redis would fill up; the last message stays until there is another one."""
+    """Otherwise Redis would fill up; the last message that the slowest group has received stays, and all later ones."""
     assert redis.process.is_alive
     client, now = get_async_redis_client(), datetime.now(UTC)
     ids = [await client.xadd("events", {"data": "event"}) for _ in range(5)]
@@ -114,7 +114,7 @@ async def test_what_every_group_has_dealt_with_is_deleted(redis: RestartableRedi
 
 @needs_redis
 async def test_prefect_itself_deletes_nothing(redis: RestartableRedis) -> None:
-    """It would not ask what is still pending."""
+    """Prefect's own trimming would also delete pending messages; fleet.env effectively disables it."""
     assert redis.process.is_alive
     consumer: Any = create_consumer("events", group="reactive-triggers")
 
@@ -130,25 +130,25 @@ async def test_prefect_itself_deletes_nothing(redis: RestartableRedis) -> None:
     ],
 )
 def test_how_long_messages_are_kept(groups: list[datetime], kept_since: datetime) -> None:
-    """Nothing grows without bound."""
+    """The slowest group decides, but a stream without groups, or with an abandoned one, must not fill Redis."""
     delivered = [{"name": str(number), "last-delivered-id": message_id(moment)} for number, moment in enumerate(groups)]
 
     assert first_needed(delivered, {group["name"]: None for group in delivered}, NOW) == message_id(kept_since)
 
 
 def message_id(moment: datetime) -> str:
-    """The id of the first message that Redis receives at a moment."""
+    """Return the id of the first message that Redis receives at a given time."""
     return f"{int(moment.timestamp() * 1000)}-0"
 
 
 class DyingClient:
-    """Redis as a publisher sees it when it dies right before the event is written."""
+    """A publisher's Redis client whose server dies immediately before the event is written."""
 
     def __init__(self, server: RestartableRedis) -> None:
         self._server = server
 
     async def xadd(self, *_: object) -> None:
-        """Fail as a connection to a server that was killed does."""
+        """Kill the server, and raise the error of a lost connection."""
         self._server.process.kill()
         raise RedisConnectionError("Connection closed by server.")
 
@@ -158,7 +158,7 @@ NOT_FOUND, DOWN, FOUND = httpx.Response(404), httpx.Response(500), httpx.Respons
 
 @pytest.fixture
 def failed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The reasons of the actions that have failed for good, in a process of `flows.services`."""
+    """The reasons of the actions that fail permanently, with the patches of `flows.services` applied."""
     reasons: list[str] = []
 
     async def fail(_: actions.Action, __: TriggeredAction, reason: str) -> None:
@@ -172,7 +172,7 @@ def failed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_an_action_is_done_again_after_the_api_failed(failed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefect's API answers 500 where the database is down."""
+    """Prefect's API responds with 500 while the database is down; the action must stay pending."""
     monkeypatch.setattr(actions.ExternalDataAction, "orchestration_client", _answering(DOWN))
 
     with pytest.raises(OutageError):
@@ -182,7 +182,7 @@ async def test_an_action_is_done_again_after_the_api_failed(failed: list[str], m
 
 
 async def test_an_action_is_done_again_after_redis_failed(failed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefect emits an event when it loads an action's block, and that event passes through Redis."""
+    """Loading an action's block emits an event through Redis; if that fails, the action must stay pending."""
     monkeypatch.setattr(actions.ExternalDataAction, "orchestration_client", _answering(FOUND))
     monkeypatch.setattr(BlockDocument, "model_validate", lambda _: None)
     monkeypatch.setattr(actions, "_load_block_from_block_document", _without_redis)
@@ -194,7 +194,7 @@ async def test_an_action_is_done_again_after_redis_failed(failed: list[str], mon
 
 
 async def test_an_action_that_cannot_succeed_fails_for_good(failed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that was deleted does not come back by trying again."""
+    """A retry cannot bring a deleted block back."""
     monkeypatch.setattr(actions.ExternalDataAction, "orchestration_client", _answering(NOT_FOUND))
 
     await _act()

@@ -1,4 +1,4 @@
-"""deploy/Dockerfile: each step done in an empty folder, and what came of it."""
+"""deploy/Dockerfile, executed step by step in an empty folder, and the resulting image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(json.dumps([blocks.__file__, tasks.__file__, flows.__file__, *map(str, FOL
 
 
 def test_the_image_holds_the_package_with_its_files(image: Image) -> None:
-    """The installed wheel is imported, with its automations, and what Redis needs; nothing comes from the checkout."""
+    """Python imports the installed wheel, its automations and the Redis package, but nothing from the checkout."""
     python = image.here("/opt/key-rotation/bin/python")
     files = json.loads(run(python, "-c", WHERE, cwd=image.here("."), env={}))
 
@@ -37,7 +37,7 @@ def test_the_image_holds_the_package_with_its_files(image: Image) -> None:
 
 
 def test_the_images_requirements_fit_each_other(image: Image) -> None:
-    """Nothing that a pinned package needs is missing, nor the extra for a fleet."""
+    """No dependency of an installed package is missing or incompatible."""
     python = image.here("/opt/key-rotation/bin/python")
 
     assert "No broken requirements" in run(
@@ -46,27 +46,27 @@ def test_the_images_requirements_fit_each_other(image: Image) -> None:
 
 
 def test_the_command_of_the_image_is_the_workers(image: Image) -> None:
-    """Compose adds to it where the password is; the tests of compose start it and run its health check."""
+    """The worker in compose.yaml runs the image's command, after a prefix that loads the password."""
     command = COMPOSE["services"]["worker"]["command"]
 
     assert command[command.index("--") + 1 :] == image.command
 
 
 def test_the_user_of_the_image_is_not_root(image: Image) -> None:
-    """It is a number, so that Kubernetes can see it too, and owns its home."""
+    """Its id is numeric, so that Kubernetes can verify that it is not root, and it owns its home."""
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", image.user)
     assert f"--chown={image.user} {image.env['HOME']} {image.env['HOME']}" in DOCKERFILE.read_text()
 
 
 def test_no_step_needs_a_shell() -> None:
-    """Each command is a list of words."""
+    """All commands are in exec form."""
     said = [words.partition(" CMD ")[2] or words for name, words in STEPS if name in {"RUN", "CMD", "HEALTHCHECK"}]
 
     assert all(isinstance(json.loads(each), list) for each in said)
 
 
 def test_what_is_copied_is_sent_to_the_builder() -> None:
-    """The list of what is not ignored names each source, and nothing else."""
+    """The exceptions in .dockerignore are exactly the sources of the COPY instructions."""
     copied = [words.split()[:-1] for name, words in STEPS if name == "COPY" and "--from" not in words]
     ignored = Path(f"{DOCKERFILE}.dockerignore").read_text().splitlines()
 
@@ -77,7 +77,7 @@ def test_what_is_copied_is_sent_to_the_builder() -> None:
 
 
 def test_the_image_is_tagged_with_the_version() -> None:
-    """Wherever the image is named, it is the one of this version."""
+    """Compose and the chart values use the image of the current version."""
     charts = [yaml.safe_load(file.read_text()) for file in (CHECKOUT / "deploy" / "kubernetes").glob("*.yaml")]
     tags = {COMPOSE["services"]["worker"]["image"].partition(":")[2]}
     tags |= {
@@ -91,13 +91,13 @@ def test_the_image_is_tagged_with_the_version() -> None:
 
 
 def prefect_of(chart: dict[str, Any]) -> dict[str, Any] | None:
-    """Where the chart of the server names its image."""
+    """Return the section of the server chart's values that names its image."""
     found: dict[str, Any] | None = chart.get("global", {}).get("prefect")
     return found
 
 
 def test_the_interpreter_is_one_that_the_package_supports() -> None:
-    """The tag of the base, in both stages, is a version of Python that pyproject.toml permits."""
+    """Both stages use the same base image, and pyproject.toml permits its Python version."""
     bases = {words.partition(" AS ")[0] for name, words in STEPS if name == "FROM"}
     permitted = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["requires-python"]
 

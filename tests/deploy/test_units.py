@@ -1,4 +1,4 @@
-"""The units of deploy/systemd: their commands and environment, beside the fleet, and what systemd says of them."""
+"""The units in deploy/systemd: their commands and environment, run next to the fleet, and systemd's own checks."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ FILES = {"prefect.env": CHECKOUT / "prefect.env", "fleet.env": CHECKOUT / "deplo
 """The files of the checkout that the page copies to /etc/key-rotation."""
 WORKER = "a"
 EXPOSURE = 15
-"""The most that `systemd-analyze security` may find, in tenths: 1.5 of 10."""
+"""The maximum exposure that `systemd-analyze security` may report, in tenths: 1.5 of 10."""
 ANALYZE = shutil.which("systemd-analyze")
 systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed")
 
 
 def settings(unit: Path) -> list[tuple[str, str]]:
-    """The lines of a unit's service, in order."""
+    """Return the lines of a unit's `[Service]` section, in order."""
     service = unit.read_text().partition("[Service]\n")[2].partition("\n[")[0]
     lines = [line for line in service.splitlines() if line and not line.startswith("#")]
     return [(name, value) for name, _, value in (line.partition("=") for line in lines)]
 
 
 def run_of(unit: Path, instance: str, machine: Machine) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment of a unit, as systemd reads them, on this machine."""
+    """Return a unit's command and environment, translated for this machine."""
     env: dict[str, str] = {}
     command: list[str] = []
     for name, value in settings(unit):
@@ -72,23 +72,23 @@ def units(machine: Machine) -> Iterator[Beside]:
 
 
 def test_the_server_of_a_unit_answers(units: Beside) -> None:
-    """It listens on the port that its instance names, and reaches the database."""
+    """It listens on the port in its instance name, and can reach the database."""
     units.wait("server", units.answers)
 
 
 def test_the_services_of_a_unit_take_part(units: Beside) -> None:
-    """They read events from Redis, beside the services that are there already."""
+    """They read events from Redis, next to the services of Compose."""
     units.wait("services", units.consumes)
 
 
 def test_the_worker_of_a_unit_asks_for_work(units: Beside) -> None:
-    """It reaches the servers through the proxy, with TLS and the password, and is named after its host and instance."""
+    """It polls through the proxy, with TLS and the password, and its name consists of host and instance."""
     units.wait("worker", lambda: units.polls(f"{socket.gethostname()}-{WORKER}"))
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_a_unit_is_hardened_like_the_others(unit: Path) -> None:
-    """What one is not permitted is permitted to none."""
+    """All units have the same restrictions."""
     own = {"Type", "RemainAfterExit", "Restart", "RestartSec", "TimeoutStopSec", "ExecStart"}
     places = ("EnvironmentFile", "Environment", "StateDirectory", "WorkingDirectory")
     mine, first = (
@@ -102,7 +102,7 @@ def test_a_unit_is_hardened_like_the_others(unit: Path) -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory, image: object) -> Path:
-    """The units as systemd would find them, with a program that exists, and an instance of each template."""
+    """The units in one folder, with an existing program, and an instance of each template."""
     folder = tmp_path_factory.mktemp("systemd")
     for unit in UNITS:
         text = re.sub(r"/opt/key-rotation/bin/\w+", "/bin/true", unit.read_text())
@@ -113,7 +113,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, image: object) -> Path:
 @systemd
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_systemd_understands_a_unit(installed: Path, unit: Path) -> None:
-    """It has nothing to say about it."""
+    """`systemd-analyze verify` reports nothing."""
     name = unit.name.replace("@.", "@4200.")
     done = subprocess.run(
         [str(ANALYZE), "verify", f"./{name}"], cwd=installed, capture_output=True, text=True, check=False
@@ -125,7 +125,7 @@ def test_systemd_understands_a_unit(installed: Path, unit: Path) -> None:
 @systemd
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_systemd_finds_a_unit_hardly_exposed(installed: Path, unit: Path) -> None:
-    """By its own count, of which 10 is the worst."""
+    """The exposure that systemd itself computes stays below the limit."""
     name = unit.name.replace("@.", "@4200.")
     command = [str(ANALYZE), "security", "--offline=yes", "--no-pager", f"--threshold={EXPOSURE}", f"./{name}"]
     done = subprocess.run(command, cwd=installed, capture_output=True, text=True, check=False)

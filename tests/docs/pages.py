@@ -1,4 +1,4 @@
-"""Read the commands, programs and files of a page, and run its commands like a reader.
+"""Parse the commands, programs and files of a page, and run its commands as a reader would.
 
 Blocks marked `sh` are run by a test; commands that no test can run are marked `bash`, and the page says so.
 `test_every_block.py` verifies that for all pages.
@@ -81,7 +81,7 @@ def follow(
         text=True,
         check=False,
         input=typed,
-        start_new_session=True,  # no terminal, so that a program that asks for a secret reads what was typed
+        start_new_session=True,  # without a terminal, a program that asks for a secret reads its standard input
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return _promises(blocks, done.stdout.split(DONE))

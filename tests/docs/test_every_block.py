@@ -49,10 +49,10 @@ FOLLOWED = {
     "reference/vault-policy.md": "test_vault",
     "tutorial/first-rotation.md": "test_the_tutorial_works",
 }
-"""The test that follows each page: it saves the files that have a name, and runs the commands marked `sh`."""
+"""The test that follows each page: it saves the files with a title, and runs the commands marked `sh`."""
 
 CHECKED = {"ini", "json", "mermaid", "yaml"}
-"""The languages whose blocks, if they are no named files, the tests below check on every page."""
+"""The languages whose blocks, if they have no title, are checked on every page by the tests below."""
 
 UNTRIED = {
     "aws secretsmanager create-secret": "it needs an account at AWS; the test makes the secret by boto3",
@@ -68,7 +68,7 @@ UNTRIED = {
     "systemctl enable": "there is no systemd here; tests/deploy starts the units' commands",
     "kubectl create configmap": "it needs a cluster",
 }
-"""What no test runs, by the beginning of its first line, with the reason."""
+"""The blocks that no test runs, by the beginning of their first line, with the reason."""
 
 REDIS = (
     RedisMessagingSettings,
@@ -85,13 +85,13 @@ BLOCKS = [(page, block) for page in PAGES for block in pages.read(page)]
 
 
 def blocks(language: str) -> list[Any]:
-    """Return the blocks of a language that are no named files, with the page as test id."""
+    """Return the blocks of a language without a title, with the page as test id."""
     found = [(page, block) for page, block in BLOCKS if block.language == language and not block.title]
     return [pytest.param(block.text, id=f"{page} {number}") for number, (page, block) in enumerate(found)]
 
 
 def reason(block: Block) -> str | None:
-    """Return why a block is not run, if the table has it."""
+    """Return why a block is not run, if `UNTRIED` has it."""
     return next((why for start, why in UNTRIED.items() if block.text.strip().startswith(start)), None)
 
 
@@ -114,7 +114,7 @@ def test_every_fence_is_read_as_a_block() -> None:
 
 
 def test_nothing_stands_in_the_tables_without_need() -> None:
-    """Each exception matches a block, and each test that is listed as following a page exists and does so."""
+    """Each exception matches a block, and each test that follows a page exists, in a file that names the page."""
     defined = {
         name: file.read_text()
         for file in (CHECKOUT / "tests").rglob("test_*.py")
@@ -163,7 +163,7 @@ def known_settings() -> set[str]:
 
 @pytest.mark.parametrize("text", blocks("mermaid"))
 def test_a_drawing_is_well_formed(text: str) -> None:
-    """Each line has a known form of mermaid's, and its brackets are closed."""
+    """Each line is in a known form of Mermaid, with closed brackets."""
     first, *lines = text.strip().splitlines()
     node = r"\w+(?:\(\[[^\[\]()]+\]\)|\[\([^\[\]()]+\)\]|\[[^\[\]()]+\])?"
     known = {
@@ -176,7 +176,7 @@ def test_a_drawing_is_well_formed(text: str) -> None:
 
 
 def block(page: str, language: str) -> str:
-    """Return the only block of a page in a language that is no named file."""
+    """Return a page's only block of a language without a title."""
     [found] = [block.text for of, block in BLOCKS if of == page and block.language == language and not block.title]
     return found
 
@@ -191,7 +191,7 @@ def test_the_schedule_of_the_page_is_one_that_this_project_knows() -> None:
 
 
 def test_the_retirement_of_the_page_is_one() -> None:
-    """A rotation accepts it exactly as it is written."""
+    """The example is valid exactly as it is written."""
     assert Retirement(**yaml.safe_load(block("how-to/restore-key.md", "yaml"))["retirement"])
 
 

@@ -1,4 +1,4 @@
-"""The checks of the pages' commands can fail."""
+"""The checks of the pages detect a failing command and a wrong output."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_each_promise_is_held_against_the_commands_before_it(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("page", sorted(file.name for file in (CHECKOUT / "docs" / "how-to").glob("*.md")))
 def test_a_command_that_no_test_runs_is_said_to_be_so(page: str) -> None:
-    """A page with commands that are not run here says what was tried and what was not."""
+    """A page with commands that no test runs must say what was tried."""
     untried = [block for block in read(f"how-to/{page}") if block.language == "bash"]
 
     assert not untried or "tried" in (CHECKOUT / "docs" / "how-to" / page).read_text()

@@ -18,12 +18,12 @@ from tasks.model.states import TRANSITIONS, KeyState
 
 generated: dict[str, Any] = runpy.run_path(str(CHECKOUT / "docs" / "hooks" / "generated.py"))
 put_in = generated["on_page_markdown"]
-CELLS = re.compile(r" \| (?=(?:[^`]*`[^`]*`)*[^`]*$)")  # a type may hold a bar, too, between backticks
+CELLS = re.compile(r" \| (?=(?:[^`]*`[^`]*`)*[^`]*$)")  # a type can contain a bar, but only between backticks
 
 
 @pytest.mark.parametrize("model", [Rotation, KeySettings, Retirement, *blocks.BLOCKS], ids=lambda model: model.__name__)
 def test_every_field_is_told_with_its_description(model: Any) -> None:
-    """The table has each field of the form in its order, and says whether it is required."""
+    """The table lists each field of the form in order, with its description and whether it is required."""
     rows = generated["fields"](f"{model.__module__}.{model.__name__}").splitlines()[2:]
 
     told = [CELLS.split(row.strip("| ")) for row in rows]
@@ -45,7 +45,7 @@ def test_every_block_has_a_place_in_the_reference() -> None:
 
 
 def test_every_flow_is_in_the_reference() -> None:
-    """Each exported flow is listed by its name, with each parameter of its form and the meaning of it."""
+    """Each exported flow is listed by name, with a description of every parameter."""
     shown = put_in("{{ flows }}")
 
     exported = [each for name in flows.__all__ if hasattr(each := getattr(flows, name), "to_deployment")]
@@ -57,7 +57,7 @@ def test_every_flow_is_in_the_reference() -> None:
 
 
 def test_defaults_and_types_are_told_as_a_person_writes_them() -> None:
-    """A reader looks for a value, and must not find a name or a call of the code."""
+    """Readers need values that they can enter, not names or calls from the code."""
     told = put_in(
         "{{ flows }}\n{{ fields tasks.model.rotation.Rotation }}\n{{ fields tasks.model.rotation.Retirement }}"
     )
@@ -68,7 +68,7 @@ def test_defaults_and_types_are_told_as_a_person_writes_them() -> None:
 
 
 def test_every_state_and_finding_is_on_the_built_page() -> None:
-    """The page has each state, each transition to it and each finding, so no template can stay empty unnoticed."""
+    """The page has every state, transition and finding, so an empty template cannot go unnoticed."""
     page = put_in((CHECKOUT / "docs" / "reference" / "states.md").read_text())
 
     assert [state for state in KeyState if f"\n| `{state}` | " not in page] == []
@@ -92,7 +92,7 @@ def test_every_setting_is_told_with_its_reason(file: str, reason: str) -> None:
 
 
 def test_every_command_is_told() -> None:
-    """The table has the commands that `make` lists."""
+    """The table is generated from the Makefile, and must have at least these commands."""
     told = put_in("{{ commands }}")
 
     assert {f"`make {name}`" for name in ("demo", "up", "test", "docs")} <= {

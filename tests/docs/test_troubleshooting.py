@@ -1,4 +1,4 @@
-"""The page for the person on call quotes the actual messages of runs."""
+"""The troubleshooting page quotes the actual messages of the code, and has an entry for each class of errors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TREES = [
     ast.parse(file.read_text()) for part in ("blocks", "tasks", "flows") for file in (CHECKOUT / part).rglob("*.py")
 ]
 FILLED_IN = re.compile(r"\d+|\bpublish\b")
-"""What a message does not contain literally: numbers, and the step that failed."""
+"""The parts of a quoted message that its template does not contain: numbers, and the step that failed."""
 LOSES_A_LEDGER = re.compile(
     r"\b(delete|remove|replace|overwrite) (it|the ledger|(the|its) (prefect )?variable)\b|earlier value", re.IGNORECASE
 )
-"""Advice after which live keys would be in no ledger."""
+"""Advice that would leave live keys without a ledger."""
 
 
 def all_classes(error: type[KeyRotationError]) -> list[type[KeyRotationError]]:
@@ -39,7 +39,7 @@ SECTIONS = dict(re.findall(r"^## (.*)\n((?:(?!^## ).*\n)*)", PAGE, re.MULTILINE)
 
 
 def said() -> list[str]:
-    """Return every text in the code but docstrings, with `…` for what is filled in."""
+    """Return every string in the code except docstrings, with `…` for interpolated values."""
     nodes = [node for tree in TREES for node in ast.walk(tree)]
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     nodes = [node for node in nodes if id(node) not in docstrings]
@@ -63,7 +63,7 @@ TEXTS = said()
 
 @pytest.mark.parametrize("sentence", QUOTED)
 def test_each_quoted_sentence_is_one_that_the_code_says(sentence: str) -> None:
-    """Each part of it is a text in the code, so that a person who searches the page for a message finds it."""
+    """Every part of the quote is a text in the code, so a reader who searches for a message finds it."""
     parts = [part.strip() for part in sentence.split(OPEN) if part.strip(" .")]
 
     patterns = [FILLED_IN.sub(lambda found: f"(?:{found[0]}|{OPEN})", re.escape(part)) for part in parts]
@@ -91,7 +91,7 @@ def test_each_class_of_errors_has_an_entry_of_its_own() -> None:
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_each_message_of_an_error_stands_in_its_entry(error: type[KeyRotationError]) -> None:
-    """A search on the page for a message leads to the same entry as the message's link."""
+    """Searching the page for a message leads to the entry to which the message's link leads."""
     wanted = [
         message
         for tree in TREES
@@ -104,7 +104,7 @@ def test_each_message_of_an_error_stands_in_its_entry(error: type[KeyRotationErr
 
 
 def test_the_lists_of_messages_are_those_of_the_code() -> None:
-    """They are part of the file itself, to which the link in a message leads in a checkout."""
+    """The lists are stored in the file, because a failed run's message may link to the file in a checkout."""
     assert generated["with_messages"](PAGE) == PAGE, "run: python docs/hooks/generated.py"
 
 
@@ -114,12 +114,12 @@ def test_messages_are_found_in_the_code() -> None:
 
 
 def test_the_page_is_found_to_quote() -> None:
-    """If the page were written in another form, the test above would pass without checking it."""
+    """If the page quoted messages in another format, the tests above would pass without checking anything."""
     assert len(QUOTED) >= 15
 
 
 def test_no_message_advises_to_delete_or_replace_a_ledger() -> None:
-    """Whoever followed such advice would lose track of a live key for good."""
+    """That advice would lose track of live keys permanently."""
     about_ledgers = [text for text in TEXTS if re.search("ledger", text, re.IGNORECASE)]
 
     assert any("upgrade this worker" in text for text in about_ledgers)
@@ -127,5 +127,5 @@ def test_no_message_advises_to_delete_or_replace_a_ledger() -> None:
 
 
 def test_the_advice_of_an_earlier_version_is_found() -> None:
-    """The message of an unreadable ledger once had such advice, which the test above must find."""
+    """An earlier version's message gave such advice; the pattern must match it."""
     assert LOSES_A_LEDGER.search("is not a readable ledger: put an earlier value back from its events, or delete it")

@@ -1,4 +1,4 @@
-"""The tutorial, followed from its first command to its last."""
+"""Run the tutorial from the first command to the last."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DASHBOARD = re.compile(r"Dashboard: (http://\S+)/v2 ")
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Path]:
-    """Run what `make up` starts; the file has its output."""
+    """Run the command behind `make up`, and yield the file with its output."""
     printed = tmp_path / "up.log"
     with printed.open("wb") as log:
         env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}

@@ -1,4 +1,4 @@
-"""Execute what a page's commands start: in this process and at once, where a real worker takes ten seconds per run."""
+"""Execute runs in this process without delay, because a real worker takes ten seconds for each."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ POLL_SECONDS = 0.2
 
 @contextmanager
 def at_work(stack: Stack) -> Iterator[None]:
-    """Execute due runs from now on, one after another.
+    """Execute runs that become due within the context, one after another.
 
     Args:
-        stack: The server of the runs.
+        stack: The server that schedules the runs.
 
     Yields:
-        Nothing; the commands run inside of the context.
+        Nothing.
     """
     stop = threading.Event()
     since = datetime.now(UTC)
