@@ -30,7 +30,7 @@ QUIET = [
 ]
 SCREEN: ViewportSize = {"width": 1280, "height": 1000}
 MENU, WIDTH = 256, 760
-"""The width of the dashboard's menu, which screenshots leave out, and of the column of a page beside it."""
+"""The width of the dashboard's menu, which screenshots omit, and of the part of a page that they show."""
 IN_TIME = 120_000
 """The maximum time for the dashboard to show something, in milliseconds."""
 IMAGES = CHECKOUT / "docs" / "images"
@@ -72,13 +72,13 @@ def connection() -> str:
 
 @pytest.fixture(scope="session")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The browser's cache, shared by all tests: compiling the dashboard's code takes a second."""
+    """The browser's profile, shared by all tests: its cache saves a second of compiling the dashboard's code."""
     return tmp_path_factory.mktemp("chromium")
 
 
 @pytest.fixture
 async def page(stack: Stack, profile: Path, request: pytest.FixtureRequest) -> AsyncIterator[Page]:
-    """A page of the dashboard that has access to loopback only."""
+    """A page of the dashboard, whose only network access is the Prefect server."""
     assert CHROMIUM, "REQUIRE_BROWSER is set, and there is no Chromium: apt-get install chromium, or set CHROMIUM."
     scale = 1.5 if request.config.getoption("--take-pictures") else 1
     async with async_playwright() as playwright:
@@ -98,7 +98,7 @@ async def page(stack: Stack, profile: Path, request: pytest.FixtureRequest) -> A
 
 
 async def draw_logo(route: Route) -> None:
-    """Replace every image from elsewhere by a tile with the first letter of the organization whose logo it is."""
+    """Abort external requests, except that an image is replaced by a tile with the first letter of its name."""
     if route.request.resource_type != "image":
         await route.abort()
         return
@@ -114,7 +114,7 @@ def picture(page: Page, request: pytest.FixtureRequest) -> Picture:
     async def take(name: str, height: int = 900) -> None:
         if request.config.getoption("--take-pictures"):
             await page.set_viewport_size({"width": MENU + WIDTH, "height": height})
-            await page.wait_for_timeout(5_000)  # until the drawing of a run has come to rest
+            await page.wait_for_timeout(5_000)  # until the animation of the run graph has stopped
             shown: FloatRect = {"x": MENU, "y": 0, "width": WIDTH, "height": height}
             await page.screenshot(path=str(IMAGES / f"{name}.png"), clip=shown)
             await page.set_viewport_size(SCREEN)

@@ -35,9 +35,9 @@ async def runs(name: str) -> set[UUID]:
 
 
 async def until(happened: Callable[[], Awaitable[bool]], act: Callable[[], Awaitable[None]]) -> None:
-    """Act like a person: check whether something has happened, and act again if the dashboard reports a failure.
+    """Act, poll for the result, and act again if it does not appear in time, as a person would.
 
-    A server on SQLite answers 503 while it is busy; the dashboard shows that, and does not repeat the request itself.
+    A busy server on SQLite responds with 503; the dashboard shows that, and does not retry the request itself.
     """
     for _ in range(ATTEMPTS):
         await act()
@@ -78,7 +78,7 @@ async def open_form(page: Page, name: str) -> None:
 async def fill_in(
     page: Page, rotation: str, *, time_zone: str = "Europe/Berlin", days: int = 30, usd: int = 50
 ) -> None:
-    """Fill in the form of add-rotation for a rotation that publishes to the Vault secret of the same name."""
+    """Fill in the form of add-rotation; the destination is the Vault secret with the rotation's name."""
     await open_form(page, "add-rotation/add-rotation")
     await field(page, "Connection").get_by_role("tab", name="OpenRouterCredentials").click()
     await pick(page, field(page, "Connection"), CONNECTION)
@@ -118,7 +118,7 @@ async def pick(page: Page, within: Locator, block: str) -> None:
 
 
 async def press_run(page: Page, name: str) -> UUID:
-    """Press Run, and then Run in the dialog that shows the parameters; return the run."""
+    """Click Run, Quick run, and Run in the dialog that shows the parameters; return the new run."""
 
     async def press() -> None:
         await open_deployment(page, name)
@@ -165,7 +165,7 @@ async def open_new_block(page: Page, block: type[Block]) -> None:
 
 
 async def save(page: Page, block: str) -> None:
-    """Save a new block with its type slug and name."""
+    """Save a new block, given as `<type slug>/<name>`."""
     slug, _, name = block.partition("/")
 
     async def is_there() -> bool:

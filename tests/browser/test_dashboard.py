@@ -64,13 +64,13 @@ async def world(world: World) -> AsyncIterator[World]:
 
 
 async def place(world: World, name: str) -> None:
-    """Create a Vault block for an empty place."""
+    """Create a Vault block whose secret does not exist yet."""
     credentials = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path=f"apps/{name}").asave(name, overwrite=True)
 
 
 async def deploy(world: World, name: str, *, days: int = 0, **changes: Any) -> Rotation:
-    """Create a rotation to Vault with a key and a deployment, as left by an earlier day."""
+    """Create a rotation to Vault with a deployment and a key that is `days` old."""
     await place(world, name)
     rotation = world.rotation(**{"name": name, "destinations": [f"vault-secret/{name}"], **changes})
     table, now = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone), datetime.now(UTC) - timedelta(days=days)
@@ -90,7 +90,7 @@ async def held(name: str) -> str:
 
 
 async def test_a_new_block_is_made_in_its_form(world: World, page: Page, picture: Picture) -> None:
-    """The forms of a login and of a secret explain themselves, including a logo, and the saved blocks work."""
+    """The forms explain the fields and show a logo, and the saved blocks work."""
     for block in (blocks.VaultSecret, blocks.VaultCredentials):
         with suppress(ValueError):
             await block.adelete("checkout")
@@ -138,7 +138,7 @@ async def test_a_person_fills_the_form_in_and_a_key_is_there(world: World, page:
 
 
 async def test_the_form_changes_a_rotation_and_shows_the_difference(world: World, page: Page, picture: Picture) -> None:
-    """The name of an existing rotation changes that one; the artifact shows old and new values of what differs only."""
+    """The name of an existing rotation updates it, and the artifact shows only the values that changed."""
     key = KeySettings(name="newsletter service", limit_usd=Decimal(50))
     rotation = await deploy(world, "newsletter", days=4, key=key, overlap=timedelta(hours=24))
     await fill_in(page, rotation.name, days=7, usd=80)
@@ -175,7 +175,7 @@ async def test_a_field_that_is_wrong_is_told_in_one_sentence(world: World, page:
 
 
 async def test_the_form_of_a_rotation_runs_it_once_with_other_settings(world: World, page: Page) -> None:
-    """A custom run shows every setting in its group with a readable title, and applies what was entered."""
+    """A custom run shows every setting in its group with a readable title, and uses the entered values."""
     rotation = await deploy(world, "inventory", overlap=timedelta(hours=6))
     name = f"rotate/{rotation.name}"
     await open_form(page, name)
@@ -192,7 +192,7 @@ async def test_the_form_of_a_rotation_runs_it_once_with_other_settings(world: Wo
 
 
 async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, page: Page, picture: Picture) -> None:
-    """The failed run's page says in one sentence what failed, and Retry completes it without a second key."""
+    """The failed run's page explains the failure in one sentence, and Retry completes it without another new key."""
     await world.prepare(world.rotation(destinations=["secret/billing"]))
     rotation = await deploy(world, "billing", destinations=["vault-secret/billing", "secret/billing"])
     old = await held(rotation.name)
@@ -235,7 +235,7 @@ async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Pa
 
 
 async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: World, page: Page) -> None:
-    """After a Cancel, every destination has a working key, and the next run leaves exactly one live key."""
+    """After Cancel, the destination still has a working key, and the next run leaves exactly one live key."""
     rotation = await deploy(world, "support")
     old = await held(rotation.name)
     world.vault_app.state.faults.add(Fault(method="POST", path="/data/", delay=60, status=503))
@@ -256,7 +256,7 @@ async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: 
 
 
 async def test_the_rotation_of_the_tutorial_is_seen(world: World, page: Page, picture: Picture) -> None:
-    """The page of its first run shows the steps, and its artifact the key that the second run has superseded."""
+    """The page of the first run shows its steps, and the artifact shows the key that the second run superseded."""
     rotation = world.rotation(name="example", destinations=[f"secret/{SECRET}"], overlap=timedelta(days=1))
     table, now = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone), datetime.now(UTC)
     await save_deployment(None, rotation, schedule_of(table, table.next_rotation(now, now)), active=False)
@@ -276,7 +276,7 @@ async def test_the_rotation_of_the_tutorial_is_seen(world: World, page: Page, pi
 
 
 async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, page: Page, picture: Picture) -> None:
-    """The old key lives on, and the overview, which lists all rotations, says so."""
+    """The old key stays live, and the overview says why."""
     broken = await deploy(world, "billing", days=30)
     for name, days in [("checkout", 12), ("search", 3)]:
         await deploy(world, name, days=days)
@@ -297,7 +297,7 @@ async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, pag
 
 
 async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World, page: Page) -> None:
-    """The key is shown as still in use, and its next check as a scheduled run; cancelling that keeps the key alive."""
+    """The key is shown as still in use, with a scheduled next check; cancelling that check keeps the key live."""
     unused = Retirement(retire_when="unused", quiet_time=timedelta(hours=2), max_overlap=timedelta(days=7))
     rotation = await deploy(world, "partners", retirement=unused)
     [used] = world.openrouter.live_keys()
@@ -321,7 +321,7 @@ async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World,
 
 
 async def overview_shows(page: Page, text: str) -> None:
-    """Open the overview, and again if a refresh replaces it meanwhile, because the new one is another artifact."""
+    """Open the overview until it shows a text, because a refresh creates a new artifact with another address."""
     for last in (False, False, False, True):
         await open_artifact(page, "key-rotations")
         try:
@@ -354,7 +354,7 @@ async def until_scheduled(name: str, *, some: bool) -> None:
 
 
 async def forget_all_rotations() -> None:
-    """Remove what other tests have left, because they use the same names with other accounts."""
+    """Delete all deployments and variables of other tests, which use the same names with other accounts."""
     async with get_client() as client:
         for each in await read_deployments():
             await client.delete_deployment(UUID(each["id"]))

@@ -1,7 +1,7 @@
-"""The diagrams of the documentation, drawn in advance, so that a reader needs neither a network nor JavaScript.
+"""The diagrams of the documentation, rendered in advance, so that a reader needs neither network nor JavaScript.
 
-To draw them: `npm pack mermaid`, unpack it, and run this file with `--take-pictures` and with `MERMAID` in the
-environment, the path of its `dist/mermaid.min.js`.
+To render them, run `npm pack mermaid`, unpack it, set the environment variable `MERMAID` to the path of its
+`dist/mermaid.min.js`, and run this file with `--take-pictures`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DRAW = """async text => {
 
 
 async def draw() -> dict[str, str]:
-    """Return the image of every diagram."""
+    """Render every diagram, and return the SVG by its source."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = await browser.new_page()
@@ -51,7 +51,7 @@ def keep(pictures: dict[str, str]) -> None:
 
 
 def test_every_diagram_has_its_picture(request: pytest.FixtureRequest) -> None:
-    """A changed diagram has another name, and no image until it is drawn again; no unused image is left."""
+    """A changed diagram has another file name, and so no image until it is rendered again; no unused image is left."""
     if request.config.getoption("--take-pictures"):
         keep(asyncio.run(draw()))
 

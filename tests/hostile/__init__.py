@@ -1,1 +1,1 @@
-"""Services that send false answers, and people who type anything."""
+"""Services that return wrong responses, and arbitrary input from people."""

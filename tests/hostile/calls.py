@@ -1,4 +1,4 @@
-"""Every call of every client, to stand-ins that send false answers."""
+"""Every call of every client, made against stand-ins that return wrong responses."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from tests.hostile.liar import ANSWERS, KEY, SECRET_ID, Liar, Service
 MANAGEMENT_KEY = DEFAULT_MANAGEMENT_KEY
 LABELS = {"key_rotation": "checkout"}
 LOGINS = ("approle", "kubernetes", "jwt")
-"""The login methods of Vault that send a request; a token is used without one."""
+"""The login methods of Vault that send a request; a token is used directly."""
 GUARDRAIL = "0b0e3c5e-1f3a-4d0b-9b59-2f8f3f3f5c11"
 CREDENTIAL = "11111111-2222-3333-4444-555555555555"
 
 
 @dataclass
 class Liars:
-    """The three stand-ins behind their liars, with clients for them."""
+    """The three stand-ins, each behind a `Liar`, with clients for them."""
 
     liars: dict[Service, Liar]
     urls: dict[Service, str]
@@ -44,7 +44,7 @@ class Liars:
     deadline: float | None = None
 
     def openrouter(self) -> OpenRouterClient:
-        """Return a client that does not really wait."""
+        """Return a client that does not wait between retries."""
         credentials = OpenRouterCredentials(management_key=MANAGEMENT_KEY, base_url=f"{self.urls['OpenRouter']}/api/v1")
         return credentials.get_client(sleep=at_once)
 
@@ -79,11 +79,11 @@ class Call:
     """A call of a client.
 
     Args:
-        service: The service that it calls.
-        method: The method of the requests that get a false answer,
-        path: and a regular expression for their paths.
+        service: The service.
+        method: The method of the requests that get a wrong response; a regular expression.
+        path: The path of these requests; a regular expression.
         make: Makes the call.
-        otherwise: The results that differ from the usual ones, by answer: an error class, or a value.
+        otherwise: The results that differ from the usual ones, by the name of the response: an error class, or a value.
     """
 
     service: Service
@@ -134,7 +134,7 @@ def _infisical(
 
 
 def _spelled(otherwise: dict[str, Any]) -> dict[str, Any]:
-    """Return the answers that keyword arguments name: underscores stand for blanks, and one precedes a status."""
+    """Convert keyword arguments to names of responses: underscores become spaces, and a leading one is removed."""
     return {name.lstrip("_").replace("_", " "): value for name, value in otherwise.items()}
 
 

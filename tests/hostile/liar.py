@@ -1,4 +1,4 @@
-"""Stand-ins that send false answers, full of secrets, and a handler that searches the log for them."""
+"""Stand-ins that return wrong responses full of secrets, and a log handler that tests search for these."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ FORMS = (*SECRETS, *(base64.b64encode(secret.encode()).decode().rstrip("=") for 
 LEAK = " ".join(FORMS)
 MEGABYTE = b"x" * 1_000_000
 SOON = "in three seconds"
-"""Stands for a date that is in the future when the answer is sent."""
+"""A placeholder for a date shortly after the response is sent."""
 Service = Literal["OpenRouter", "Vault", "Infisical", "Prefect"]
 Manner = Literal["whole", "huge", "trickle", "dropped"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A false answer.
+    """A wrong response.
 
     Args:
         status: Its status.
-        body: Its body; by default an error as the service documents it, full of secrets.
-        headers: Further headers, beside those that are full of secrets.
+        body: Its body; by default an error in the service's documented format, full of secrets.
+        headers: Headers in addition to those that are full of secrets.
         manner: How it is sent.
     """
 
@@ -50,7 +50,7 @@ class Answer:
     manner: Manner = "whole"
 
     def text(self, service: Service) -> bytes:
-        """Return the body in the format of a service."""
+        """Return the body, by default in the error format of a service."""
         if self.body is not None:
             return self.body.encode()
         documented: dict[Service, Any] = {
@@ -62,18 +62,18 @@ class Answer:
         return json.dumps(documented[service]).encode()
 
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        """Return headers full of secrets."""
+        """Return the headers, including some full of secrets."""
         leaky = dict.fromkeys(("x-echo", "set-cookie", "www-authenticate", "location"), LEAK)
         said = {**leaky, **self.headers}
         return [(name.encode(), (_soon() if value == SOON else value).encode()) for name, value in said.items()]
 
 
 class Liar:
-    """An application that gives false answers to matching requests.
+    """An ASGI application that returns a wrong response to matching requests.
 
     Args:
-        app: The stand-in that answers the others.
-        service: The service whose format it uses.
+        app: The stand-in, which answers all other requests.
+        service: The service whose error format is used.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -83,7 +83,7 @@ class Liar:
         self.told = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Answer a request, or forward it to the stand-in."""
         if scope["type"] != "http" or not self._matches(scope["method"], scope["path"]):
             await self.app(scope, receive, send)
             return
@@ -153,7 +153,7 @@ ANSWERS: dict[str, Answer] = {
 
 
 class Ear(logging.Handler):
-    """Records everything that is logged, formatted as a file would contain it."""
+    """Records all log messages, formatted as in a log file."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -172,7 +172,7 @@ class Ear(logging.Handler):
 
 @contextmanager
 def listening() -> Iterator[Ear]:
-    """Record every logger of this process at DEBUG, in place of its own handlers, whose output would take longer."""
+    """Record the root logger and Prefect's at DEBUG; their own handlers are disabled meanwhile to save time."""
     ear, loggers = Ear(), [logging.getLogger(), logging.getLogger("prefect")]
     before = [(logger, logger.level, logger.handlers) for logger in loggers]
     for logger in loggers:

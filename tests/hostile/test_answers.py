@@ -1,4 +1,4 @@
-"""Whatever a service answers, a call ends in time with a documented result, or with one sentence without a secret."""
+"""Whatever a service returns, a call ends in time with a documented result, or one sentence without secrets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.hostile.liar import ANSWERS, SECRET_ID, Liar, Service, listening
 
 ATTEMPTS = 2
 DEADLINES_SECONDS = (0.3, 3.0)
-"""Timeouts of an attempt if the answer trickles; on a busy machine, the first may pass before the request is sent."""
+"""Deadlines for trickling responses; on a busy machine, the first may pass before the request is sent."""
 
 
 def _apps() -> tuple[dict[Service, Liar], StoredKey, str]:
@@ -75,13 +75,13 @@ def _running(home: Path, *, certfile: str | None = None, keyfile: str | None = N
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liars]:
-    """The liars, shared by all tests of this module."""
+    """The stand-ins that return wrong responses, shared by all tests of this module."""
     yield from _running(tmp_path_factory.mktemp("login"))
 
 
 @pytest.fixture(scope="module")
 def untrusted_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liars]:
-    """The liars with an untrusted certificate."""
+    """The same stand-ins with an untrusted certificate."""
     home: Path = tmp_path_factory.mktemp("certificate")
     certfile, keyfile = self_signed(home)
     yield from _running(home, certfile=certfile, keyfile=keyfile)
@@ -89,18 +89,18 @@ def untrusted_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liar
 
 @pytest.fixture(autouse=True)
 def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limit the attempts to two, which show as much as four."""
+    """Reduce the attempts to two, which cover a retry like the usual four."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", ATTEMPTS)
 
 
 @pytest.fixture(autouse=True)
 def token_folders(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Allow the folder in which the tests keep the service account's token."""
+    """Permit the folder in which the tests store the service account's token."""
     monkeypatch.setenv(FOLDERS_SETTING, str(tmp_path_factory.getbasetemp()))
 
 
 def usually(name: str) -> type[KeyRotationError]:
-    """Return the error with which most calls react to an answer."""
+    """Return the error that most calls raise for a response."""
     answer = ANSWERS[name]
     if answer.manner in {"trickle", "dropped"}:
         return UnreachableError
@@ -127,7 +127,7 @@ def is_as_expected(result: Any, expected: Any) -> bool:
 async def test_a_lie_ends_in_time_with_one_sentence_and_no_secret(
     servers: Liars, name: str, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each call treats each answer as documented, reports it plainly, and reveals no secret."""
+    """Each call handles each wrong response as documented, reports it plainly, and reveals no secret."""
     call = CALLS[name]
     liar = servers.liars[call.service]
     liar.lies, liar.told = (call.method, call.path, ANSWERS[answer]), 0
@@ -162,7 +162,7 @@ async def test_a_lie_ends_in_time_with_one_sentence_and_no_secret(
     ],
 )
 def test_no_call_of_a_client_is_left_out(prefix: str, client: type) -> None:
-    """Whoever adds a call must add it to `CALLS`, which has every public method that waits for an answer."""
+    """`CALLS` must contain every public method of a client that sends a request."""
     waits = {
         name
         for base in client.__mro__
@@ -176,7 +176,7 @@ def test_no_call_of_a_client_is_left_out(prefix: str, client: type) -> None:
 
 
 def test_no_login_at_vault_is_left_out(servers: Liars) -> None:
-    """`CALLS` has each login method of the form but the token, which sends no request."""
+    """`CALLS` contains each login method that the block's form offers, except the token, which sends no request."""
     offered = set(typing.get_args(typing.get_type_hints(VaultCredentials)["auth"]))
 
     assert {type(login) for login in servers.logins().values()} == offered
@@ -185,7 +185,7 @@ def test_no_login_at_vault_is_left_out(servers: Liars) -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_certificate_that_nobody_vouches_for_is_met_once(untrusted_servers: Liars, name: str) -> None:
-    """An untrusted certificate fails a call at once, without a second attempt, and nothing is sent."""
+    """An untrusted certificate fails a call without a retry, and the request cannot have taken effect."""
     call = CALLS[name]
     waits: list[float] = []
 

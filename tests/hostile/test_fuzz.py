@@ -88,7 +88,7 @@ def at(value: Any, path: Iterable[Any]) -> Any:
 
 @st.composite
 def almost_right(draw: st.DrawFn, templates: list[Any]) -> Any:
-    """Draw a correct answer with some values replaced."""
+    """Draw a correct response with one to three values replaced."""
     answer = deepcopy(draw(st.sampled_from(templates)))
     leaves_of = [place for place in places(answer) if not isinstance(at(answer, place), dict | list)]
     for *path, last in draw(st.lists(st.sampled_from(leaves_of), min_size=1, max_size=3)):
@@ -167,7 +167,7 @@ def leaked(text: str) -> list[str]:
 @given(status=st.sampled_from(STATUSES), body=bodies(OF_OPENROUTER))
 @settings(deadline=None, max_examples=60)
 async def test_no_answer_of_openrouter_is_quoted(name: str, status: int, body: bytes) -> None:
-    """Each call returns, or raises an error of ours, and neither contains a key."""
+    """Each call returns or raises a `KeyRotationError`, without quoting a key."""
     credentials = OpenRouterCredentials(management_key=DEFAULT_MANAGEMENT_KEY)
     transport = httpx.MockTransport(lambda _request: httpx.Response(status, content=body))
 
@@ -180,7 +180,7 @@ async def test_no_answer_of_openrouter_is_quoted(name: str, status: int, body: b
 @given(status=st.sampled_from(STATUSES), body=bodies(OF_INFISICAL))
 @settings(deadline=None, max_examples=30)
 async def test_no_answer_of_infisical_is_quoted(name: str, at_login: bool, status: int, body: bytes) -> None:
-    """Each call returns, or raises an error of ours, and neither contains a key."""
+    """Each call returns or raises a `KeyRotationError`, without quoting a key."""
 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/login") and not at_login:
@@ -202,7 +202,7 @@ async def test_no_answer_of_infisical_is_quoted(name: str, at_login: bool, statu
 @given(status=st.sampled_from(STATUSES), body=bodies(OF_VAULT))
 @settings(deadline=None, max_examples=30)
 async def test_no_answer_of_vault_is_quoted(name: str, at_login: bool, status: int, body: bytes) -> None:
-    """Each call returns, or raises an error of ours, and neither contains a key."""
+    """Each call returns or raises a `KeyRotationError`, without quoting a key."""
 
     def answer(adapter: HTTPAdapter, request: requests.PreparedRequest, **_how: Any) -> requests.Response:
         if str(request.url).endswith("/login") and not at_login:

@@ -1,4 +1,4 @@
-"""Whatever people type is refused in one sentence that names the field, or stored under exactly that name."""
+"""Any input is either refused in one sentence that names the field, or used exactly as it was entered."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_rotations_field_is_refused_by_name_or_makes_a_key_that_is_found_again
 @settings(deadline=None)
 @example(value=KEY)
 def test_a_field_that_does_not_exist_is_refused_on_one_line(value: str) -> None:
-    """An invented field name does not break the message, and a key pasted there is not shown."""
+    """An unknown field name does not break the message, and a key pasted in its place is not shown."""
     assume(value not in Rotation.model_fields)
 
     with pytest.raises(ConfigurationError) as refused:
@@ -111,7 +111,7 @@ def test_what_is_no_rotation_at_all_is_refused_on_one_line(value: Any) -> None:
     [("overlap", "P999999999D"), ("overlap", "P3651D"), ("key.limit_usd", 1e300), ("key.limit_usd", "0.12345678901")],
 )
 def test_what_would_fail_after_the_key_was_made_is_refused_before(field: str, value: Any) -> None:
-    """With an overlap beyond the calendar, or an amount that JSON cannot express, no key is created."""
+    """An overlap beyond the calendar, or an amount that JSON cannot express, is refused before a key is created."""
     with pytest.raises(ConfigurationError, match=rf"^rotation\.{field}: .* Nothing was created\.$"):
         parse_rotation(filled_in(field, value))
 
@@ -160,7 +160,7 @@ IN_PATHS: dict[str, tuple[str, Callable[[OpenRouterClient, str], Awaitable[Any]]
     "assign_guardrail": (GUARDED, lambda client, value: client.assign_guardrail(value, "f01d")),
     "unassign_guardrail": (f"{GUARDED}/remove", lambda client, value: client.unassign_guardrail(value, "f01d")),
 }
-"""Where a value ends up, and the calls that put it there."""
+"""The path in which each call puts a value, and the call."""
 
 
 @pytest.mark.parametrize("call", IN_PATHS)
@@ -193,7 +193,7 @@ async def _hashes(client: OpenRouterClient, workspace: str) -> list[str]:
 @given(value=typed)
 @settings(deadline=None)
 async def test_what_is_asked_for_in_a_query_or_a_body_stays_one_value(value: str) -> None:
-    """As a workspace to list, or a guardrail's key, the value changes nothing else in the request."""
+    """As a workspace filter, or as the key of a guardrail, the value changes nothing else in the request."""
     seen: list[httpx.Request] = []
 
     async with connected(OpenRouterSandbox(), seen) as client:
@@ -220,7 +220,7 @@ async def test_what_is_asked_for_in_a_query_or_a_body_stays_one_value(value: str
 @given(value=typed)
 @settings(deadline=None)
 def test_a_management_key_is_shown_to_nobody(value: str) -> None:
-    """Whether it is accepted or refused, no message or block shows it, and an accepted one fits into a header."""
+    """No message shows it, whether it is accepted or refused, and an accepted key is a valid header value."""
     with listening() as ear:
         block = make(OpenRouterCredentials, management_key=value + CANARY)
 
@@ -243,7 +243,7 @@ def test_a_management_key_is_shown_to_nobody(value: str) -> None:
 @given(value=typed)
 @settings(deadline=None)
 def test_a_secret_field_shows_in_nothing(kind: type[Any], field: str, others: dict[str, str], value: str) -> None:
-    """Neither repr, text or JSON of a block nor its refusal contains the value of a secret field."""
+    """Neither the block's repr, text and JSON nor its refusal contain the value of a secret field."""
     made = make(kind, **{field: value + CANARY}, **others)
 
     if made is not None:

@@ -1,4 +1,4 @@
-"""Whatever people type as a secret's place: it is stored there and nowhere else, or refused without being quoted."""
+"""Any input for a secret's location is either used exactly as entered, or refused without being quoted."""
 
 from __future__ import annotations
 

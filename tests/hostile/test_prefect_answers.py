@@ -1,4 +1,4 @@
-"""Whatever Prefect's own API answers, a call ends with a documented result, or with one sentence without a secret."""
+"""Whatever Prefect's API returns, a call ends with a documented result, or one sentence without secrets."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "a secret is read": lambda: _secret().read_content(),
     "a secret is written": lambda: _secret().write_content(SecretStr(KEY), Content(None), {}),
 }
-"""Every call to Prefect's API that a run makes itself."""
+"""Every call to Prefect's API that the project's own code makes."""
 WITHOUT_ANSWER = {"now", "sleep", "separate", "emit"}
-"""Methods of the world that send no request, or do not wait for the answer."""
+"""Methods of `PrefectWorld` that send no request, or do not wait for the response."""
 
 
 async def _version(_request: Request) -> JSONResponse:
@@ -114,14 +114,14 @@ async def _version(_request: Request) -> JSONResponse:
 
 @pytest.fixture(scope="module")
 def prefect() -> Iterator[Liar]:
-    """A server in place of Prefect's API, which is honest about its version only."""
+    """A server in place of Prefect's API; only its version is correct."""
     liar = Liar(Starlette(routes=[Route("/api/admin/version", _version)]), "Prefect")
     with running(liar) as url, temporary_settings({PREFECT_API_URL: f"{url}/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
         yield liar
 
 
 def _is_documented(result: Any) -> bool:
-    """Return whether a call ended with an error of ours in plain words, or as if nothing existed."""
+    """Return whether a call ended with a plain error of this project, or as if nothing existed."""
     return (
         is_plain(result)
         if isinstance(result, KeyRotationError)
@@ -130,7 +130,7 @@ def _is_documented(result: Any) -> bool:
 
 
 def test_no_call_of_the_world_is_left_out() -> None:
-    """Whoever adds a request to Prefect's API must add it to `CALLS`."""
+    """`CALLS` must contain every method of `PrefectWorld` that waits for a response of the API."""
     asked = {name for name in vars(PrefectWorld) if not name.startswith("_")} - WITHOUT_ANSWER
 
     assert asked <= set(CALLS)
@@ -141,8 +141,8 @@ def test_no_call_of_the_world_is_left_out() -> None:
 async def test_a_lie_of_prefects_api_ends_with_one_sentence_and_no_secret(
     prefect: Liar, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the answer, a call raises an error of ours, or acts as if nothing existed, and reveals no secret."""
-    # Prefect's client waits even if it does not repeat the request.
+    """Whatever the response, a call raises a plain error or acts as if nothing existed, and reveals no secret."""
+    # Prefect's client waits even if it does not retry.
     for wait in ("clamped_poisson_interval", "bounded_poisson_interval"):
         monkeypatch.setattr(f"prefect.client.base.{wait}", lambda *_: 0.0)
     monkeypatch.setattr(gate, "ATTEMPTS", 2)

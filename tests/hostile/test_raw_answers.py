@@ -22,11 +22,11 @@ from tests.hostile.judging import leaks, shown
 from tests.hostile.liar import KEY, LEAK, Answer, Liar, listening
 
 FIRST_CALLS = ["create_key", "Vault credentials check", "Infisical credentials check"]
-"""A call of each client whose first request gets a false answer."""
+"""One call of each client whose first request gets the malformed response."""
 
 
 def trickling_headers(connection: socket.socket, over: threading.Event) -> None:
-    """Send one header after another, without an end."""
+    """Send headers slowly, for longer than the deadline."""
     connection.sendall(b"HTTP/1.1 200 OK\r\n")
     for number in range(100):
         connection.sendall(f"X-{number}: a\r\n".encode())
@@ -53,7 +53,7 @@ def at(url: str) -> Liars:
 
 @pytest.mark.parametrize("name", FIRST_CALLS)
 async def test_headers_without_end_are_given_up_at_the_deadline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call ends at its deadline although bytes keep arriving; without it, the test would see another error."""
+    """A call ends at its deadline although bytes keep arriving."""
     monkeypatch.setattr("blocks.http.CALL_DEADLINE_SECONDS", 0.3)
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
 
@@ -69,7 +69,7 @@ async def test_headers_without_end_are_given_up_at_the_deadline(name: str, monke
 async def test_what_is_not_http_is_neither_shown_nor_logged(
     name: str, speak: Callable[[socket.socket, threading.Event], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An answer that violates the protocol leads to one error of ours, and no library logs it."""
+    """A response that violates the protocol leads to an error of this project, and no library logs its content."""
     monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
 
     with listening() as ear, speaking(speak) as url:
@@ -96,7 +96,7 @@ def _created(**lies: str) -> Answer:
 
 
 async def test_a_key_shown_where_a_hash_belongs_is_not_kept() -> None:
-    """Such a hash would be stored in the ledger, so the create fails, with an unknown outcome."""
+    """The ledger would store such a hash, so the create fails, with an unknown outcome."""
     liar = Liar(openrouter.create_app(OpenRouterSandbox()), "OpenRouter")
     liar.lies = ("POST", "/keys$", _created(hash=KEY))
 
@@ -110,7 +110,7 @@ async def test_a_key_shown_where_a_hash_belongs_is_not_kept() -> None:
 
 
 async def test_a_key_shown_where_a_label_belongs_is_blacked_out() -> None:
-    """The label is stored in the ledger and shown; without the secret it does no harm."""
+    """The label is stored in the ledger and shown to people, so the secret in it must be redacted."""
     liar = Liar(openrouter.create_app(OpenRouterSandbox()), "OpenRouter")
     liar.lies = ("POST", "/keys$", _created(label=KEY))
 

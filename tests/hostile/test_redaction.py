@@ -31,7 +31,7 @@ OLD_TOKEN = "s.iyNUhq8Ov4hIAx6snw5mB2nL"
     ],
 )
 def test_what_looks_like_a_secret_is_struck_out(text: str, expected: str) -> None:
-    """Keys, Vault tokens and credentials in headers are masked; the text around them stays."""
+    """Keys, Vault tokens and credentials in headers are redacted; the text around them does not change."""
     assert redacted(text) == expected
 
 
@@ -78,7 +78,7 @@ def test_arguments_are_redacted(log: logging.Logger, ear: Ear) -> None:
 
 
 def test_arguments_that_do_not_fit_are_redacted_too(log: logging.Logger, ear: Ear) -> None:
-    """A broken log call neither fails nor prints its arguments."""
+    """A log call with the wrong format neither fails nor reveals the secret in its arguments."""
     log.info("made %d", KEY)
 
     assert KEY not in ear.text
@@ -86,7 +86,7 @@ def test_arguments_that_do_not_fit_are_redacted_too(log: logging.Logger, ear: Ea
 
 
 def test_an_argument_that_has_no_text_does_not_fail_whoever_logs_it(log: logging.Logger, ear: Ear) -> None:
-    """The run continues, as it would without the filter, because logging itself catches the errors of its handlers."""
+    """The filter must not raise: logging catches the errors of a handler's formatting, but not those of its filters."""
 
     class Unspeakable:
         def __str__(self) -> str:
@@ -120,7 +120,7 @@ def test_a_record_without_a_secret_is_not_touched() -> None:
 
 
 def test_a_request_to_aws_is_in_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At DEBUG, botocore logs the request with the key in base64; its errors and warnings are kept."""
+    """At DEBUG, botocore logs requests with the key in base64; the filter drops these, but keeps warnings."""
     monkeypatch.setattr(logging.getLogger("botocore"), "level", logging.DEBUG)
     before, after = Ear(), Ear()
     after.addFilter(RedactionFilter())
