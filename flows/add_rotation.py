@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
@@ -28,7 +27,6 @@ from tasks.model.durations import PATTERN as DURATION_PATTERN
 from tasks.model.former_places import about_to_leave, left_behind
 from tasks.model.keys import show_time
 from tasks.model.rotation import (
-    BLOCK_PATTERN,
     DESTINATION_SCHEMA,
     MAX_ROTATION_NAME,
     NAME_PATTERN,
@@ -283,15 +281,17 @@ async def _check(rotation: Rotation) -> dict[str, str]:
             *(_check_destination(name, in_use.get(name, set())) for name in rotation.destinations),
         ]
     )
-    elsewhere = await places_of([name for name, users in in_use.items() if users and re.fullmatch(BLOCK_PATTERN, name)])
-    meant: dict[str | None, str] = {place: name for name, place in elsewhere.items()}
-    for name, outcome in zip(rotation.destinations, checked, strict=True):
+    outcomes = dict(zip(rotation.destinations, checked, strict=True))
+    types = {name.partition("/")[0] for name, outcome in outcomes.items() if outcome.place != name}
+    others = [name for name, users in in_use.items() if users and name.partition("/")[0] in types]
+    meant: dict[str | None, str] = {place: name for name, place in (await places_of(others)).items()}
+    for name, outcome in outcomes.items():
         if (other := meant.setdefault(outcome.place, name)) != name:
             of = f" of the rotation {min(users)}" if (users := in_use.get(other)) else ""
             raise ConfigurationError(
                 f"destinations: {other}{of} and {name} point to the same place, {outcome.place}. Nothing was created."
             )
-    return {name: outcome.place or name for name, outcome in zip(rotation.destinations, checked, strict=True)}
+    return {name: outcome.place or name for name, outcome in outcomes.items()}
 
 
 async def _check_destination(name: str, others: set[str]) -> Outcome:

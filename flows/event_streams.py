@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -18,60 +18,68 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 LOGGER: logging.Logger = get_logger("flows.event_streams")
-STREAMS: Final = ("events", "actions", "logs", "work-pool-worker-channel-snapshots")
-"""The topics of Prefect 3.8.8, each of which is a stream of that name."""
+GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
+    "events": {
+        "ReactiveTriggers": "reactive-triggers",
+        "EventPersister": "event-persister",
+        "TaskRunRecorder": "task-run-recorder",
+        "EventLogger": "event-logger",
+    },
+    "actions": {"Actions": "actions"},
+}
+"""The streams that services read, and the group of each service that does (Prefect 3.8.8)."""
+LIVE: Final = ("logs", "work-pool-worker-channel-snapshots")
+"""The streams whose readers only want what is new."""
 EVERY_SECONDS = 60.0
-KEPT_AT_MOST = timedelta(days=1)
-"""How long a message is kept that nobody has dealt with: a group that is no longer used must not fill Redis."""
-KEPT_WITHOUT_GROUPS = timedelta(minutes=5)
-"""How long a message is kept in a stream without groups, whose readers only want what is new."""
+KEPT_LIVE = timedelta(minutes=5)
 
 
-async def trim_regularly(connect: Callable[[], Redis]) -> None:
+async def trim_regularly(connect: Callable[[], Redis], enabled: Collection[str]) -> None:
     """Trim all streams once a minute, until cancelled. While Redis is down, this is only logged.
 
     Args:
-        connect: Returns a client; called each time, because prefect-redis closes its clients when Redis fails.
+        connect: Returns a client; called each time, because prefect-redis replaces its clients when Redis fails.
+        enabled: The class names of the services that run.
     """
     while True:
+        await asyncio.sleep(EVERY_SECONDS)
         try:
-            for stream in STREAMS:
-                await trim(connect(), stream, datetime.now(UTC))
+            for stream, services in GROUPS.items():
+                await trim(connect(), stream, {services[name] for name in enabled if name in services})
+            for stream in LIVE:
+                await connect().xtrim(stream, minid=_id_at(datetime.now(UTC) - KEPT_LIVE), approximate=False)
         except RedisError as error:
             LOGGER.warning("The streams of events are not trimmed now: %s", type(error).__name__)
-        await asyncio.sleep(EVERY_SECONDS)
 
 
-async def trim(redis: Redis, stream: str, now: datetime) -> None:
-    """Delete the messages of a stream that every group has dealt with.
+async def trim(redis: Redis, stream: str, expected: Collection[str]) -> None:
+    """Delete the messages of a stream that every expected group has dealt with.
 
     Args:
         redis: Redis.
         stream: The name of the stream.
-        now: The time.
+        expected: The groups. While one does not exist yet, nothing is deleted; other groups are nobody's any more.
 
     Raises:
         RedisError: Redis failed.
     """
-    if not await redis.exists(stream):
+    if not expected or not await redis.exists(stream):
         return
-    groups: list[dict[str, Any]] = await redis.xinfo_groups(stream)
+    groups: list[dict[str, Any]] = [each for each in await redis.xinfo_groups(stream) if each["name"] in expected]
+    if len(groups) < len(expected):
+        return
     oldest_pending = {group["name"]: (await redis.xpending(stream, group["name"]))["min"] for group in groups}
-    await redis.xtrim(stream, minid=first_needed(groups, oldest_pending, now), approximate=False)
+    await redis.xtrim(stream, minid=first_needed(groups, oldest_pending), approximate=False)
 
 
-def first_needed(groups: Sequence[Mapping[str, Any]], oldest_pending: Mapping[str, str | None], now: datetime) -> str:
+def first_needed(groups: Sequence[Mapping[str, Any]], oldest_pending: Mapping[str, str | None]) -> str:
     """Return the id of the first message to keep.
 
     Args:
         groups: The stream's groups, as `XINFO GROUPS` returns them.
         oldest_pending: For each group, the first message that it was given and has not acknowledged.
-        now: The time.
     """
-    if not groups:
-        return _id_at(now - KEPT_WITHOUT_GROUPS)
-    needed = [oldest_pending[group["name"]] or group["last-delivered-id"] for group in groups]
-    return max(min(needed, key=_position), _id_at(now - KEPT_AT_MOST), key=_position)
+    return min((oldest_pending[group["name"]] or group["last-delivered-id"] for group in groups), key=_position)
 
 
 def _id_at(moment: datetime) -> str:

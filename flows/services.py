@@ -6,93 +6,55 @@ It differs in what an outage of Redis or the database leaves behind, as seen in 
   looks healthy, but no automation fires. This process exits instead, so that its supervisor restarts it.
 - A message that killed services had in hand, or that waits to be handled again, may be deleted from Redis, and then
   reaches no automation. Here `flows.event_streams` deletes what was dealt with.
-- An automation's action during which Redis or the API fails counts as failed for good, so a notification or a webhook
-  call is lost. Here it stays pending, and is done again as soon as they are back.
+- An automation's action during which Redis or the API fails is lost. Here it stays pending (`flows.event_actions`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
-from typing import TYPE_CHECKING
 
-from httpx import HTTPStatusError
 from prefect.cli._server_utils import _run_all_services
 from prefect.logging import get_logger
-from prefect.server.events.actions import Action, ExternalDataAction
 from prefect.server.services.base import Service
 from prefect.settings import get_current_settings
-from redis.exceptions import RedisError
 
+from flows.event_actions import keep_actions_pending_during_outages
 from flows.event_streams import trim_regularly
-
-if TYPE_CHECKING:
-    from httpx import Response
-    from prefect.server.events.schemas.automations import TriggeredAction
 
 LOGGER: logging.Logger = get_logger("flows.services")
 REDIS_BROKER = "prefect_redis.messaging"
-
-
-class OutageError(Exception):
-    """Redis or Prefect's API failed during an action; the message that requested the action stays pending."""
-
-
-def keep_actions_pending_during_outages() -> None:
-    """Let an action that an outage of Prefect's own parts has stopped be repeated.
-
-    Prefect gives up an action by `ActionFailed`, and repeats one that ends with any other error up to
-    `PREFECT_REDIS_MESSAGING_CONSUMER_MAX_RETRIES` times. An action is recorded once it is done, and run-deployment
-    sends an idempotency key, so a repetition does nothing twice that was done.
-    """
-    fail, reason_from_response = Action.fail, ExternalDataAction.reason_from_response
-
-    async def fail_unless_outage(self: Action, triggered_action: TriggeredAction, reason: str) -> None:
-        failure = sys.exception()
-        if failure is not None and _is_outage(failure.__context__):
-            raise OutageError(reason) from failure
-        await fail(self, triggered_action, reason)
-
-    def reason_unless_outage(self: ExternalDataAction, response: Response) -> str:
-        reason = reason_from_response(self, response)
-        if response.is_server_error:
-            raise OutageError(reason)
-        return reason
-
-    Action.fail = fail_unless_outage  # type: ignore[method-assign] # Prefect has no setting for it
-    ExternalDataAction.reason_from_response = reason_unless_outage  # type: ignore[method-assign]
-
-
-def _is_outage(error: BaseException | None) -> bool:
-    return isinstance(error, RedisError) or (isinstance(error, HTTPStatusError) and error.response.is_server_error)
+STOPPED = "SIGTERM"
+STOP_WITHIN_SECONDS = 20.0
+"""How long the services may take to store what they have in memory; Docker kills after 30 seconds here."""
 
 
 async def run_until_one_ends() -> str:
-    """Run all enabled services until one ends.
+    """Run all enabled services until one ends, or the process is to stop.
 
     Returns:
-        The name of that service, and why it ended.
+        `STOPPED`, or the name of the service that has ended, and why.
     """
     ended: asyncio.Queue[str] = asyncio.Queue()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.put_nowait, STOPPED)
     for service in Service.enabled_services():
         _watch(service, ended)
-    running = asyncio.create_task(_run_all_services())
-    running.add_done_callback(lambda task: ended.put_nowait(f"All of them ended: {task}"))
-    trimming = asyncio.create_task(_trim_streams())
+    running = [asyncio.create_task(_run_all_services())]
+    if get_current_settings().server.events.messaging_broker == REDIS_BROKER:
+        from prefect_redis.client import get_async_redis_client  # installed where it is the broker
+
+        enabled = {service.__name__ for service in Service.enabled_services()}
+        running.append(asyncio.create_task(trim_regularly(get_async_redis_client, enabled)))
+    for task in running:
+        task.add_done_callback(lambda task: ended.put_nowait(f"All of them ended: {task}"))
     try:
         return await ended.get()
     finally:
-        running.cancel()
-        trimming.cancel()
-
-
-async def _trim_streams() -> None:
-    if get_current_settings().server.events.messaging_broker != REDIS_BROKER:
-        return
-    from prefect_redis.client import get_async_redis_client  # installed where it is the broker
-
-    await trim_regularly(get_async_redis_client)
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=STOP_WITHIN_SECONDS)
 
 
 def _watch(service: type[Service], ended: asyncio.Queue[str]) -> None:
@@ -112,13 +74,16 @@ def _watch(service: type[Service], ended: asyncio.Queue[str]) -> None:
 
 
 def main() -> int:
-    """Run the services until one of them ends or this process is interrupted.
+    """Run the services until one of them ends, or this process is asked to stop.
 
     Returns:
-        The exit code: 1 if a service has ended.
+        The exit code: 0 after SIGTERM, 1 if a service has ended.
     """
     keep_actions_pending_during_outages()
-    LOGGER.error("%s. This process ends, to be started again.", asyncio.run(run_until_one_ends()))
+    why = asyncio.run(run_until_one_ends())
+    if why == STOPPED:
+        return 0
+    LOGGER.error("%s. This process ends, to be started again.", why)
     return 1
 
 
