@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from prefect.server.api import server
 from prefect.server.api.clients import OrchestrationClient
 from prefect.server.events import actions
 from prefect.server.events.schemas.automations import Automation, EventTrigger, TriggeredAction
@@ -184,6 +185,7 @@ def failed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(actions.Action, "succeed", succeed)
     monkeypatch.setattr(actions.SendNotification, "act", actions.SendNotification.act)
     monkeypatch.setattr(actions.ExternalDataAction, "orchestration_client", _client)
+    monkeypatch.setattr(server, "create_app", server.create_app)
     keep_actions_pending_during_outages()
     return reasons
 
