@@ -49,6 +49,10 @@ class Redis:
         self._home.mkdir(exist_ok=True)
         where = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._home)]
         command = [self._program, *where, "--appendonly", "yes", "--save", ""]
+        command += [
+            "--set-proc-title",
+            "no",
+        ]  # its title would replace its environment, and with it the watchdog's mark
         process = Process(command, {**os.environ, "HOME": str(self._home)}, self._log)
         wait_until(self._is_ready, process, "Redis")
         return process

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.stack import CHECKOUT
+from tests.e2e.conftest import needs_postgresql, needs_redis
 
-ENDED_WITHIN_SECONDS = 60
+ENDED_WITHIN_SECONDS = 30
 SLEEP = "import time; time.sleep(600)"
 # Like a worker, it starts its run in a separate session.
 WORKER = f"""
@@ -40,6 +41,17 @@ sys.stdin.readline()
 worker.stop()
 stack.stop()
 print(flush=True)
+sys.stdin.read()
+"""
+
+# Redis overwrites its environment with its title, unless it is told not to.
+DATABASES = """
+import sys
+from sandbox import isolation
+from sandbox.postgres import Postgres
+from sandbox.redis import Redis
+
+print(Redis(isolation.DIRECTORY).start().pid, Postgres(isolation.DIRECTORY).start().pid, flush=True)
 sys.stdin.read()
 """
 
@@ -111,6 +123,24 @@ def test_what_a_killed_process_started_ends_with_it(open_: ExitStack) -> None:
     assert ended(started.run)
     assert ended(started.watchdog)
     assert not started.directory.exists()
+
+
+@needs_redis
+@needs_postgresql
+def test_databases_of_a_killed_process_end_with_it(open_: ExitStack) -> None:
+    """Both change what the system shows about them, and Redis loses the mark with it."""
+    command = [sys.executable, "-c", DATABASES]
+    starter = open_.enter_context(
+        subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    )
+    open_.callback(starter.kill)
+    assert starter.stdout is not None
+    redis, postgresql = (watch(int(pid), open_) for pid in starter.stdout.readline().split())
+
+    starter.kill()
+
+    assert ended(redis)
+    assert ended(postgresql)
 
 
 def test_a_process_that_ends_by_itself_leaves_nothing(open_: ExitStack) -> None:
