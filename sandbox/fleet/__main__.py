@@ -41,7 +41,7 @@ async def trial(site: Site, herd: Herd, asked: argparse.Namespace, console: Cons
     working.cancel()
     with suppress(asyncio.CancelledError):
         await working
-    return await examine(herd, calm, disturbed, consumers, site.account)
+    return await examine(herd, calm, disturbed, consumers, site.account, site.receiver)
 
 
 def arguments() -> argparse.Namespace:
@@ -73,8 +73,6 @@ def main() -> int:
     with started(console) as site:
         herd = Herd(asked.rotations, min(CONSUMED, asked.rotations), site.vault_url)
         report = asyncio.run(trial(site, herd, asked, console))
-        report.fired = site.receiver.completed
-        report.notified = site.receiver.notified
         report.started_again = site.fleet.started_again
     return 0 if show(report, time.monotonic() - begun, console) else 1
 

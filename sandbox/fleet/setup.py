@@ -32,11 +32,10 @@ NOT_INSTALLED = 3
 
 
 class Receiver:
-    """Receives the calls of the automations, and counts them by key and by message."""
+    """Receives the calls of the automations, and counts those for completed rotations by key."""
 
     def __init__(self) -> None:
         self.completed: Counter[str] = Counter()
-        self.notified: Counter[str] = Counter()
         self.app = Starlette(
             routes=[
                 Route("/completed", self._completed, methods=["POST"]),
@@ -48,8 +47,7 @@ class Receiver:
         self.completed[(await request.json())["key_hash"]] += 1
         return Response()
 
-    async def _notified(self, request: Request) -> Response:
-        self.notified[(await request.json())["text"]] += 1
+    async def _notified(self, _: Request) -> Response:
         return Response()
 
 

@@ -117,7 +117,7 @@ async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Conso
             task.result()  # it has failed
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
-    return await examine(herd, calm, merged(rounds), consumers, site.account), growth
+    return await examine(herd, calm, merged(rounds), consumers, site.account, site.receiver), growth
 
 
 def merged(rounds: list[Outcome]) -> Outcome:
