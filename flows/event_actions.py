@@ -63,8 +63,6 @@ def keep_actions_pending_during_outages() -> None:
         if failure:
             raise ActionFailed(f"Notification failed: {failure}")
 
-    server.create_app = functools.cache(server.create_app)
-
     async def client_that_notices_outages(
         self: ExternalDataAction, triggered_action: TriggeredAction
     ) -> OrchestrationClient:
@@ -76,6 +74,7 @@ def keep_actions_pending_during_outages() -> None:
     Action.succeed = record_and_succeed  # type: ignore[method-assign]
     SendNotification.act = notify_once  # type: ignore[method-assign]
     ExternalDataAction.orchestration_client = client_that_notices_outages  # type: ignore[method-assign]
+    server.create_app = functools.cache(server.create_app)
 
 
 async def _raise_if_outage(response: Response) -> None:
