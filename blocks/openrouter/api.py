@@ -21,8 +21,6 @@ M = TypeVar("M", bound=BaseModel)
 
 PAGE_SIZE = 100
 """The maximum number of records on a page; the list of keys has no parameter `limit` for it."""
-MAX_PAGES = 1_000
-"""The maximum number of pages of a list: 100,000 records."""
 
 
 class ManagementApi:
@@ -64,16 +62,16 @@ class ManagementApi:
         self, model: type[M], path: str, doing: str, identity: str = "id", /, **params: str | int
     ) -> AsyncIterator[M]:
         """Iterate over a list; the list of keys states no total count."""
-        numbers = iter(range(MAX_PAGES))
 
         async def read(offset: int) -> tuple[list[M], bool]:
-            if next(numbers, None) is None:
-                raise UnexpectedAnswerError(f"OpenRouter's list did not end after {MAX_PAGES} pages while {doing}.")
             page = parse(Page, await self._manage("GET", path, doing, params={**params, "offset": offset}), doing)
             records = [parse(model, record, doing) for record in page.data]
             return records, page.total_count is not None and offset + len(records) >= page.total_count
 
-        async for records in contiguous_pages(read, attrgetter(identity), PAGE_SIZE):
+        def endless(why: str) -> UnexpectedAnswerError:
+            return UnexpectedAnswerError(f"OpenRouter's {why} while {doing}.")
+
+        async for records in contiguous_pages(read, attrgetter(identity), PAGE_SIZE, endless):
             for record in records:
                 yield record
 

@@ -105,8 +105,11 @@ async def pages(route: Route, body: Json, doing: str, most: int | None = None) -
             page = ENTRIES.validate_python((await client.request("POST", route, json=wanted)).json())
         return page, len(page) < PAGE_SIZE
 
+    def endless(why: str) -> ServiceError:
+        return ServiceError(f"Prefect's {why} while {doing}.")
+
     found = 0
-    async for page in contiguous_pages(read, itemgetter("id"), PAGE_SIZE):
+    async for page in contiguous_pages(read, itemgetter("id"), PAGE_SIZE, endless):
         yield page
         found += 1
         if found == most:

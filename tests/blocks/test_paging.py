@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ async def records_of(records: list[int], changes: Sequence[tuple[int, int]], *, 
             newest += created
         return page, is_last
 
-    return [record async for page in contiguous_pages(read, int, PAGE_SIZE) for record in page]
+    return [record async for page in contiguous_pages(read, int, PAGE_SIZE, ValueError) for record in page]
 
 
 @given(length=st.integers(0, 40), changes=CHANGES, tells=st.booleans())
@@ -43,3 +44,19 @@ async def test_no_record_that_stays_is_missed_and_none_is_yielded_twice(
 
     assert before & set(records) <= set(read)
     assert len(read) == len(set(read))
+
+
+async def test_a_server_that_ignores_the_offset_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page begins with a record that was seen, and the last one is full, so the list never seems to end."""
+    monkeypatch.setattr("blocks.paging.MAX_PAGES", 7)
+    asked: list[int] = []
+
+    async def read(offset: int) -> tuple[list[int], bool]:
+        asked.append(offset)
+        return [1, 2, 3, 4, 5], False
+
+    with pytest.raises(ValueError, match="list did not end after 7 pages"):
+        async for _ in contiguous_pages(read, int, PAGE_SIZE, ValueError):
+            pass
+
+    assert len(asked) == 7

@@ -149,7 +149,7 @@ async def said_about(call: Awaitable[Any]) -> str:
     with (
         listening() as ear,
         mock.patch("blocks.http.MAX_ATTEMPTS", 1),
-        mock.patch("blocks.openrouter.api.MAX_PAGES", 3),
+        mock.patch("blocks.paging.MAX_PAGES", 3),
     ):
         try:
             result: Any = await call

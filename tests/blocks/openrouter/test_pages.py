@@ -26,7 +26,7 @@ async def test_pages_may_be_smaller_than_asked_for() -> None:
 
 async def test_a_list_that_counts_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose total keeps growing must not occupy a run forever."""
-    monkeypatch.setattr("blocks.openrouter.api.MAX_PAGES", 3)
+    monkeypatch.setattr("blocks.paging.MAX_PAGES", 3)
     shown = [{"key_hash": key_hash, "guardrail_id": "one"} for key_hash in ("f01d", "f02d")]
     server = always(200, {"data": shown, "total_count": 9})
 
@@ -64,7 +64,7 @@ async def test_the_list_is_walked_to_its_end(per_page: int, offsets: list[str]) 
 
 async def test_a_list_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that always sends a full page must not occupy a run forever."""
-    monkeypatch.setattr("blocks.openrouter.api.MAX_PAGES", 3)
+    monkeypatch.setattr("blocks.paging.MAX_PAGES", 3)
 
     async with always(200, {"data": [KEY] * 100}).client() as client:
         with pytest.raises(UnexpectedAnswerError, match="did not end"):
