@@ -30,6 +30,11 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _is_string(value: Any) -> bool:
+    # The description permits an empty one here.
+    return isinstance(value, str)
+
+
 def _has(*required: str, **fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
     def holds(value: Any) -> bool:
         there = isinstance(value, dict) and all(name in value for name in required)
@@ -39,7 +44,7 @@ def _has(*required: str, **fields: Callable[[Any], bool]) -> Callable[[Any], boo
 
 
 _is_direction = is_one_of(("asc", "desc"))
-_are_names = is_list_of(lambda value: isinstance(value, str), 0, 2)
+_are_names = is_list_of(_is_string, 0, 2)
 
 
 QUERY = {
@@ -50,7 +55,7 @@ QUERY = {
     "limit": _is_number,
     "group_limit": _is_number,
     "time_range": _has("start", "end"),
-    "order_by": _has("field", "direction", field=is_text, direction=_is_direction),
+    "order_by": _has("field", "direction", field=_is_string, direction=_is_direction),
     "classifier_dimensions": _has("classifier_id", classifier_id=is_uuid, dimension_names=_are_names),
     "classifier_filters": _has(
         "classifier_id", "filters", classifier_id=is_uuid, filters=is_list_of(_is_object, 1, 10)

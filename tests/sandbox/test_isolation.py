@@ -55,7 +55,15 @@ def run(program: str, *args: str, home: Path) -> subprocess.CompletedProcess[str
 
 def test_every_command_is_tried() -> None:
     """The pattern must find every command in the Makefile, because only those are tested."""
-    assert COMMANDS == ["sandbox.demo", "sandbox.up", "sandbox.fleet", "bench.scale", "bench.soak", "bench"]
+    assert COMMANDS == [
+        "sandbox.demo",
+        "sandbox.up",
+        "sandbox.fleet",
+        "sandbox.fleet.soak",
+        "bench.scale",
+        "bench.soak",
+        "bench",
+    ]
 
 
 @pytest.mark.parametrize("module", ["bench.__main__" if name == "bench" else name for name in COMMANDS])
