@@ -91,10 +91,7 @@ async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Conso
         app.state.faults.add(Fault("before", path=CALLS, status=503, body="{}", probability=FAULTS / 2))
         app.state.faults.add(Fault("after", path=CALLS, probability=FAULTS / 2))
     kinds = list(itertools.islice(kinds_to_kill(Random(asked.seed)), int(asked.minutes * 60 / KILL_EVERY_SECONDS)))
-    background = [
-        asyncio.create_task(consumers.work()),
-        asyncio.create_task(growth.watch(site)),
-    ]
+    working, watching = asyncio.create_task(consumers.work()), asyncio.create_task(growth.watch(site))
     pause = KILL_EVERY_SECONDS - DOWN_SECONDS
     kills = asyncio.create_task(kill(site.fleet, kinds, DOWN_SECONDS, Random(asked.seed), console.print, pause))
     end, rounds = time.monotonic() + asked.minutes * 60, list[Outcome]()
@@ -105,6 +102,8 @@ async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Conso
         )
         await asyncio.sleep(ROUND_SECONDS)
     await kills
+    # What follows is another load than before: all are due at once, and use more sockets than one after the other.
+    await _stop(watching)
     for app in (site.openrouter_app, site.vault_app):
         app.state.faults.clear()
     for outcome in rounds:
@@ -112,12 +111,14 @@ async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Conso
     calm = await herd.start(0)
     await herd.settle(calm)
     await herd.until_retired(site.account)
-    for task in background:
-        if task.done():
-            task.result()  # it has failed
-        task.cancel()
-    await asyncio.gather(*background, return_exceptions=True)
+    await _stop(working)
     return await examine(herd, calm, merged(rounds), consumers, site.account, site.receiver), growth
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    if not task.cancel():
+        task.result()  # it has failed
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def merged(rounds: list[Outcome]) -> Outcome:
