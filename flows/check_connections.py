@@ -27,7 +27,7 @@ from tasks.world.inventory import read_deployments
 from tasks.world.management_keys import forget_others
 from tasks.world.secrecy import secret_flow
 from tasks.world.slots import slot_warnings
-from tasks.world.stored_blocks import LOADED_AT_ONCE, load_blocks
+from tasks.world.stored_blocks import load_in_parts
 
 ARTIFACT = "connections"
 TIMEOUT_SECONDS = 60.0
@@ -140,10 +140,8 @@ def named_connections(deployments: list[dict[str, Any]]) -> set[str]:
 
 
 async def _all_checked(used: Mapping[str, tuple[str, ...]]) -> list[Checked]:
-    names, at_once, checked = list(used), asyncio.Semaphore(AT_ONCE), list[Checked]()
-    for first in range(0, len(names), LOADED_AT_ONCE):
-        some = names[first : first + LOADED_AT_ONCE]
-        loaded = await load_blocks(some)
+    at_once, checked = asyncio.Semaphore(AT_ONCE), list[Checked]()
+    async for some, loaded in load_in_parts(list(used)):
         checked += await asyncio.gather(*(_checked(name, used[name], loaded, at_once) for name in some))
     return checked
 

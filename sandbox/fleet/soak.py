@@ -20,7 +20,6 @@ from sandbox.fleet.herd import Herd, Outcome, read_key
 from sandbox.fleet.kills import DOWN_SECONDS, KINDS, kill
 from sandbox.fleet.report import SHOWN, Report, examine, print_table
 from sandbox.fleet.setup import NOT_INSTALLED, Site, can_run, started
-from sandbox.fleet.stand import WORKERS
 from sandbox.server import Fault
 from sandbox.usage import memory_mb, open_sockets
 
@@ -50,8 +49,8 @@ class Growth:
     async def watch(self, site: Site) -> None:
         """Measure all workers regularly, until cancelled."""
         while True:
-            for number in range(1, WORKERS + 1):
-                process = site.fleet.parts[f"worker-{number}"].process
+            for name in KINDS["worker"]:
+                process = site.fleet.parts[name].process
                 # It may be killed meanwhile.
                 with suppress(OSError, ValueError, IndexError):
                     self.seen.setdefault(process.pid, []).append((memory_mb(process.pid), open_sockets(process.pid)))

@@ -5,7 +5,7 @@ The arguments of each check are those of `load_block`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from tasks.world.connections import CONNECTION_TYPE, load_connection
 from tasks.world.destinations import open_destination
 from tasks.world.management_keys import remember_use
 from tasks.world.optional import Part, if_available
-from tasks.world.stored_blocks import LOADED_AT_ONCE, NOTHING, load_block, load_blocks
+from tasks.world.stored_blocks import NOTHING, load_block, load_in_parts
 
 
 class Outcome(NamedTuple):
@@ -81,7 +81,7 @@ async def check_destination(name: str, field: str, loaded: Mapping[str, Block] =
         return Outcome(await destination.check(), await _if_told(destination.login_ends()), destination.place())
 
 
-async def places_of(names: Collection[str]) -> dict[str, str]:
+async def places_of(names: Sequence[str]) -> dict[str, str]:
     """Return where destinations point, without asking their stores.
 
     Args:
@@ -93,11 +93,12 @@ async def places_of(names: Collection[str]) -> dict[str, str]:
     Raises:
         ServiceError: Prefect's API failed.
     """
-    listed, found = list(names), dict[str, str]()
-    for first in range(0, len(listed), LOADED_AT_ONCE):
-        loaded = await load_blocks(listed[first : first + LOADED_AT_ONCE])
-        found |= {name: block.place() for name, block in loaded.items() if isinstance(block, DestinationBlock)}
-    return found
+    return {
+        name: block.place()
+        async for _, loaded in load_in_parts(names)
+        for name, block in loaded.items()
+        if isinstance(block, DestinationBlock)
+    }
 
 
 async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from types import MappingProxyType
 
 from prefect.blocks.core import Block
@@ -49,6 +49,13 @@ def _as_block(document: BlockDocument) -> Block | None:
         return Block._from_block_document(document)  # noqa: SLF001 - as `Block.aload` does; there is no public way
     except Exception:  # noqa: BLE001 - `load_block` reports what is wrong
         return None
+
+
+async def load_in_parts(names: Sequence[str]) -> AsyncIterator[tuple[Sequence[str], dict[str, Block]]]:
+    """Yield blocks as `load_blocks` returns them, `LOADED_AT_ONCE` at a time, each part with its names."""
+    for first in range(0, len(names), LOADED_AT_ONCE):
+        some = names[first : first + LOADED_AT_ONCE]
+        yield some, await load_blocks(some)
 
 
 async def load_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Block:
