@@ -1,11 +1,14 @@
 """Build the wheel of a release, from this commit and nothing beside it: `make release`.
 
 The version in `pyproject.toml`, the top of `CHANGELOG.md` and the tag of the commit have to agree first.
+The same commit gives the same wheel, byte by byte, whose SHA-256 is in `dist/SHA256SUMS`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -52,8 +55,13 @@ def main() -> None:
         if why := disagreement(version, (source / "CHANGELOG.md").read_text(), tags):
             sys.exit(why)
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
-        subprocess.run([*pip, "--wheel-dir", DIST, source], check=True)
-    print(f"Built the wheel of {version} into {DIST}/.")
+        committed_at = _git("show", "--no-patch", "--format=%ct", "HEAD").decode().strip()
+        reproducible = {**os.environ, "SOURCE_DATE_EPOCH": committed_at}
+        subprocess.run([*pip, "--wheel-dir", DIST, source], env=reproducible, check=True)
+    [wheel] = DIST.glob(f"*-{version}-*.whl")
+    line = f"{hashlib.sha256(wheel.read_bytes()).hexdigest()}  {wheel.name}"
+    (DIST / "SHA256SUMS").write_text(f"{line}\n")
+    print(f"Built into {DIST}/, with its SHA-256 in SHA256SUMS:\n{line}")
 
 
 def _git(*args: str) -> bytes:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -59,8 +62,8 @@ class Repository:
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
 
     def wheels(self) -> list[str]:
-        """Return the names of the wheels that were built."""
-        return [wheel.name for wheel in self.folder.glob("dist/*")]
+        """Return the names of the files that were built."""
+        return [file.name for file in self.folder.glob("dist/*")]
 
 
 @pytest.fixture
@@ -115,3 +118,28 @@ def test_the_wheel_holds_what_was_tagged(repository: Repository) -> None:
     with zipfile.ZipFile(repository.folder / "dist" / "something-1.2.0-py3-none-any.whl") as wheel:
         code = {name: wheel.read(name) for name in wheel.namelist() if name.endswith(".py")}
     assert code == {"something.py": b"committed = True\n"}
+
+
+def test_a_tag_gives_the_same_wheel_wherever_it_is_built(repository: Repository, tmp_path: Path) -> None:
+    """So whoever installs a wheel can build it themselves, and compare its SHA-256 with `SHA256SUMS`."""
+    repository.commit(RELEASED, "v1.2.0")
+    copied = Repository(tmp_path / "copy")
+    (copied.folder / "something.py").unlink()
+    copied.git("pull", "--quiet", "--tags", str(repository.folder))
+    for each in (repository, copied):
+        done = each.release()
+        assert done.returncode == 0, done.stderr
+
+    built = repository.folder / "dist", copied.folder / "dist"
+    sums = [(each / "SHA256SUMS").read_text() for each in built]
+    digest = sha256((built[0] / "something-1.2.0-py3-none-any.whl").read_bytes()).hexdigest()
+    assert sums == [f"{digest}  something-1.2.0-py3-none-any.whl\n"] * 2
+
+
+def test_the_documentation_installs_the_wheel_of_this_version() -> None:
+    """The file's name in the command contains the version."""
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    page = (CHECKOUT / "docs" / "how-to" / "openrouter.md").read_text()
+
+    assert re.findall(r"key_rotation-(.+?)-py3-none-any\.whl", page) == [version]
+    assert f"`v{version}`" in page
