@@ -41,14 +41,15 @@ async def run_until_one_ends() -> str:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.put_nowait, STOPPED)
     for service in Service.enabled_services():
         _watch(service, ended)
-    running = [asyncio.create_task(_run_all_services())]
+    running = [asyncio.create_task(_run_all_services(), name="services")]
     if get_current_settings().server.events.messaging_broker == REDIS_BROKER:
         from prefect_redis.client import get_async_redis_client  # installed where it is the broker
 
         enabled = {service.__name__ for service in Service.enabled_services()}
-        running.append(asyncio.create_task(trim_regularly(get_async_redis_client, enabled)))
+        trimming = trim_regularly(get_async_redis_client, enabled)
+        running.append(asyncio.create_task(trimming, name="trimming of Redis streams"))
     for task in running:
-        task.add_done_callback(lambda task: ended.put_nowait(f"All of them ended: {task}"))
+        task.add_done_callback(lambda task: ended.put_nowait(f"The {task.get_name()} ended: {task}"))
     try:
         return await ended.get()
     finally:

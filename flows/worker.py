@@ -8,6 +8,7 @@ signals in the main thread only, so SIGTERM reaches the worker, not its runs.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -45,11 +46,18 @@ from flows.attempts import Attempt, Precedence
 from tasks.world.api import as_not_found
 from tasks.world.inventory import is_emergency
 
-LIMIT = 4
-"""How many ordinary runs a worker executes at once, unless `--limit` says otherwise.
+LIMIT = 20
+"""How many ordinary runs a worker executes at once at most, unless `--limit` says otherwise."""
+ALWAYS = 4
+"""How many of them it executes however busy the server is.
 
-The more there are, the later an emergency is found and started: the server answers their requests first.
+With more, an emergency is found and started late, because the server answers the requests of the ordinary runs first.
+So a worker takes more only while it finds runs quickly.
 """
+QUICK_LOOKS = 4
+"""How many quick looks for runs, all with full hands, it takes for one more; a slow one takes all of them away."""
+SLOW_SECONDS = 0.1
+"""How long a look for runs may take to be quick."""
 RESERVED_FOR_EMERGENCIES = 5
 """How many slots a worker reserves for emergencies, on top of its limit for ordinary runs."""
 MOST_REQUESTED = 50
@@ -144,6 +152,7 @@ class KeyRotationWorker(
         self._attempts: dict[UUID, Attempt] = {}
         self._precedence = Precedence()
         self._abandoned: Abandoned | None = None
+        self._quick_looks = 0
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -155,9 +164,10 @@ class KeyRotationWorker(
         }
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Stop this worker's runs that were cancelled or suspended, then take scheduled ones."""
+        """Take scheduled runs, then stop this worker's runs that were cancelled or suspended."""
+        taken = await super().get_and_submit_flow_runs()
         await self._stop_cancelled_and_suspended()
-        return await super().get_and_submit_flow_runs()
+        return taken
 
     async def _stop_cancelled_and_suspended(self) -> None:
         if not self._attempts:
@@ -186,13 +196,25 @@ class KeyRotationWorker(
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         # The base class requests 200 runs, no matter how few this worker can take.
-        free = self._free_slots()
+        free, begun = self._free_slots(), time.monotonic()
         wanted = min(free + len(self._submitting_flow_run_ids), MOST_REQUESTED)
         due = await self._due(wanted) if free else []
-        return due if free and len(due) < wanted else [*await self._emergencies(), *due]
+        found = due if free and len(due) < wanted else [*await self._emergencies(), *due]
+        self._adapt_to(time.monotonic() - begun)
+        return found
+
+    def _adapt_to(self, seconds: float) -> None:
+        if seconds > SLOW_SECONDS or not self.limiter.borrowed_tokens:
+            self._quick_looks = 0
+        elif self._free_slots() == 0:
+            self._quick_looks += 1
 
     def _free_slots(self) -> int:
-        return 0 if self._precedence.is_taken else max(int(self.limiter.available_tokens) - RESERVED_FOR_EMERGENCIES, 0)
+        if self._precedence.is_taken:
+            return 0
+        allowed = ALWAYS + self._quick_looks // QUICK_LOOKS
+        below_limit = int(self.limiter.available_tokens) - RESERVED_FOR_EMERGENCIES
+        return max(0, min(below_limit, allowed - int(self.limiter.borrowed_tokens)))
 
     async def _due(self, wanted: int) -> list[WorkerFlowRunResponse]:
         before = datetime.now(UTC) + timedelta(seconds=int(self._prefetch_seconds))

@@ -44,9 +44,7 @@ def left_over(rotation: Rotation, what: str) -> WatchedRotation:
 
 @pytest.mark.parametrize("emergency", [False, True], ids=["scheduled", "emergency"])
 @pytest.mark.parametrize("what", STRIKES)
-def test_a_connection_that_was_left_because_its_management_key_is_dead_stops_nothing(
-    rotation: Rotation, what: str, emergency: bool
-) -> None:
+def test_a_connection_whose_management_key_is_dead_can_be_left(rotation: Rotation, what: str, emergency: bool) -> None:
     """The rotation continues with its new connection, and fails at most because of a key left in the former account."""
     watched = left_over(rotation, what)
     watched.model.revoked_accounts.add("account-1")

@@ -136,7 +136,7 @@ def test_an_exchanged_account_is_noticed_before_a_key_is_forgotten(watched: Watc
     check_agreement(watched.model, watched.rotation)
 
 
-def test_a_removed_destination_is_reported_and_a_new_one_is_served(watched: WatchedRotation) -> None:
+def test_a_new_destination_is_served_and_a_removed_one_left_alone(watched: WatchedRotation) -> None:
     """A destination taken out of the rotation is not written any more; one put in gets the next key."""
     watched.model.places["vault-secret/new"] = type(watched.model.places[VAULT])()
     watched.rotation = watched.rotation.model_copy(update={"destinations": [VAULT, "vault-secret/new"]})
