@@ -270,7 +270,8 @@ async def runs_of(deployment_id: Any) -> int:
 
 async def test_events_hold_what_is_documented_and_no_secret(world: World) -> None:
     """Two rotations and a failure emit every step with the documented fields, and none of them contains a key."""
-    rotation = await world.prepare(world.rotation())
+    # In Vault, because a busy Prefect server can refuse a write of a Prefect secret, which would keep the former key.
+    rotation = await world.prepare(world.rotation(destinations=["vault-secret/told"]))
     await rotate(rotation, return_state=True)
     await rotate(rotation, return_state=True)
     world.openrouter.accounts[0].management_keys.clear()

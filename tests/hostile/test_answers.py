@@ -38,6 +38,8 @@ from tests.hostile.calls import ABSENT, CALLS, CREDENTIAL, GUARDRAIL, LOGINS, Li
 from tests.hostile.judging import LONGEST_SECONDS, is_plain, leaks, shown
 from tests.hostile.liar import ANSWERS, SECRET_ID, Liar, Service, listening
 
+pytestmark = pytest.mark.slow
+
 ATTEMPTS = 2
 DEADLINES_SECONDS = (0.3, 3.0)
 """Deadlines for trickling responses; on a busy machine, the first may pass before the request is sent."""

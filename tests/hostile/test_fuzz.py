@@ -32,6 +32,8 @@ from tests.hostile.calls import LABELS, NOW
 from tests.hostile.judging import shown
 from tests.hostile.liar import KEY, listening
 
+pytestmark = pytest.mark.slow
+
 SECRETS = (KEY, DEFAULT_MANAGEMENT_KEY)
 STATUSES = [*[200] * 9, 201, 302, 400, 401, 402, 403, 404, 409, 422, 429, 500, 503]
 ERRORS: list[Any] = [{"error": {"code": 403, "message": "no"}, "errors": ["no"], "message": "no", "statusCode": 400}]

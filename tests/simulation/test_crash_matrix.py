@@ -12,6 +12,8 @@ from tests.simulation.invariants import check_agreement, check_no_orphan
 from tests.simulation.watched_rotation import WatchedRotation
 from tests.simulation.world.fates import Fate
 
+pytestmark = pytest.mark.slow
+
 FATES = [fate for fate in Fate if fate is not Fate.WORKS]
 
 

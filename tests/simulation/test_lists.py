@@ -29,6 +29,8 @@ from tests.simulation.world.orchestrator import ModelWorld
 from tests.simulation.world.places import Place
 from tests.simulation.world.process import Process
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 KILLED = (Fate.KILLED_BEFORE, Fate.KILLED_AFTER)
 FATES = [fate for fate in Fate if fate not in (Fate.WORKS, Fate.FORBIDDEN)]

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 from uuid import uuid4
 
+import pytest
 from pydantic import SecretStr
 
 from blocks.destination import Content
@@ -25,6 +26,8 @@ from tasks.model.records import Current
 from tests.memory import Memory
 from tests.tasks.audit.account import found, marked
 from tests.tasks.conftest import FakeWorld
+
+pytestmark = pytest.mark.slow
 
 
 async def test_ten_thousand_keys_cost_one_pass_of_the_list(world: FakeWorld) -> None:
