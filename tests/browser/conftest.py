@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import CHECKOUT, Stack
-from tests.e2e.conftest import world  # noqa: F401 - the stand-ins, around the server of this package
+from tests.e2e.conftest import services  # noqa: F401 - the stand-ins, around the server of this package
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 QUIET = [

@@ -47,7 +47,7 @@ from tests.browser.dashboard import (
     submit,
 )
 from tests.by_hand import edit_ledger, ledger_of
-from tests.e2e.conftest import World
+from tests.e2e.conftest import Services
 from tests.e2e.driver import ended
 from tests.e2e.processes import check_one_key
 
@@ -55,24 +55,24 @@ expect.set_options(timeout=IN_TIME)
 
 
 @pytest.fixture
-async def world(world: World) -> AsyncIterator[World]:
+async def services(services: Services) -> AsyncIterator[Services]:
     """The stand-ins, with Vault on its default port if that is free, and no rotation yet."""
     await forget_all_rotations()
-    with running(world.vault_app, port := free_port(8200)):
-        world.vault_url = f"http://localhost:{port}"
-        yield world
+    with running(services.vault_app, port := free_port(8200)):
+        services.vault_url = f"http://localhost:{port}"
+        yield services
 
 
-async def place(world: World, name: str) -> None:
+async def place(services: Services, name: str) -> None:
     """Create a Vault block whose secret does not exist yet."""
-    credentials = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
+    credentials = blocks.VaultCredentials(url=services.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path=f"apps/{name}").asave(name, overwrite=True)
 
 
-async def deploy(world: World, name: str, *, days: int = 0, **changes: Any) -> Rotation:
+async def deploy(services: Services, name: str, *, days: int = 0, **changes: Any) -> Rotation:
     """Create a rotation to Vault with a deployment and a key that is `days` old."""
-    await place(world, name)
-    rotation = world.rotation(**{"name": name, "destinations": [f"vault-secret/{name}"], **changes})
+    await place(services, name)
+    rotation = services.rotation(**{"name": name, "destinations": [f"vault-secret/{name}"], **changes})
     table, now = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone), datetime.now(UTC) - timedelta(days=days)
     await save_deployment(None, rotation, schedule_of(table, table.next_rotation(now, now)), active=True)
     assert (await rotate(rotation, return_state=True)).is_completed()
@@ -89,7 +89,7 @@ async def held(name: str) -> str:
     return str((await secret.read_secret()).decode())
 
 
-async def test_a_new_block_is_made_in_its_form(world: World, page: Page, picture: Picture) -> None:
+async def test_a_new_block_is_made_in_its_form(services: Services, page: Page, picture: Picture) -> None:
     """The forms explain the fields and show a logo, and the saved blocks work."""
     for block in (blocks.VaultSecret, blocks.VaultCredentials):
         with suppress(ValueError):
@@ -97,7 +97,7 @@ async def test_a_new_block_is_made_in_its_form(world: World, page: Page, picture
     await open_new_block(page, blocks.VaultCredentials)
     await expect(page.get_by_text("A login to HashiCorp Vault")).to_be_visible()
     await page.get_by_label("Name", exact=True).fill("checkout")
-    await page.get_by_label("URL", exact=True).fill(world.vault_url)
+    await page.get_by_label("URL", exact=True).fill(services.vault_url)
     await page.get_by_role("tab", name="AppRole").click()
     await expect(page.get_by_label("Secret ID")).to_be_visible()
     await picture("new-login", 1300)
@@ -122,25 +122,27 @@ async def test_a_new_block_is_made_in_its_form(world: World, page: Page, picture
     assert "apps/checkout" in await made.check()
 
 
-async def test_a_person_fills_the_form_in_and_a_key_is_there(world: World, page: Page, picture: Picture) -> None:
+async def test_a_person_fills_the_form_in_and_a_key_is_there(services: Services, page: Page, picture: Picture) -> None:
     """The form leads to a working key at the destination, without any YAML."""
-    await place(world, "checkout")
+    await place(services, "checkout")
     await fill_in(page, "checkout")
     await picture("add-rotation", 2700)
 
     run = await submit(page, "add-rotation/add-rotation")
 
-    [key] = world.openrouter.live_keys()
+    [key] = services.openrouter.live_keys()
     assert run.state_name == "Completed", run.state
     assert await held("checkout") == key.secret
     assert key.limit == 50
     assert (await deployment("rotate/checkout")).parameters["rotation"]["destinations"] == ["vault-secret/checkout"]
 
 
-async def test_the_form_changes_a_rotation_and_shows_the_difference(world: World, page: Page, picture: Picture) -> None:
+async def test_the_form_changes_a_rotation_and_shows_the_difference(
+    services: Services, page: Page, picture: Picture
+) -> None:
     """The name of an existing rotation updates it, and the artifact shows only the values that changed."""
     key = KeySettings(name="newsletter service", limit_usd=Decimal(50))
-    rotation = await deploy(world, "newsletter", days=4, key=key, overlap=timedelta(hours=24))
+    rotation = await deploy(services, "newsletter", days=4, key=key, overlap=timedelta(hours=24))
     await fill_in(page, rotation.name, days=7, usd=80)
 
     run = await submit(page, "add-rotation/add-rotation")
@@ -152,15 +154,15 @@ async def test_the_form_changes_a_rotation_and_shows_the_difference(world: World
     await expect(page.get_by_role("row").filter(has_text="Schedule")).to_contain_text("every 7 days at 03:30")
     await expect(page.get_by_role("row").filter(has_text="Connection")).to_be_hidden()
     await picture("changed-rotation", 605)
-    assert len(world.openrouter.created) == 1
+    assert len(services.openrouter.created) == 1
 
 
 HELP = "Help: docs/how-to/troubleshooting.md#a-setting-is-refused"
 
 
-async def test_a_field_that_is_wrong_is_told_in_one_sentence(world: World, page: Page, picture: Picture) -> None:
+async def test_a_field_that_is_wrong_is_told_in_one_sentence(services: Services, page: Page, picture: Picture) -> None:
     """The run's page names the field and what it requires, and nothing was created."""
-    await place(world, "reports")
+    await place(services, "reports")
     await fill_in(page, "reports", time_zone="Berlin")
 
     run = await submit(page, "add-rotation/add-rotation")
@@ -169,14 +171,14 @@ async def test_a_field_that_is_wrong_is_told_in_one_sentence(world: World, page:
     await page.get_by_role("tab", name="Details").click()
     told = f"time_zone: must be an IANA time zone, such as Europe/Berlin. Nothing was created. {CORRECT_IT} {HELP}"
     await expect(page.get_by_text(told, exact=True).first).to_be_visible()
-    assert world.openrouter.created == []
+    assert services.openrouter.created == []
     with pytest.raises(ObjectNotFound):
         await deployment("rotate/reports")
 
 
-async def test_the_form_of_a_rotation_runs_it_once_with_other_settings(world: World, page: Page) -> None:
+async def test_the_form_of_a_rotation_runs_it_once_with_other_settings(services: Services, page: Page) -> None:
     """A custom run shows every setting in its group with a readable title, and uses the entered values."""
-    rotation = await deploy(world, "inventory", overlap=timedelta(hours=6))
+    rotation = await deploy(services, "inventory", overlap=timedelta(hours=6))
     name = f"rotate/{rotation.name}"
     await open_form(page, name)
     for group, title in [("Key", "Limit (USD)"), ("Retirement", "Revoke by")]:
@@ -187,16 +189,18 @@ async def test_the_form_of_a_rotation_runs_it_once_with_other_settings(world: Wo
     run = await submit(page, name)
 
     assert run.state_name == "Completed", run.state
-    assert len(world.openrouter.created) == 2
-    await check_one_key(world, rotation)
+    assert len(services.openrouter.created) == 2
+    await check_one_key(services, rotation)
 
 
-async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, page: Page, picture: Picture) -> None:
+async def test_retry_finishes_a_rotation_that_vault_had_stopped(
+    services: Services, page: Page, picture: Picture
+) -> None:
     """The failed run's page explains the failure in one sentence, and Retry completes it without another new key."""
-    await world.prepare(world.rotation(destinations=["secret/billing"]))
-    rotation = await deploy(world, "billing", destinations=["vault-secret/billing", "secret/billing"])
+    await services.prepare(services.rotation(destinations=["secret/billing"]))
+    rotation = await deploy(services, "billing", destinations=["vault-secret/billing", "secret/billing"])
     old = await held(rotation.name)
-    world.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
+    services.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
 
     run_id = await press_run(page, f"rotate/{rotation.name}")
     failed = await ended(run_id)
@@ -209,19 +213,19 @@ async def test_retry_finishes_a_rotation_that_vault_had_stopped(world: World, pa
     await picture("failed-run", 1180)
     await open_run(page, run_id)
     held_after_failure = await held(rotation.name)
-    world.vault_app.state.faults.clear()
+    services.vault_app.state.faults.clear()
     await choose(page, "Retry")
     healed = await ended(run_id, attempt=2)
 
     assert (failed.state_name, healed.state_name) == (TRIES_AGAIN, "Completed")
     assert held_after_failure == old
-    assert len(world.openrouter.created) == 2
-    await check_one_key(world, rotation)
+    assert len(services.openrouter.created) == 2
+    await check_one_key(services, rotation)
 
 
-async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Page) -> None:
+async def test_pausing_stops_auto_rotation_and_not_people(services: Services, page: Page) -> None:
     """Without an active schedule, a rotation has no scheduled runs, but a person can still run it."""
-    rotation = await deploy(world, "search")
+    rotation = await deploy(services, "search")
     name = f"rotate/{rotation.name}"
     await until_scheduled(name, some=True)
 
@@ -231,16 +235,16 @@ async def test_pausing_stops_auto_rotation_and_not_people(world: World, page: Pa
     await until_scheduled(name, some=False)
     run_id = await press_run(page, name)
     assert (await ended(run_id)).state_name == "Completed"
-    assert len(world.openrouter.created) == 2
+    assert len(services.openrouter.created) == 2
 
 
-async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: World, page: Page) -> None:
+async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(services: Services, page: Page) -> None:
     """After Cancel, the destination still has a working key, and the next run leaves exactly one live key."""
-    rotation = await deploy(world, "support")
+    rotation = await deploy(services, "support")
     old = await held(rotation.name)
-    world.vault_app.state.faults.add(Fault(method="POST", path="/data/", delay=60, status=503))
+    services.vault_app.state.faults.add(Fault(method="POST", path="/data/", delay=60, status=503))
     run_id = await press_run(page, f"rotate/{rotation.name}")
-    while len(world.openrouter.created) < 2:  # noqa: ASYNC110 - the new key exists, and its publication hangs
+    while len(services.openrouter.created) < 2:  # noqa: ASYNC110 - the new key exists, and its publication hangs
         await asyncio.sleep(0.1)
     await open_run(page, run_id)
 
@@ -248,16 +252,16 @@ async def test_a_run_cancelled_in_mid_rotation_is_cleaned_up_by_the_next(world: 
     cancelled = await ended(run_id)
 
     assert cancelled.state_name == "Cancelled"
-    assert world.openrouter.is_live(old)
-    world.vault_app.state.faults.clear()
+    assert services.openrouter.is_live(old)
+    services.vault_app.state.faults.clear()
     assert await held(rotation.name) == old
     assert (await rotate(rotation, return_state=True)).is_completed()
-    await check_one_key(world, rotation)
+    await check_one_key(services, rotation)
 
 
-async def test_the_rotation_of_the_tutorial_is_seen(world: World, page: Page, picture: Picture) -> None:
+async def test_the_rotation_of_the_tutorial_is_seen(services: Services, page: Page, picture: Picture) -> None:
     """The page of the first run shows its steps, and the artifact shows the key that the second run superseded."""
-    rotation = world.rotation(name="example", destinations=[f"secret/{SECRET}"], overlap=timedelta(days=1))
+    rotation = services.rotation(name="example", destinations=[f"secret/{SECRET}"], overlap=timedelta(days=1))
     table, now = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone), datetime.now(UTC)
     await save_deployment(None, rotation, schedule_of(table, table.next_rotation(now, now)), active=False)
 
@@ -275,12 +279,14 @@ async def test_the_rotation_of_the_tutorial_is_seen(world: World, page: Page, pi
     await picture("rotation-artifact")
 
 
-async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, page: Page, picture: Picture) -> None:
+async def test_cancelling_a_retirement_keeps_the_old_key_alive(
+    services: Services, page: Page, picture: Picture
+) -> None:
     """The old key stays live, and the overview says why."""
-    broken = await deploy(world, "billing", days=30)
+    broken = await deploy(services, "billing", days=30)
     for name, days in [("checkout", 12), ("search", 3)]:
-        await deploy(world, name, days=days)
-    rotation = await deploy(world, "mailing", days=30, overlap=timedelta(hours=6))
+        await deploy(services, name, days=days)
+    rotation = await deploy(services, "mailing", days=30, overlap=timedelta(hours=6))
     old = await held(rotation.name)
     assert (await rotate(rotation, return_state=True)).is_completed()
     await open_run(page, await retirement(rotation))
@@ -288,19 +294,19 @@ async def test_cancelling_a_retirement_keeps_the_old_key_alive(world: World, pag
     await choose(page, "Cancel")
 
     await expect(page.get_by_text("Cancelled").first).to_be_visible()
-    world.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
+    services.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
     assert (await rotate(broken, return_state=True)).is_failed()
     await overview(return_state=True)
     await overview_shows(page, "kept: retirement cancelled")
     await picture("key-rotations", 1100)
-    assert world.openrouter.is_live(old)
+    assert services.openrouter.is_live(old)
 
 
-async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World, page: Page) -> None:
+async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(services: Services, page: Page) -> None:
     """The key is shown as still in use, with a scheduled next check; cancelling that check keeps the key live."""
     unused = Retirement(retire_when="unused", quiet_time=timedelta(hours=2), max_overlap=timedelta(days=7))
-    rotation = await deploy(world, "partners", retirement=unused)
-    [used] = world.openrouter.live_keys()
+    rotation = await deploy(services, "partners", retirement=unused)
+    [used] = services.openrouter.live_keys()
     used.spent.append((datetime.now(UTC), Decimal("0.25")))
     used.last_used_at = datetime.now(UTC)
     assert (await rotate(rotation, return_state=True)).is_completed()
@@ -317,7 +323,7 @@ async def test_a_postponed_retirement_is_seen_and_can_be_cancelled(world: World,
     assert (await ended(run_id, attempt=0)).state_name == "Cancelled"
     await check_connections(return_state=True)
     await overview_shows(page, f"{used.label} kept: retirement cancelled")
-    assert world.openrouter.is_live(used.secret)
+    assert services.openrouter.is_live(used.secret)
 
 
 async def overview_shows(page: Page, text: str) -> None:

@@ -71,7 +71,7 @@ numbers = itertools.count(1)
 
 
 @dataclass
-class World:
+class Services:
     """Everything that a rotation talks to, with what tests need to know about it."""
 
     stack: Stack
@@ -174,14 +174,14 @@ def connection() -> str:
 
 
 @pytest.fixture
-async def world(stack: Stack, connection: str) -> AsyncIterator[World]:
+async def services(stack: Stack, connection: str) -> AsyncIterator[Services]:
     """The stand-ins with fresh state, and a connection to them; all of the test's runs end with it."""
     o, v, i = OpenRouterSandbox(), VaultSandbox(), infisical.InfisicalSandbox()
     apps = openrouter.create_app(o), vault.create_app(v), infisical.create_app(i)
     with running(apps[0]) as o_url, running(apps[1]) as v_url, running(apps[2]) as i_url, stack.as_client():
-        world = World(stack, o, apps[0], f"{o_url}/api/v1", v, apps[1], v_url, i, apps[2], i_url, connection)
-        await world.connect(world.openrouter_url)
-        yield world
+        services = Services(stack, o, apps[0], f"{o_url}/api/v1", v, apps[1], v_url, i, apps[2], i_url, connection)
+        await services.connect(services.openrouter_url)
+        yield services
         await end_all_runs()
 
 
@@ -210,7 +210,7 @@ def start_flow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 
 @pytest.fixture
-async def no_automations(world: World) -> AsyncIterator[None]:
+async def no_automations(services: Services) -> AsyncIterator[None]:
     """Start and end without automations."""
     await delete_automations()
     yield

@@ -12,7 +12,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
 from flows import add_rotation
-from tests.e2e.conftest import World
+from tests.e2e.conftest import Services
 
 HELP = "Help: docs/how-to/troubleshooting.md#a-setting-is-refused"
 
@@ -24,11 +24,11 @@ async def reference(slug: str, name: str) -> dict[str, Any]:
     return {"$ref": str(document.id)}
 
 
-async def form(world: World, **changes: Any) -> dict[str, Any]:
+async def form(services: Services, **changes: Any) -> dict[str, Any]:
     """Return a filled-in form for a rotation with a unique name and a Prefect secret."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     return {
-        "connection": await reference("openrouter-credentials", world.connection),
+        "connection": await reference("openrouter-credentials", services.connection),
         "rotate_at": "03:30",
         "time_zone": "Europe/Berlin",
         "interval_days": 30,

@@ -16,7 +16,7 @@ from prefect import State
 from flows import retire, rotate
 from tasks.model.rotation import Rotation
 from tests.by_hand import end_overlap, ledger_of
-from tests.e2e.conftest import World
+from tests.e2e.conftest import Services
 from tests.e2e.driver import begin_rotation, ended
 from tests.e2e.processes import check_no_outage, check_one_key, give_the_slot_back, held_at, process
 from tests.e2e.proxy import Outage, serving
@@ -28,8 +28,8 @@ NAMED_KEY = re.compile(r"\bthe key (sk-or-v1-\S+) is live", re.IGNORECASE)
 class Watch:
     """A consumer that repeatedly reads every destination, and uses what it has read at OpenRouter."""
 
-    def __init__(self, world: World, rotation: Rotation) -> None:
-        self._world = world
+    def __init__(self, services: Services, rotation: Rotation) -> None:
+        self._world = services
         self._rotation = rotation
         self.seen: set[str] = set()
         """The labels of the keys that it has read."""
@@ -53,9 +53,9 @@ class Watch:
 
 
 @asynccontextmanager
-async def watched(world: World, rotation: Rotation, every: float = 0.2) -> AsyncIterator[Watch]:
+async def watched(services: Services, rotation: Rotation, every: float = 0.2) -> AsyncIterator[Watch]:
     """Verify that every destination holds a working key all the time."""
-    watch = Watch(world, rotation)
+    watch = Watch(services, rotation)
     await watch.look()
     reading = asyncio.create_task(watch.go_on(every))
     try:
@@ -83,7 +83,7 @@ async def until_it_begins(outage: Outage, a: BaseProcess) -> None:
 
 
 async def overtaken(
-    world: World,
+    services: Services,
     rotation: Rotation,
     outage: Outage,
     *,
@@ -93,17 +93,17 @@ async def overtaken(
     """Take run A through an outage during which run B rotates; then A must end with a true message.
 
     Args:
-        world: The stand-ins.
+        services: The stand-ins.
         rotation: The rotation, which has a key.
         outage: The outage.
         turn: A lock that A holds until it meets the outage, if many such histories run at once; B then waits until A's
             lease has expired. Without it, A's slot is released by hand.
         longer: The minimum duration of the outage, in seconds.
     """
-    async with serving(outage), watched(world, rotation, 5.0 if turn else 0.2) as watch, AsyncExitStack() as stack:
+    async with serving(outage), watched(services, rotation, 5.0 if turn else 0.2) as watch, AsyncExitStack() as stack:
         async with turn or nullcontext():
             run_id = await begin_rotation(rotation)
-            a = stack.enter_context(process(world, run_id, outage.url))
+            a = stack.enter_context(process(services, run_id, outage.url))
             await until_it_begins(outage, a)
         # If A's last write is committed and its answer lost, B must follow before A's next ledger check.
         await watch.look()
@@ -137,14 +137,14 @@ async def check_sentence(rotation: Rotation, run_id: UUID, state: State, watch: 
         assert "Retry is safe" in said, said
 
 
-async def check_repaired(world: World, rotation: Rotation, during: object = "") -> None:
+async def check_repaired(services: Services, rotation: Rotation, during: object = "") -> None:
     """Verify that one live key is left after the next run, once no late write can arrive any more."""
     await rotated(rotation, during)
-    await check_no_outage(world, rotation, during)
+    await check_no_outage(services, rotation, during)
     ledger = await ledger_of(rotation.name)
     assert all(key.late_until for key in ledger.superseded), (during, ledger)
     if ledger.superseded:
         await end_overlap(rotation.name)
         retired = await retire(rotation.name, return_state=True)
         assert retired.is_completed(), (during, retired.message)
-    await check_one_key(world, rotation, during)
+    await check_one_key(services, rotation, during)

@@ -11,7 +11,7 @@ from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY
 from sandbox.postgres import PROGRAMS
 from sandbox.stack import Stack
 from sandbox.vault_tokens import ROOT_TOKEN
-from tests.e2e.conftest import World
+from tests.e2e.conftest import Services
 
 
 def everything_stored(stack: Stack) -> bytes:
@@ -39,14 +39,14 @@ def spellings(secret: str) -> list[bytes]:
     return found
 
 
-def leaks(world: World) -> list[str]:
-    """Return the beginning of each secret of this world that is stored outside of blocks."""
+def leaks(services: Services) -> list[str]:
+    """Return the beginning of each secret of this services that is stored outside of blocks."""
     secrets = {
-        *world.openrouter.secrets,
+        *services.openrouter.secrets,
         DEFAULT_MANAGEMENT_KEY,
         ROOT_TOKEN,
         infisical.CLIENT_SECRET,
-        *world.infisical.tokens,
+        *services.infisical.tokens,
     }
-    stored = everything_stored(world.stack)
+    stored = everything_stored(services.stack)
     return [secret[:16] for secret in secrets for spelling in spellings(secret) if spelling in stored]

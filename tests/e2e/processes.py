@@ -28,7 +28,7 @@ from tasks.model.rotation import Rotation
 from tasks.world.destinations import open_destination
 from tests.by_hand import ledger_of, ledger_value
 from tests.e2e import child
-from tests.e2e.conftest import World
+from tests.e2e.conftest import Services
 from tests.e2e.driver import attempt, begin_rotation, ended, retry
 from tests.e2e.leaks import leaks
 from tests.e2e.proxy import Barrier, serving
@@ -61,17 +61,19 @@ class Effect(NamedTuple):
     skip: int = 0
 
 
-def app_of(world: World, service: str) -> Starlette:
+def app_of(services: Services, service: str) -> Starlette:
     """Return the stand-in of a service."""
-    return {"openrouter": world.openrouter_app, "vault": world.vault_app, "infisical": world.infisical_app}[service]
+    return {"openrouter": services.openrouter_app, "vault": services.vault_app, "infisical": services.infisical_app}[
+        service
+    ]
 
 
 @contextmanager
-def process(world: World, run_id: UUID, api: str | None = None) -> Iterator[BaseProcess]:
+def process(services: Services, run_id: UUID, api: str | None = None) -> Iterator[BaseProcess]:
     """Execute a flow run in a process of its own, with Prefect's server at `api` or at its usual address."""
-    env = world.stack.env if api is None else {**world.stack.env, "PREFECT_API_URL": f"{api}/api"}
-    log = world.stack.home / "logs" / "processes.log"
-    started = FORKS.Process(target=child.run, args=(run_id, env, str(log), world.worker_type), daemon=True)
+    env = services.stack.env if api is None else {**services.stack.env, "PREFECT_API_URL": f"{api}/api"}
+    log = services.stack.home / "logs" / "processes.log"
+    started = FORKS.Process(target=child.run, args=(run_id, env, str(log), services.worker_type), daemon=True)
     started.start()
     try:
         yield started
@@ -104,30 +106,30 @@ async def _met(started: BaseProcess, is_met: Callable[[], bool]) -> bool:
     return is_met()
 
 
-async def met_and_killed(world: World, run_id: UUID, effect: Effect, when: When) -> bool:
+async def met_and_killed(services: Services, run_id: UUID, effect: Effect, when: When) -> bool:
     """Execute a flow run in a process of its own, and kill that before an effect, or after it and before its answer.
 
     Returns:
         `False` if the run ended without that effect.
     """
     if effect.service == "prefect":
-        async with serving(Barrier(world.stack.url, when, effect.request, effect.skip)) as between:
-            with process(world, run_id, between.url) as started:
+        async with serving(Barrier(services.stack.url, when, effect.request, effect.skip)) as between:
+            with process(services, run_id, between.url) as started:
                 return await _met(started, between.reached.is_set)
-    app, (method, _, path) = app_of(world, effect.service), effect.request.partition(" ")
+    app, (method, _, path) = app_of(services, effect.service), effect.request.partition(" ")
     fault = app.state.faults.add(Fault(when, method, path, status=0, delay=HELD_SECONDS, skip=effect.skip, times=1))
-    with process(world, run_id) as started:
+    with process(services, run_id) as started:
         met = await _met(started, lambda: fault.struck > 0)
     app.state.faults.clear()
     return met
 
 
-async def kill_at(world: World, run_id: UUID, effect: Effect, when: When) -> None:
+async def kill_at(services: Services, run_id: UUID, effect: Effect, when: When) -> None:
     """Kill a flow run at an effect that every such run has."""
-    assert await met_and_killed(world, run_id, effect, when), f"the run ended without {effect}"
+    assert await met_and_killed(services, run_id, effect, when), f"the run ended without {effect}"
 
 
-async def rotation_killed_at(world: World, rotation: Rotation, effect: Effect, when: When) -> UUID:
+async def rotation_killed_at(services: Services, rotation: Rotation, effect: Effect, when: When) -> UUID:
     """Start rotations until one is killed at an effect.
 
     On a busy server, a run may keep the former key because of a possible late write; such a run ends without the
@@ -135,7 +137,7 @@ async def rotation_killed_at(world: World, rotation: Rotation, effect: Effect, w
     """
     for _ in range(ROTATIONS_UNTIL_ONE_MEETS):
         run_id = await begin_rotation(rotation)
-        if await met_and_killed(world, run_id, effect, when):
+        if await met_and_killed(services, run_id, effect, when):
             return run_id
         last = await ended(run_id)
         assert last.state is not None, effect
@@ -174,29 +176,29 @@ async def held_by(rotation: Rotation) -> set[str]:
     return set().union(*[await held_at(name) for name in rotation.destinations])
 
 
-def keys_of(world: World, rotation: Rotation) -> list[StoredKey]:
+def keys_of(services: Services, rotation: Rotation) -> list[StoredKey]:
     """Return the keys at OpenRouter with the rotation's marker, usable or not."""
-    marked = [(key, read_marker(key.name)) for key in world.openrouter.keys.values()]
+    marked = [(key, read_marker(key.name)) for key in services.openrouter.keys.values()]
     return [key for key, mark in marked if mark and mark[0] == rotation.name]
 
 
-async def traces(world: World, rotation: Rotation) -> Any:
+async def traces(services: Services, rotation: Rotation) -> Any:
     """Return everything that a run could have changed: ledger, keys, and every version at every destination."""
-    records = vars(world.vault.namespaces[""]["secret"])["records"]
+    records = vars(services.vault.namespaces[""]["secret"])["records"]
     versions = {path: record.current for path, record in records.items()}
-    keys = sorted(world.openrouter.keys), list(world.openrouter.deleted)
+    keys = sorted(services.openrouter.keys), list(services.openrouter.deleted)
     return await ledger_value(rotation.name), keys, versions, await held_by(rotation)
 
 
-async def check_no_outage(world: World, rotation: Rotation, during: object = "") -> None:
+async def check_no_outage(services: Services, rotation: Rotation, during: object = "") -> None:
     """Verify that every destination holds a working key."""
     for name in rotation.destinations:
         held = await held_at(name)
         assert held, (during, name)
-        assert all(world.openrouter.is_live(secret) for secret in held), (during, name)
+        assert all(services.openrouter.is_live(secret) for secret in held), (during, name)
 
 
-async def check_one_key(world: World, rotation: Rotation, during: object = "") -> None:
+async def check_one_key(services: Services, rotation: Rotation, during: object = "") -> None:
     """Verify that there is one key, which works and which every destination holds, and that nothing is pending.
 
     For a minute, keys that a dead process's late write could restore may live, too.
@@ -207,39 +209,39 @@ async def check_one_key(world: World, rotation: Rotation, during: object = "") -
         # That minute ended after the last run; the retirement scheduled for its end finds no worker here.
         assert (await retire(rotation.name, return_state=True)).is_completed(), during
         ledger = await ledger_of(rotation.name)
-    there = {key.hash: key for key in keys_of(world, rotation)}
+    there = {key.hash: key for key in keys_of(services, rotation)}
     current = ledger.current
 
     assert ledger.pending is None, during
     assert current is not None, during
     assert all(key.late_until and key.late_until > now for key in ledger.superseded), during
-    assert set(there) == ledger.hashes(), (during, await story(world, rotation, ledger))
-    assert await held_by(rotation) == {there[current.hash].secret}, (during, await story(world, rotation, ledger))
-    await check_no_outage(world, rotation, during)
+    assert set(there) == ledger.hashes(), (during, await story(services, rotation, ledger))
+    assert await held_by(rotation) == {there[current.hash].secret}, (during, await story(services, rotation, ledger))
+    await check_no_outage(services, rotation, during)
 
 
-def check_nothing_leaked(world: World) -> None:
+def check_nothing_leaked(services: Services) -> None:
     """Verify that no file and no database row holds a key, a token or a password."""
-    assert leaks(world) == []
+    assert leaks(services) == []
 
 
-async def check_converged(world: World, rotation: Rotation) -> None:
+async def check_converged(services: Services, rotation: Rotation) -> None:
     """Verify the end of every test: one key that works everywhere, nothing pending, no secret in a wrong place."""
-    await check_one_key(world, rotation)
-    check_nothing_leaked(world)
+    await check_one_key(services, rotation)
+    check_nothing_leaked(services)
 
 
-async def story(world: World, rotation: Rotation, ledger: Ledger) -> str:
+async def story(services: Services, rotation: Rotation, ledger: Ledger) -> str:
     """Return what a person needs to see if the existing keys differ from the held ones."""
     async with get_client() as client:
         runs = await client.read_flow_runs(limit=200)
     lines = [f"ledger: {ledger.model_dump_json()}"]
-    lines += [f"key: {asdict(key)}" for key in world.openrouter.keys.values()]
-    lines += [f"deleted: {world.openrouter.deleted}", f"held: {await held_by(rotation)}"]
+    lines += [f"key: {asdict(key)}" for key in services.openrouter.keys.values()]
+    lines += [f"deleted: {services.openrouter.deleted}", f"held: {await held_by(rotation)}"]
     lines += [
         f"run: {run.id} {run.start_time} {run.run_count} {run.parameters} {run.state}"
         for run in runs
         if rotation.name in str(run.parameters)
-        or any(str(run.id) in key.name for key in world.openrouter.keys.values())
+        or any(str(run.id) in key.name for key in services.openrouter.keys.values())
     ]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from prefect.states import Crashed, Pending, Running
 from flows.worker import KeyRotationWorker
 from tasks.model.tries import RUN
 from tasks.world.tries import TRY_TAG
-from tests.e2e.conftest import World, with_processes
+from tests.e2e.conftest import Services, with_processes
 from tests.e2e.driver import ended
 from tests.e2e.in_process import running
 
@@ -28,7 +28,7 @@ pytestmark = with_processes
 
 
 async def test_a_run_that_some_worker_took_and_did_not_begin_is_taken_again(
-    world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    services: Services, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker was killed in between, or never learned that it had taken the run; a run in hand is left alone."""
     # The server's time is read from responses, in whole seconds, and updated once a second.
@@ -70,7 +70,9 @@ async def tries_of(run_id: UUID) -> list[FlowRun]:
     return [run for run in runs if run.labels.get(RUN) == str(run_id)]
 
 
-async def test_a_crashed_run_is_tried_again_once_whoever_looks(world: World, start_flow: Callable[..., Any]) -> None:
+async def test_a_crashed_run_is_tried_again_once_whoever_looks(
+    services: Services, start_flow: Callable[..., Any]
+) -> None:
     """Two workers find it repeatedly, but only one try is scheduled, which is due at once."""
 
     @flow(persist_result=False)
@@ -112,7 +114,7 @@ async def state_after_looks(run_id: UUID, pool: str, looks: int) -> str | None:
 
 
 async def test_a_run_without_heartbeats_is_marked_as_crashed_where_events_arrive(
-    world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    services: Services, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This does not depend on the automation; without any events, a missing heartbeat proves nothing."""
     monkeypatch.setattr("flows.abandoned.MISSED_HEARTBEATS", 0.1)
@@ -124,7 +126,7 @@ async def test_a_run_without_heartbeats_is_marked_as_crashed_where_events_arrive
         assert await state_after_looks(run_id, "silent", 10) == "Crashed"
 
 
-async def test_an_order_that_crashed_is_not_tried_again(world: World, start_flow: Callable[..., Any]) -> None:
+async def test_an_order_that_crashed_is_not_tried_again(services: Services, start_flow: Callable[..., Any]) -> None:
     """A person may have requested something else since."""
 
     @flow(name="remove-rotation", persist_result=False)

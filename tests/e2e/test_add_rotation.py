@@ -19,15 +19,15 @@ from tasks.model.rotation import parse_rotation
 from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import accepts_zone, read_timetable
 from tests.by_hand import ledger_value
-from tests.e2e.conftest import World, without_worker
+from tests.e2e.conftest import Services, without_worker
 from tests.e2e.form import add, added, deployed, form, runs_of, shown
 
 pytestmark = without_worker
 
 
-async def test_the_form_adds_a_deployment_like_the_example(world: World) -> None:
+async def test_the_form_adds_a_deployment_like_the_example(services: Services) -> None:
     """Entrypoint, pool, tags, parameters and schedule are those of the example, named after the rotation."""
-    fields = await form(world)
+    fields = await form(services)
     name = fields["rotation_name"]
 
     state = await add(fields)
@@ -38,7 +38,7 @@ async def test_the_form_adds_a_deployment_like_the_example(world: World) -> None
     assert (made.entrypoint, made.pull_steps, made.work_pool_name) == ("flows.rotate:rotate", [], "key-rotation")
     assert set(made.tags) == {"key-rotation", name}
     rotation = parse_rotation(made.parameters["rotation"])
-    assert (rotation.connection, rotation.destinations) == (world.connection, [f"secret/{name}"])
+    assert (rotation.connection, rotation.destinations) == (services.connection, [f"secret/{name}"])
     assert (rotation.key.limit_usd, rotation.key.limit_reset) == (Decimal(50), "monthly")
     assert (rotation.overlap, rotation.description) == (timedelta(hours=24), "The key of the checkout.")
     [schedule] = made.schedules
@@ -54,9 +54,9 @@ async def takes_up(run: FlowRun) -> str:
         return str((await client.read_flow_run(run.id)).state_name)
 
 
-async def test_an_emergency_does_not_queue_behind_another_run(world: World) -> None:
+async def test_an_emergency_does_not_queue_behind_another_run(services: Services) -> None:
     """In a deployment that the form created, an emergency starts while another run is running."""
-    fields = await form(world)
+    fields = await form(services)
     made = await added(fields)
     async with get_client() as client:
         ordinary = await client.create_flow_run_from_deployment(made.id)
@@ -67,9 +67,9 @@ async def test_an_emergency_does_not_queue_behind_another_run(world: World) -> N
     assert begun == ["Pending", "Pending"]
 
 
-async def test_auto_rotation_may_be_off(world: World) -> None:
+async def test_auto_rotation_may_be_off(services: Services) -> None:
     """Without auto-rotation the schedule exists but is inactive, and the message says how the key is rotated."""
-    fields = await form(world, auto_rotation=False)
+    fields = await form(services, auto_rotation=False)
 
     state = await add(fields)
 
@@ -79,9 +79,9 @@ async def test_auto_rotation_may_be_off(world: World) -> None:
     assert "rotates only when run manually" in str(state.message)
 
 
-async def test_the_overview_shows_a_rotation_as_soon_as_it_is_added(world: World) -> None:
+async def test_the_overview_shows_a_rotation_as_soon_as_it_is_added(services: Services) -> None:
     """A person must not have to wait for its first run, or for the next refresh of the overview."""
-    fields = await form(world)
+    fields = await form(services)
 
     await add(fields)
 
@@ -90,9 +90,9 @@ async def test_the_overview_shows_a_rotation_as_soon_as_it_is_added(world: World
     assert "| degraded | none |" in line
 
 
-async def test_what_cannot_be_shown_was_done_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_cannot_be_shown_was_done_all_the_same(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """If Prefect rejects the artifact, the rotation was added nevertheless, and the run completes."""
-    fields = await form(world)
+    fields = await form(services)
 
     async def fail(**_: object) -> None:
         raise RuntimeError
@@ -131,9 +131,9 @@ def test_the_form_asks_in_the_order_in_which_a_person_thinks() -> None:
     ]
 
 
-async def test_a_spread_rotation_has_a_minute_of_its_own(world: World) -> None:
+async def test_a_spread_rotation_has_a_minute_of_its_own(services: Services) -> None:
     """Schedule and artifact show the minute, the first key is made at once, and a second submission changes nothing."""
-    fields = await form(world, spread="2h", make_key_now=True)
+    fields = await form(services, spread="2h", make_key_now=True)
     name = fields["rotation_name"]
     table = parse_timetable(30, "03:30", "Europe/Berlin", accepts_zone).spread(name, timedelta(hours=2))
 
@@ -150,9 +150,9 @@ async def test_a_spread_rotation_has_a_minute_of_its_own(world: World) -> None:
     assert "is unchanged" in str(again.message)
 
 
-async def test_the_form_leaves_no_secret_anywhere(world: World) -> None:
+async def test_the_form_leaves_no_secret_anywhere(services: Services) -> None:
     """The parameters are references, and neither the artifact nor a variable contains a secret of the blocks."""
-    fields = await form(world)
+    fields = await form(services)
 
     await add(fields)
 

@@ -20,7 +20,7 @@ from tasks.model.keys import marker
 from tasks.model.rotation import Rotation
 from tasks.world.orchestrator import PrefectWorld
 from tests.by_hand import delete_ledger, ledger_value
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import Services, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import deploy, events
 
 RESOURCE = "prefect.resource.id"
@@ -31,9 +31,9 @@ def unsigned(ledger: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in ledger.items() if name not in {"revision", "writer"}}
 
 
-async def deployed(world: World) -> Rotation:
+async def deployed(services: Services) -> Rotation:
     """Return a rotation with a deployment."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     await deploy(rotation)
     return rotation
 
@@ -45,10 +45,10 @@ async def rows(rotation: Rotation) -> list[dict[str, str]]:
     return list(json.loads(str(shown.data)))
 
 
-def orphan_of(world: World, rotation: Rotation, run_id: UUID) -> StoredKey:
+def orphan_of(services: Services, rotation: Rotation, run_id: UUID) -> StoredKey:
     """Create a key that a run left behind two hours ago."""
     body = {"name": f"{marker(rotation.name, run_id)} left behind", "limit": 5}
-    key = world.openrouter.add_key(world.openrouter.accounts[0], body)
+    key = services.openrouter.add_key(services.openrouter.accounts[0], body)
     key.created_at -= timedelta(hours=2)
     return key
 
@@ -59,16 +59,16 @@ async def run_of(rotation: Rotation) -> UUID:
     return UUID(value["current"]["made_by"])
 
 
-async def test_an_audit_shows_what_it_finds_and_repairs_what_it_may(world: World) -> None:
+async def test_an_audit_shows_what_it_finds_and_repairs_what_it_may(services: Services) -> None:
     """The first audit fails, and says why in state, artifact and event; the second deletes the orphan only."""
-    rotation = await deployed(world)
+    rotation = await deployed(services)
     await rotate(rotation, return_state=True)
-    orphan = orphan_of(world, rotation, await run_of(rotation))
+    orphan = orphan_of(services, rotation, await run_of(rotation))
     ledger = await ledger_value(rotation.name)
 
     found = await audit(rotation.connection, return_state=True)
     shown = await rows(rotation)
-    still_there = orphan.hash in world.openrouter.keys
+    still_there = orphan.hash in services.openrouter.keys
     repaired = await audit(rotation.connection, repair=True, return_state=True)
 
     assert found.is_failed()
@@ -79,21 +79,21 @@ async def test_an_audit_shows_what_it_finds_and_repairs_what_it_may(world: World
     assert still_there
     assert [(row["finding"], row["severity"]) for row in await rows(rotation)] == [(Kind.ORPHAN.value, "repaired")]
     assert repaired.is_completed()
-    assert list(world.openrouter.deleted) == [orphan.hash]
+    assert list(services.openrouter.deleted) == [orphan.hash]
     assert unsigned(await ledger_value(rotation.name)) == unsigned(ledger)
     told = await events(rotation, Event.ORPHAN_FOUND)
     assert {event["payload"]["key_hash"] for event in told} == {orphan.hash}
     assert await events(rotation, Event.ORPHAN_REMOVED)
     said = json.dumps([shown, told, str(found.message)])
-    assert not any(secret in said for secret in world.openrouter.secrets)
+    assert not any(secret in said for secret in services.openrouter.secrets)
 
 
-async def test_a_lost_ledger_is_written_anew(world: World) -> None:
+async def test_a_lost_ledger_is_written_anew(services: Services) -> None:
     """After its variables were deleted, the ledger is restored from the only key, which the destination holds."""
-    rotation = await deployed(world)
+    rotation = await deployed(services)
     await rotate(rotation, return_state=True)
     before: Any = await ledger_value(rotation.name)
-    (key,) = world.openrouter.live_keys()
+    (key,) = services.openrouter.live_keys()
     key.created_at -= timedelta(hours=2)
     await delete_ledger(rotation.name)
 
@@ -107,10 +107,10 @@ async def test_a_lost_ledger_is_written_anew(world: World) -> None:
     }
 
 
-async def test_destinations_with_one_credentials_block_share_a_login(world: World) -> None:
+async def test_destinations_with_one_credentials_block_share_a_login(services: Services) -> None:
     """Reading many places of one Infisical takes a single login, and leaves no session open."""
     identity = blocks.InfisicalCredentials(
-        host=world.infisical_url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET
+        host=services.infisical_url, client_id=infisical.CLIENT_ID, client_secret=infisical.CLIENT_SECRET
     )
     await identity.asave("shared", overwrite=True)
     names = ["shared-one", "shared-two", "shared-three"]
@@ -118,18 +118,18 @@ async def test_destinations_with_one_credentials_block_share_a_login(world: Worl
         credentials = await blocks.InfisicalCredentials.aload("shared")
         place = {"project_id": infisical.PROJECT_ID, "environment": "prod", "name": name.upper()}
         await blocks.InfisicalSecret(credentials=credentials, **place).asave(name, overwrite=True)
-    world.infisical_app.state.requests.clear()
+    services.infisical_app.state.requests.clear()
 
     async with PrefectWorld() as prefect:
         places = [await prefect.destination(f"infisical-secret/{name}") for name in names]
         await asyncio.gather(*(place.read_content() for place in places))
 
-    paths = [path for _, path in world.infisical_app.state.requests]
+    paths = [path for _, path in services.infisical_app.state.requests]
     assert len(paths) == 4
     assert sum("login" in path for path in paths) == 1
 
 
-async def test_an_audit_of_a_connection_that_does_not_exist_is_told_plainly(world: World) -> None:
+async def test_an_audit_of_a_connection_that_does_not_exist_is_told_plainly(services: Services) -> None:
     """One sentence names the missing block."""
     state = await audit("nowhere", return_state=True)
 

@@ -29,7 +29,7 @@ from flows import audit, retire, rotate
 from flows.automations import FOLDER, make_automations
 from sandbox.server import Fault
 from tasks.model.events import Event, resource
-from tests.e2e.conftest import World, with_pages
+from tests.e2e.conftest import Services, with_pages
 from tests.e2e.driver import begin_rotation, ended
 from tests.e2e.leaks import leaks
 from tests.e2e.processes import HELD_SECONDS, process, until_held
@@ -60,30 +60,30 @@ async def do(what: Any, parameters: dict[str, Any], name: str) -> None:
     await run_flow_async(what, flow_run=run, parameters=run.parameters, return_type="state")
 
 
-async def test_a_failed_rotation_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
+async def test_a_failed_rotation_tells_the_person_on_call(services: Services, on_call: Receiver) -> None:
     """The notification contains the run's sentence and a link that works in the current dashboard."""
-    rotation = await world.prepare(world.rotation())
-    world.openrouter.accounts[0].management_keys.clear()
+    rotation = await services.prepare(services.rotation())
+    services.openrouter.accounts[0].management_keys.clear()
 
     await do(rotate, {"rotation": rotation.model_dump(mode="json")}, rotation.name)
 
     told = await on_call.waits_for(f"rotate/{rotation.name} failed", "Retry is safe")
-    assert f"{world.stack.url}/v2/runs/flow-run/" in told
+    assert f"{services.stack.url}/v2/runs/flow-run/" in told
 
 
 async def test_the_person_on_call_hears_of_no_failure_that_passes_and_of_an_end_only_after_one_that_did_not(
-    world: World, on_call: Receiver
+    services: Services, on_call: Receiver
 ) -> None:
     """A run with a scheduled try is silent; after a failure that needed a person, its completed run is notified."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     parameters = {"rotation": rotation.model_dump(mode="json")}
-    await world.connect("http://127.0.0.1:9/api/v1")
+    await services.connect("http://127.0.0.1:9/api/v1")
     await do(rotate, parameters, rotation.name)
-    await world.connect(world.openrouter_url)
-    keys = set(world.openrouter.accounts[0].management_keys)
-    world.openrouter.accounts[0].management_keys.clear()
+    await services.connect(services.openrouter_url)
+    keys = set(services.openrouter.accounts[0].management_keys)
+    services.openrouter.accounts[0].management_keys.clear()
     await do(rotate, parameters, rotation.name)
-    world.openrouter.accounts[0].management_keys.update(keys)
+    services.openrouter.accounts[0].management_keys.update(keys)
     await do(rotate, parameters, rotation.name)
 
     await on_call.waits_for(f"{rotation.name} recovered", "Rotated: the key")
@@ -93,21 +93,23 @@ async def test_the_person_on_call_hears_of_no_failure_that_passes_and_of_an_end_
     assert {"answered 401" in text for text in failures} == {True}
 
 
-async def test_a_deployment_with_wrong_parameters_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
+async def test_a_deployment_with_wrong_parameters_tells_the_person_on_call(
+    services: Services, on_call: Receiver
+) -> None:
     """The notification names the wrong field, even if the run could not tell its rotation."""
     await do(rotate, {"rotation": {"name": "checkout"}}, "spoiled")
 
     await on_call.waits_for("rotate/spoiled failed", "rotation.connection")
 
 
-async def test_a_failed_retirement_says_which_rotation_it_is_about(world: World, on_call: Receiver) -> None:
+async def test_a_failed_retirement_says_which_rotation_it_is_about(services: Services, on_call: Receiver) -> None:
     """All retirements share one deployment, so the notification must name the rotation."""
     await do(retire, {"rotation": "nobody"}, "retire")
 
     await on_call.waits_for("retire/retire failed", "nobody: ", "nobody does not exist or has never run")
 
 
-async def test_a_crashed_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
+async def test_a_crashed_run_tells_the_person_on_call(services: Services, on_call: Receiver) -> None:
     """A run whose process has died is notified like a failed one."""
     run = await scheduled(retire, {"rotation": "nobody"}, "dying")
 
@@ -126,13 +128,13 @@ def quicker(folder: Path) -> Path:
 
 
 async def test_a_run_that_hangs_is_marked_as_crashed_and_nobody_elses_is(
-    world: World, no_automations: None, tmp_path: Path
+    services: Services, no_automations: None, tmp_path: Path
 ) -> None:
     """A rotation without heartbeats is marked as crashed, but an equally silent run of a foreign flow is not."""
     await make_automations({}, quicker(tmp_path))
-    rotation, noticed = await world.prepare(world.rotation()), asyncio.Event()
+    rotation, noticed = await services.prepare(services.rotation()), asyncio.Event()
     creation = Fault(method="POST", path="/keys", delay=HELD_SECONDS, times=1)
-    world.openrouter_app.state.faults.add(creation)
+    services.openrouter_app.state.faults.add(creation)
 
     @flow(name="somebody-elses")
     async def somebody_elses() -> UUID:
@@ -141,7 +143,7 @@ async def test_a_run_that_hangs_is_marked_as_crashed_and_nobody_elses_is(
 
     foreign = asyncio.create_task(somebody_elses())
     run_id = await begin_rotation(rotation)
-    with process(world, run_id) as hung:
+    with process(services, run_id) as hung:
         await until_held(creation)
         os.kill(hung.pid or 0, signal.SIGSTOP)
         lost = await ended(run_id)
@@ -153,11 +155,11 @@ async def test_a_run_that_hangs_is_marked_as_crashed_and_nobody_elses_is(
 
 
 async def test_a_heartbeat_that_comes_late_marks_no_run_that_has_ended(
-    world: World, no_automations: None, tmp_path: Path
+    services: Services, no_automations: None, tmp_path: Path
 ) -> None:
     """The automation notices the silence after the heartbeat, but the run keeps its final state."""
     await make_automations({}, quicker(tmp_path))
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     names: dict[UUID, str | None] = {}
     for settings in (rotation.model_dump(mode="json"), {}):
         run = await scheduled(rotate, {"rotation": settings}, rotation.name)
@@ -188,7 +190,7 @@ async def reason_of_the_refused_action_on(run_id: UUID) -> str:
     raise AssertionError("the automation was not refused")
 
 
-async def test_a_late_run_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
+async def test_a_late_run_tells_the_person_on_call(services: Services, on_call: Receiver) -> None:
     """The server notices a run that no worker takes, and the person on call is notified."""
     await scheduled(retire, {"rotation": "nobody"}, "waiting", at=datetime.now(UTC) - timedelta(minutes=1))
 
@@ -197,16 +199,16 @@ async def test_a_late_run_tells_the_person_on_call(world: World, on_call: Receiv
     )
 
 
-async def test_an_audit_that_found_something_tells_the_person_on_call(world: World, on_call: Receiver) -> None:
+async def test_an_audit_that_found_something_tells_the_person_on_call(services: Services, on_call: Receiver) -> None:
     """One notification per audit gives the number of findings, with the most severe one first."""
-    world.openrouter.accounts[0].management_keys.clear()
+    services.openrouter.accounts[0].management_keys.clear()
 
-    await audit(world.connection, return_state=True)
+    await audit(services.connection, return_state=True)
 
     await on_call.waits_for("Key rotation: an audit requires action", "Action required: 1 finding.")
 
 
-async def test_an_e_mail_comes_by_smtp(world: World, no_automations: None) -> None:
+async def test_an_e_mail_comes_by_smtp(services: Services, no_automations: None) -> None:
     """Prefect's Slack block passes other URLs to Apprise, which supports SMTP."""
     async with mailbox() as receiver:
         block = SlackWebhook(
@@ -222,7 +224,7 @@ async def test_an_e_mail_comes_by_smtp(world: World, no_automations: None) -> No
         )
 
 
-async def test_slack_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slack_is_told(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request to Slack's webhook contains subject and body; only its host is replaced by this machine."""
     hook = "T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"
     with web_receiver(answer="ok") as receiver:
@@ -242,9 +244,11 @@ async def restart_consumers() -> None:
     """Stand for a user's flow that reacts to a changed key."""
 
 
-async def test_a_completed_rotation_starts_a_deployment_and_calls_a_webhook(world: World, no_automations: None) -> None:
+async def test_a_completed_rotation_starts_a_deployment_and_calls_a_webhook(
+    services: Services, no_automations: None
+) -> None:
     """This restarts consumers that read their key only at their start."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     deployment = await restart_consumers.ato_deployment(name=rotation.name)
     restart = await deployment.aapply()
     with web_receiver() as receiver:
@@ -254,7 +258,7 @@ async def test_a_completed_rotation_starts_a_deployment_and_calls_a_webhook(worl
         await rotate(rotation, return_state=True)
 
         told = await receiver.waits_for(f'"rotation": "{rotation.name}"')
-    assert world.openrouter.live_keys()[0].label in told
+    assert services.openrouter.live_keys()[0].label in told
     assert await runs_of(restart) == 1
 
 
@@ -268,13 +272,13 @@ async def runs_of(deployment_id: Any) -> int:
     return len(found)
 
 
-async def test_events_hold_what_is_documented_and_no_secret(world: World) -> None:
+async def test_events_hold_what_is_documented_and_no_secret(services: Services) -> None:
     """Two rotations and a failure emit every step with the documented fields, and none of them contains a key."""
     # In Vault, because a busy Prefect server can refuse a write of a Prefect secret, which would keep the former key.
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/told"]))
+    rotation = await services.prepare(services.rotation(destinations=["vault-secret/told"]))
     await rotate(rotation, return_state=True)
     await rotate(rotation, return_state=True)
-    world.openrouter.accounts[0].management_keys.clear()
+    services.openrouter.accounts[0].management_keys.clear()
     await rotate(rotation, return_state=True)
 
     told = await events_until(rotation.name, Event.ROTATION_NEEDS_PERSON)
@@ -284,7 +288,7 @@ async def test_events_hold_what_is_documented_and_no_secret(world: World) -> Non
     assert [name for name, _ in told] == [*steps, *steps, *ending]
     payloads = {event.value: event.payload for event in Event}
     assert all(set(payload) == {"rotation", *payloads[name]} for name, payload in told)
-    assert leaks(world) == []
+    assert leaks(services) == []
 
 
 async def events_until(rotation: str, last: Event) -> list[tuple[str, dict[str, str]]]:

@@ -15,15 +15,15 @@ from flows import rotate
 from tasks.model.schedules import parse_timetable
 from tasks.world.deployments import accepts_zone, read_timetable
 from tests.by_hand import ledger_of
-from tests.e2e.conftest import World, without_worker
+from tests.e2e.conftest import Services, without_worker
 from tests.e2e.form import add, added, deployed, form, runs_of, shown
 
 pytestmark = without_worker
 
 
-async def test_the_queue_of_an_older_deployment_is_taken_away(world: World) -> None:
+async def test_the_queue_of_an_older_deployment_is_taken_away(services: Services) -> None:
     """An earlier version created deployments with a limit, which the form removes with any change."""
-    fields = await form(world)
+    fields = await form(services)
     made = await added(fields)
     async with get_client() as client:
         await client.update_deployment(made.id, DeploymentUpdate(concurrency_limit=1))
@@ -47,10 +47,10 @@ async def test_the_queue_of_an_older_deployment_is_taken_away(world: World) -> N
     ids=["something else", "time", "interval", "another spread", "no spread any more"],
 )
 async def test_a_spread_counts_from_the_time_that_was_asked_for(
-    world: World, changes: dict[str, Any], days: int, at: str, window: int
+    services: Services, changes: dict[str, Any], days: int, at: str, window: int
 ) -> None:
     """A new time or interval keeps the offset of the spread; another spread replaces it instead of adding to it."""
-    fields = await form(world, spread="2h")
+    fields = await form(services, spread="2h")
     name = fields["rotation_name"]
     await add(fields)
 
@@ -63,9 +63,9 @@ async def test_a_spread_counts_from_the_time_that_was_asked_for(
     assert [read_timetable(each.schedule) for each in made.schedules] == [table]
 
 
-async def test_an_existing_name_changes_that_rotation(world: World) -> None:
+async def test_an_existing_name_changes_that_rotation(services: Services) -> None:
     """The artifact shows each changed field; fields that the form does not have keep their values."""
-    fields = await form(world)
+    fields = await form(services)
     name = fields["rotation_name"]
     first = await added(fields)
     workspace = {**first.parameters["rotation"]["key"], "workspace_id": "team-a"}
@@ -88,9 +88,9 @@ async def test_an_existing_name_changes_that_rotation(world: World) -> None:
     assert "workspace" not in table
 
 
-async def test_a_field_left_empty_keeps_its_value(world: World) -> None:
+async def test_a_field_left_empty_keeps_its_value(services: Services) -> None:
     """To change one field, a person enters only that field and the name of the rotation."""
-    fields = await form(world)
+    fields = await form(services)
     name = fields["rotation_name"]
     await add(fields)
     before = await deployed(name)
@@ -110,10 +110,10 @@ async def test_a_field_left_empty_keeps_its_value(world: World) -> None:
 
 @pytest.mark.parametrize(("asked", "is_paused"), [({}, True), ({"auto_rotation": True}, False)], ids=["not", "asked"])
 async def test_the_form_never_announces_a_rotation_of_a_paused_deployment(
-    world: World, asked: dict[str, Any], is_paused: bool
+    services: Services, asked: dict[str, Any], is_paused: bool
 ) -> None:
     """The deployment is resumed only on request; until then, the message says that it rotates manually only."""
-    fields = await form(world)
+    fields = await form(services)
     made = await added(fields)
     async with get_client() as client:
         await client.update_deployment(made.id, DeploymentUpdate(paused=True))
@@ -126,9 +126,9 @@ async def test_the_form_never_announces_a_rotation_of_a_paused_deployment(
     assert ("it rotates only when run manually" in str(state.message)) is is_paused
 
 
-async def test_a_schedule_that_the_form_cannot_say_is_left_as_it_is(world: World) -> None:
+async def test_a_schedule_that_the_form_cannot_say_is_left_as_it_is(services: Services) -> None:
     """A cron schedule survives other changes; to change its interval, time or zone, all of them are required."""
-    fields = await form(world)
+    fields = await form(services)
     name = fields["rotation_name"]
     made = await added(fields)
     async with get_client() as client:
@@ -146,9 +146,9 @@ async def test_a_schedule_that_the_form_cannot_say_is_left_as_it_is(world: World
     assert str(refused.message).startswith("rotate_at, time_zone, interval_days: fill in all three")
 
 
-async def test_a_review_shows_old_and_new_and_changes_nothing(world: World) -> None:
+async def test_a_review_shows_old_and_new_and_changes_nothing(services: Services) -> None:
     """A person sees what would be added or changed before it happens."""
-    fields = await form(world)
+    fields = await form(services)
     name = fields["rotation_name"]
     added = await add({**fields, "review_only": True})
     nothing = await deployed(name)
@@ -167,9 +167,9 @@ async def test_a_review_shows_old_and_new_and_changes_nothing(world: World) -> N
     assert f"| Schedule | {old} | every 7 days at 03:30 Europe/Berlin |" in await shown(name)
 
 
-async def test_the_same_form_again_changes_nothing(world: World) -> None:
+async def test_the_same_form_again_changes_nothing(services: Services) -> None:
     """A second submission creates no second rotation, and says so."""
-    fields = await form(world)
+    fields = await form(services)
     await add(fields)
     before = await deployed(fields["rotation_name"])
 
@@ -182,9 +182,9 @@ async def test_the_same_form_again_changes_nothing(world: World) -> None:
     assert "is unchanged" in str(state.message)
 
 
-async def test_a_change_never_rotates_at_once(world: World) -> None:
+async def test_a_change_never_rotates_at_once(services: Services) -> None:
     """The form runs no rotation that has a key already; the next run is one interval after the last rotation."""
-    fields = await form(world, make_key_now=True)
+    fields = await form(services, make_key_now=True)
     await add({**fields, "make_key_now": False})
     made = await deployed(fields["rotation_name"])
     assert made is not None
@@ -196,7 +196,7 @@ async def test_a_change_never_rotates_at_once(world: World) -> None:
     assert state.is_completed(), state.message
     assert changed is not None
     assert await runs_of(changed) == []
-    assert len(world.openrouter.created) == 1
+    assert len(services.openrouter.created) == 1
     ledger = await ledger_of(fields["rotation_name"])
     assert ledger.current is not None
     due = ledger.current.since.astimezone(ZoneInfo("Europe/Berlin")).date() + timedelta(days=10)
@@ -205,17 +205,17 @@ async def test_a_change_never_rotates_at_once(world: World) -> None:
     assert f"DTSTART:{due:%Y%m%d}T033000" in schedule.rrule
 
 
-async def test_the_form_says_which_key_the_former_place_of_an_edited_block_holds(world: World) -> None:
+async def test_the_form_says_which_key_the_former_place_of_an_edited_block_holds(services: Services) -> None:
     """Given a block that was edited since, the form names its former place, the key there, and when that ends."""
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/moves"]))
-    block = world.make("vault-secret")
+    rotation = await services.prepare(services.rotation(destinations=["vault-secret/moves"]))
+    block = services.make("vault-secret")
     await block.asave("moves", overwrite=True)
     await rotate(rotation, return_state=True)
     key = (await ledger_of(rotation.name)).current
     assert key is not None
     await block.model_copy(update={"path": f"{block.path}-moved"}).asave("moves", overwrite=True)
 
-    state = await add({**await form(world), "rotation_name": rotation.name, "destinations": ["vault-secret/moves"]})
+    state = await add({**await form(services), "rotation_name": rotation.name, "destinations": ["vault-secret/moves"]})
 
     assert str(state.message).endswith(
         f"The former place {block.place()} may still hold the key {key.label}, which ends 1 day after the next "

@@ -10,17 +10,17 @@ from blocks.vault.auth import TokenAuth
 from flows import check_connections
 from sandbox.server import Fault
 from sandbox.vault_tokens import ROOT_TOKEN
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import Services, pytestmark  # noqa: F401 - the mark applies to this module
 
 
-async def test_a_block_that_no_rotation_uses_can_be_tried(world: World) -> None:
+async def test_a_block_that_no_rotation_uses_can_be_tried(services: Services) -> None:
     """A connection, a login and a destination each report that they work; the daily check's artifact is unchanged."""
-    await world.connect(world.openrouter_url)
-    login = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
+    await services.connect(services.openrouter_url)
+    login = blocks.VaultCredentials(url=services.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await login.asave("just-saved", overwrite=True)
     await blocks.VaultSecret(credentials=login, path="apps/just-saved").asave("just-saved", overwrite=True)
     before = await Artifact.aget("connections")
-    names = [f"openrouter-credentials/{world.connection}", "vault-credentials/just-saved", "vault-secret/just-saved"]
+    names = [f"openrouter-credentials/{services.connection}", "vault-credentials/just-saved", "vault-secret/just-saved"]
 
     states = [await check_connections(block=name, return_state=True) for name in names]
 
@@ -39,11 +39,11 @@ async def test_a_block_that_no_rotation_uses_can_be_tried(world: World) -> None:
         ("no block", "block: must be <block type slug>/<block name>"),
     ],
 )
-async def test_a_block_that_does_not_work_says_why(world: World, name: str, sentence: str) -> None:
+async def test_a_block_that_does_not_work_says_why(services: Services, name: str, sentence: str) -> None:
     """The message is one sentence about this block alone."""
-    login = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
+    login = blocks.VaultCredentials(url=services.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=login, path="apps/just-saved").asave("just-saved", overwrite=True)
-    world.vault_app.state.faults.add(Fault(status=403, body='{"errors":["permission denied"]}'))
+    services.vault_app.state.faults.add(Fault(status=403, body='{"errors":["permission denied"]}'))
 
     state = await check_connections(block=name, return_state=True)
 

@@ -22,7 +22,7 @@ from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.rotation import Rotation
 from tests.blocks.vault import vaults
 from tests.docs import pages
-from tests.e2e.conftest import World, with_pages
+from tests.e2e.conftest import Services, with_pages
 from tests.e2e.following import follow, rotated
 
 pytestmark = with_pages
@@ -32,19 +32,19 @@ APP = "apps/checkout"
 needs_vault = pytest.mark.skipif(vaults.BINARY is None, reason="neither vault nor bao is on PATH")
 
 
-async def rotate_to(world: World, destination: str) -> str:
+async def rotate_to(services: Services, destination: str) -> str:
     """Rotate twice to a destination that a page has created, and return the only live key."""
-    rotation = world.rotation(destinations=[destination])
-    await rotated(world, rotation)
-    return await rotated(world, rotation)
+    rotation = services.rotation(destinations=[destination])
+    await rotated(services, rotation)
+    return await rotated(services, rotation)
 
 
-async def test_infisical(world: World, tmp_path: Path) -> None:
+async def test_infisical(services: Services, tmp_path: Path) -> None:
     """A rotation publishes to the block that the page has created."""
     typed = f"{infisical.CLIENT_ID}\n{infisical.CLIENT_SECRET}\n{infisical.PROJECT_ID}\n"
-    follow("how-to/infisical.md", world, tmp_path, typed)
+    follow("how-to/infisical.md", services, tmp_path, typed)
 
-    key = await rotate_to(world, "infisical-secret/checkout")
+    key = await rotate_to(services, "infisical-secret/checkout")
 
     secret: Any = await blocks.InfisicalSecret.aload("checkout")
     assert await secret.aread_secret() == key.encode()
@@ -70,17 +70,17 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     server.stop()
 
 
-async def test_aws_secrets_manager(world: World, tmp_path: Path, aws: dict[str, str]) -> None:
+async def test_aws_secrets_manager(services: Services, tmp_path: Path, aws: dict[str, str]) -> None:
     """A rotation publishes to prefect-aws's own block, and the page's consumer reads the live key."""
     page = pages.read("how-to/aws-secrets-manager.md")
     *make, read, _promise = [block for block in page if block.language in {"sh", "python", "text"}]
     secrets: Any = boto3.client("secretsmanager", region_name=REGION)
     secrets.create_secret(Name=AWS_SECRET, SecretString="not-yet-rotated")
-    pages.follow(make, tmp_path, {}, world.stack.env)
+    pages.follow(make, tmp_path, {}, services.stack.env)
 
-    key = await rotate_to(world, "aws-secret/checkout")
+    key = await rotate_to(services, "aws-secret/checkout")
 
-    [(promised, printed)] = pages.follow([*make, read, _promise], tmp_path, {}, world.stack.env)
+    [(promised, printed)] = pages.follow([*make, read, _promise], tmp_path, {}, services.stack.env)
     stored = secrets.get_secret_value(SecretId=AWS_SECRET)
     former = secrets.get_secret_value(SecretId=AWS_SECRET, VersionStage="AWSPREVIOUS")
     assert stored["SecretBinary"] == key.encode()
@@ -88,50 +88,50 @@ async def test_aws_secrets_manager(world: World, tmp_path: Path, aws: dict[str, 
     assert pages.prints(promised, printed)
 
 
-async def test_a_secret_that_aws_does_not_have_makes_nothing(world: World, aws: dict[str, str]) -> None:
+async def test_a_secret_that_aws_does_not_have_makes_nothing(services: Services, aws: dict[str, str]) -> None:
     """Without the secret in AWS, the run fails before it creates a key."""
     aws_secret: Any = pytest.importorskip("prefect_aws")
     credentials = aws_secret.AwsCredentials(region_name=REGION)
     await aws_secret.AwsSecret(aws_credentials=credentials, secret_name="absent").asave("absent", overwrite=True)
 
-    state = await rotate(world.rotation(destinations=["aws-secret/absent"]), return_state=True)
+    state = await rotate(services.rotation(destinations=["aws-secret/absent"]), return_state=True)
 
     assert "aws-secret/absent could not be read (ResourceNotFoundException)" in str(state.message)
-    assert world.openrouter.created == []
+    assert services.openrouter.created == []
 
 
 @pytest.fixture
-async def to_vault(world: World) -> Rotation:
+async def to_vault(services: Services) -> Rotation:
     """Return a rotation to the block of the pages, with a consumer that may read it."""
-    world.vault.allow_login("approle", "consumer", "its-secret", {f"secret/data/{APP}": {"read"}})
-    credentials = blocks.VaultCredentials(url=world.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
+    services.vault.allow_login("approle", "consumer", "its-secret", {f"secret/data/{APP}": {"read"}})
+    credentials = blocks.VaultCredentials(url=services.vault_url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path=APP).asave("checkout", overwrite=True)
-    return world.rotation(destinations=["vault-secret/checkout"])
+    return services.rotation(destinations=["vault-secret/checkout"])
 
 
-async def test_reading_a_secret_in_a_flow(world: World, tmp_path: Path) -> None:
+async def test_reading_a_secret_in_a_flow(services: Services, tmp_path: Path) -> None:
     """The synchronous and asynchronous programs read secrets in Vault and Infisical without any rotation."""
     for slug in ("vault-secret", "infisical-secret"):
-        block = world.make(slug)
+        block = services.make(slug)
         await block.asave("app", overwrite=True)
         await block.awrite_secret(b"correct horse")
 
-    follow("how-to/read-a-secret-in-a-flow.md", world, tmp_path)
+    follow("how-to/read-a-secret-in-a-flow.md", services, tmp_path)
 
 
 async def test_reading_the_key_from_an_application(
-    world: World, tmp_path: Path, to_vault: Rotation, monkeypatch: pytest.MonkeyPatch
+    services: Services, tmp_path: Path, to_vault: Rotation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The program reads the key, and reads it again after it was revoked."""
-    login = {"VAULT_ADDR": world.vault_url, "VAULT_ROLE_ID": "consumer", "VAULT_SECRET_ID": "its-secret"}
-    await rotated(world, to_vault)
-    follow("how-to/read-the-key.md", world, tmp_path, "consumer\nits-secret\n")
+    login = {"VAULT_ADDR": services.vault_url, "VAULT_ROLE_ID": "consumer", "VAULT_SECRET_ID": "its-secret"}
+    await rotated(services, to_vault)
+    follow("how-to/read-the-key.md", services, tmp_path, "consumer\nits-secret\n")
     for name, value in login.items():
         monkeypatch.setenv(name, value)
     application = runpy.run_path(str(tmp_path / "application.py"))["openrouter"]
     before = application.get("key")
 
-    current = await rotated(world, to_vault)
+    current = await rotated(services, to_vault)
 
     after = application.get("key")
     assert [before.status_code, after.status_code] == [200, 200]
@@ -151,15 +151,15 @@ def real_vault(tmp_path: Path) -> Iterator[tuple[vaults.TestVault, dict[str, str
 
 
 @needs_vault
-async def test_vault(world: World, tmp_path: Path, real_vault: tuple[vaults.TestVault, dict[str, str]]) -> None:
+async def test_vault(services: Services, tmp_path: Path, real_vault: tuple[vaults.TestVault, dict[str, str]]) -> None:
     """A rotation publishes to the block that the page has created, with the page's policy and login."""
     running, env = real_vault
     running.root.sys.disable_auth_method("approle")
     for name, policy in pages.files("reference/vault-policy.md").items():
         (tmp_path / name).write_text(policy)
-    follow("how-to/vault.md", world, tmp_path, **env)
+    follow("how-to/vault.md", services, tmp_path, **env)
 
-    key = await rotate_to(world, "vault-secret/checkout")
+    key = await rotate_to(services, "vault-secret/checkout")
 
     stored = running.root.secrets.kv.v2.read_secret_version(APP, raise_on_deleted_version=True)["data"]
     assert stored["data"] == {"value": key}
@@ -168,14 +168,14 @@ async def test_vault(world: World, tmp_path: Path, real_vault: tuple[vaults.Test
 
 @needs_vault
 def test_vaults_kubernetes_login(
-    world: World, tmp_path: Path, real_vault: tuple[vaults.TestVault, dict[str, str]]
+    services: Services, tmp_path: Path, real_vault: tuple[vaults.TestVault, dict[str, str]]
 ) -> None:
     """Vault accepts the page's role, which gives the policy page's policy to the worker's service account."""
     running, env = real_vault
     for name, policy in pages.files("reference/vault-policy.md").items():
         (tmp_path / name).write_text(policy)
 
-    follow("how-to/kubernetes.md", world, tmp_path, **env)
+    follow("how-to/kubernetes.md", services, tmp_path, **env)
 
     role = running.root.read("auth/kubernetes/role/rotation-checkout")["data"]
     assert role["bound_service_account_names"] == ["key-rotation"]

@@ -10,15 +10,15 @@ from prefect import State, get_client
 from prefect.states import Completed, Failed, Running
 
 from flows import deployments
-from tests.e2e.conftest import World, without_worker
+from tests.e2e.conftest import Services, without_worker
 from tests.e2e.form import add, deployed, form, runs_of, shown
 
 pytestmark = without_worker
 
 
-async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) -> None:
+async def test_with_one_busy_slot_the_first_key_is_scheduled_once(services: Services) -> None:
     """Without a free worker, the run is reported but not waited for, and a second submission schedules no other."""
-    fields = await form(world, make_key_now=True)
+    fields = await form(services, make_key_now=True)
 
     first = await add(fields)
     again = await add(fields)
@@ -34,11 +34,11 @@ async def test_with_one_busy_slot_the_first_key_is_scheduled_once(world: World) 
 
 
 async def test_a_first_key_that_failed_is_tried_again_by_the_same_form(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The form fails with the message of the first key's run; a new submission starts one more run."""
     monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 60.0)
-    fields = await form(world, make_key_now=True)
+    fields = await form(services, make_key_now=True)
     sentence = "publish failed: Vault is sealed. Retry is safe."
 
     failed, _ = await asyncio.gather(add(fields), conclude_next_run(fields["rotation_name"], Failed(message=sentence)))
@@ -53,12 +53,12 @@ async def test_a_first_key_that_failed_is_tried_again_by_the_same_form(
 
 
 async def test_a_first_key_that_takes_long_is_not_waited_for_without_end(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hanging first run does not block the form's run, which reports it as still running."""
     monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 60.0)
     monkeypatch.setattr(deployments, "ENDS_WITHIN_SECONDS", 0.0)
-    fields = await form(world, make_key_now=True)
+    fields = await form(services, make_key_now=True)
 
     state, _ = await asyncio.gather(add(fields), conclude_next_run(fields["rotation_name"], Running()))
 

@@ -16,7 +16,7 @@ from prefect.states import Crashed, Suspended
 from flows.attempts import Attempt
 from flows.worker import KeyRotationWorker
 from sandbox.server import Fault
-from tests.e2e.conftest import World, with_processes
+from tests.e2e.conftest import Services, with_processes
 from tests.e2e.driver import cancel, deploy_to, ended, retry, start
 from tests.e2e.in_process import POLL_SECONDS, at_work, message, running
 from tests.e2e.processes import (
@@ -32,7 +32,7 @@ pytestmark = with_processes
 
 
 async def test_a_run_that_is_interrupted_and_not_cancelled_is_crashed(
-    world: World, start_flow: Callable[..., Any]
+    services: Services, start_flow: Callable[..., Any]
 ) -> None:
     """Crashed and Cancelled must differ, so that an automation for crashed runs ignores a person's Cancel."""
 
@@ -50,7 +50,7 @@ async def test_a_run_that_is_interrupted_and_not_cancelled_is_crashed(
 
 
 async def test_a_run_that_is_cancelled_before_it_begins_is_cancelled(
-    world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    services: Services, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This holds for a later attempt, too, which Prefect's own worker treats as a running one."""
     begun: list[int] = []
@@ -78,7 +78,7 @@ async def test_a_run_that_is_cancelled_before_it_begins_is_cancelled(
 
 
 async def test_a_run_that_is_suspended_stops_at_its_next_step_and_can_be_resumed(
-    world: World, start_flow: Callable[..., Any]
+    services: Services, start_flow: Callable[..., Any]
 ) -> None:
     """The worker polls for all its runs at once, without a subscription to events for each."""
     began, go_on, steps = threading.Event(), threading.Event(), []
@@ -112,7 +112,7 @@ async def test_a_run_that_is_suspended_stops_at_its_next_step_and_can_be_resumed
     assert steps == ["next"]
 
 
-async def test_a_worker_that_is_left_ends_the_runs_in_hand(world: World, start_flow: Callable[..., Any]) -> None:
+async def test_a_worker_that_is_left_ends_the_runs_in_hand(services: Services, start_flow: Callable[..., Any]) -> None:
     """Whatever ends the worker, it completes the runs that it has taken."""
     began, go_on = threading.Event(), threading.Event()
 
@@ -138,13 +138,15 @@ async def test_a_worker_that_is_left_ends_the_runs_in_hand(world: World, start_f
     assert (await ended(run_id)).state_name == "Completed"
 
 
-async def test_at_sigterm_the_run_in_hand_ends_and_none_is_taken(world: World) -> None:
+async def test_at_sigterm_the_run_in_hand_ends_and_none_is_taken(services: Services) -> None:
     """The worker stops by itself, and runs that are due meanwhile are left to another worker."""
     pool = "drained"
     await deploy_to(pool)
-    worker = world.stack.start_worker(pool, pool=pool)
-    rotation, later = [await world.prepare(world.rotation(destinations=[f"vault-secret/{pool}-{i}"])) for i in range(2)]
-    at_vault = world.vault_app.state.faults.add(Fault("before", "GET", "/data/", status=0, delay=HELD_SECONDS))
+    worker = services.stack.start_worker(pool, pool=pool)
+    rotation, later = [
+        await services.prepare(services.rotation(destinations=[f"vault-secret/{pool}-{i}"])) for i in range(2)
+    ]
+    at_vault = services.vault_app.state.faults.add(Fault("before", "GET", "/data/", status=0, delay=HELD_SECONDS))
     in_hand = await start(rotation, deployment_name=pool)
     await until_held(at_vault)
 
@@ -163,16 +165,16 @@ async def test_at_sigterm_the_run_in_hand_ends_and_none_is_taken(world: World) -
         assert (await client.read_flow_run(left)).state_name in {"Scheduled", "Late"}
     async with at_work(pool):
         assert (await ended(left)).state_name == "Completed"
-    await check_converged(world, rotation)
+    await check_converged(services, rotation)
 
 
-async def test_after_a_kill_of_the_worker_a_retry_finishes_the_same_rotation(world: World) -> None:
+async def test_after_a_kill_of_the_worker_a_retry_finishes_the_same_rotation(services: Services) -> None:
     """All runs die with their worker; after a Retry of each by the next worker, no orphan is left."""
     pool = "killed-with-its-runs"
     await deploy_to(pool)
-    worker = world.stack.start_worker(pool, pool=pool)
-    rotations = [await world.prepare(world.rotation(destinations=[f"vault-secret/{pool}-{i}"])) for i in range(2)]
-    published = world.vault_app.state.faults.add(Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS))
+    worker = services.stack.start_worker(pool, pool=pool)
+    rotations = [await services.prepare(services.rotation(destinations=[f"vault-secret/{pool}-{i}"])) for i in range(2)]
+    published = services.vault_app.state.faults.add(Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS))
     run_ids = []
     for rotation in rotations:
         run_ids.append(await start(rotation, deployment_name=pool))
@@ -191,7 +193,7 @@ async def test_after_a_kill_of_the_worker_a_retry_finishes_the_same_rotation(wor
         again = await ended(run_ids[1], attempt=2)
 
     assert again.state_name == "Completed", message(again)
-    assert len(world.openrouter.created) == 2
+    assert len(services.openrouter.created) == 2
     for rotation in rotations:
-        await check_converged(world, rotation)
-    check_nothing_leaked(world)
+        await check_converged(services, rotation)
+    check_nothing_leaked(services)

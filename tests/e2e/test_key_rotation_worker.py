@@ -22,7 +22,7 @@ from flows.attempts import Attempt
 from flows.worker import KeyRotationWorker
 from sandbox.server import Fault
 from tasks.world.destinations import AnySecretBlock
-from tests.e2e.conftest import World, with_processes
+from tests.e2e.conftest import Services, with_processes
 from tests.e2e.driver import cancel, deploy_to, ended, start
 from tests.e2e.in_process import STARTED_WITHIN, at_work, log_of, message, pause, running
 from tests.e2e.processes import HELD_SECONDS, check_converged, until_held
@@ -33,7 +33,7 @@ secret: ContextVar[str] = ContextVar("secret", default="")
 
 
 async def test_a_run_that_fails_blocks_or_is_cancelled_disturbs_no_other(
-    world: World, start_flow: Callable[..., Any]
+    services: Services, start_flow: Callable[..., Any]
 ) -> None:
     """A rotation completes beside a failed run, one that blocks its event loop, and a cancelled one."""
     blocks, waits, go_on = threading.Event(), threading.Event(), threading.Event()
@@ -54,7 +54,7 @@ async def test_a_run_that_fails_blocks_or_is_cancelled_disturbs_no_other(
 
     pool = "undisturbed"
     await deploy_to(pool)
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     try:
         async with at_work(pool):
             failed, blocked, waited = [await start_flow(what, pool) for what in (failing, blocking, waiting)]
@@ -72,11 +72,11 @@ async def test_a_run_that_fails_blocks_or_is_cancelled_disturbs_no_other(
             assert (await ended(blocked)).state_name == "Completed"
     finally:
         go_on.set()
-    await check_converged(world, rotation)
+    await check_converged(services, rotation)
 
 
 async def test_a_call_that_never_returns_keeps_no_place(
-    world: World,
+    services: Services,
     start_flow: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -110,7 +110,9 @@ async def test_a_call_that_never_returns_keeps_no_place(
             assert hanging.thread.is_alive()
 
 
-async def test_runs_share_no_context_and_each_has_its_own_log(world: World, start_flow: Callable[..., Any]) -> None:
+async def test_runs_share_no_context_and_each_has_its_own_log(
+    services: Services, start_flow: Callable[..., Any]
+) -> None:
     """Two concurrent runs: neither sees the other's context variables, and neither log has the other's records."""
     together = threading.Barrier(2, timeout=STARTED_WITHIN)
     seen: dict[str, str] = {}
@@ -145,7 +147,7 @@ async def test_runs_share_no_context_and_each_has_its_own_log(world: World, star
 
 
 async def test_what_is_no_flow_of_this_package_is_refused_in_one_sentence(
-    world: World, start_flow: Callable[..., Any]
+    services: Services, start_flow: Callable[..., Any]
 ) -> None:
     """The run fails with the reason, and executes nothing; environment variables are refused in the same way."""
     begun: list[str] = []
@@ -168,7 +170,7 @@ async def test_what_is_no_flow_of_this_package_is_refused_in_one_sentence(
     assert not any("Traceback" in line for line in await log_of(unknown.id))
 
 
-async def test_a_queue_of_a_higher_priority_goes_first(world: World, start_flow: Callable[..., Any]) -> None:
+async def test_a_queue_of_a_higher_priority_goes_first(services: Services, start_flow: Callable[..., Any]) -> None:
     """With a limit of one, a run of the queue with priority is taken before an earlier run of the other queue."""
     pool, order = "priorities", []
 
@@ -190,7 +192,7 @@ async def test_a_queue_of_a_higher_priority_goes_first(world: World, start_flow:
 
 
 async def test_a_run_sends_heartbeats(
-    world: World, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    services: Services, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without heartbeats, the automation for crashed runs would not notice a dead worker."""
     sent, came = [], threading.Event()
@@ -214,14 +216,14 @@ async def test_a_run_sends_heartbeats(
     assert sent == [run_id]
 
 
-async def test_an_emergency_waits_neither_for_a_place_nor_for_what_is_queued(world: World) -> None:
+async def test_an_emergency_waits_neither_for_a_place_nor_for_what_is_queued(services: Services) -> None:
     """Although the only place is taken and other runs are queued, an emergency from the dashboard starts at once."""
     pool = "full-house"
     await deploy_to(pool)
-    ordinary = [await world.prepare(world.rotation(destinations=[f"vault-secret/{pool}-{i}"])) for i in range(3)]
-    stolen = await world.prepare(world.rotation())
+    ordinary = [await services.prepare(services.rotation(destinations=[f"vault-secret/{pool}-{i}"])) for i in range(3)]
+    stolen = await services.prepare(services.rotation())
     assert (await rotate(stolen, return_state=True)).is_completed()
-    at_vault = world.vault_app.state.faults.add(Fault("before", "GET", "/data/", status=0, delay=HELD_SECONDS))
+    at_vault = services.vault_app.state.faults.add(Fault("before", "GET", "/data/", status=0, delay=HELD_SECONDS))
 
     async with at_work(pool, limit=1):
         queued = [await start(rotation, deployment_name=pool) for rotation in ordinary]
@@ -235,14 +237,14 @@ async def test_an_emergency_waits_neither_for_a_place_nor_for_what_is_queued(wor
     assert emergency.state_name == "Completed", message(emergency)
     assert sorted(str(name) for name in others) == ["Running", "Scheduled", "Scheduled"]
     assert [run.state_name for run in done] == ["Completed"] * 3
-    await check_converged(world, stolen)
+    await check_converged(services, stolen)
 
 
-async def test_a_paused_pool_or_queue_holds_emergencies_too(world: World) -> None:
+async def test_a_paused_pool_or_queue_holds_emergencies_too(services: Services) -> None:
     """Whoever pauses a pool must be able to rely on it."""
     pool = "paused"
     await deploy_to(pool)
-    stolen = await world.prepare(world.rotation())
+    stolen = await services.prepare(services.rotation())
     async with KeyRotationWorker(pool, limit=1, prefetch_seconds=0) as worker:
         await pause(pool, True)
         run_id = await start(stolen, emergency=True, deployment_name=pool)

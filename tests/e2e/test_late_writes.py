@@ -11,7 +11,7 @@ import pytest
 from flows import retire, rotate
 from tasks.model.rotation import Rotation
 from tests.by_hand import end_overlap, ledger_value
-from tests.e2e.conftest import World, with_kills
+from tests.e2e.conftest import Services, with_kills
 from tests.e2e.driver import begin_rotation
 from tests.e2e.late import check_repaired, overtaken, watched
 from tests.e2e.processes import (
@@ -32,10 +32,10 @@ SPARE = 2
 STORES = pytest.mark.parametrize("store", ["secret", "vault-secret"])
 
 
-async def with_a_key(world: World, store: str) -> Rotation:
+async def with_a_key(services: Services, store: str) -> Rotation:
     """Rotate for the first time, with superseded keys that end at once."""
-    rotation = world.rotation()
-    rotation = await world.prepare(rotation.model_copy(update={"destinations": [f"{store}/{rotation.name}"]}))
+    rotation = services.rotation()
+    rotation = await services.prepare(rotation.model_copy(update={"destinations": [f"{store}/{rotation.name}"]}))
     assert (await rotate(rotation, return_state=True)).is_completed()
     return rotation
 
@@ -54,16 +54,16 @@ def writes_of_the_ledger(outage: Outage) -> list[Request]:
     "commits", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["lost", "committed"]
 )
 async def test_a_run_that_is_overtaken_while_its_write_is_refused_says_so_and_does_no_harm(
-    world: World, store: str, first: str, skip: int, commits: bool
+    services: Services, store: str, first: str, skip: int, commits: bool
 ) -> None:
     """Every destination holds a working key all the time, and one key is left after the next run."""
-    rotation = await with_a_key(world, store)
-    outage = Outage(world.stack.url, skip, first=first, retry_after=SHORT_SECONDS, commits=commits)
+    rotation = await with_a_key(services, store)
+    outage = Outage(services.stack.url, skip, first=first, retry_after=SHORT_SECONDS, commits=commits)
 
-    await overtaken(world, rotation, outage)
+    await overtaken(services, rotation, outage)
 
-    await check_repaired(world, rotation)
-    check_nothing_leaked(world)
+    await check_repaired(services, rotation)
+    check_nothing_leaked(services)
 
 
 @pytest.mark.exhaustive
@@ -71,32 +71,32 @@ async def test_a_run_that_is_overtaken_while_its_write_is_refused_says_so_and_do
 @pytest.mark.parametrize("commits", [False, True], ids=["lost", "committed"])
 @STORES
 async def test_an_outage_longer_than_a_lease_that_begins_at_any_write_does_no_harm(
-    world: World, store: str, commits: bool
+    services: Services, store: str, commits: bool
 ) -> None:
     """The lease expires, B rotates, A continues; afterwards each of A's ledger writes arrives three times more."""
-    seen = await writes_of_a_rotation(world, store)
+    seen = await writes_of_a_rotation(services, store)
     # A lease may be renewed more often in some of them, so their last writes come later.
     skips = range(len(seen) + SPARE)
-    rotations = [await with_a_key(world, store) for _ in skips]
+    rotations = [await with_a_key(services, store) for _ in skips]
     outages = [
-        Outage(world.stack.url, skip, retry_after=LONGER_THAN_A_LEASE_SECONDS, commits=commits) for skip in skips
+        Outage(services.stack.url, skip, retry_after=LONGER_THAN_A_LEASE_SECONDS, commits=commits) for skip in skips
     ]
 
     # Two cores cannot start all of them at once, but they can wait for their leases to expire concurrently.
     turn = asyncio.Lock()
 
     async def history(outage: Outage, rotation: Rotation) -> None:
-        await overtaken(world, rotation, outage, turn=turn, longer=LONGER_THAN_A_LEASE_SECONDS)
+        await overtaken(services, rotation, outage, turn=turn, longer=LONGER_THAN_A_LEASE_SECONDS)
         await deliver_without_effect(outage, rotation, writes_of_the_ledger(outage) * 3)
         async with turn:
-            await check_repaired(world, rotation, outage.writes)
+            await check_repaired(services, rotation, outage.writes)
 
     results = await asyncio.gather(*map(history, outages, rotations), return_exceptions=True)
 
     failed = {skip: result for skip, result in enumerate(results) if result is not None}
     assert failed == {}
     assert {kind(outage.refused[0].line) for outage in outages if outage.refused} == {kind(line) for line in seen}
-    check_nothing_leaked(world)
+    check_nothing_leaked(services)
 
 
 def kind(line: str) -> str:
@@ -104,13 +104,13 @@ def kind(line: str) -> str:
     return re.sub(r"[0-9a-f-]{36}|/name/\S+", "…", line)
 
 
-async def writes_of_a_rotation(world: World, store: str) -> list[str]:
+async def writes_of_a_rotation(services: Services, store: str) -> list[str]:
     """Return the writes to Prefect's API of a rotation without failures."""
-    rotation = await with_a_key(world, store)
-    outage = Outage(world.stack.url, first="nothing")
+    rotation = await with_a_key(services, store)
+    outage = Outage(services.stack.url, first="nothing")
     run_id = await begin_rotation(rotation)
     async with serving(outage):
-        with process(world, run_id, outage.url) as running:
+        with process(services, run_id, outage.url) as running:
             await ended_by_itself(running)
     assert len(outage.writes) > 10
     return outage.writes
@@ -129,15 +129,17 @@ async def deliver_without_effect(outage: Outage, rotation: Rotation, requests: l
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.exhaustive)])
-async def test_a_secret_written_late_brings_in_a_key_that_works_until_the_next_run(world: World, times: int) -> None:
+async def test_a_secret_written_late_brings_in_a_key_that_works_until_the_next_run(
+    services: Services, times: int
+) -> None:
     """The key of the refused write is kept, and not revoked while the secret holds it."""
-    rotation = await with_a_key(world, "secret")
-    outage = Outage(world.stack.url, first=SECRET, retry_after=SHORT_SECONDS)
-    await overtaken(world, rotation, outage)
+    rotation = await with_a_key(services, "secret")
+    outage = Outage(services.stack.url, first=SECRET, retry_after=SHORT_SECONDS)
+    await overtaken(services, rotation, outage)
     patch = next(request for request in outage.refused if request.line.startswith(SECRET))
     current = await held_by(rotation)
 
-    async with watched(world, rotation):
+    async with watched(services, rotation):
         for _ in range(times):
             assert await outage.deliver(patch) == 204
         assert await held_by(rotation) != current
@@ -148,5 +150,5 @@ async def test_a_secret_written_late_brings_in_a_key_that_works_until_the_next_r
     assert kept.is_failed()
     assert f"because it is still held by secret/{rotation.name}" in str(kept.message)
     assert repaired.is_completed(), repaired.message
-    await check_repaired(world, rotation)
-    await check_converged(world, rotation)
+    await check_repaired(services, rotation)
+    await check_converged(services, rotation)

@@ -8,7 +8,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.logging.handlers import APILogHandler
 
 from flows.runs import conclude
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import Services, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.hostile.liar import KEY
 
 LABEL = "sk-or-v1-0e6...1c96"
@@ -29,7 +29,7 @@ async def careless() -> State[None]:
 
 
 async def test_a_careless_log_call_does_not_bring_a_key_to_the_server(
-    world: World, capfd: pytest.CaptureFixture[str]
+    services: Services, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Neither the server nor the console gets the key; the label and every record are kept."""
     state = await careless(return_state=True)

@@ -28,12 +28,12 @@ from tasks.world.ledgers import VariableStore, all_ledgers
 from tasks.world.management_keys import PREFIX
 from tasks.world.open_ledger import KEPT_TERMS
 from tests.by_hand import delete_ledger, edit_ledger
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import Services, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import retirements_of
 
 
 @pytest.fixture(autouse=True)
-async def no_other_rotations(world: World) -> None:
+async def no_other_rotations(services: Services) -> None:
     """Remove the deployments and ledgers of other tests."""
     async with get_client() as client:
         for deployment in await read_deployments():
@@ -57,19 +57,19 @@ async def line(rotation: Rotation) -> str:
     return " ".join(line for line in str(artifact.data).splitlines() if line.startswith(starts))
 
 
-async def test_the_overview_shows_how_the_last_run_of_a_rotation_ended(world: World) -> None:
+async def test_the_overview_shows_how_the_last_run_of_a_rotation_ended(services: Services) -> None:
     """The overview shows key and result of a completed run, and the reason of a failed one."""
-    rotation = await deploy(await world.prepare(world.rotation()))
+    rotation = await deploy(await services.prepare(services.rotation()))
 
     await rotate(rotation, return_state=True)
     await refresh(return_state=True)
     after_success = await line(rotation)
-    world.openrouter_app.state.faults.add(Fault(status=401, body='{"error":{"code":401}}'))
+    services.openrouter_app.state.faults.add(Fault(status=401, body='{"error":{"code":401}}'))
     await rotate(rotation, return_state=True)
     state = await refresh(return_state=True)
     after_failure = await line(rotation)
 
-    label = world.openrouter.live_keys()[0].label
+    label = services.openrouter.live_keys()[0].label
     assert "| healthy |" in after_success
     assert f"| {label}, below 1 h |" in after_success
     assert "completed" in after_success
@@ -79,9 +79,9 @@ async def test_the_overview_shows_how_the_last_run_of_a_rotation_ended(world: Wo
     assert "1 failed" in str(state.message)
 
 
-async def test_a_cancelled_retirement_is_shown(world: World) -> None:
+async def test_a_cancelled_retirement_is_shown(services: Services) -> None:
     """A cancelled retirement keeps the old key alive, and the overview says so."""
-    rotation = await deploy(await world.prepare(world.rotation(overlap=timedelta(hours=6))))
+    rotation = await deploy(await services.prepare(services.rotation(overlap=timedelta(hours=6))))
     for _ in range(2):
         await rotate(rotation, return_state=True)
     [retirement] = await retirements_of(rotation)
@@ -96,10 +96,10 @@ async def test_a_cancelled_retirement_is_shown(world: World) -> None:
 
 
 async def test_a_broken_overview_never_fails_the_check_of_connections(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A failed refresh of the overview only leads to a warning in the run's log."""
-    await deploy(await world.prepare(world.rotation()))
+    await deploy(await services.prepare(services.rotation()))
 
     async def fail() -> int:
         raise ValueError("sk-or-v1-canary")
@@ -113,9 +113,9 @@ async def test_a_broken_overview_never_fails_the_check_of_connections(
     assert "canary" not in caplog.text
 
 
-async def test_the_overview_is_one_artifact_whose_time_is_that_of_its_content(world: World) -> None:
+async def test_the_overview_is_one_artifact_whose_time_is_that_of_its_content(services: Services) -> None:
     """Every refresh replaces the last artifact, so that they do not accumulate, and has its own creation time."""
-    await deploy(await world.prepare(world.rotation()))
+    await deploy(await services.prepare(services.rotation()))
     await refresh(return_state=True)
     first: Any = await Artifact.aget("key-rotations")
 
@@ -128,9 +128,9 @@ async def test_the_overview_is_one_artifact_whose_time_is_that_of_its_content(wo
     assert [artifact.created > first.created for artifact in kept if artifact.created] == [True]
 
 
-async def test_the_overview_deletes_the_terms_that_nobody_reads(world: World) -> None:
+async def test_the_overview_deletes_the_terms_that_nobody_reads(services: Services) -> None:
     """A rotation leaves its terms behind; the newest two are kept unchanged."""
-    rotation = await deploy(await world.prepare(world.rotation()))
+    rotation = await deploy(await services.prepare(services.rotation()))
     await rotate(rotation, return_state=True)
     before = await VariableStore(rotation.name).newest()
 
@@ -140,10 +140,10 @@ async def test_the_overview_deletes_the_terms_that_nobody_reads(world: World) ->
     assert await VariableStore(rotation.name).newest() == before[:KEPT_TERMS]
 
 
-async def test_a_damaged_ledger_is_shown_and_hides_no_other_rotation(world: World) -> None:
+async def test_a_damaged_ledger_is_shown_and_hides_no_other_rotation(services: Services) -> None:
     """A ledger edited by hand, which loses its tag, is reported, and the other rotations are still listed."""
-    rotation = await deploy(await world.prepare(world.rotation()))
-    other = await deploy(await world.prepare(world.rotation()))
+    rotation = await deploy(await services.prepare(services.rotation()))
+    other = await deploy(await services.prepare(services.rotation()))
     await rotate(other, return_state=True)
     await edit_ledger(rotation.name, {"format": 99})
 
@@ -154,10 +154,12 @@ async def test_a_damaged_ledger_is_shown_and_hides_no_other_rotation(world: Worl
     assert rows[other.name].health is overview.Health.HEALTHY
 
 
-async def test_the_check_tells_what_does_not_work_and_for_whom(world: World) -> None:
+async def test_the_check_tells_what_does_not_work_and_for_whom(services: Services) -> None:
     """A destination that is down fails the check with one sentence; the table shows every block in use."""
-    rotation = await deploy(await world.prepare(world.rotation(destinations=["vault-secret/check", "secret/check"])))
-    world.vault_app.state.faults.add(Fault(status=503, body='{"errors":["Vault is sealed"]}'))
+    rotation = await deploy(
+        await services.prepare(services.rotation(destinations=["vault-secret/check", "secret/check"]))
+    )
+    services.vault_app.state.faults.add(Fault(status=503, body='{"errors":["Vault is sealed"]}'))
 
     state = await check_connections(return_state=True)
 
@@ -166,13 +168,16 @@ async def test_the_check_tells_what_does_not_work_and_for_whom(world: World) -> 
     assert f"vault-secret/check (used by {rotation.name}): Vault at" in str(state.message)
     assert "sealed" in str(state.message)
     assert (table["vault-secret/check"]["works"], table["secret/check"]["works"]) == ("no", "yes")
-    assert table[f"openrouter-credentials/{world.connection}"]["works"] == "yes"
+    assert table[f"openrouter-credentials/{services.connection}"]["works"] == "yes"
 
 
-async def test_the_check_tells_of_rotations_that_publish_to_one_place(world: World) -> None:
+async def test_the_check_tells_of_rotations_that_publish_to_one_place(services: Services) -> None:
     """Given two blocks of different names for the same secret, two rotations overwrite each other's key."""
-    one, other = world.rotation(destinations=["vault-secret/first"]), world.rotation(destinations=["vault-secret/same"])
-    block = world.make("vault-secret")
+    one, other = (
+        services.rotation(destinations=["vault-secret/first"]),
+        services.rotation(destinations=["vault-secret/same"]),
+    )
+    block = services.make("vault-secret")
     for rotation in (one, other):
         await block.model_copy().asave(rotation.destinations[0].partition("/")[2], overwrite=True)
         await deploy(rotation)
@@ -186,27 +191,27 @@ async def test_the_check_tells_of_rotations_that_publish_to_one_place(world: Wor
     ) in str(state.message)
 
 
-async def test_the_check_tells_when_a_management_key_ends(world: World) -> None:
+async def test_the_check_tells_when_a_management_key_ends(services: Services) -> None:
     """The warning comes before the management key expires."""
-    await deploy(await world.prepare(world.rotation()))
-    ends = world.openrouter.accounts[0].management_keys_expire
+    await deploy(await services.prepare(services.rotation()))
+    ends = services.openrouter.accounts[0].management_keys_expire
     ends[DEFAULT_MANAGEMENT_KEY] = datetime.now(UTC) + timedelta(days=3)
 
     state = await check_connections(return_state=True)
 
     assert state.is_completed(), state.message
-    assert f"The management key of the connection {world.connection} expires at" in str(state.message)
+    assert f"The management key of the connection {services.connection} expires at" in str(state.message)
 
 
-async def test_the_check_and_the_overview_tell_of_an_old_management_key(world: World) -> None:
+async def test_the_check_and_the_overview_tell_of_an_old_management_key(services: Services) -> None:
     """The age counts from the first check that saw the key, and a new key restarts it."""
-    await deploy(await world.prepare(world.rotation()))
+    await deploy(await services.prepare(services.rotation()))
     await check_connections(return_state=True)
-    name = f"{PREFIX}{world.connection}"
+    name = f"{PREFIX}{services.connection}"
     stored: Any = await Variable.aget(name)
     stored["since"] = (datetime.now(UTC) - timedelta(days=100)).isoformat()
     await Variable.aset(name, stored, overwrite=True)
-    warning = f"The management key of the connection {world.connection} has been in use for 100 days"
+    warning = f"The management key of the connection {services.connection} has been in use for 100 days"
 
     old = await check_connections(return_state=True)
     shown: Any = await Artifact.aget(overview.OVERVIEW)
@@ -219,36 +224,38 @@ async def test_the_check_and_the_overview_tell_of_an_old_management_key(world: W
     assert DEFAULT_MANAGEMENT_KEY not in str(stored)
 
 
-async def test_the_age_of_a_connection_that_nobody_uses_is_forgotten(world: World) -> None:
+async def test_the_age_of_a_connection_that_nobody_uses_is_forgotten(services: Services) -> None:
     """There is no reminder about a management key that no rotation needs."""
-    await deploy(await world.prepare(world.rotation()))
+    await deploy(await services.prepare(services.rotation()))
     await check_connections(return_state=True)
-    stored: Any = await Variable.aget(f"{PREFIX}{world.connection}")
+    stored: Any = await Variable.aget(f"{PREFIX}{services.connection}")
     await Variable.aset(f"{PREFIX}of-nobody", {**stored, "connection": "of-nobody"}, overwrite=True)
 
     await check_connections(return_state=True)
 
     assert await Variable.aget(f"{PREFIX}of-nobody") is None
-    assert await Variable.aget(f"{PREFIX}{world.connection}") == stored
+    assert await Variable.aget(f"{PREFIX}{services.connection}") == stored
 
 
-async def test_the_check_shows_what_each_connection_sees(world: World) -> None:
+async def test_the_check_shows_what_each_connection_sees(services: Services) -> None:
     """Missing parts of the account are named beside the existing ones."""
-    await deploy(await world.prepare(world.rotation()))
-    world.openrouter.lacks = {"byok": 404, "analytics": 403}
+    await deploy(await services.prepare(services.rotation()))
+    services.openrouter.lacks = {"byok": 404, "analytics": 403}
 
     await check_connections(return_state=True)
 
-    details = (await connections())[f"openrouter-credentials/{world.connection}"]["details"]
+    details = (await connections())[f"openrouter-credentials/{services.connection}"]["details"]
     assert "It can read workspaces, guardrails, broadcast destinations." in details
     assert "The account lacks, or hides from it, BYOK credentials, analytics." in details
 
 
-async def test_a_login_that_may_not_look_at_itself_works_all_the_same(world: World) -> None:
+async def test_a_login_that_may_not_look_at_itself_works_all_the_same(services: Services) -> None:
     """If a service hides when a login expires, the expiry is unknown, and nothing is broken."""
-    rotation = await deploy(await world.prepare(world.rotation(destinations=["vault-secret/shy"])))
-    world.vault_app.state.faults.add(Fault(path="/lookup-self", status=403, body='{"errors":["permission denied"]}'))
-    world.openrouter_app.state.faults.add(Fault(method="GET", path="/key$", status=403, body='{"error":{"code":403}}'))
+    rotation = await deploy(await services.prepare(services.rotation(destinations=["vault-secret/shy"])))
+    services.vault_app.state.faults.add(Fault(path="/lookup-self", status=403, body='{"errors":["permission denied"]}'))
+    services.openrouter_app.state.faults.add(
+        Fault(method="GET", path="/key$", status=403, body='{"error":{"code":403}}')
+    )
 
     state = await check_connections(return_state=True)
 
@@ -264,13 +271,13 @@ async def connections() -> dict[str, Any]:
     return {entry["block"]: entry for entry in json.loads(artifact.data)}
 
 
-async def test_the_check_tells_when_a_token_ends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_check_tells_when_a_token_ends(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """The warning comes before the Vault token expires; a check changes nothing at OpenRouter."""
-    rotation = world.rotation(destinations=["vault-secret/ends"])
-    monkeypatch.setattr("tests.e2e.conftest.ROOT_TOKEN", world.vault.add_token({"*": {"root"}}, timedelta(days=3)))
-    await deploy(await world.prepare(rotation))
+    rotation = services.rotation(destinations=["vault-secret/ends"])
+    monkeypatch.setattr("tests.e2e.conftest.ROOT_TOKEN", services.vault.add_token({"*": {"root"}}, timedelta(days=3)))
+    await deploy(await services.prepare(rotation))
 
     state = await check_connections(return_state=True)
 
     assert "The login of vault-secret/ends expires at" in str(state.message)
-    assert world.openrouter.created == []
+    assert services.openrouter.created == []

@@ -27,7 +27,7 @@ from tasks.world.management_keys import PREFIX
 from tests.by_hand import delete_ledger, ledger_of, ledger_value
 from tests.docs import pages
 from tests.docs.worker import at_work
-from tests.e2e.conftest import World, numbers, with_pages
+from tests.e2e.conftest import Services, numbers, with_pages
 from tests.e2e.driver import deploy
 from tests.e2e.following import follow, rotated
 
@@ -42,7 +42,7 @@ def connection() -> str:
     return CONNECTION
 
 
-async def test_openrouter(world: World, tmp_path: Path) -> None:
+async def test_openrouter(services: Services, tmp_path: Path) -> None:
     """The page leads from an empty server to a first key, with the automation and the deployments."""
     shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
     shutil.copytree(CHECKOUT / "automations", tmp_path / "automations")
@@ -50,10 +50,10 @@ async def test_openrouter(world: World, tmp_path: Path) -> None:
     await Secret.adelete(SECRET)
     await delete_ledger("example")
 
-    with at_work(world.stack):
-        follow("how-to/openrouter.md", world, tmp_path, typed=DEFAULT_MANAGEMENT_KEY + "\n")
+    with at_work(services.stack):
+        follow("how-to/openrouter.md", services, tmp_path, typed=DEFAULT_MANAGEMENT_KEY + "\n")
 
-    [live] = world.openrouter.live_keys()
+    [live] = services.openrouter.live_keys()
     async with get_client() as client:
         assert await client.read_automations_by_name("key-rotation-crashed-runs")
         assert await client.read_deployment_by_name("rotate/example")
@@ -63,10 +63,10 @@ async def test_openrouter(world: World, tmp_path: Path) -> None:
     assert stored.get() == live.secret
 
 
-async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
+async def test_adopting_a_key(services: Services, tmp_path: Path) -> None:
     """The page leads to a first rotation that supersedes the key that applications already used."""
-    former = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "made by hand"})
-    [destination] = (await world.prepare(world.rotation())).destinations
+    former = services.openrouter.add_key(services.openrouter.accounts[0], {"name": "made by hand"})
+    [destination] = (await services.prepare(services.rotation())).destinations
     await Secret(value=former.secret).asave(destination.partition("/")[2], overwrite=True)
     connection = await OpenRouterCredentials.aload(CONNECTION)
     page = pages.read("how-to/adopt.md")
@@ -74,8 +74,8 @@ async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
     form = {"key_name": "checkout", "other_destinations": [destination], "rotation_name": "checkout"}
     added = await add_rotation(connection, **form, make_key_now=False, return_state=True)
 
-    with at_work(world.stack):
-        promises = pages.follow(page, tmp_path, {}, world.stack.env, former.hash + "\n")
+    with at_work(services.stack):
+        promises = pages.follow(page, tmp_path, {}, services.stack.env, former.hash + "\n")
 
     ledger = await ledger_of("checkout")
     assert added.is_completed(), added.message
@@ -83,21 +83,21 @@ async def test_adopting_a_key(world: World, tmp_path: Path) -> None:
     assert [key.hash for key in ledger.superseded] == [former.hash]
 
 
-async def test_exchanging_a_management_key(world: World, tmp_path: Path) -> None:
+async def test_exchanging_a_management_key(services: Services, tmp_path: Path) -> None:
     """The page "exchange-management-key" stores another key of the account in the block, and its age restarts."""
     for deployment in await read_deployments():
         async with get_client() as client:
             await client.delete_deployment(UUID(deployment["id"]))
-    await world.connect(world.openrouter_url)
-    rotation = await world.prepare(world.rotation())
+    await services.connect(services.openrouter_url)
+    rotation = await services.prepare(services.rotation())
     await save_deployment(None, rotation, EVERY_MONTH, active=False)
     await check_connections(return_state=True)
     before: Any = await Variable.aget(f"{PREFIX}{CONNECTION}")
-    world.openrouter.accounts[0].management_keys.add(NEW_MANAGEMENT_KEY)
-    world.stack.cli("deploy", "--no-prompt", "--name", "check-connections")
+    services.openrouter.accounts[0].management_keys.add(NEW_MANAGEMENT_KEY)
+    services.stack.cli("deploy", "--no-prompt", "--name", "check-connections")
 
-    with at_work(world.stack):
-        follow("how-to/exchange-management-key.md", world, tmp_path, typed=NEW_MANAGEMENT_KEY + "\n")
+    with at_work(services.stack):
+        follow("how-to/exchange-management-key.md", services, tmp_path, typed=NEW_MANAGEMENT_KEY + "\n")
 
     after: Any = await Variable.aget(f"{PREFIX}{CONNECTION}")
     connection: Any = await OpenRouterCredentials.aload(CONNECTION)
@@ -106,15 +106,15 @@ async def test_exchanging_a_management_key(world: World, tmp_path: Path) -> None
     assert after["since"] > before["since"]
 
 
-async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> None:
+async def test_what_is_done_with_a_rotation(services: Services, tmp_path: Path) -> None:
     """Every command on the pages about an existing rotation works, and the runs that it starts complete."""
-    world.connection = f"openrouter-of-example-{next(numbers)}"  # an audit finds nothing of other pages
-    await world.connect(world.openrouter_url)
+    services.connection = f"openrouter-of-example-{next(numbers)}"  # an audit finds nothing of other pages
+    await services.connect(services.openrouter_url)
     await delete_ledger("example")
     deployed = ("apply-settings", "audit", "remove-rotation", "restore-key", "retire")
-    world.stack.cli("deploy", "--no-prompt", *(word for name in deployed for word in ("--name", name)))
-    wanted = world.rotation(name="example", destinations=["vault-secret/example"], overlap=timedelta(days=1))
-    rotation = await world.prepare(wanted)
+    services.stack.cli("deploy", "--no-prompt", *(word for name in deployed for word in ("--name", name)))
+    wanted = services.rotation(name="example", destinations=["vault-secret/example"], overlap=timedelta(days=1))
+    rotation = await services.prepare(wanted)
     await save_deployment(await read_deployment("example"), rotation, EVERY_MONTH, active=False)
     for _ in range(2):
         assert (await rotate(rotation, return_state=True)).is_completed()
@@ -126,32 +126,32 @@ async def test_what_is_done_with_a_rotation(world: World, tmp_path: Path) -> Non
         "rotation=checkout": "rotation=example",
     }
 
-    with at_work(world.stack):
-        promises = pages.follow(page, tmp_path, here, world.stack.env)
+    with at_work(services.stack):
+        promises = pages.follow(page, tmp_path, here, services.stack.env)
 
     assert [printed for promised, printed in promises if not pages.prints(promised, printed)] == []
     assert promises
     assert await ledger_value("example") is None
 
 
-async def test_writing_a_key_off(world: World, tmp_path: Path) -> None:
+async def test_writing_a_key_off(services: Services, tmp_path: Path) -> None:
     """Given a superseded key whose connection was deleted, the page's command removes it from the ledger."""
     await delete_ledger("example")
-    world.stack.cli("deploy", "--no-prompt", "--name", "write-off-key")
+    services.stack.cli("deploy", "--no-prompt", "--name", "write-off-key")
     former = f"openrouter-of-a-closed-account-{next(numbers)}"
     wanted = {"name": "example", "destinations": ["vault-secret/example"], "overlap": timedelta(days=1)}
-    rotations = [world.rotation(**wanted, connection=former)]
+    rotations = [services.rotation(**wanted, connection=former)]
     rotations += [rotations[0].model_copy(update={"connection": "openrouter"})]
     for rotation in rotations:
-        world.connection = rotation.connection
-        await world.connect(world.openrouter_url)
-        assert (await rotate(await world.prepare(rotation), return_state=True)).is_completed()
+        services.connection = rotation.connection
+        await services.connect(services.openrouter_url)
+        assert (await rotate(await services.prepare(rotation), return_state=True)).is_completed()
     await OpenRouterCredentials.adelete(former)
     superseded = (await ledger_of("example")).superseded
     here = {"sk-or-v1-0e6...1c96": superseded[0].label}
 
-    with at_work(world.stack):
-        pages.follow(pages.read("how-to/write-off.md"), tmp_path, here, world.stack.env)
+    with at_work(services.stack):
+        pages.follow(pages.read("how-to/write-off.md"), tmp_path, here, services.stack.env)
 
     ledger = await ledger_of("example")
     assert ledger.superseded == ()
@@ -159,39 +159,39 @@ async def test_writing_a_key_off(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["reference/blocks.md", "reference/settings.md"])
-async def test_the_commands_of_the_reference(page: str, world: World, tmp_path: Path) -> None:
+async def test_the_commands_of_the_reference(page: str, services: Services, tmp_path: Path) -> None:
     """Each command works exactly as it is written."""
-    follow(page, world, tmp_path)
+    follow(page, services, tmp_path)
 
 
-async def test_adding_a_rotation(world: World, tmp_path: Path) -> None:
+async def test_adding_a_rotation(services: Services, tmp_path: Path) -> None:
     """Everything that the page deploys exists afterwards."""
     shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
 
-    follow("how-to/add-rotation.md", world, tmp_path)
+    follow("how-to/add-rotation.md", services, tmp_path)
 
     async with get_client() as client:
         assert await client.read_deployment_by_name("retire/retire")
 
 
-async def test_what_an_upgrade_makes_again(world: World, tmp_path: Path) -> None:
+async def test_what_an_upgrade_makes_again(services: Services, tmp_path: Path) -> None:
     """Blocks, deployments and automations are created or updated as how-to/upgrade.md says."""
     shutil.copy(CHECKOUT / "prefect.yaml", tmp_path)
     shutil.copytree(CHECKOUT / "automations", tmp_path / "automations")
 
-    follow("how-to/upgrade.md", world, tmp_path)
+    follow("how-to/upgrade.md", services, tmp_path)
 
     async with get_client() as client:
         assert await client.read_deployment_by_name("retire/retire")
 
 
-async def test_monitoring(world: World, tmp_path: Path) -> None:
+async def test_monitoring(services: Services, tmp_path: Path) -> None:
     """For a rotation with a key, the file has the fields that how-to/monitor.md names."""
-    rotation = world.rotation()
-    await deploy(await world.prepare(rotation))
-    await rotated(world, rotation)
+    rotation = services.rotation()
+    await deploy(await services.prepare(rotation))
+    await rotated(services, rotation)
 
-    follow("how-to/monitor.md", world, tmp_path)
+    follow("how-to/monitor.md", services, tmp_path)
 
     [mine] = [
         each for each in json.loads((tmp_path / "rotations.json").read_text()) if each["rotation"] == rotation.name

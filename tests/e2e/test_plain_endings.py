@@ -17,7 +17,7 @@ import tasks.publish
 from flows import rotate
 from tasks.world.run import VerifiedKey
 from tests.by_hand import delete_ledger
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import Services, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import attempt, begin_rotation, retry
 
 
@@ -34,9 +34,9 @@ def broken(where: str) -> Any:
     ],
     ids=["its artifact cannot be written", "its slot cannot be given back"],
 )
-async def test_a_finished_rotation_stays_completed(world: World, where: str) -> None:
+async def test_a_finished_rotation_stays_completed(services: Services, where: str) -> None:
     """A failure after the rotation is only a warning in the log, because the rotation itself is complete."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
 
     with broken(where):
         state = await rotate(rotation, return_state=True)
@@ -45,9 +45,9 @@ async def test_a_finished_rotation_stays_completed(world: World, where: str) -> 
     assert str(state.message).startswith("Rotated: ")
 
 
-async def test_a_failed_run_keeps_its_sentence_when_the_artifact_cannot_be_written(world: World) -> None:
+async def test_a_failed_run_keeps_its_sentence_when_the_artifact_cannot_be_written(services: Services) -> None:
     """The person on call reads the original error, and not that of the artifact."""
-    rotation = world.rotation(destinations=["secret/there-is-none"])
+    rotation = services.rotation(destinations=["secret/there-is-none"])
 
     with broken("flows.show.artifacts.acreate_markdown_artifact"):
         state = await rotate(rotation, return_state=True)
@@ -55,9 +55,9 @@ async def test_a_failed_run_keeps_its_sentence_when_the_artifact_cannot_be_writt
     assert "rotation.destinations: the block secret/there-is-none does not exist" in str(state.message)
 
 
-async def test_an_error_that_nobody_foresaw_stores_nothing_of_its_text(world: World) -> None:
+async def test_an_error_that_nobody_foresaw_stores_nothing_of_its_text(services: Services) -> None:
     """A library's error may quote the key, so neither the task's nor the run's state contains its text."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
 
     def quotes_the_key(key: VerifiedKey, _held: Any) -> None:
         raise ValueError(f"cannot encode {key.secret.get_secret_value()}")
@@ -70,7 +70,7 @@ async def test_an_error_that_nobody_foresaw_stores_nothing_of_its_text(world: Wo
     )
     told = [str(state.message), await failure_of_the_task(state)]
     assert "An unexpected ValueError was raised" in told[1]
-    assert not [sentence for sentence in told for secret in world.openrouter.secrets if secret in sentence]
+    assert not [sentence for sentence in told for secret in services.openrouter.secrets if secret in sentence]
 
 
 async def failure_of_the_task(state: State[Any]) -> str:
@@ -86,9 +86,9 @@ async def failure_of_the_task(state: State[Any]) -> str:
     raise AssertionError("no task has failed")
 
 
-async def test_a_retirement_that_cannot_be_scheduled_is_told(world: World) -> None:
+async def test_a_retirement_that_cannot_be_scheduled_is_told(services: Services) -> None:
     """Otherwise nobody would know that the old key outlives its overlap."""
-    rotation = await world.prepare(world.rotation(overlap=timedelta(hours=1)))
+    rotation = await services.prepare(services.rotation(overlap=timedelta(hours=1)))
     assert (await rotate(rotation, return_state=True)).is_completed()
 
     with broken("prefect.client.orchestration.PrefectClient.create_flow_run_from_deployment"):
@@ -99,19 +99,19 @@ async def test_a_retirement_that_cannot_be_scheduled_is_told(world: World) -> No
 
 
 @pytest.mark.parametrize("field", ["emergency", "plan_only"])
-async def test_a_switch_that_is_neither_on_nor_off_changes_nothing(world: World, field: str) -> None:
+async def test_a_switch_that_is_neither_on_nor_off_changes_nothing(services: Services, field: str) -> None:
     """The text "false" must not count as true, which would revoke older keys at once."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
 
     state = await rotate(rotation, return_state=True, **{field: "false"})
 
     assert f"{field}: must be true or false. Nothing was changed." in str(state.message)
-    assert world.openrouter.created == []
+    assert services.openrouter.created == []
 
 
-async def test_a_retry_of_a_completed_rotation_changes_nothing(world: World) -> None:
+async def test_a_retry_of_a_completed_rotation_changes_nothing(services: Services) -> None:
     """Given a deleted ledger, only Prefect's own record shows that the run has completed; the Retry creates no key."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     run_id = await begin_rotation(rotation)
     await attempt(run_id)
     await delete_ledger(rotation.name)
@@ -120,4 +120,4 @@ async def test_a_retry_of_a_completed_rotation_changes_nothing(world: World) -> 
     state = await attempt(run_id)
 
     assert str(state.message).startswith("Nothing to do: this run has completed before.")
-    assert len(world.openrouter.created) == 1
+    assert len(services.openrouter.created) == 1

@@ -11,7 +11,7 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from flows.add_rotation import CORRECT_IT
 from sandbox.server import Fault
 from tasks.world.deployments import read_timetable
-from tests.e2e.conftest import World, without_worker
+from tests.e2e.conftest import Services, without_worker
 from tests.e2e.form import HELP, add, added, deployed, form
 
 pytestmark = without_worker
@@ -42,9 +42,9 @@ pytestmark = without_worker
         ({"make_key_now": "no"}, "make_key_now: "),
     ],
 )
-async def test_a_wrong_field_makes_nothing(world: World, changes: dict[str, Any], sentence: str) -> None:
+async def test_a_wrong_field_makes_nothing(services: Services, changes: dict[str, Any], sentence: str) -> None:
     """The sentence begins with the field's name in the form; neither a deployment nor a key is created."""
-    fields = await form(world, **{"make_key_now": True, **changes})
+    fields = await form(services, **{"make_key_now": True, **changes})
 
     state = await add(fields)
 
@@ -52,39 +52,39 @@ async def test_a_wrong_field_makes_nothing(world: World, changes: dict[str, Any]
     assert str(state.message).startswith(sentence)
     assert "Traceback" not in str(state.message)
     assert await deployed(str(fields["rotation_name"])) is None
-    assert world.openrouter.created == []
+    assert services.openrouter.created == []
 
 
-async def test_a_destination_that_is_down_makes_nothing(world: World) -> None:
+async def test_a_destination_that_is_down_makes_nothing(services: Services) -> None:
     """Connection and destinations are checked before anything is created."""
-    vault = await world.prepare(world.rotation(destinations=["vault-secret/down"]))
-    fields = await form(world, make_key_now=True, other_destinations=vault.destinations)
-    world.vault_app.state.faults.add(Fault(status=403, body='{"errors":["permission denied"]}'))
+    vault = await services.prepare(services.rotation(destinations=["vault-secret/down"]))
+    fields = await form(services, make_key_now=True, other_destinations=vault.destinations)
+    services.vault_app.state.faults.add(Fault(status=403, body='{"errors":["permission denied"]}'))
 
     state = await add(fields)
 
     assert state.is_failed()
     assert "Vault at" in str(state.message)
     assert await deployed(fields["rotation_name"]) is None
-    assert world.openrouter.created == []
+    assert services.openrouter.created == []
 
 
-async def test_a_refused_management_key_makes_nothing(world: World) -> None:
+async def test_a_refused_management_key_makes_nothing(services: Services) -> None:
     """A management key that OpenRouter rejects is reported before anything is created."""
-    fields = await form(world, make_key_now=True)
-    world.openrouter.accounts[0].management_keys.clear()
+    fields = await form(services, make_key_now=True)
+    services.openrouter.accounts[0].management_keys.clear()
 
     state = await add(fields)
 
     assert state.is_failed()
     assert "does not accept the management key" in str(state.message)
     assert await deployed(fields["rotation_name"]) is None
-    assert world.openrouter.created == []
+    assert services.openrouter.created == []
 
 
-async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
+async def test_a_place_of_another_rotation_is_refused(services: Services) -> None:
     """Two rotations would overwrite each other's key; only the rotation that already publishes there may be changed."""
-    fields = await form(world)
+    fields = await form(services)
     name, taken = fields["rotation_name"], f"{fields['rotation_name']}-too"
     await add(fields)
 
@@ -99,9 +99,9 @@ async def test_a_place_of_another_rotation_is_refused(world: World) -> None:
     assert changed.is_completed(), changed.message
 
 
-async def test_a_schedule_that_rotates_after_the_key_has_expired_is_refused(world: World) -> None:
+async def test_a_schedule_that_rotates_after_the_key_has_expired_is_refused(services: Services) -> None:
     """Given keys that expire, the form refuses an interval that would let the key expire before the next run."""
-    fields = await form(world)
+    fields = await form(services)
     made = await added(fields)
     expiring = {**made.parameters["rotation"], "key": {**made.parameters["rotation"]["key"], "expires_after": "P45D"}}
     async with get_client() as client:
@@ -117,12 +117,12 @@ async def test_a_schedule_that_rotates_after_the_key_has_expired_is_refused(worl
     assert str(read_timetable(after.schedules[0].schedule)).startswith("every 7 days")
 
 
-async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
+async def test_two_blocks_for_one_place_are_refused(services: Services) -> None:
     """Two blocks of different names for one place lead to one sentence, and nothing is created."""
-    block = world.make("vault-secret")
+    block = services.make("vault-secret")
     await block.asave("one", overwrite=True)
     await block.model_copy().asave("another", overwrite=True)
-    fields = await form(world)
+    fields = await form(services)
 
     refused = await add({**fields, "destinations": ["vault-secret/one", "vault-secret/another"]})
 
@@ -133,14 +133,14 @@ async def test_two_blocks_for_one_place_are_refused(world: World) -> None:
     assert await deployed(fields["rotation_name"]) is None
 
 
-async def test_a_block_for_the_place_of_another_rotation_is_refused(world: World) -> None:
+async def test_a_block_for_the_place_of_another_rotation_is_refused(services: Services) -> None:
     """Its name is another one, and each rotation would overwrite the other's key."""
-    block = world.make("vault-secret")
+    block = services.make("vault-secret")
     await block.asave("theirs", overwrite=True)
     await block.model_copy().asave("ours", overwrite=True)
-    theirs = await form(world, destinations=["vault-secret/theirs"])
+    theirs = await form(services, destinations=["vault-secret/theirs"])
     await add(theirs)
-    ours = await form(world, destinations=["vault-secret/ours"])
+    ours = await form(services, destinations=["vault-secret/ours"])
 
     refused = await add(ours)
 
@@ -151,9 +151,11 @@ async def test_a_block_for_the_place_of_another_rotation_is_refused(world: World
     assert await deployed(ours["rotation_name"]) is None
 
 
-async def test_everything_that_is_wrong_is_told_at_once(world: World) -> None:
+async def test_everything_that_is_wrong_is_told_at_once(services: Services) -> None:
     """The message of one run names every wrong field, and links back to the form."""
-    fields = await form(world, rotate_at="noon", time_zone="Berlin", overlap="a day", key_name="", limit_reset="hourly")
+    fields = await form(
+        services, rotate_at="noon", time_zone="Berlin", overlap="a day", key_name="", limit_reset="hourly"
+    )
 
     state = await add(fields)
 

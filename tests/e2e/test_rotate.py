@@ -21,7 +21,7 @@ from tasks.model.keys import read_marker
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
 from tests.by_hand import end_overlap, ledger_of
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the mark applies to this module
+from tests.e2e.conftest import Services, pytestmark  # noqa: F401 - the mark applies to this module
 from tests.e2e.driver import attempt, begin_rotation, deploy, retirements_of, retry
 from tests.e2e.processes import check_converged, check_one_key
 
@@ -42,9 +42,9 @@ async def ledger(rotation: Rotation) -> Ledger:
     return await ledger_of(rotation.name)
 
 
-async def test_a_rotation_publishes_a_working_key_and_revokes_the_old_one(world: World) -> None:
+async def test_a_rotation_publishes_a_working_key_and_revokes_the_old_one(services: Services) -> None:
     """After two rotations without an overlap, the secret holds the only live key, which the second run made."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     await run(rotation)
     first = await held(rotation)
 
@@ -53,40 +53,40 @@ async def test_a_rotation_publishes_a_working_key_and_revokes_the_old_one(world:
     second = await held(rotation)
     assert state.is_completed()
     assert first != second
-    await check_one_key(world, rotation)
+    await check_one_key(services, rotation)
 
 
-async def test_the_keys_name_leads_to_the_flow_run(world: World) -> None:
+async def test_the_keys_name_leads_to_the_flow_run(services: Services) -> None:
     """Whoever sees the key at OpenRouter can find the flow run that made it."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     await run(rotation)
 
-    mark = read_marker(world.openrouter.live_keys()[0].name)
+    mark = read_marker(services.openrouter.live_keys()[0].name)
 
     assert mark is not None
     async with get_client() as client:
         assert (await client.read_flow_run(mark[1])).state_name == "Completed"
 
 
-async def test_an_overlap_ends_with_a_scheduled_run(world: World) -> None:
+async def test_an_overlap_ends_with_a_scheduled_run(services: Services) -> None:
     """During an overlap both keys work, and a retirement is scheduled for its end, visible and cancellable."""
-    rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
+    rotation = await services.prepare(services.rotation(overlap=timedelta(hours=6)))
     await run(rotation)
     await run(rotation)
 
     scheduled = await retirements_of(rotation)
     due = (await ledger(rotation)).superseded[0].revoke_at
     assert [(r.state_name, r.next_scheduled_start_time) for r in scheduled] == [("Scheduled", due)]
-    assert len(world.openrouter.live_keys()) == 2
+    assert len(services.openrouter.live_keys()) == 2
 
 
-async def test_retire_revokes_what_is_due_and_nothing_else(world: World) -> None:
+async def test_retire_revokes_what_is_due_and_nothing_else(services: Services) -> None:
     """A retirement before the end of the overlap does nothing; at its end, it revokes the superseded key."""
-    rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
+    rotation = await services.prepare(services.rotation(overlap=timedelta(hours=6)))
     await run(rotation)
     await run(rotation)
     early = await retire(rotation.name, return_state=True)
-    alive = len(world.openrouter.live_keys())
+    alive = len(services.openrouter.live_keys())
     await end_overlap(rotation.name)
 
     late = await retire(rotation.name, return_state=True)
@@ -94,68 +94,68 @@ async def test_retire_revokes_what_is_due_and_nothing_else(world: World) -> None
     assert alive == 2
     assert "Nothing was due" in str(early.message)
     assert "Revoked" in str(late.message)
-    await check_one_key(world, rotation)
+    await check_one_key(services, rotation)
 
 
-async def test_an_emergency_revokes_every_older_key_at_once(world: World) -> None:
+async def test_an_emergency_revokes_every_older_key_at_once(services: Services) -> None:
     """In an emergency, keys in their overlap are revoked as soon as the new one is published."""
-    rotation = await world.prepare(world.rotation(overlap=timedelta(days=7)))
+    rotation = await services.prepare(services.rotation(overlap=timedelta(days=7)))
     await run(rotation)
     await run(rotation)
 
     state = await run(rotation, emergency=True)
 
     assert state.is_completed()
-    await check_one_key(world, rotation)
+    await check_one_key(services, rotation)
 
 
-async def test_a_foreign_key_is_replaced_and_not_revoked(world: World) -> None:
+async def test_a_foreign_key_is_replaced_and_not_revoked(services: Services) -> None:
     """The destination's former content is reported, and never changed at OpenRouter."""
-    rotation = await world.prepare(world.rotation())
-    foreign = world.openrouter.add_key(world.openrouter.accounts[0], {"name": "made by hand"})
+    rotation = await services.prepare(services.rotation())
+    foreign = services.openrouter.add_key(services.openrouter.accounts[0], {"name": "made by hand"})
     await Secret(value=foreign.secret).asave(rotation.name, overwrite=True)
 
     await run(rotation)
 
     artifact = await Artifact.aget(f"rotation-{rotation.name}")
-    assert world.openrouter.is_live(foreign.secret)
+    assert services.openrouter.is_live(foreign.secret)
     assert artifact is not None
     assert "held a secret that this rotation did not make" in str(artifact.data)
 
 
-async def test_a_key_that_is_late_is_waited_for(world: World) -> None:
+async def test_a_key_that_is_late_is_waited_for(services: Services) -> None:
     """A new key that OpenRouter rejects with 401 at first is verified as soon as it works."""
-    world.openrouter.refusals = 2
-    rotation = await world.prepare(world.rotation())
+    services.openrouter.refusals = 2
+    rotation = await services.prepare(services.rotation())
 
     assert (await run(rotation)).is_completed()
 
 
-async def test_a_key_with_other_settings_is_not_published(world: World) -> None:
+async def test_a_key_with_other_settings_is_not_published(services: Services) -> None:
     """If OpenRouter created a key with other settings, the run fails, and the old key stays published."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     await run(rotation)
     before = await held(rotation)
-    add_key = world.openrouter.add_key
-    world.openrouter.add_key = lambda account, body: add_key(account, {**body, "limit": 1})  # type: ignore[method-assign]
+    add_key = services.openrouter.add_key
+    services.openrouter.add_key = lambda account, body: add_key(account, {**body, "limit": 1})  # type: ignore[method-assign]
 
     state = await run(rotation)
 
     assert "with other settings than asked for: limit" in str(state.message)
     assert await held(rotation) == before
-    assert world.openrouter.is_live(before)
+    assert services.openrouter.is_live(before)
 
 
-async def test_a_lost_answer_to_the_create_leaves_no_orphan(world: World) -> None:
+async def test_a_lost_answer_to_the_create_leaves_no_orphan(services: Services) -> None:
     """A key whose create got no answer is found by its marker and deleted in the same run."""
-    rotation = await world.prepare(world.rotation())
-    world.openrouter_app.state.faults.add(Fault("after", "POST", "/keys$", times=1))
+    rotation = await services.prepare(services.rotation())
+    services.openrouter_app.state.faults.add(Fault("after", "POST", "/keys$", times=1))
 
     state = await run(rotation)
 
     assert state.is_completed()
-    assert len(world.openrouter.created) == 2
-    await check_one_key(world, rotation)
+    assert len(services.openrouter.created) == 2
+    await check_one_key(services, rotation)
 
 
 @pytest.mark.parametrize(
@@ -168,24 +168,24 @@ async def test_a_lost_answer_to_the_create_leaves_no_orphan(world: World) -> Non
         ({"name": "Not A Slug"}, "rotation.name"),
     ],
 )
-async def test_bad_input_makes_nothing(world: World, changes: dict[str, Any], sentence: str) -> None:
+async def test_bad_input_makes_nothing(services: Services, changes: dict[str, Any], sentence: str) -> None:
     """A rotation that names something missing fails with one sentence, before a key is created."""
-    parameters = {**world.rotation().model_dump(mode="json"), **changes}
+    parameters = {**services.rotation().model_dump(mode="json"), **changes}
 
     state = await run(parameters)
 
     assert state.is_failed()
     assert sentence in str(state.message)
     assert "Traceback" not in str(state.message)
-    assert world.openrouter.created == []
+    assert services.openrouter.created == []
 
 
-async def test_a_failed_run_says_what_failed_what_is_live_and_that_retry_is_safe(world: World) -> None:
+async def test_a_failed_run_says_what_failed_what_is_live_and_that_retry_is_safe(services: Services) -> None:
     """The person on call reads all of it in the state's message."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     await run(rotation)
-    live = world.openrouter.live_keys()[0].label
-    world.openrouter.accounts[0].management_keys.clear()
+    live = services.openrouter.live_keys()[0].label
+    services.openrouter.accounts[0].management_keys.clear()
 
     state = await run(rotation)
 
@@ -195,9 +195,9 @@ async def test_a_failed_run_says_what_failed_what_is_live_and_that_retry_is_safe
     assert "Retry is safe" in str(state.message)
 
 
-async def test_the_artifact_shows_the_rotations_state(world: World) -> None:
+async def test_the_artifact_shows_the_rotations_state(services: Services) -> None:
     """After each run, an artifact shows current and superseded keys by label, the destinations and the next step."""
-    rotation = await world.prepare(world.rotation(overlap=timedelta(hours=6)))
+    rotation = await services.prepare(services.rotation(overlap=timedelta(hours=6)))
     await run(rotation)
     await run(rotation)
 
@@ -211,54 +211,54 @@ async def test_the_artifact_shows_the_rotations_state(world: World) -> None:
         assert part in shown
 
 
-async def test_two_runs_started_together_take_turns(world: World) -> None:
+async def test_two_runs_started_together_take_turns(services: Services) -> None:
     """Two simultaneous runs both complete, one after the other, and leave one key."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
 
     states = await asyncio.gather(run(rotation), run(rotation))
 
     assert [state.name for state in states] == ["Completed", "Completed"]
-    assert len(world.openrouter.created) == 2
-    await check_one_key(world, rotation)
+    assert len(services.openrouter.created) == 2
+    await check_one_key(services, rotation)
 
 
 @pytest.mark.parametrize("how", ["sealed", "token ended"])
-async def test_a_vault_that_cannot_be_used_costs_no_key(world: World, how: str) -> None:
+async def test_a_vault_that_cannot_be_used_costs_no_key(services: Services, how: str) -> None:
     """With Vault sealed, or its token expired, a run creates nothing; once that is repaired, the next run completes."""
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/unusable"]))
+    rotation = await services.prepare(services.rotation(destinations=["vault-secret/unusable"]))
     await run(rotation)
-    made = list(world.openrouter.created)
-    token = world.vault.tokens[ROOT_TOKEN]
+    made = list(services.openrouter.created)
+    token = services.vault.tokens[ROOT_TOKEN]
     if how == "sealed":
-        world.vault.sealed = True
+        services.vault.sealed = True
     else:
-        del world.vault.tokens[ROOT_TOKEN]
+        del services.vault.tokens[ROOT_TOKEN]
 
     state = await run(rotation)
-    failed_with = list(world.openrouter.created)
-    world.vault.sealed = False
-    world.vault.tokens[ROOT_TOKEN] = token
+    failed_with = list(services.openrouter.created)
+    services.vault.sealed = False
+    services.vault.tokens[ROOT_TOKEN] = token
     healed = await run(rotation)
 
     assert state.is_failed()
     assert "Retry is safe" in str(state.message)
     assert failed_with == made
     assert healed.is_completed()
-    assert len(world.openrouter.live_keys()) == 1
+    assert len(services.openrouter.live_keys()) == 1
 
 
-async def test_three_destinations_one_of_them_broken(world: World) -> None:
+async def test_three_destinations_one_of_them_broken(services: Services) -> None:
     """With one failing destination nothing is revoked, and the run says so; Retry completes the same rotation."""
     destinations = ["secret/three", "vault-secret/three", "infisical-secret/three"]
-    rotation = await world.prepare(world.rotation(destinations=destinations))
+    rotation = await services.prepare(services.rotation(destinations=destinations))
     await run(rotation)
-    old = world.openrouter.live_keys()[0]
-    world.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
+    old = services.openrouter.live_keys()[0]
+    services.vault_app.state.faults.add(Fault(method="POST", path="/data/", status=503, body='{"errors":["down"]}'))
     run_id = await begin_rotation(rotation)
 
     failed = await attempt(run_id)
-    alive_after_failure = world.openrouter.is_live(old.secret)
-    world.vault_app.state.faults.clear()
+    alive_after_failure = services.openrouter.is_live(old.secret)
+    services.vault_app.state.faults.clear()
     await retry(run_id)
     healed = await attempt(run_id)
 
@@ -268,16 +268,16 @@ async def test_three_destinations_one_of_them_broken(world: World) -> None:
     assert "Retry is safe" in str(failed.message)
     assert alive_after_failure
     assert healed.is_completed()
-    assert len(world.openrouter.created) == 2
+    assert len(services.openrouter.created) == 2
     await end_overlap(rotation.name)
     await retire(rotation.name, return_state=True)
-    assert world.openrouter.deleted == [old.hash]
-    await check_converged(world, rotation)
+    assert services.openrouter.deleted == [old.hash]
+    await check_converged(services, rotation)
 
 
-async def test_a_scheduled_run_leaves_a_young_key_alone_and_so_does_its_retry(world: World) -> None:
+async def test_a_scheduled_run_leaves_a_young_key_alone_and_so_does_its_retry(services: Services) -> None:
     """The run of Prefect's scheduler completes and gives the reason; the Retry of a completed run creates no key."""
-    rotation = await world.prepare(world.rotation(minimum_age=timedelta(days=7)))
+    rotation = await services.prepare(services.rotation(minimum_age=timedelta(days=7)))
     await run(rotation)
     young = await held(rotation)
     run_id = await scheduled_run(await deploy(rotation))
@@ -293,7 +293,7 @@ async def test_a_scheduled_run_leaves_a_young_key_alone_and_so_does_its_retry(wo
     assert after_schedule == young
     assert retried.is_completed()
     assert await held(rotation) == young
-    await check_converged(world, rotation)
+    await check_converged(services, rotation)
 
 
 async def scheduled_run(deployment_id: UUID) -> UUID:

@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from flows import rotate, slot
 from flows.slot import Slot, emergency_slot_of, slot_of
 from tasks.world.slots import IN_MEMORY, LEASES_IN_MEMORY, slot_warnings
-from tests.e2e.conftest import World, pytestmark  # noqa: F401 - the group of these tests
+from tests.e2e.conftest import Services, pytestmark  # noqa: F401 - the group of these tests
 
 
 async def leak(limit: str) -> None:
@@ -26,11 +26,11 @@ async def leak(limit: str) -> None:
 
 @pytest.mark.parametrize("limit_of", [slot_of, emergency_slot_of])
 async def test_a_slot_whose_holder_is_not_at_work_is_taken_back(
-    world: World, limit_of: object, monkeypatch: pytest.MonkeyPatch
+    services: Services, limit_of: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A leaked slot, even the emergency's, delays a run; then the run reclaims it and says so."""
     monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", 0.5)
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     limit = limit_of(rotation.name)  # type: ignore[operator]
     await leak(limit)
 
@@ -43,11 +43,11 @@ async def test_a_slot_whose_holder_is_not_at_work_is_taken_back(
 
 
 async def test_runs_that_wait_for_a_leaked_slot_do_not_keep_each_other_waiting(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given two runs of which neither has the slot, one reclaims it, and both get their turn."""
     monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", 2)
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/two-waiting"]))
+    rotation = await services.prepare(services.rotation(destinations=["vault-secret/two-waiting"]))
     await leak(slot_of(rotation.name))
 
     states = await asyncio.gather(
@@ -58,7 +58,7 @@ async def test_runs_that_wait_for_a_leaked_slot_do_not_keep_each_other_waiting(
 
 
 async def test_four_runs_of_one_process_get_a_leaked_slot_back_in_time(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No run waits for the others before it may check for a holder: two minutes at most, as for a single run.
 
@@ -79,7 +79,7 @@ async def test_four_runs_of_one_process_get_a_leaked_slot_back_in_time(
 
     monkeypatch.setattr(Slot, "take", begin)
     monkeypatch.setattr(Slot, "_take_back", note)
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     await leak(slot_of(rotation.name))
 
     states = await asyncio.gather(*(rotate(rotation, return_state=True) for _ in range(4)))
@@ -89,10 +89,10 @@ async def test_four_runs_of_one_process_get_a_leaked_slot_back_in_time(
     assert taken_back[0] - max(began) < promised
 
 
-async def test_an_emergency_takes_a_leaked_slot_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_emergency_takes_a_leaked_slot_back(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both slots may be leaked, and the emergency starts nevertheless."""
     monkeypatch.setattr(slot, "LOOK_AFTER_SECONDS", 0.5)
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     await rotate(rotation, return_state=True)
     for limit in (slot_of(rotation.name), emergency_slot_of(rotation.name)):
         await leak(limit)
@@ -100,9 +100,9 @@ async def test_an_emergency_takes_a_leaked_slot_back(world: World, monkeypatch: 
     assert (await rotate(rotation, emergency=True, return_state=True)).is_completed()
 
 
-async def test_a_limit_that_is_switched_off_stops_no_run(world: World) -> None:
+async def test_a_limit_that_is_switched_off_stops_no_run(services: Services) -> None:
     """An inactive limit grants every slot; only the ledger separates the runs then."""
-    rotation = await world.prepare(world.rotation())
+    rotation = await services.prepare(services.rotation())
     async with get_client() as client:
         await client.upsert_global_concurrency_limit_by_name(slot_of(rotation.name), 1)
         await client.update_global_concurrency_limit(slot_of(rotation.name), GlobalConcurrencyLimitUpdate(active=False))
@@ -111,9 +111,9 @@ async def test_a_limit_that_is_switched_off_stops_no_run(world: World) -> None:
     assert (await rotate(rotation, return_state=True)).is_completed()
 
 
-async def test_the_check_warns_of_a_limit_that_is_switched_off(world: World) -> None:
+async def test_the_check_warns_of_a_limit_that_is_switched_off(services: Services) -> None:
     """Given a real server, the daily check names the limit, and completes, because nothing is broken."""
-    rotation = world.rotation()
+    rotation = services.rotation()
     async with get_client() as client:
         await client.upsert_global_concurrency_limit_by_name(slot_of(rotation.name), 1)
         await client.update_global_concurrency_limit(slot_of(rotation.name), GlobalConcurrencyLimitUpdate(active=False))

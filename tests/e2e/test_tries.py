@@ -21,7 +21,7 @@ from tasks.model.events import Event
 from tasks.model.rotation import Rotation
 from tasks.model.tries import NUMBER, TRIES_AGAIN
 from tests.by_hand import delete_ledger, end_overlap, ledger_of
-from tests.e2e.conftest import World, with_processes
+from tests.e2e.conftest import Services, with_processes
 from tests.e2e.driver import attempt, begin, begin_rotation, deploy, deploy_to, ended, events, retry, start
 from tests.e2e.trying import NOWHERE, come, fail, pending, scheduled_run, tries_of, wait_for
 
@@ -35,18 +35,18 @@ def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def rotation(world: World) -> Rotation:
+async def rotation(services: Services) -> Rotation:
     """A rotation with a key."""
-    rotation = await world.prepare(world.rotation(overlap=timedelta(days=7)))
+    rotation = await services.prepare(services.rotation(overlap=timedelta(days=7)))
     assert (await attempt(await begin_rotation(rotation))).is_completed()
     return rotation
 
 
-async def test_a_failure_that_passes_is_tried_again_by_a_scheduled_run(world: World, rotation: Rotation) -> None:
+async def test_a_failure_that_passes_is_tried_again_by_a_scheduled_run(services: Services, rotation: Rotation) -> None:
     """The message gives the time; the try is visible, and completes the rotation of the failed run."""
     run_id = await begin_rotation(rotation)
 
-    failed = await fail(world, run_id)
+    failed = await fail(services, run_id)
 
     [planned] = await pending(rotation.name)
     assert (failed.type.value, failed.name) == ("FAILED", TRIES_AGAIN)
@@ -56,13 +56,13 @@ async def test_a_failure_that_passes_is_tried_again_by_a_scheduled_run(world: Wo
     current = (await ledger_of(rotation.name)).current
     assert current is not None
     assert current.made_by == run_id
-    assert len(world.openrouter.created) == 2
+    assert len(services.openrouter.created) == 2
     assert await pending(rotation.name) == []
 
 
-async def test_what_needs_a_person_is_not_tried_again(world: World, rotation: Rotation) -> None:
+async def test_what_needs_a_person_is_not_tried_again(services: Services, rotation: Rotation) -> None:
     """A rejected management key is reported at once."""
-    world.openrouter.accounts[0].management_keys.clear()
+    services.openrouter.accounts[0].management_keys.clear()
 
     failed = await attempt(await begin_rotation(rotation))
 
@@ -72,14 +72,14 @@ async def test_what_needs_a_person_is_not_tried_again(world: World, rotation: Ro
     assert len(await events(rotation, Event.ROTATION_NEEDS_PERSON)) == 1
 
 
-async def test_the_third_failed_try_is_told_and_so_is_the_end(world: World, rotation: Rotation) -> None:
+async def test_the_third_failed_try_is_told_and_so_is_the_end(services: Services, rotation: Rotation) -> None:
     """Nobody is notified before, and whoever was notified learns when it is over."""
     run_id, waits = await begin_rotation(rotation), []
-    names = [(await fail(world, run_id)).name]
+    names = [(await fail(services, run_id)).name]
     for _ in range(3):
         [planned] = await pending(rotation.name)
         waits.append(wait_for(planned))
-        told = await fail(world, planned.id)
+        told = await fail(services, planned.id)
         names.append(told.name)
 
     [planned] = await pending(rotation.name)
@@ -94,10 +94,10 @@ async def test_the_third_failed_try_is_told_and_so_is_the_end(world: World, rota
     assert len(await events(rotation, Event.ROTATION_NEEDS_PERSON)) == 1
 
 
-async def test_a_failure_that_nobody_heard_of_ends_without_a_word(world: World, rotation: Rotation) -> None:
+async def test_a_failure_that_nobody_heard_of_ends_without_a_word(services: Services, rotation: Rotation) -> None:
     """Whoever was not notified of a failure must not be notified of its end."""
     run_id = await begin_rotation(rotation)
-    await fail(world, run_id)
+    await fail(services, run_id)
     [planned] = await pending(rotation.name)
 
     assert (await come(planned.id)).is_completed()
@@ -112,13 +112,13 @@ async def test_a_failure_that_nobody_heard_of_ends_without_a_word(world: World, 
 
 
 @pytest.mark.parametrize("by", ["Retry", "a new run"])
-async def test_a_person_who_repairs_it_is_told_that_it_is_over(world: World, rotation: Rotation, by: str) -> None:
+async def test_a_person_who_repairs_it_is_told_that_it_is_over(services: Services, rotation: Rotation, by: str) -> None:
     """After a failure that needed a person, a success by Retry or by a new run is notified."""
-    keys = set(world.openrouter.accounts[0].management_keys)
-    world.openrouter.accounts[0].management_keys.clear()
+    keys = set(services.openrouter.accounts[0].management_keys)
+    services.openrouter.accounts[0].management_keys.clear()
     run_id = await begin_rotation(rotation)
     await attempt(run_id)
-    world.openrouter.accounts[0].management_keys.update(keys)
+    services.openrouter.accounts[0].management_keys.update(keys)
     if by == "Retry":
         await retry(run_id)
 
@@ -127,37 +127,39 @@ async def test_a_person_who_repairs_it_is_told_that_it_is_over(world: World, rot
     assert len(await events(rotation, Event.ROTATION_RECOVERED)) == 1
 
 
-async def test_a_retry_by_a_person_ends_the_pending_try(world: World, rotation: Rotation) -> None:
+async def test_a_retry_by_a_person_ends_the_pending_try(services: Services, rotation: Rotation) -> None:
     """The Retry has done the work of the try."""
     run_id = await begin_rotation(rotation)
-    await fail(world, run_id)
+    await fail(services, run_id)
     await retry(run_id)
 
     assert (await attempt(run_id)).is_completed()
 
     assert await tries_of(rotation.name) == []
-    assert len(world.openrouter.created) == 2
+    assert len(services.openrouter.created) == 2
 
 
-async def test_a_retry_that_fails_too_leaves_one_pending_try(world: World, rotation: Rotation) -> None:
+async def test_a_retry_that_fails_too_leaves_one_pending_try(services: Services, rotation: Rotation) -> None:
     """However often a person presses Retry, there is one try; a separate run of that person has its own."""
     run_id = await begin_rotation(rotation)
-    messages = [str((await fail(world, run_id)).message)]
+    messages = [str((await fail(services, run_id)).message)]
     await retry(run_id)
-    messages.append(str((await fail(world, run_id)).message))
+    messages.append(str((await fail(services, run_id)).message))
     [planned] = await pending(rotation.name)
-    await fail(world, await begin_rotation(rotation))
+    await fail(services, await begin_rotation(rotation))
 
     assert all(f"{planned.expected_start_time:%H:%M} UTC (try 1)" in message for message in messages)
     assert len(await pending(rotation.name)) == 2
 
 
-async def test_a_retry_that_finds_nothing_to_do_leaves_the_try_of_another_run(world: World, rotation: Rotation) -> None:
+async def test_a_retry_that_finds_nothing_to_do_leaves_the_try_of_another_run(
+    services: Services, rotation: Rotation
+) -> None:
     """The Retry of a completed run has not done what a later run failed to do."""
     completed = await begin_rotation(rotation)
     assert (await attempt(completed)).is_completed()
     failed = await begin_rotation(rotation)
-    await fail(world, failed)
+    await fail(services, failed)
     await retry(completed)
 
     assert str((await attempt(completed)).message).startswith("Already rotated")
@@ -169,24 +171,24 @@ async def test_a_retry_that_finds_nothing_to_do_leaves_the_try_of_another_run(wo
     assert current.made_by == failed
 
 
-async def test_a_cancelled_try_leaves_the_failure_to_a_person(world: World, rotation: Rotation) -> None:
+async def test_a_cancelled_try_leaves_the_failure_to_a_person(services: Services, rotation: Rotation) -> None:
     """A person who cancels a try wants no other one; only a failed Retry schedules the next."""
     run_id = await begin_rotation(rotation)
-    await fail(world, run_id)
+    await fail(services, run_id)
     [planned] = await pending(rotation.name)
     async with get_client() as client:
         await client.set_flow_run_state(planned.id, Cancelled())
     assert await pending(rotation.name) == []
 
     await retry(run_id)
-    await fail(world, run_id)
+    await fail(services, run_id)
 
     assert len(await pending(rotation.name)) == 1
 
 
-async def test_a_try_that_comes_after_another_rotation_makes_no_key(world: World, rotation: Rotation) -> None:
+async def test_a_try_that_comes_after_another_rotation_makes_no_key(services: Services, rotation: Rotation) -> None:
     """The try finishes the failed run, which has nothing left to do."""
-    await fail(world, await begin_rotation(rotation))
+    await fail(services, await begin_rotation(rotation))
     [planned] = await pending(rotation.name)
     with mock.patch.object(PrefectClient, "delete_flow_run", side_effect=TimeoutError):
         assert (await attempt(await begin_rotation(rotation))).is_completed()
@@ -194,13 +196,13 @@ async def test_a_try_that_comes_after_another_rotation_makes_no_key(world: World
     late = await come(planned.id)
 
     assert str(late.message).startswith("Nothing to do: a later run has already rotated.")
-    assert len(world.openrouter.created) == 2
+    assert len(services.openrouter.created) == 2
 
 
-async def test_a_try_that_comes_after_the_retry_makes_no_key(world: World, rotation: Rotation) -> None:
+async def test_a_try_that_comes_after_the_retry_makes_no_key(services: Services, rotation: Rotation) -> None:
     """This holds even if the ledger was deleted and only Prefect knows that the run has completed."""
     run_id = await begin_rotation(rotation)
-    await fail(world, run_id)
+    await fail(services, run_id)
     [planned] = await pending(rotation.name)
     await retry(run_id)
     with mock.patch.object(PrefectClient, "delete_flow_run", side_effect=TimeoutError):
@@ -210,27 +212,29 @@ async def test_a_try_that_comes_after_the_retry_makes_no_key(world: World, rotat
     late = await come(planned.id)
 
     assert str(late.message).startswith("Nothing to do: this run has completed before.")
-    assert len(world.openrouter.created) == 2
+    assert len(services.openrouter.created) == 2
 
 
-async def test_an_emergency_is_tried_again_as_an_emergency_and_sooner(world: World, rotation: Rotation) -> None:
+async def test_an_emergency_is_tried_again_as_an_emergency_and_sooner(services: Services, rotation: Rotation) -> None:
     """A successful ordinary rotation does not end this try, because older keys are still alive."""
     run_id = await begin(rotate, {"rotation": rotation.model_dump(mode="json"), "emergency": True})
-    await fail(world, run_id)
+    await fail(services, run_id)
     [planned] = await pending(rotation.name)
     assert wait_for(planned) < timedelta(minutes=2)
     assert (await attempt(await begin_rotation(rotation))).is_completed()
-    assert len(world.openrouter.live_keys()) == 2
+    assert len(services.openrouter.live_keys()) == 2
 
     assert (await come(planned.id)).is_completed()
 
     assert planned.parameters["emergency"] is True
-    assert len(world.openrouter.live_keys()) == 1
+    assert len(services.openrouter.live_keys()) == 1
 
 
-async def test_an_emergency_that_succeeds_ends_the_try_of_an_ordinary_run(world: World, rotation: Rotation) -> None:
+async def test_an_emergency_that_succeeds_ends_the_try_of_an_ordinary_run(
+    services: Services, rotation: Rotation
+) -> None:
     """The emergency has done the work of that run."""
-    await fail(world, await begin_rotation(rotation))
+    await fail(services, await begin_rotation(rotation))
 
     state = await attempt(await begin(rotate, {"rotation": rotation.model_dump(mode="json"), "emergency": True}))
 
@@ -239,7 +243,7 @@ async def test_an_emergency_that_succeeds_ends_the_try_of_an_ordinary_run(world:
 
 
 async def test_a_regular_run_that_comes_earlier_takes_the_place_of_a_scheduled_ones_try(
-    world: World, rotation: Rotation
+    services: Services, rotation: Rotation
 ) -> None:
     """No try is scheduled; if the regular run fails, it counts as a try."""
     first, soon = await scheduled_run(rotation), datetime.now(UTC) + timedelta(minutes=3)
@@ -247,17 +251,17 @@ async def test_a_regular_run_that_comes_earlier_takes_the_place_of_a_scheduled_o
         deployment = await client.read_deployment_by_name(f"rotate/{rotation.name}")
         regular = await client.create_flow_run_from_deployment(deployment.id, state=Scheduled(scheduled_time=soon))
 
-    message = str((await fail(world, first)).message)
+    message = str((await fail(services, first)).message)
 
     assert f"The run is tried again automatically at {soon:%Y-%m-%d %H:%M} UTC (try 1)." in message
     assert await tries_of(rotation.name) == []
-    assert "(try 2)" in str((await fail(world, regular.id)).message)
+    assert "(try 2)" in str((await fail(services, regular.id)).message)
     [planned] = await pending(rotation.name)
     assert planned.labels[NUMBER] == 2
 
 
 async def test_a_persons_order_outlives_a_regular_run_that_finds_the_key_too_young(
-    world: World, rotation: Rotation
+    services: Services, rotation: Rotation
 ) -> None:
     """Its own try rotates the key; the end of the failure is notified by that try, and not by the regular run."""
     rotation = rotation.model_copy(update={"minimum_age": timedelta(days=3)})
@@ -267,10 +271,10 @@ async def test_a_persons_order_outlives_a_regular_run_that_finds_the_key_too_you
         soon: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(seconds=30))
         await client.set_flow_run_state(regular, soon, force=True)
         ordered = (await client.create_flow_run_from_deployment(deployment.id)).id
-    await fail(world, ordered)
+    await fail(services, ordered)
     for _ in range(3):
         [planned] = await pending(rotation.name)
-        await fail(world, planned.id)
+        await fail(services, planned.id)
 
     assert "younger than its minimum age" in str((await come(regular)).message)
 
@@ -283,11 +287,11 @@ async def test_a_persons_order_outlives_a_regular_run_that_finds_the_key_too_you
     assert recovered["payload"]["sentence"] == healed.message
 
 
-async def test_a_try_uses_the_settings_that_its_deployment_has_by_then(world: World, rotation: Rotation) -> None:
+async def test_a_try_uses_the_settings_that_its_deployment_has_by_then(services: Services, rotation: Rotation) -> None:
     """Given that a person has changed the destination meanwhile, the key is published there."""
-    await fail(world, await begin_deployed(rotation))
+    await fail(services, await begin_deployed(rotation))
     [planned] = await pending(rotation.name)
-    moved = await world.prepare(rotation.model_copy(update={"destinations": [f"secret/{rotation.name}-moved"]}))
+    moved = await services.prepare(rotation.model_copy(update={"destinations": [f"secret/{rotation.name}-moved"]}))
     await deploy(moved)
 
     assert (await come(planned.id)).is_completed()
@@ -297,12 +301,12 @@ async def test_a_try_uses_the_settings_that_its_deployment_has_by_then(world: Wo
     assert current.destinations == (f"secret/{rotation.name}-moved",)
 
 
-async def test_a_try_that_cannot_be_scheduled_is_not_promised(world: World, rotation: Rotation) -> None:
+async def test_a_try_that_cannot_be_scheduled_is_not_promised(services: Services, rotation: Rotation) -> None:
     """The person on call is notified at once."""
     refusal = ServiceError("Prefect's API failed.", retryable=False)
     with mock.patch.object(PrefectClient, "create_flow_run_from_deployment", side_effect=refusal):
         run_id = await begin_deployed(rotation)
-        failed = await fail(world, run_id)
+        failed = await fail(services, run_id)
 
     assert failed.name == "Failed"
     assert "tried again" not in str(failed.message)
@@ -319,9 +323,9 @@ async def begin_deployed(rotation: Rotation) -> UUID:
     return UUID(made.json()["id"])
 
 
-async def test_a_run_without_a_deployment_promises_nothing(world: World, rotation: Rotation) -> None:
+async def test_a_run_without_a_deployment_promises_nothing(services: Services, rotation: Rotation) -> None:
     """Without a deployment, no try can be scheduled."""
-    await world.connect(NOWHERE)
+    await services.connect(NOWHERE)
 
     failed = await rotate(rotation, return_state=True)
 
@@ -329,45 +333,45 @@ async def test_a_run_without_a_deployment_promises_nothing(world: World, rotatio
     assert await tries_of(rotation.name) == []
 
 
-async def test_a_retirement_is_tried_again_too(world: World) -> None:
+async def test_a_retirement_is_tried_again_too(services: Services) -> None:
     """Its try has the tag of the rotation, and revokes what was due."""
-    rotation = await world.prepare(world.rotation(overlap=timedelta(hours=1)))
+    rotation = await services.prepare(services.rotation(overlap=timedelta(hours=1)))
     for _ in range(2):
         assert (await attempt(await begin_rotation(rotation))).is_completed()
     await end_overlap(rotation.name)
 
-    assert (await fail(world, await begin(retire, {"rotation": rotation.name}))).name == TRIES_AGAIN
+    assert (await fail(services, await begin(retire, {"rotation": rotation.name}))).name == TRIES_AGAIN
 
     [planned] = await pending(rotation.name)
     assert planned.name == f"retire {rotation.name}, try 1"
     assert (await come(planned.id)).is_completed()
-    assert len(world.openrouter.live_keys()) == 1
+    assert len(services.openrouter.live_keys()) == 1
 
 
-async def test_an_audit_is_tried_again_too(world: World) -> None:
+async def test_an_audit_is_tried_again_too(services: Services) -> None:
     """A run without a rotation gets a try, too; a finding needs a person, and leads to no try."""
-    run_id = await begin(audit, {"connection": world.connection})
+    run_id = await begin(audit, {"connection": services.connection})
 
-    assert (await fail(world, run_id)).name == TRIES_AGAIN
+    assert (await fail(services, run_id)).name == TRIES_AGAIN
 
-    world.openrouter.accounts[0].management_keys.clear()
-    assert (await attempt(await begin(audit, {"connection": world.connection}))).name == "Failed"
+    services.openrouter.accounts[0].management_keys.clear()
+    assert (await attempt(await begin(audit, {"connection": services.connection}))).name == "Failed"
 
 
 async def test_a_rotation_heals_by_itself_once_its_vault_is_back(
-    world: World, stack: Stack, monkeypatch: pytest.MonkeyPatch
+    services: Services, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Vault is down at the scheduled time; a worker takes the try some seconds later, without help from a person."""
     monkeypatch.setattr(tasks.model.tries, "WAITS", (timedelta(seconds=4),))
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/restarting"]))
+    rotation = await services.prepare(services.rotation(destinations=["vault-secret/restarting"]))
     await deploy_to(POOL)
     first = await start(rotation, deployment_name=POOL)
-    world.vault_app.state.faults.add(Fault("before", "GET", "/", status=503))
+    services.vault_app.state.faults.add(Fault("before", "GET", "/", status=503))
 
     failed = await attempt(first)
 
     [planned] = await tries_of(rotation.name)
-    world.vault_app.state.faults.clear()
+    services.vault_app.state.faults.clear()
     worker = stack.start_worker()
     try:
         healed = await ended(planned.id)

@@ -16,7 +16,7 @@ from sandbox.server import Fault
 from sandbox.stack import CHECKOUT
 from tasks.model.ledger import FORMAT
 from tests.by_hand import ledger_value
-from tests.e2e.conftest import World, with_long_waits
+from tests.e2e.conftest import Services, with_long_waits
 from tests.e2e.driver import begin_rotation, deploy_to, ended, retry, start
 from tests.e2e.processes import check_converged, check_nothing_leaked, held_by, keys_of, traces
 from tests.e2e.wheels import Environment, build, copy_of_source
@@ -81,14 +81,14 @@ def test_the_wheel_holds_every_package_and_nothing_else(wheel: Path) -> None:
     assert held == {file.relative_to(CHECKOUT).as_posix() for file in expected}
 
 
-async def test_the_installed_wheel_registers_its_blocks(world: World, installed: Environment) -> None:
+async def test_the_installed_wheel_registers_its_blocks(services: Services, installed: Environment) -> None:
     """`prefect block register -m blocks` creates every block type on a server that had none of them."""
     slugs = [block.get_block_type_slug() for block in blocks.BLOCKS]
     async with get_client() as client:
         for slug in slugs:
             await forget_block_type(slug)
 
-        installed.run(world.stack, "-m", "prefect", "block", "register", "-m", "blocks")
+        installed.run(services.stack, "-m", "prefect", "block", "register", "-m", "blocks")
 
         assert [(await client.read_block_type_by_slug(slug)).slug for slug in slugs] == slugs
 
@@ -103,66 +103,68 @@ async def forget_block_type(slug: str) -> None:
         await client.delete_block_type(found.id)
 
 
-def test_what_is_imported_is_the_wheel(world: World, installed: Environment) -> None:
+def test_what_is_imported_is_the_wheel(services: Services, installed: Environment) -> None:
     """The packages in the checkout have the same names, but none of them is imported."""
-    files = [Path(file) for file in json.loads(installed.run(world.stack, "-c", WHERE))]
+    files = [Path(file) for file in json.loads(installed.run(services.stack, "-c", WHERE))]
 
     assert len(files) > len(("blocks", "tasks", "flows"))
     assert [file for file in files if not file.is_relative_to(installed.packages)] == []
 
 
-async def test_a_worker_with_the_wheel_rotates(world: World, installed: Environment) -> None:
+async def test_a_worker_with_the_wheel_rotates(services: Services, installed: Environment) -> None:
     """A worker outside of the checkout runs one rotation to every kind of destination."""
     await deploy_to("wheel")
-    rotation = await world.prepare(world.rotation(destinations=["secret/w", "vault-secret/w", "infisical-secret/w"]))
-    worker = installed.worker(world.stack, "wheel")
+    rotation = await services.prepare(
+        services.rotation(destinations=["secret/w", "vault-secret/w", "infisical-secret/w"])
+    )
+    worker = installed.worker(services.stack, "wheel")
     try:
         run = await ended(await start(rotation, deployment_name="wheel"))
     finally:
         worker.stop()
 
     assert run.state_name == "Completed", run.state
-    await check_converged(world, rotation)
+    await check_converged(services, rotation)
 
 
-async def test_two_versions_share_a_rotation(world: World, installed: Environment, upgraded: Environment) -> None:
+async def test_two_versions_share_a_rotation(services: Services, installed: Environment, upgraded: Environment) -> None:
     """During a rolling upgrade, the newer version finishes what the older one left, and then the older one refuses."""
     # Given a rotation by the older version, and one that failed while it published
-    rotation = await world.prepare(world.rotation(destinations=["secret/rolling", "vault-secret/rolling"]))
-    assert (await installed.attempt(world.stack, await begin_rotation(rotation))).is_completed()
-    unwritable = world.vault_app.state.faults.add(Fault("before", "POST", "/data/", status=403))
+    rotation = await services.prepare(services.rotation(destinations=["secret/rolling", "vault-secret/rolling"]))
+    assert (await installed.attempt(services.stack, await begin_rotation(rotation))).is_completed()
+    unwritable = services.vault_app.state.faults.add(Fault("before", "POST", "/data/", status=403))
     begun = await begin_rotation(rotation)
-    assert (await installed.attempt(world.stack, begun)).is_failed()
-    world.vault_app.state.faults.rules.remove(unwritable)
+    assert (await installed.attempt(services.stack, begun)).is_failed()
+    services.vault_app.state.faults.rules.remove(unwritable)
     assert (await ledger_value(rotation.name))["pending"]["key"]
 
     # When the newer version retries it, then it is the same rotation that is finished
     await retry(begun)
-    assert (await upgraded.attempt(world.stack, begun)).is_completed()
+    assert (await upgraded.attempt(services.stack, begun)).is_completed()
     value = await ledger_value(rotation.name)
     assert (value["format"], value["package"], value["region"]) == (FORMAT + 1, NEXT_VERSION, "eu")
     assert value["current"]["made_by"] == str(begun)
-    assert len(world.openrouter.created) == 2
+    assert len(services.openrouter.created) == 2
 
     # When the older version is asked once more, then it says one sentence and changes nothing
-    before = await traces(world, rotation)
+    before = await traces(services, rotation)
     refused_id = await begin_rotation(rotation)
-    refused = await installed.attempt(world.stack, refused_id)
+    refused = await installed.attempt(services.stack, refused_id)
     assert refused.is_failed()
     assert refused.message == (
         f"The ledger of rotation {rotation.name} was written by a newer version of this package ({NEXT_VERSION}), "
         "so nothing was changed: upgrade this worker. "
         "Help: docs/how-to/troubleshooting.md#the-ledger-cannot-be-read-or-written"
     )
-    assert await traces(world, rotation) == before
+    assert await traces(services, rotation) == before
 
     # When that worker is upgraded, then Retry does what was asked for
     await retry(refused_id)
-    assert (await upgraded.attempt(world.stack, refused_id)).is_completed()
+    assert (await upgraded.attempt(services.stack, refused_id)).is_completed()
     value = await ledger_value(rotation.name)
-    keys = {key.hash: key.secret for key in keys_of(world, rotation)}
+    keys = {key.hash: key.secret for key in keys_of(services, rotation)}
     assert set(keys) == {value["current"]["hash"], *(key["hash"] for key in value["superseded"])}
     assert await held_by(rotation) == {keys[value["current"]["hash"]]}
     assert value["current"]["made_by"] == str(refused_id)
-    assert len(world.openrouter.created) == 3
-    check_nothing_leaked(world)
+    assert len(services.openrouter.created) == 3
+    check_nothing_leaked(services)

@@ -13,7 +13,7 @@ from sandbox.server import Fault
 from sandbox.stack import Stack
 from tasks.model.tries import TRIES_AGAIN
 from tests.by_hand import ledger_of
-from tests.e2e.conftest import World, with_processes
+from tests.e2e.conftest import Services, with_processes
 from tests.e2e.driver import ended, retirements_of, start
 from tests.e2e.leaks import everything_stored, spellings
 from tests.e2e.processes import check_converged, check_nothing_leaked
@@ -32,17 +32,17 @@ def worker(stack: Stack) -> Iterator[Stack]:
     process.stop()
 
 
-async def test_no_secret_is_stored_anywhere(world: World, worker: Stack) -> None:
+async def test_no_secret_is_stored_anywhere(services: Services, worker: Stack) -> None:
     """A failed rotation leaves no key, management key, token or client secret in any file or row."""
     destinations = ["secret/leak", "vault-secret/leak", "infisical-secret/leak"]
-    rotation = await world.prepare(world.rotation(destinations=destinations))
+    rotation = await services.prepare(services.rotation(destinations=destinations))
     assert (await rotate(rotation, return_state=True)).is_completed()
-    leaky = " ".join(world.openrouter.secrets)
-    world.infisical_app.state.faults.add(Fault("after", "PATCH", "/raw/", status=500, body=leaky))
-    world.infisical_app.state.faults.add(Fault("before", "GET", "/raw/", status=500, body=leaky))
+    leaky = " ".join(services.openrouter.secrets)
+    services.infisical_app.state.faults.add(Fault("after", "PATCH", "/raw/", status=500, body=leaky))
+    services.infisical_app.state.faults.add(Fault("before", "GET", "/raw/", status=500, body=leaky))
     assert (await ended(await start(rotation))).state_name == TRIES_AGAIN
 
-    check_nothing_leaked(world)
+    check_nothing_leaked(services)
     assert rotation.name.encode() in everything_stored(worker)
 
 
@@ -56,17 +56,19 @@ def test_the_search_for_secrets_finds_what_is_there() -> None:
 
 
 async def test_a_superseded_key_dies_when_its_overlap_ends(
-    world: World, worker: Stack, monkeypatch: pytest.MonkeyPatch
+    services: Services, worker: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker revokes a superseded key at the end of its overlap, although it may take the run seconds early."""
-    rotation = await world.prepare(world.rotation(overlap=timedelta(seconds=9)))
+    rotation = await services.prepare(services.rotation(overlap=timedelta(seconds=9)))
     for _ in range(2):
         assert (await rotate(rotation, return_state=True)).is_completed()
     [former] = (await ledger_of(rotation.name)).superseded
     deleted: dict[str, datetime] = {}
-    delete_key = world.openrouter.delete_key
+    delete_key = services.openrouter.delete_key
     monkeypatch.setattr(
-        world.openrouter, "delete_key", lambda key: (deleted.setdefault(key.hash, datetime.now(UTC)), delete_key(key))
+        services.openrouter,
+        "delete_key",
+        lambda key: (deleted.setdefault(key.hash, datetime.now(UTC)), delete_key(key)),
     )
 
     [retirement] = await retirements_of(rotation)
@@ -75,4 +77,4 @@ async def test_a_superseded_key_dies_when_its_overlap_ends(
     assert done.state_name == "Completed"
     assert list(deleted) == [former.hash]
     assert deleted[former.hash] >= former.revoke_at
-    await check_converged(world, rotation)
+    await check_converged(services, rotation)

@@ -16,7 +16,7 @@ from sandbox.stack import Stack
 from tasks.model.rotation import Rotation
 from tasks.model.tries import TRIES_AGAIN
 from tests.by_hand import ledger_of
-from tests.e2e.conftest import World, with_processes
+from tests.e2e.conftest import Services, with_processes
 from tests.e2e.driver import cancel, deploy_to, ended, retry, signal_run, start
 from tests.e2e.processes import (
     HELD_SECONDS,
@@ -50,11 +50,13 @@ async def owner(rotation: Rotation) -> UUID:
     return pending.run_id
 
 
-async def test_a_killed_run_is_crashed_and_its_retry_finishes_the_same_rotation(world: World, two_workers: str) -> None:
+async def test_a_killed_run_is_crashed_and_its_retry_finishes_the_same_rotation(
+    services: Services, two_workers: str
+) -> None:
     """The worker marks a killed run as Crashed at once; Retry waits for the dead run's slot and converges."""
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/crashed"]))
+    rotation = await services.prepare(services.rotation(destinations=["vault-secret/crashed"]))
     fault = Fault("after", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)
-    world.vault_app.state.faults.add(fault)
+    services.vault_app.state.faults.add(fault)
     run_id = await start(rotation, deployment_name=two_workers)
     await until_held(fault)
     signal_run(run_id, signal.SIGKILL)
@@ -66,18 +68,18 @@ async def test_a_killed_run_is_crashed_and_its_retry_finishes_the_same_rotation(
 
     assert crashed.state_name == "Crashed"
     assert healed.state_name == "Completed"
-    assert len(world.openrouter.created) == 1
-    await check_converged(world, rotation)
+    assert len(services.openrouter.created) == 1
+    await check_converged(services, rotation)
 
 
 async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_revoking(
-    world: World, two_workers: str
+    services: Services, two_workers: str
 ) -> None:
     """Two runs start together; the first is stopped before it publishes, and continues once the other has completed."""
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/two"]))
+    rotation = await services.prepare(services.rotation(destinations=["vault-secret/two"]))
     assert (await rotate(rotation, return_state=True)).is_completed()
     before_publish = Fault("after", "GET", "/key$", status=0, delay=HELD_SECONDS, times=1)
-    world.openrouter_app.state.faults.add(before_publish)
+    services.openrouter_app.state.faults.add(before_publish)
     runs = {await start(rotation, deployment_name=two_workers) for _ in range(2)}
     await until_held(before_publish)
     late = await owner(rotation)
@@ -85,7 +87,7 @@ async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_
     try:
         await give_the_slot_back(rotation.name)
         quick = await ended((runs - {late}).pop())
-        before = await traces(world, rotation)
+        before = await traces(services, rotation)
         before_publish.delay = 0
     finally:
         signal_run(late, signal.SIGCONT)
@@ -94,15 +96,15 @@ async def test_of_two_runs_by_two_workers_the_late_one_stops_without_writing_or_
     assert quick.state_name == "Completed"
     assert stopped.state_name == TRIES_AGAIN
     assert "Retry is safe" in str(stopped.state.message if stopped.state else "")
-    assert await traces(world, rotation) == before
-    await check_converged(world, rotation)
+    assert await traces(services, rotation) == before
+    await check_converged(services, rotation)
 
 
-async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(world: World, two_workers: str) -> None:
+async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(services: Services, two_workers: str) -> None:
     """A cancelled run ends as Cancelled, whatever it was doing, and the next run converges."""
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/cancelled"]))
+    rotation = await services.prepare(services.rotation(destinations=["vault-secret/cancelled"]))
     before_publish = Fault("after", "GET", "/key$", status=0, delay=HELD_SECONDS, times=1)
-    world.openrouter_app.state.faults.add(before_publish)
+    services.openrouter_app.state.faults.add(before_publish)
     run_id = await start(rotation, deployment_name=two_workers)
     await until_held(before_publish)
 
@@ -113,17 +115,17 @@ async def test_a_run_that_is_cancelled_in_the_dashboard_ends_cancelled(world: Wo
 
     assert cancelled.state_name == "Cancelled"
     assert healed.is_completed()
-    await check_converged(world, rotation)
+    await check_converged(services, rotation)
 
 
-async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) -> None:
+async def test_a_worker_killed_alone_leaves_a_run_that_finishes(services: Services) -> None:
     """SIGKILL of the worker does not reach the run's process: that completes the rotation, or a Retry does."""
     await deploy_to("killed-worker", "process")
-    worker = world.stack.start_worker("killed-worker", kind="process", pool="killed-worker")
-    rotation = await world.prepare(world.rotation(destinations=["vault-secret/survivor"]))
+    worker = services.stack.start_worker("killed-worker", kind="process", pool="killed-worker")
+    rotation = await services.prepare(services.rotation(destinations=["vault-secret/survivor"]))
     assert (await rotate(rotation, return_state=True)).is_completed()
     in_publish = Fault("before", "POST", "/data/", status=0, delay=HELD_SECONDS, times=1)
-    world.vault_app.state.faults.add(in_publish)
+    services.vault_app.state.faults.add(in_publish)
     run_id = await start(rotation, deployment_name="killed-worker")
     await until_held(in_publish)
 
@@ -134,23 +136,23 @@ async def test_a_worker_killed_alone_leaves_a_run_that_finishes(world: World) ->
     # A run prints into its worker's pipe, and may crash once that is closed; then Retry recovers.
     if finished.state_name != "Completed":
         assert (await retry_after_death(run_id, rotation.name)).is_completed()
-    await check_converged(world, rotation)
+    await check_converged(services, rotation)
 
 
-async def test_an_emergency_has_a_worker_of_its_own_queue_where_the_others_are_full(world: World) -> None:
+async def test_an_emergency_has_a_worker_of_its_own_queue_where_the_others_are_full(services: Services) -> None:
     """While a worker with a limit is busy, an emergency in another queue with its own worker does not wait."""
     pool, queue = "limited", "emergency"
     await deploy_to(pool)
-    world.stack.cli("work-queue", "create", queue, "--pool", pool, "--priority", "1")
-    full = world.stack.start_worker(f"{pool}-full", pool=pool, limit=1, queue="default")
-    ordinary = await world.prepare(world.rotation(destinations=["vault-secret/full"]))
-    stolen = await world.prepare(world.rotation())
+    services.stack.cli("work-queue", "create", queue, "--pool", pool, "--priority", "1")
+    full = services.stack.start_worker(f"{pool}-full", pool=pool, limit=1, queue="default")
+    ordinary = await services.prepare(services.rotation(destinations=["vault-secret/full"]))
+    stolen = await services.prepare(services.rotation())
     assert (await rotate(stolen, return_state=True)).is_completed()
     # Hold every attempt: a worker may take longer to start than the client waits for an answer.
-    at_vault = world.vault_app.state.faults.add(Fault("before", "GET", "/data/", status=0, delay=HELD_SECONDS))
+    at_vault = services.vault_app.state.faults.add(Fault("before", "GET", "/data/", status=0, delay=HELD_SECONDS))
     at_work = await start(ordinary, deployment_name=pool)
     await until_held(at_vault)
-    free = world.stack.start_worker(f"{pool}-free", pool=pool, queue=queue)
+    free = services.stack.start_worker(f"{pool}-free", pool=pool, queue=queue)
 
     emergency = await ended(await start(stolen, emergency=True, deployment_name=pool, queue=queue))
 
@@ -160,6 +162,6 @@ async def test_an_emergency_has_a_worker_of_its_own_queue_where_the_others_are_f
     assert emergency.end_time is not None
     assert held_up.end_time is not None
     assert emergency.end_time < held_up.end_time
-    await check_converged(world, stolen)
+    await check_converged(services, stolen)
     for worker in (full, free):
         worker.stop()

@@ -19,7 +19,7 @@ from prefect.states import Scheduled
 
 from tasks.model.rotation import Rotation
 from tasks.world.tries import TRY_TAG
-from tests.e2e.conftest import World
+from tests.e2e.conftest import Services
 from tests.e2e.driver import attempt, deploy
 
 NOWHERE = "http://127.0.0.1:9/api/v1"
@@ -51,11 +51,11 @@ async def come(run_id: UUID) -> State[Any]:
     return await attempt(run_id)
 
 
-async def fail(world: World, run_id: UUID) -> State[Any]:
+async def fail(services: Services, run_id: UUID) -> State[Any]:
     """Execute a run while OpenRouter is down; it is up again afterwards."""
-    await world.connect(NOWHERE)
+    await services.connect(NOWHERE)
     state = await come(run_id)
-    await world.connect(world.openrouter_url)
+    await services.connect(services.openrouter_url)
     return state
 
 
