@@ -9,11 +9,13 @@ import asyncio
 import json
 import re
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import cache
+from random import uniform
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -50,11 +52,30 @@ MAX_WAIT_SECONDS = 10.0
 JITTER_SECONDS = 1.0
 """The maximum jitter added to a requested wait, so that callers do not return all at once."""
 
+UNSTATED_WAIT_SECONDS = 1.0
+"""The wait after a 429 that asks for none."""
+
 T = TypeVar("T")
 Meaning = tuple[type[ServiceError], str]
 """The meaning of an error response: the error to raise, and the words before "while" in its message."""
 
+_limited: dict[str, tuple[float, int]] = {}
+"""By URL: until when a service has asked this process to wait (monotonic seconds), and which connection was asked."""
+
 keep_answers_out_of_logs()
+
+
+def seconds_to_wait(url: str | None = None) -> float:
+    """Return how long a service has asked this process to wait, by a 429 to any run; at most `MAX_WAIT_SECONDS`.
+
+    Args:
+        url: The service's scheme, host and port; all services if omitted.
+
+    Returns:
+        The seconds from now; 0 if it has not, or if they are over. Can be called from any thread.
+    """
+    now = time.monotonic()
+    return max([0.0, *(until - now for limited, (until, _) in [*_limited.items()] if url in (None, limited))])
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
@@ -249,11 +270,24 @@ class JsonHttp:
             return await with_retries(attempt, self._sleep, repeatable=repeatable, attempts=attempts)
 
     async def _attempt(self, request: httpx.Request, doing: str) -> dict[str, Any]:
+        await self._wait_for_others(request)
         status, retry_after, body = await self._exchange(request, doing)
         if 200 <= status < 300:  # noqa: PLR2004 - the hundreds are the meaning
             return self._parse(body, doing)
         kind, words = self._meaning(status, body)
+        if status == httpx.codes.TOO_MANY_REQUESTS:
+            wait = min(UNSTATED_WAIT_SECONDS if retry_after is None else retry_after, MAX_WAIT_SECONDS)
+            _limited[self.host] = time.monotonic() + wait, id(self)
         raise kind(f"{self.service} at {self.host} {words} while {doing}.", retry_after=retry_after, status=status)
+
+    async def _wait_for_others(self, request: httpx.Request) -> None:
+        """Wait for as long as the service has asked another run of this process to.
+
+        A write is not delayed: it follows right after the check that this run may make it.
+        """
+        _, asked = _limited.get(self.host, (0.0, id(self)))
+        if request.method == "GET" and asked != id(self) and (wait := seconds_to_wait(self.host)):
+            await self._sleep(wait + uniform(0, JITTER_SECONDS))  # noqa: S311 - no secret depends on it
 
     def _meaning(self, status: int, body: bytes) -> Meaning:
         plain = error_for_status(status), f"answered {status}"

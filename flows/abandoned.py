@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -33,8 +34,9 @@ from prefect.settings import get_current_settings
 from prefect.states import Crashed, Scheduled
 
 from blocks.errors import ServiceError
+from blocks.paging import contiguous_pages
 from flows.runs import ORDERS
-from tasks.world.api import api_errors, parse_time
+from tasks.world.api import PAGE_SIZE, api_errors, parse_time
 from tasks.world.tries import try_again
 
 LOGGER: logging.Logger = get_logger("flows.abandoned")
@@ -170,7 +172,18 @@ class Abandoned:
         body = {
             "flow_runs": FlowRunFilter(state=state, **which).model_dump(mode="json"),
             "work_pools": self._pool.model_dump(mode="json"),
-            "sort": FlowRunSort.END_TIME_DESC.value,
+            "sort": FlowRunSort.ID_DESC.value,
+            "limit": PAGE_SIZE,
         }
-        answer = await self._client.request("POST", "/flow_runs/filter", json=body)
-        return _server_time(answer.headers.get("Date")), FlowRun.model_validate_list(answer.json())
+        times: list[datetime] = []
+
+        async def read(offset: int) -> tuple[list[FlowRun], bool]:
+            answer = await self._client.request("POST", "/flow_runs/filter", json={**body, "offset": offset})
+            times.append(_server_time(answer.headers.get("Date")))
+            page = FlowRun.model_validate_list(answer.json())
+            return page, len(page) < PAGE_SIZE
+
+        pages = contiguous_pages(read, attrgetter("id"), PAGE_SIZE, ServiceError)
+        runs = [run async for page in pages for run in page]
+        # Of several pages, the first one's time: an age that is too small is judged again by the next poll.
+        return times[0], runs

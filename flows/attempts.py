@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from threading import Event
 from typing import Any
 from uuid import UUID
@@ -56,16 +56,21 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         if self._cancelled_at is not None and at - self._cancelled_at < CANCEL_AGAIN_SECONDS:
             return
         self._cancelled_at = at
-        if self._loop is not None and self._task is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._task.cancel)
+        if self._task is not None:
+            self._call_in_loop(self._task.cancel)
 
     def pause(self, until: Event) -> None:
         """Block the run's event loop until an event is set, within its remaining patience; callable from any thread.
 
         To the run this looks like a paused process, which the ledger tolerates.
         """
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wait, until)
+        self._call_in_loop(self._wait, until)
+
+    def _call_in_loop(self, call: Callable[..., Any], *args: Any) -> None:
+        # The run may end in its own thread at any moment, and its loop with it.
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(call, *args)
 
     def _wait(self, until: Event) -> None:
         begun = time.monotonic()
@@ -111,6 +116,11 @@ class Precedence:
     def is_taken(self) -> bool:
         """Whether new ordinary runs have to wait."""
         return any(time.monotonic() - begun < PATIENCE_SECONDS for begun, _ in self._begun.values())
+
+    @property
+    def in_hand(self) -> int:
+        """How many emergencies have begun and not ended."""
+        return len(self._begun)
 
     def begin(self, emergency: FlowRun, others: Iterable[Attempt]) -> None:
         """Pause the ordinary runs of other rotations until an emergency has ended.

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from prefect import Flow
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterName,
     FlowRunFilterNextScheduledStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -41,10 +42,12 @@ from pydantic import PrivateAttr
 
 import flows
 from blocks.errors import ConfigurationError
+from blocks.http import seconds_to_wait
 from flows.abandoned import Abandoned
 from flows.attempts import Attempt, Precedence
 from tasks.world.api import as_not_found
 from tasks.world.inventory import is_emergency
+from tasks.world.naming import EMERGENCY
 
 LIMIT = 20
 """How many ordinary runs a worker executes at once at most, unless `--limit` says otherwise."""
@@ -165,9 +168,10 @@ class KeyRotationWorker(
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Take scheduled runs, then stop this worker's runs that were cancelled or suspended."""
-        taken = await super().get_and_submit_flow_runs()
-        await self._stop_cancelled_and_suspended()
-        return taken
+        try:
+            return await super().get_and_submit_flow_runs()
+        finally:
+            await self._stop_cancelled_and_suspended()
 
     async def _stop_cancelled_and_suspended(self) -> None:
         if not self._attempts:
@@ -192,32 +196,43 @@ class KeyRotationWorker(
         await self._abandoned.try_again()
 
     def _own_runs(self) -> set[UUID]:
-        return self._submitting_flow_run_ids | self._attempts.keys()
+        # A slot is occupied in the name of a run, from before the run is submitted until after its attempt has ended.
+        return {UUID(str(run_id)) for run_id in self.limiter.statistics().borrowers}
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
-        # The base class requests 200 runs, no matter how few this worker can take.
-        free, begun = self._free_slots(), time.monotonic()
-        wanted = min(free + len(self._submitting_flow_run_ids), MOST_REQUESTED)
-        due = await self._due(wanted) if free else []
-        found = due if free and len(due) < wanted else [*await self._emergencies(), *due]
-        self._adapt_to(time.monotonic() - begun)
-        return found
+        # The base class requests 200 runs, no matter how few this worker can take. Its own runs can be listed, too.
+        free = self._free_slots()
+        wanted = min(free + len(self._own_runs()), MOST_REQUESTED)
+        due = await self._timed(self._due(wanted)) if free else []
+        return due if free and len(due) < wanted else [*await self._timed(self._emergencies()), *due]
 
-    def _adapt_to(self, seconds: float) -> None:
-        if seconds > SLOW_SECONDS or not self.limiter.borrowed_tokens:
-            self._quick_looks = 0
-        elif self._free_slots() == 0:
-            self._quick_looks += 1
+    async def _timed(self, look: Awaitable[list[WorkerFlowRunResponse]]) -> list[WorkerFlowRunResponse]:
+        """Look for runs, and adapt the number of ordinary runs to the time that it takes."""
+        begun = time.monotonic()
+        try:
+            return await look
+        finally:
+            ordinary = self._ordinary_runs()
+            if time.monotonic() - begun > SLOW_SECONDS or ordinary == 0:
+                self._quick_looks = 0
+            elif ordinary >= self._allowed() and not self._precedence.is_taken:
+                self._quick_looks += 1
+
+    def _ordinary_runs(self) -> int:
+        return int(self.limiter.borrowed_tokens) - self._precedence.in_hand
+
+    def _allowed(self) -> int:
+        limit = int(self.limiter.total_tokens) - RESERVED_FOR_EMERGENCIES
+        return min(limit, ALWAYS + self._quick_looks // QUICK_LOOKS)
 
     def _free_slots(self) -> int:
-        if self._precedence.is_taken:
+        if self._precedence.is_taken or seconds_to_wait() > 0:
             return 0
-        allowed = ALWAYS + self._quick_looks // QUICK_LOOKS
-        below_limit = int(self.limiter.available_tokens) - RESERVED_FOR_EMERGENCIES
-        return max(0, min(below_limit, allowed - int(self.limiter.borrowed_tokens)))
+        return max(0, min(int(self.limiter.available_tokens), self._allowed() - self._ordinary_runs()))
 
     async def _due(self, wanted: int) -> list[WorkerFlowRunResponse]:
-        before = datetime.now(UTC) + timedelta(seconds=int(self._prefetch_seconds))
+        # Without the base class's seconds ahead of time: a run that waits for its time would occupy a slot.
+        before = datetime.now(UTC)
         body = {"work_queue_names": sorted(self._work_queues), "scheduled_before": str(before), "limit": wanted}
         path = {"name": self._work_pool_name}
         try:
@@ -231,25 +246,33 @@ class KeyRotationWorker(
         return WorkerFlowRunResponse.model_validate_list(answer.json())
 
     async def _emergencies(self) -> list[WorkerFlowRunResponse]:
-        # Newest first: the server's own order by scheduled time would list a run that was just started last.
-        queues = (
-            WorkQueueFilter(name=WorkQueueFilterName(any_=sorted(self._work_queues))) if self._work_queues else None
+        # Newest first: the server's own order by scheduled time would list a run that was just started last. A Retry
+        # leaves the expected start of a run as it was, but such a run has its name already.
+        newest, retried = await asyncio.gather(
+            self._scheduled(FlowRunFilter()),
+            self._scheduled(FlowRunFilter(name=FlowRunFilterName(like_=f"{EMERGENCY} "))),
         )
-        newest = await self.client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-                next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=datetime.now(UTC)),
-            ),
+        found = {run.id: run for run in (*newest, *retried) if is_emergency(run.parameters) and run.work_queue_id}
+        queues = {run.work_queue_id for run in found.values()}
+        open_queues = {queue for queue in queues if queue and await self._may_overtake_in(queue)}
+        return [
+            WorkerFlowRunResponse(work_pool_id=self.work_pool.id, work_queue_id=run.work_queue_id, flow_run=run)
+            for run in found.values()
+            if run.work_queue_id in open_queues
+        ]
+
+    async def _scheduled(self, which: FlowRunFilter) -> list[FlowRun]:
+        """Return the newest due runs of the pool among some runs."""
+        which.state = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+        which.next_scheduled_start_time = FlowRunFilterNextScheduledStartTime(before_=datetime.now(UTC))
+        queues = sorted(self._work_queues)
+        return await self.client.read_flow_runs(
+            flow_run_filter=which,
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
-            work_queue_filter=queues,
+            work_queue_filter=WorkQueueFilter(name=WorkQueueFilterName(any_=queues)) if queues else None,
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
             limit=MOST_REQUESTED,
         )
-        return [
-            WorkerFlowRunResponse(work_pool_id=self.work_pool.id, work_queue_id=run.work_queue_id, flow_run=run)
-            for run in newest
-            if is_emergency(run.parameters) and run.work_queue_id and await self._may_overtake_in(run.work_queue_id)
-        ]
 
     async def _may_overtake_in(self, queue_id: UUID) -> bool:
         # Emergencies respect the pause and the concurrency limits of pools and queues, too.

@@ -65,6 +65,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError("This pytest-xdist does not see xdist_group with this pytest.")
 
 
+@pytest.fixture(autouse=True)
+def _no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget that a service of another test has asked to wait."""
+    monkeypatch.setattr("blocks.http._limited", {})
+
+
 @pytest.fixture
 def rotation() -> Rotation:
     """A rotation with two destinations and the default overlap."""

@@ -12,6 +12,8 @@ from tasks.model.rotation import is_slug
 from tasks.world.gate import sent_once
 from tasks.world.inventory import is_emergency, rotation_name
 
+EMERGENCY = "emergency"
+"""What an emergency does, in the name of its run."""
 MADE_UP = re.compile(r"[a-z]+-[a-z]+|[A-Z][a-z]+-[A-Z][a-z]+")
 """The names that Prefect generates for unnamed runs: in lower case (`prefect.utilities.names.generate_slug`), or in the
 dashboard like `Licensed-Quoll`."""
@@ -24,7 +26,7 @@ def run_name(flow: str, parameters: Mapping[str, Any]) -> str:
         flow: The name of its flow.
         parameters: Its parameters, which may be invalid.
     """
-    what = "emergency" if is_emergency(parameters) else flow
+    what = EMERGENCY if is_emergency(parameters) else flow
     # An audit concerns an account.
     subject = _rotation(parameters) or _slug(parameters.get("connection"))
     return f"{what} {subject}".strip() + (", plan only" if parameters.get("plan_only") is True else "")

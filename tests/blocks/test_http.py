@@ -32,7 +32,13 @@ from blocks.errors import (
     UnreachableError,
     concerning,
 )
-from blocks.http import JITTER_SECONDS, MAX_ATTEMPTS, MAX_WAIT_SECONDS, JsonHttp, retry_after_seconds
+from blocks.http import (
+    JITTER_SECONDS,
+    MAX_ATTEMPTS,
+    MAX_WAIT_SECONDS,
+    JsonHttp,
+    retry_after_seconds,
+)
 from sandbox.server import Fault, make_app, running
 from sandbox.stack import free_port
 from tests.certificates import self_signed

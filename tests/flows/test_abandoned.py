@@ -27,11 +27,13 @@ def server(*runs: FlowRun, ahead: timedelta = timedelta(0), last_heartbeat: date
     """
     date = format_datetime(datetime.now(UTC) - ahead, usegmt=True)
 
-    async def answer(_method: str, path: str, **_sent: Any) -> Response:
+    async def answer(_method: str, path: str, **sent: Any) -> Response:
         if path == "/events/filter":
             return Response(200, json={"events": [{"received": last_heartbeat.isoformat()}] if last_heartbeat else []})
         if path == "/flow_runs/filter":
-            return Response(200, headers={"Date": date}, json=[run.model_dump(mode="json") for run in runs])
+            start, asked = sent["json"]["offset"], sent["json"]["limit"]
+            page = runs[start : start + min(asked, 200)]
+            return Response(200, headers={"Date": date}, json=[run.model_dump(mode="json") for run in page])
         return Response(200, json=[{"value": f"prefect.flow-run.{uuid4()}"}])
 
     client = create_autospec(PrefectClient, instance=True)
@@ -85,6 +87,19 @@ async def test_a_retry_of_an_old_run_is_not_dead_before_its_first_heartbeat_arri
         await abandoned.Abandoned(client, "key-rotation").mark_crashed(in_hand=())
 
     assert states_set(client) == ["Crashed"] * is_dead
+
+
+async def test_a_dead_run_is_found_among_more_than_a_page_of_runs() -> None:
+    """The server lists 200 runs at once."""
+    now = datetime.now(UTC)
+    runs = [FlowRun(flow_id=uuid4(), start_time=now, state=Running(timestamp=now)) for _ in range(450)]
+    dead = FlowRun(flow_id=uuid4(), start_time=now, state=Running(timestamp=now - timedelta(minutes=5)))
+    client = server(*runs, dead)
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
+        await abandoned.Abandoned(client, "key-rotation").mark_crashed(in_hand=())
+
+    assert states_set(client) == ["Crashed"]
 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=-10), timedelta(minutes=10)], ids=["behind", "ahead"])

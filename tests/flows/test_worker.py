@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import tomllib
 from collections.abc import Callable, Iterator
+from threading import Event
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import yaml
 from anyio import CapacityLimiter
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, WorkPool, WorkQueue
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
@@ -19,12 +21,8 @@ from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from blocks.errors import ConfigurationError
 from flows.attempts import PATIENCE_SECONDS, Attempt, Precedence
 from flows.worker import (
-    ALWAYS,
     FLOWS,
-    LIMIT,
-    QUICK_LOOKS,
     RESERVED_FOR_EMERGENCIES,
-    SLOW_SECONDS,
     KeyRotationJobConfiguration,
     KeyRotationWorker,
     flow_at,
@@ -131,80 +129,44 @@ def test_the_template_of_a_new_pool_is_minimal() -> None:
     assert list(template["job_configuration"]) == list(template["variables"]["properties"]) == ["name"]
 
 
-def test_without_a_limit_twenty_ordinary_runs_are_in_hand_at_most() -> None:
-    """Many due runs must not start as many threads."""
-    assert KeyRotationWorker("pool")._limit == LIMIT + RESERVED_FOR_EMERGENCIES
-    assert LIMIT == 20
+class Server:
+    """A server's lists of scheduled runs: the newest ones, and those that a name is like."""
+
+    def __init__(self, *runs: FlowRun) -> None:
+        self.runs = runs
+
+    async def read_flow_runs(self, *, flow_run_filter: FlowRunFilter, limit: int, **_: Any) -> list[FlowRun]:
+        """Return the first runs of those that match."""
+        like = flow_run_filter.name.like_ if flow_run_filter.name else ""
+        return [run for run in self.runs if (like or "") in run.name][:limit]
+
+    async def read_work_queue(self, _queue_id: UUID) -> WorkQueue:
+        """Return a queue without a limit."""
+        return WorkQueue(name="default", work_pool_id=uuid4())
 
 
-class Looks:
-    """Looks for runs of a worker: many are due, and the server takes some time to list them."""
+async def test_an_emergency_that_is_retried_is_found_among_many_newer_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its expected start stays that of its first attempt, so newer runs are listed first."""
+    queue = uuid4()
+    newer = [FlowRun(flow_id=uuid4(), name=f"rotate {each}", work_queue_id=queue) for each in range(200)]
+    retried = FlowRun(flow_id=uuid4(), name="emergency a", parameters={"emergency": True}, work_queue_id=queue)
+    made = KeyRotationWorker("pool")
+    monkeypatch.setattr(made, "_client", Server(*newer, retried))
+    monkeypatch.setattr(made, "_work_pool", WorkPool(name="pool", type="key-rotation", default_queue_id=queue))
 
-    def __init__(self, worker: KeyRotationWorker, runs: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.worker, self.runs, self.now, self.takes = worker, runs, 0.0, 0.0
-        monkeypatch.setattr("flows.worker.time", self)
-        monkeypatch.setattr(worker, "_due", self.list_due)
-        monkeypatch.setattr(worker, "_emergencies", self.list_emergencies)
-
-    def monotonic(self) -> float:
-        """Return the time of the worker's clock."""
-        return self.now
-
-    async def list_due(self, wanted: int) -> list[WorkerFlowRunResponse]:
-        """Return as many runs as are wanted, after a while."""
-        self.now += self.takes
-        return due(*(run_of() for _ in range(wanted)))
-
-    async def list_emergencies(self) -> list[WorkerFlowRunResponse]:
-        """Return no run, after a while."""
-        self.now += self.takes
-        return []
-
-    def end_runs(self) -> None:
-        """End all runs that are in hand."""
-        for run in self.runs.started:
-            self.worker._submitting_flow_run_ids.discard(run.id)
-            self.worker._release_limit_slot(run.id)
-        self.runs.started.clear()
-
-    async def take(self, seconds: float) -> int:
-        """Take what is due, in that time for each request; return how many runs are in hand then."""
-        self.takes = seconds
-        await self.worker._submit_scheduled_flow_runs(await self.worker._get_scheduled_flow_runs())
-        return int(self.worker.limiter.borrowed_tokens)
+    assert [found.flow_run for found in await made._emergencies()] == [retried]
 
 
-@pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Looks]:
-    """A worker without `--limit`, for which many runs are due."""
-    made, runs = KeyRotationWorker("pool"), Tasks()
-    made._limiter = CapacityLimiter(made._limit or 0)
-    made._runs_task_group = runs  # type: ignore[assignment] # what it needs of one
-    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}):
-        yield Looks(made, runs, monkeypatch)
+async def test_a_run_that_has_just_ended_cannot_be_cancelled_or_paused() -> None:
+    """Its event loop closes in its own thread; an error here would end the worker."""
+    ended = await in_hand()
+    ended._loop, ended._task = asyncio.new_event_loop(), asyncio.current_task()
+    ended._loop.close()
 
+    ended.cancel()
+    ended.pause(Event())
 
-async def test_a_worker_takes_more_runs_up_to_its_limit_while_it_finds_them_quickly(looks: Looks) -> None:
-    """The server has time for them, so an emergency would be found as quickly."""
-    in_hand = [await looks.take(SLOW_SECONDS / 4) for _ in range(100)]
-
-    assert in_hand == sorted(in_hand)
-    assert [in_hand.count(number) >= QUICK_LOOKS for number in range(ALWAYS, LIMIT + 1)] == [True] * (
-        LIMIT - ALWAYS + 1
-    )
-    assert (in_hand[0], in_hand[-1]) == (ALWAYS, LIMIT)
-
-
-async def test_a_worker_takes_no_more_runs_while_it_takes_long_to_find_them(looks: Looks) -> None:
-    """An emergency would be found as late."""
-    for _ in range(3 * QUICK_LOOKS):
-        await looks.take(SLOW_SECONDS / 4)
-    reached = await looks.take(SLOW_SECONDS / 4)
-    assert reached > ALWAYS
-
-    looks.end_runs()
-
-    assert [await looks.take(SLOW_SECONDS * 2) for _ in range(3)] == [ALWAYS] * 3
+    assert ended.is_cancelled
 
 
 async def test_an_emergency_has_a_place_when_all_others_are_taken(worker: tuple[KeyRotationWorker, Tasks]) -> None:
@@ -249,7 +211,6 @@ async def test_a_run_that_is_retried_as_it_ends_is_taken_afterwards(worker: tupl
     run, other = run_of(), run_of()
     await made._submit_scheduled_flow_runs(due(run))
     made._submitting_flow_run_ids.clear()
-    made._attempts[run.id] = Attempt(flow=FLOWS["flows.rotate:rotate"], flow_run=run)
 
     await made._submit_scheduled_flow_runs(due(run, other))
 
