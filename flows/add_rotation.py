@@ -38,7 +38,7 @@ from tasks.model.rotation import (
 from tasks.model.schedules import MAX_INTERVAL_DAYS, TIME_PATTERN, Timetable, parse_spread, parse_timetable
 from tasks.model.terms import Usd
 from tasks.model.tries import TRIES_AGAIN
-from tasks.world.checks import Outcome, check_connection, check_destination, places_of
+from tasks.world.checks import BlockCheck, check_connection, check_destination, places_of
 from tasks.world.connections import CONNECTION_TYPE
 from tasks.world.deployments import accepts_zone, own_schedule, read_timetable, rotates_by_itself, schedule_of
 from tasks.world.inventory import destinations_in_use
@@ -294,7 +294,7 @@ async def _check(rotation: Rotation) -> dict[str, str]:
     return {name: outcome.place or name for name, outcome in outcomes.items()}
 
 
-async def _check_destination(name: str, others: set[str]) -> Outcome:
+async def _check_destination(name: str, others: set[str]) -> BlockCheck:
     if others:
         # Two rotations would overwrite each other's key.
         raise ConfigurationError(

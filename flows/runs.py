@@ -80,9 +80,9 @@ class Conclusion:
                 await self.run.load()
             ledger = self.run.ledger
         self._ledger = ledger
-        self.tell(None)
+        self.set_message(None)
 
-    def tell(self, following: Next | None) -> None:
+    def set_message(self, following: Next | None) -> None:
         """Write the message of a failure, with the try that follows; the first failures do not alert anybody."""
         if self.error is not None:
             name = TRIES_AGAIN if following and not following.needs_person else None
@@ -138,7 +138,7 @@ async def _follow_failure(conclusion: Conclusion, error: KeyRotationError) -> No
         get_run_logger().warning("No try was scheduled: %s", refusal)
         following = None
     if following is not None:
-        conclusion.tell(following)
+        conclusion.set_message(following)
     if conclusion.rotation:
         step = conclusion.run.step if conclusion.run else "begin"
         payload = {"step": step, "sentence": conclusion.message}

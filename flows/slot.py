@@ -195,7 +195,7 @@ async def _got(stack: AsyncExitStack, limit: str) -> bool:
 
 async def _granted(stack: AsyncExitStack, limit: str) -> bool:
     try:
-        await stack.enter_async_context(_held(limit))
+        await stack.enter_async_context(_occupied(limit))
     except AcquireConcurrencySlotTimeoutError:
         return False
     except ConcurrencySlotAcquisitionError as error:
@@ -210,7 +210,7 @@ def _is_refusal(error: BaseException | None) -> bool:
 
 
 @asynccontextmanager
-async def _held(limit: str) -> AsyncIterator[None]:
+async def _occupied(limit: str) -> AsyncIterator[None]:
     ended = False
     try:
         # If Prefect waited itself, the waiting runs of one process would take turns, each for its whole timeout.

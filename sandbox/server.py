@@ -136,7 +136,7 @@ class FaultMiddleware:
             await self._strike(fault, self._app, scope, _Body(receive), send)
         else:
             # The request takes effect exactly once, here; the fault affects only its response.
-            answer, body = _Held(), _Body(receive)
+            answer, body = _WithheldResponse(), _Body(receive)
             await self._app(scope, body, answer.hold)
             await self._strike(fault, answer, scope, body, send)
 
@@ -171,7 +171,7 @@ class _Body:
             await self()
 
 
-class _Held:
+class _WithheldResponse:
     """A response that is withheld, to be sent later or dropped."""
 
     def __init__(self) -> None:

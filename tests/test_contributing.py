@@ -58,9 +58,9 @@ def test_the_workflow_checks_out_and_runs_one_command() -> None:
     assert [job["permissions"] for job in workflow["jobs"].values()] == [{"contents": "read"}]
 
 
-def test_the_guide_tells_what_ci_runs() -> None:
+def test_the_guide_names_what_ci_runs() -> None:
     """CI runs the commands that the guide names, in the same order."""
-    [told] = re.findall(r"^CI runs `\.ci/run`: ([^.]*)", read("CONTRIBUTING.md"), re.MULTILINE)
+    [named] = re.findall(r"^CI runs `\.ci/run`: ([^.]*)", read("CONTRIBUTING.md"), re.MULTILINE)
 
     ran = [
         name
@@ -68,7 +68,7 @@ def test_the_guide_tells_what_ci_runs() -> None:
         for name in line.split()
         if "=" not in name
     ]
-    assert COMMAND.findall(told) == ran
+    assert COMMAND.findall(named) == ran
 
 
 def test_hooks_fetch_nothing() -> None:

@@ -33,46 +33,46 @@ class Consumers:
     answers: Counter[int] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     """A line for each failed request: the destination, the status, and the age of the key."""
-    _held: dict[str, _Held] = field(default_factory=dict)
+    _cached: dict[str, _CachedKey] = field(default_factory=dict)
 
     async def begin(self, destinations: list[str]) -> None:
         """Read the destinations, as applications do when they start."""
-        self._held = {each: _Held(await self.read(each), time.monotonic()) for each in destinations}
+        self._cached = {each: _CachedKey(await self.read(each), time.monotonic()) for each in destinations}
 
     async def work(self) -> None:
         """Send requests until this is cancelled."""
         async with asyncio.TaskGroup() as group:
-            for destination, held in self._held.items():
-                group.create_task(self._work(destination, held, REQUESTS_PER_SECOND / len(self._held)))
+            for destination, cached in self._cached.items():
+                group.create_task(self._work(destination, cached, REQUESTS_PER_SECOND / len(self._cached)))
 
-    async def _work(self, destination: str, held: _Held, per_second: float) -> None:
-        reading = asyncio.create_task(self._keep_fresh(destination, held))
+    async def _work(self, destination: str, cached: _CachedKey, per_second: float) -> None:
+        reading = asyncio.create_task(self._keep_fresh(destination, cached))
         try:
             # The stand-in closes idle connections; a request that fails because of that says nothing about its key.
             async with httpx.AsyncClient(timeout=10, limits=httpx.Limits(max_keepalive_connections=0)) as client:
                 while True:
                     begun = time.monotonic()
-                    headers = {"Authorization": f"Bearer {held.key}"}
+                    headers = {"Authorization": f"Bearer {cached.key}"}
                     answer = await client.post(f"{self.base_url}/chat/completions", json=BODY, headers=headers)
                     self.answers[answer.status_code] += 1
                     if not answer.is_success:
-                        age = begun - held.read_at
+                        age = begun - cached.read_at
                         self.failed.append(f"{destination}: {answer.status_code}, with a key read {age:.0f} s ago")
                     await asyncio.sleep(max(0.0, begun + 1 / per_second - time.monotonic()))
         finally:
             reading.cancel()
 
-    async def _keep_fresh(self, destination: str, held: _Held) -> None:
+    async def _keep_fresh(self, destination: str, cached: _CachedKey) -> None:
         while True:
             await asyncio.sleep(CACHE_SECONDS)
             try:
                 async with asyncio.timeout(READ_WITHIN_SECONDS):
-                    held.key, held.read_at = await self.read(destination), time.monotonic()
+                    cached.key, cached.read_at = await self.read(destination), time.monotonic()
             except Exception:  # noqa: BLE001, S112 - an application keeps its present key
                 continue
 
 
 @dataclass
-class _Held:
+class _CachedKey:
     key: str
     read_at: float

@@ -45,7 +45,7 @@ RETIRED_WITHIN_SECONDS = 600.0
 
 
 @dataclass
-class Outcome:
+class HerdRuns:
     """The outcome of a herd.
 
     Args:
@@ -133,7 +133,7 @@ class Herd:
         login = blocks.VaultCredentials(url=self._vault_url, auth=TokenAuth(token=ROOT_TOKEN))
         await blocks.VaultSecret(credentials=login, path=name).asave(name)
 
-    async def start(self, over: float) -> Outcome:
+    async def start(self, over: float) -> HerdRuns:
         """Schedule a run of each rotation.
 
         Args:
@@ -150,7 +150,7 @@ class Herd:
 
         ids = await asyncio.gather(*[one(*each) for each in enumerate(self._deployments.values())])
         await asyncio.sleep(max(0.0, (due - datetime.now(UTC)).total_seconds()))
-        return Outcome(due, set(ids))
+        return HerdRuns(due, set(ids))
 
     async def until_retired(self, account: OpenRouterSandbox) -> None:
         """Wait until each rotation has only one live key, or a timeout has passed."""
@@ -158,7 +158,7 @@ class Herd:
         while len(account.live_keys()) > len(self.rotations) and time.monotonic() < deadline:  # noqa: ASYNC110 - the stand-in is a thread
             await asyncio.sleep(1)
 
-    async def settle(self, outcome: Outcome) -> None:
+    async def settle(self, outcome: HerdRuns) -> None:
         """Wait until every scheduled run has completed, or a timeout has passed."""
         deadline = time.monotonic() + SETTLED_WITHIN_SECONDS
         while time.monotonic() < deadline:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sandbox.fleet.consumers import Consumers
-from sandbox.fleet.herd import Herd, Outcome, read_key
+from sandbox.fleet.herd import Herd, HerdRuns, read_key
 from sandbox.fleet.setup import Receiver
 from sandbox.openrouter_account import OpenRouterSandbox
 from tasks.model.events import Event
@@ -36,8 +36,8 @@ class Report:
     """The results of a trial."""
 
     herd: Herd
-    calm: Outcome
-    disturbed: Outcome
+    calm: HerdRuns
+    disturbed: HerdRuns
     consumers: Consumers
     account: OpenRouterSandbox
     fired: Counter[str]
@@ -96,7 +96,12 @@ class Report:
 
 
 async def examine(
-    herd: Herd, calm: Outcome, disturbed: Outcome, consumers: Consumers, account: OpenRouterSandbox, receiver: Receiver
+    herd: Herd,
+    calm: HerdRuns,
+    disturbed: HerdRuns,
+    consumers: Consumers,
+    account: OpenRouterSandbox,
+    receiver: Receiver,
 ) -> Report:
     """Compare the final state with the expected one; events and automations get time to arrive."""
     report, explained = Report(herd, calm, disturbed, consumers, account, receiver.completed), set[str]()
@@ -183,7 +188,7 @@ def print_table(title: str, rows: Sequence[tuple[str, str, str, bool]], lines: S
     return all(met for *_, met in rows)
 
 
-def _rate(outcome: Outcome) -> str:
+def _rate(outcome: HerdRuns) -> str:
     return f"{60 * len(outcome.finished) / outcome.seconds:.0f}" if outcome.seconds else "0"
 
 

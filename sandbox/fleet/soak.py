@@ -16,7 +16,7 @@ from random import Random
 from rich.console import Console
 
 from sandbox.fleet.consumers import Consumers
-from sandbox.fleet.herd import Herd, Outcome, read_key
+from sandbox.fleet.herd import Herd, HerdRuns, read_key
 from sandbox.fleet.kills import DOWN_SECONDS, KINDS, kill
 from sandbox.fleet.report import SHOWN, Report, examine, print_table
 from sandbox.fleet.setup import NOT_INSTALLED, Site, can_run, started
@@ -93,7 +93,7 @@ async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Conso
     working, watching = asyncio.create_task(consumers.work()), asyncio.create_task(growth.watch(site))
     pause = KILL_EVERY_SECONDS - DOWN_SECONDS
     kills = asyncio.create_task(kill(site.fleet, kinds, DOWN_SECONDS, Random(asked.seed), console.print, pause))
-    end, rounds = time.monotonic() + asked.minutes * 60, list[Outcome]()
+    end, rounds = time.monotonic() + asked.minutes * 60, list[HerdRuns]()
     while time.monotonic() < end:
         rounds.append(await herd.start(ROUND_SECONDS))
         console.print(
@@ -120,11 +120,11 @@ async def _stop(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def merged(rounds: list[Outcome]) -> Outcome:
+def merged(rounds: list[HerdRuns]) -> HerdRuns:
     """Return several outcomes as one."""
     runs = {run.id: run for outcome in rounds for run in outcome.runs}
     ids = {run_id for outcome in rounds for run_id in outcome.run_ids}
-    return Outcome(rounds[0].due, ids, list(runs.values()), all(outcome.is_settled for outcome in rounds))
+    return HerdRuns(rounds[0].due, ids, list(runs.values()), all(outcome.is_settled for outcome in rounds))
 
 
 def show(report: Report, growth: Growth, seconds: float, console: Console) -> bool:

@@ -43,15 +43,15 @@ SETTLED_BY_IT = {
 """Findings that are resolved once the key that the destinations hold is the current one."""
 
 
-class Outcome(NamedTuple):
+class Repair(NamedTuple):
     """What a repair did about a finding, or why it did nothing."""
 
     done: str = ""
     why_not: str = ""
 
 
-DELETED = Outcome("It was deleted.")
-CURRENT_AGAIN = Outcome("It is the current key again.")
+DELETED = Repair("It was deleted.")
+CURRENT_AGAIN = Repair("It is the current key again.")
 
 
 async def repair_unrecorded(
@@ -61,7 +61,7 @@ async def repair_unrecorded(
     deployed: Deployed | None,
     holders: Holders,
     named: Collection[str] = (),
-) -> dict[str, Outcome]:
+) -> dict[str, Repair]:
     """Settle keys that are in no ledger, after verifying again all evidence about them.
 
     A key that every destination holds becomes the current one; a key that no destination holds is deleted if it was
@@ -85,7 +85,7 @@ async def repair_unrecorded(
     ledgers = [value async for _, value in run.world.ledgers()]
     # Including those of copied or renamed deployments, whose runs publish there.
     destinations = sorted({*ledger.destinations(), *await run.world.destinations_of(run.name)})
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, Repair] = {}
     keys: list[ApiKey] = []
     for key_hash in hashes:
         try:
@@ -93,14 +93,14 @@ async def repair_unrecorded(
         except NotFoundError:
             outcomes[key_hash] = DELETED
         except KeyRotationError as error:
-            outcomes[key_hash] = Outcome(why_not=str(error))
+            outcomes[key_hash] = Repair(why_not=str(error))
     ours = await made_here(run.world, filter(None, [read_marker(key.name) for key in keys]), ledgers)
     # As text, so that the keys in an unreadable ledger count, too.
     explaining = [as_explanation(value) for value in ledgers]
     certain: list[ApiKey] = []
     for key in keys:
         if why := _why_kept(run, key, ours, explaining, destinations):
-            outcomes[key.hash] = Outcome(why_not=why)
+            outcomes[key.hash] = Repair(why_not=why)
         else:
             certain.append(key)
     if certain:
@@ -111,32 +111,32 @@ async def repair_unrecorded(
             holding = sorted({*held, *holders(key.label)})
             outcomes[key.hash] = await _settle(run, connection, key, deployed, holding, is_named=key.hash in named)
         except KeyRotationError as error:
-            outcomes[key.hash] = Outcome(why_not=str(error))
+            outcomes[key.hash] = Repair(why_not=str(error))
     return outcomes
 
 
 async def _settle(
     run: Run, connection: str, key: ApiKey, deployed: Deployed | None, holding: Sequence[str], *, is_named: bool
-) -> Outcome:
+) -> Repair:
     rotation = deployed.rotation if deployed else None
     if holding:
         why = await _make_current(run, connection, key, rotation, holding)
-        return Outcome(why_not=why) if why else CURRENT_AGAIN
+        return Repair(why_not=why) if why else CURRENT_AGAIN
     used = key.last_used_at is not None or key.usage + key.byok_usage > 0 or await _was_called(run, connection, key)
     # OpenRouter refuses changes to a list that names a deleted key. At the end of an overlap, the key leaves it first.
     if not (used or is_named) or not key.is_live(run.world.now()):
         return await _delete(run, connection, key)
     mark = read_marker(key.name)
     if mark is None or rotation is None:
-        return Outcome(why_not="it has been used, and without a valid deployment nobody knows its overlap.")
+        return Repair(why_not="it has been used, and without a valid deployment nobody knows its overlap.")
     until = run.world.now() + rotation.overlap
     with_it = run.ledger.found([as_superseded(key, mark, connection, until)])
     if not _has_room(run, rotation, with_it):
-        return Outcome(why_not="the ledger has no room for it; audit again when superseded keys have ended.")
+        return Repair(why_not="the ledger has no room for it; audit again when superseded keys have ended.")
     await run.write(with_it)
     await _schedule_retirements(run)
     why = "has been used" if used else "is named in a list of the account"
-    return Outcome(f"It {why}, so it is superseded now and ends at {show_time(until)}.")
+    return Repair(f"It {why}, so it is superseded now and ends at {show_time(until)}.")
 
 
 async def _was_called(run: Run, connection: str, key: ApiKey) -> bool:
@@ -194,7 +194,7 @@ async def _schedule_retirements(run: Run) -> None:
             await run.world.schedule_retirement(run.name, at, even_if_cancelled=False)
 
 
-async def _delete(run: Run, connection: str, key: ApiKey) -> Outcome:
+async def _delete(run: Run, connection: str, key: ApiKey) -> Repair:
     await run.guard()
     await (await run.world.connection(connection)).delete_key(key.hash)
     payload = {"key_label": key.label, "key_hash": key.hash, "connection": connection}
@@ -322,7 +322,7 @@ async def _repair_rotation(
     deployed = comparison.deployed.get(run.name)
     hashes = [finding.key_hash for finding in findings if finding.kind in UNRECORDED]
     outcomes: dict[Finding, Finding] = {}
-    settled: dict[str, Outcome] = {}
+    settled: dict[str, Repair] = {}
     try:
         if hashes:
             settled = await repair_unrecorded(run, connection, hashes, deployed, comparison.holders, comparison.named)
@@ -331,7 +331,7 @@ async def _repair_rotation(
                 outcomes[finding] = _repaired(finding, settled[finding.key_hash])
             elif deployed is not None:
                 why = await restore_ledger(run, connection, comparison.lost[run.name].keys, deployed)
-                outcomes[finding] = _repaired(finding, Outcome("The ledger was written anew.", why or ""))
+                outcomes[finding] = _repaired(finding, Repair("The ledger was written anew.", why or ""))
     except KeyRotationError as error:
         outcomes = {finding: outcomes.get(finding) or _not_repaired(finding, str(error)) for finding in findings}
     if CURRENT_AGAIN in settled.values():
@@ -340,7 +340,7 @@ async def _repair_rotation(
     return outcomes
 
 
-def _repaired(finding: Finding, outcome: Outcome) -> Finding:
+def _repaired(finding: Finding, outcome: Repair) -> Finding:
     if outcome.why_not:
         return _not_repaired(finding, outcome.why_not)
     return replace(finding, sentence=f"{finding.sentence} {outcome.done}", repaired=True)

@@ -60,7 +60,7 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
 
 
 async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
-    former, current = predecessors_of(run.ledger, key.hash), run.ledger.current
+    former, current = predecessors_of(run.ledger, key.hash, inherit=inherit), run.ledger.current
     naming: list[KeyList] = []
     if former:
         run.lists.pop((key.connection, key.workspace_id), None)
@@ -68,7 +68,7 @@ async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
     if naming or current is None or current.made_by is None:
         await note_logging(run, key.connection, key.workspace_id)
     if naming and not inherit:
-        run.note(left_behind(naming))
+        run.note(not_carried_over(naming))
         return
     for each in naming:
         try:
@@ -81,12 +81,12 @@ async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
             ) from None
 
 
-def left_behind(naming: Collection[KeyList]) -> str:
+def not_carried_over(naming: Collection[KeyList]) -> str:
     """Return the sentence about lists that the new key does not join."""
     names = ", ".join(str(each) for each in naming)
     return (
         f"The old key has a place in the {names}, and the new one has none, because rotation.key.inherit is off: "
-        "switch it on, or name the new key there at OpenRouter."
+        "name the new key there at OpenRouter, or switch it on and rotate again before the old key is revoked."
     )
 
 
@@ -132,14 +132,15 @@ async def lists_ahead(run: Run, rotation: Rotation) -> list[str]:
         ServiceError: OpenRouter failed.
     """
     current, pending = run.ledger.current, run.ledger.pending
-    former = predecessors_of(run.ledger, pending.key.hash if pending and pending.key else "")
+    successor = pending.key.hash if pending and pending.key else ""
+    former = predecessors_of(run.ledger, successor, inherit=rotation.key.inherit)
     if rotation.adopt and current is None:
         former |= {rotation.adopt}
     workspace_id = rotation.key.workspace_id or (current.workspace_id if current else None)
     await note_logging(run, rotation.connection, workspace_id)
     naming = naming_any(await lists_of(run, rotation.connection, workspace_id), former) if former else []
     if naming and not rotation.key.inherit:
-        return [left_behind(naming)]
+        return [not_carried_over(naming)]
     return [f"Add it to the {each}, which names the key that it replaces." for each in naming]
 
 

@@ -8,22 +8,23 @@ from tasks.model.ledger import Ledger
 from tasks.model.records import Superseded
 
 
-def predecessors_of(ledger: Ledger, successor: str) -> set[str]:
+def predecessors_of(ledger: Ledger, successor: str, *, inherit: bool) -> set[str]:
     """Return the hashes of the keys that a successor replaces in lists.
 
-    Those are the current key and, if it has joined its own predecessors' lists, these predecessors as long as they are
-    alive: a concurrent writer may have dropped the current key from a list. Without a current key, they are the keys
-    found again after the ledger was lost.
+    Those are the current key and, if the successor inherits, its predecessors as long as they are alive: a concurrent
+    writer may have dropped the current key from a list, or it was made before `inherit` was switched on. Without a
+    current key, they are the keys found again after the ledger was lost.
 
     Args:
         ledger: The rotation's ledger.
         successor: The successor's hash.
+        inherit: Whether the successor inherits.
     """
     current = ledger.current
     if current is None:
         former = {key.hash for key in ledger.superseded if not key.fingerprint}
     else:
-        former = {current.hash} | ({key.hash for key in ledger.superseded if key.since} if current.inherits else set())
+        former = {current.hash} | ({key.hash for key in ledger.superseded if key.since} if inherit else set())
     return former - {successor}
 
 

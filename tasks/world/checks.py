@@ -24,7 +24,7 @@ from tasks.world.optional import Part, if_available
 from tasks.world.stored_blocks import NOTHING, load_block, load_in_parts
 
 
-class Outcome(NamedTuple):
+class BlockCheck(NamedTuple):
     """The outcome of checking a block that works.
 
     Args:
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     in_use: InUse | None = None
 
 
-async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
+async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> BlockCheck:
     """Verify that a connection, named without its block type, works.
 
     Returns:
@@ -51,9 +51,9 @@ async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = 
     """
     credentials = await load_connection(name, field, loaded)
     async with credentials.get_client() as client:
-        works, ends = await client.check(), await _if_told(client.login_ends())
+        works, ends = await client.check(), await _if_permitted(client.login_ends())
         sees = await _what_is_seen(client)
-    return Outcome(f"{works} {sees}", ends, in_use=await remember_use(name, credentials, ends, datetime.now(UTC)))
+    return BlockCheck(f"{works} {sees}", ends, in_use=await remember_use(name, credentials, ends, datetime.now(UTC)))
 
 
 async def _what_is_seen(openrouter: OpenRouterClient) -> str:
@@ -68,7 +68,7 @@ def _enumerated(parts: Sequence[Part]) -> str:
     return ", ".join(parts) or "nothing else"
 
 
-async def check_destination(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
+async def check_destination(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> BlockCheck:
     """Verify that a destination works.
 
     Returns:
@@ -78,7 +78,7 @@ async def check_destination(name: str, field: str, loaded: Mapping[str, Block] =
         KeyRotationError: It does not work; the message says why.
     """
     async with aclosing(await open_destination(name, field, loaded=loaded)) as destination:
-        return Outcome(await destination.check(), await _if_told(destination.login_ends()), destination.place())
+        return BlockCheck(await destination.check(), await _if_permitted(destination.login_ends()), destination.place())
 
 
 async def places_of(names: Sequence[str]) -> dict[str, str]:
@@ -101,7 +101,7 @@ async def places_of(names: Sequence[str]) -> dict[str, str]:
     }
 
 
-async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Outcome:
+async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> BlockCheck:
     """Verify that a block works: a connection, a login, or a destination.
 
     Returns:
@@ -117,10 +117,10 @@ async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHI
     if not isinstance(login, VaultCredentials | InfisicalCredentials):
         return await check_destination(name, field, {name: login})
     async with aclosing(login):
-        return Outcome(await login.check(), None)
+        return BlockCheck(await login.check(), None)
 
 
-async def _if_told(look_up: Awaitable[datetime | None]) -> datetime | None:
+async def _if_permitted(look_up: Awaitable[datetime | None]) -> datetime | None:
     try:
         return await look_up
     except KeyRotationError:

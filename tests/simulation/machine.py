@@ -51,7 +51,7 @@ class Histories(Backups, Rotations, SupersededKeys, Audits, Pauses, Settings, Se
     @rule()
     def quiet(self) -> None:
         """Repair every fault and clean up; then a rotation succeeds, and no orphan or outdated key is left anywhere."""
-        self.model.tell("quiet")
+        self.model.record("quiet")
         begun = len(self.model.story)
         self.model.late_effects_happen()
         self.model.revoked_accounts.clear()

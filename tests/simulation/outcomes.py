@@ -33,7 +33,7 @@ class Before:
     ledger: Ledger
     keys: dict[str, ModelKey]
     held: dict[str, str | None]
-    told: int
+    events: int
 
     @classmethod
     def of(cls, model: Model) -> Before:
@@ -42,11 +42,11 @@ class Before:
         held = {name: place.content for name, place in model.places.items()}
         return cls(model.time, model.ledger(NAME) or Ledger(), keys, held, len(model.events))
 
-    def told_since(self, model: Model, event: Event, key_hash: str | None = None) -> bool:
+    def emitted_since(self, model: Model, event: Event, key_hash: str | None = None) -> bool:
         """Return whether the run has emitted an event, about this key if one is given."""
         return any(
-            told["event"] == event.value and key_hash in (None, told.get("key_hash"))
-            for told in model.events[self.told :]
+            one["event"] == event.value and key_hash in (None, one.get("key_hash"))
+            for one in model.events[self.events :]
         )
 
     def inheritable(self, rotation: Rotation, account: str) -> tuple[set[bool], set[str | None]]:
@@ -145,12 +145,14 @@ def check_told(model: Model, before: Before, rotation: Rotation) -> None:
     current = _current(model)
     if current is None or current == before.ledger.current:
         return
-    promise(before.told_since(model, Event.ROTATION_COMPLETED, current.hash), "a rotation told nobody that it is done")
+    promise(
+        before.emitted_since(model, Event.ROTATION_COMPLETED, current.hash), "a rotation told nobody that it is done"
+    )
     if current.hash in before.keys:
         return
     for event in (Event.KEY_CREATED, Event.KEY_VERIFIED, Event.KEY_PUBLISHED):
-        promise(before.told_since(model, event, current.hash), f"nobody was told: {event.meaning}")
-    published = [e for e in model.events[before.told :] if e["event"] == Event.KEY_PUBLISHED.value]
+        promise(before.emitted_since(model, event, current.hash), f"nobody was told: {event.meaning}")
+    published = [e for e in model.events[before.events :] if e["event"] == Event.KEY_PUBLISHED.value]
     promise({e["destination"] for e in published} == {*rotation.destinations}, "a publish was not told")
 
 
@@ -159,9 +161,9 @@ def check_ends_told(model: Model, before: Before) -> None:
     after = {key.hash: key for key in (model.ledger(NAME) or Ledger()).superseded}
     for key in before.ledger.superseded:
         if key.hash in before.keys and key.hash not in model.keys:
-            promise(before.told_since(model, Event.KEY_REVOKED, key.hash), "nobody was told of a revocation")
+            promise(before.emitted_since(model, Event.KEY_REVOKED, key.hash), "nobody was told of a revocation")
         elif not key.disabled and key.hash in after and after[key.hash].disabled:
-            promise(before.told_since(model, Event.KEY_DISABLED, key.hash), "nobody was told of a disabled key")
+            promise(before.emitted_since(model, Event.KEY_DISABLED, key.hash), "nobody was told of a disabled key")
 
 
 def check_scheduled(model: Model) -> None:
@@ -209,7 +211,7 @@ def check_applied(model: Model, rotation: Rotation, before: Before) -> None:
     promise(key.request.include_byok_in_limit == byok, "apply-settings did not apply which spending counts")
     guardrail = asked.guardrail_id or (former.guardrail if inherits else None)
     promise(key.guardrail == guardrail, "apply-settings did not apply the guardrail")
-    promise(before.told_since(model, Event.SETTINGS_APPLIED, current.hash), "nobody was told of applied settings")
+    promise(before.emitted_since(model, Event.SETTINGS_APPLIED, current.hash), "nobody was told of applied settings")
 
 
 def check_removed(model: Model, before: Before, keys: str, until: datetime | None) -> None:
@@ -229,7 +231,7 @@ def check_removed(model: Model, before: Before, keys: str, until: datetime | Non
         if keys == "keep-until":
             promise(ends.get(current.hash) == until, "a key that was kept for a while has no such end")
     if ledger is None:
-        promise(before.told_since(model, Event.ROTATION_REMOVED), "nobody was told that a rotation was removed")
+        promise(before.emitted_since(model, Event.ROTATION_REMOVED), "nobody was told that a rotation was removed")
 
 
 def check_written_off(model: Model, before: Before, key: Superseded) -> None:
@@ -241,7 +243,9 @@ def check_written_off(model: Model, before: Before, key: Superseded) -> None:
     ledger = model.ledger(NAME)
     promise(ledger is None or key.hash not in ledger.hashes(), "a key that was written off is in the ledger")
     promise(ledger is None or ledger.written_off[-1].hash == key.hash, "the ledger does not say what was written off")
-    promise(before.told_since(model, Event.KEY_WRITTEN_OFF, key.hash), "nobody was told of a key that was written off")
+    promise(
+        before.emitted_since(model, Event.KEY_WRITTEN_OFF, key.hash), "nobody was told of a key that was written off"
+    )
 
 
 def check_findings(model: Model, connection: str, findings: Sequence[Finding], told: int) -> None:

@@ -38,7 +38,7 @@ class Audits(ByHand):
     @rule(planned=st.just([]) | fates, connection=st.sampled_from(["openrouter", "other"]), repair=st.booleans())
     def audit(self, planned: Planned, connection: str, repair: bool) -> None:
         """An audit runs, with or without repair."""
-        self.model.tell(f"an audit of {connection} starts{' with repair' if repair else ''}")
+        self.model.record(f"an audit of {connection} starts{' with repair' if repair else ''}")
         protected, ledgers = self._out_of_reach(), json.dumps(self.model.ledgers())
         before = Before.of(self.model)
         everything = {key.hash: key.settings() for key in self.model.keys.values()}
@@ -48,7 +48,7 @@ class Audits(ByHand):
         may_look = not planned and connection not in self.model.deleted_connections
         may_look = may_look and self.model.connections[connection] not in self.model.revoked_accounts
         if audited.report and may_look and not repair:
-            outcomes.check_findings(self.model, connection, audited.report.findings, before.told)
+            outcomes.check_findings(self.model, connection, audited.report.findings, before.events)
         after = {key.hash: key.settings() for key in self.model.keys.values()}
         held = {name: place.content for name, place in self.model.places.items()}
         promise(before.held == held, "an audit wrote a destination")

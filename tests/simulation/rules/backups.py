@@ -26,7 +26,7 @@ class Backups(ByHand):
     @rule()
     def back_up_the_database(self) -> None:
         """Somebody backs up Prefect's database."""
-        self.model.tell("Prefect's database is backed up")
+        self.model.record("Prefect's database is backed up")
         self.backups.append(Backup.of(self.model, self.runs, self.completed))
 
     @precondition(lambda self: self.backups)
@@ -38,7 +38,7 @@ class Backups(ByHand):
         backup.restore(self.model)
         self.runs, self.completed = list(backup.runs), set(backup.completed)
         self._begin_to_watch(self.model.ledger("checkout") or Ledger())
-        self.model.tell(f"Prefect's database is restored, with the ledger at revision {self.last_ledger.revision}")
+        self.model.record(f"Prefect's database is restored, with the ledger at revision {self.last_ledger.revision}")
         explained = self.last_ledger.hashes()
         # A run searches for later keys only if a destination holds one of them; otherwise, only an audit can find them.
         self.out_of_sight |= set(self.model.keys) - explained

@@ -36,7 +36,7 @@ class ByHand(History):
         key = nth_of(usable, which)
         left = key.may_spend(self.model.time)
         spent = amount if left is None else min(amount, left)
-        self.model.tell(f"a consumer spends {spent} USD with {key.hash}")
+        self.model.record(f"a consumer spends {spent} USD with {key.hash}")
         key.uses.append((self.model.time, spent))
 
     @rule(name=st.sampled_from(sorted(PLACES)), which=nth)
@@ -47,7 +47,7 @@ class ByHand(History):
     @rule(name=st.sampled_from(sorted(name for name, versioned in PLACES.items() if versioned)))
     def edit_another_field(self, name: str) -> None:
         """A person changes another field of a secret."""
-        self.model.tell(f"by hand: another field of {name} is changed")
+        self.model.record(f"by hand: another field of {name} is changed")
         self._edit_another_field(name)
 
     def _edit_another_field(self, name: str) -> None:
@@ -79,7 +79,7 @@ class ByHand(History):
         chosen = self.model.keys.pop(nth_of(self._ours(), which))
         self.touched.add(chosen.hash)
         self.disabled.pop(chosen.hash, None)
-        self.model.tell(f"by hand: {chosen.hash} is deleted")
+        self.model.record(f"by hand: {chosen.hash} is deleted")
         self._stop_promising(chosen.secret)
 
     @precondition(lambda self: self._ours())
@@ -90,7 +90,7 @@ class ByHand(History):
         chosen = self.model.keys[nth_of(self._ours(), which)]
         chosen.disabled = True
         self.touched.add(chosen.hash)
-        self.model.tell(f"by hand: {chosen.hash} is disabled")
+        self.model.record(f"by hand: {chosen.hash} is disabled")
         self._stop_promising(chosen.secret)
 
     @precondition(lambda self: self._ours())
@@ -100,7 +100,7 @@ class ByHand(History):
         chosen = self.model.keys[nth_of(self._ours(), which)]
         chosen.request = chosen.request.model_copy(update={"limit": limit})
         self.touched.add(chosen.hash)
-        self.model.tell(f"by hand: {chosen.hash} gets the limit {limit}")
+        self.model.record(f"by hand: {chosen.hash} gets the limit {limit}")
 
     @precondition(lambda self: self._ours())
     @rule(which=nth, keeps_marker=st.booleans())
@@ -112,13 +112,13 @@ class ByHand(History):
         name = chosen.request.name
         new = f"renamed {name}" if keeps_marker else without_marker(name)
         chosen.request = chosen.request.model_copy(update={"name": new})
-        self.model.tell(f"by hand: {chosen.hash} is renamed {new}")
+        self.model.record(f"by hand: {chosen.hash} is renamed {new}")
         self._let_go_of_kept_keys()
 
     @rule()
     def delete_the_ledger(self) -> None:
         """A person deletes the ledger's variable."""
-        self.model.tell("by hand: the ledger is deleted")
+        self.model.record("by hand: the ledger is deleted")
         self.model.settle()
         self.model.variables.clear()
         self._begin_to_watch(Ledger())
@@ -133,7 +133,7 @@ class ByHand(History):
         value = nth_of(self._settled_ledgers(), which)
         self.model.put_ledger("checkout", value)
         self._begin_to_watch(Ledger.model_validate(value))
-        self.model.tell(f"by hand: the ledger is what it was at revision {self.last_ledger.revision}")
+        self.model.record(f"by hand: the ledger is what it was at revision {self.last_ledger.revision}")
         explained = self.last_ledger.hashes()
         # Exclude Retries of earlier runs: a marker names only its run, so a Retry could not tell its keys apart.
         self.runs.clear()

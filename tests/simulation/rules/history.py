@@ -120,7 +120,7 @@ class History(Watched):
 
     def _after(self, ended: Ended) -> None:
         COUNTED["runs"] += 1
-        self.model.tell(f"    {ended}")
+        self.model.record(f"    {ended}")
         said = f"{ended.message} {ended.error!r}"
         promise(not any(secret in said for secret in self.made), "I3: a key is in a message")
         self.model.fate = lambda _effect: Fate.WORKS
@@ -172,11 +172,11 @@ class History(Watched):
             place = self.model.places[self.rotation.destinations[0]]
             if place.content is None:
                 self._put_by_hand(self.rotation.destinations[0], key.secret)
-        self.model.tell(f"by hand: the rotation adopts {hash_}")
+        self.model.record(f"by hand: the rotation adopts {hash_}")
         self._change(adopt=hash_)
 
     def _put_by_hand(self, name: str, content: str | None) -> None:
-        self.model.tell(f"by hand: {name} is set to {content}")
+        self.model.record(f"by hand: {name} is set to {content}")
         self.model.places[name].versions.append(content)
         self.versions[name].append(content)
         self._promise_what_works(name)

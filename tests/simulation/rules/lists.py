@@ -24,7 +24,7 @@ class Lists(History):
         hashes = (*(others if with_others else ()), current.hash)
         which = ModelList(f"list-{self.model.fresh()}", kind, current.account, hashes)
         self.model.lists[which.id] = which
-        self.model.tell(f"by hand: {which.id} is for {', '.join(hashes)} only")
+        self.model.record(f"by hand: {which.id} is for {', '.join(hashes)} only")
 
     @precondition(lambda self: self.model.lists)
     @rule(which=nth)
@@ -32,7 +32,7 @@ class Lists(History):
         """A person lifts a restriction."""
         chosen = nth_of(list(self.model.lists.values()), which)
         chosen.hashes = None
-        self.model.tell(f"by hand: {chosen.id} is for every key")
+        self.model.record(f"by hand: {chosen.id} is for every key")
 
     @precondition(lambda self: self.model.lists)
     @rule(which=nth)
@@ -41,7 +41,7 @@ class Lists(History):
         chosen = nth_of(list(self.model.lists.values()), which)
         if chosen.hashes and len(chosen.hashes) > 1:
             chosen.hashes = chosen.hashes[:-1]
-            self.model.tell(f"by hand: the last key of {chosen.id} is taken out")
+            self.model.record(f"by hand: the last key of {chosen.id} is taken out")
 
     @rule()
     def somebody_writes_at_the_same_moment(self) -> None:

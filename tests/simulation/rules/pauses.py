@@ -49,7 +49,7 @@ class Pauses(ByHand):
     def paused(self, pause_at: Aim, kind: str, other: str, planned: Planned) -> None:
         """A run is paused, loses its slot to another one, and continues after that one has ended."""
         first = self._identity(emergency=kind == "emergency")
-        self.model.tell(f"{kind} (run {first.id.int}) will be paused while there comes: {other}")
+        self.model.record(f"{kind} (run {first.id.int}) will be paused while there comes: {other}")
         if "remove" in (kind, other):
             self.serving.clear()
             self.taken_away = True
@@ -106,7 +106,7 @@ class Pauses(ByHand):
             reached = reached or hits(pause_at, effect, seen)
             seen[effect] += 1
             if reached and not go_on.is_set() and not (kills and effect.startswith(NOT_PAUSED_AT)):
-                self.model.tell(f"    paused before: {effect}")
+                self.model.record(f"    paused before: {effect}")
                 COUNTED["pauses"] += 1
                 paused.set()
                 await go_on.wait()

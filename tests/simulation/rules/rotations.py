@@ -37,7 +37,7 @@ class Rotations(History):
     def rotate(self, planned: Planned, emergency: bool, scheduled: bool) -> None:
         """A new run, by schedule or by hand."""
         identity = self._identity(emergency=emergency, scheduled=scheduled)
-        self.model.tell(f"run {self.numbers} starts{' (emergency)' * emergency}{' (scheduled)' * scheduled}")
+        self.model.record(f"run {self.numbers} starts{' (emergency)' * emergency}{' (scheduled)' * scheduled}")
         if emergency:
             # An emergency revokes keys at once, so nothing may arrive late here.
             self.model.settle()
@@ -112,7 +112,7 @@ class Rotations(History):
         self.model.time += timedelta(seconds=1)
         completed = run.id in self.completed
         self.runs[index] = Identity(run.id, run.first_started, run.attempt + 1, run.emergency, completed=completed)
-        self.model.tell(f"run {run.id.int} is retried")
+        self.model.record(f"run {run.id.int} is retried")
         if run.emergency:
             self.model.settle()
         ledger, keys = self.model.ledger("checkout"), set(self.model.keys)
@@ -127,7 +127,7 @@ class Rotations(History):
     def rotate_for_one_destination(self, which: int, emergency: bool) -> None:
         """A person starts a run with one destination in its parameters, as before others were added."""
         one = nth_of(self.rotation.destinations, which)
-        self.model.tell(f"a run for {one} only starts{' (emergency)' * emergency}")
+        self.model.record(f"a run for {one} only starts{' (emergency)' * emergency}")
         if emergency:
             self.model.settle()
         narrowed = self.rotation.model_copy(update={"destinations": [one]})
@@ -137,7 +137,7 @@ class Rotations(History):
     def plan(self, emergency: bool, scheduled: bool) -> None:
         """A person starts a plan, and then a run."""
         identity = self._identity(emergency=emergency, scheduled=scheduled)
-        self.model.tell(f"a plan of run {self.numbers}{' (emergency)' * emergency}{' (scheduled)' * scheduled}")
+        self.model.record(f"a plan of run {self.numbers}{' (emergency)' * emergency}{' (scheduled)' * scheduled}")
         if emergency:
             self.model.settle()
         before, world = Before.of(self.model), self._everything()

@@ -25,13 +25,13 @@ class Services(History):
     @rule(longest=st.sampled_from([None, len(marker("checkout", UUID(int=0))) + 5]))
     def openrouter_cuts_names(self, longest: int | None) -> None:
         """OpenRouter starts or stops cutting long names of keys."""
-        self.model.tell(f"OpenRouter keeps {longest or 'all'} characters of a name")
+        self.model.record(f"OpenRouter keeps {longest or 'all'} characters of a name")
         self.model.longest_name = longest
 
     @rule(hours=st.sampled_from([-48, -1, 0, 1, 25, 24 * 8]))
     def the_clock_jumps(self, hours: int) -> None:
         """Time passes, or a clock is set back."""
-        self.model.tell(f"the clock moves by {hours} hours")
+        self.model.record(f"the clock moves by {hours} hours")
         self.model.late_effects_happen()
         self.model.time += timedelta(hours=hours)
         for key in self.model.keys.values():
@@ -40,7 +40,7 @@ class Services(History):
     @rule(seconds=st.sampled_from([0, 5]))
     def new_keys_are_late(self, seconds: int) -> None:
         """New keys take some seconds to be accepted."""
-        self.model.tell(f"new keys are accepted after {seconds} seconds")
+        self.model.record(f"new keys are accepted after {seconds} seconds")
         self.model.validity_lag = timedelta(seconds=seconds)
 
     @rule()

@@ -42,7 +42,7 @@ class SupersededKeys(History):
         """A retirement, at its scheduled time or started by a person."""
         if on_time:
             self._wait_for_a_retirement()
-        self.model.tell("a retirement starts")
+        self.model.record("a retirement starts")
         before = Before.of(self.model)
         self._fate(planned)
         self._after(ended := play(run_retire(self.model, "checkout", self._other_identity())))
@@ -63,7 +63,7 @@ class SupersededKeys(History):
     @rule(planned=fates)
     def restore(self, planned: Planned) -> None:
         """A person restores the most recently superseded key."""
-        self.model.tell("a restore starts")
+        self.model.record("a restore starts")
         before = Before.of(self.model)
         self._fate(planned)
         self.restoring = True
@@ -75,7 +75,7 @@ class SupersededKeys(History):
             key = self.model.keys.get(ledger.current.hash)
             promise(key is not None and held == {key.secret}, "a restored key is not what consumers read")
             promise(ledger.current.hash in {k.hash for k in before.ledger.superseded}, "a restore restored nothing")
-            told = before.told_since(self.model, Event.KEY_RESTORED, ledger.current.hash)
+            told = before.emitted_since(self.model, Event.KEY_RESTORED, ledger.current.hash)
             promise(told, "nobody was told of a restored key")
             outcomes.check_scheduled(self.model)
 
@@ -83,7 +83,7 @@ class SupersededKeys(History):
     @rule(planned=fates)
     def apply_settings(self, planned: Planned) -> None:
         """A person applies the settings to the current key at once."""
-        self.model.tell("apply-settings starts")
+        self.model.record("apply-settings starts")
         before = Before.of(self.model)
         self._fate(planned)
         self._after(ended := play(run_apply(self.model, "checkout", self._other_identity())))
@@ -96,7 +96,7 @@ class SupersededKeys(History):
     def write_off(self, which: int) -> None:
         """A person tries to write off a superseded key, whether or not it can be revoked."""
         key = nth_of(self.last_ledger.superseded, which)
-        self.model.tell(f"write-off-key starts for {key.hash}")
+        self.model.record(f"write-off-key starts for {key.hash}")
         before = Before.of(self.model)
         self._after(ended := play(run_write_off(self.model, "checkout", self._other_identity(), key.hash)))
         promise(set(self.model.keys) == set(before.keys), "write-off-key made or deleted a key")
@@ -111,7 +111,7 @@ class SupersededKeys(History):
     @rule(planned=fates, keys=st.sampled_from(["revoke", "keep", "keep-until"]))
     def remove(self, planned: Planned, keys: str) -> None:
         """A person removes the rotation, and adds it again."""
-        self.model.tell(f"remove-rotation starts, keys: {keys}")
+        self.model.record(f"remove-rotation starts, keys: {keys}")
         until = {"revoke": self.model.time, "keep": None, "keep-until": self.model.time + timedelta(hours=1)}[keys]
         identity = self._other_identity()
         self.model.settle()
@@ -138,7 +138,7 @@ class SupersededKeys(History):
     def retry_a_removal(self, which: int) -> None:
         """Somebody retries a removal, although the rotation was added again since."""
         identity, until, completed = self.removals.pop(which % len(self.removals))
-        self.model.tell(f"removal {identity.id.int} is retried")
+        self.model.record(f"removal {identity.id.int} is retried")
         ledger = self.model.ledger("checkout")
         is_back = ledger is not None and ledger.current is not None and ledger.current.since > identity.first_started
         again = Identity(identity.id, identity.first_started, 2, completed=completed)
@@ -167,7 +167,7 @@ class SupersededKeys(History):
             return
         self.model.late_effects_happen()
         self.model.time = last_call
-        self.model.tell(f"a consumer uses {key.hash} until {last_call}")
+        self.model.record(f"a consumer uses {key.hash} until {last_call}")
         if key.works(self.model.time):
             key.uses.append((self.model.time - timedelta(minutes=1), Decimal(0)))
         self.retire(planned=[], on_time=False)

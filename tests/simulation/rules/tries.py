@@ -36,7 +36,7 @@ class Tries(History):
         # A regular run does not do the work of an emergency.
         regular = regular and not emergency
         identity = self._identity(emergency=emergency, scheduled=scheduled)
-        self.model.tell(f"run {self.numbers} starts, and nobody is there{' (emergency)' * emergency}")
+        self.model.record(f"run {self.numbers} starts, and nobody is there{' (emergency)' * emergency}")
         if emergency:
             self.model.settle()
         before, unordered = Before.of(self.model), self._clock_was_put_back()
@@ -77,7 +77,7 @@ class Tries(History):
         self.model.late_effects_happen()
         if regular:
             self.model.time = soon.at
-            self.model.tell("a regular run comes")
+            self.model.record("a regular run comes")
             own = self._identity(scheduled=True)
             ended = self._rotate(own)
             if following.run is not None:
@@ -85,7 +85,7 @@ class Tries(History):
         self.model.time = max(following.at, self.model.time)
         self.numbers += 1
         again = Try.read(origin.labels(following.number), UUID(int=10**7 + self.numbers), self.model.time)
-        self.model.tell(f"try {again.number} comes")
+        self.model.record(f"try {again.number} comes")
         identity = Identity(again.run_id, again.since, 2, first.emergency, again.scheduled_for)
         return again, self._rotate(identity)
 
@@ -102,6 +102,6 @@ class Tries(History):
 
     def _check_that_a_person_is_needed(self, identity: Identity, failed: Ended) -> None:
         """Check that a run which ended without a try does not succeed when repeated: it did need a person."""
-        self.model.tell(f"run {identity.id.int} is tried again although a person was called")
+        self.model.record(f"run {identity.id.int} is tried again although a person was called")
         again = self._rotate(Identity(identity.id, identity.first_started, 2, identity.emergency))
         promise(not again.succeeded, f"I9: a person was called for what passes by itself: {failed.error}")

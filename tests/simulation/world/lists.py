@@ -86,7 +86,7 @@ class ModelLists:
         before, which.hashes = which.hashes, tuple(hashes)
         if self._model.late_writers:
             self._model.late_writers -= 1
-            self._model.tell("    somebody else writes the list as it was before")
+            self._model.record("    somebody else writes the list as it was before")
             which.hashes = before
 
     async def uses_of(self, key_hash: str, since: datetime, until: datetime) -> list[Use]:

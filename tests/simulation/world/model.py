@@ -72,7 +72,7 @@ class Model:
         self.watch: Callable[[str], None] = lambda _effect: None
         self._count = 0
 
-    def tell(self, sentence: str) -> None:
+    def record(self, sentence: str) -> None:
         """Add a line to the story."""
         self.story.append(sentence)
 

@@ -74,7 +74,7 @@ class Process:
             raise Crash
         fate = self.model.fate(what)
         if fate is not Fate.WORKS:
-            self.model.tell(f"    {self.name}: {what}: {fate.value}")
+            self.model.record(f"    {self.name}: {what}: {fate.value}")
         if fate is Fate.KILLED_BEFORE:
             self.dead = True
             raise Crash
@@ -90,7 +90,7 @@ class Process:
         return self._take_effect(what, do, fate)
 
     def _later(self, what: str, do: Callable[[], T]) -> None:
-        self.model.tell(f"    {self.name}: {what}: takes effect now")
+        self.model.record(f"    {self.name}: {what}: takes effect now")
         # The run has already given up on this call, so nobody receives a refusal.
         with suppress(KeyRotationError):
             do()

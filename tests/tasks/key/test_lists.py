@@ -112,6 +112,20 @@ async def test_without_inherit_nothing_is_carried_and_the_run_says_so(world: Fak
     assert which[kind.field] == [theirs]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_switching_inherit_on_within_the_overlap_brings_the_places_back(world: FakeWorld, kind: ListKind) -> None:
+    """As the note says: the next key joins the lists that still name the superseded key."""
+    await world.rotate()
+    former, theirs = await world.held(), other_key(world)
+    which = restrict(world, kind, former.hash, theirs)
+    await world.rotate()
+
+    world.rotation = world.rotation.model_copy(update={"key": world.rotation.key.model_copy(update={"inherit": True})})
+    await world.rotate()
+
+    assert which[kind.field] == [former.hash, theirs, (await world.held()).hash]
+
+
 async def test_the_last_key_of_a_list_stays_rather_than_open_it_to_every_key(world: FakeWorld) -> None:
     """Given a list with nothing but a key of a removed rotation, it stays as it is, and the run says so."""
     former = await with_first_key(world)
