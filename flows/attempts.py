@@ -13,9 +13,11 @@ from uuid import UUID
 from prefect import State
 from prefect._flow_run_suspension import FlowRunSuspensionRequest
 from prefect.client.schemas.objects import FlowRun
+from prefect.context import AsyncClientContext
 from prefect.exceptions import Abort, Pause
 from prefect.flow_engine import AsyncFlowRunEngine
 
+from tasks.world.gate import watch_answers
 from tasks.world.inventory import is_emergency, rotation_name
 
 CANCEL_AGAIN_SECONDS = 30.0
@@ -90,10 +92,13 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         try:
             if not self.is_cancelled:
-                async with self.start():
-                    while self.is_running():
-                        async with self.run_context():
-                            await self.call_flow_fn()  # type: ignore[unused-coroutine] # it is the flow's result
+                async with AsyncClientContext.get_or_create() as context:
+                    # The engine uses this client, too.
+                    watch_answers(context.client)
+                    async with self.start():
+                        while self.is_running():
+                            async with self.run_context():
+                                await self.call_flow_fn()  # type: ignore[unused-coroutine] # it is the flow's result
         except (Abort, Pause):
             # The server has set the run's next state.
             return 0

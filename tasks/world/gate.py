@@ -34,6 +34,8 @@ ATTEMPTS = 9
 """How often an idempotent write is attempted; no attempt starts later than `DEADLINE_SECONDS` after the first."""
 FIRST_WAIT_SECONDS = 0.05
 LONGEST_WAIT_SECONDS = 5.0
+QUICK_WAITS_SECONDS = (0.05, 0.1, 0.2)
+"""The waits after the first answers 503 to any other request, before Prefect's own, which begin with two seconds."""
 _is_sent_once: ContextVar[bool] = ContextVar("is_sent_once", default=False)
 
 
@@ -45,9 +47,7 @@ async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
         ServiceError: Prefect's API failed; `retryable` if the same request may succeed later.
     """
     client, _ = get_or_create_client()
-    hooks = client._client.event_hooks["response"]  # noqa: SLF001 - Prefect's client has no public accessor
-    if _hand_over not in hooks:
-        hooks.append(_hand_over)
+    watch_answers(client)
     token = _is_sent_once.set(True)
     try:
         with api_errors(doing), _without_repetition():
@@ -57,11 +57,28 @@ async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
         _is_sent_once.reset(token)
 
 
-async def _hand_over(response: httpx.Response) -> None:
-    # Even without a retry left, Prefect's client sleeps for two seconds, or as long as Retry-After asks, before it
-    # returns such an answer.
-    if _is_sent_once.get() and response.status_code in PASSING:
-        response.raise_for_status()
+def watch_answers(client: PrefectClient) -> None:
+    """Make a client send requests again soon after a 503, and those of `sent_once` not at all.
+
+    On SQLite, Prefect's server answers 503 to a transaction that reads and then writes, where another one has written
+    in between (PrefectHQ/prefect issue 18934, pull request 9632). A moment later it succeeds.
+    """
+    hooks = client._client.event_hooks["response"]  # noqa: SLF001 - Prefect's client has no public accessor
+    if _answered not in hooks:
+        hooks.append(_answered)
+
+
+async def _answered(response: httpx.Response) -> None:
+    if _is_sent_once.get():
+        # Even without a retry left, Prefect's client sleeps for two seconds, or as long as Retry-After asks, before it
+        # returns such an answer.
+        if response.status_code in PASSING:
+            response.raise_for_status()
+    elif response.status_code == httpx.codes.SERVICE_UNAVAILABLE and "Retry-After" not in response.headers:
+        known = response.request.extensions
+        known["refusals"] = refusals = known.get("refusals", 0) + 1
+        if refusals <= len(QUICK_WAITS_SECONDS):
+            response.headers["Retry-After"] = str(QUICK_WAITS_SECONDS[refusals - 1])
 
 
 def _without_repetition() -> SettingsContext:
