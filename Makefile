@@ -49,7 +49,7 @@ check: lint ## Check style and types, and run every test that needs no server, i
 	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not e2e and not slow"
 
 docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "The documentation was built, and every link in it checked: open site/index.html"
 
 test: $(VENV)/dev ## Run the tests, all but those that take long

@@ -1,4 +1,4 @@
-"""Prefect blocks for the management credentials and the destinations of API keys."""
+"""Prefect blocks for the management credentials and the destinations of keys; imports neither `tasks` nor `flows`."""
 
 from prefect.blocks.core import Block
 

@@ -1,4 +1,4 @@
-"""The flows that the deployments run."""
+"""The flows that the deployments run, and what runs them; imports `tasks` and `blocks`."""
 
 from flows.add_rotation import add_rotation
 from flows.apply_settings import apply_settings

@@ -1,4 +1,4 @@
-"""Let the actions of automations survive an outage of Redis or the database.
+"""Keep the actions of automations through an outage of Redis or the database.
 
 Prefect 3.8.8 gives an action up for good where it fails by `ActionFailed`, and repeats it where it fails otherwise, at
 most `PREFECT_REDIS_MESSAGING_CONSUMER_MAX_RETRIES` times. What is wrong with that is corrected here, because Prefect

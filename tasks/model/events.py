@@ -67,7 +67,7 @@ class Event(StrEnum):
     )
     ROTATION_RECOVERED = (
         "key-rotation.rotation.recovered",
-        "A run succeeded after a failure of which a person was told.",
+        "A run succeeded after a failure that had called for a person.",
         ("sentence",),
     )
     ROTATION_REMOVED = (

@@ -143,7 +143,8 @@ class KeySettings(BaseModel):
     inherit: bool = Field(
         default=False,
         title="Inherit settings",
-        description="Copy every setting that is left at its default here from the current key to the new one.",
+        description="Copy every setting that is left at its default here from the current key to the new one, and add "
+        "the new one to the BYOK credentials and broadcast destinations that name the current one.",
     )
     expires_after: Period | None = Field(
         default=None,

@@ -27,7 +27,6 @@ def secret_task(
 
     It has no retries on purpose: the clients retry what is safe to repeat, and the ledger makes a Retry of the whole
     run safe.
-    whole run safe.
     """
 
     def as_task(step: Callable[P, Coroutine[Any, Any, R]]) -> Task[P, Coroutine[Any, Any, R]]:

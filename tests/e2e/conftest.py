@@ -187,7 +187,7 @@ async def services(stack: Stack, connection: str) -> AsyncIterator[Services]:
 
 @pytest.fixture
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no worker take runs, like a worker whose only slot is taken by the form's own run."""
+    """Keep workers from taking runs, like a worker whose only slot is taken by the form's own run."""
     monkeypatch.setattr(deployments, "STARTS_WITHIN_SECONDS", 0.0)
 
 

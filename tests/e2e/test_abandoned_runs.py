@@ -105,7 +105,7 @@ async def silent_run(pool: str, start_flow: Callable[..., Any]) -> UUID:
 
 
 async def state_after_looks(run_id: UUID, pool: str, looks: int) -> str | None:
-    """Let a worker poll several times while events arrive, and return the run's state."""
+    """Wait until a worker has polled several times while events arrive, and return the run's state."""
     async with KeyRotationWorker(pool) as worker, get_client() as client:
         for _ in range(looks):
             await worker.sync_with_backend()

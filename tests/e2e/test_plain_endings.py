@@ -22,7 +22,7 @@ from tests.e2e.driver import attempt, begin_rotation, retry
 
 
 def broken(where: str) -> Any:
-    """Let a call to Prefect's API fail."""
+    """Make a call to Prefect's API fail."""
     return mock.patch(where, side_effect=httpx.ReadTimeout("no answer"))
 
 

@@ -1,4 +1,4 @@
-"""Let runs fail for a passing reason in tests, and find their tries."""
+"""Make runs fail for a passing reason in tests, and find their tries."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tests.tasks.conftest import FakeWorld
 
 
 def names_become(world: FakeWorld, monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    """Let OpenRouter store another name than it was given."""
+    """Make OpenRouter store another name than it was given."""
     add_key = world.openrouter.add_key
 
     def added(account: Account, body: dict[str, Any]) -> StoredKey:

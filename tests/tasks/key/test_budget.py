@@ -189,7 +189,7 @@ def test_a_period_always_ends_later_and_within_its_length(reset: str, now: datet
 
 
 def refuse_to_cap(world: FakeWorld) -> None:
-    """Let OpenRouter refuse every change of a key."""
+    """Make OpenRouter refuse every change of a key."""
     world.app.state.faults.add(Fault("before", "PATCH", "/keys/", status=403))
 
 

@@ -18,7 +18,7 @@ REFUSALS = [None, 404, 400]
 
 
 async def left_in_a_workspace(world: FakeWorld, entry: str) -> tuple[UUID, str]:
-    """Let a rotation leave a workspace with a create of unknown outcome; return the create's run and the workspace."""
+    """Make a rotation leave a workspace with a create of unknown outcome; return the create's run and the workspace."""
     workspace, lost = world.other_workspace(), uuid4()
     world.change(key={"workspace_id": workspace})
     await world.rotate()

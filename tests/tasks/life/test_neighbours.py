@@ -30,7 +30,7 @@ class Crowded(Destination):
         return content
 
     async def write_content(self, value: SecretStr, content: Content, written_by: Mapping[str, str]) -> None:
-        """Let a neighbour write first, then write."""
+        """Write after a neighbour has written."""
         if self._writes:
             field, text = self._writes.pop(0)
             beside = self._block.model_copy(update={"field": field})
