@@ -171,3 +171,19 @@ def test_each_host_is_one_address() -> None:
     assert GLOBAL["PREFECT_UI_URL"] == WORKER["worker"]["extraEnvVars"][0]["value"] == f"https://{host}/v2"
     assert SERVER["server"]["uiConfig"]["prefectUiApiUrl"] == f"https://{host}/api"
     assert WORKER["worker"]["selfHostedServerApiConfig"]["apiUrl"] == f"https://{host}/api"
+
+
+def test_the_password_crosses_the_ingress_with_tls_only() -> None:
+    """The chart renders `extraTls` as it stands, and `tls` only with cert-manager; the page makes the secret."""
+    ingress = SERVER["ingress"]
+    page = (CHECKOUT / "docs" / "how-to" / "fleet.md").read_text()
+
+    [certificate] = ingress["extraTls"]
+    assert certificate["hosts"] == [ingress["host"]["hostname"]]
+    assert f"kubectl create secret tls {certificate['secretName']} " in page
+    assert ingress["annotations"]["nginx.ingress.kubernetes.io/force-ssl-redirect"] == "true"
+
+
+def test_the_service_account_of_workers_may_do_nothing_in_the_cluster() -> None:
+    """It is for Vault's login; the chart's role would let it start Jobs that mount secrets."""
+    assert (WORKER["role"]["create"], WORKER["rolebinding"]["create"]) == (False, False)

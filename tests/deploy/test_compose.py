@@ -8,6 +8,7 @@ import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from ipaddress import ip_address, ip_network
 from itertools import count
 
 import httpx
@@ -64,7 +65,7 @@ def make_rotation() -> Rotation:
 
 def test_everything_is_healthy(machine: Machine) -> None:
     """Every health check of compose.yaml and of the image passes, for both servers and both workers."""
-    assert machine.checked == ["postgres", "redis", "server-1", "server-2", "worker"]
+    assert machine.checked == ["postgres", "redis", "server-1", "server-2", "proxy", "worker"]
     assert [name for name in machine.checked if not machine.is_ready(name, "service_healthy")] == []
     assert len(machine.processes["worker"]) == 2
 
@@ -74,6 +75,16 @@ def test_only_the_proxy_is_published(machine: Machine) -> None:
     assert {name: each["ports"] for name, each in machine.services.items() if "ports" in each} == {
         "proxy": ["443:8443"]
     }
+
+
+def test_the_servers_keep_their_addresses(machine: Machine) -> None:
+    """After a restart of the host, nginx still has those that it looked up, so no other container may get one."""
+    [network] = machine.compose["networks"]["default"]["ipam"]["config"]
+    others, own = ip_network(network["ip_range"]), ip_network(network["subnet"])
+    fixed = [ip_address(machine.services[f"server-{n}"]["networks"]["default"]["ipv4_address"]) for n in (1, 2)]
+
+    assert len(set(fixed)) == 2
+    assert [each in own and each not in others for each in fixed] == [True, True]
 
 
 def test_secrets_come_from_files(machine: Machine) -> None:

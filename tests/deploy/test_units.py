@@ -89,7 +89,7 @@ def test_the_worker_of_a_unit_asks_for_work(units: Beside) -> None:
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_a_unit_is_hardened_like_the_others(unit: Path) -> None:
     """All units have the same restrictions."""
-    own = {"Type", "RemainAfterExit", "Restart", "RestartSec", "TimeoutStopSec", "ExecStart"}
+    own = {"Type", "Restart", "RestartSec", "TimeoutStopSec", "ExecStart"}
     places = ("EnvironmentFile", "Environment", "StateDirectory", "WorkingDirectory")
     mine, first = (
         [(name, value) for name, value in settings(each) if name not in own and name not in places]
