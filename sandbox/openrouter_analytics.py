@@ -109,6 +109,9 @@ class AnalyticsApi(Endpoints):
             date = spelled_text(_bucket(at, granularity)) if granularity else None
             rows[(date, *((use | {"api_key_id": key.name})[name] for name in dimensions))] += 1
         data = [self._row(row, number, dimensions, granularity) for row, number in rows.items()]
+        if order := body.get("order_by"):
+            by = f"date__{granularity}" if order["field"] == "date" else order["field"]
+            data.sort(key=lambda row: (row.get(by) is None, row.get(by)), reverse=order["direction"] == "desc")
         limit = body.get("limit", DEFAULT_ROWS)
         answer: dict[str, Any] = {
             "data": data[:limit],

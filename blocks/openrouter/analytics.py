@@ -91,7 +91,8 @@ class Analytics(ManagementApi):
             "filters": [{"field": KEY, "operator": "eq", "value": key_hash}],
             "time_range": {"start": _spelled(since), "end": _spelled(until)},
             "limit": MAX_ROWS,
-            **({"granularity": grain} if grain else {}),
+            # The latest first, because rows above the limit are left out.
+            **({"granularity": grain, "order_by": {"field": "date", "direction": "desc"}} if grain else {}),
         }
         doing = "asking who uses a key"
         rows = parse(_Rows, (await self._manage("POST", "analytics/query", doing, json_body=body)).get("data"), doing)

@@ -21,7 +21,7 @@ from blocks.errors import (
 from blocks.openrouter.keys import ApiKey
 from blocks.openrouter.lists import KeyList
 from tasks.model.lists import predecessors_of, replaced, successor_of
-from tasks.model.records import MadeKey, Superseded
+from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.rotation import Rotation
 from tasks.world.account import has_workspace
 from tasks.world.optional import Part, if_available, read_lists
@@ -121,21 +121,22 @@ async def lists_of(run: Run, connection: str, workspace_id: str | None) -> list[
     return run.lists[place]
 
 
-async def lists_ahead(run: Run, rotation: Rotation) -> list[str]:
+async def lists_ahead(run: Run, rotation: Rotation, adopted: Current | None = None) -> list[str]:
     """Return the changes that a rotation would make to the account's lists, in sentences.
 
     Args:
         run: The run, which has loaded the ledger.
         rotation: The rotation.
+        adopted: The key that it would adopt first.
 
     Raises:
         ServiceError: OpenRouter failed.
     """
-    current, pending = run.ledger.current, run.ledger.pending
+    current, pending = adopted or run.ledger.current, run.ledger.pending
     successor = pending.key.hash if pending and pending.key else ""
     former = predecessors_of(run.ledger, successor, inherit=rotation.key.inherit)
-    if rotation.adopt and current is None:
-        former |= {rotation.adopt}
+    if adopted:
+        former |= {adopted.hash}
     workspace_id = rotation.key.workspace_id or (current.workspace_id if current else None)
     await note_logging(run, rotation.connection, workspace_id)
     naming = naming_any(await lists_of(run, rotation.connection, workspace_id), former) if former else []

@@ -40,8 +40,7 @@ async def plan(run: Run, rotation: Rotation) -> tuple[list[str], list[str]]:
     """
     checked = await check_everything(run, rotation)
     situation = await observe(run, rotation)
-    await find_adoptable(run, rotation)
-    lists = await lists_ahead(run, rotation)
+    lists = await lists_ahead(run, rotation, await find_adoptable(run, rotation))
     places = run.places_of(rotation.destinations)
     steps = steps_ahead(situation, run.ledger, rotation, run.identity, run.world.now(), places, lists)
     unknown = unknown_secrets(run, rotation)

@@ -215,6 +215,18 @@ async def test_an_adopted_key_leaves_its_places_to_its_successor(world: FakeWorl
     assert which["allowed_api_key_hashes"] == [mine.hash, (await world.held()).hash]
 
 
+async def test_a_plan_lists_what_an_adopted_key_will_leave_to_its_successor(world: FakeWorld) -> None:
+    """The first key inherits the workspace of the adopted one, so the lists of that workspace count."""
+    account, workspace = world.openrouter.accounts[0], world.other_workspace()
+    mine = world.openrouter.add_key(account, {"name": "by hand", "workspace_id": workspace})
+    world.openrouter.add_credential(account, workspace, name="theirs", allowed_api_key_hashes=[mine.hash])
+    world.change(adopt=mine.hash, key={"inherit": True})
+
+    _, steps = await world.plan()
+
+    assert "Add it to the BYOK credential theirs, which names the key that it replaces." in steps
+
+
 async def test_a_list_of_another_workspace_is_left_alone(world: FakeWorld) -> None:
     """A credential of another workspace does not serve keys of this one."""
     former = await with_first_key(world)

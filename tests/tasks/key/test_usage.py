@@ -46,6 +46,16 @@ USED = (
 )
 
 
+async def test_of_many_uses_the_latest_are_told(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenRouter leaves rows above a limit out."""
+    monkeypatch.setattr("blocks.openrouter.analytics.MAX_ROWS", 1)
+    former = await used_until_due(world)
+
+    uses = await world.client.uses_of(former.hash, world.time - timedelta(days=1), world.time)
+
+    assert [use.by for use in uses] == ["Search with anthropic/claude"]
+
+
 @pytest.mark.parametrize("tells_last_use", [True, False])
 async def test_a_postponed_key_is_told_of_with_its_users(world: FakeWorld, tells_last_use: bool) -> None:
     """The note and the event name application, model and time, but no consumer of the current key."""
