@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flows import retire, rotate
+from sandbox.stack import WORKER_TYPE
 from tasks.model.rotation import Rotation
 from tests.by_hand import end_overlap, ledger_value
 from tests.e2e.conftest import Services, with_kills
@@ -30,6 +31,13 @@ SHORT_SECONDS = 5.0
 LONGER_THAN_A_LEASE_SECONDS = 75.0
 SPARE = 2
 STORES = pytest.mark.parametrize("store", ["secret", "vault-secret"])
+
+
+@pytest.fixture(params=[WORKER_TYPE, pytest.param("process", marks=pytest.mark.exhaustive)])
+def services(services: Services, request: pytest.FixtureRequest) -> Services:
+    """The run that is overtaken is a thread of a worker, or a process of its own."""
+    services.worker_type = request.param
+    return services
 
 
 async def with_a_key(services: Services, store: str) -> Rotation:
