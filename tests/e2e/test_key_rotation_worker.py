@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect import flow, get_client, get_run_logger
@@ -248,7 +249,7 @@ async def test_a_paused_pool_or_queue_holds_emergencies_too(services: Services) 
     async with KeyRotationWorker(pool, limit=1, prefetch_seconds=0) as worker:
         await pause(pool, True)
         run_id = await start(stolen, emergency=True, deployment_name=pool)
-        await worker.limiter.acquire_on_behalf_of("somebody")
+        await worker.limiter.acquire_on_behalf_of(uuid4())
         assert await worker.get_and_submit_flow_runs() == []
         await pause(pool, False)
         assert [run.id for run in await worker.get_and_submit_flow_runs()] == [run_id]
