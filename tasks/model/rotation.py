@@ -143,8 +143,8 @@ class KeySettings(BaseModel):
     inherit: bool = Field(
         default=False,
         title="Inherit settings",
-        description="Copy every setting that is left at its default here from the current key to the new one, and add "
-        "the new one to the BYOK credentials and broadcast destinations that name the current one.",
+        description="Copy settings left at their default here, and places in BYOK and broadcast lists, from the current "
+        "key.",
     )
     expires_after: Period | None = Field(
         default=None,
