@@ -143,8 +143,7 @@ class KeySettings(BaseModel):
     inherit: bool = Field(
         default=False,
         title="Inherit settings",
-        description="Copy settings left at their default here, and places in BYOK and broadcast lists, from the current "
-        "key.",
+        description="Copy from the current key the settings left at their default here, and its places in lists.",
     )
     expires_after: Period | None = Field(
         default=None,
