@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import costs, lists, workers
+from bench.consumers import consume
 from bench.measuring import REQUESTS_PER_SECOND, ROTATIONS_UNDER_LOAD, Bench, rotation, timed
 from sandbox import infisical, openrouter, vault
 from sandbox.isolation import DIRECTORY
@@ -37,7 +38,6 @@ PAIRS = 15
 IN_A_ROW = 100
 HERD = 200
 MANY = 2000
-CACHE_SECONDS = 1.0
 OVERVIEW_ROTATIONS = 500
 OVERVIEW_SETTLE_SECONDS = 20.0
 """How long Prefect's scheduler gets to schedule the runs of that many deployments."""
@@ -108,24 +108,6 @@ async def under_load(bench: Bench) -> None:
     failed = sum(status != httpx.codes.OK for status in answers)
     what = f"failed requests at {REQUESTS_PER_SECOND}/s over {ROTATIONS_UNDER_LOAD} rotations"
     bench.row(what, f"{failed} of {len(answers)}", "0", met=failed == 0 and len(answers) > 0)
-
-
-async def consume(bench: Bench, secret_name: str, answers: list[int]) -> None:
-    """Send requests at a constant rate with the secret's key, which is cached for `CACHE_SECONDS`."""
-    from prefect.blocks.system import Secret
-
-    body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
-    read_at, key = float("-inf"), ""
-    async with httpx.AsyncClient(timeout=10) as client:
-        while True:
-            if time.monotonic() - read_at > CACHE_SECONDS:
-                secret: Any = await Secret.aload(secret_name)
-                key, read_at = secret.value.get_secret_value(), time.monotonic()
-            begun = time.monotonic()
-            headers = {"Authorization": f"Bearer {key}"}
-            answer = await client.post(f"{bench.openrouter_url}/chat/completions", json=body, headers=headers)
-            answers.append(answer.status_code)
-            await asyncio.sleep(max(0.0, begun + 1 / REQUESTS_PER_SECOND - time.monotonic()))
 
 
 async def overview(bench: Bench, rotations: int) -> None:

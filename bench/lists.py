@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +13,7 @@ from uuid import uuid4
 
 import httpx
 
+from bench.consumers import consume, secret_of
 from bench.measuring import REQUESTS_PER_SECOND, ROTATIONS_UNDER_LOAD, Bench, rotation, timed
 from blocks.openrouter.lists import ListKind
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
@@ -21,7 +21,6 @@ from sandbox.server import Fault
 
 OVERLAP = timedelta(seconds=3)
 FIELD = ListKind.BYOK.field
-CACHE_SECONDS = 1.0
 RESTED = 0.5
 """The pause between two rotations, in seconds."""
 
@@ -43,14 +42,6 @@ async def prepared(names: list[str], overlap: timedelta, *, inherit: bool = True
 async def held(bench: Bench, name: str) -> str:
     """Return the hash of the key in a destination."""
     return bench.sandbox.by_secret[await secret_of(name)].hash
-
-
-async def secret_of(name: str) -> str:
-    """Return the key in a destination, as a consumer reads it."""
-    from prefect.blocks.system import Secret
-
-    secret: Any = await Secret.aload(name)
-    return str(secret.value.get_secret_value())
 
 
 async def calls(bench: Bench) -> None:
@@ -209,7 +200,7 @@ async def _under_load(bench: Bench, what: str, names: list[str], overlap: timede
     hashes = [await held(bench, name) for name in names]
     credential = bench.sandbox.add_credential(bench.sandbox.accounts[0], None, **{FIELD: hashes})
     answers: list[int] = []
-    work = [consume(bench, name, credential["id"], answers, retries=not overlap) for name in names]
+    work = [consume(bench, name, answers, credential=credential["id"], retries=not overlap) for name in names]
     consumers = [asyncio.create_task(each) for each in work]
     for _ in range(ROTATIONS_UNDER_LOAD):
         await asyncio.gather(*(timed(partial(rotate, each, return_state=True)) for each in subjects))
@@ -227,24 +218,3 @@ async def _under_load(bench: Bench, what: str, names: list[str], overlap: timede
     aim = "0 and 0"
     title = f"requests with a BYOK credential at {REQUESTS_PER_SECOND}/s, {ROTATIONS_UNDER_LOAD} rotations, {what}"
     bench.row(title, found, aim, met=failed == dead == 0 and len(answers) > 0)
-
-
-async def consume(bench: Bench, name: str, credential: str, answers: list[int], *, retries: bool) -> None:
-    """Send requests at a constant rate, with a key that is read every second.
-
-    Without an overlap a consumer has to read the secret again after a refusal, and retry once; with one, each counts.
-    """
-    body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
-    url = f"{bench.openrouter_url}/chat/completions?byok={credential}"
-    key, read_at = await secret_of(name), time.monotonic()
-    async with httpx.AsyncClient(timeout=10) as client:
-        while True:
-            begun = time.monotonic()
-            if begun - read_at > CACHE_SECONDS:
-                key, read_at = await secret_of(name), begun
-            answer = await client.post(url, json=body, headers={"Authorization": f"Bearer {key}"})
-            if retries and answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-                key = await secret_of(name)
-                answer = await client.post(url, json=body, headers={"Authorization": f"Bearer {key}"})
-            answers.append(answer.status_code)
-            await asyncio.sleep(max(0.0, begun + 1 / REQUESTS_PER_SECOND - time.monotonic()))

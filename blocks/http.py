@@ -65,17 +65,14 @@ _limited: dict[str, tuple[float, int]] = {}
 keep_answers_out_of_logs()
 
 
-def seconds_to_wait(url: str | None = None) -> float:
-    """Return how long a service has asked this process to wait, by a 429 to any run; at most `MAX_WAIT_SECONDS`.
-
-    Args:
-        url: The service's scheme, host and port; all services if omitted.
+def seconds_to_wait() -> float:
+    """Return how long any service has asked this process to wait, by a 429 to any run; at most `MAX_WAIT_SECONDS`.
 
     Returns:
-        The seconds from now; 0 if it has not, or if they are over. Can be called from any thread.
+        The seconds from now; 0 if none has, or if they are over. Can be called from any thread.
     """
     now = time.monotonic()
-    return max([0.0, *(until - now for limited, (until, _) in [*_limited.items()] if url in (None, limited))])
+    return max([0.0, *(until - now for until, _ in [*_limited.values()])])
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
@@ -285,8 +282,9 @@ class JsonHttp:
 
         A write is not delayed: it follows right after the check that this run may make it.
         """
-        _, asked = _limited.get(self.host, (0.0, id(self)))
-        if request.method == "GET" and asked != id(self) and (wait := seconds_to_wait(self.host)):
+        until, asked = _limited.get(self.host, (0.0, id(self)))
+        wait = until - time.monotonic()
+        if request.method == "GET" and asked != id(self) and wait > 0:
             await self._sleep(wait + uniform(0, JITTER_SECONDS))  # noqa: S311 - no secret depends on it
 
     def _meaning(self, status: int, body: bytes) -> Meaning:

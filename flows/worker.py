@@ -249,8 +249,8 @@ class KeyRotationWorker(
         # Newest first: the server's own order by scheduled time would list a run that was just started last. A Retry
         # leaves the expected start of a run as it was, but such a run has its name already.
         newest, retried = await asyncio.gather(
-            self._scheduled(FlowRunFilter()),
-            self._scheduled(FlowRunFilter(name=FlowRunFilterName(like_=f"{EMERGENCY} "))),
+            self._scheduled(),
+            self._scheduled(FlowRunFilterName(like_=f"{EMERGENCY} ")),
         )
         found = {run.id: run for run in (*newest, *retried) if is_emergency(run.parameters) and run.work_queue_id}
         queues = {run.work_queue_id for run in found.values()}
@@ -261,13 +261,15 @@ class KeyRotationWorker(
             if run.work_queue_id in open_queues
         ]
 
-    async def _scheduled(self, which: FlowRunFilter) -> list[FlowRun]:
-        """Return the newest due runs of the pool among some runs."""
-        which.state = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
-        which.next_scheduled_start_time = FlowRunFilterNextScheduledStartTime(before_=datetime.now(UTC))
+    async def _scheduled(self, name: FlowRunFilterName | None = None) -> list[FlowRun]:
+        """Return the newest due runs of the pool, of some names if any are given."""
         queues = sorted(self._work_queues)
         return await self.client.read_flow_runs(
-            flow_run_filter=which,
+            flow_run_filter=FlowRunFilter(
+                name=name,
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+                next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=datetime.now(UTC)),
+            ),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
             work_queue_filter=WorkQueueFilter(name=WorkQueueFilterName(any_=queues)) if queues else None,
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,

@@ -109,11 +109,8 @@ def _missing(which: KeyList, ledgers: Mapping[str, Ledger]) -> Iterator[Finding]
         current = ledger.current
         if current is None or current.hash in listed_hashes:
             continue
-        former = [
-            key
-            for key in ledger.superseded
-            if key.hash in listed_hashes & predecessors_of(ledger, current.hash, inherit=current.inherits)
-        ]
+        listed = listed_hashes & predecessors_of(ledger, current.hash, inherit=current.inherits)
+        former = [key for key in ledger.superseded if key.hash in listed]
         if any(successor_of(ledger, key, which.workspace_id) for key in former):
             sentence = (
                 f"The {which} names the superseded key {former[-1].label} of rotation {name}, and not the current key "

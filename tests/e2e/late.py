@@ -29,7 +29,7 @@ class Watch:
     """A consumer that repeatedly reads every destination, and uses what it has read at OpenRouter."""
 
     def __init__(self, services: Services, rotation: Rotation) -> None:
-        self._world = services
+        self._services = services
         self._rotation = rotation
         self.seen: set[str] = set()
         """The labels of the keys that it has read."""
@@ -38,12 +38,12 @@ class Watch:
         """Read each destination once."""
         for name in self._rotation.destinations:
             held = await held_at(name)
-            if not all(self._world.openrouter.is_live(secret) for secret in held):
+            if not all(self._services.openrouter.is_live(secret) for secret in held):
                 # The key may have been replaced, and revoked, since it was read: a consumer would read again.
                 held = await held_at(name)
             assert held, name
-            assert all(self._world.openrouter.is_live(secret) for secret in held), name
-            self.seen |= {key.label for key in self._world.openrouter.keys.values() if key.secret in held}
+            assert all(self._services.openrouter.is_live(secret) for secret in held), name
+            self.seen |= {key.label for key in self._services.openrouter.keys.values() if key.secret in held}
 
     async def go_on(self, every: float) -> None:
         """Read every so many seconds, until this is cancelled."""

@@ -40,7 +40,7 @@ def spellings(secret: str) -> list[bytes]:
 
 
 def leaks(services: Services) -> list[str]:
-    """Return the beginning of each secret of this services that is stored outside of blocks."""
+    """Return the beginning of each secret of these services that is stored outside of blocks."""
     secrets = {
         *services.openrouter.secrets,
         DEFAULT_MANAGEMENT_KEY,

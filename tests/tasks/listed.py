@@ -25,6 +25,13 @@ def restrict(world: FakeWorld, kind: ListKind, *hashes: str, **fields: Any) -> d
     return add(account, account.workspaces[0], name="production", **{kind.field: list(hashes)}, **fields)
 
 
+async def with_listed_key(world: FakeWorld, kind: ListKind) -> tuple[StoredKey, str, dict[str, Any]]:
+    """Rotate without inherit for the first time; return the key, somebody else's, and a list that names both."""
+    await world.rotate()
+    mine, theirs = await world.held(), other_key(world)
+    return mine, theirs, restrict(world, kind, mine.hash, theirs)
+
+
 def other_key(world: FakeWorld) -> str:
     """Create a key of somebody else, and return its hash."""
     return world.openrouter.add_key(world.openrouter.accounts[0], {"name": "somebody else's"}).hash

@@ -13,7 +13,7 @@ import pytest
 from blocks.openrouter.lists import ListKind
 from sandbox.server import Fault
 from tests.tasks.conftest import FakeWorld
-from tests.tasks.listed import KINDS, other_key, restrict, with_first_key
+from tests.tasks.listed import KINDS, other_key, restrict, with_first_key, with_listed_key
 
 FORBIDDEN = json.dumps({"error": {"code": 403, "message": "Only management keys can perform this operation"}})
 GONE = json.dumps({"error": {"code": 404, "message": "Resource not found"}})
@@ -99,9 +99,7 @@ async def test_a_key_that_cannot_be_added_is_not_published(world: FakeWorld, cas
 @pytest.mark.parametrize("kind", KINDS)
 async def test_without_inherit_nothing_is_carried_and_the_run_says_so(world: FakeWorld, kind: ListKind) -> None:
     """Given inherit off, the new key joins no list, a note names the lists, and the old key still leaves them."""
-    await world.rotate()
-    former, theirs = await world.held(), other_key(world)
-    which = restrict(world, kind, former.hash, theirs)
+    _, theirs, which = await with_listed_key(world, kind)
 
     await world.rotate()
     notes = list(world.notes)
@@ -115,12 +113,10 @@ async def test_without_inherit_nothing_is_carried_and_the_run_says_so(world: Fak
 @pytest.mark.parametrize("kind", KINDS)
 async def test_switching_inherit_on_within_the_overlap_brings_the_places_back(world: FakeWorld, kind: ListKind) -> None:
     """As the note says: the next key joins the lists that still name the superseded key."""
-    await world.rotate()
-    former, theirs = await world.held(), other_key(world)
-    which = restrict(world, kind, former.hash, theirs)
+    former, theirs, which = await with_listed_key(world, kind)
     await world.rotate()
 
-    world.rotation = world.rotation.model_copy(update={"key": world.rotation.key.model_copy(update={"inherit": True})})
+    world.change(key={"inherit": True})
     await world.rotate()
 
     assert which[kind.field] == [former.hash, theirs, (await world.held()).hash]
