@@ -30,7 +30,7 @@ from sandbox.openrouter_account import OpenRouterSandbox
 from sandbox.setup import CONNECTION, PLACEHOLDER
 from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.rotation import KeySettings, Rotation
-from tasks.model.tries import RUN
+from tasks.model.tries import RUN, TRIES_AGAIN
 from tasks.world.destinations import open_destination
 
 OVERLAP = timedelta(seconds=90)
@@ -52,7 +52,7 @@ class HerdRuns:
         due: When its runs were due, UTC.
         run_ids: The scheduled runs.
         runs: All runs of flow `rotate` since then, including tries.
-        is_settled: Whether every scheduled run has completed in time, itself or by a try.
+        is_settled: Whether every scheduled run has completed in time, itself or by a later run of its rotation.
     """
 
     due: datetime
@@ -67,17 +67,15 @@ class HerdRuns:
 
     @property
     def finished(self) -> dict[UUID, datetime]:
-        """When each scheduled run completed, itself or by a try."""
-        completed = [run for run in self.runs if run.state and run.state.is_completed() and run.end_time]
-        ends: dict[UUID, datetime] = {}
-        for run in sorted(completed, key=lambda run: run.end_time or self.due, reverse=True):
-            ends[_finishes(run)] = run.end_time or self.due
-        return {run_id: at for run_id, at in ends.items() if run_id in self.run_ids}
+        """When each scheduled run completed: itself, or by a try, for which a regular run of its rotation may stand."""
+        completed = [run for run in self.runs if run.state and run.state.is_completed()]
+        ends = {own.id: [run.end_time for run in completed if _finishes(run, own) and run.end_time] for own in self.own}
+        return {run_id: min(found) for run_id, found in ends.items() if found}
 
     @property
     def tries(self) -> Counter[UUID]:
-        """The number of tries of each scheduled run."""
-        return Counter(_finishes(run) for run in self.runs if run.id not in self.run_ids)
+        """The number of tries of each run."""
+        return Counter(UUID(str(run.labels[RUN])) for run in self.runs if RUN in run.labels)
 
     @property
     def seconds(self) -> float:
@@ -85,8 +83,12 @@ class HerdRuns:
         return (max(self.finished.values(), default=self.due) - self.due).total_seconds()
 
 
-def _finishes(run: FlowRun) -> UUID:
-    return UUID(str(run.labels.get(RUN, run.id)))
+def _finishes(run: FlowRun, own: FlowRun) -> bool:
+    if own.id in (run.id, UUID(str(run.labels.get(RUN, run.id)))):
+        return True
+    if own.state_name not in (TRIES_AGAIN, "Crashed") or own.end_time is None or run.end_time is None:
+        return False
+    return run.deployment_id == own.deployment_id and run.end_time >= own.end_time
 
 
 class Herd:

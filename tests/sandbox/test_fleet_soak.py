@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from random import Random
+from uuid import UUID, uuid4
 
+import pytest
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Completed, Crashed, Failed
+
+from sandbox.fleet.herd import HerdRuns
 from sandbox.fleet.kills import KINDS
 from sandbox.fleet.soak import JUDGED, YOUNG, Growth, kinds_to_kill
+from tasks.model.tries import RUN, TRIES_AGAIN
 
 LOADING = [(50.0 + number, 5) for number in range(YOUNG)]
 
@@ -34,3 +42,53 @@ def test_each_kind_is_killed_equally_often() -> None:
     killed = Counter(islice(kinds_to_kill(Random(1)), 4 * len(KINDS)))  # noqa: S311 - reproducible
 
     assert killed == dict.fromkeys(KINDS, 4)
+
+
+NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
+ROTATION = uuid4()
+
+
+def ended(minutes: int, state: State, *, rotation: UUID = ROTATION, finishes: FlowRun | None = None) -> FlowRun:
+    """Return a run that ended some minutes after noon."""
+    return FlowRun(
+        flow_id=uuid4(),
+        deployment_id=rotation,
+        state=state,
+        state_name=state.name,
+        end_time=NOON + timedelta(minutes=minutes),
+        labels={RUN: str(finishes.id)} if finishes else {},
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "later", "finished"),
+    [
+        (Failed(name=TRIES_AGAIN), ended(2, Completed()), 2),
+        (Crashed(), ended(2, Completed()), 2),
+        (Completed(), ended(2, Completed()), 1),
+        (Failed(), ended(2, Completed()), None),
+        (Failed(name=TRIES_AGAIN), ended(2, Failed()), None),
+        (Failed(name=TRIES_AGAIN), ended(0, Completed()), None),
+        (Failed(name=TRIES_AGAIN), ended(2, Completed(), rotation=uuid4()), None),
+    ],
+    ids=["tries again", "crashed", "completed", "needs a person", "fails again", "earlier", "another rotation"],
+)
+def test_a_regular_run_finishes_what_would_have_been_tried_again(
+    state: State, later: FlowRun, finished: int | None
+) -> None:
+    """No try is scheduled where the next regular run comes first; a run that needs a person is finished by nobody."""
+    run = ended(1, state)
+
+    found = HerdRuns(NOON, {run.id}, [run, later]).finished
+
+    assert found == ({} if finished is None else {run.id: NOON + timedelta(minutes=finished)})
+
+
+def test_a_try_finishes_its_run_whatever_that_ended_as() -> None:
+    """It names the run that it finishes, and counts as its try."""
+    run = ended(1, Failed())
+    again = ended(5, Completed(), finishes=run)
+
+    runs = HerdRuns(NOON, {run.id}, [run, again])
+
+    assert (runs.finished, runs.tries) == ({run.id: NOON + timedelta(minutes=5)}, {run.id: 1})
