@@ -59,8 +59,8 @@ T = TypeVar("T")
 Meaning = tuple[type[ServiceError], str]
 """The meaning of an error response: the error to raise, and the words before "while" in its message."""
 
-_limited: dict[str, tuple[float, int]] = {}
-"""By URL: until when a service has asked this process to wait (monotonic seconds), and which connection was asked."""
+_limited: dict[str, tuple[float, object]] = {}
+"""By URL: until when a service has asked this process to wait (monotonic seconds), and who of it was asked."""
 
 keep_answers_out_of_logs()
 
@@ -197,6 +197,8 @@ class JsonHttp:
         self._block = block
         self._sleep = sleep
         self._explain = explain
+        # An object of its own, not `id(self)`: Python gives the id of a closed connection to a later one.
+        self._caller = object()
         self._client = httpx.AsyncClient(
             base_url=base_url.rstrip("/") + "/",
             timeout=httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
@@ -274,7 +276,7 @@ class JsonHttp:
         kind, words = self._meaning(status, body)
         if status == httpx.codes.TOO_MANY_REQUESTS:
             wait = min(UNSTATED_WAIT_SECONDS if retry_after is None else retry_after, MAX_WAIT_SECONDS)
-            _limited[self.host] = time.monotonic() + wait, id(self)
+            _limited[self.host] = time.monotonic() + wait, self._caller
         raise kind(f"{self.service} at {self.host} {words} while {doing}.", retry_after=retry_after, status=status)
 
     async def _wait_for_others(self, request: httpx.Request) -> None:
@@ -282,9 +284,9 @@ class JsonHttp:
 
         A write is not delayed: it follows right after the check that this run may make it.
         """
-        until, asked = _limited.get(self.host, (0.0, id(self)))
+        until, asked = _limited.get(self.host, (0.0, self._caller))
         wait = until - time.monotonic()
-        if request.method == "GET" and asked != id(self) and wait > 0:
+        if request.method == "GET" and asked is not self._caller and wait > 0:
             await self._sleep(wait + uniform(0, JITTER_SECONDS))  # noqa: S311 - no secret depends on it
 
     def _meaning(self, status: int, body: bytes) -> Meaning:

@@ -9,6 +9,8 @@ from blocks.errors import RateLimitedError
 from blocks.http import MAX_WAIT_SECONDS, JsonHttp, seconds_to_wait
 from tests.blocks.test_http import HEADERS, Service
 
+LATER_RUNS = 20
+
 
 class Limited:
     """A service that answers 429 once, and two connections to it, as two runs of a worker have."""
@@ -29,10 +31,14 @@ async def test_a_429_to_one_run_slows_the_reads_of_the_others() -> None:
     limited = Limited()
     await limited.ask(limited.first, "GET")
 
-    await limited.ask(limited.second, "GET")
+    # Of many later connections, one is likely to be where the first was in memory.
+    for _ in range(LATER_RUNS):
+        await limited.ask(limited.second, "GET")
 
-    assert [6 < seconds < 8.1 for seconds in limited.first.waits + limited.second.waits] == [True, True]
-    assert 6 < seconds_to_wait() <= 7
+    assert len(limited.first.waits) == 1
+    assert len(limited.second.waits) == LATER_RUNS
+    assert all(5 < seconds < 8.1 for seconds in limited.first.waits + limited.second.waits)
+    assert 5 < seconds_to_wait() <= 7
 
 
 async def test_a_429_delays_no_write_of_another_run_and_no_other_service() -> None:
