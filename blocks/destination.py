@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from blocks.errors import NotFoundError
 from blocks.http import with_retries
+from blocks.login import LoginBlock
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,16 @@ class Destination(ABC):
 class DestinationBlock(SecretBlock, Destination, ABC):
     """A secret block that rotations use as a destination, and any flow as a secret."""
 
+    credentials: LoginBlock
+
+    async def login_ends(self) -> datetime | None:
+        """Return when the login expires; see `Destination`."""
+        return await self.credentials.login_ends()
+
+    async def aclose(self) -> None:
+        """Close the open connections."""
+        await self.credentials.aclose()
+
     async def aread_secret(self) -> bytes:
         """Read the secret, in async code.
 
@@ -207,6 +218,5 @@ class DestinationBlock(SecretBlock, Destination, ABC):
         """
         return run_coro_as_sync(self.awrite_secret(secret_data))
 
-    @abstractmethod
     def _apart(self) -> Self:
-        """Return a copy of the block without its open connections."""
+        return self.model_copy(update={"credentials": self.credentials.unopened_copy()})

@@ -39,7 +39,7 @@ from tasks.model.schedules import MAX_INTERVAL_DAYS, TIME_PATTERN, Timetable, pa
 from tasks.model.terms import Usd
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.checks import BlockCheck, check_connection, check_destination, places_of
-from tasks.world.connections import CONNECTION_TYPE
+from tasks.world.connections import connection_of
 from tasks.world.deployments import accepts_zone, own_schedule, read_timetable, rotates_by_itself, schedule_of
 from tasks.world.inventory import destinations_in_use
 from tasks.world.ledgers import read_ledger
@@ -228,10 +228,10 @@ def _timetable(
 async def _connection(asked: dict[str, Any]) -> dict[str, str]:
     if "connection" not in asked:
         return {}
-    connection = await block_name(asked.pop("connection"), "connection")
-    if not connection.startswith(f"{CONNECTION_TYPE}/"):
+    connection = connection_of(await block_name(asked.pop("connection"), "connection"))
+    if connection is None:
         raise ConfigurationError("connection: it is not an OpenRouter connection. Nothing was created.")
-    return {"connection": connection.partition("/")[2]}
+    return {"connection": connection}
 
 
 def _listed(field: str, value: Any, wrong: Refusals) -> list[Any]:

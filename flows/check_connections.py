@@ -22,7 +22,7 @@ from tasks.model.keys import show_time
 from tasks.model.management_keys import InUse
 from tasks.model.rotation import BLOCK_PATTERN, parse_rotation
 from tasks.world.checks import check_block
-from tasks.world.connections import CONNECTION_TYPE
+from tasks.world.connections import block_of, connection_of
 from tasks.world.inventory import read_deployments
 from tasks.world.management_keys import forget_others
 from tasks.world.secrecy import secret_flow
@@ -127,7 +127,7 @@ def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]
             name = f"rotate/{deployment['name']}"
             unreadable.append(Checked(name, (deployment["name"],), works=False, why=str(error)))
             continue
-        for name in (f"{CONNECTION_TYPE}/{rotation.connection}", *rotation.destinations):
+        for name in (block_of(rotation.connection), *rotation.destinations):
             # A copied deployment contains the same rotation again.
             used[name] = tuple(dict.fromkeys((*used.get(name, ()), rotation.name)))
     return used, unreadable
@@ -154,7 +154,7 @@ async def _checked(
         outcome = None
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                kind = "connection" if name.startswith(CONNECTION_TYPE) else "destination"
+                kind = "connection" if connection_of(name) else "destination"
                 outcome = await check_block(name, kind, loaded)
         except KeyRotationError as error:
             why = str(error)

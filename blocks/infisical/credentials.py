@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, field_validator
 
 from blocks.infisical.client import InfisicalClient
+from blocks.login import LoginBlock
 from blocks.stored import stored_name
 from blocks.urls import safe_base_url
 
@@ -23,7 +23,7 @@ def valid_text(field: str, value: str) -> str:
     return value
 
 
-class InfisicalCredentials(CredentialsBlock):
+class InfisicalCredentials(LoginBlock):
     """A connection to Infisical: a machine identity with universal auth.
 
     Attributes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationInfo, field_validator
@@ -81,9 +81,6 @@ class InfisicalSecret(DestinationBlock):
             raise ValueError("path must be a folder such as /apps/checkout, without '.' or '..' segments.")
         return "/" + "/".join(parts)
 
-    def _apart(self) -> Self:
-        return self.model_copy(update={"credentials": self.credentials.unopened_copy()})
-
     def place(self) -> str:
         """Return the name of the place for messages.
 
@@ -158,10 +155,6 @@ class InfisicalSecret(DestinationBlock):
     async def _request(self, method: str, doing: str, **how: Any) -> dict[str, Any]:
         path = f"api/v3/secrets/raw/{quote(self.name, safe='')}"
         return await self.credentials.get_client().request(method, path, doing=doing, **how)
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self.credentials.aclose()
 
     async def check(self) -> str:
         """Check that the machine identity can read the secret; only a write shows whether it may write.

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
 import hvac
-from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl, PrivateAttr, field_validator
 
 from blocks.errors import UnexpectedAnswerError
 from blocks.http import CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS
+from blocks.login import LoginBlock
 from blocks.stored import stored_name
 from blocks.urls import safe_base_url
 from blocks.vault.auth import AppRoleAuth, JwtAuth, KubernetesAuth, TokenAuth
@@ -33,7 +33,7 @@ def _trust(pem: str) -> ssl.SSLContext:
     return ssl.create_default_context(cadata=b"".join(base64.b64decode("".join(text.split())) for text in found))
 
 
-class VaultCredentials(CredentialsBlock):
+class VaultCredentials(LoginBlock):
     """A login to HashiCorp Vault.
 
     Attributes:
@@ -183,7 +183,7 @@ class VaultCredentials(CredentialsBlock):
         await self._look_token_up()
         return f"Vault at {self.connection().host} accepts this login."
 
-    async def token_ends(self) -> datetime | None:
+    async def login_ends(self) -> datetime | None:
         """Return when the block's own token expires.
 
         Returns:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar, Self
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar
 
 import hvac
 from hvac.exceptions import InvalidPath
@@ -211,24 +211,6 @@ class VaultSecret(DestinationBlock):
         """
         within = f" in the namespace {self.credentials.namespace}" if self.credentials.namespace else ""
         return f"{self.mount}/{self.path}#{self.field}{within} in Vault at {self.credentials.url}"
-
-    async def login_ends(self) -> datetime | None:
-        """Return when the login expires, if it is a given token; other auth methods log in again in each run.
-
-        Returns:
-            The expiry, UTC; `None` if there is none.
-
-        Raises:
-            KeyRotationError: The token may not look itself up, or the call failed.
-        """
-        return await self.credentials.token_ends()
-
-    async def aclose(self) -> None:
-        """Close the open connections."""
-        await self.credentials.aclose()
-
-    def _apart(self) -> Self:
-        return self.model_copy(update={"credentials": self.credentials.unopened_copy()})
 
     def _data_path(self) -> str:
         return f"{self.mount}/data/{self.path}"

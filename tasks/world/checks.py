@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from prefect.blocks.core import Block
 
-from blocks import InfisicalCredentials, VaultCredentials
 from blocks.destination import DestinationBlock
 from blocks.errors import KeyRotationError
+from blocks.login import LoginBlock
 from blocks.openrouter.client import OpenRouterClient
 from tasks.model.management_keys import InUse
-from tasks.world.connections import CONNECTION_TYPE, load_connection
+from tasks.world.connections import connection_of, load_connection
 from tasks.world.destinations import open_destination
 from tasks.world.management_keys import remember_use
 from tasks.world.optional import Part, if_available
@@ -110,14 +110,13 @@ async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHI
     Raises:
         KeyRotationError: It does not work; the message says why.
     """
-    kind, _, block = name.partition("/")
-    if kind == CONNECTION_TYPE:
-        return await check_connection(block, field, loaded)
-    login = await load_block(name, field, loaded)
-    if not isinstance(login, VaultCredentials | InfisicalCredentials):
-        return await check_destination(name, field, {name: login})
-    async with aclosing(login):
-        return BlockCheck(await login.check(), None)
+    if connection := connection_of(name):
+        return await check_connection(connection, field, loaded)
+    block = await load_block(name, field, loaded)
+    if not isinstance(block, LoginBlock):
+        return await check_destination(name, field, {name: block})
+    async with aclosing(block):
+        return BlockCheck(await block.check(), await _if_permitted(block.login_ends()))
 
 
 async def _if_permitted(look_up: Awaitable[datetime | None]) -> datetime | None:

@@ -11,8 +11,18 @@ from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.credentials import OpenRouterCredentials
 from tasks.world.stored_blocks import NOTHING, load_block
 
-CONNECTION_TYPE = "openrouter-credentials"
-"""The block type slug of a connection."""
+BLOCK_TYPE = OpenRouterCredentials.get_block_type_slug()
+
+
+def block_of(connection: str) -> str:
+    """Return the block of a connection: its type slug and name."""
+    return f"{BLOCK_TYPE}/{connection}"
+
+
+def connection_of(block: str) -> str | None:
+    """Return the connection that a block holds, from its type slug and name; `None` for a block of another type."""
+    kind, _, name = block.partition("/")
+    return name if kind == BLOCK_TYPE else None
 
 
 async def open_connection(
@@ -37,7 +47,7 @@ async def open_connection(
 
 async def load_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> OpenRouterCredentials:
     """Load a connection's block by name; arguments and errors are those of `open_connection`."""
-    block = await load_block(f"{CONNECTION_TYPE}/{name}", field, loaded)
+    block = await load_block(block_of(name), field, loaded)
     if not isinstance(block, OpenRouterCredentials):
         raise ConfigurationError(f"{field}: {name} is not an OpenRouter connection. Nothing was created.")
     return block

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from blocks.destination import Content, Destination, DestinationBlock
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError, ServiceError
+from blocks.login import LoginBlock
 from blocks.redaction import redacted
 from blocks.threads import in_own_thread
 from tasks.model.keys import fingerprint
@@ -189,7 +190,7 @@ def _aws_code(error: Exception) -> str:
 async def open_destination(
     name: str,
     field: str = "rotation.destinations",
-    logins: dict[UUID, Block] | None = None,
+    logins: dict[UUID, LoginBlock] | None = None,
     loaded: Mapping[str, Block] = NOTHING,
 ) -> Destination:
     """Open a destination by name.
@@ -218,8 +219,7 @@ async def open_destination(
     raise ConfigurationError(f"{field}: {name} is not a secret block. Nothing was created.")
 
 
-def _share_login(block: DestinationBlock, logins: dict[UUID, Block]) -> None:
-    credentials = getattr(block, "credentials", None)
-    document_id = getattr(credentials, "_block_document_id", None)
-    if isinstance(credentials, Block) and document_id is not None:
-        block.credentials = logins.setdefault(document_id, credentials)  # type: ignore[attr-defined] # it is there
+def _share_login(block: DestinationBlock, logins: dict[UUID, LoginBlock]) -> None:
+    document_id = block.credentials._block_document_id  # noqa: SLF001 - Prefect has no public accessor
+    if document_id is not None:
+        block.credentials = logins.setdefault(document_id, block.credentials)

@@ -28,11 +28,12 @@ from prefect.states import Cancelled, Scheduled
 
 from blocks.destination import Destination
 from blocks.errors import ConfigurationError
+from blocks.login import LoginBlock
 from blocks.openrouter.client import OpenRouterClient
 from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation, parse_rotation
 from tasks.world.api import LEDGER_TAG, PAGE_SIZE, api_errors, pages, parse_time
-from tasks.world.connections import CONNECTION_TYPE, open_connection
+from tasks.world.connections import block_of, open_connection
 from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
 from tasks.world.destinations import PrefectSecret, open_destination
 from tasks.world.installation import read_or_make_installation
@@ -71,7 +72,7 @@ class PrefectWorld:
         self._open = AsyncExitStack()
         self._connections: dict[str, OpenRouterClient] = {}
         self._destinations: dict[str, Destination] = {}
-        self._logins: dict[UUID, Block] = {}
+        self._logins: dict[UUID, LoginBlock] = {}
         self._blocks: dict[str, Block] = {}
         self._retire_deployment: UUID | None = None
         self.seconds_behind = seconds_behind(self.now())
@@ -115,7 +116,7 @@ class PrefectWorld:
         }
         wanted = [name for name in destinations if name in secrets or name not in {*self._destinations, *self._blocks}]
         if connection and connection not in self._connections:
-            wanted.append(f"{CONNECTION_TYPE}/{connection}")
+            wanted.append(block_of(connection))
         if len(wanted) == 1:
             return
         for name, block in (await load_blocks(wanted)).items() if wanted else ():

@@ -223,10 +223,10 @@ CALLS: dict[str, Call] = {
         another_shape_inside=str,
         **REFUSED_TOKEN,
     ),
-    "Vault credentials token_ends": _vault(
+    "Vault credentials login_ends": _vault(
         "GET",
         "/lookup-self",
-        lambda block: block.credentials.token_ends(),
+        lambda block: block.credentials.login_ends(),
         another_shape_inside=None,
         **REFUSED_TOKEN,
     ),
