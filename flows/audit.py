@@ -134,7 +134,7 @@ async def follow_audit(
         KeyRotationError: Something could not be read, so the audit would be incomplete.
     """
     try:
-        openrouter = await world.connection(connection)
+        openrouter: KeyReader = await world.connection(connection)
     except MissingBlockError:
         raise MissingBlockError(
             f"connection: the block openrouter-credentials/{connection} does not exist, so nobody can look at the keys "

@@ -31,7 +31,7 @@ from tasks.model.keys import fingerprint, label_agrees, read_marker
 from tasks.model.ledger import Ledger
 from tasks.world.account import knows_workspace
 from tasks.world.optional import Part, if_available, listed
-from tasks.world.ports import Deployed, OpenRouter, World
+from tasks.world.ports import Deployed, KeyReader, World
 from tasks.world.run import gather_all
 
 AT_ONCE = 8
@@ -69,7 +69,7 @@ class Comparison:
         return [name for name, value in self.secrets.items() if label_agrees(label, value)]
 
 
-async def compare(world: World, connection: str, openrouter: OpenRouter, older_than: timedelta) -> Comparison:
+async def compare(world: World, connection: str, openrouter: KeyReader, older_than: timedelta) -> Comparison:
     """Compare an account with the ledgers, the destinations and the deployments.
 
     Args:
@@ -85,7 +85,7 @@ async def compare(world: World, connection: str, openrouter: OpenRouter, older_t
 
 
 class _Reading:
-    def __init__(self, world: World, connection: str, openrouter: OpenRouter) -> None:
+    def __init__(self, world: World, connection: str, openrouter: KeyReader) -> None:
         self.world = world
         self.connection = connection
         self.openrouter = openrouter

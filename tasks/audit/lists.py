@@ -12,7 +12,7 @@ from tasks.audit.findings import CappedFindings, Finding, Kind
 from tasks.model.ledger import Ledger
 from tasks.model.lists import predecessors_of, successor_of
 from tasks.world.optional import Part, if_available, read_lists
-from tasks.world.ports import OpenRouter
+from tasks.world.ports import KeyReader
 
 SHOWN = 12
 """How many digits of a hash are shown; enough to find the key at OpenRouter."""
@@ -25,7 +25,7 @@ class ListReader:
         openrouter: The connection's client.
     """
 
-    def __init__(self, openrouter: OpenRouter) -> None:
+    def __init__(self, openrouter: KeyReader) -> None:
         self._openrouter = openrouter
         self._unseen: list[str] = []
         self._logging: list[str] = []

@@ -28,7 +28,7 @@ from tasks.model.unrecorded import as_superseded
 from tasks.model.written_off import as_explanation
 from tasks.world.installation import made_here
 from tasks.world.optional import read_uses
-from tasks.world.ports import Deployed
+from tasks.world.ports import Deployed, KeyReader
 from tasks.world.run import Run
 
 Holders = Callable[[str], list[str]]
@@ -141,7 +141,7 @@ async def _settle(
 
 async def _was_called(run: Run, connection: str, key: ApiKey) -> bool:
     # A call of a free model costs nothing, and not every account shows when a key was last used.
-    openrouter = await run.world.connection(connection)
+    openrouter: KeyReader = await run.world.connection(connection)
     return bool(await read_uses(openrouter, key.hash, key.created_at, run.world.now()))
 
 

@@ -16,6 +16,7 @@ from tasks.model.records import Budget, Current, Superseded
 from tasks.model.terms import Terms
 from tasks.world.account import confirm_gone
 from tasks.world.consumers import where_keys_are_read
+from tasks.world.ports import KeyChanger
 from tasks.world.run import Run
 
 
@@ -106,7 +107,7 @@ def _cap(key: ApiKey) -> dict[str, Any]:
 async def _set_limit(run: Run, current: Current, carried: Decimal) -> None:
     if current.terms is None or current.terms.limit is None:
         return
-    openrouter = await run.world.connection(current.connection)
+    openrouter: KeyChanger = await run.world.connection(current.connection)
     await run.guard()
     try:
         await openrouter.update_key(current.hash, limit=current.terms.request("-", carried).limit)

@@ -15,7 +15,7 @@ from tasks.model.unrecorded import as_superseded
 from tasks.world.account import has_workspace
 from tasks.world.installation import made_here
 from tasks.world.optional import Part, if_available, listed
-from tasks.world.ports import KeyReader
+from tasks.world.ports import KeyChanger, KeyReader
 from tasks.world.run import Run
 
 LOOK_AGAIN_AFTER_SECONDS = 2.0
@@ -88,7 +88,7 @@ async def _delete_marked(
         found = await _search(run, connection, workspace_id, ours)
     # After a restore of Prefect's database, the ledger may wait for a key that was published meanwhile.
     found = [key for key in found if not await _is_held(run, key)]
-    openrouter = await run.world.connection(connection)
+    openrouter: KeyChanger = await run.world.connection(connection)
     for key in found:
         await run.guard()
         await openrouter.delete_key(key.hash)

@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from blocks.errors import ForbiddenError, NotFoundError, ServiceError
 from blocks.openrouter.analytics import Use
 from blocks.openrouter.lists import KeyList, ListKind
-from tasks.world.ports import KeyReader, OpenRouter
+from tasks.world.ports import KeyReader
 
 T = TypeVar("T")
 NOT_FOUND = 404
@@ -79,7 +79,7 @@ async def listed(items: AsyncIterator[T]) -> list[T]:
 
 
 async def read_lists(
-    openrouter: OpenRouter, workspace_id: str | None, note: Callable[[str], None] | None = None
+    openrouter: KeyReader, workspace_id: str | None, note: Callable[[str], None] | None = None
 ) -> list[KeyList]:
     """Return a workspace's lists of keys; those of parts that the account lacks are left out.
 

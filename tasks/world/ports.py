@@ -20,7 +20,7 @@ from tasks.model.rotation import Rotation
 
 
 class KeyReader(Protocol):
-    """Reads an account."""
+    """Reads an account; changes nothing."""
 
     async def get_key(self, key_hash: str) -> ApiKey:
         """Return a key; `NotFoundError` if it does not exist."""
@@ -39,6 +39,9 @@ class KeyReader(Protocol):
 
     def key_lists(self, kind: ListKind, workspace_id: str | None = None) -> AsyncIterator[KeyList]:
         """Yield a workspace's lists of keys."""
+
+    async def key_list(self, kind: ListKind, list_id: str) -> KeyList:
+        """Return a list of keys; `NotFoundError` if it does not exist."""
 
     async def uses_of(self, key_hash: str, since: datetime, until: datetime) -> list[Use]:
         """Return the uses of a key in a period, the latest first."""
@@ -76,17 +79,14 @@ class KeyChanger(Protocol):
         """Unassign a guardrail from a key."""
 
 
-class ListKeeper(Protocol):
-    """Reads and changes lists of keys."""
-
-    async def key_list(self, kind: ListKind, list_id: str) -> KeyList:
-        """Return a list; `NotFoundError` if it does not exist."""
+class ListChanger(Protocol):
+    """Changes lists of keys."""
 
     async def replace_keys(self, which: KeyList, hashes: Sequence[str]) -> None:
         """Replace the keys in a list; the request is sent once."""
 
 
-class OpenRouter(KeyReader, KeyMinter, KeyChanger, ListKeeper, Protocol):
+class OpenRouter(KeyReader, KeyMinter, KeyChanger, ListChanger, Protocol):
     """A connection with all of its capabilities; each step requires only those it needs."""
 
 
