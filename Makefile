@@ -46,7 +46,7 @@ lint: $(VENV)/dev ## Check style and types
 	$(BIN)/mypy
 
 check: lint ## Check style and types, and run every test that needs no server, in about two minutes
-	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not e2e and not slow"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup -m "not e2e and not slow"
 
 docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

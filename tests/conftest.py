@@ -19,6 +19,7 @@ from sandbox.stack import Stack
 from tasks.model.rotation import KeySettings, Rotation
 from tests.certificates import self_signed
 
+E2E = Path(__file__).parent / "e2e"
 # No deadline: a slow machine must not fail a test.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
@@ -43,9 +44,15 @@ def pytest_configure(config: pytest.Config) -> None:
     Path(key).unlink()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave `tests/e2e` out where none of its tests is wanted: each process would import and collect it for nothing."""
+    unwanted = "not e2e" in config.option.markexpr and collection_path == E2E
+    return True if unwanted else None
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark every test that starts a Prefect server, so that no module has to do it."""
-    if "migrated" in getattr(item, "fixturenames", ()):
+    if "migrated" in getattr(item, "fixturenames", ()) or E2E in item.path.parents:
         item.add_marker(pytest.mark.e2e)
 
 

@@ -6,18 +6,18 @@ import logging
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
-from unittest.mock import AsyncMock, create_autospec
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
 from httpx import HTTPStatusError, Request, Response
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import Flow, FlowRun
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Pending, Running
 
 from blocks.errors import ServiceError
 from flows import abandoned
+from tests.prefect_client import client_with
 
 
 def server(*runs: FlowRun, ahead: timedelta = timedelta(0), last_heartbeat: datetime | None = None) -> Any:
@@ -36,7 +36,7 @@ def server(*runs: FlowRun, ahead: timedelta = timedelta(0), last_heartbeat: date
             return Response(200, headers={"Date": date}, json=[run.model_dump(mode="json") for run in page])
         return Response(200, json=[{"value": f"prefect.flow-run.{uuid4()}"}])
 
-    client = create_autospec(PrefectClient, instance=True)
+    client = client_with("request", "read_flow", "set_flow_run_state")
     client.request.side_effect = answer
     return client
 

@@ -14,7 +14,6 @@ from uuid import uuid4
 import httpx
 import pytest
 import yaml
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import RRuleSchedule as ClientRRuleSchedule
@@ -27,6 +26,7 @@ from flows.deployments import save_deployment
 from sandbox.stack import CHECKOUT, read_settings
 from tasks.model.rotation import parse_rotation
 from tasks.world.deployments import read_timetable
+from tests.prefect_client import client_with
 
 
 def timetable(schedule: dict[str, Any]) -> str:
@@ -36,6 +36,15 @@ def timetable(schedule: dict[str, Any]) -> str:
     return str(read_timetable(ClientRRuleSchedule(rrule=schedule["rrule"], timezone=schedule["timezone"])))
 
 
+USED = (
+    "create_deployment",
+    "create_flow",
+    "read_deployment",
+    "read_deployment_by_name",
+    "read_work_pool",
+    "update_deployment",
+)
+"""What saving a deployment calls."""
 SETTINGS = ["prefect.env", "deploy/fleet.env"]
 DEPLOYMENTS = {d["name"]: d for d in yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]}
 
@@ -154,7 +163,7 @@ async def test_what_does_not_exist_is_named(call: str, error: Exception, is_new:
     """A 404 is blamed on the work pool only if the pool is what does not exist."""
     own = DeploymentResponse(name="add-rotation", flow_id=uuid4(), work_pool_name="of-this-run", labels={})
     before = None if is_new else DeploymentResponse(id=uuid4(), name="example", flow_id=uuid4(), labels={})
-    client = mock.create_autospec(PrefectClient, instance=True)
+    client = client_with(*USED)
     client.read_deployment.return_value, client.create_flow.return_value = own, uuid4()
     getattr(client, call).side_effect = error
     rotation = parse_rotation(DEPLOYMENTS["example"]["parameters"]["rotation"])
@@ -193,7 +202,7 @@ async def test_a_change_puts_the_pool_back_that_was_deleted(pool: str | None, ch
         parameters={"rotation": rotation.model_dump(mode="json")},
         labels={},
     )
-    client = mock.create_autospec(PrefectClient, instance=True)
+    client = client_with(*USED)
     client.read_deployment.return_value = own
     run: Any = {"flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4())}
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from unittest.mock import create_autospec
 from uuid import uuid4
 
 import pytest
 from prefect import State
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.context import FlowRunContext
@@ -18,6 +16,7 @@ from prefect.states import Completed, Running
 
 from tasks.world import orchestrator
 from tasks.world.orchestrator import PrefectWorld
+from tests.prefect_client import client_with
 
 DUE = datetime(2026, 12, 17, 3, 30, tzinfo=UTC)
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
@@ -29,7 +28,7 @@ class Server:
     def __init__(self) -> None:
         self.time = DUE - DAY
         self.runs: dict[str, FlowRun] = {}
-        self.client = create_autospec(PrefectClient, instance=True)
+        self.client = client_with("read_deployment_by_name", "create_flow_run_from_deployment")
         self.client.read_deployment_by_name.return_value = DeploymentResponse(
             id=uuid4(), flow_id=uuid4(), name="retire", labels={}
         )
