@@ -14,13 +14,13 @@ from rich.console import Console
 from sandbox.fleet.consumers import Consumers
 from sandbox.fleet.herd import Herd, read_key
 from sandbox.fleet.kills import DOWN_SECONDS, KINDS, kill
-from sandbox.fleet.report import Report, examine, show
 from sandbox.fleet.setup import NOT_INSTALLED, Site, can_run, started
+from sandbox.fleet.trial_results import TrialResults, examine, show
 
 CONSUMED = 20
 
 
-async def trial(site: Site, herd: Herd, asked: argparse.Namespace, console: Console) -> Report:
+async def trial(site: Site, herd: Herd, asked: argparse.Namespace, console: Console) -> TrialResults:
     """Make all rotations due twice: first undisturbed, then with kills and with consumers that use the keys."""
     await herd.prepare()
     console.print(f"{len(herd.rotations)} rotations are due at once; nothing is killed.")
@@ -72,9 +72,9 @@ def main() -> int:
         return NOT_INSTALLED
     with started(console) as site:
         herd = Herd(asked.rotations, min(CONSUMED, asked.rotations), site.vault_url)
-        report = asyncio.run(trial(site, herd, asked, console))
-        report.started_again = site.fleet.started_again
-    return 0 if show(report, time.monotonic() - begun, console) else 1
+        results = asyncio.run(trial(site, herd, asked, console))
+        results.started_again = site.fleet.started_again
+    return 0 if show(results, time.monotonic() - begun, console) else 1
 
 
 if __name__ == "__main__":

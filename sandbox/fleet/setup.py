@@ -82,7 +82,7 @@ def started(console: Console) -> Iterator[Site]:
     Raises:
         RuntimeError: A part did not start.
     """
-    # Clients in this process fail while a part is down; the report counts that, so their logs are silenced.
+    # Clients in this process fail while a part is down; the results count that, so their logs are silenced.
     logging.disable(logging.CRITICAL)
     # This logger ignores `logging.disable`: its thread does not see the setting that it checks instead.
     logging.getLogger("prefect._internal.concurrency").disabled = True

@@ -18,8 +18,8 @@ from rich.console import Console
 from sandbox.fleet.consumers import Consumers
 from sandbox.fleet.herd import Herd, HerdRuns, read_key
 from sandbox.fleet.kills import DOWN_SECONDS, KINDS, kill
-from sandbox.fleet.report import SHOWN, Report, examine, print_table
 from sandbox.fleet.setup import NOT_INSTALLED, Site, can_run, started
+from sandbox.fleet.trial_results import SHOWN, TrialResults, examine, print_table
 from sandbox.server import Fault
 from sandbox.usage import memory_mb, open_sockets
 
@@ -80,7 +80,7 @@ def kinds_to_kill(random: Random) -> Iterator[str]:
         yield from random.sample(list(KINDS), len(KINDS))
 
 
-async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Console) -> tuple[Report, Growth]:
+async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Console) -> tuple[TrialResults, Growth]:
     """Make each rotation due once in each round; afterwards, without faults, once more."""
     await herd.prepare()
     await herd.settle(await herd.start(0))
@@ -127,20 +127,20 @@ def merged(rounds: list[HerdRuns]) -> HerdRuns:
     return HerdRuns(rounds[0].due, ids, list(runs.values()), all(outcome.is_settled for outcome in rounds))
 
 
-def show(report: Report, growth: Growth, seconds: float, console: Console) -> bool:
+def show(results: TrialResults, growth: Growth, seconds: float, console: Console) -> bool:
     """Print the table, and return whether nothing was lost and nothing has leaked."""
-    rotated, sent, failed = report.disturbed, sum(report.consumers.answers.values()), len(report.consumers.failed)
+    rotated, sent, failed = results.disturbed, sum(results.consumers.answers.values()), len(results.consumers.failed)
     memory, opened, judged = growth.worst()
     rows = [
         ("rotations finished", str(len(rotated.finished)), f"{len(rotated.run_ids)}", rotated.is_settled),
         ("most tries of one rotation", str(max(rotated.tries.values(), default=0)), "", True),
-        ("parts started again", str(report.started_again.total()), "", True),
+        ("parts started again", str(results.started_again.total()), "", True),
         ("requests sent by consumers", str(sent), "more than 0", sent > 0),
         ("requests failed", str(failed), "0", failed == 0),
-        ("keys made", str(len(report.account.created)), "", True),
-        ("keys left over", str(report.unretired), "0", report.unretired == 0),
-        ("orphans", str(len(report.orphans)), "0", not report.orphans),
-        ("rotations without one live key", str(len(report.wrong)), "0", not report.wrong),
+        ("keys made", str(len(results.account.created)), "", True),
+        ("keys left over", str(results.unretired), "0", results.unretired == 0),
+        ("orphans", str(len(results.orphans)), "0", not results.orphans),
+        ("rotations without one live key", str(len(results.wrong)), "0", not results.wrong),
         ("workers that lived long enough to be judged", str(judged), "more than 0", judged > 0),
         (
             "memory of a worker, growth",
@@ -156,7 +156,7 @@ def show(report: Report, growth: Growth, seconds: float, console: Console) -> bo
         ),
         ("seconds in all", f"{seconds:.0f}", "", True),
     ]
-    lines = [*report.consumers.failed[:SHOWN], *report.wrong[:SHOWN]]
+    lines = [*results.consumers.failed[:SHOWN], *results.wrong[:SHOWN]]
     return print_table("A soak of a fleet", rows, lines, console)
 
 
@@ -173,9 +173,9 @@ def main() -> int:
     if not can_run(console):
         return NOT_INSTALLED
     with started(console) as site:
-        report, growth = asyncio.run(soak(site, Herd(ROTATIONS, ROTATIONS, site.vault_url), asked, console))
-        report.started_again = site.fleet.started_again
-    return 0 if show(report, growth, time.monotonic() - begun, console) else 1
+        results, growth = asyncio.run(soak(site, Herd(ROTATIONS, ROTATIONS, site.vault_url), asked, console))
+        results.started_again = site.fleet.started_again
+    return 0 if show(results, growth, time.monotonic() - begun, console) else 1
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ SHOWN = 10
 
 
 @dataclass
-class Report:
+class TrialResults:
     """The results of a trial."""
 
     herd: Herd
@@ -102,26 +102,26 @@ async def examine(
     consumers: Consumers,
     account: OpenRouterSandbox,
     receiver: Receiver,
-) -> Report:
+) -> TrialResults:
     """Compare the final state with the expected one; events and automations get time to arrive."""
-    report, explained = Report(herd, calm, disturbed, consumers, account, receiver.completed), set[str]()
+    results, explained = TrialResults(herd, calm, disturbed, consumers, account, receiver.completed), set[str]()
     for rotation in herd.rotations:
         ledger = await read_ledger(rotation.name)
         explained |= ledger.hashes()
         held = account.by_secret.get(key := await read_key(rotation.destinations[0]))
         if ledger.current is None or held is None or not account.is_live(key) or ledger.current.hash != held.hash:
-            report.wrong.append(f"{rotation.name}: ledger, destination and OpenRouter disagree")
+            results.wrong.append(f"{rotation.name}: ledger, destination and OpenRouter disagree")
         else:
-            report.current[held.hash] = rotation.name
-    report.orphans = {key.hash for key in account.live_keys()} - explained
+            results.current[held.hash] = rotation.name
+    results.orphans = {key.hash for key in account.live_keys()} - explained
     begun = time.monotonic()
-    while report.not_fired and time.monotonic() - begun < FIRED_WITHIN_SECONDS:  # noqa: ASYNC110 - another thread counts
+    while results.not_fired and time.monotonic() - begun < FIRED_WITHIN_SECONDS:  # noqa: ASYNC110 - another thread counts
         await asyncio.sleep(1)
-    report.waited = time.monotonic() - begun
+    results.waited = time.monotonic() - begun
     while True:
-        report.stored = await _stored_events()
-        if not report.events_lost or time.monotonic() - begun > report.waited + STORED_WITHIN_SECONDS:
-            return report
+        results.stored = await _stored_events()
+        if not results.events_lost or time.monotonic() - begun > results.waited + STORED_WITHIN_SECONDS:
+            return results
         await asyncio.sleep(1)
 
 
@@ -137,36 +137,36 @@ async def _stored_events() -> Counter[str]:
     return Counter({entry["value"]: entry["count"] for entry in answer.json()})
 
 
-def show(report: Report, seconds: float, console: Console) -> bool:
+def show(results: TrialResults, seconds: float, console: Console) -> bool:
     """Print the table, and return whether nothing was lost."""
-    calm, disturbed, sent = report.calm, report.disturbed, sum(report.consumers.answers.values())
+    calm, disturbed, sent = results.calm, results.disturbed, sum(results.consumers.answers.values())
     most_tries = max(disturbed.tries.values(), default=0)
-    failed = len(report.consumers.failed)
-    by_themselves = report.started_again.total()
+    failed = len(results.consumers.failed)
+    by_themselves = results.started_again.total()
     due = f"{len(disturbed.run_ids)}"
     rows = [
         ("rotations finished, undisturbed", str(len(calm.finished)), due, calm.is_settled),
         ("rotations finished, with kills", str(len(disturbed.finished)), due, disturbed.is_settled),
         ("seconds, undisturbed and with kills", f"{calm.seconds:.0f}, {disturbed.seconds:.0f}", "", True),
         ("rotations a minute", f"{_rate(calm)}, {_rate(disturbed)}", "", True),
-        ("runs that failed and healed by themselves", _counted(report.failed_runs), "", True),
+        ("runs that failed and healed by themselves", _counted(results.failed_runs), "", True),
         ("most tries of one rotation", str(most_tries), f"at most {MOST_TRIES}", most_tries <= MOST_TRIES),
         ("requests sent by consumers", str(sent), "more than 0", sent > 0),
         ("requests failed", str(failed), "0", failed == 0),
-        ("keys live", str(len(report.account.live_keys())), due, report.unretired == 0),
-        ("orphans", str(len(report.orphans)), "0", not report.orphans),
-        ("rotations without one live key", str(len(report.wrong)), "0", not report.wrong),
-        ("keys made more than once", str(report.needless_keys), "", True),
-        ("retirements lost", str(report.unretired), "0", report.unretired == 0),
-        ("automations that did not fire", str(len(report.not_fired)), "0", not report.not_fired),
-        ("automations that fired twice", str(report.fired_again), "", True),
-        ("seconds that the last automation came late", f"{report.waited:.0f}", "", True),
-        ("events lost", str(sum(report.events_lost.values())), "", True),
+        ("keys live", str(len(results.account.live_keys())), due, results.unretired == 0),
+        ("orphans", str(len(results.orphans)), "0", not results.orphans),
+        ("rotations without one live key", str(len(results.wrong)), "0", not results.wrong),
+        ("keys made more than once", str(results.needless_keys), "", True),
+        ("retirements lost", str(results.unretired), "0", results.unretired == 0),
+        ("automations that did not fire", str(len(results.not_fired)), "0", not results.not_fired),
+        ("automations that fired twice", str(results.fired_again), "", True),
+        ("seconds that the last automation came late", f"{results.waited:.0f}", "", True),
+        ("events lost", str(sum(results.events_lost.values())), "", True),
         ("parts started again", str(by_themselves), "", True),
         ("seconds in all", f"{seconds:.0f}", "", True),
     ]
-    lost = [f"events {name}: {number}" for name, number in report.events_lost.items()]
-    lines = [*report.consumers.failed[:SHOWN], *report.wrong[:SHOWN], *report.not_fired[:SHOWN], *lost]
+    lost = [f"events {name}: {number}" for name, number in results.events_lost.items()]
+    lines = [*results.consumers.failed[:SHOWN], *results.wrong[:SHOWN], *results.not_fired[:SHOWN], *lost]
     return print_table("A fleet under faults", rows, lines, console)
 
 
