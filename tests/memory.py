@@ -8,7 +8,7 @@ from typing import Any
 
 from blocks.errors import PlaceLostError
 from tasks.model.ledger import FORMAT
-from tasks.world.open_ledger import Term, is_closed
+from tasks.world.open_ledger import LedgerTerm, is_closed
 
 
 class Memory:
@@ -36,11 +36,11 @@ class Memory:
         else:
             self.terms[max(self.terms, default=1)] = deepcopy(value)
 
-    async def newest(self) -> list[Term]:
+    async def newest(self) -> list[LedgerTerm]:
         """Read the terms."""
-        return [Term(number, deepcopy(self.terms[number])) for number in sorted(self.terms, reverse=True)]
+        return [LedgerTerm(number, deepcopy(self.terms[number])) for number in sorted(self.terms, reverse=True)]
 
-    async def create(self, term: Term) -> None:
+    async def create(self, term: LedgerTerm) -> None:
         """Create a term."""
         if term.number in self.terms:
             raise PlaceLostError("Another run has just written the ledger.")

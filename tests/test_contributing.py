@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from sandbox.stack import CHECKOUT
-from tests.test_rooms import ROOMS
+from tests.test_packages import PACKAGES
 
 COMMAND = re.compile(r"(?:`|entry: )make ([a-z]+)")
-ROOM = re.compile(r"^\| `((?:blocks|tasks|flows)/[^`]*)` \|", re.MULTILINE)
+PACKAGE = re.compile(r"^\| `((?:blocks|tasks|flows)/[^`]*)` \|", re.MULTILINE)
 
 
 def read(file: str) -> str:
@@ -40,11 +40,13 @@ def test_each_command_is_one_that_make_lists(file: str) -> None:
     assert [name for name in named if not re.search(rf"^make {name}\t", listed, re.MULTILINE)] == []
 
 
-def test_the_guide_lists_every_room() -> None:
+def test_the_guide_lists_every_package() -> None:
     """Its table has every package whose imports are restricted; packages inside `blocks` are part of its row."""
-    rooms = {room.replace("*.py", "").strip("/").replace("/", ".") for room in ROOM.findall(read("CONTRIBUTING.md"))}
+    packages = {
+        row.replace("*.py", "").strip("/").replace("/", ".") for row in PACKAGE.findall(read("CONTRIBUTING.md"))
+    }
 
-    assert rooms == {room for room in ROOMS if not room.startswith("blocks.")}
+    assert packages == {name for name in PACKAGES if not name.startswith("blocks.")}
 
 
 def test_the_workflow_checks_out_and_runs_one_command() -> None:

@@ -84,7 +84,7 @@ def messages(*errors: str) -> str:
     Args:
         *errors: The classes. A `ValueError` of the rotation's settings becomes a `ConfigurationError`.
     """
-    files = [file for room in ("blocks", "tasks", "flows") for file in sorted((CHECKOUT / room).rglob("*.py"))]
+    files = [file for package in ("blocks", "tasks", "flows") for file in sorted((CHECKOUT / package).rglob("*.py"))]
     # A message that is filled in as a whole says nothing here.
     found = [said for file in files for kind, said in _raised(file) if kind in errors and re.search("[a-z]", said)]
     return (

@@ -21,7 +21,7 @@ from blocks.errors import PlaceLostError
 from tasks.model.ledger import FORMAT, Ledger, parse_ledger
 from tasks.world.api import LEDGER_TAG, api_errors, pages
 from tasks.world.gate import persistently, sent_once
-from tasks.world.open_ledger import OwnTermError, Term, is_closed, prune
+from tasks.world.open_ledger import LedgerTerm, OwnTermError, is_closed, prune
 
 READING = "reading the ledger"
 WRITING = "writing the ledger"
@@ -59,13 +59,13 @@ async def prune_ledgers() -> None:
         await prune(VariableStore(name), terms)
 
 
-async def _all_terms() -> dict[str, list[Term]]:
-    found: dict[str, list[Term]] = {}
+async def _all_terms() -> dict[str, list[LedgerTerm]]:
+    found: dict[str, list[LedgerTerm]] = {}
     async for variable in _variables(f"{LEDGER_TAG}%", "NAME_ASC"):
         # Prefect's pattern matches anywhere in a name, and the sort order depends on the database.
         if ours := _OURS.fullmatch(variable.name) or _BEFORE_TERMS.fullmatch(variable.name):
             number = int(ours[2]) if ours.re is _OURS else 0
-            found.setdefault(ours[1], []).append(Term(number, variable.value))
+            found.setdefault(ours[1], []).append(LedgerTerm(number, variable.value))
     return {name: sorted(terms, key=lambda term: -term.number) for name, terms in found.items()}
 
 
@@ -100,7 +100,7 @@ class VariableStore:
         self._rotation = rotation
         self._before_terms = f"{LEDGER_TAG}-{rotation}"
 
-    async def newest(self) -> list[Term]:
+    async def newest(self) -> list[LedgerTerm]:
         """Return the newest terms, the newest first; a ledger of format 1, which has no terms, as term 0."""
         # In a pattern, an underscore matches any character. The zero of the number excludes most other rotations, the
         # comparison of exact names the rest.
@@ -114,17 +114,17 @@ class VariableStore:
             found = self._terms([variable async for variable in _variables(f"{prefix}%", "NAME_DESC")])
         return found or await self._without_terms()
 
-    def _terms(self, variables: Iterable[Variable]) -> list[Term]:
+    def _terms(self, variables: Iterable[Variable]) -> list[LedgerTerm]:
         matches = ((_OURS.fullmatch(variable.name), variable.value) for variable in variables)
-        return [Term(int(match[2]), value) for match, value in matches if match and match[1] == self._rotation]
+        return [LedgerTerm(int(match[2]), value) for match, value in matches if match and match[1] == self._rotation]
 
-    async def _without_terms(self) -> list[Term]:
+    async def _without_terms(self) -> list[LedgerTerm]:
         client, _ = get_or_create_client()
         with api_errors(READING):
             variable = await client.read_variable_by_name(self._before_terms)
-        return [] if variable is None else [Term(0, variable.value)]
+        return [] if variable is None else [LedgerTerm(0, variable.value)]
 
-    async def create(self, term: Term) -> None:
+    async def create(self, term: LedgerTerm) -> None:
         """Create a term; safe to repeat, because of all requests for one name a single one succeeds.
 
         Raises:

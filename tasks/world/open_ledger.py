@@ -19,7 +19,7 @@ KEPT_TERMS = 2
 """How many terms are kept, for a person who wants to see what changed."""
 
 
-class Term(NamedTuple):
+class LedgerTerm(NamedTuple):
     """A term of a ledger, as it is stored.
 
     Args:
@@ -38,10 +38,10 @@ class OwnTermError(Exception):
 class LedgerStore(Protocol):
     """The store of a ledger's terms: Prefect variables, or a model of them in tests."""
 
-    async def newest(self) -> list[Term]:
+    async def newest(self) -> list[LedgerTerm]:
         """Return the newest terms, the newest first."""
 
-    async def create(self, term: Term) -> None:
+    async def create(self, term: LedgerTerm) -> None:
         """Create a term; `PlaceLostError` if another run has created it, `OwnTermError` if this attempt has."""
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ class OpenLedger:
             await self._store.close_format_1(self.ledger.to_json())
         while True:
             try:
-                await self._store.create(Term(number, value))
+                await self._store.create(LedgerTerm(number, value))
             except OwnTermError:
                 number += 1
             else:
@@ -165,7 +165,7 @@ class OpenLedger:
         return signed, value
 
 
-async def prune(store: LedgerStore, terms: Sequence[Term]) -> None:
+async def prune(store: LedgerStore, terms: Sequence[LedgerTerm]) -> None:
     """Delete the terms of a ledger, except for its newest two, or the last one of a removed rotation.
 
     Args:

@@ -71,8 +71,8 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 def test_the_wheel_holds_every_package_and_nothing_else(wheel: Path) -> None:
     """It contains each subpackage, each `py.typed` and each automation, but neither tests nor the sandbox."""
-    rooms = [CHECKOUT / room for room in ("blocks", "tasks", "flows")]
-    expected = [file for room in rooms for file in (*room.rglob("*.py"), room / "py.typed")]
+    packages = [CHECKOUT / name for name in ("blocks", "tasks", "flows")]
+    expected = [file for package in packages for file in (*package.rglob("*.py"), package / "py.typed")]
     expected += (CHECKOUT / "automations").glob("*.yaml")
 
     with zipfile.ZipFile(wheel) as archive:

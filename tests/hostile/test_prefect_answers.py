@@ -32,7 +32,7 @@ from tasks.world import gate
 from tasks.world.destinations import PrefectSecret
 from tasks.world.inventory import destinations_in_use, read_facts
 from tasks.world.ledgers import VariableStore, prune_ledgers
-from tasks.world.open_ledger import Term
+from tasks.world.open_ledger import LedgerTerm
 from tasks.world.orchestrator import PrefectWorld
 from tasks.world.slots import slot_warnings
 from tests.hostile.judging import LONGEST_SECONDS, is_plain, leaks, shown
@@ -73,7 +73,7 @@ def _deployment() -> DeploymentResponse:
 
 CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "the ledger is read": lambda: VariableStore("checkout").newest(),
-    "the ledger is written": lambda: VariableStore("checkout").create(Term(1, {})),
+    "the ledger is written": lambda: VariableStore("checkout").create(LedgerTerm(1, {})),
     "a ledger of format 1 is closed": lambda: VariableStore("checkout").close_format_1({}),
     "a term is deleted": lambda: VariableStore("checkout").delete([1]),
     "ledgers": lambda: _walked(PrefectWorld().ledgers()),

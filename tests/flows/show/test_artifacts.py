@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from flows.show.overview import OVERVIEW
 from sandbox.stack import CHECKOUT
-from tests.test_rooms import modules
+from tests.test_packages import modules
 
 WRITERS = {"show_markdown", "show_table", "acreate_markdown_artifact", "acreate_table_artifact", "ArtifactCreate"}
 NAME = "<name>"

@@ -31,7 +31,7 @@ from tasks.model.records import Superseded
 from tasks.model.rotation import Rotation
 from tasks.steps import PLAIN
 from tasks.world.ledgers import term_variable
-from tasks.world.open_ledger import LedgerStore, OpenLedger, Term, is_closed, prune
+from tasks.world.open_ledger import LedgerStore, LedgerTerm, OpenLedger, is_closed, prune
 from tasks.world.run import Run, VerifiedKey
 from tests.simulation.machine import Histories
 from tests.simulation.mutants.mutant import (
@@ -90,7 +90,7 @@ def _unannounced(ledger: Ledger, key_hash: str, changes: dict[str, Any]) -> Ledg
     return changed_rightly(ledger, key_hash, **{name: value for name, value in changes.items() if name != "revoking"})
 
 
-def _make_over(self: ModelStore, term: Term) -> None:
+def _make_over(self: ModelStore, term: LedgerTerm) -> None:
     self._model.variables.pop(term_variable(self._rotation, term.number), None)
     _make(self, term)
 
@@ -98,7 +98,7 @@ def _make_over(self: ModelStore, term: Term) -> None:
 _make = ModelStore._create
 
 
-async def _prune_all_of_a_removed_rotation(store: LedgerStore, terms: Sequence[Term]) -> None:
+async def _prune_all_of_a_removed_rotation(store: LedgerStore, terms: Sequence[LedgerTerm]) -> None:
     if is_closed(terms[0].value):
         await store.delete([term.number for term in terms])
     else:

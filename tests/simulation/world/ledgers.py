@@ -9,7 +9,7 @@ from blocks.errors import (
     PlaceLostError,
 )
 from tasks.world.ledgers import LOOKED_AT, term_variable
-from tasks.world.open_ledger import Term
+from tasks.world.open_ledger import LedgerTerm
 from tests.simulation.world.process import Process
 
 
@@ -24,11 +24,11 @@ class ModelStore:
         self._looked = False
         process.seen_signatures = None
 
-    async def newest(self) -> list[Term]:
+    async def newest(self) -> list[LedgerTerm]:
         """Read the newest terms."""
         return await self._process.effect("read the ledger", self._read)
 
-    def _read(self) -> list[Term]:
+    def _read(self) -> list[LedgerTerm]:
         terms = self._model.terms(self._rotation)
         newest = terms[0].number if terms else None
         if not self._looked or newest == self._expected:
@@ -36,11 +36,11 @@ class ModelStore:
             self._looked, self._expected = True, newest
         return terms[:LOOKED_AT]
 
-    async def create(self, term: Term) -> None:
+    async def create(self, term: LedgerTerm) -> None:
         """Create a term; a request that timed out may still create it, at any later time."""
         await self._process.effect("write the ledger", lambda: self._create(term), late=True)
 
-    def _create(self, term: Term) -> None:
+    def _create(self, term: LedgerTerm) -> None:
         name = term_variable(self._rotation, term.number)
         if name in self._model.variables:
             if self._model.variables[name] == term.value:

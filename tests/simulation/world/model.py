@@ -15,7 +15,7 @@ from blocks.openrouter.keys import KeyRequest
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Rotation
 from tasks.world.ledgers import term_variable
-from tasks.world.open_ledger import Term
+from tasks.world.open_ledger import LedgerTerm
 from tests.simulation.world.fates import Fate
 from tests.simulation.world.keys import ModelKey
 from tests.simulation.world.places import Place
@@ -133,10 +133,10 @@ class Model:
             known = self._read[id(value)] = value, Ledger.model_validate(value)
         return known[1]
 
-    def terms(self, rotation: str) -> list[Term]:
+    def terms(self, rotation: str) -> list[LedgerTerm]:
         """The terms of a ledger, the newest first."""
         found = ((name.split("_"), value) for name, value in sorted(self.variables.items(), reverse=True))
-        return [Term(int(number), value) for (_, name, number), value in found if name == rotation]
+        return [LedgerTerm(int(number), value) for (_, name, number), value in found if name == rotation]
 
     def rotations(self) -> list[str]:
         """Return the rotations that have a ledger, even a closed one."""

@@ -22,7 +22,7 @@ from sandbox.server import running
 from tasks.model.ledger import Ledger
 from tasks.world import gate, ledgers
 from tasks.world.ledgers import term_variable
-from tasks.world.open_ledger import OpenLedger, Term, prune
+from tasks.world.open_ledger import LedgerTerm, OpenLedger, prune
 from tests.memory import Memory
 
 
@@ -53,7 +53,7 @@ async def test_an_error_of_prefects_api_is_one_plain_sentence(error: Exception) 
         mock.patch.object(gate, "get_or_create_client", return_value=(client, False)),
         pytest.raises(ServiceError, match="Prefect's API failed while writing the ledger") as failed,
     ):
-        await ledgers.VariableStore("checkout").create(Term(1, {}))
+        await ledgers.VariableStore("checkout").create(LedgerTerm(1, {}))
 
     assert "what was sent" not in str(failed.value)
     assert failed.value.outcome_unknown
@@ -77,7 +77,7 @@ async def test_every_status_of_prefects_api_is_one_plain_sentence(status: int) -
     answer = Response("what was sent", status, {"Retry-After": "1"})
     async with ledger_behind(answer) as ledger:
         with pytest.raises(ServiceError, match="failed while writing the ledger") as failed:
-            await ledger.create(Term(1, {}))
+            await ledger.create(LedgerTerm(1, {}))
 
     assert "what was sent" not in str(failed.value)
 
@@ -101,7 +101,7 @@ async def test_a_ledger_that_appears_in_between_costs_the_run_its_place() -> Non
         mock.patch.object(gate, "get_or_create_client", return_value=(client, False)),
         pytest.raises(PlaceLostError),
     ):
-        await ledgers.VariableStore("checkout").create(Term(1, {}))
+        await ledgers.VariableStore("checkout").create(LedgerTerm(1, {}))
 
 
 async def test_a_write_that_was_given_up_and_took_effect_costs_no_place() -> None:

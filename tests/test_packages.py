@@ -1,4 +1,4 @@
-"""The packages of the code (here called rooms), and the dependencies allowed between them: one direction only."""
+"""The packages of the code, and the imports allowed between them: one direction only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = {"tasks"} | KEY
 LIFE = {"tasks.life"} | STEPS
 AUDIT = {"tasks.audit"} | WORLD
 SHOW = {"flows.show"} | LIFE | AUDIT
-ROOMS = {
+PACKAGES = {
     "blocks": BLOCKS,
     "blocks.openrouter": {"blocks", "blocks.openrouter"},
     "blocks.vault": {"blocks", "blocks.vault"},
@@ -32,20 +32,20 @@ ROOMS = {
     "flows.show": SHOW,
     "flows": {"flows", "automations"} | SHOW,
 }
-"""Each room, and the rooms that it may import."""
+"""Each package, and the packages that it may import."""
 MODEL_MAY_IMPORT = {"blocks.errors", "blocks.foreign", "blocks.redaction", "blocks.openrouter.keys"}
 """What the model may import: values and errors of the blocks, but no client."""
 MAX_LINES = 400
 """The maximum length of a file."""
 
 
-def room_of(module: str) -> str:
-    """Return the room of a module; a package belongs to itself."""
-    return module if module in ROOMS else module.rpartition(".")[0]
+def package_of(module: str) -> str:
+    """Return the package of a module; a package belongs to itself."""
+    return module if module in PACKAGES else module.rpartition(".")[0]
 
 
 def modules(folder: Path = CHECKOUT) -> Iterator[tuple[str, str]]:
-    """Yield the dotted name and the source of each module in every room."""
+    """Yield the dotted name and the source of each module."""
     for top in ("blocks", "tasks", "flows"):
         for file in sorted((folder / top).rglob("*.py")):
             parts = file.relative_to(folder).with_suffix("").parts
@@ -71,10 +71,10 @@ def _known() -> frozenset[str]:
 def wrong_arrows(name: str, source: str) -> list[str]:
     """Return the imports of a module that violate the allowed dependencies."""
     ours = {module for module in imports(source) if module.partition(".")[0] in {"blocks", "tasks", "flows", "sandbox"}}
-    allowed = ROOMS[room_of(name)]
-    wrong = [module for module in ours if room_of(module) not in allowed]
-    if room_of(name) == "tasks.model":
-        wrong += [module for module in ours if room_of(module) != "tasks.model" and module not in MODEL_MAY_IMPORT]
+    allowed = PACKAGES[package_of(name)]
+    wrong = [module for module in ours if package_of(module) not in allowed]
+    if package_of(name) == "tasks.model":
+        wrong += [module for module in ours if package_of(module) != "tasks.model" and module not in MODEL_MAY_IMPORT]
         wrong += [module for module in imports(source) if module.partition(".")[0] in {"prefect", "httpx", "hvac"}]
     return sorted(f"{name} imports {module}" for module in set(wrong))
 
@@ -105,11 +105,11 @@ def test_an_import_against_the_arrows_is_found(module: str, planted: str) -> Non
     assert wrong_arrows(module, planted) != []
 
 
-def test_every_room_says_what_lives_in_it() -> None:
-    """The package of every room has a docstring."""
-    said = {name: ast.get_docstring(ast.parse(source)) for name, source in modules() if name in ROOMS}
+def test_every_package_says_what_is_in_it() -> None:
+    """Every package has a docstring."""
+    said = {name: ast.get_docstring(ast.parse(source)) for name, source in modules() if name in PACKAGES}
 
-    assert sorted(said) == sorted(ROOMS)
+    assert sorted(said) == sorted(PACKAGES)
     assert [name for name, sentence in said.items() if not sentence] == []
 
 
