@@ -14,12 +14,14 @@ from blocks.errors import (
     ForbiddenError,
     KeyRotationError,
     NotFoundError,
+    NotYetAcceptedError,
     PlaceLostError,
     RejectedError,
     ServiceError,
 )
 from blocks.openrouter.keys import ApiKey
 from blocks.openrouter.lists import KeyList
+from tasks.key.patience import ACCEPTED_WITHIN, Patience
 from tasks.model.lists import predecessors_of, replaced, successor_of
 from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.rotation import Rotation
@@ -45,6 +47,7 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
         inherit: Whether it joins its predecessors' lists; otherwise these are only noted.
 
     Raises:
+        NotYetAcceptedError: A list did not know the key in time; nothing was published.
         PlaceLostError: Another run has taken over.
         ServiceError: A list cannot be read or changed; nothing was published.
     """
@@ -70,9 +73,11 @@ async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
     if naming and not inherit:
         run.note(not_carried_over(naming))
         return
+    # One for all lists, so that their number does not delay an emergency.
+    patience = Patience(run.world)
     for each in naming:
         try:
-            await _change(run, key, each, (), key.hash)
+            await _change(run, key, each, (), key.hash, patience)
         except _REFUSALS as error:
             raise type(error)(
                 f"The new key {key.label} could not be added to the {each}, which names the key that it replaces: "
@@ -193,11 +198,15 @@ def _why(error: ServiceError) -> str:
             return str(error)
 
 
-async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], into: str | None) -> None:
+async def _change(
+    run: Run, key: MadeKey, which: KeyList, out: Collection[str], into: str | None, patience: Patience | None = None
+) -> None:
     openrouter = await run.world.connection(key.connection)
     dead: set[str] = set()
+    alive: set[str] = set()
     failure: ServiceError | None = None
-    for _ in range(WRITES + 1):
+    written = 0
+    while written <= WRITES:
         # Immediately before the read: nothing may widen the gap to the write, in which another change would be lost.
         await run.guard()
         found = await openrouter.key_list(which.kind, which.id)
@@ -214,17 +223,23 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
         try:
             await openrouter.replace_keys(found, wanted)
         except RejectedError as error:
-            gone = await _dead_among(run, openrouter, wanted, into) if error.status == BAD_REQUEST else set()
-            if not gone:
+            if error.status != BAD_REQUEST:
                 raise
-            dead |= gone
+            gone, unusable = await _not_live_among(run, openrouter, wanted, {*alive, into})
+            alive |= set(wanted) - gone - unusable
+            if not gone:
+                # If no other key can be the cause, the list does not know the new one yet.
+                await _wait_for_list(key, found, error, None if unusable or into in found.hashes else patience)
+                continue
             what = "a key that is dead" if len(gone) == 1 else f"{len(gone)} keys that are dead"
             run.note(f"The {found} named {what}, so that nobody could change it: taken out.")
+            dead |= gone
         except ServiceError as error:
             # The next read shows whether the write took effect.
             if not (error.outcome_unknown or error.retryable or isinstance(error, ConflictError)):
                 raise
             failure = error
+        written += 1
         # Only an added key needs this wait: a removed one is deleted next, and then no list can name it again.
         if into is not None and into not in found.hashes and set(wanted) - run.ledger.hashes():
             # Randomised, so that two runs do not retry in step.
@@ -234,23 +249,40 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
     )
 
 
+async def _wait_for_list(key: MadeKey, which: KeyList, error: ServiceError, patience: Patience | None) -> None:
+    if patience is None:
+        raise error
+    if not await patience.wait():
+        raise NotYetAcceptedError(
+            f"The {which} still refuses the key {key.label} after {ACCEPTED_WITHIN.total_seconds():.0f} seconds, "
+            f"although every other key that it names is live: {error} Nothing was published."
+        ) from None
+
+
 def _refuse_if_full(found: KeyList, wanted: Collection[str]) -> None:
     most = found.kind.most
     if most is not None and len(wanted) > most:
         raise RejectedError(f"it names {most} keys already, the maximum. Take out a key that nobody uses, then retry.")
 
 
-async def _dead_among(run: Run, openrouter: OpenRouter, hashes: Collection[str], into: str | None) -> set[str]:
-    """Return the keys because of which OpenRouter refuses a list: missing ones, and disabled ones of this rotation."""
-    dead, ours, now = set(), run.ledger.hashes(), run.world.now()
+async def _not_live_among(
+    run: Run, openrouter: OpenRouter, hashes: Collection[str], skipped: Collection[str | None]
+) -> tuple[set[str], set[str]]:
+    """Return the keys because of which OpenRouter refuses a list.
+
+    Returns:
+        Those to take out: missing ones, and disabled ones of this rotation; and those of others that are not usable.
+    """
+    dead, unusable = set[str](), set[str]()
+    ours, now = run.ledger.hashes(), run.world.now()
     for key_hash in dict.fromkeys(hashes):
-        if key_hash == into:
+        if key_hash in skipped:
             continue
         try:
             key: ApiKey = await openrouter.get_key(key_hash)
         except NotFoundError:
             dead.add(key_hash)
         else:
-            if key_hash in ours and not key.is_live(now):
-                dead.add(key_hash)
-    return dead
+            if not key.is_live(now):
+                (dead if key_hash in ours else unusable).add(key_hash)
+    return dead, unusable
