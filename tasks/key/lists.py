@@ -10,6 +10,7 @@ from collections.abc import Collection
 from random import uniform
 
 from blocks.errors import (
+    ConfigurationError,
     ConflictError,
     ForbiddenError,
     KeyRotationError,
@@ -36,6 +37,14 @@ SETTLE_SECONDS = 1.0
 """How long to wait before reading a list back: a concurrent writer may still replace it with what it has read."""
 BAD_REQUEST = 400
 _REFUSALS = (ForbiddenError, NotFoundError, RejectedError)
+INHERIT_OFF = (
+    "because rotation.key.inherit is off: name the new key there at OpenRouter, or switch it on and rotate again "
+    "before the old key is revoked."
+)
+OTHER_WORKSPACE = (
+    "because it is in another workspace, which they do not serve: name it at OpenRouter in what serves its own one, "
+    "or change rotation.key.workspace_id back and rotate again before the old key is revoked."
+)
 
 
 async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
@@ -64,14 +73,13 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
 
 async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
     former, current = predecessors_of(run.ledger, key.hash, inherit=inherit), run.ledger.current
-    naming: list[KeyList] = []
-    if former:
-        run.lists.pop((key.connection, key.workspace_id), None)
-        naming = naming_any(await lists_of(run, key.connection, key.workspace_id), former)
+    run.lists.pop((key.connection, key.workspace_id), None)
+    naming, left = await _places_of(run, former, current, key.connection, key.workspace_id)
     if naming or current is None or current.made_by is None:
         await note_logging(run, key.connection, key.workspace_id)
-    if naming and not inherit:
-        run.note(not_carried_over(naming))
+    for sentence in not_carried_over(naming, left, inherit=inherit):
+        run.note(sentence)
+    if not inherit:
         return
     # One for all lists, so that their number does not delay an emergency.
     patience = Patience(run.world)
@@ -86,13 +94,40 @@ async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
             ) from None
 
 
-def not_carried_over(naming: Collection[KeyList]) -> str:
-    """Return the sentence about lists that the new key does not join."""
-    names = ", ".join(str(each) for each in naming)
-    return (
-        f"The old key has a place in the {names}, and the new one has none, because rotation.key.inherit is off: "
-        "name the new key there at OpenRouter, or switch it on and rotate again before the old key is revoked."
-    )
+async def _places_of(
+    run: Run, former: Collection[str], current: Current | None, connection: str, workspace_id: str | None
+) -> tuple[list[KeyList], list[KeyList]]:
+    """Return the lists that name the former keys: those of the successor's workspace, and those that it has left."""
+    if not former:
+        return [], []
+    naming = naming_any(await lists_of(run, connection, workspace_id), former)
+    if current is None or None in (workspace_id, current.workspace_id) or current.workspace_id == workspace_id:
+        return naming, []
+    try:
+        found = await lists_of(run, current.connection, current.workspace_id)
+    except (ConfigurationError, ServiceError) as error:
+        if not run.concerns_former_connection(current.connection, error):
+            raise
+        found = []
+    # A list for all workspaces is returned for each of them.
+    joined = {each.id for each in naming}
+    return naming, [each for each in naming_any(found, former) if each.id not in joined]
+
+
+def not_carried_over(naming: Collection[KeyList], left: Collection[KeyList], *, inherit: bool) -> list[str]:
+    """Return the sentences about lists that the new key does not join.
+
+    Args:
+        naming: The lists of its workspace that name a key that it replaces.
+        left: Those of the workspace of the key that it replaces, if that is another one.
+        inherit: Whether the new key inherits.
+    """
+    lost = [(left, OTHER_WORKSPACE), (() if inherit else naming, INHERIT_OFF)]
+    return [
+        f"The old key has a place in the {', '.join(str(each) for each in lists)}, and the new one has none, {why}"
+        for lists, why in lost
+        if lists
+    ]
 
 
 def naming_any(lists: Collection[KeyList], hashes: Collection[str]) -> list[KeyList]:
@@ -144,10 +179,12 @@ async def lists_ahead(run: Run, rotation: Rotation, adopted: Current | None = No
         former |= {adopted.hash}
     workspace_id = rotation.key.workspace_id or (current.workspace_id if current else None)
     await note_logging(run, rotation.connection, workspace_id)
-    naming = naming_any(await lists_of(run, rotation.connection, workspace_id), former) if former else []
-    if naming and not rotation.key.inherit:
-        return [not_carried_over(naming)]
-    return [f"Add it to the {each}, which names the key that it replaces." for each in naming]
+    naming, left = await _places_of(run, former, current, rotation.connection, workspace_id)
+    joined = naming if rotation.key.inherit else []
+    return [
+        *(f"Add it to the {each}, which names the key that it replaces." for each in joined),
+        *not_carried_over(naming, left, inherit=rotation.key.inherit),
+    ]
 
 
 async def note_logging(run: Run, connection: str, workspace_id: str | None) -> None:
