@@ -200,7 +200,7 @@ async def note_logging(run: Run, connection: str, workspace_id: str | None) -> N
         )
 
 
-async def take_out(run: Run, key: Superseded) -> None:
+async def take_out(run: Run, key: Superseded, *, may_return: bool = False) -> None:
     """Remove a superseded key from every list, because OpenRouter refuses changes to a list with a dead key.
 
     Its successor takes its place, if it is meant to. If OpenRouter refuses the change, waiting does not help, so the
@@ -209,18 +209,46 @@ async def take_out(run: Run, key: Superseded) -> None:
     Args:
         run: The run.
         key: The key, whose revocation is announced in the ledger.
+        may_return: Whether it can still be restored, so that a place that nobody takes is noted.
 
     Raises:
         PlaceLostError: Another run has taken over.
         ServiceError: A list could not be read or changed, for a reason that may pass.
     """
+    vacant: list[str] = []
     for each in naming_any(await lists_of(run, key.connection, key.workspace_id), [key.hash]):
+        into = successor_of(run.ledger, key, each.workspace_id)
         try:
-            await _change(run, key, each, [key.hash], successor_of(run.ledger, key, each.workspace_id))
+            found = await _change(run, key, each, [key.hash], into)
         except NotFoundError:
             continue
         except _REFUSALS as error:
             run.note(f"The revoked key {key.label} could not be taken out of the {each}: {_why(error)}")
+        else:
+            if into is None and key.hash not in (found.hashes or (key.hash,)):
+                vacant.append(str(each))
+    if vacant and may_return:
+        run.note(
+            f"The key {key.label} was taken out of the {', '.join(vacant)}, where no other key has its place: name it "
+            "there again at OpenRouter if it is restored."
+        )
+
+
+async def note_lost_places(run: Run, key: Superseded) -> None:
+    """Note the lists in which a disabled key, which is to be restored, may have had a place that nobody has taken.
+
+    Raises:
+        ServiceError: OpenRouter failed.
+    """
+    if not key.disabled or successor_of(run.ledger, key, key.workspace_id):
+        return
+    known = {key.hash, *predecessors_of(run.ledger, key.hash, inherit=True)}
+    lists = await lists_of(run, key.connection, key.workspace_id)
+    if others := [str(each) for each in lists if known.isdisjoint(each.hashes or ())]:
+        run.note(
+            f"The key {key.label} was taken out of lists when it was disabled, and no other key has its places: name "
+            f"it at OpenRouter in those that it needs of the {', '.join(others)}."
+        )
 
 
 def _why(error: ServiceError) -> str:
@@ -237,7 +265,7 @@ def _why(error: ServiceError) -> str:
 
 async def _change(
     run: Run, key: MadeKey, which: KeyList, out: Collection[str], into: str | None, patience: Patience | None = None
-) -> None:
+) -> KeyList:
     openrouter = await run.world.connection(key.connection)
     dead: set[str] = set()
     alive: set[str] = set()
@@ -249,13 +277,13 @@ async def _change(
         found = await openrouter.key_list(which.kind, which.id)
         wanted = replaced(found.hashes or (), {*out, *dead}, into)
         if found.hashes is None or wanted == found.hashes:
-            return
+            return found
         if not wanted:
             run.note(
                 f"The {found} names only {key.label}, which is revoked, so it serves no key: add another key to it at "
                 "OpenRouter. Its list was left as it is, because an empty one could open it to every key."
             )
-            return
+            return found
         _refuse_if_full(found, wanted)
         try:
             await openrouter.replace_keys(found, wanted)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from blocks.openrouter.lists import ListKind
 from tests.tasks.conftest import FakeWorld
-from tests.tasks.listed import KINDS, other_key, restrict, with_first_key
+from tests.tasks.listed import KINDS, other_key, restrict, with_first_key, with_listed_key
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,3 +65,44 @@ async def test_a_former_workspace_that_is_gone_stops_nothing(world: FakeWorld) -
     await world.rotate()
 
     assert not [note for note in world.notes if "another workspace" in note]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_disabled_key_that_nobody_succeeds_is_told_of(world: FakeWorld, kind: ListKind) -> None:
+    """Given inherit off, the run that disables a key names the lists that it leaves, and a restore does so again."""
+    world.change(overlap=timedelta(0), retirement={"revoke": "disable-then-delete"})
+    former, theirs, which = await with_listed_key(world, kind)
+
+    await world.rotate()
+    at_the_end = [note for note in world.notes if "out of the" in note]
+    await world.restore()
+
+    assert which[kind.field] == [theirs]
+    assert len(at_the_end) == 1
+    assert f"{kind} production" in at_the_end[0]
+    assert "restore" in at_the_end[0]
+    assert (await world.held()).hash == former.hash
+    [told] = [note for note in world.notes if f"{kind} production" in note]
+    assert "needs" in told
+
+
+async def test_a_disabled_key_whose_place_is_taken_is_not_told_of(world: FakeWorld) -> None:
+    """With inherit, its successor keeps the place, and a restore takes it from there."""
+    former = await with_first_key(world, overlap=timedelta(0), retirement={"revoke": "disable-then-delete"})
+    restrict(world, ListKind.BYOK, former.hash, other_key(world))
+
+    await world.rotate()
+    notes = list(world.notes)
+    await world.restore()
+
+    assert not [note for note in [*notes, *world.notes] if "BYOK credential" in note]
+
+
+async def test_a_restore_within_the_overlap_tells_of_no_lists(world: FakeWorld) -> None:
+    """A key that was never disabled has left no list."""
+    await with_listed_key(world, ListKind.BYOK)
+    await world.rotate()
+
+    await world.restore()
+
+    assert not [note for note in world.notes if "needs" in note]
