@@ -9,6 +9,7 @@ import pytest
 
 from blocks.errors import KeyRotationError
 from sandbox.server import Fault
+from tasks.world.optional import what_is_seen
 from tests.tasks.conftest import FakeWorld
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -93,6 +94,27 @@ async def test_a_guardrail_that_is_asked_for_by_name_stays_an_error(world: FakeW
 
     assert "guardrail" in sentence
     assert world.store.value["superseded"] == []
+
+
+async def test_a_check_shows_a_part_that_is_refused_beside_the_others(world: FakeWorld) -> None:
+    """Given an account whose default workspace was deleted, its lists are refused, and the check shows the rest."""
+    world.app.state.faults.add(Fault(path="/api/v1/byok", status=400, body=as_openrouter(400).body))
+    world.openrouter.lacks = {"analytics": 404}
+
+    sentence = await what_is_seen(world.client)
+
+    assert "It can read workspaces, guardrails, broadcast destinations." in sentence
+    assert "hides from it, analytics." in sentence
+    assert (
+        "refused to show BYOK credentials (400), so the account's default workspace may have been deleted" in sentence
+    )
+
+
+async def test_a_part_that_fails_for_another_reason_fails_the_check(world: FakeWorld) -> None:
+    """A server that is away says nothing about the account."""
+    world.app.state.faults.add(Fault(path="/api/v1/byok", status=401, body=as_openrouter(401).body))
+
+    assert "401" in await world.failure(what_is_seen(world.client))
 
 
 async def test_a_404_counts_whatever_its_body_is(world: FakeWorld) -> None:
