@@ -146,7 +146,7 @@ async def overview(bench: Bench, rotations: int) -> None:
         rows = await read_rows(now)
         page = as_page(rows, now)
         seconds = time.perf_counter() - begun
-    scheduled = sum("UTC" in row.next_run for row in rows)
+    scheduled = sum(row.facts.next_run is not None for row in rows)
     ended = sum(row.last.startswith("completed") for row in rows)
     found = f"{len(counted)} calls, {seconds:.1f} s, {len(page) // 1000} kB; {scheduled} scheduled, {ended} ended"
     met = len(rows) >= rotations and len(counted) <= 30 and seconds <= 5

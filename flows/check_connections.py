@@ -112,8 +112,9 @@ async def _check_alone(name: object) -> str:
             outcome = await check_block(name, "block")
     except TimeoutError:
         raise DestinationError(f"block: {name} gave no answer within {TIMEOUT_SECONDS:.0f} seconds.") from None
-    ends = f" Its login expires at {show_time(outcome.ends)}." if outcome.ends else ""
-    return f"{name} works: {outcome.sentence}{ends}"
+    ends = f"Its login expires at {show_time(outcome.ends)}." if outcome.ends else ""
+    warning = outcome.in_use.warning(datetime.now(UTC)) if outcome.in_use else ""
+    return " ".join(filter(None, [f"{name} works: {outcome.sentence}", ends, warning]))
 
 
 def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]], list[Checked]]:

@@ -48,6 +48,7 @@ SWITCHES: dict[str, Callable[[Any], Any]] = {
     "counts_reassigned": _one_of(True, False),
     "lacks": parse_lacks,
     "unknown_workspace_status": _one_of(None, 400, 404),
+    "list_lag": lambda seconds: _not_negative(timedelta(seconds=seconds)),
 }
 """The options that can be changed while the stand-in runs, with their JSON parsers."""
 
@@ -195,8 +196,8 @@ class OpenRouterSandbox(AccountLists):
         """Change options by name, given as JSON values: all of them or none.
 
         Args:
-            wanted: The constructor's arguments without the clock, with `cost` in USD and `lag` in seconds; `lacks`, and
-                `unknown_workspace_status`.
+            wanted: The constructor's arguments without the clock, with `cost` in USD and `lag` in seconds; `lacks`,
+                `unknown_workspace_status`, and `list_lag` in seconds.
 
         Raises:
             ApiError: An option does not exist, or its value is invalid.

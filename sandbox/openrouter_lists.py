@@ -217,6 +217,8 @@ class ListApi(Endpoints):
 
     def _check_hashes(self, account: Account, hashes: list[str] | None) -> None:
         live = {key.hash for key in self.sandbox.live_keys() if key.account is account}
+        if lag := self.sandbox.list_lag:
+            live -= {key.hash for key in self.sandbox.keys.values() if self.sandbox.now() - key.created_at < lag}
         if not set(hashes or ()) <= live:
             raise ApiError(400, "One or more API keys do not belong to your account")
 

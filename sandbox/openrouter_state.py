@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +25,8 @@ class AccountLists:
         """The parts that the accounts lack, with the status of their responses."""
         self.unknown_workspace_status: int | None = None
         """The status for listing the keys of an unknown workspace; `None` returns an empty list."""
+        self.list_lag = timedelta(0)
+        """How long lists refuse a new key with 400."""
         self.credentials: dict[str, dict[str, Any]] = {}
         self.broadcasts: dict[str, dict[str, Any]] = {}
         self.workspace_settings: dict[str, dict[str, Any]] = {}

@@ -40,11 +40,12 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
         return
     # Announced first, so that nobody restores a key that is being revoked. Writing the next term locks out older runs.
     await run.record(run.ledger.changed(key.hash, revoking=True))
+    may_return = policy.revoke == "disable-then-delete" and not (key.at_once or key.disabled)
     if not key.at_once:
         # OpenRouter refuses changes to a list with a dead key. A leaked key is not delayed by that.
-        await take_out(run, key)
+        await take_out(run, key, may_return=may_return)
     await run.guard()
-    if policy.revoke == "disable-then-delete" and not (key.at_once or key.disabled):
+    if may_return:
         await _disable(run, openrouter, key)
         return
     if not await openrouter.delete_key(key.hash):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from blocks.errors import NotFoundError, NotYetAcceptedError, VerificationError
 from blocks.foreign import harmless
 from blocks.openrouter.keys import ApiKey, KeyRequest, Standing
+from tasks.key.patience import ACCEPTED_WITHIN, Patience
 from tasks.key.terms import request_of
 from tasks.model.events import Event
 from tasks.model.keys import read_marker, without_marker
@@ -14,11 +15,6 @@ from tasks.model.rotation import MAX_KEY_NAME, Rotation
 from tasks.model.terms import Terms
 from tasks.world.ports import KeyReader
 from tasks.world.run import NewKey, Run, VerifiedKey
-
-ACCEPTED_WITHIN = timedelta(seconds=60)
-"""How long a new key may take to be accepted everywhere at OpenRouter."""
-FIRST_WAIT_SECONDS = 0.5
-LONGEST_WAIT_SECONDS = 5.0
 
 
 async def verify_key(run: Run, rotation: Rotation, key: NewKey) -> VerifiedKey:
@@ -61,16 +57,13 @@ async def wait_until_accepted(run: Run, key: NewKey) -> None:
         ServiceError: OpenRouter failed.
     """
     openrouter: KeyReader = await run.world.connection(key.record.connection)
-    deadline = run.world.now() + ACCEPTED_WITHIN
-    wait = FIRST_WAIT_SECONDS
+    patience = Patience(run.world)
     while not (standing := await openrouter.accepts(key.secret)):
-        if run.world.now() >= deadline:
+        if not await patience.wait():
             raise NotYetAcceptedError(
                 f"OpenRouter still does not accept the key {key.record.label} "
                 f"after {ACCEPTED_WITHIN.total_seconds():.0f} seconds."
             )
-        await run.world.sleep(wait)
-        wait = min(wait * 2, LONGEST_WAIT_SECONDS)
     if standing is Standing.NO_BUDGET:
         run.note(f"The key {key.record.label} is valid, but its budget, its guardrail's or its workspace's is used up.")
 

@@ -10,16 +10,19 @@ from collections.abc import Collection
 from random import uniform
 
 from blocks.errors import (
+    ConfigurationError,
     ConflictError,
     ForbiddenError,
     KeyRotationError,
     NotFoundError,
+    NotYetAcceptedError,
     PlaceLostError,
     RejectedError,
     ServiceError,
 )
 from blocks.openrouter.keys import ApiKey
 from blocks.openrouter.lists import KeyList
+from tasks.key.patience import ACCEPTED_WITHIN, Patience
 from tasks.model.lists import predecessors_of, replaced, successor_of
 from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.rotation import Rotation
@@ -34,6 +37,14 @@ SETTLE_SECONDS = 1.0
 """How long to wait before reading a list back: a concurrent writer may still replace it with what it has read."""
 BAD_REQUEST = 400
 _REFUSALS = (ForbiddenError, NotFoundError, RejectedError)
+INHERIT_OFF = (
+    "because rotation.key.inherit is off: name the new key there at OpenRouter, or switch it on and rotate again "
+    "before the old key is revoked."
+)
+OTHER_WORKSPACE = (
+    "because it is in another workspace, which they do not serve: name it at OpenRouter in what serves its own one, "
+    "or change rotation.key.workspace_id back and rotate again before the old key is revoked."
+)
 
 
 async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
@@ -45,6 +56,7 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
         inherit: Whether it joins its predecessors' lists; otherwise these are only noted.
 
     Raises:
+        NotYetAcceptedError: A list did not know the key in time; nothing was published.
         PlaceLostError: Another run has taken over.
         ServiceError: A list cannot be read or changed; nothing was published.
     """
@@ -61,18 +73,19 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
 
 async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
     former, current = predecessors_of(run.ledger, key.hash, inherit=inherit), run.ledger.current
-    naming: list[KeyList] = []
-    if former:
-        run.lists.pop((key.connection, key.workspace_id), None)
-        naming = naming_any(await lists_of(run, key.connection, key.workspace_id), former)
+    run.lists.pop((key.connection, key.workspace_id), None)
+    naming, left = await _places_of(run, former, current, key.connection, key.workspace_id)
     if naming or current is None or current.made_by is None:
         await note_logging(run, key.connection, key.workspace_id)
-    if naming and not inherit:
-        run.note(not_carried_over(naming))
+    for sentence in not_carried_over(naming, left, inherit=inherit):
+        run.note(sentence)
+    if not inherit:
         return
+    # One for all lists, so that their number does not delay an emergency.
+    patience = Patience(run.world)
     for each in naming:
         try:
-            await _change(run, key, each, (), key.hash)
+            await _change(run, key, each, (), key.hash, patience)
         except _REFUSALS as error:
             raise type(error)(
                 f"The new key {key.label} could not be added to the {each}, which names the key that it replaces: "
@@ -81,13 +94,40 @@ async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
             ) from None
 
 
-def not_carried_over(naming: Collection[KeyList]) -> str:
-    """Return the sentence about lists that the new key does not join."""
-    names = ", ".join(str(each) for each in naming)
-    return (
-        f"The old key has a place in the {names}, and the new one has none, because rotation.key.inherit is off: "
-        "name the new key there at OpenRouter, or switch it on and rotate again before the old key is revoked."
-    )
+async def _places_of(
+    run: Run, former: Collection[str], current: Current | None, connection: str, workspace_id: str | None
+) -> tuple[list[KeyList], list[KeyList]]:
+    """Return the lists that name the former keys: those of the successor's workspace, and those that it has left."""
+    if not former:
+        return [], []
+    naming = naming_any(await lists_of(run, connection, workspace_id), former)
+    if current is None or None in (workspace_id, current.workspace_id) or current.workspace_id == workspace_id:
+        return naming, []
+    try:
+        found = await lists_of(run, current.connection, current.workspace_id)
+    except (ConfigurationError, ServiceError) as error:
+        if not run.concerns_former_connection(current.connection, error):
+            raise
+        found = []
+    # A list for all workspaces is returned for each of them.
+    joined = {each.id for each in naming}
+    return naming, [each for each in naming_any(found, former) if each.id not in joined]
+
+
+def not_carried_over(naming: Collection[KeyList], left: Collection[KeyList], *, inherit: bool) -> list[str]:
+    """Return the sentences about lists that the new key does not join.
+
+    Args:
+        naming: The lists of its workspace that name a key that it replaces.
+        left: Those of the workspace of the key that it replaces, if that is another one.
+        inherit: Whether the new key inherits.
+    """
+    lost = [(left, OTHER_WORKSPACE), (() if inherit else naming, INHERIT_OFF)]
+    return [
+        f"The old key has a place in the {', '.join(str(each) for each in lists)}, and the new one has none, {why}"
+        for lists, why in lost
+        if lists
+    ]
 
 
 def naming_any(lists: Collection[KeyList], hashes: Collection[str]) -> list[KeyList]:
@@ -139,10 +179,12 @@ async def lists_ahead(run: Run, rotation: Rotation, adopted: Current | None = No
         former |= {adopted.hash}
     workspace_id = rotation.key.workspace_id or (current.workspace_id if current else None)
     await note_logging(run, rotation.connection, workspace_id)
-    naming = naming_any(await lists_of(run, rotation.connection, workspace_id), former) if former else []
-    if naming and not rotation.key.inherit:
-        return [not_carried_over(naming)]
-    return [f"Add it to the {each}, which names the key that it replaces." for each in naming]
+    naming, left = await _places_of(run, former, current, rotation.connection, workspace_id)
+    joined = naming if rotation.key.inherit else []
+    return [
+        *(f"Add it to the {each}, which names the key that it replaces." for each in joined),
+        *not_carried_over(naming, left, inherit=rotation.key.inherit),
+    ]
 
 
 async def note_logging(run: Run, connection: str, workspace_id: str | None) -> None:
@@ -158,7 +200,7 @@ async def note_logging(run: Run, connection: str, workspace_id: str | None) -> N
         )
 
 
-async def take_out(run: Run, key: Superseded) -> None:
+async def take_out(run: Run, key: Superseded, *, may_return: bool = False) -> None:
     """Remove a superseded key from every list, because OpenRouter refuses changes to a list with a dead key.
 
     Its successor takes its place, if it is meant to. If OpenRouter refuses the change, waiting does not help, so the
@@ -167,18 +209,46 @@ async def take_out(run: Run, key: Superseded) -> None:
     Args:
         run: The run.
         key: The key, whose revocation is announced in the ledger.
+        may_return: Whether it can still be restored, so that a place that nobody takes is noted.
 
     Raises:
         PlaceLostError: Another run has taken over.
         ServiceError: A list could not be read or changed, for a reason that may pass.
     """
+    vacant: list[str] = []
     for each in naming_any(await lists_of(run, key.connection, key.workspace_id), [key.hash]):
+        into = successor_of(run.ledger, key, each.workspace_id)
         try:
-            await _change(run, key, each, [key.hash], successor_of(run.ledger, key, each.workspace_id))
+            found = await _change(run, key, each, [key.hash], into)
         except NotFoundError:
             continue
         except _REFUSALS as error:
             run.note(f"The revoked key {key.label} could not be taken out of the {each}: {_why(error)}")
+        else:
+            if into is None and key.hash not in (found.hashes or (key.hash,)):
+                vacant.append(str(each))
+    if vacant and may_return:
+        run.note(
+            f"The key {key.label} was taken out of the {', '.join(vacant)}, where no other key has its place: name it "
+            "there again at OpenRouter if it is restored."
+        )
+
+
+async def note_lost_places(run: Run, key: Superseded) -> None:
+    """Note the lists in which a disabled key, which is to be restored, may have had a place that nobody has taken.
+
+    Raises:
+        ServiceError: OpenRouter failed.
+    """
+    if not key.disabled or successor_of(run.ledger, key, key.workspace_id):
+        return
+    known = {key.hash, *predecessors_of(run.ledger, key.hash, inherit=True)}
+    lists = await lists_of(run, key.connection, key.workspace_id)
+    if others := [str(each) for each in lists if known.isdisjoint(each.hashes or ())]:
+        run.note(
+            f"The key {key.label} was taken out of lists when it was disabled, and no other key has its places: name "
+            f"it at OpenRouter in those that it needs of the {', '.join(others)}."
+        )
 
 
 def _why(error: ServiceError) -> str:
@@ -193,38 +263,48 @@ def _why(error: ServiceError) -> str:
             return str(error)
 
 
-async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], into: str | None) -> None:
+async def _change(
+    run: Run, key: MadeKey, which: KeyList, out: Collection[str], into: str | None, patience: Patience | None = None
+) -> KeyList:
     openrouter = await run.world.connection(key.connection)
     dead: set[str] = set()
+    alive: set[str] = set()
     failure: ServiceError | None = None
-    for _ in range(WRITES + 1):
+    written = 0
+    while written <= WRITES:
         # Immediately before the read: nothing may widen the gap to the write, in which another change would be lost.
         await run.guard()
         found = await openrouter.key_list(which.kind, which.id)
         wanted = replaced(found.hashes or (), {*out, *dead}, into)
         if found.hashes is None or wanted == found.hashes:
-            return
+            return found
         if not wanted:
             run.note(
                 f"The {found} names only {key.label}, which is revoked, so it serves no key: add another key to it at "
                 "OpenRouter. Its list was left as it is, because an empty one could open it to every key."
             )
-            return
+            return found
         _refuse_if_full(found, wanted)
         try:
             await openrouter.replace_keys(found, wanted)
         except RejectedError as error:
-            gone = await _dead_among(run, openrouter, wanted, into) if error.status == BAD_REQUEST else set()
-            if not gone:
+            if error.status != BAD_REQUEST:
                 raise
-            dead |= gone
+            gone, unusable = await _not_live_among(run, openrouter, wanted, {*alive, into})
+            alive |= set(wanted) - gone - unusable
+            if not gone:
+                # If no other key can be the cause, the list does not know the new one yet.
+                await _wait_for_list(key, found, error, None if unusable or into in found.hashes else patience)
+                continue
             what = "a key that is dead" if len(gone) == 1 else f"{len(gone)} keys that are dead"
             run.note(f"The {found} named {what}, so that nobody could change it: taken out.")
+            dead |= gone
         except ServiceError as error:
             # The next read shows whether the write took effect.
             if not (error.outcome_unknown or error.retryable or isinstance(error, ConflictError)):
                 raise
             failure = error
+        written += 1
         # Only an added key needs this wait: a removed one is deleted next, and then no list can name it again.
         if into is not None and into not in found.hashes and set(wanted) - run.ledger.hashes():
             # Randomised, so that two runs do not retry in step.
@@ -234,23 +314,40 @@ async def _change(run: Run, key: MadeKey, which: KeyList, out: Collection[str], 
     )
 
 
+async def _wait_for_list(key: MadeKey, which: KeyList, error: ServiceError, patience: Patience | None) -> None:
+    if patience is None:
+        raise error
+    if not await patience.wait():
+        raise NotYetAcceptedError(
+            f"The {which} still refuses the key {key.label} after {ACCEPTED_WITHIN.total_seconds():.0f} seconds, "
+            f"although every other key that it names is live: {error} Nothing was published."
+        ) from None
+
+
 def _refuse_if_full(found: KeyList, wanted: Collection[str]) -> None:
     most = found.kind.most
     if most is not None and len(wanted) > most:
         raise RejectedError(f"it names {most} keys already, the maximum. Take out a key that nobody uses, then retry.")
 
 
-async def _dead_among(run: Run, openrouter: OpenRouter, hashes: Collection[str], into: str | None) -> set[str]:
-    """Return the keys because of which OpenRouter refuses a list: missing ones, and disabled ones of this rotation."""
-    dead, ours, now = set(), run.ledger.hashes(), run.world.now()
+async def _not_live_among(
+    run: Run, openrouter: OpenRouter, hashes: Collection[str], skipped: Collection[str | None]
+) -> tuple[set[str], set[str]]:
+    """Return the keys because of which OpenRouter refuses a list.
+
+    Returns:
+        Those to take out: missing ones, and disabled ones of this rotation; and those of others that are not usable.
+    """
+    dead, unusable = set[str](), set[str]()
+    ours, now = run.ledger.hashes(), run.world.now()
     for key_hash in dict.fromkeys(hashes):
-        if key_hash == into:
+        if key_hash in skipped:
             continue
         try:
             key: ApiKey = await openrouter.get_key(key_hash)
         except NotFoundError:
             dead.add(key_hash)
         else:
-            if key_hash in ours and not key.is_live(now):
-                dead.add(key_hash)
-    return dead
+            if not key.is_live(now):
+                (dead if key_hash in ours else unusable).add(key_hash)
+    return dead, unusable

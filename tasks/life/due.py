@@ -42,8 +42,9 @@ async def schedule_retirements(run: Run) -> None:
     """Schedule a retirement for each time at which a key needs attention, unless one exists already."""
     ledger, now = run.ledger, run.world.now()
     moments = [moment for moment in ledger.due_times() if moment > now]
-    # An idle run usually finds all of them scheduled, which one request shows.
-    there = await run.world.retirements_to_come(run.name) if run.is_idle and moments else set()
+    # All but the one of a key that this run has superseded are usually scheduled, which one request shows.
+    usually_there = len(moments) - (0 if run.is_idle else 1)
+    there = await run.world.retirements_to_come(run.name) if usually_there > 0 else set()
     for at in [moment for moment in moments if moment not in there]:
         # After a removal, no later run would revoke the key of a cancelled retirement, so another one is scheduled.
         if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError, NotFoundError
+from tasks.key.lists import note_lost_places
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, show_time
 from tasks.model.places import kept_places
@@ -100,6 +101,7 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
     ledger, now = run.ledger, run.world.now()
     entry = next(entry for entry in ledger.superseded if entry.hash == key.record.hash)
     end = max(entry.revoke_at, now + UNFINISHED_FOR)
+    await note_lost_places(run, entry)
     changes = {"disabled": False, "at_once": False, "revoke_at": end, "overlap_ends": end, "capped": None}
     await run.write(ledger.changed(entry.hash, **changes))
     openrouter = await run.world.connection(entry.connection)

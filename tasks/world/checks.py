@@ -15,12 +15,11 @@ from prefect.blocks.core import Block
 from blocks.destination import DestinationBlock
 from blocks.errors import KeyRotationError
 from blocks.login import LoginBlock
-from blocks.openrouter.client import OpenRouterClient
 from tasks.model.management_keys import InUse
 from tasks.world.connections import connection_of, load_connection
 from tasks.world.destinations import open_destination
 from tasks.world.management_keys import remember_use
-from tasks.world.optional import Part, if_available
+from tasks.world.optional import what_is_seen
 from tasks.world.stored_blocks import NOTHING, load_block, load_in_parts
 
 
@@ -52,20 +51,8 @@ async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = 
     credentials = await load_connection(name, field, loaded)
     async with credentials.get_client() as client:
         works, ends = await client.check(), await _if_permitted(client.login_ends())
-        sees = await _what_is_seen(client)
+        sees = await what_is_seen(client)
     return BlockCheck(f"{works} {sees}", ends, in_use=await remember_use(name, credentials, ends, datetime.now(UTC)))
-
-
-async def _what_is_seen(openrouter: OpenRouterClient) -> str:
-    """Name the optional parts of the account that can be seen, and those that cannot."""
-    seen = [part for part in Part if await if_available(part, openrouter.peek(part.path))]
-    unseen = [part for part in Part if part not in seen]
-    lacks = f" The account lacks, or hides from it, {_enumerated(unseen)}." if unseen else ""
-    return f"It can read {_enumerated(seen)}.{lacks}"
-
-
-def _enumerated(parts: Sequence[Part]) -> str:
-    return ", ".join(parts) or "nothing else"
 
 
 async def check_destination(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> BlockCheck:

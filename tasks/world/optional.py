@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self, TypeVar
 
-from blocks.errors import ForbiddenError, NotFoundError, ServiceError
+from blocks.errors import ForbiddenError, NotFoundError, RejectedError, ServiceError
 from blocks.openrouter.analytics import Use
+from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.lists import KeyList, ListKind
 from tasks.world.ports import KeyReader
 
@@ -71,6 +72,31 @@ async def if_available(part: Part, look: Awaitable[T], note: Callable[[str], Non
                 f"The connection sees no {part} (OpenRouter answered {error.status}), so none of them are carried over."
             )
         return None
+
+
+async def what_is_seen(openrouter: OpenRouterClient) -> str:
+    """Name the optional parts of the account that can be seen, those that cannot, and those that are refused.
+
+    Raises:
+        ServiceError: OpenRouter failed for a reason that does not concern one part.
+    """
+    seen: list[str] = []
+    unseen: list[str] = []
+    refused: list[str] = []
+    for part in Part:
+        try:
+            (seen if await if_available(part, openrouter.peek(part.path)) else unseen).append(part)
+        except RejectedError as error:
+            refused.append(f"{part} ({error.status})")
+    lacks = f" The account lacks, or hides from it, {_enumerated(unseen)}." if unseen else ""
+    # Such an answer concerns the workspace that is asked about: the default one, as none is named.
+    without = "so the account's default workspace may have been deleted"
+    problem = f" OpenRouter refused to show {_enumerated(refused)}, {without}." if refused else ""
+    return f"It can read {_enumerated(seen)}.{lacks}{problem}"
+
+
+def _enumerated(parts: Sequence[str]) -> str:
+    return ", ".join(parts) or "nothing else"
 
 
 async def listed(items: AsyncIterator[T]) -> list[T]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import pytest
 from prefect.artifacts import Artifact
+from prefect.variables import Variable
 
 import blocks
 from blocks.vault.auth import TokenAuth
 from flows import check_connections
 from sandbox.server import Fault
 from sandbox.vault_tokens import ROOT_TOKEN
+from tasks.world.management_keys import PREFIX
 from tests.e2e.conftest import Services, pytestmark  # noqa: F401 - the mark applies to this module
 
 
@@ -29,6 +34,22 @@ async def test_a_block_that_no_rotation_uses_can_be_tried(services: Services) ->
         True
     ] * 3
     assert await Artifact.aget("connections") == before
+
+
+async def test_a_connection_says_that_its_management_key_is_old(services: Services) -> None:
+    """Given a management key in use for longer than its block allows, checking it alone asks to exchange it, too."""
+    await services.connect(services.openrouter_url)
+    name = f"openrouter-credentials/{services.connection}"
+    first = await check_connections(block=name, return_state=True)
+    stored: Any = await Variable.aget(f"{PREFIX}{services.connection}")
+    since = datetime.now(UTC) - timedelta(days=100)
+    await Variable.aset(f"{PREFIX}{services.connection}", {**stored, "since": since.isoformat()}, overwrite=True)
+
+    state = await check_connections(block=name, return_state=True)
+
+    assert "Exchange it" not in str(first.message)
+    assert state.is_completed()
+    assert "has been in use for 100 days, of at most 90. Exchange it" in str(state.message)
 
 
 @pytest.mark.parametrize(

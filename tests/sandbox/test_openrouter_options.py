@@ -49,6 +49,21 @@ def test_a_new_key_may_be_late(stand_in: StandIn) -> None:
     assert (early, stand_in.call(key.secret).status_code) == (401, 200)
 
 
+def test_lists_may_know_a_new_key_late(stand_in: StandIn) -> None:
+    """A list refuses a new key with 400 for the configured time, although the key works."""
+    stand_in.state.change({"list_lag": 5})
+    key = stand_in.state.add_key(stand_in.state.accounts[0], {"name": "checkout"})
+    credential = stand_in.state.add_credential(stand_in.state.accounts[0], None)
+    body = {"allowed_api_key_hashes": [key.hash]}
+
+    early = stand_in.manage("PATCH", f"/byok/{credential['id']}", body).status_code
+    works = stand_in.call(key.secret).status_code
+    stand_in.now += timedelta(seconds=5)
+
+    assert (early, works) == (400, 200)
+    assert stand_in.manage("PATCH", f"/byok/{credential['id']}", body).status_code == 200
+
+
 def test_a_key_is_not_late_because_the_clock_jumps(stand_in: StandIn) -> None:
     """Without a lag, a new key works at once, even if the clock is set back after its creation."""
     key = stand_in.new_key()

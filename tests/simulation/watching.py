@@ -69,6 +69,9 @@ class Watched(RuleBasedStateMachine):
         """Keys published to a place to which no block points any more: the place's address, and the key's hash."""
         self.ended_where_left: list[str] = []
         self.restoring = False
+        """Whether a restore is at work."""
+        self.interleaved = False
+        """Whether several runs are at work, of any kind."""
         self.hurried = False
         self.taken_away = False
         self.out_of_sight: set[str] = set(self.foreign)
@@ -132,11 +135,12 @@ class Watched(RuleBasedStateMachine):
         promise(not lost, f"{name} lost a value that is no key and that nobody has given up, by: {effect}")
         promise(self.model.serves(place.content), f"I1: {name} was given what is no working key by: {effect}")
         self.serving.add(name)
-        relaxed = self.restoring or self.hurried or not self.rotation.key.inherit
+        # A restored key takes the places of the key that it replaces, even if rotations do not inherit.
+        relaxed = self.interleaved or self.hurried or not (self.restoring or self.rotation.key.inherit)
         if effect == f"write {name}" and not relaxed:
             self._watch_places(self._key(place.content), effect)
         wanted = self.rotation.key.guardrail_id
-        if wanted and effect == f"write {name}" and not self.restoring:
+        if wanted and effect == f"write {name}" and not (self.restoring or self.interleaved):
             promise(self._key(place.content).guardrail == wanted, f"{name} was given a key without its guardrail")
 
     def _watch_places(self, key: ModelKey, effect: str) -> None:

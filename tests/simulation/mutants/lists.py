@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from tasks.model.ledger import Ledger
 from tasks.model.lists import replaced
 from tests.simulation.mutants.mutant import ROTATE, SIMPLE, Mutant, nothing
 
+RESTORE = importlib.import_module("flows.restore_key")  # the package exports the flow under the same name
 INHERITING = {**SIMPLE, "key": {"inherit": True}}
 AMONG = ("rotate", "restrict_to_the_current_key")
 
@@ -28,13 +30,14 @@ async def _carry_over_after_the_publish(run: Any, key: Any, *, inherit: bool) ->
     run.write = carried_first
 
 
-async def _write_once(run: Any, key: Any, which: Any, out: Any, into: Any) -> None:
+async def _write_once(run: Any, key: Any, which: Any, out: Any, into: Any, _patience: Any = None) -> Any:
     openrouter = await run.world.connection(key.connection)
     await run.guard()
     found = await openrouter.key_list(which.kind, which.id)
     wanted = replaced(found.hashes or (), out, into)
     if wanted and wanted != found.hashes:
         await openrouter.replace_keys(found, wanted)
+    return found
 
 
 MUTANTS = [
@@ -45,6 +48,14 @@ MUTANTS = [
         _carry_over_after_the_publish,
         AMONG,
         INHERITING,
+    ),
+    Mutant(
+        "a restored key has no place in the lists of the key that it replaces",
+        RESTORE,
+        "carry_over",
+        nothing,
+        (*AMONG, "restore"),
+        SIMPLE,
     ),
     Mutant(
         "a dead key stays in lists",

@@ -53,10 +53,10 @@ class Pauses(ByHand):
         if "remove" in (kind, other):
             self.serving.clear()
             self.taken_away = True
-        self.restoring = True
+        self.interleaved = True
         for ended in play(self._interleaved(kind, first, other, pause_at, planned)):
             self._after(ended)
-        self.restoring = self.taken_away = False
+        self.interleaved = self.taken_away = False
         self._fill_the_form_in_anew()
 
     @rule(looks=st.integers(0, 3), other=st.sampled_from(["rotate", "emergency", "restore"]))

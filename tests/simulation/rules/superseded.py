@@ -66,7 +66,7 @@ class SupersededKeys(History):
         self.model.record("a restore starts")
         before = Before.of(self.model)
         self._fate(planned)
-        self.restoring = True
+        self.restoring, self.hurried = True, False
         self._after(ended := play(run_restore(self.model, "checkout", self._other_identity())))
         self.restoring = False
         ledger = self.model.ledger("checkout")

@@ -37,6 +37,11 @@ class ModelKey:
         """Return whether a consumer can use the key."""
         return not self.disabled and not self.expired(now) and self.valid_from <= now
 
+    def may_be_listed(self, now: datetime) -> bool:
+        """Return whether lists accept the key; they learn of a new key later than it works."""
+        known_since = self.valid_from + (self.valid_from - self.created_at)
+        return not self.disabled and not self.expired(now) and known_since <= now
+
     def usage(self, reset: str | None, now: datetime) -> Decimal:
         """Return what the key has spent since its limit was last reset."""
         return sum((amount for at, amount in self.uses if at >= period_start(reset, now)), Decimal(0))

@@ -76,8 +76,8 @@ class ModelLists:
 
     def _replace(self, list_id: str, hashes: Sequence[str]) -> None:
         which, now = self._one(list_id), self._model.time
-        live = {key.hash for key in self._model.keys.values() if key.account == which.account and not key.disabled}
-        live -= {key.hash for key in self._model.keys.values() if key.expired(now)}
+        keys = [key for key in self._model.keys.values() if key.account == which.account]
+        live = {key.hash for key in keys if key.may_be_listed(now)}
         if not hashes or not set(hashes) <= live:
             # The rotation must not take out a disabled key of somebody else, so it cannot change this list.
             explained = [ledger.hashes() for name in self._model.rotations() if (ledger := self._model.ledger(name))]

@@ -124,8 +124,8 @@ async def test_an_account_without_workspaces_is_audited(world: FakeWorld) -> Non
     assert kinds == {Kind.NOT_SEEN, Kind.SUPERSEDED_KEY_DIFFERS}
 
 
-async def test_logging_of_chosen_keys_is_a_notice(world: FakeWorld) -> None:
-    """It names keys by ids that no API resolves, so a rotation cannot add the new key to it."""
+async def test_logging_that_was_restricted_later_is_a_notice(world: FakeWorld) -> None:
+    """It names keys by ids that no API resolves, and no rotation asks for it again, so the audit finds it."""
     await world.rotate()
     settings = {"is_observability_io_logging_enabled": True, "io_logging_api_key_ids": [7]}
     world.openrouter.workspace_settings[world.openrouter.accounts[0].workspaces[0]] = settings

@@ -268,6 +268,23 @@ async def test_the_price_does_not_depend_on_the_account(
     assert len(world.app.state.requests) == price + deleted
 
 
+@pytest.mark.parametrize(("inherit", "price"), [(False, 4 + 1), (True, 6 + 2)])
+async def test_each_further_page_costs_a_call(world: FakeWorld, inherit: bool, price: int) -> None:
+    """Given two pages of BYOK credentials and of guardrail assignments, the second page of each costs one call."""
+    world.change(key={"inherit": inherit})
+    await world.rotate()
+    world.openrouter.seed_keys(150)
+    for key in list(world.openrouter.keys.values())[-150:]:
+        key.guardrail_id = "theirs"
+    for _ in range(150):
+        world.openrouter.add_credential(world.openrouter.accounts[0], None)
+    world.app.state.requests.clear()
+
+    await world.rotate()
+
+    assert len(world.app.state.requests) == price
+
+
 async def test_what_was_changed_since_the_last_rotation_is_carried_over_by_the_next(world: FakeWorld) -> None:
     """Given that people limit a key, guard it and add it to lists between two runs, its successor has all of it."""
     world.change(key={"limit_usd": None, "limit_reset": "none"})

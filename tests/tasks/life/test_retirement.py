@@ -173,3 +173,12 @@ async def test_what_an_emergency_could_not_revoke_is_revoked_by_the_next_run_wit
     await world.retire()
 
     assert list(world.openrouter.keys) == [(await world.held()).hash]
+
+
+async def test_each_retirement_is_scheduled_once_however_many_keys_are_in_their_overlap(world: FakeWorld) -> None:
+    """A rotation finds those of earlier ones, so its cost does not grow with the keys that wait."""
+    for _ in range(5):
+        world.later(hours=1)
+        await world.rotate()
+
+    assert len(world.retirements) == len(set(world.retirements)) == 4
