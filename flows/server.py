@@ -4,28 +4,60 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
+import httpx
+from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_API_URL
 
 from blocks.errors import ConfigurationError, ServiceError
 
 T = TypeVar("T")
+REFUSED = frozenset({401, 403})
 
 
 def ask_prefect(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine function against the Prefect server that `PREFECT_API_URL` names, and return its result.
 
+    Args:
+        work: The function; all its requests share one connection.
+
     Raises:
         ConfigurationError: `PREFECT_API_URL` is not set. Prefect would start a temporary server, which has no
             rotations and keeps nothing.
-        ServiceError: The server cannot be reached.
+        ServiceError: The server cannot be reached, refuses the password, or is no Prefect server of this version.
     """
     url = PREFECT_API_URL.value()
     if not url:
         raise ConfigurationError("Set PREFECT_API_URL to your Prefect server, such as http://127.0.0.1:4200/api.")
+
+    async def asked() -> T:
+        async with AsyncExitStack() as opened:
+            try:
+                await opened.enter_async_context(AsyncClientContext.get_or_create())
+            except Exception as error:  # noqa: BLE001 - what Prefect's client raises depends on the answer
+                raise ServiceError(f"The Prefect server at {_without_user(url)} {_meaning(error)}") from None
+            return await work()
+
+    return asyncio.run(asked())
+
+
+def _without_user(url: str) -> str:
     try:
-        return asyncio.run(work())
-    except RuntimeError:
-        # Prefect's client raises it if the server is unreachable.
-        raise ServiceError(f"The Prefect server at {url} cannot be reached.") from None
+        return str(httpx.URL(url).copy_with(userinfo=b""))
+    except httpx.InvalidURL:
+        return "PREFECT_API_URL"
+
+
+def _meaning(error: Exception) -> str:
+    # Prefect's client hides most causes behind a RuntimeError.
+    cause = error.__cause__ or error
+    if isinstance(cause, httpx.HTTPStatusError):
+        status = cause.response.status_code
+        if status in REFUSED:
+            return f"answered {status}: set PREFECT_API_AUTH_STRING to its user and password."
+        return f"answered {status}: check PREFECT_API_URL, which ends in /api, and the server's log."
+    if isinstance(cause, httpx.RequestError):
+        return "cannot be reached."
+    return "did not answer as this version of Prefect does: check PREFECT_API_URL, and `prefect version`."

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from prefect.context import AsyncClientContext
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -34,9 +33,8 @@ COLOURS = {Health.HEALTHY: "green", Health.DEGRADED: "yellow", Health.FAILED: "r
 
 
 async def read() -> list[Row]:
-    """Read all rotations over one connection."""
-    async with AsyncClientContext.get_or_create():
-        return await read_rows(datetime.now(UTC))
+    """Read all rotations."""
+    return await read_rows(datetime.now(UTC))
 
 
 def main(arguments: Sequence[str] = ()) -> int:

@@ -7,9 +7,15 @@ from dataclasses import replace
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED as CHECK_VERSION
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from flows import automations, status
 from flows.show.overview import row
+from sandbox.server import running
 from sandbox.stack import CHECKOUT
 from tasks.model.tries import TRIES_AGAIN
 from tests.flows.show.test_overview import NOW, TRY, WELL, seen
@@ -33,6 +39,38 @@ def test_a_server_that_cannot_be_asked_is_told(
 
     assert code == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status_code", "body", "sentence"),
+    [
+        (401, "{}", "answered 401: set PREFECT_API_AUTH_STRING to its user and password."),
+        (403, "<html>", "answered 403: set PREFECT_API_AUTH_STRING to its user and password."),
+        (404, "{}", "answered 404: check PREFECT_API_URL, which ends in /api, and the server's log."),
+        (200, "<html>", "did not answer as this version of Prefect does"),
+        (200, "[]", "did not answer as this version of Prefect does"),
+        (200, "null", "did not answer as this version of Prefect does"),
+        (200, '"1.0.0"', "did not answer as this version of Prefect does"),
+    ],
+)
+def test_a_server_that_answers_something_else_is_no_degraded_rotation(
+    status_code: int, body: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Monitoring that cannot see rotations needs a person; the exit code 1 would wait for a day."""
+
+    async def answer(_request: Request) -> Response:
+        return Response(body, status_code)
+
+    app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
+    with (
+        running(app) as url,
+        temporary_settings({PREFECT_API_URL: f"{url.replace('//', '//operator:password@')}/api", CHECK_VERSION: True}),
+    ):
+        code = status.main(["--json"])
+
+    said = capsys.readouterr()
+    assert (code, said.out) == (2, "")
+    assert f"The Prefect server at {url}/api {sentence}" in said.err
 
 
 @pytest.mark.parametrize(
