@@ -37,7 +37,7 @@ def ask_prefect(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
             try:
                 await opened.enter_async_context(AsyncClientContext.get_or_create())
             except Exception as error:  # noqa: BLE001 - what Prefect's client raises depends on the answer
-                raise ServiceError(f"The Prefect server at {_without_user(url)} {_meaning(error)}") from None
+                raise _explained(error, _without_user(url)) from None
             return await work()
 
     return asyncio.run(asked())
@@ -50,14 +50,23 @@ def _without_user(url: str) -> str:
         return "PREFECT_API_URL"
 
 
-def _meaning(error: Exception) -> str:
+def _explained(error: Exception, address: str) -> ServiceError:
     # Prefect's client hides most causes behind a RuntimeError.
     cause = error.__cause__ or error
     if isinstance(cause, httpx.HTTPStatusError):
         status = cause.response.status_code
         if status in REFUSED:
-            return f"answered {status}: set PREFECT_API_AUTH_STRING to its user and password."
-        return f"answered {status}: check PREFECT_API_URL, which ends in /api, and the server's log."
+            return ServiceError(
+                f"The Prefect server at {address} answered {status}: set PREFECT_API_AUTH_STRING to its user and "
+                "password."
+            )
+        return ServiceError(
+            f"The Prefect server at {address} answered {status}: check PREFECT_API_URL, which ends in /api, and the "
+            "server's log."
+        )
     if isinstance(cause, httpx.RequestError):
-        return "cannot be reached."
-    return "did not answer as this version of Prefect does: check PREFECT_API_URL, and `prefect version`."
+        return ServiceError(f"The Prefect server at {address} cannot be reached.")
+    return ServiceError(
+        f"The Prefect server at {address} did not answer as this version of Prefect does: check PREFECT_API_URL, and "
+        "`prefect version`."
+    )
