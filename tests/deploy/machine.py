@@ -73,6 +73,12 @@ class Machine:
         return dict(self.compose["services"])
 
     @property
+    def addresses(self) -> dict[str, str]:
+        """The fixed addresses, by the service that has one."""
+        networks = {name: each["networks"]["default"] for name, each in self.services.items() if "networks" in each}
+        return {name: str(network["ipv4_address"]) for name, network in networks.items()}
+
+    @property
     def checked(self) -> list[str]:
         """The services that have a health check, either in compose.yaml or from the image."""
         said = {name: each.get("healthcheck", {}) for name, each in self.services.items()}
@@ -148,6 +154,7 @@ class Machine:
             "/run/secrets": self.secrets,
             **{path: self.folder / name / path[1:] for path in PATHS},
             **{f"{service}:{port}": f"127.0.0.1:{at}" for (service, port), at in self.ports.items()},
+            **{f"{fixed}:4200": f"127.0.0.1:{self.ports[server, 4200]}" for server, fixed in self.addresses.items()},
             **{f"127.0.0.1:{port}": f"127.0.0.1:{at}" for port, at in own.items()},
             **{f"listen {port}": f"listen 127.0.0.1:{at}" for port, at in own.items()},
             EVERYWHERE: "127.0.0.1",

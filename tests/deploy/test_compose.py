@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import signal
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -38,6 +41,7 @@ FLEET = read_settings(CHECKOUT / "deploy" / "fleet.env")
 SECRETS = ("AUTH_STRING", "ENCRYPTION_KEY", "CONNECTION_URL", "MESSAGING_URL", "QUEUE_URL", "DOCKET_URL", "PASSWORD")
 """The endings of the names of settings that contain a password or a key."""
 PREFECT = Subprotocol("prefect")
+NGINX = CHECKOUT / "deploy" / "nginx.conf"
 numbers = count(1)
 
 
@@ -78,12 +82,12 @@ def test_only_the_proxy_is_published(machine: Machine) -> None:
 
 
 def test_the_servers_keep_their_addresses(machine: Machine) -> None:
-    """After a restart of the host, nginx still has those that it looked up, so no other container may get one."""
+    """The proxy knows servers by address, so that it starts while one is gone; no other container may get one."""
     [network] = machine.compose["networks"]["default"]["ipam"]["config"]
     others, own = ip_network(network["ip_range"]), ip_network(network["subnet"])
-    fixed = [ip_address(machine.services[f"server-{n}"]["networks"]["default"]["ipv4_address"]) for n in (1, 2)]
+    fixed = [ip_address(machine.addresses[f"server-{number}"]) for number in (1, 2)]
 
-    assert len(set(fixed)) == 2
+    assert re.findall(r"^ +server (.+):4200 ", NGINX.read_text(), re.MULTILINE) == [str(each) for each in fixed]
     assert [each in own and each not in others for each in fixed] == [True, True]
 
 
@@ -118,6 +122,24 @@ def test_nothing_is_told_without_tls(machine: Machine) -> None:
     answer = httpx.get(machine.url.replace("https:", "http:"))
 
     assert (answer.status_code, "HTTPS port" in answer.text) == (400, True)
+
+
+def test_a_server_that_hangs_is_left_out(machine: Machine) -> None:
+    """One request waits for it, and is then answered by the other server, as are those after it."""
+    hung = machine.processes["server-2"][0].pid
+    seconds = []
+    os.killpg(hung, signal.SIGSTOP)
+    try:
+        with machine.http(machine.operator) as client:
+            for _ in range(12):
+                answer = client.get("/api/admin/version")
+                assert answer.status_code == 200
+                seconds.append(answer.elapsed.total_seconds())
+    finally:
+        os.killpg(hung, signal.SIGCONT)
+
+    assert max(seconds) < 35
+    assert sorted(seconds)[-2] < 5
 
 
 @pytest.mark.parametrize("server", ["server-1", "server-2"])
