@@ -39,6 +39,7 @@ from blocks.errors import (
     error_for_status,
 )
 from blocks.redaction import keep_answers_out_of_logs
+from blocks.urls import may_use_proxy
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 15.0
@@ -205,6 +206,7 @@ class JsonHttp:
             follow_redirects=False,
             transport=transport,
             verify=_tls(),
+            trust_env=may_use_proxy(base_url),
             headers={"Accept": "application/json", "User-Agent": "key-rotation"},
         )
 

@@ -18,6 +18,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def may_use_proxy(url: str) -> bool:
+    """Return whether requests to a URL may go through the environment's proxy: not to loopback.
+
+    There a proxy would reach another machine, and see each secret that is sent over plain http.
+    """
+    return not is_loopback(urlsplit(url).hostname or "")
+
+
 def safe_base_url(value: str, field: str) -> str:
     """Validate the base URL of a service that a credential is sent to, and return it in its one spelling.
 

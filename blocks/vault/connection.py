@@ -34,6 +34,7 @@ from blocks.errors import (
 )
 from blocks.http import MAX_ANSWER_BYTES, is_certificate_error, retry_after_seconds, with_retries
 from blocks.threads import in_own_thread
+from blocks.urls import may_use_proxy
 
 CAS_MISMATCH = "check-and-set parameter did not match"
 """The text of Vault's 400 for a version mismatch; there is no code for it."""
@@ -69,6 +70,8 @@ starting another request."""
 class _Transport(HTTPAdapter):
     """Reads a bounded response before a deadline; trusts only the private certificate authority, if there is one.
 
+    It decides about the proxy too: a session that ignores the environment would ignore its authorities as well.
+
     Args:
         connect: The connect timeout in seconds.
         read: The read timeout in seconds.
@@ -103,6 +106,8 @@ class _Transport(HTTPAdapter):
         deadline = _deadline.get() or time.monotonic() + self._connect + self._read
         left = _time_left(deadline)
         how |= {"stream": True, "timeout": (min(self._connect, left), min(self._read, left))}
+        if not may_use_proxy(str(request.url)):
+            how["proxies"] = {}
         response = super().send(request, **how)
         try:
             response._content = _bounded(response, deadline)  # noqa: SLF001 - as requests does itself
