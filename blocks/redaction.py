@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 STRUCK_OUT = "[redacted]"
 _FORMATTER = logging.Formatter()
@@ -17,29 +18,32 @@ _LOOKS_SECRET = re.compile(
     # Vault's service, batch and recovery tokens, in the formats since 1.10 and before.
     r"|(?<![\w.-])(?P<vault>hv[sbr]\.|[sbr]\.(?=[A-Za-z0-9]{24}))[A-Za-z0-9_-]{8,}"
     r"|(?P<header>\bx-vault-token['\"]?[\s:=,]+b?['\"]?)[^\s'\",]+"
-    r"|(?P<bearer>\bbearer\s+)(?=[A-Za-z0-9._~+/-]{16})[A-Za-z0-9._~+/=-]+",
+    r"|(?P<authorization>\bauthorization['\"]?[\s:=,]+b?['\"]?(?:bearer|basic)\s+)[^\s'\",]+"
+    r"|(?P<scheme>\b(?:bearer|basic)\s+)(?=[A-Za-z0-9._~+/-]{16})[A-Za-z0-9._~+/=-]+",
     re.IGNORECASE,
 )
 
 
 def redacted(text: str) -> str:
-    """Return a text with `[redacted]` after the prefix of each OpenRouter key, Vault token and bearer credential.
+    """Return a text with `[redacted]` after the prefix of each OpenRouter key, Vault token, bearer or basic credential.
 
     A key's label, such as `sk-or-v1-0e6...1c96`, is kept.
     """
     return _LOOKS_SECRET.sub(lambda found: f"{found[found.lastgroup or 0]}{STRUCK_OUT}", text)
 
 
-_QUOTE_REQUESTS = "botocore."
-"""Loggers whose records below INFO quote whole requests, with the secret in base64, where no pattern recognises it."""
+_QUOTE_REQUESTS = frozenset({"boto3", "botocore", "hpack", "websockets"})
+"""Libraries whose records below INFO quote requests, where no pattern recognises a secret: in base64, or in a frame."""
+_OWN_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({})))
+"""The attributes that every record has; formatters for JSON print the others too."""
 
 
 class RedactionFilter(logging.Filter):
-    """Redacts message, traceback and stack of each record; drops AWS's DEBUG records."""
+    """Redacts message, traceback, stack and extras of each record; drops DEBUG records that quote requests."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Redact a record in place; return `False` for one that quotes a request to AWS."""
-        if record.name.startswith(_QUOTE_REQUESTS) and record.levelno < logging.INFO:
+        """Redact a record in place; return `False` for one that quotes a request."""
+        if record.name.partition(".")[0] in _QUOTE_REQUESTS and record.levelno < logging.INFO:
             return False
         try:
             message = record.getMessage()
@@ -55,7 +59,17 @@ class RedactionFilter(logging.Filter):
             record.exc_text, record.exc_info = clean, None
         if record.stack_info:
             record.stack_info = redacted(record.stack_info)
+        _redact_extras(record)
         return True
+
+
+def _redact_extras(record: logging.LogRecord) -> None:
+    for name in vars(record).keys() - _OWN_ATTRIBUTES:
+        # What has no text cannot be printed either.
+        with suppress(Exception):
+            text = str(getattr(record, name))
+            if (clean := redacted(text)) != text:
+                setattr(record, name, clean)
 
 
 _QUOTES_ANSWER = (

@@ -43,6 +43,7 @@ from pydantic import PrivateAttr
 import flows
 from blocks.errors import ConfigurationError
 from blocks.http import seconds_to_wait
+from blocks.redaction import redact_logs
 from flows.abandoned import Abandoned
 from flows.attempts import Attempt, Precedence
 from tasks.world.api import as_not_found
@@ -151,6 +152,7 @@ class KeyRotationWorker(
     _description = "Run the flows of the package key-rotation in the worker's own interpreter."
 
     def __init__(self, work_pool_name: str, *, limit: int | None = None, **base: Any) -> None:
+        redact_logs()
         super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + RESERVED_FOR_EMERGENCIES, **base)
         self._attempts: dict[UUID, Attempt] = {}
         self._precedence = Precedence()

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import boto3
+import hpack
 import pytest
 from botocore.config import Config
 from botocore.exceptions import EndpointConnectionError
+from prefect.events import Event, Resource
+from prefect.events.clients import PrefectEventsClient
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from blocks.redaction import RedactionFilter, redact_logs, redacted
+from flows.worker import KeyRotationWorker
 from tests.hostile.liar import KEY, Ear
 
 VAULT_TOKEN = "hvs.CAESIJ0kZ1xG4s7YbV2mQ9wLrT8uN3pA6eDcFhKq"
 OLD_TOKEN = "s.iyNUhq8Ov4hIAx6snw5mB2nL"
+PASSWORD = "operator:a-long-random-password"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +38,9 @@ OLD_TOKEN = "s.iyNUhq8Ov4hIAx6snw5mB2nL"
         ("X-Vault-Token: root-of-a-dev-server", "X-Vault-Token: [redacted]"),
         ("(b'X-Vault-Token', b'root')", "(b'X-Vault-Token', b'[redacted]')"),
         ("Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.e30.x-_", "Authorization: Bearer [redacted]"),
+        ("Authorization: Basic b3A6cHc=", "Authorization: Basic [redacted]"),
+        ("(b'authorization', b'Basic b3A6cHc=')", "(b'authorization', b'Basic [redacted]')"),
+        ("sent Basic b3BlcmF0b3I6YS1sb25nLXBhc3N3b3Jk", "sent Basic [redacted]"),
     ],
 )
 def test_what_looks_like_a_secret_is_struck_out(text: str, expected: str) -> None:
@@ -42,6 +55,7 @@ def test_what_looks_like_a_secret_is_struck_out(text: str, expected: str) -> Non
         "sk-or-v1-the-label-of-20-char is 20 characters"[:20],
         "blocks.errors.UnreachableErrorOfSomeVeryLongName",
         "Vault does not accept the bearer of bad news, nor the Bearer.",
+        "Prefect's API asks for basic authentication, and every authorization is a basic precaution.",
         "hash f01d52606dc8f0a8303a7b5cc3fa07109c2e346cec7c0a16b40de462992ce943",
         "[rotation checkout run 12345678-1234-1234-1234-123456789abc]",
     ],
@@ -119,13 +133,25 @@ def test_a_record_without_a_secret_is_not_touched() -> None:
     assert (record.msg, record.args) == ("at %s", ("once",))
 
 
-def test_a_request_to_aws_is_in_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At DEBUG, botocore logs requests with the key in base64; the filter drops these, but keeps warnings."""
-    monkeypatch.setattr(logging.getLogger("botocore"), "level", logging.DEBUG)
-    before, after = Ear(), Ear()
+@contextmanager
+def library(name: str) -> Iterator[tuple[Ear, Ear]]:
+    """Record a library at DEBUG, without the filter and with it."""
+    logger, before, after = logging.getLogger(name), Ear(), Ear()
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
     after.addFilter(RedactionFilter())
     for ear in (before, after):
-        logging.getLogger("botocore").addHandler(ear)
+        logger.addHandler(ear)
+    try:
+        yield before, after
+    finally:
+        logger.setLevel(level)
+        for ear in (before, after):
+            logger.removeHandler(ear)
+
+
+def test_a_request_to_aws_is_in_no_log() -> None:
+    """At DEBUG, botocore logs requests with the key in base64; the filter drops these, but keeps warnings."""
     client = boto3.client(
         "secretsmanager",
         region_name="eu-central-1",
@@ -135,16 +161,54 @@ def test_a_request_to_aws_is_in_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
         config=Config(retries={"total_max_attempts": 1}),
     )
 
-    with pytest.raises(EndpointConnectionError):
-        client.put_secret_value(SecretId="checkout", SecretBinary=KEY.encode())
-    logging.getLogger("botocore.endpoint").warning("something else")
+    with library("botocore") as (before, after):
+        with pytest.raises(EndpointConnectionError):
+            client.put_secret_value(SecretId="checkout", SecretBinary=KEY.encode())
+        logging.getLogger("botocore.endpoint").warning("something else")
 
-    for ear in (before, after):
-        logging.getLogger("botocore").removeHandler(ear)
     in_base64 = base64.b64encode(KEY.encode()).decode()
     assert in_base64 in before.text
     assert in_base64 not in after.text
     assert "something else" in after.text
+
+
+async def test_the_password_of_prefects_api_is_in_no_log() -> None:
+    """At DEBUG, websockets logs the password of Prefect's API in a header and in a frame; the filter drops both."""
+
+    async def welcome(connection: ServerConnection) -> None:
+        async for message in connection:
+            if json.loads(message)["type"] == "auth":
+                await connection.send('{"type": "auth_success"}')
+
+    with library("websockets") as (before, after):
+        async with serve(welcome, "127.0.0.1", 0, subprotocols=[Subprotocol("prefect")]) as server:
+            api = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
+            with temporary_settings({PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: PASSWORD}):
+                async with PrefectEventsClient() as client:
+                    await client.emit(Event(event="rotated", resource=Resource({"prefect.resource.id": "a"})))
+        logging.getLogger("websockets.client").warning("something else")
+
+    for spelled in (PASSWORD, base64.b64encode(PASSWORD.encode()).decode()):
+        assert spelled in before.text
+        assert spelled not in after.text
+    assert "something else" in after.text
+
+
+def test_a_header_of_http_2_is_in_no_log() -> None:
+    """At DEBUG, hpack logs each header that HTTP/2 compresses; the filter drops these records."""
+    with library("hpack") as (before, after):
+        hpack.Encoder().encode([("x-api-key", PASSWORD)])
+
+    assert PASSWORD in before.text
+    assert PASSWORD not in after.text
+
+
+def test_what_a_formatter_adds_to_the_message_is_redacted(log: logging.Logger, ear: Ear) -> None:
+    """A formatter for JSON prints a record's own attributes, which are redacted too, and are kept otherwise."""
+    ear.setFormatter(logging.Formatter("%(request)s %(count)s"))
+    log.info("sent", extra={"request": {"authorization": f"Bearer {KEY}"}, "count": 3})
+
+    assert ear.text == "{'authorization': 'Bearer [redacted]'} 3"
 
 
 def test_it_is_installed_once_per_handler() -> None:
@@ -154,5 +218,15 @@ def test_it_is_installed_once_per_handler() -> None:
 
     redact_logs()
     redact_logs()
+
+    assert [type(found) for found in handler.filters] == [RedactionFilter]
+
+
+def test_a_worker_has_it_before_its_first_run() -> None:
+    """A worker sends the password of Prefect's API from its start on, so its own log is filtered as a run's is."""
+    handler = logging.NullHandler()
+    logging.getLogger("tests.hostile.worker").addHandler(handler)
+
+    KeyRotationWorker("pool")
 
     assert [type(found) for found in handler.filters] == [RedactionFilter]
