@@ -6,13 +6,11 @@ A `JsonHttp` owns one `httpx.AsyncClient`, which all calls of a run share.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from functools import cache
 from random import uniform
@@ -20,7 +18,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-import orjson
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -38,6 +35,7 @@ from blocks.errors import (
     concerning,
     error_for_status,
 )
+from blocks.exact import decoded, encoded
 from blocks.redaction import keep_answers_out_of_logs
 from blocks.urls import may_use_proxy
 
@@ -157,18 +155,10 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _number(value: object) -> orjson.Fragment:
-    if isinstance(value, Decimal) and value.is_finite():
-        return orjson.Fragment(str(value))
-    raise TypeError
-
-
 def _with_body(headers: Mapping[str, str], body: Mapping[str, Any] | None) -> dict[str, Any]:
     if body is None:
         return {"headers": dict(headers)}
-    # Not httpx's own JSON: it requires floats, which cannot represent most decimals.
-    content = orjson.dumps(dict(body), default=_number)
-    return {"headers": {**headers, "Content-Type": "application/json"}, "content": content}
+    return {"headers": {**headers, "Content-Type": "application/json"}, "content": encoded(dict(body))}
 
 
 class JsonHttp:
@@ -249,7 +239,7 @@ class JsonHttp:
             attempts: The maximum number of attempts; `MAX_ATTEMPTS` by default, 1 if the caller decides about each.
 
         Returns:
-            The JSON object of a 2xx response; empty for an empty response. Numbers with a fraction are `Decimal`.
+            The JSON object of a 2xx response; empty for an empty response. Its numbers are exact (`blocks.exact`).
 
         Raises:
             ServiceError: The call failed; the subclass says how, `outcome_unknown` whether it may have taken effect.
@@ -259,7 +249,7 @@ class JsonHttp:
             request = self._client.build_request(
                 method, path.lstrip("/"), params=dict(params or {}), **_with_body(headers, json_body)
             )
-        except (httpx.InvalidURL, ValueError, orjson.JSONEncodeError):
+        except (httpx.InvalidURL, ValueError):
             raise ConfigurationError(
                 f"The address or the credential of {self.service} holds characters that HTTP cannot carry."
             ) from None
@@ -296,8 +286,8 @@ class JsonHttp:
         if self._explain is None:
             return plain
         try:
-            answer = json.loads(body)
-        except (ValueError, RecursionError):
+            answer = decoded(body)
+        except ValueError:
             answer = None
         return self._explain(status, answer if isinstance(answer, dict) else {}) or plain
 
@@ -343,8 +333,8 @@ class JsonHttp:
         if not body.strip():
             return {}
         try:
-            answer = json.loads(body, parse_float=Decimal)
-        except (ValueError, ArithmeticError, RecursionError):
+            answer = decoded(body)
+        except ValueError:
             raise UnexpectedAnswerError(
                 f"{self.service} at {self.host} sent something that is not JSON while {doing}."
             ) from None

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import hvac
 import requests
 import urllib3.exceptions
-from hvac.adapters import JSONAdapter
 from hvac.exceptions import VaultError
 from requests.adapters import HTTPAdapter
 
@@ -35,6 +34,7 @@ from blocks.errors import (
 from blocks.http import MAX_ANSWER_BYTES, is_certificate_error, retry_after_seconds, with_retries
 from blocks.threads import in_own_thread
 from blocks.urls import may_use_proxy
+from blocks.vault.adapter import ExactAdapter
 
 CAS_MISMATCH = "check-and-set parameter did not match"
 """The text of Vault's 400 for a version mismatch; there is no code for it."""
@@ -134,30 +134,6 @@ def _bounded(response: requests.Response, deadline: float) -> bytes:
     return bytes(body)
 
 
-class _Adapter(JSONAdapter):  # type: ignore[misc] # hvac has no types
-    """hvac's adapter, which attaches the response to its errors; hvac itself drops the status and Retry-After."""
-
-    def request(self, *args: Any, raise_exception: bool = True, **kwargs: Any) -> Any:
-        """Make a request."""
-        answer = super().request(*args, raise_exception=False, **kwargs)
-        if not raise_exception or not isinstance(answer, requests.Response) or answer.ok:
-            return answer
-        body = _json_object(answer)
-        errors = body.get("errors") if body else None
-        texts = [str(text) for text in errors] if isinstance(errors, list) else []
-        error = VaultError.from_status(answer.status_code, f"Vault answered {answer.status_code}", texts, json=body)
-        error.response = answer
-        raise error
-
-
-def _json_object(response: requests.Response) -> dict[str, Any] | None:
-    try:
-        body = response.json()
-    except (ValueError, RecursionError):
-        return None
-    return body if isinstance(body, dict) else None
-
-
 def _is_from_vault(body: Any) -> bool:
     # A proxy's 404 must not pass for an absent secret: a key published there would count as unpublished.
     return isinstance(body, dict) and (isinstance(body.get("errors"), list) or isinstance(body.get("data"), dict))
@@ -220,7 +196,7 @@ class VaultConnection:
             allow_redirects=False,
             session=session,
             namespace=namespace,
-            adapter=_Adapter,
+            adapter=ExactAdapter,
         )
 
     def logged_in(self) -> hvac.Client:

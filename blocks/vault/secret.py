@@ -269,7 +269,7 @@ class VaultSecret(DestinationBlock):
         value = fields.get(self.field)
         if value is None:
             return None
-        return SecretStr(value if isinstance(value, str) else json.dumps(value))
+        return SecretStr(value if isinstance(value, str) else json.dumps(value, default=str))
 
     async def _with_fields(self, content: Content) -> VaultContent:
         if isinstance(content, VaultContent):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hvac
 import pytest
+import requests
 from pydantic import SecretStr
 
 from blocks import VaultCredentials, VaultSecret
 from blocks.errors import ConflictError, NotFoundError
 from blocks.vault.auth import AppRoleAuth, TokenAuth
+from sandbox.vault_tokens import ROOT_TOKEN
 from tests.blocks.vault.conftest import KEY, LABELS, block, paths
 from tests.blocks.vault.vaults import READ_WRITE, TestVault
 
@@ -38,6 +40,27 @@ async def test_other_fields_are_kept(vault: TestVault, secret: VaultSecret) -> N
 
     stored = vault.root.secrets.kv.v2.read_secret_version(secret.path, raise_on_deleted_version=True)
     assert stored["data"]["data"] == {**fields, "value": KEY.get_secret_value()}
+
+
+NUMBERS = '"a":0.12345678901234567890,"b":12345678901234567890.5,"c":18446744073709551616,"d":1e300,"e":1.0,"f":-0.0'
+
+
+def exchange(vault: TestVault, method: str, path: str, body: str = "") -> str:
+    """Send a body as it is, and return the fields of the answer as they are."""
+    url, token = f"{vault.url}/v1/secret/data/{path}", {"X-Vault-Token": ROOT_TOKEN}
+    answer = requests.request(method, url, data=body, headers=token, timeout=5)
+    return answer.text.partition('"data":{"data":')[2].partition("}")[0]
+
+
+async def test_numbers_of_other_fields_are_kept(vault: TestVault, secret: VaultSecret) -> None:
+    """Given numbers with many digits beside the key, when it is written, then Vault shows them as it did before."""
+    exchange(vault, "POST", secret.path, f'{{"data":{{{NUMBERS},"value":"old"}}}}')
+    before = exchange(vault, "GET", secret.path)
+
+    await secret.write_content(KEY, await secret.read_content(), {})
+
+    assert before.count(":") == NUMBERS.count(":") + 1
+    assert exchange(vault, "GET", secret.path) == before.replace("old", KEY.get_secret_value())
 
 
 async def test_older_versions_survive(vault: TestVault, secret: VaultSecret) -> None:
