@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from tasks.model.keys import show_time
+from tasks.model.times import Moment
 
 AHEAD = timedelta(days=14)
 """How long before the due time to warn; a person needs time to exchange the key."""
@@ -21,9 +22,9 @@ class InUse(BaseModel):
 
     connection: str
     fingerprint: str
-    since: AwareDatetime
+    since: Moment
     remind_after: timedelta
-    expires_at: AwareDatetime | None = None
+    expires_at: Moment | None = None
 
     def continued(self, before: InUse | None) -> InUse:
         """Return the entry to store: the same key keeps its start, another one starts now."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tasks.model.keys import INSTALLATION_LENGTH
 from tasks.model.places import is_same, left_places
 from tasks.model.terms import Terms
+from tasks.model.times import Moment
 
 Installation = Annotated[str, Field(pattern=rf"^([a-z]{{{INSTALLATION_LENGTH}}})?$")]
 """The installation's id in new markers, by which a lost key is found again; empty before the first key."""
@@ -67,7 +68,7 @@ class Budget(Entry):
     """
 
     carried: Decimal
-    ends_at: datetime | None = None
+    ends_at: Moment | None = None
 
     def runs(self, now: datetime) -> bool:
         """Return whether the former keys' spending still counts."""
@@ -98,11 +99,11 @@ class Current(MadeKey, Placed):
     key with an unknown outcome may still take effect. `inherits` tells whether it has joined its predecessors' lists.
     """
 
-    since: datetime
+    since: Moment
     rotated_by: UUID | None = None
     terms: Terms | None = None
     budget: Budget | None = None
-    late_until: datetime | None = None
+    late_until: Moment | None = None
     inherits: bool = False
 
     @property
@@ -119,18 +120,18 @@ class Superseded(MadeKey):
     `capped` tells, for a carried budget, whether its limit was lowered to what it has spent.
     """
 
-    since: datetime | None = None
-    overlap_ends: datetime | None = None
-    revoke_at: datetime
+    since: Moment | None = None
+    overlap_ends: Moment | None = None
+    revoke_at: Moment
     at_once: bool = False
     revoking: bool = False
     disabled: bool = False
     postponed: int = 0
     usage: Decimal | None = None
-    usage_since: datetime | None = None
+    usage_since: Moment | None = None
     budget: Budget | None = None
     capped: bool | None = None
-    late_until: datetime | None = None
+    late_until: Moment | None = None
 
 
 class Pending(Placed):
@@ -142,7 +143,7 @@ class Pending(Placed):
     run_id: UUID
     connection: str
     workspace_id: str | None = None
-    intended_at: datetime
+    intended_at: Moment
     terms: Terms | None = None
     budget: Budget | None = None
     key: MadeKey | None = None
@@ -155,11 +156,11 @@ class Unresolved(Entry):
     run_id: UUID
     connection: str
     workspace_id: str | None = None
-    since: datetime
+    since: Moment
 
 
 class Emergency(Entry):
     """The last emergency that published its key, and the time at which it made every older key due."""
 
     run_id: UUID
-    at: datetime
+    at: Moment

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError, WithJsonSchema
 
 from blocks.openrouter.keys import ApiKey, KeyRequest, LimitReset
+from tasks.model.times import Moment
 
 SMALLEST_AMOUNT = Decimal("0.000001")
 """The precision of a limit, in US dollars."""
@@ -45,7 +45,7 @@ class Terms(BaseModel):
     workspace_id: str | None = None
     guardrail_id: str | None = None
     creator_user_id: str | None = None
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None
 
     @classmethod
     def of(cls, key: ApiKey, guardrail_id: str | None = None) -> Self:

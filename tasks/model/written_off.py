@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
+
+from tasks.model.times import Moment
 
 if TYPE_CHECKING:
     from tasks.model.ledger import Ledger
@@ -31,7 +32,7 @@ class WrittenOff(BaseModel):
     label: str
     connection: str
     reason: str
-    at: datetime
+    at: Moment
     by: UUID
 
     def as_payload(self) -> dict[str, str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from tasks.model.decisions import Identity
 from tasks.model.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan
+from tests.simulation.runs import play, run_protocol
 from tests.simulation.watched_rotation import WatchedRotation
 from tests.simulation.world.fates import Fate
 
@@ -97,3 +100,25 @@ def test_keys_of_another_workspace_are_found_after_the_ledger_was_lost(rotation:
 
     check_no_orphan(watched.model, watched.rotation)
     assert "ws-1" not in {key.workspace for key in watched.model.keys.values()}
+
+
+@pytest.mark.parametrize("emergency", [False, True], ids=["scheduled", "emergency"])
+def test_a_time_without_a_zone_in_a_ledger_is_told_and_concerns_no_other_rotation(
+    rotation: Rotation, emergency: bool
+) -> None:
+    """Given an edit of a ledger by hand, when rotations run, then one says where, and the other one works as before."""
+    watched = WatchedRotation(rotation)
+    model = watched.model
+    assert watched.rotate().succeeded
+    assert watched.rotate().succeeded
+    value = deepcopy(model.terms(rotation.name)[0].value)
+    value["superseded"][0]["revoke_at"] = "2026-12-24T00:00:00"
+    model.put_ledger(rotation.name, value)
+    keys, other = set(model.keys), rotation.model_copy(update={"name": "billing"})
+    model.deployments["billing"] = other
+
+    ended = watched.rotate(emergency=emergency)
+
+    assert "cannot be read (at superseded.0.revoke_at)" in str(ended.error)
+    assert set(model.keys) == keys
+    assert play(run_protocol(model, other, Identity(uuid4(), model.time))).succeeded

@@ -330,11 +330,16 @@ async def test_a_create_that_never_turned_up_is_found(world: FakeWorld) -> None:
     assert only(await world.audit(), Kind.UNRESOLVED).needs_person
 
 
-async def test_a_ledger_that_cannot_be_read_is_found_and_speaks_for_its_keys(world: FakeWorld) -> None:
+@pytest.mark.parametrize(
+    "edit", [{"revision": "many"}, {"emergency": {"run_id": str(uuid4()), "at": "2026-12-24T00:00"}}]
+)
+async def test_a_ledger_that_cannot_be_read_is_found_and_speaks_for_its_keys(
+    world: FakeWorld, edit: dict[str, Any]
+) -> None:
     """Its keys are unknown, so no key of its rotation is called an orphan."""
     await world.rotate()
     assert world.store.value is not None
-    world.store.value = {**world.store.value, "revision": "many"}
+    world.store.value = {**world.store.value, **edit}
     world.later(days=1)
 
     assert found(await world.audit()) == {Kind.LEDGER_UNREADABLE}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from blocks.errors import LedgerError, PlaceLostError
-from tasks.model.keys import fingerprint
+from tasks.model.keys import fingerprint, show_time
 from tasks.model.ledger import Ledger, parse_ledger
 from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.room import MAX_LEDGER_BYTES, largest_size, size
@@ -116,6 +117,59 @@ def test_a_damaged_ledger_is_told_plainly(value: Any) -> None:
     """A ledger edited by hand leads to one sentence that says where it is damaged and what to do."""
     with pytest.raises(LedgerError, match="The ledger of rotation checkout cannot be read"):
         parse_ledger("checkout", value)
+
+
+MADE = {"hash": "f01d", "label": "sk-or-v1-0e6...1c96", "fingerprint": "0123", "connection": "openrouter"}
+AT = NOW.isoformat()
+BUDGETED = {"terms": {"expires_at": AT}, "budget": {"carried": "1", "ends_at": AT}}
+CURRENT = {**MADE, **BUDGETED, "destinations": ["secret/a"], "since": AT, "late_until": AT}
+TIMES = {
+    "current": ({"current": CURRENT}, ["since", "late_until", "terms.expires_at", "budget.ends_at"]),
+    "kept": ({"kept": CURRENT}, ["since"]),
+    "superseded.0": (
+        {"superseded": [{**MADE, "revoke_at": AT, "budget": BUDGETED["budget"]}]},
+        ["since", "overlap_ends", "revoke_at", "usage_since", "late_until", "budget.ends_at"],
+    ),
+    "pending": (
+        {"pending": {**PENDING, **BUDGETED, "destinations": ["secret/a"]}},
+        ["intended_at", "terms.expires_at", "budget.ends_at"],
+    ),
+    "unresolved.0": ({"unresolved": [{"run_id": str(uuid4()), "connection": "openrouter", "since": AT}]}, ["since"]),
+    "written_off.0": (
+        {"written_off": [{"label": "l", "connection": "openrouter", "reason": "r", "at": AT, "by": str(uuid4())}]},
+        ["at"],
+    ),
+    "emergency": ({"emergency": {"run_id": str(uuid4()), "at": AT}}, ["at"]),
+}
+"""By entry: a ledger with it, and the times in it."""
+
+
+def with_time(entry: str, field: str, time: str) -> Any:
+    """Return a ledger in which a person has set one time of an entry."""
+    value = json.loads(json.dumps(TIMES[entry][0]))
+    at: Any = value
+    *path, last = [int(part) if part.isdigit() else part for part in f"{entry}.{field}".split(".")]
+    for part in path:
+        at = at[part]
+    at[last] = time
+    return value
+
+
+@pytest.mark.parametrize("time", ["2026-12-24T00:00:00", "9999-12-31T23:59:59-14:00"])
+@pytest.mark.parametrize(("entry", "field"), [(entry, field) for entry, (_, named) in TIMES.items() for field in named])
+def test_a_time_that_cannot_be_compared_is_told_plainly(entry: str, field: str, time: str) -> None:
+    """Given an edit by hand without a zone, or beyond all times, when it is read, then its place is named."""
+    parse_ledger("checkout", with_time(entry, field, AT))
+
+    with pytest.raises(LedgerError, match=rf"cannot be read \(at {re.escape(f'{entry}.{field}')}\)"):
+        parse_ledger("checkout", with_time(entry, field, time))
+
+
+def test_a_time_of_another_zone_is_shown_in_utc() -> None:
+    """Given an edit by hand with an offset, when it is read, then it is the same moment in UTC, as all texts say."""
+    read = parse_ledger("checkout", with_time("superseded.0", "revoke_at", "2026-12-24T01:00:00+02:00"))
+
+    assert show_time(read.superseded[0].revoke_at) == "2026-12-23 23:00 UTC"
 
 
 @given(st.text(min_size=8))

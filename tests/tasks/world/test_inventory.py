@@ -28,6 +28,7 @@ class Prefect:
 
     def __init__(self, rotations: int) -> None:
         self.asked: Counter[str] = Counter()
+        self.ledgers: dict[int, Json] = {}
         self.deployments: list[Json] = [
             {"id": f"d{n}", "name": f"r{n}", "tags": [], "parameters": {"rotation": {"name": f"r{n}"}}}
             for n in range(rotations)
@@ -60,7 +61,11 @@ class Prefect:
         match route:
             case "/variables/filter":
                 found = [
-                    {"id": str(UUID(int=n)), "name": f"key-rotation_{each['name']}_00000001", "value": {"format": 1}}
+                    {
+                        "id": str(UUID(int=n)),
+                        "name": f"key-rotation_{each['name']}_00000001",
+                        "value": self.ledgers.get(n, {"format": 1}),
+                    }
                     for n, each in enumerate(self.deployments)
                 ]
             case "/deployments/filter":
@@ -107,6 +112,17 @@ async def test_a_page_holds_many_rotations(prefect: Prefect) -> None:
 
     assert len(found) == MANY
     assert prefect.asked == {"/variables/filter": 3, "/deployments/filter": 3, "/flow_runs/filter": 8 + 3 + 1 + 1}
+
+
+async def test_a_ledger_that_cannot_be_read_hides_no_other_rotation(prefect: Prefect) -> None:
+    """Given a time without a zone in one ledger, it is told of this rotation, and the others are read."""
+    prefect.ledgers[0] = {"emergency": {"run_id": str(UUID(int=1)), "at": "2026-12-24T00:00:00"}}
+
+    found = await read_facts()
+
+    assert {facts.name for facts in found if facts.ledger is None} == {"r0"}
+    assert {facts.damage for facts in found if facts.name != "r0"} == {""}
+    assert "cannot be read (at emergency.at)" in next(facts.damage for facts in found if facts.name == "r0")
 
 
 async def test_a_second_deployment_of_a_rotation_is_named(prefect: Prefect) -> None:
