@@ -11,7 +11,7 @@ from flows import forms
 from flows.runs import conclude, open_run
 from flows.show.sentences import restored, superseded_since
 from tasks.key.lists import carry_over
-from tasks.life.due import revoke_what_is_due
+from tasks.life.due import retire_older_keys, revoke_what_is_due
 from tasks.life.restore import enable, find_restorable, make_current_again
 from tasks.model.decisions import rotated_since
 from tasks.steps import AS_TASKS, Steps
@@ -57,7 +57,9 @@ async def restore(run: Run, label: str, steps: Steps) -> str:
     if current is None or current.rotated_by != run.identity.id:
         if rotated_since(run.ledger, run.identity, run.world.now()):
             run.leaves_other_tries = True
-            return superseded_since(run)
+            before = run.ledger.superseded
+            await retire_older_keys(run, steps)
+            return superseded_since(run, before)
         key = await find_restorable(run, label)
         destinations = current.destinations if current else ()
         run.step = "enable the key"

@@ -10,10 +10,8 @@ from blocks.errors import ConfigurationError
 from flows.forms import label
 from flows.runs import conclude, open_run
 from flows.show.sentences import retired
-from tasks.key.unrecorded import settle_unresolved
-from tasks.life.due import revoke_what_is_due, schedule_retirements
+from tasks.life.due import retire_older_keys
 from tasks.life.remove import forget_when_nothing_is_left
-from tasks.model.decisions import has_work
 from tasks.steps import AS_TASKS, Steps
 from tasks.world.run import Run
 from tasks.world.secrecy import secret_flow
@@ -40,25 +38,13 @@ async def retire(rotation: Annotated[str, label("Rotation")]) -> State[None]:
 async def retire_due(run: Run, steps: Steps) -> str:
     """Revoke the keys that are due, whatever state the last run left, and return the final message.
 
-    Where nothing is due, no destination is read.
-
     Raises:
         KeyRotationError: A key could not be revoked; it stays in the ledger.
     """
     before = (await run.load()).superseded
     if not run.has_ledger:
         raise ConfigurationError(f"rotation: {run.name} does not exist or has never run. Nothing was revoked.")
-    current = run.ledger.current
-    run.connection = current.connection if current else ""
-    run.step = "recover"
-    await settle_unresolved(run)
-    run.step = "revoke-key"
-    run.is_idle = not (run.notes or run.ledger.removed or has_work(run.ledger, run.world.now()))
-    # Without a current key it is unknown which destinations still hold the older ones, unless the rotation was removed.
-    if run.is_idle:
-        await schedule_retirements(run)
-    elif current is not None or run.ledger.removed:
-        await revoke_what_is_due(run, steps)
+    await retire_older_keys(run, steps)
     message = retired(run, before)
     await forget_when_nothing_is_left(run)
     return message

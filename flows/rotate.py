@@ -12,7 +12,7 @@ from flows.forms import label
 from flows.runs import conclude, open_run, settings_now, show_plan
 from flows.show.sentences import rotated, superseded_since
 from tasks.key.lists import carry_over
-from tasks.life.due import revoke_what_is_due
+from tasks.life.due import retire_older_keys, revoke_what_is_due
 from tasks.life.plan import plan
 from tasks.life.recover import observe, recover
 from tasks.model.decisions import NOTHING_TO_PUBLISH, Situation
@@ -71,7 +71,9 @@ async def follow_protocol(run: Run, rotation: Rotation, steps: Steps) -> str:
     situation = await observe(run, rotation)
     run.leaves_other_tries = situation in NOTHING_TO_PUBLISH
     if situation is Situation.ROTATED_SINCE:
-        return superseded_since(run)
+        before = run.ledger.superseded
+        await retire_older_keys(run, steps)
+        return superseded_since(run, before)
 
     run.step = "recover"
     half_published = await recover(run, rotation, situation, steps.revoke_key)

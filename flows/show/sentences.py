@@ -73,13 +73,15 @@ def _missing_at(run: Run, current: Current) -> str:
     return f", but it is not in {', '.join(others)}: start a new run" if others else ""
 
 
-def superseded_since(run: Run) -> str:
-    """Return the message of a Retry that another rotation has made obsolete."""
+def superseded_since(run: Run, before: Sequence[Superseded]) -> str:
+    """Return the message of a Retry that another rotation has made obsolete, given the superseded keys at its start."""
     current = run.ledger.current
     why = "this run has completed before" if run.identity.completed else "a later run has already rotated"
+    ended = "; ".join(_ended(run.ledger, before))
+    done = f"Nothing to publish: {why}; {ended}" if ended else f"Nothing to do: {why}"
     if current is None:
-        return f"Nothing to do: {why}. There is no current key now; to make one, start a new run."
-    return f"Nothing to do: {why}. The key {current.label} is the current one{_missing_at(run, current)}."
+        return f"{done}. There is no current key now; to make one, start a new run."
+    return f"{done}. The key {current.label} is the current one{_missing_at(run, current)}.{_warnings(run)}"
 
 
 def retired(run: Run, before: Sequence[Superseded]) -> str:

@@ -6,10 +6,33 @@ from collections.abc import Awaitable, Iterable
 
 from blocks.errors import DestinationError, KeyRotationError, OverwrittenError, PlaceLostError
 from tasks.key.budget import settle_budget
-from tasks.model.decisions import emergency_is_done, keys_due
+from tasks.key.unrecorded import settle_unresolved
+from tasks.model.decisions import emergency_is_done, has_work, keys_due
 from tasks.steps import Steps
 from tasks.world.consumers import where_keys_are_read
 from tasks.world.run import Run
+
+
+async def retire_older_keys(run: Run, steps: Steps) -> None:
+    """Do what is due for a run that publishes nothing, wherever the ledger and the deployment say that keys are read.
+
+    Where nothing is due, no destination is read.
+
+    Args:
+        run: The run, whose ledger is loaded.
+        steps: The implementations of the steps.
+    """
+    current = run.ledger.current
+    run.connection = current.connection if current else ""
+    run.step = "recover"
+    await settle_unresolved(run)
+    run.step = "revoke-key"
+    run.is_idle = not (run.notes or run.ledger.removed or has_work(run.ledger, run.identity, run.world.now()))
+    # Without a current key it is unknown which destinations still hold the older ones, unless the rotation was removed.
+    if run.is_idle:
+        await schedule_retirements(run)
+    elif current is not None or run.ledger.removed:
+        await revoke_what_is_due(run, steps)
 
 
 async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = ()) -> None:

@@ -9,7 +9,7 @@ from blocks.foreign import harmless
 from tasks.key.lists import lists_ahead
 from tasks.life.adopt import find_adoptable
 from tasks.life.recover import is_key_among, observe, unknown_secrets
-from tasks.model.decisions import NOTHING_TO_PUBLISH, Identity, Situation
+from tasks.model.decisions import NOTHING_TO_PUBLISH, Identity, Situation, emergency_is_done, keys_due
 from tasks.model.former_places import about_to_leave, left_behind
 from tasks.model.keys import show_duration
 from tasks.model.ledger import Ledger
@@ -72,19 +72,16 @@ def steps_ahead(
         lists: The changes to the account's lists of keys, in sentences.
     """
     steps = [f"Look at the ledger and the destinations: {situation.value}."]
-    if situation is Situation.ROTATED_SINCE:
-        return steps
     steps += _putting_right(situation, ledger)
     if situation not in NOTHING_TO_PUBLISH:
         steps += _rotating(situation, ledger, rotation, identity, lists)
         steps += about_to_leave(ledger, places, timedelta(0) if identity.emergency else rotation.usable_overlap)
     steps += left_behind(ledger)
-    if identity.emergency:
+    if identity.emergency and not emergency_is_done(ledger, identity, now):
         return steps + [f"Revoke the superseded key {key.label} at once." for key in ledger.superseded]
-    due = [key.label for key in ledger.superseded if key.revoke_at <= now]
     return steps + [
-        f"Check the superseded key {label}, which is due, and revoke it according to the retirement settings."
-        for label in due
+        f"Check the superseded key {key.label}, which is due, and revoke it according to the retirement settings."
+        for key in keys_due(ledger, identity, now)
     ]
 
 

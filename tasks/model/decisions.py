@@ -49,7 +49,7 @@ class Identity:
         attempt: 1 for the first attempt, more for a Retry.
         emergency: Whether to revoke every older key immediately.
         scheduled_for: The time for which its schedule created it, UTC; `None` for a manual run.
-        completed: Whether an earlier attempt has completed, so that nothing is left to do.
+        completed: Whether an earlier attempt has completed, so that nothing is left to publish.
     """
 
     id: UUID
@@ -102,7 +102,7 @@ def _too_young(
 
 
 def rotated_since(ledger: Ledger, run: Identity, now: datetime) -> bool:
-    """Return whether a retried run has nothing left to do.
+    """Return whether a retried run has nothing left to publish.
 
     That is so if it has completed, or if another run has made another key current since it first started; for an
     emergency, if it or a later emergency has published its key. A first attempt is never obsolete, nor is a run whose
@@ -125,7 +125,7 @@ def emergency_is_done(ledger: Ledger, run: Identity, now: datetime) -> bool:
     """Return whether an emergency, or a later one, has published its key, so that every older key is due."""
     # A later ordinary run does not count: it leaves them in their overlap.
     last = ledger.emergency
-    return last is not None and (last.run_id == run.id or now >= last.at > run.first_started)
+    return run.completed or (last is not None and (last.run_id == run.id or now >= last.at > run.first_started))
 
 
 def keys_due(ledger: Ledger, run: Identity, now: datetime) -> list[Superseded]:
@@ -208,6 +208,11 @@ def judge(
     return Judgement(Verdict.POSTPONE, min(now + wait, deadline), unused_since)
 
 
-def has_work(ledger: Ledger, now: datetime) -> bool:
-    """Return whether a retirement has more to do than schedule the next one."""
-    return any(at <= now for at in ledger.due_times()) or any(key.capped is False for key in ledger.superseded)
+def has_work(ledger: Ledger, run: Identity, now: datetime) -> bool:
+    """Return whether a run that publishes nothing has more to do than schedule the next retirement."""
+    return (
+        (run.emergency and not emergency_is_done(ledger, run, now))
+        or bool(keys_due(ledger, run, now))
+        or any(at <= now for at in ledger.due_times())
+        or any(key.capped is False for key in ledger.superseded)
+    )

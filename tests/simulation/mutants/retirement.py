@@ -30,9 +30,11 @@ from tasks.world.run import NewKey, Run, VerifiedKey
 from tests.simulation.mutants.mutant import (
     AT_ONCE,
     DAY,
+    ROTATE,
     SIMPLE,
     Mutant,
     changed_rightly,
+    nothing,
 )
 
 TWO = ["vault-secret/a", "secret/c"]
@@ -90,6 +92,14 @@ MUTANTS = [
     ),
     Mutant("the overlap is ignored", Ledger, "due", lambda self, _now: list(self.superseded), ("rotate",), SIMPLE),
     Mutant("an emergency leaves older keys alive", Ledger, "hastened", lambda self, *_: self, ("rotate",), SIMPLE),
+    Mutant(
+        "a Retry that finds a later rotation leaves older keys alive",
+        ROTATE,
+        "retire_older_keys",
+        nothing,
+        ("rotate", "retry"),
+        SIMPLE,
+    ),
     Mutant("retirements are never scheduled", Ledger, "due_times", lambda _self: [], ("rotate",), SIMPLE),
     Mutant(
         "a key is revoked although it is used",

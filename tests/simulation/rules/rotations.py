@@ -118,9 +118,13 @@ class Rotations(History):
         ledger, keys = self.model.ledger("checkout"), set(self.model.keys)
         done = ledger and ledger.current and run.id in (ledger.current.made_by, ledger.current.rotated_by)
         self._fate(planned)
-        self._rotate(self.runs[index])
+        ended = self._rotate(self.runs[index])
         made = set(self.model.keys) - keys
         promise(not (done or completed) or not made, "I6: a Retry of a finished run made another key")
+        if ended.succeeded and self.last_ledger.current:
+            outcomes.check_scheduled(self.model)
+            due = {key.hash for key in self.last_ledger.due(self.model.time)}
+            promise(not due, f"a Retry left {due}, which were due")
 
     @precondition(lambda self: len(self.rotation.destinations) > 1)
     @rule(which=nth, emergency=st.booleans())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 from sandbox.server import Fault
 from tasks.life.plan import plan
@@ -72,6 +73,24 @@ async def test_a_plan_of_an_emergency_says_what_dies(world: FakeWorld) -> None:
     _, steps = await planned(world, emergency=True)
 
     assert f"Revoke the key {held.label} at once." in steps
+
+
+async def test_a_plan_of_a_retry_that_a_later_rotation_has_overtaken_names_what_is_due(world: FakeWorld) -> None:
+    """Given an emergency that could not revoke the stolen key, a plan names that key, and none that has an overlap."""
+    await world.rotate()
+    stolen = (await world.held()).label
+    run_id, first_started = uuid4(), world.time
+    world.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=503))
+    await world.failure(world.rotate(run_id=run_id, emergency=True))
+    world.later(minutes=1)
+    await world.failure(world.rotate())
+
+    _, steps = await planned(world, run_id=run_id, first_started=first_started, attempt=2, emergency=True)
+
+    assert steps == [
+        "Look at the ledger and the destinations: this run has completed before, or a later run has rotated since.",
+        f"Check the superseded key {stolen}, which is due, and revoke it according to the retirement settings.",
+    ]
 
 
 async def test_a_plan_fails_where_a_run_would(world: FakeWorld) -> None:

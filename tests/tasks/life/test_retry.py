@@ -33,6 +33,51 @@ async def test_a_retried_emergency_ends_what_it_was_to_end(world: FakeWorld) -> 
     assert [key.hash for key in world.openrouter.live_keys()] == [(await world.held()).hash]
 
 
+async def test_a_retried_emergency_revokes_the_stolen_key_although_a_later_run_has_rotated(world: FakeWorld) -> None:
+    """Given that neither the emergency nor a later run could delete that key, the Retry does, and ends no other."""
+    await world.rotate()
+    stolen = await world.held()
+    run_id, first_started = uuid4(), world.time
+    world.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=503))
+    await world.failure(world.rotate(run_id=run_id, emergency=True))
+    own = (await world.held()).hash
+    world.later(minutes=1)
+    await world.failure(world.rotate())
+    world.app.state.faults.clear()
+
+    said = await world.rotate(run_id=run_id, first_started=first_started, attempt=2, emergency=True)
+
+    current = await world.held()
+    assert [key.hash for key in world.openrouter.live_keys()] == [own, current.hash]
+    assert said == (
+        f"Nothing to publish: a later run has already rotated; revoked {stolen.label}. "
+        f"The key {current.label} is the current one."
+    )
+
+
+async def test_a_retry_schedules_what_a_later_run_that_was_killed_has_not(world: FakeWorld) -> None:
+    """Given a later run that died right after its new key became the current one, the former key's end is planned."""
+    await world.rotate()
+    run_id, first_started = uuid4(), world.time
+    world.app.state.faults.add(Fault("before", "POST", "/keys$", status=403))
+    await world.failure(world.rotate(run_id=run_id))
+    world.app.state.faults.clear()
+    world.later(minutes=1)
+    emit = world.emit
+
+    async def die(event: Event, rotation: str, **payload: str) -> None:
+        if event is Event.ROTATION_COMPLETED:
+            raise KeyboardInterrupt
+        await emit(event, rotation, **payload)
+
+    with mock.patch.object(world, "emit", die), pytest.raises(KeyboardInterrupt):
+        await world.rotate()
+
+    await world.rotate(run_id=run_id, first_started=first_started, attempt=2)
+
+    assert world.retirements == world.ledger.due_times() != []
+
+
 async def test_a_retry_of_a_finished_run_tells_of_the_one_that_is_not(world: FakeWorld) -> None:
     """The Retry's own rotation is complete, but its message names the unfinished one that another run has begun."""
     first, second = uuid4(), uuid4()
