@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
+from datetime import datetime
 
 from blocks.errors import DestinationError, KeyRotationError, OverwrittenError, PlaceLostError
 from tasks.key.budget import settle_budget
@@ -22,15 +23,15 @@ async def retire_older_keys(run: Run, steps: Steps) -> None:
         run: The run, whose ledger is loaded.
         steps: The implementations of the steps.
     """
-    current = run.ledger.current
+    current, now = run.ledger.current, run.world.now()
     run.connection = current.connection if current else ""
     run.step = "recover"
     await settle_unresolved(run)
     run.step = "revoke-key"
-    run.is_idle = not (run.notes or run.ledger.removed or has_work(run.ledger, run.identity, run.world.now()))
+    run.is_idle = not (run.notes or run.ledger.removed or has_work(run.ledger, run.identity, now))
     # Without a current key it is unknown which destinations still hold the older ones, unless the rotation was removed.
     if run.is_idle:
-        await schedule_retirements(run)
+        await schedule_retirements(run, now)
     elif current is not None or run.ledger.removed:
         await revoke_what_is_due(run, steps)
 
@@ -55,16 +56,22 @@ async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = 
     outcomes += [await failure_of(steps.revoke_key(run, key, destinations)) for key in due]
     if run.identity.emergency:
         outcomes.append(await failure_of(require_current_everywhere(run)))
-    await schedule_retirements(run)
+    await schedule_retirements(run, now)
     if failures := [*run.failures, *(failure for failure in outcomes if failure)]:
         overwritten = any(isinstance(failure, OverwrittenError) for failure in failures)
         raise (OverwrittenError if overwritten else DestinationError).combine(failures)
 
 
-async def schedule_retirements(run: Run) -> None:
-    """Schedule a retirement for each time at which a key needs attention, unless one exists already."""
-    ledger, now = run.ledger, run.world.now()
-    moments = [moment for moment in ledger.due_times() if moment > now]
+async def schedule_retirements(run: Run, looked_at: datetime) -> None:
+    """Schedule a retirement for each time at which a key needs attention, unless one exists already.
+
+    Args:
+        run: The run.
+        looked_at: The time, UTC, up to which this run has seen to what was due. What has become due since is scheduled,
+            too: its retirement starts at once.
+    """
+    ledger = run.ledger
+    moments = [moment for moment in ledger.due_times() if moment > looked_at]
     # All but the one of a key that this run has superseded are usually scheduled, which one request shows.
     usually_there = len(moments) - (0 if run.is_idle else 1)
     there = await run.world.retirements_to_come(run.name) if usually_there > 0 else set()

@@ -231,9 +231,9 @@ class PrefectWorld:
 
         Args:
             rotation: The rotation's name.
-            at: When a superseded key's overlap ends. If only the server's clock has passed that time, the run is
-                scheduled for when this clock has passed it, too; otherwise it would start at once and find the key not
-                due yet.
+            at: When a superseded key's overlap ends; if that has passed, the run starts at once. If only the server's
+                clock has passed that time, the run is scheduled for when this clock has passed it, too; otherwise it
+                would start at once and find the key not due yet.
             even_if_cancelled: Whether to replace a cancelled retirement, by whose cancellation a person has kept the
                 key alive.
 

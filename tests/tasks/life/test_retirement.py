@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
+from flows.rotate import follow_protocol
 from sandbox.server import Fault
 from tasks.model.events import Event
+from tasks.model.records import Superseded
+from tasks.steps import PLAIN
+from tasks.world.run import Run
 from tests.tasks.conftest import FakeWorld
 
 UNUSED = {"retire_when": "unused", "quiet_time": timedelta(hours=2), "max_overlap": timedelta(days=7)}
@@ -173,6 +178,22 @@ async def test_what_an_emergency_could_not_revoke_is_revoked_by_the_next_run_wit
     await world.retire()
 
     assert list(world.openrouter.keys) == [(await world.held()).hash]
+
+
+async def test_a_key_that_becomes_due_while_another_one_is_revoked_gets_a_retirement(world: FakeWorld) -> None:
+    """Given a revocation that takes longer than the overlap of the next key, that key's end is not lost."""
+    await rotated_twice(world)
+    world.change(overlap=timedelta(minutes=1))
+    world.later(days=2)
+
+    async def slow(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
+        await PLAIN.revoke_key(run, key, destinations)
+        world.later(minutes=2)
+
+    await follow_protocol(world.open(), world.rotation, PLAIN._replace(revoke_key=slow))
+
+    assert world.superseded.revoke_at < world.time
+    assert world.superseded.revoke_at in world.retirements
 
 
 async def test_each_retirement_is_scheduled_once_however_many_keys_are_in_their_overlap(world: FakeWorld) -> None:

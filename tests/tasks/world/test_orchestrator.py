@@ -91,6 +91,19 @@ async def test_a_clock_that_stands_still_costs_one_retirement_a_minute_at_most(
     assert 2 < await server.run_until(DUE + 60 * MINUTE, lambda: False) <= 61
 
 
+async def test_a_key_that_is_overdue_by_every_clock_takes_one_retirement_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that became due while its run was busy is not lost, although the moment has passed."""
+    server.time = now = DUE + MINUTE
+    monkeypatch.setattr(PrefectWorld, "now", lambda _: server.time)
+
+    await PrefectWorld().schedule_retirement("checkout", DUE, even_if_cancelled=False)
+
+    assert await server.run_until(DUE + DAY, lambda: True) == 1
+    assert server.time - now < MINUTE
+
+
 async def test_what_is_still_to_come_for_the_server_keeps_its_time(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
