@@ -10,7 +10,7 @@ from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.decisions import needed_by
 from tasks.model.events import Event
-from tasks.model.keys import period_end
+from tasks.model.keys import period_end, show_time
 from tasks.model.ledger import Ledger
 from tasks.model.records import Budget, Current, Superseded
 from tasks.model.terms import Terms
@@ -45,14 +45,15 @@ def _carried(budget: Budget | None, now: datetime) -> Decimal:
 async def settle_budget(run: Run) -> None:
     """Cap superseded keys with a carried budget at what they have spent, and give the current key exactly the rest.
 
-    A key that consumers still read at a former place keeps its limit; otherwise they would have no working key.
+    A key that consumers still read, or that a late write may bring back, keeps its limit; otherwise they would have no
+    working key.
 
     Raises:
         PlaceLostError: Another run has taken over.
         ServiceError: OpenRouter failed; the next run continues here.
     """
     for former in run.ledger.superseded:
-        if former.capped is False and not await _is_still_read(run, former):
+        if former.capped is False and not await _may_be_read(run, former):
             try:
                 await _settle(run, former)
             except (ConfigurationError, ServiceError) as error:
@@ -62,9 +63,15 @@ async def settle_budget(run: Run) -> None:
     await restore_budget(run)
 
 
-async def _is_still_read(run: Run, former: Superseded) -> bool:
-    if not former.left_at:
+async def _may_be_read(run: Run, former: Superseded) -> bool:
+    if not (former.left_at or former.late_until):
         return False
+    if former.late_until and former.late_until > run.world.now():
+        run.note(
+            f"The key {former.label} keeps its limit until {show_time(former.late_until)}, because a write of it may "
+            "still be under way."
+        )
+        return True
     places = sorted(await where_keys_are_read(run, [former]))
     holders = needed_by(former, run.ledger, await run.read_existing_destinations(places))
     if holders:

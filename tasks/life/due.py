@@ -54,8 +54,9 @@ async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = 
     due = keys_due(run.ledger, run.identity, now)
     destinations = sorted({*published, *await where_keys_are_read(run, due)}) if due else []
     outcomes += [await failure_of(steps.revoke_key(run, key, destinations)) for key in due]
-    if run.identity.emergency:
-        outcomes.append(await failure_of(require_current_everywhere(run)))
+    late_until = run.ledger.current.late_until if run.ledger.current else None
+    if run.identity.emergency or (late_until and late_until <= now):
+        outcomes.append(await failure_of(require_current_everywhere(run, now)))
     await schedule_retirements(run, now)
     if failures := [*run.failures, *(failure for failure in outcomes if failure)]:
         overwritten = any(isinstance(failure, OverwrittenError) for failure in failures)
@@ -92,8 +93,14 @@ async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:
     return None
 
 
-async def require_current_everywhere(run: Run) -> None:
-    """Check the current key's destinations after an emergency: a late write may have restored a key that it revoked.
+async def require_current_everywhere(run: Run, now: datetime) -> None:
+    """Check the current key's destinations: a late write may have restored a key that an emergency has revoked.
+
+    An emergency checks at once, and any later run once no such write can come any more.
+
+    Args:
+        run: The run.
+        now: The time, UTC, before the destinations are read; if no write can come after it, nobody looks again.
 
     Raises:
         OverwrittenError: A destination holds another key than the current one.
@@ -108,3 +115,5 @@ async def require_current_everywhere(run: Run) -> None:
             f"The current key {current.label} is not in {', '.join(others)}: it was overwritten there after it was "
             "published. Start a new run, which publishes a new key there: a Retry does not."
         )
+    if current.late_until and current.late_until <= now:
+        await run.record(run.ledger.current_changed(late_until=None))

@@ -209,7 +209,7 @@ async def _give_pending_up(run: Run, rotation: Rotation) -> None:
     await _fence_pending_off(run)
     now, emergency = run.world.now(), run.identity.emergency
     revoke_at = now if emergency else now + rotation.overlap
-    late_until = None if emergency else run.ledger.late_until(now)
+    late_until = run.ledger.late_until(now)
     places = run.places_of(rotation.destinations)
     await run.write(run.ledger.abandoned(revoke_at, at_once=emergency, late_until=late_until, places=places))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import SecretStr
 
@@ -14,7 +14,7 @@ from tasks.model.keys import NOT_YET_ROTATED, fingerprint, show_time, without_ma
 from tasks.model.ledger import Ledger
 from tasks.model.places import NOWHERE
 from tasks.world.account import confirm_gone
-from tasks.world.run import Run, gather_all
+from tasks.world.run import WRITE_SECONDS, Run, gather_all
 
 
 def plan_removal(ledger: Ledger, rotation: str, revoke_at: datetime | None, *, empty: bool) -> list[str]:
@@ -83,7 +83,13 @@ async def empty_destinations(run: Run) -> dict[str, str]:
     own = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key}
     # An unfinished rotation may have published to destinations that never held an earlier key.
     found = await run.read_existing_destinations(sorted(ledger.destinations()))
-    await gather_all([_empty(run, name, own) for name, held in found.items() if held in own])
+    holders = [name for name, held in found.items() if held in own]
+    late = await run.longest_late_writes(holders)
+    if late and ledger.current:
+        # The removal may fail and the rotation be added again, and then a placeholder arrive.
+        until = run.world.now() + late + len(holders) * timedelta(seconds=WRITE_SECONDS)
+        await run.write(ledger.current_changed(late_until=until))
+    await gather_all([_empty(run, name, own) for name in holders])
     return run.places_of(list(found))
 
 

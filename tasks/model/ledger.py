@@ -80,13 +80,15 @@ class Ledger(Entry):
     def due_times(self) -> list[datetime]:
         """Return the times (UTC), in order, at which older keys need attention.
 
-        Those are the end of each overlap, of a carried budget's period, and of the time in which the key of a create
-        with unknown outcome may turn up.
+        Those are the end of each overlap, of a carried budget's period, of the time in which the key of a create with
+        unknown outcome may turn up, and of that in which a late write may bring in another key or one yet to be capped.
         """
         ends = {key.revoke_at for key in self.superseded} | {entry.since + TURNS_UP_WITHIN for entry in self.unresolved}
+        late = {self.current.late_until if self.current else None}
+        late |= {key.late_until for key in self.superseded if key.capped is False}
         if self.current and self.current.budget and self.current.budget.ends_at:
             ends.add(self.current.budget.ends_at)
-        return sorted(ends)
+        return sorted(ends | {moment for moment in late if moment})
 
     def intended(self, pending: Pending, installation: str = "") -> Self:
         """Announce that a key is about to be created; this reactivates a removed rotation."""
@@ -213,7 +215,7 @@ class Ledger(Entry):
             places=kept_places(tuple(places), places),
             terms=self.pending.terms,
             budget=self.pending.budget,
-            late_until=late_until,
+            late_until=_latest(now, late_until, self.current.late_until if self.current else None),
             inherits=inherits,
         )
         former = self._retiring(now, revoke_at, places)
@@ -244,14 +246,19 @@ class Ledger(Entry):
     def hastened(self, now: datetime, emergency: Emergency | None = None) -> Self:
         """Make every superseded key due immediately, whatever its policy, for an emergency that has published its key.
 
-        Records about their use are dropped, so that even a full ledger has room for this change.
+        Until when a late write may bring one of them back is kept with the current key, which outlives them. Records
+        about their use are dropped, so that even a full ledger has room for this change.
         """
         forgotten = {name: Superseded.model_fields[name].default for name in ("postponed", "usage", "usage_since")}
         changes = {**forgotten, "at_once": True}
         ends = tuple(
             key.model_copy(update={**changes, "revoke_at": min(key.revoke_at, now)}) for key in self.superseded
         )
-        return self._with(superseded=ends, emergency=emergency or self.emergency)
+        current = self.current
+        if current is not None:
+            late_until = _latest(now, current.late_until, *(key.late_until for key in self.superseded))
+            current = current.model_copy(update={"late_until": late_until})
+        return self._with(current=current, superseded=ends, emergency=emergency or self.emergency)
 
     def changed(self, key_hash: str, **changes: Any) -> Self:
         """Change fields of one superseded key."""
@@ -262,6 +269,8 @@ class Ledger(Entry):
     def replaced(self, current: Current, revoke_at: datetime, places: Mapping[str, str]) -> Self:
         """Make a key that every destination holds, such as a restored one, current; supersede the former one."""
         others = tuple(other.found_again(places) for other in self.superseded if other.hash != current.hash)
+        late_until = _latest(current.since, current.late_until, self.current.late_until if self.current else None)
+        current = current.model_copy(update={"late_until": late_until})
         return self._with(current=current, superseded=(*others, *self._retiring(current.since, revoke_at, places)))
 
     def current_changed(self, **changes: Any) -> Self:
@@ -314,6 +323,10 @@ class Ledger(Entry):
         """Return the ledger as JSON for a Prefect variable, without defaults, except for `format` and `superseded`."""
         always = {"format": self.format, "superseded": []}
         return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
+
+
+def _latest(now: datetime, *moments: datetime | None) -> datetime | None:
+    return max((moment for moment in moments if moment and moment > now), default=None)
 
 
 def parse_ledger(rotation: str, value: Any) -> Ledger:

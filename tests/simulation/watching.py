@@ -134,6 +134,11 @@ class Watched(RuleBasedStateMachine):
         lost = seen and seen[-1] == FOREIGN and name not in permitted and not effect.startswith("late")
         promise(not lost, f"{name} lost a value that is no key and that nobody has given up, by: {effect}")
         promise(self.model.serves(place.content), f"I1: {name} was given what is no working key by: {effect}")
+        capped = {key.hash for key in self.last_ledger.superseded if key.capped}
+        late = effect.startswith("late")
+        promise(
+            not late or self.made.get(place.content or "") not in capped, f"{name} was given a capped key by: {effect}"
+        )
         self.serving.add(name)
         # A restored key takes the places of the key that it replaces, even if rotations do not inherit.
         relaxed = self.interleaved or self.hurried or not (self.restoring or self.rotation.key.inherit)

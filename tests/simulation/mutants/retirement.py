@@ -37,6 +37,7 @@ from tests.simulation.mutants.mutant import (
     nothing,
 )
 
+hastened_rightly = Ledger.hastened
 TWO = ["vault-secret/a", "secret/c"]
 REMOVE, RESTORE = importlib.import_module("flows.remove_rotation"), importlib.import_module("flows.restore_key")
 
@@ -70,6 +71,11 @@ def _disabled_is_due(self: Ledger, key_hash: str, **changes: Any) -> Ledger:
     return changed_rightly(self, key_hash, **{**changes, **soon})
 
 
+def _hastened_and_forgotten(self: Ledger, *how: Any) -> Ledger:
+    hastened = hastened_rightly(self, *how)
+    return hastened.current_changed(late_until=None) if hastened.current else hastened
+
+
 UNUSED = Retirement(
     retire_when="unused",
     quiet_time=timedelta(hours=2),
@@ -99,6 +105,14 @@ MUTANTS = [
         nothing,
         ("rotate", "retry"),
         SIMPLE,
+    ),
+    Mutant(
+        "nobody looks again for what arrives after an emergency",
+        Ledger,
+        "hastened",
+        _hastened_and_forgotten,
+        ("rotate",),
+        {**SIMPLE, "names": ["secret/c"]},
     ),
     Mutant("retirements are never scheduled", Ledger, "due_times", lambda _self: [], ("rotate",), SIMPLE),
     Mutant(

@@ -50,6 +50,10 @@ def _adopted_is_due(
     return published_rightly(self, run_id, destinations, now, end, policy, **how)
 
 
+async def _never(*_: object) -> bool:
+    return False
+
+
 def _terms_without(*names: str) -> Callable[..., Terms]:
     def terms(self: KeySettings, now: datetime) -> Terms:
         return _terms(self, now).model_copy(update=dict.fromkeys(names))
@@ -117,6 +121,14 @@ MUTANTS = [
         nothing,
         ("rotate", "spend"),
         CARRIED,
+    ),
+    Mutant(
+        "a key that a late write may bring back is capped",
+        tasks.key.budget,
+        "_may_be_read",
+        _never,
+        ("rotate", "late_effects_happen"),
+        {**CARRIED, "names": ["secret/c"]},
     ),
     Mutant(
         "the full limit never comes back",

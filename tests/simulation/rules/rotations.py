@@ -61,13 +61,17 @@ class Rotations(History):
         outcomes.check_scheduled(self.model)
         if identity.emergency:
             check_no_older_key(self.model, self.rotation, self.out_of_sight)
+            outcomes.check_looks_again(self.model, before)
             return
         outcomes.check_budget(self.model, before)
         former = before.ledger.current
         if former and former.hash in before.keys and self.rotation.overlap and former.hash != self._current():
             alive = former.hash in self.model.alive() or before.keys[former.hash].disabled
             promise(alive, "a superseded key died before its overlap ended")
-        if self.rotation.key.carry_budget and spendable is not None:
+        superseded = self.last_ledger.superseded
+        capped = not any(key.capped is False and key.late_until for key in superseded)
+        # A key that a late write may bring back is capped only after that.
+        if self.rotation.key.carry_budget and spendable is not None and capped:
             left = self._spendable_with_all()
             promise(left is not None and left <= spendable, f"a rotation made {spendable} USD to {left} USD")
 
