@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 
 from pydantic import SecretStr
 
@@ -11,7 +12,7 @@ from blocks.errors import ConfigurationError, ConflictError, DestinationError, O
 from tasks.create import intent_of
 from tasks.key.unrecorded import settle_intent, settle_unresolved, unrecorded_keys
 from tasks.life.adopt import adopt
-from tasks.model.decisions import MAYBE, NOTHING_TO_PUBLISH, Situation, assess
+from tasks.model.decisions import MAYBE, NOTHING_TO_PUBLISH, Situation, assess, expires_too_soon
 from tasks.model.keys import KEY_PREFIX, fingerprint, label_agrees, may_be_replaced, show_time
 from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
@@ -39,16 +40,26 @@ async def observe(run: Run, rotation: Rotation) -> Situation:
         await run.world.check_deployment()
     await run.world.load_blocks(rotation.destinations, rotation.connection)
     await run.world.connection(rotation.connection)
-    await _check_expiry(run, rotation)
+    expires = rotation.key.expires_after or (ledger.current and ledger.current.expires_at)
+    interval = await run.world.longest_interval() if expires else timedelta(0)
+    _check_expiry(rotation, interval)
     fingerprints = await run.read_destinations(rotation.destinations, ledger.where_pending())
     known = ledger if run.has_ledger else None
     situation = assess(known, run.identity, fingerprints, run.world.now(), rotation.minimum_age)
-    if situation is Situation.TOO_YOUNG and not await _current_works(run, rotation):
+    if situation is Situation.TOO_YOUNG and (why := await _why_replaced(run, rotation, interval)):
         situation = Situation.NOTHING_PENDING
-        run.note("The current key did not work any more, so it was replaced before its time.")
+        run.note(f"The current key {why}, so it was replaced before its time.")
     if situation not in NOTHING_TO_PUBLISH:
         _refuse_to_overwrite(run, rotation, fingerprints)
     return situation
+
+
+async def _why_replaced(run: Run, rotation: Rotation, interval: timedelta) -> str | None:
+    if not await _current_works(run, rotation):
+        return "did not work any more"
+    if expires_too_soon(run.ledger, run.identity, run.world.now(), rotation.time_to_replace(interval)):
+        return "would expire before the next run could replace it"
+    return None
 
 
 async def _current_works(run: Run, rotation: Rotation) -> bool:
@@ -58,11 +69,9 @@ async def _current_works(run: Run, rotation: Rotation) -> bool:
     return secret is not None and bool(await openrouter.accepts(secret))
 
 
-async def _check_expiry(run: Run, rotation: Rotation) -> None:
-    if rotation.key.expires_after is None:
-        return
+def _check_expiry(rotation: Rotation, interval: timedelta) -> None:
     try:
-        rotation.check_expiry(await run.world.longest_interval())
+        rotation.check_expiry(interval)
     except ValueError as error:
         raise ConfigurationError(f"rotation.{error}. Nothing was created.") from None
 

@@ -101,6 +101,26 @@ def _too_young(
     return published and now >= ledger.current.since > min(now - minimum_age, run.scheduled_for)
 
 
+def outlives(expires_at: datetime | None, now: datetime, time_to_replace: timedelta) -> bool:
+    """Return whether a key that is left in use now outlives the next rotation that can replace it.
+
+    Args:
+        expires_at: When the key expires, UTC; `None` for never.
+        now: The current time, UTC.
+        time_to_replace: How long it must still be valid (`Rotation.time_to_replace`).
+    """
+    return expires_at is None or expires_at >= now + time_to_replace
+
+
+def expires_too_soon(ledger: Ledger, run: Identity, now: datetime, time_to_replace: timedelta) -> bool:
+    """Return whether a scheduled run must replace the current key, although it is young, because it would expire."""
+    current = ledger.current
+    # A key newer than the scheduled time has its whole life ahead: another run has rotated on behalf of this one.
+    if current is None or run.scheduled_for is None or current.since > run.scheduled_for:
+        return False
+    return not outlives(current.expires_at, now, time_to_replace)
+
+
 def rotated_since(ledger: Ledger, run: Identity, now: datetime) -> bool:
     """Return whether a retried run has nothing left to publish.
 

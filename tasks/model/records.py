@@ -108,6 +108,11 @@ class Current(MadeKey, Placed):
     inherits: bool = False
 
     @property
+    def expires_at(self) -> datetime | None:
+        """When OpenRouter lets the key expire; `None` if never, or if an earlier version has not recorded it."""
+        return self.terms.expires_at if self.terms else None
+
+    @property
     def is_adopted(self) -> bool:
         """Whether this is an existing key that was adopted, and that no rotation has replaced yet."""
         return self.made_by is None and self.rotated_by is None

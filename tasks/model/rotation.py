@@ -324,21 +324,29 @@ class Rotation(BaseModel):
         """How long consumers can use a superseded key; a carried budget leaves it nothing to spend."""
         return timedelta(0) if self.key.carry_budget else self.overlap
 
+    def time_to_replace(self, interval: timedelta) -> timedelta:
+        """Return how long a key that is left in use must still be valid: until the next run, an overlap, and a margin.
+
+        Args:
+            interval: The longest time between two scheduled rotations.
+        """
+        longest = self.retirement.max_overlap if self.retirement.retire_when == "unused" else self.overlap
+        return interval + longest + EXPIRY_MARGIN
+
     def check_expiry(self, interval: timedelta) -> None:
-        """Check that no key expires before its rotation replaces it.
+        """Check that no key expires before its rotation replaces it, although a run has left it in use as too young.
 
         Args:
             interval: The longest time between two scheduled rotations.
 
         Raises:
-            ValueError: `key.expires_after` is shorter than interval, overlap and margin together.
+            ValueError: `key.expires_after` is shorter than interval, minimum age, overlap and margin together.
         """
-        longest = self.retirement.max_overlap if self.retirement.retire_when == "unused" else self.overlap
-        shortest = interval + longest + EXPIRY_MARGIN
+        shortest = self.minimum_age + self.time_to_replace(interval)
         if self.key.expires_after is not None and self.key.expires_after < shortest:
             raise ValueError(
-                f"key.expires_after must not be shorter than interval, overlap and {EXPIRY_MARGIN.days} day together, "
-                f"which is {shortest.days} days"
+                f"key.expires_after must not be shorter than interval, minimum age, overlap and {EXPIRY_MARGIN.days} "
+                f"day together, which is {shortest.days} days"
             )
 
     @model_validator(mode="after")

@@ -80,6 +80,34 @@ async def test_what_is_due_is_revoked_all_the_same(world: FakeWorld) -> None:
     assert world.ledger.superseded == ()
 
 
+async def test_a_young_key_that_would_expire_before_the_next_run_is_replaced(world: FakeWorld) -> None:
+    """The expiry counts from the creation: a key made under former settings may not live until it is old enough."""
+    world.interval = timedelta(days=7)
+    world.change(key={"expires_after": timedelta(days=10)})
+    await world.rotate()
+    world.change(key={"expires_after": timedelta(days=20)}, minimum_age=timedelta(days=8))
+    world.later(days=7)
+
+    await world.rotate(scheduled_for=world.time)
+
+    world.later(days=7)
+    assert world.use(await world.held()) == 200
+    assert any("would expire before the next run" in note for note in world.notes)
+
+
+async def test_late_runs_leave_a_key_alone_that_lives_no_longer_than_it_must(world: FakeWorld) -> None:
+    """The first of them has rotated for all, also where a key's life is as short as the settings permit."""
+    world.interval = timedelta(days=7)
+    world.change(key={"expires_after": timedelta(days=9)})
+    await world.rotate()
+    late = world.time - timedelta(minutes=1)
+    world.later(minutes=5)
+
+    await world.rotate(scheduled_for=late)
+
+    assert len(world.openrouter.created) == 1
+
+
 async def test_a_week_of_late_runs_rotates_once(world: FakeWorld) -> None:
     """After a week without scheduler or worker many late runs start; the first one rotates on behalf of all."""
     await world.rotate()

@@ -209,15 +209,16 @@ async def test_a_key_gets_its_own_end(world: FakeWorld, days: int) -> None:
     assert held.expires_at == world.time
 
 
-async def test_an_end_before_the_next_rotation_is_refused(world: FakeWorld) -> None:
-    """A key must outlive interval, overlap and a margin; the sentence names the field and the minimum."""
+@pytest.mark.parametrize(("minimum_age", "least"), [(0, "32 days"), (8, "40 days")])
+async def test_an_end_before_the_next_rotation_is_refused(world: FakeWorld, minimum_age: int, least: str) -> None:
+    """A key must outlive minimum age, interval, overlap and a margin; the sentence names field and minimum."""
     world.interval = timedelta(days=30)
-    world.change(key={"expires_after": timedelta(days=31)})
+    world.change(key={"expires_after": timedelta(days=31)}, minimum_age=timedelta(days=minimum_age))
 
     sentence = await world.failure(world.rotate())
 
-    assert sentence.startswith("rotation.key.expires_after must not be shorter than interval, overlap and 1 day")
-    assert "32 days" in sentence
+    assert sentence.startswith("rotation.key.expires_after must not be shorter than interval, minimum age, overlap and")
+    assert least in sentence
     assert world.openrouter.created == []
 
 
