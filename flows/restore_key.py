@@ -69,7 +69,7 @@ async def restore(run: Run, label: str, steps: Steps) -> str:
         run.step = "publish"
         await gather_all([steps.publish(run, enabled, name) for name in destinations])
         run.step = "write the ledger"
-        await make_current_again(run, key.record)
+        await make_current_again(run, enabled)
     run.step = "revoke-key"
     await revoke_what_is_due(run, steps)
     return restored(run)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from blocks.errors import ConfigurationError, KeyRotationError, LedgerError, OverwrittenError
 from flows.show.rotation_page import how_it_ends
+from tasks.life.remove import expiry_before
 from tasks.model.decisions import Situation
 from tasks.model.former_places import left_behind
 from tasks.model.keys import fingerprint, show_time
@@ -130,6 +131,7 @@ def removed(run: Run, before: Sequence[Superseded] | None, *, had_deployment: bo
     said = [f"The rotation {run.name} was removed."]
     said += [f"Deleted at OpenRouter: {', '.join(deleted)}."] * bool(deleted)
     said += [f"The key {ledger.kept.label} was kept and is no longer managed."] if ledger.kept else []
+    said += expiry_before(ledger.kept, None)
     said += [f"Not yet revoked; {_superseded_keys(ledger)}."] * bool(left)
     said += [f"No key of the rotation is left in {', '.join(emptied)}."] * bool(emptied)
     return f"{' '.join(said)}{_warnings(run)}"

@@ -13,6 +13,7 @@ from tasks.model.events import Event
 from tasks.model.keys import NOT_YET_ROTATED, fingerprint, show_time, without_marker
 from tasks.model.ledger import Ledger
 from tasks.model.places import NOWHERE
+from tasks.model.records import Current
 from tasks.world.account import confirm_gone
 from tasks.world.run import WRITE_SECONDS, Run, gather_all
 
@@ -37,11 +38,25 @@ def plan_removal(ledger: Ledger, rotation: str, revoke_at: datetime | None, *, e
         steps.append(f"Delete the key {current.label} at OpenRouter at {show_time(revoke_at)}.")
         if not empty:
             steps.append(f"Leave that key, which then no longer works, in {names}.")
+    steps += expiry_before(current, revoke_at)
     steps += [
         f"Delete the superseded key {key.label} at {show_time(min(key.revoke_at, revoke_at or key.revoke_at))}."
         for key in ledger.superseded
     ]
     return steps
+
+
+def expiry_before(current: Current | None, end: datetime | None) -> list[str]:
+    """Return the sentence about a key that a removed rotation keeps, if it expires before its end.
+
+    Args:
+        current: The rotation's last key, if there is one.
+        end: When it is to be revoked, UTC; `None` for never.
+    """
+    if current is None or current.expires_at is None or (end is not None and current.expires_at >= end):
+        return []
+    expiry = show_time(current.expires_at)
+    return [f"The key {current.label} expires at {expiry}, and nobody replaces it: give its consumers another before."]
 
 
 def refuse_what_came_back(run: Run) -> None:
@@ -118,6 +133,8 @@ async def give_up_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[st
     await settle_unresolved(run)
     ledger = run.ledger
     if revoke_at is not None:
+        for sentence in expiry_before(ledger.current, revoke_at):
+            run.warn(sentence)
         await run.write(ledger.given_up(run.world.now(), revoke_at, emptied))
         return
     await _take_marker_off(run)

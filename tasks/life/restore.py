@@ -8,12 +8,14 @@ from datetime import datetime, timedelta
 from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError, NotFoundError
+from blocks.openrouter.keys import ApiKey
 from tasks.key.lists import note_lost_places
+from tasks.model.decisions import outlives
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, show_time
 from tasks.model.places import kept_places
 from tasks.model.records import Current, MadeKey, Superseded
-from tasks.model.rotation import Rotation
+from tasks.model.rotation import EXPIRY_MARGIN, Rotation
 from tasks.model.terms import Terms
 from tasks.verify import wait_until_accepted
 from tasks.world.run import NewKey, Run, VerifiedKey
@@ -94,21 +96,22 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
     The ledger first sets when it ends, so that a run killed here leaves no key without an end.
 
     Raises:
-        ConfigurationError: The key no longer exists at OpenRouter.
+        ConfigurationError: The key no longer exists at OpenRouter, or expires too soon; then nothing was changed.
         VerificationError: OpenRouter does not accept the enabled key in time.
         ServiceError: OpenRouter failed.
     """
     ledger, now = run.ledger, run.world.now()
     entry = next(entry for entry in ledger.superseded if entry.hash == key.record.hash)
+    openrouter = await run.world.connection(entry.connection)
     end = max(entry.revoke_at, now + UNFINISHED_FOR)
     await note_lost_places(run, entry)
     changes = {"disabled": False, "at_once": False, "revoke_at": end, "overlap_ends": end, "capped": None}
-    await run.write(ledger.changed(entry.hash, **changes))
-    openrouter = await run.world.connection(entry.connection)
     replaced = ledger.current
     terms = replaced.terms if replaced and replaced.terms else Terms()
     settings = terms.model_dump(include=CHANGEABLE) if replaced and replaced.terms else {}
     try:
+        await _refuse_what_expires_too_soon(run, await openrouter.get_key(entry.hash))
+        await run.write(ledger.changed(entry.hash, **changes))
         # A guardrail belongs to an account, so it fits only a key of the same connection.
         if terms.guardrail_id and replaced and replaced.connection == entry.connection:
             await openrouter.assign_guardrail(terms.guardrail_id, entry.hash)
@@ -119,17 +122,34 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
             "any more, so the key cannot be restored. The current key stays as it is."
         ) from None
     if found.expires_at is not None:
-        run.note(f"The key {entry.label} ends at {show_time(found.expires_at)}: rotate before that.")
+        run.warn(f"The key {entry.label} expires at {show_time(found.expires_at)}: rotate before that.")
     await wait_until_accepted(run, key)
-    return VerifiedKey(key.secret, key.record)
+    return VerifiedKey(key.secret, key.record, found)
 
 
-async def make_current_again(run: Run, key: MadeKey) -> None:
+async def _refuse_what_expires_too_soon(run: Run, key: ApiKey) -> None:
+    if key.expires_at is None or outlives(key.expires_at, run.world.now(), await _time_to_replace(run)):
+        return
+    raise ConfigurationError(
+        f"label: the key {key.label} is valid only until {show_time(key.expires_at)}, so it may expire before the next "
+        "rotation has replaced it: start a rotation instead, which makes a new key. Nothing was changed."
+    )
+
+
+async def _time_to_replace(run: Run) -> timedelta:
+    # This run's own deployment is that of restore-key, and has no schedule.
+    async for deployed in run.world.deployments():
+        if deployed.name == run.name and deployed.rotation:
+            return deployed.rotation.time_to_replace(deployed.interval)
+    return EXPIRY_MARGIN
+
+
+async def make_current_again(run: Run, key: NewKey) -> None:
     """Record that every destination holds the restored key, and when the replaced one ends.
 
     Args:
         run: The run.
-        key: The restored key.
+        key: The restored key, as OpenRouter enabled it.
 
     Raises:
         PlaceLostError: Another run has taken over.
@@ -140,7 +160,7 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
     former = ledger.current
     if former is None:
         return
-    entry = next(entry for entry in ledger.superseded if entry.hash == key.hash)
+    entry = next(entry for entry in ledger.superseded if entry.hash == key.record.hash)
     places = run.places_of(former.destinations)
     current = Current(
         **entry.found_again(places).model_dump(include=set(MadeKey.model_fields)),
@@ -148,12 +168,13 @@ async def make_current_again(run: Run, key: MadeKey) -> None:
         rotated_by=run.identity.id,
         destinations=former.destinations,
         places=kept_places(former.destinations, places),
-        terms=former.terms,
+        # It has been given the settings of the key that it replaces, but not its expiry.
+        terms=former.terms and former.terms.model_copy(update={"expires_at": key.made and key.made.expires_at}),
         inherits=former.inherits,
         late_until=await _late_until(run, entry, former.destinations),
     )
     await run.write(ledger.replaced(current, now + overlap, places))
-    await run.world.emit(Event.KEY_RESTORED, run.name, **key.as_payload())
+    await run.world.emit(Event.KEY_RESTORED, run.name, **key.record.as_payload())
 
 
 async def _late_until(run: Run, key: Superseded, destinations: Iterable[str]) -> datetime | None:

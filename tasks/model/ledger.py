@@ -296,7 +296,8 @@ class Ledger(Entry):
     def left_to_its_user(self) -> Self:
         """Remove the rotation, and leave its current key to the user; older keys are deleted when they are due."""
         ends = tuple(key.model_copy(update={"at_once": True}) for key in self.superseded)
-        return self._with(current=None, kept=self.current, superseded=ends, removed=True)
+        # A Retry finds no current key any more.
+        return self._with(current=None, kept=self.current or self.kept, superseded=ends, removed=True)
 
     def closed(self) -> Self:
         """Close the ledger of a removed rotation that has no key left to revoke."""

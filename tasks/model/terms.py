@@ -49,7 +49,7 @@ class Terms(BaseModel):
 
     @classmethod
     def of(cls, key: ApiKey, guardrail_id: str | None = None) -> Self:
-        """Return the terms of a key, without its expiry.
+        """Return the terms of a key, with its expiry, which a successor never inherits.
 
         Args:
             key: The key as OpenRouter shows it.
@@ -62,6 +62,7 @@ class Terms(BaseModel):
             workspace_id=key.workspace_id,
             guardrail_id=guardrail_id,
             creator_user_id=key.creator_user_id,
+            expires_at=key.expires_at,
         )
 
     def request(self, name: str, carried: Decimal = Decimal(0)) -> KeyRequest:

@@ -47,7 +47,7 @@ class NewKey:
     Args:
         secret: The plaintext.
         record: Its entry in the ledger.
-        made: The key as OpenRouter returned it at its creation; `None` for a key of an earlier run.
+        made: The key as OpenRouter returned it when this run created or enabled it; `None` otherwise.
     """
 
     def __init__(self, secret: SecretStr, record: MadeKey, made: ApiKey | None = None) -> None:

@@ -76,7 +76,10 @@ class Before:
         published = key is not None and {self.held[name] for name in rotation.destinations} == {key.secret}
         works = key is not None and key.works(self.time)
         youngest = min(self.time - rotation.minimum_age, run.scheduled_for)
-        return published and works and self.time >= current.since > youngest
+        # The model has no interval, but overlap and margin.
+        end, late = key.request.expires_at if key else None, current.since > run.scheduled_for
+        lasts = late or end is None or end >= self.time + rotation.time_to_replace(timedelta(0))
+        return published and works and lasts and self.time >= current.since > youngest
 
 
 def _current(model: Model) -> Current | None:

@@ -69,6 +69,19 @@ def test_a_removal_that_was_killed_has_ended_the_key_that_was_adopted() -> None:
     state.teardown()
 
 
+def test_a_restored_key_that_is_young_again_is_replaced_before_it_expires() -> None:
+    """The minimum age counts from the restore, and the expiry from the creation, eight days earlier."""
+    day = datetime.timedelta(days=1)
+    state = _begun(overlap=day, minimum_age=16 * day, key={"expires_after": 18 * day})
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.the_clock_jumps(hours=192)
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.restore(planned=[])
+    state.the_clock_jumps(hours=192)
+    state.rotate(emergency=False, planned=[], scheduled=True)
+    state.teardown()
+
+
 def test_a_list_that_names_no_live_key_may_stay_as_it_is() -> None:
     """OpenRouter accepts neither an empty list nor one with a dead key, and to admit every key would be worse."""
     state = _begun(overlap=datetime.timedelta(hours=24), key={"inherit": True})

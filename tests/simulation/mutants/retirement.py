@@ -16,6 +16,7 @@ import tasks.key.unrecorded
 import tasks.life.due
 import tasks.life.plan
 import tasks.life.recover
+import tasks.life.restore
 import tasks.life.settings
 import tasks.life.write_off
 import tasks.model.decisions
@@ -146,6 +147,14 @@ MUTANTS = [
         _delete_at_once,
         ("rotate", "retire"),
         {**AT_ONCE, "retirement": DISABLE},
+    ),
+    Mutant(
+        "a key that is about to expire is restored",
+        tasks.life.restore,
+        "_refuse_what_expires_too_soon",
+        nothing,
+        ("rotate", "restore", "the_clock_jumps"),
+        {**SIMPLE, "key": {"expires_after": 9 * DAY}},
     ),
     Mutant(
         "a disabled key cannot be restored for long",

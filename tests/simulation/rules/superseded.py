@@ -13,6 +13,7 @@ from hypothesis.stateful import (
 
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
+from tasks.model.rotation import EXPIRY_MARGIN
 from tests.simulation import outcomes
 from tests.simulation.outcomes import Before
 from tests.simulation.promises import promise
@@ -74,6 +75,8 @@ class SupersededKeys(History):
             held = {self.model.places[name].content for name in ledger.current.destinations}
             key = self.model.keys.get(ledger.current.hash)
             promise(key is not None and held == {key.secret}, "a restored key is not what consumers read")
+            end = key.request.expires_at if key else None
+            promise(end is None or end >= before.time + EXPIRY_MARGIN, "a restored key expires before it is replaced")
             promise(ledger.current.hash in {k.hash for k in before.ledger.superseded}, "a restore restored nothing")
             told = before.emitted_since(self.model, Event.KEY_RESTORED, ledger.current.hash)
             promise(told, "nobody was told of a restored key")

@@ -198,9 +198,9 @@ async def test_a_restored_key_that_has_an_end_says_so(world: FakeWorld) -> None:
     world.change(key={"expires_after": None})
     await world.rotate()
 
-    await world.restore()
+    message = await world.restore()
 
-    assert f"ends at {end:%Y-%m-%d %H:%M} UTC: rotate before that." in " ".join(world.notes)
+    assert f"expires at {end:%Y-%m-%d %H:%M} UTC: rotate before that." in message
 
 
 @pytest.mark.parametrize("by_label", [False, True], ids=["the last one", "by label"])
