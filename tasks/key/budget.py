@@ -111,6 +111,11 @@ def _cap(key: ApiKey) -> dict[str, Any]:
     return {"limit": key.spent(None), "limit_reset": None}
 
 
+def is_spent(key: ApiKey) -> bool:
+    """Return whether a key may never spend anything any more, as under a cap."""
+    return key.limit is not None and key.limit_reset is None and key.limit <= key.spent(None)
+
+
 async def _set_limit(run: Run, current: Current, carried: Decimal) -> None:
     if current.terms is None or current.terms.limit is None:
         return

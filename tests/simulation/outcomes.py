@@ -54,12 +54,15 @@ class Before:
         current = self.ledger.current
         if not rotation.key.inherit:
             return {False}, {None}
+        held = {self.held[name] for name in rotation.destinations}
+        formers = [key for key in self.keys.values() if key.secret in held]
+        counted, guardrails = {key.request.include_byok_in_limit for key in formers}, {key.guardrail for key in formers}
         if current is None:
             # Without a current key in the ledger, a run inherits from the key that a destination holds, if it finds it.
-            held = {self.held[name] for name in rotation.destinations}
-            formers = [key for key in self.keys.values() if key.secret in held]
-            counted = {key.request.include_byok_in_limit for key in formers}
-            return {False, *counted}, {None, *(key.guardrail for key in formers)}
+            return {False, *counted}, {None, *guardrails}
+        if formers and len(formers) == len(held) and not self.ledger.hashes() & {key.hash for key in formers}:
+            # So it does if the ledger is out of date.
+            return counted, guardrails
         terms, former = current.terms or Terms(), self.keys.get(current.hash)
         if former is None or former.account != account:
             # The key cannot be read, so a run inherits the settings that the ledger stores.

@@ -82,6 +82,19 @@ def test_a_restored_key_that_is_young_again_is_replaced_before_it_expires() -> N
     state.teardown()
 
 
+def test_a_successor_inherits_from_the_key_in_use_after_the_database_was_restored() -> None:
+    """The ledger's current key is an earlier one, without the guardrail that the key in use has got since."""
+    state = _begun(overlap=datetime.timedelta(hours=24), key={"inherit": True})
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.back_up_the_database()
+    state.change_the_key(changes={"guardrail_id": "guardrail-1"})
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.restore_the_database(which=0)
+    state.change_the_key(changes={"guardrail_id": None})
+    state.rotate(emergency=False, planned=[], scheduled=False)
+    state.teardown()
+
+
 def test_a_list_that_names_no_live_key_may_stay_as_it_is() -> None:
     """OpenRouter accepts neither an empty list nor one with a dead key, and to admit every key would be worse."""
     state = _begun(overlap=datetime.timedelta(hours=24), key={"inherit": True})

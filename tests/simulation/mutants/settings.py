@@ -24,8 +24,10 @@ import tasks.revoke
 import tasks.verify
 from tasks.model.decisions import Identity
 from tasks.model.ledger import Ledger
+from tasks.model.records import Current
 from tasks.model.rotation import KeySettings
 from tasks.model.terms import Terms
+from tasks.world.run import Run
 from tests.simulation.mutants.mutant import (
     CARRIED,
     HOUR,
@@ -70,6 +72,11 @@ def _apply_only_the_limit(*args: Any) -> dict[str, Any]:
 
 _changes = tasks.life.settings._changes
 
+
+async def _recorded_as_current(run: Run, *_: object) -> Current | None:
+    return run.ledger.current
+
+
 MUTANTS = [
     Mutant(
         "a key is published without its guardrail",
@@ -110,6 +117,14 @@ MUTANTS = [
         _apply_only_the_limit,
         ("rotate", "change_the_key", "apply_settings"),
         SIMPLE,
+    ),
+    Mutant(
+        "settings are inherited from the key of an outdated ledger",
+        tasks.key.terms,
+        "_source",
+        _recorded_as_current,
+        ("rotate", "change_the_key", "back_up_the_database", "restore_the_database"),
+        {**SIMPLE, "key": {"inherit": True}},
     ),
     Mutant(
         "a carried budget starts afresh", tasks.key.terms, "carried_over", lambda *_: None, ("rotate", "spend"), CARRIED
