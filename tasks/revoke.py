@@ -66,7 +66,7 @@ def _warn_of_consumers_left(run: Run, key: Superseded) -> None:
 
 async def _refuse_where_held(run: Run, key: Superseded, destinations: Sequence[str]) -> None:
     found = await run.read_existing_destinations(destinations)
-    holders = needed_by(key, run.ledger, found)
+    holders = needed_by(key, run.held(found))
     if holders:
         raise DestinationError(
             f"The superseded key {key.label} was not revoked, because it is still held by {', '.join(holders)}."

@@ -92,7 +92,7 @@ class Kind(StrEnum):
     UNRESOLVED = (
         "create-unresolved",
         Severity.WARNING,
-        "Run retire for the rotation: it looks for the key and deletes it.",
+        "Run retire for the rotation: it looks for the key, and deletes it unless a destination holds it.",
     )
     SUPERSEDED_KEY_OVERDUE = (
         "superseded-key-overdue",

@@ -213,7 +213,7 @@ def _why_kept(
     ledger = run.ledger
     waiting = {entry.run_id for entry in (ledger.pending, *ledger.unresolved) if entry}
     if mark.run_id in waiting:
-        return "the ledger still waits for it, and the next run of the rotation deletes it."
+        return "the ledger still waits for it, and the next run of the rotation settles it."
     if key.hash in ledger.hashes() or any(key.hash in text for text in explaining):
         return "it is in a ledger now."
     if not run.has_ledger or not destinations:

@@ -8,11 +8,13 @@ from uuid import UUID
 
 from blocks.errors import ConfigurationError, NotFoundError, RejectedError, ServiceError
 from blocks.openrouter.keys import ApiKey
-from tasks.model.keys import Marker, label_agrees, read_marker
+from tasks.model.decisions import needed_by
+from tasks.model.keys import Marker, read_marker
 from tasks.model.ledger import TURNS_UP_WITHIN
 from tasks.model.records import Pending, Superseded, Unresolved
 from tasks.model.unrecorded import as_superseded
 from tasks.world.account import has_workspace
+from tasks.world.consumers import where_keys_are_read
 from tasks.world.installation import made_here
 from tasks.world.optional import Part, if_available, listed
 from tasks.world.ports import KeyChanger, KeyReader
@@ -87,18 +89,18 @@ async def _delete_marked(
         await run.world.sleep(LOOK_AGAIN_AFTER_SECONDS)
         found = await _search(run, connection, workspace_id, ours)
     # After a restore of Prefect's database, the ledger may wait for a key that was published meanwhile.
-    found = [key for key in found if not await _is_held(run, key)]
+    by, now = Marker(run.name, run_id), run.world.now()
+    left_behind = [key for key in found if not await _is_held(run, as_superseded(key, by, connection, now))]
     openrouter: KeyChanger = await run.world.connection(connection)
-    for key in found:
+    for key in left_behind:
         await run.guard()
         await openrouter.delete_key(key.hash)
-    return bool(found)
+    return bool(left_behind)
 
 
-async def _is_held(run: Run, key: ApiKey) -> bool:
-    places = run.ledger.destinations()
-    await run.read_existing_destinations(sorted(places))
-    return any(label_agrees(key.label, run.contents[name].value) for name in places if name in run.contents)
+async def _is_held(run: Run, key: Superseded) -> bool:
+    places = {*run.ledger.destinations(), *await where_keys_are_read(run, [key])}
+    return bool(needed_by(key, run.held(await run.read_existing_destinations(sorted(places)))))
 
 
 async def _search(

@@ -9,8 +9,11 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
+from pydantic import SecretStr
+
+from tasks.model.keys import fingerprint, label_agrees
 from tasks.model.ledger import Ledger
-from tasks.model.records import Superseded
+from tasks.model.records import MadeKey, Superseded
 from tasks.model.rotation import Retirement
 
 MAYBE = "?"
@@ -166,14 +169,18 @@ def _find_key(fingerprint: str, run: Identity, fingerprints: Mapping[str, str | 
     return Situation.KEY_PUBLISHED if published and not run.emergency else Situation.KEY_GIVEN_UP
 
 
-def needed_by(key: Superseded, ledger: Ledger, fingerprints: Mapping[str, str | None]) -> list[str]:
-    """Return the destinations because of which a superseded key must not be revoked.
+def needed_by(key: MadeKey, held: Mapping[str, SecretStr | None]) -> list[str]:
+    """Return the destinations because of which a key must not be revoked: they hold it.
 
-    They hold the key; if its fingerprint is unknown, they hold anything but the current key.
+    If its fingerprint is unknown, they hold what may be the key, according to its label.
+
+    Args:
+        key: The key.
+        held: The content of each destination.
     """
     if key.fingerprint:
-        return [name for name, content in fingerprints.items() if content == key.fingerprint]
-    return [name for name, content in fingerprints.items() if not ledger.served or content != ledger.served.fingerprint]
+        return [name for name, secret in held.items() if fingerprint(secret) == key.fingerprint]
+    return [name for name, secret in held.items() if label_agrees(key.label, secret)]
 
 
 class Verdict(Enum):

@@ -18,14 +18,14 @@ async def where_keys_are_read(run: Run, keys: Iterable[Superseded]) -> set[str]:
 
     Returns:
         The destinations to which the current key was published, and those that the deployment names now. If one of the
-        keys is at a former place, also those of any other deployment of this rotation, such as a copy; not so for a
-        removed rotation, whose keys end there, too.
+        keys is at a former place, or was in no ledger, so that its places are unknown, also those of any other
+        deployment of this rotation, such as a copy; not so for a removed rotation, whose keys end there, too.
 
     Raises:
         ServiceError: Prefect's API failed.
     """
     published = run.ledger.served.destinations if run.ledger.served else ()
-    if not run.ledger.removed and any(key.left_at for key in keys):
+    if not run.ledger.removed and any(key.left_at or not key.fingerprint for key in keys):
         return {*published, *await run.world.destinations_of(run.name)}
     try:
         return {*published, *(await run.world.deployed_rotation(run.name)).destinations}

@@ -213,6 +213,10 @@ class Run:
         """Return where these destinations, which this run has read, point."""
         return {name: self.places[name] for name in destinations}
 
+    def held(self, names: Iterable[str]) -> dict[str, SecretStr | None]:
+        """Return what these destinations, which this run has read, hold."""
+        return {name: self.contents[name].value for name in names}
+
     async def read_destinations(
         self, destinations: Sequence[str], former: Mapping[str, str] = MappingProxyType({})
     ) -> dict[str, str | None]:

@@ -289,7 +289,11 @@ class FakeWorld:
 
     async def held(self) -> StoredKey:
         """Return the key that the destination holds."""
-        value = (await self.block.read_content()).value
+        return await self.held_by(self.block)
+
+    async def held_by(self, place: Destination) -> StoredKey:
+        """Return the key that a destination holds."""
+        value = (await place.read_content()).value
         assert value is not None
         return self.openrouter.by_secret[value.get_secret_value()]
 

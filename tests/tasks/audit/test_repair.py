@@ -138,7 +138,7 @@ async def test_repair_keeps_an_orphan_whose_rotation_is_not_known_any_more(world
 
 
 async def test_repair_leaves_a_create_whose_outcome_is_open_to_the_next_run(world: FakeWorld) -> None:
-    """The ledger waits for this very key: a Retry of the run deletes it."""
+    """The ledger waits for this very key: the next run settles it."""
     await world.rotate()
     key = marked(world)
     run_id = next(run for run in world.runs if str(run) in key.name)
@@ -146,7 +146,7 @@ async def test_repair_leaves_a_create_whose_outcome_is_open_to_the_next_run(worl
     write(world, world.ledger.model_copy(update={"unresolved": (entry,)}))
     world.later(hours=2)
 
-    await keeps(world, key, "the next run of the rotation deletes it")
+    await keeps(world, key, "the next run of the rotation settles it")
 
 
 async def test_repair_keeps_a_key_that_its_ledger_explains_by_now(

@@ -10,6 +10,7 @@ import pytest
 from sandbox.openrouter_account import StoredKey
 from tasks.life.plan import plan
 from tasks.model.keys import marker, read_marker
+from tasks.model.ledger import Ledger
 from tasks.model.rotation import Retirement
 from tests.tasks.backup import everything_is_explained, restored, revoked_key_is_back
 from tests.tasks.conftest import FakeWorld
@@ -41,12 +42,14 @@ async def test_the_next_run_takes_up_every_key_that_was_made_after_the_backup(wo
 
 @pytest.mark.parametrize("what", ["rotate", "retire"])
 @pytest.mark.parametrize("entry", ["pending", "unresolved"])
+@pytest.mark.parametrize("is_first", [False, True], ids=["a later rotation", "the first rotation"])
 async def test_a_backup_from_the_middle_of_a_rotation_ends_no_key_that_is_held(
-    world: FakeWorld, entry: str, what: str
+    world: FakeWorld, is_first: bool, entry: str, what: str
 ) -> None:
     """The restored ledger waits for a key as if it were left behind, but that key has been published since."""
-    await world.rotate()
-    before, run_id = world.ledger, uuid4()
+    if not is_first:
+        await world.rotate()
+    before, run_id = Ledger() if is_first else world.ledger, uuid4()
     await world.rotate(run_id=run_id)
     held = await world.held()
     made = {"run_id": str(run_id), "connection": "openrouter"}

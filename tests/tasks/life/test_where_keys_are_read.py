@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 
 from blocks.destination import Destination
 from blocks.errors import KeyRotationError, MissingBlockError
+from tasks.model.rotation import Rotation
 from tests.tasks.conftest import FakeWorld
 
 ONE, OTHER = "vault-secret/one", "vault-secret/other"
@@ -115,6 +117,54 @@ async def test_a_run_ends_no_key_that_the_destination_of_a_second_deployment_hol
 
     assert f"was not revoked, because it is still held by {OTHER}." in said
     assert [await works(world, place) for place in places.values()] == [True, True]
+
+
+async def test_a_key_that_only_a_destination_of_the_deployment_holds_is_not_deleted_as_left_behind(
+    world: FakeWorld, places: dict[str, Destination]
+) -> None:
+    """Given a database restored to when the key's create was not answered, no key has been at that destination yet."""
+    world.change(destinations=[ONE])
+    await world.rotate()
+    before, run_id = world.ledger, uuid4()
+    world.change(destinations=[OTHER])
+    world.deployed = world.rotation
+    await world.rotate(run_id=run_id)
+    entry = {"run_id": str(run_id), "connection": "openrouter", "since": world.time.isoformat()}
+    world.store.value = {**before.to_json(), "unresolved": [entry]}
+    world.later(hours=2)
+
+    await world.retire()
+
+    assert [await works(world, place) for place in places.values()] == [True, True]
+
+
+async def test_a_key_that_was_found_again_is_kept_while_a_copied_deployment_needs_it(
+    world: FakeWorld, places: dict[str, Destination]
+) -> None:
+    """Given a lost ledger, nobody knows where its keys were published; each ends once no deployment holds it."""
+    copy = world.rotation.model_copy(update={"destinations": [OTHER]})
+    original = world.rotation.model_copy(update={"destinations": [ONE]})
+    world.deployed, world.twins = original, [copy]
+    await _rotate_each(world, original, copy)
+    former = await world.held_by(places[OTHER])
+    world.store.value = None
+    world.rotation = original
+    await world.rotate()
+    world.later(hours=25)
+
+    said = await world.failure(world.retire())
+    kept = [await works(world, place) for place in places.values()]
+    await _rotate_each(world, copy)
+
+    assert f"was not revoked, because it is still held by {OTHER}." in said
+    assert kept == [True, True]
+    assert former.hash not in world.openrouter.keys
+
+
+async def _rotate_each(world: FakeWorld, *rotations: Rotation) -> None:
+    for each in rotations:
+        world.rotation = each
+        await world.rotate()
 
 
 async def test_a_run_makes_no_room_by_ending_a_key_that_another_destination_holds(

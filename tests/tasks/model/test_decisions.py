@@ -8,8 +8,10 @@ from decimal import Decimal
 from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 
 from tasks.model.decisions import MAYBE, Identity, Situation, assess, judge, needed_by
+from tasks.model.keys import fingerprint
 from tasks.model.ledger import Ledger
 from tasks.model.records import Current, Emergency, MadeKey, Pending, Superseded
 from tasks.model.rotation import Retirement
@@ -223,22 +225,25 @@ def test_a_key_that_is_used_for_months_is_looked_at_once_a_day() -> None:
     assert judgement.check_again_at == NOW + timedelta(days=1)
 
 
+FOREIGN = SecretStr("sk-or-v1-ffffffff")
+HELD = SecretStr("sk-or-v1-aaa00000bbbb")
+LABEL = "sk-or-v1-aaa...bbbb"
+
+
 def test_a_key_that_a_destination_holds_is_needed() -> None:
     """A superseded key that a person put back into a destination must not be revoked."""
-    held = {PLACES[0]: "print-superseded", PLACES[1]: "print-current"}
+    known = superseded(fingerprint=fingerprint(HELD) or "")
 
-    assert needed_by(superseded(), Ledger(current=current()), held) == [PLACES[0]]
+    assert needed_by(known, {PLACES[0]: HELD, PLACES[1]: FOREIGN}) == [PLACES[0]]
 
 
 def test_a_destination_changed_by_hand_does_not_need_a_superseded_key() -> None:
     """A foreign secret in a destination does not prevent the revocation of a superseded key."""
-    held = {PLACES[0]: "print-foreign", PLACES[1]: "print-current"}
-
-    assert needed_by(superseded(), Ledger(current=current()), held) == []
+    assert needed_by(superseded(), {PLACES[0]: FOREIGN, PLACES[1]: None}) == []
 
 
-def test_a_key_without_fingerprint_is_needed_unless_all_hold_the_current_one() -> None:
-    """A key recovered by its marker has no fingerprint; it may be in any destination without the current key."""
-    held = {PLACES[0]: "print-foreign", PLACES[1]: "print-current"}
+def test_a_key_without_fingerprint_is_needed_where_its_label_agrees() -> None:
+    """A key recovered by its marker has no fingerprint, but each destination holds what may be it, or cannot be."""
+    found_again = superseded(fingerprint="").model_copy(update={"label": LABEL})
 
-    assert needed_by(superseded(fingerprint=""), Ledger(current=current()), held) == [PLACES[0]]
+    assert needed_by(found_again, {PLACES[0]: HELD, PLACES[1]: FOREIGN}) == [PLACES[0]]
