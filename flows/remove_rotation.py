@@ -159,7 +159,8 @@ async def remove(run: Run, revoke_at: datetime | None, steps: Steps, *, empty: b
     if run.identity.completed:
         return nothing_to_remove(run)
     refuse_what_came_back(run)
-    run.connection = ledger.current.connection if ledger.current else ""
+    if ledger.current:
+        run.connection, run.destinations = ledger.current.connection, ledger.current.destinations
     if revoke_at is None and ledger.pending is not None and ledger.pending.key is not None:
         raise ConfigurationError(
             f"keys: the last rotation of {run.name} is unfinished, so it is unclear which key to keep. Retry that "

@@ -8,13 +8,13 @@ from uuid import UUID
 
 from blocks.errors import ConfigurationError, NotFoundError, RejectedError, ServiceError
 from blocks.openrouter.keys import ApiKey
-from tasks.model.decisions import needed_by
-from tasks.model.keys import Marker, read_marker
+from tasks.model.decisions import MAYBE, needed_by
+from tasks.model.keys import Marker, read_marker, show_time
 from tasks.model.ledger import TURNS_UP_WITHIN
 from tasks.model.records import Pending, Superseded, Unresolved
 from tasks.model.unrecorded import as_superseded
 from tasks.world.account import has_workspace
-from tasks.world.consumers import where_keys_are_read
+from tasks.world.consumers import overlap_of, where_keys_are_read
 from tasks.world.installation import made_here
 from tasks.world.optional import Part, if_available, listed
 from tasks.world.ports import KeyChanger, KeyReader
@@ -90,17 +90,35 @@ async def _delete_marked(
         found = await _search(run, connection, workspace_id, ours)
     # After a restore of Prefect's database, the ledger may wait for a key that was published meanwhile.
     by, now = Marker(run.name, run_id), run.world.now()
-    left_behind = [key for key in found if not await _is_held(run, as_superseded(key, by, connection, now))]
-    openrouter: KeyChanger = await run.world.connection(connection)
-    for key in left_behind:
-        await run.guard()
-        await openrouter.delete_key(key.hash)
-    return bool(left_behind)
+    settled = [await _settle(run, as_superseded(key, by, connection, now)) for key in found]
+    return any(settled)
 
 
-async def _is_held(run: Run, key: Superseded) -> bool:
+async def _settle(run: Run, key: Superseded) -> bool:
+    """Delete a key that was left behind, or supersede it where nobody can tell; `False` if a destination holds it."""
+    held = await _is_held(run, key)
+    if held:
+        return False
+    if held is None and not run.identity.emergency:
+        until = key.revoke_at + await overlap_of(run)
+        run.note(f"The key {key.label} of a failed run ends at {show_time(until)}: a former destination may hold it.")
+        await run.record(run.ledger.found([key.model_copy(update={"revoke_at": until})]))
+        return True
+    openrouter: KeyChanger = await run.world.connection(key.connection)
+    await run.guard()
+    await openrouter.delete_key(key.hash)
+    if held is None:
+        run.note(f"The key {key.label} of a failed run was deleted at once, although a former destination may hold it.")
+    return True
+
+
+async def _is_held(run: Run, key: Superseded) -> bool | None:
+    """Return whether a destination holds a key; `None` if one that the rotation has left cannot be read."""
     places = {*run.ledger.destinations(), *await where_keys_are_read(run, [key])}
-    return bool(needed_by(key, run.held(await run.read_existing_destinations(sorted(places)))))
+    former = set(filter(run.has_left, places))
+    found = await run.read_existing_destinations(sorted(places - former), sorted(former))
+    unknown = {name for name, content in found.items() if content == MAYBE}
+    return bool(needed_by(key, run.held(found.keys() - unknown))) or (None if unknown else False)
 
 
 async def _search(

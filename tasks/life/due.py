@@ -24,7 +24,8 @@ async def retire_older_keys(run: Run, steps: Steps) -> None:
         steps: The implementations of the steps.
     """
     current, now = run.ledger.current, run.world.now()
-    run.connection = current.connection if current else ""
+    if current:
+        run.connection, run.destinations = current.connection, current.destinations
     run.step = "recover"
     await settle_unresolved(run)
     run.step = "revoke-key"

@@ -8,7 +8,15 @@ from datetime import timedelta
 from pydantic import SecretStr
 
 from blocks.destination import Content, Destination
-from blocks.errors import ConfigurationError, ConflictError, DestinationError, OtherAccountError, ServiceError
+from blocks.errors import (
+    ConfigurationError,
+    ConflictError,
+    DestinationError,
+    KeyRotationError,
+    OtherAccountError,
+    ServiceError,
+    concerning,
+)
 from tasks.create import intent_of
 from tasks.key.unrecorded import settle_intent, settle_unresolved, unrecorded_keys
 from tasks.life.adopt import adopt
@@ -34,7 +42,7 @@ async def observe(run: Run, rotation: Rotation) -> Situation:
     Raises:
         KeyRotationError: The connection, a destination or the ledger cannot be used; nothing was changed.
     """
-    run.connection = rotation.connection
+    run.connection, run.destinations = rotation.connection, rotation.destinations
     ledger = await run.load()
     if not run.has_ledger or ledger.removed:
         await run.world.check_deployment()
@@ -196,7 +204,9 @@ async def _take_up_unrecorded_keys(run: Run, rotation: Rotation, situation: Situ
 
 
 async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None:
-    await _fence_pending_off(run)
+    if not await _fence_pending_off(run):
+        await _supersede_pending(run, rotation)
+        return
     late_until = run.ledger.late_until(run.world.now())
     await run.write(run.ledger.abandoned(run.world.now(), at_once=True, late_until=late_until))
     key = run.ledger.superseded[-1]
@@ -216,6 +226,10 @@ async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None
 
 async def _give_pending_up(run: Run, rotation: Rotation) -> None:
     await _fence_pending_off(run)
+    await _supersede_pending(run, rotation)
+
+
+async def _supersede_pending(run: Run, rotation: Rotation) -> None:
     now, emergency = run.world.now(), run.identity.emergency
     revoke_at = now if emergency else now + rotation.overlap
     late_until = run.ledger.late_until(now)
@@ -223,13 +237,24 @@ async def _give_pending_up(run: Run, rotation: Rotation) -> None:
     await run.write(run.ledger.abandoned(revoke_at, at_once=emergency, late_until=late_until, places=places))
 
 
-async def _fence_pending_off(run: Run) -> None:
+async def _fence_pending_off(run: Run) -> bool:
+    """Keep every write of the pending key out; return whether that is certain, also where the rotation has left."""
     # Writing the next term keeps the attempt that made the key from starting another write; the fence rejects one in
     # flight. Only then may the key be deleted: it can no longer reach a destination.
     await run.write(run.ledger)
+    certain = True
     for name, content in run.contents.items():
-        await _fence(await run.world.destination(name), content)
+        try:
+            with concerning(name):
+                await _fence(await run.world.destination(name), content)
+        except KeyRotationError as error:
+            # Whatever it is, it may last: where the rotation has left, nobody might ever repair it.
+            if not run.has_left(name):
+                raise
+            certain = False
+            run.note(f"{name} is no destination of this run and cannot be written: {error}")
     run.contents.clear()
+    return certain
 
 
 async def _fence(place: Destination, content: Content) -> None:

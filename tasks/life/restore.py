@@ -18,6 +18,7 @@ from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.rotation import EXPIRY_MARGIN, Rotation
 from tasks.model.terms import Terms
 from tasks.verify import wait_until_accepted
+from tasks.world.consumers import overlap_of
 from tasks.world.run import NewKey, Run, VerifiedKey
 
 UNFINISHED_FOR = timedelta(days=1)
@@ -155,7 +156,7 @@ async def make_current_again(run: Run, key: NewKey) -> None:
         PlaceLostError: Another run has taken over.
         ServiceError: Prefect's API failed.
     """
-    overlap = await _overlap(run)
+    overlap = await overlap_of(run)
     ledger, now = run.ledger, run.world.now()
     former = ledger.current
     if former is None:
@@ -185,11 +186,3 @@ async def _late_until(run: Run, key: Superseded, destinations: Iterable[str]) ->
     late = await run.longest_late_writes(destinations)
     moments = [key.late_until, run.world.now() + late if late else None]
     return max((moment for moment in moments if moment), default=None)
-
-
-async def _overlap(run: Run) -> timedelta:
-    try:
-        return (await run.world.deployed_rotation(run.name)).overlap
-    except ConfigurationError:
-        # The deployment does not exist, or its parameters are invalid.
-        return Rotation.model_fields["overlap"].get_default()  # type: ignore[no-any-return]

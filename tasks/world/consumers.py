@@ -1,11 +1,13 @@
-"""Where consumers may read a rotation's keys, according to its ledger and the deployments."""
+"""Where consumers may read a rotation's keys, and for how long, according to its ledger and the deployments."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 from blocks.errors import ConfigurationError
 from tasks.model.records import Superseded
+from tasks.model.rotation import Rotation
 from tasks.world.run import Run
 
 
@@ -32,3 +34,16 @@ async def where_keys_are_read(run: Run, keys: Iterable[Superseded]) -> set[str]:
     except ConfigurationError:
         # The deployment does not exist, or its parameters are invalid.
         return {*published}
+
+
+async def overlap_of(run: Run) -> timedelta:
+    """Return how long a key of this rotation stays valid once it is superseded; the default without a deployment.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
+    try:
+        return (await run.world.deployed_rotation(run.name)).overlap
+    except ConfigurationError:
+        # The deployment does not exist, or its parameters are invalid.
+        return Rotation.model_fields["overlap"].get_default()  # type: ignore[no-any-return]

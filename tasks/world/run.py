@@ -97,6 +97,8 @@ class Run:
         self._ledger = ledger
         self.world = world
         self.connection = ""
+        self.destinations: Sequence[str] = ()
+        """Where the rotation publishes, as this run knows it; no other place may stop the run."""
         self.step = LOOK
         self.contents: dict[str, Content] = {}
         self.places: dict[str, str] = {}
@@ -190,6 +192,10 @@ class Run:
         left = isinstance(error, ConfigurationError | UnauthorizedError | ForbiddenError | OtherAccountError)
         return left and connection != self.connection
 
+    def has_left(self, name: str) -> bool:
+        """Return whether a destination is none of those to which the rotation publishes, as this run knows them."""
+        return bool(self.destinations) and name not in self.destinations
+
     def note(self, sentence: str) -> None:
         """Record a sentence for the report.
 
@@ -249,16 +255,19 @@ class Run:
         if not set(destinations) <= set(self.contents):
             await self.read_destinations(destinations)
 
-    async def read_existing_destinations(self, destinations: Sequence[str]) -> dict[str, str | None]:
+    async def read_existing_destinations(
+        self, destinations: Sequence[str], former: Iterable[str] = ()
+    ) -> dict[str, str | None]:
         """Read those destinations whose blocks still exist.
 
         A deleted block must not keep a superseded key alive forever: no run publishes there any more.
 
         Args:
             destinations: Destinations at which consumers read a key.
+            former: Destinations that the rotation has left, which are read if possible.
 
         Returns:
-            The fingerprint of each one's content.
+            The fingerprint of each one's content; `MAYBE` for a former one that cannot be read.
 
         Raises:
             KeyRotationError: One of them cannot be read.
@@ -275,7 +284,7 @@ class Run:
                 )
             else:
                 there.append(name)
-        return await self.read_destinations(there)
+        return await self.read_destinations(there, dict.fromkeys(former, ""))
 
     async def _read(self, name: str) -> Content:
         destination = await self.world.destination(name)
@@ -287,7 +296,7 @@ class Run:
         try:
             content = await self._read(name)
         except KeyRotationError as error:
-            self.note(f"{name} is no longer a destination and cannot be read: {error}")
+            self.note(f"{name} is no destination of this run and cannot be read: {error}")
             return MAYBE
         if place and not is_same(place, self.places[name]):
             return MAYBE
