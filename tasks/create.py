@@ -52,7 +52,11 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         if (error.retry_after or 0) > MAX_WAIT_SECONDS:
             raise
         await run.world.sleep(error.retry_after or 0)
-        created = await _create_or_settle(run, rotation)
+        try:
+            created = await _create_or_settle(run, rotation)
+        except LedgerError:
+            # The create that was not answered takes the room, and that passes by itself.
+            raise error from None
     record = MadeKey(
         hash=created.key.hash,
         label=created.key.label,

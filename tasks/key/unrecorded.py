@@ -39,7 +39,9 @@ async def settle_intent(run: Run, *, certain: bool = False) -> None:
         return
     # Writing the next term locks out an earlier attempt that may still be running.
     await run.write(run.ledger)
-    if certain or await _delete_left_behind(run, intent, search_again=True):
+    found = not certain and await _delete_left_behind(run, intent, search_again=True)
+    # What was found may be the key of an earlier create of the same run.
+    if certain or (found and not run.ledger.unresolved_with(intent)):
         await run.record(run.ledger.dropped())
     else:
         await run.record(run.ledger.left_unresolved())
@@ -53,7 +55,7 @@ async def settle_unresolved(run: Run) -> None:
     """
     for entry in run.ledger.unresolved:
         found = await _delete_left_behind(run, entry)
-        if found or (found is not None and run.world.now() - entry.since >= TURNS_UP_WITHIN):
+        if (found and not entry.several) or (found is not None and run.world.now() - entry.since >= TURNS_UP_WITHIN):
             await run.record(run.ledger.resolved([entry]))
 
 

@@ -118,14 +118,19 @@ class Ledger(Entry):
         """Keep an intent as unresolved: its key was not found, but may still turn up."""
         if self.pending is None:
             return self
-        intent = self.pending
+        intent, earlier = self.pending, self.unresolved_with(self.pending)
         entry = Unresolved(
             run_id=intent.run_id,
             connection=intent.connection,
             workspace_id=intent.workspace_id,
-            since=intent.intended_at,
+            since=max([intent.intended_at, *(each.since for each in earlier)]),
+            several=bool(earlier),
         )
-        return self._with(pending=None, unresolved=(*self.unresolved, entry))
+        return self._with(pending=None, unresolved=(*self.resolved(earlier).unresolved, entry))
+
+    def unresolved_with(self, intent: Pending) -> list[Unresolved]:
+        """Return the earlier creates whose keys would be found together with that of an intent."""
+        return [entry for entry in self.unresolved if entry.covers(intent)]
 
     def resolved(self, entries: Iterable[Unresolved]) -> Self:
         """Drop creates whose keys can no longer turn up."""

@@ -157,12 +157,22 @@ class Pending(Placed):
 
 
 class Unresolved(Entry):
-    """A create with an unknown outcome whose key was not found, but may still turn up."""
+    """A create with an unknown outcome whose key was not found, but may still turn up.
+
+    A run's keys share one marker, so its creates in one workspace share one entry: `since` is when the latest was made,
+    and `several` tells whether there were others, so that the key of one may be found before that of another.
+    """
 
     run_id: UUID
     connection: str
     workspace_id: str | None = None
     since: Moment
+    several: bool = False
+
+    def covers(self, intent: Pending) -> bool:
+        """Return whether the key of an intent would be found by the same search."""
+        same = intent.run_id, intent.connection, intent.workspace_id
+        return same == (self.run_id, self.connection, self.workspace_id)
 
 
 class Emergency(Entry):

@@ -70,6 +70,8 @@ def has_room_for(intent: Pending, ledger: Ledger, retirement: Retirement) -> boo
         connection=intent.connection,
         workspace_id="0" * 36,
     )
+    # A create of unknown outcome needs no more room than the run's earlier ones, with which it shares an entry.
+    ledger = ledger.resolved(ledger.unresolved_with(intent))
     created = ledger.intended(intent, "i" * INSTALLATION_LENGTH).created(key).publishing(timedelta(minutes=15))
     at = intent.intended_at
     places = created.where_pending()
