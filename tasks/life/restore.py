@@ -15,7 +15,7 @@ from tasks.model.events import Event
 from tasks.model.keys import fingerprint, show_time
 from tasks.model.places import kept_places
 from tasks.model.records import Current, MadeKey, Superseded
-from tasks.model.rotation import EXPIRY_MARGIN, Rotation
+from tasks.model.rotation import EXPIRY_MARGIN
 from tasks.model.terms import Terms
 from tasks.verify import wait_until_accepted
 from tasks.world.consumers import overlap_of
