@@ -31,7 +31,7 @@ from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 from prefect.settings import get_current_settings
-from prefect.states import Crashed, Scheduled
+from prefect.states import Crashed
 
 from blocks.errors import ServiceError
 from blocks.paging import contiguous_pages
@@ -71,6 +71,11 @@ def _server_time(date: str | None) -> datetime:
     return datetime.now(UTC)
 
 
+def _due(taken: State[Any]) -> datetime:
+    """Return when a run that a worker has taken was to begin; one whose clock is ahead takes it before its time."""
+    return max(taken.timestamp, taken.state_details.scheduled_time or taken.timestamp)
+
+
 class Abandoned:
     """Recovers the runs of a work pool that no process works on any more.
 
@@ -85,8 +90,11 @@ class Abandoned:
         self._pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
         self._tried: set[tuple[UUID, int]] = set()
 
-    async def schedule_again(self, in_hand: Container[UUID]) -> None:
-        """Reschedule runs that a worker took but never started; Prefect's server does not.
+    async def mark_not_begun(self, in_hand: Container[UUID]) -> None:
+        """Mark runs as Crashed that a worker took but never started, so that they are tried again.
+
+        Scheduled would start a run anew that another worker has recovered, or that a person has cancelled, since it was
+        listed. The server does not mark a run as Crashed that has ended, and creates one try for all who ask.
 
         Args:
             in_hand: The runs that this worker is starting or executing.
@@ -94,8 +102,8 @@ class Abandoned:
         with _warning("looking for runs that were not begun"):
             now, pending = await self._runs(StateType.PENDING)
             for run in pending:
-                if run.id not in in_hand and run.state and run.state.timestamp < now - BEGUN_WITHIN:
-                    await self._set(run, Scheduled(message="A worker took this run and did not begin it."))
+                if run.id not in in_hand and run.state and _due(run.state) < now - BEGUN_WITHIN:
+                    await self._set(run, Crashed(message="A worker took this run and did not begin it. Retry is safe."))
 
     async def mark_crashed(self, in_hand: Container[UUID]) -> None:
         """Mark runs as Crashed whose heartbeats have stopped, provided that other events still arrive.

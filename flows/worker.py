@@ -193,7 +193,7 @@ class KeyRotationWorker(
         """Send the worker's heartbeat, and recover abandoned runs."""
         await super().sync_with_backend()
         self._abandoned = self._abandoned or Abandoned(self.client, self._work_pool_name)
-        await self._abandoned.schedule_again(self._own_runs())
+        await self._abandoned.mark_not_begun(self._own_runs())
         await self._abandoned.mark_crashed(self._own_runs())
         await self._abandoned.try_again()
 

@@ -1,4 +1,4 @@
-"""A run that no process works on is rescheduled, marked as crashed, or tried again, by whichever worker notices."""
+"""A run that no process works on is marked as crashed and tried again, by whichever worker notices."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from unittest import mock
 from uuid import UUID
 
 import pytest
-from prefect import Flow, flow, get_client
+from prefect import Flow, State, flow, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Crashed, Pending, Running
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
 
+from flows.abandoned import Abandoned
 from flows.worker import KeyRotationWorker
 from tasks.model.tries import RUN
 from tasks.world.tries import TRY_TAG
@@ -27,12 +28,25 @@ from tests.e2e.in_process import running
 pytestmark = with_processes
 
 
-async def test_a_run_that_some_worker_took_and_did_not_begin_is_taken_again(
-    services: Services, start_flow: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+async def taken_run(flow: Flow[..., Any], pool: str, start_flow: Callable[..., Any]) -> UUID:
+    """Return a run that a worker took and will never begin."""
+    run_id: UUID = await start_flow(flow, pool)
+    async with get_client() as client:
+        await client.set_flow_run_state(run_id, Pending())
+    return run_id
+
+
+@pytest.fixture
+def found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find runs that were not begun without waiting: the server tells its time in whole seconds, once a second."""
+    monkeypatch.setattr("flows.abandoned.BEGUN_WITHIN", timedelta(seconds=-3))
+
+
+@pytest.mark.usefixtures("found_at_once")
+async def test_a_run_that_some_worker_took_and_did_not_begin_is_tried_again(
+    services: Services, start_flow: Callable[..., Any]
 ) -> None:
     """Its worker was killed in between, or never learned that it had taken the run; a run in hand is left alone."""
-    # The server's time is read from responses, in whole seconds, and updated once a second.
-    monkeypatch.setattr("flows.abandoned.BEGUN_WITHIN", timedelta(seconds=-3))
     began, go_on = threading.Event(), threading.Event()
 
     @flow(persist_result=False)
@@ -41,18 +55,41 @@ async def test_a_run_that_some_worker_took_and_did_not_begin_is_taken_again(
         await asyncio.to_thread(go_on.wait)
 
     async with KeyRotationWorker("lost", prefetch_seconds=0) as worker:
-        run_id = await start_flow(held, "lost")
-        async with get_client() as client:
-            await client.set_flow_run_state(run_id, Pending())
+        run_id = await taken_run(held, "lost", start_flow)
         assert await worker.get_and_submit_flow_runs() == []
 
         await worker.sync_with_backend()
-        assert [run.id for run in await worker.get_and_submit_flow_runs()] == [run_id]
+        [attempt] = await tries_of(run_id)
+        assert [run.id for run in await worker.get_and_submit_flow_runs()] == [attempt.id]
         await running(began)
         await worker.sync_with_backend()
         go_on.set()
 
-        assert (await ended(run_id)).state_name == "Completed"
+        assert (await ended(attempt.id)).state_name == "Completed"
+    assert len(await tries_of(run_id)) == 1
+
+
+@pytest.mark.usefixtures("found_at_once")
+@pytest.mark.parametrize("end", [Completed(), Cancelled(), Failed()], ids=lambda end: str(end.name))
+async def test_a_run_that_has_ended_since_it_was_listed_is_left_as_it_is(
+    services: Services, start_flow: Callable[..., Any], end: State[Any]
+) -> None:
+    """Another worker has recovered it, or a person has cancelled it, while this one was held up."""
+
+    @flow(persist_result=False)
+    async def over() -> None:
+        """Never start."""
+
+    run_id = await taken_run(over, "overtaken", start_flow)
+    async with get_client() as client:
+        late = Abandoned(client, "overtaken")
+        listed = await late._runs(StateType.PENDING)
+        await client.set_flow_run_state(run_id, end)
+        with mock.patch.object(late, "_runs", return_value=listed):
+            await late.mark_not_begun(in_hand=())
+
+        assert [run.id for run in listed[1]] == [run_id]
+        assert (await client.read_flow_run(run_id)).state_name == end.name
 
 
 async def crashed_run(flow: Flow[..., Any], pool: str, start_flow: Callable[..., Any]) -> UUID:

@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import pytest
 from httpx import HTTPStatusError, Request, Response
-from prefect.client.schemas.objects import Flow, FlowRun
+from prefect import State
+from prefect.client.schemas.objects import Flow, FlowRun, StateDetails
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Pending, Running
 
@@ -32,7 +33,9 @@ def server(*runs: FlowRun, ahead: timedelta = timedelta(0), last_heartbeat: date
             return Response(200, json={"events": [{"received": last_heartbeat.isoformat()}] if last_heartbeat else []})
         if path == "/flow_runs/filter":
             start, asked = sent["json"]["offset"], sent["json"]["limit"]
-            page = runs[start : start + min(asked, 200)]
+            kinds = sent["json"]["flow_runs"]["state"]["type"]["any_"]
+            found = [run for run in runs if run.state is None or run.state.type in kinds]
+            page = found[start : start + min(asked, 200)]
             return Response(200, headers={"Date": date}, json=[run.model_dump(mode="json") for run in page])
         return Response(200, json=[{"value": f"prefect.flow-run.{uuid4()}"}])
 
@@ -103,7 +106,7 @@ async def test_a_dead_run_is_found_among_more_than_a_page_of_runs() -> None:
 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=-10), timedelta(minutes=10)], ids=["behind", "ahead"])
-@pytest.mark.parametrize(("minutes", "put_into"), [(0.5, []), (5, ["Scheduled", "Crashed"])])
+@pytest.mark.parametrize(("minutes", "put_into"), [(0.5, []), (5, ["Crashed", "Crashed"])])
 async def test_runs_are_judged_by_the_servers_clock(ahead: timedelta, minutes: float, put_into: list[str]) -> None:
     """With a wrong clock, a worker neither marks another worker's live run as crashed, nor misses a dead one."""
     since = datetime.now(UTC) - ahead - timedelta(minutes=minutes)
@@ -111,7 +114,7 @@ async def test_runs_are_judged_by_the_servers_clock(ahead: timedelta, minutes: f
     running = server(FlowRun(flow_id=uuid4(), start_time=since, state=Running(timestamp=since)), ahead=ahead)
 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
-        await abandoned.Abandoned(taken, "key-rotation").schedule_again(in_hand=())
+        await abandoned.Abandoned(taken, "key-rotation").mark_not_begun(in_hand=())
         await abandoned.Abandoned(running, "key-rotation").mark_crashed(in_hand=())
 
     assert states_set(taken) + states_set(running) == put_into
@@ -127,6 +130,21 @@ async def test_a_run_is_heard_although_its_hosts_clock_is_wrong(minutes: float, 
 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
         await abandoned.Abandoned(client, "key-rotation").mark_crashed(in_hand=())
+
+    assert states_set(client) == put_into
+
+
+@pytest.mark.parametrize(("minutes", "put_into"), [(-3, []), (1, []), (3, ["Crashed"])])
+async def test_a_run_that_was_taken_too_early_is_left_until_its_time_has_passed(
+    minutes: float, put_into: list[str]
+) -> None:
+    """A worker whose clock is ahead holds it until the server lets it begin; another worker must not begin it twice."""
+    now = datetime.now(UTC)
+    details = StateDetails(scheduled_time=now - timedelta(minutes=minutes))
+    taken: State[Any] = Pending(timestamp=now - timedelta(minutes=10), state_details=details)
+    client = server(FlowRun(flow_id=uuid4(), state=taken))
+
+    await abandoned.Abandoned(client, "key-rotation").mark_not_begun(in_hand=())
 
     assert states_set(client) == put_into
 
@@ -160,11 +178,11 @@ async def test_a_refused_question_is_a_warning_and_does_not_end_the_worker(
     looks = abandoned.Abandoned(client, "key-rotation")
 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 30}):
-        await looks.schedule_again(in_hand=())
+        await looks.mark_not_begun(in_hand=())
         await looks.mark_crashed(in_hand=())
         await looks.try_again()
 
-    assert "Crashed" not in states_set(client)
+    assert states_set(client) == []
     assert "Prefect's API failed while looking for runs" in caplog.text
 
 
@@ -174,13 +192,13 @@ async def test_a_run_whose_state_is_refused_does_not_keep_the_others_waiting() -
     client = server(*taken)
     client.set_flow_run_state.side_effect = refused(403, "/flow_runs/{id}/set_state")
 
-    await abandoned.Abandoned(client, "key-rotation").schedule_again(in_hand=())
+    await abandoned.Abandoned(client, "key-rotation").mark_not_begun(in_hand=())
 
-    assert states_set(client) == ["Scheduled", "Scheduled"]
+    assert states_set(client) == ["Crashed", "Crashed"]
 
 
 @pytest.mark.parametrize("date", ["Mon, 30 Nov 2026 04:10:05 -0000", "soon", "", None])
-@pytest.mark.parametrize(("minutes", "put_into"), [(0.5, []), (5, ["Scheduled"])])
+@pytest.mark.parametrize(("minutes", "put_into"), [(0.5, []), (5, ["Crashed"])])
 async def test_where_no_server_time_is_told_this_hosts_clock_counts(
     date: str | None, minutes: float, put_into: list[str]
 ) -> None:
@@ -192,6 +210,6 @@ async def test_where_no_server_time_is_told_this_hosts_clock_counts(
         return_value=Response(200, headers=headers, json=[taken.model_dump(mode="json")])
     )
 
-    await abandoned.Abandoned(client, "key-rotation").schedule_again(in_hand=())
+    await abandoned.Abandoned(client, "key-rotation").mark_not_begun(in_hand=())
 
     assert states_set(client) == put_into
