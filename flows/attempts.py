@@ -31,13 +31,14 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
 
     _loop: asyncio.AbstractEventLoop | None = None
     _task: asyncio.Task[Any] | None = None
-    _cancelled_at: float | None = None
+    _stopped_at: float | None = None
+    _is_over: bool = False
     _patience: float = PATIENCE_SECONDS
 
     @property
     def is_cancelled(self) -> bool:
         """Whether somebody has cancelled the run."""
-        return self._cancelled_at is not None
+        return self._stopped_at is not None and not self._is_over
 
     @contextmanager
     def setup_flow_run_suspension_request(self) -> Iterator[FlowRunSuspensionRequest]:
@@ -55,11 +56,16 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
     def cancel(self) -> None:
         """Cancel the run; can be called from any thread. A run that does not end in time is cancelled again."""
         at = time.monotonic()
-        if self._cancelled_at is not None and at - self._cancelled_at < CANCEL_AGAIN_SECONDS:
+        if self._stopped_at is not None and at - self._stopped_at < CANCEL_AGAIN_SECONDS:
             return
-        self._cancelled_at = at
+        self._stopped_at = at
         if self._task is not None:
             self._call_in_loop(self._task.cancel)
+
+    def end(self) -> None:
+        """Stop without reporting a state: the server has a final one, and a try may have done the work meanwhile."""
+        self._is_over = self.short_circuit = True
+        self.cancel()
 
     def pause(self, until: Event) -> None:
         """Block the run's event loop until an event is set, within its remaining patience; callable from any thread.
@@ -80,8 +86,9 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         self._patience = max(0.0, self._patience - (time.monotonic() - begun))
 
     async def handle_crash(self, exc: BaseException) -> None:
-        """Report an interruption as Cancelled if the run was cancelled, else as Crashed."""
-        await (self.handle_cancellation(exc) if self.is_cancelled else super().handle_crash(exc))
+        """Report an interruption as Cancelled if the run was cancelled, else as Crashed, unless the run is over."""
+        if not self._is_over:
+            await (self.handle_cancellation(exc) if self.is_cancelled else super().handle_crash(exc))
 
     async def make(self) -> int:
         """Run the flow to its final state.
@@ -91,7 +98,7 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         """
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         try:
-            if not self.is_cancelled:
+            if self._stopped_at is None:
                 async with AsyncClientContext.get_or_create() as context:
                     # The engine uses this client, too.
                     watch_answers(context.client)
@@ -103,7 +110,7 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
             # The server has set the run's next state.
             return 0
         except BaseException:  # noqa: BLE001 - no failure of a run may stop the worker
-            return 0 if self.is_cancelled or self.state.is_final() else 1
+            return 0 if self._stopped_at is not None or self.state.is_final() else 1
         return 0
 
 

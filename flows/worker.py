@@ -30,8 +30,8 @@ from prefect.client.schemas.filters import (
     WorkQueueFilter,
     WorkQueueFilterName,
 )
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType, WorkPool
 from prefect.client.schemas.objects import Flow as StoredFlow
-from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
@@ -169,18 +169,20 @@ class KeyRotationWorker(
         }
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-        """Take scheduled runs, then stop this worker's runs that were cancelled or suspended."""
+        """Take scheduled runs, then stop this worker's runs that were cancelled or suspended, or that are over."""
         try:
             return await super().get_and_submit_flow_runs()
         finally:
-            await self._stop_cancelled_and_suspended()
+            await self._stop_what_others_stopped()
 
-    async def _stop_cancelled_and_suspended(self) -> None:
+    async def _stop_what_others_stopped(self) -> None:
         if not self._attempts:
             return
+        # A paused process goes on with runs that were reported as crashed and finished by their tries.
+        kinds = [StateType.CANCELLING, StateType.PAUSED, *TERMINAL_STATES]
         stopped = FlowRunFilter(
             id=FlowRunFilterId(any_=list(self._attempts)),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING, StateType.PAUSED])),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=kinds)),
         )
         for flow_run in await self.client.read_flow_runs(flow_run_filter=stopped):
             attempt, state = self._attempts.get(flow_run.id), flow_run.state
@@ -188,6 +190,8 @@ class KeyRotationWorker(
                 attempt.cancel()
             elif attempt and state and state.name == "Suspended":
                 attempt.suspend(state)
+            elif attempt and state and state.is_final():
+                attempt.end()
 
     async def sync_with_backend(self) -> None:
         """Send the worker's heartbeat, and recover abandoned runs."""

@@ -208,5 +208,10 @@ def _what_is_safe(error: KeyRotationError, step: str, ledger: Ledger | None) -> 
 
 
 def _tried_again(following: Next) -> str:
+    if following.is_taken:
+        at = show_time(following.at)
+        return (
+            f"This run counted as crashed before, and its try {following.number} of {at} finishes it: do nothing here."
+        )
     failed_before = f"{following.number - 1} tries have failed already. " if following.needs_person else ""
     return f"{failed_before}The run is tried again automatically at {show_time(following.at)} (try {following.number})."

@@ -144,16 +144,18 @@ class Next:
         number: Its number.
         at: When it starts, UTC.
         run: The flow run that already stands for it, if any.
+        is_taken: Whether it has been started already, because the failed run was reported as crashed while it went on.
     """
 
     number: int
     at: datetime
     run: Coming | None = None
+    is_taken: bool = False
 
     @property
     def needs_person(self) -> bool:
-        """Whether so many tries have failed that a person is alerted."""
-        return self.number > QUIET_TRIES
+        """Whether so many tries have failed that a person is alerted; a try that has started alerts for itself."""
+        return self.number > QUIET_TRIES and not self.is_taken
 
 
 def next_try(

@@ -197,10 +197,10 @@ async def _create(failed: FlowRun, flow: str, purpose: Purpose, following: Next,
         )
 
     made = await _if_it_exists("scheduling a try", create)
-    if made is None or made.state is None or not made.state.is_scheduled():
+    if made is None or made.state is None:
         return None
     at = made.next_scheduled_start_time or made.expected_start_time or following.at
-    return Next(number_of(made.labels), at.astimezone(UTC))
+    return Next(number_of(made.labels), at.astimezone(UTC), is_taken=not made.state.is_scheduled())
 
 
 async def _mark(run_id: UUID, number: int) -> None:

@@ -7,17 +7,21 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from prefect import flow, get_client, task
-from prefect.states import Crashed, Suspended
+from prefect.states import Crashed, Running, Suspended
 
 from flows.attempts import Attempt
 from flows.worker import KeyRotationWorker
 from sandbox.server import Fault
+from tasks.model.events import Event
+from tasks.model.tries import TRIES_AGAIN
+from tasks.world.tries import try_again
 from tests.e2e.conftest import Services, with_processes
-from tests.e2e.driver import cancel, deploy_to, ended, retry, start
+from tests.e2e.driver import begin_rotation, cancel, deploy_to, ended, events, retry, start
 from tests.e2e.in_process import POLL_SECONDS, at_work, message, running
 from tests.e2e.processes import (
     HELD_SECONDS,
@@ -27,6 +31,7 @@ from tests.e2e.processes import (
     retry_after_death,
     until_held,
 )
+from tests.e2e.trying import fail, pending, tries_of
 
 pytestmark = with_processes
 
@@ -75,6 +80,58 @@ async def test_a_run_that_is_cancelled_before_it_begins_is_cancelled(
         assert (await ended(run_id)).state_name == "Cancelled"
 
     assert begun == [1]
+
+
+async def test_a_run_that_others_have_ended_stops_without_another_state(
+    services: Services, start_flow: Callable[..., Any]
+) -> None:
+    """Given a worker that stood still, and whose run was marked as crashed, the run is left to its try."""
+    began, steps = threading.Event(), []
+
+    @flow(persist_result=False)
+    async def stood_still() -> None:
+        began.set()
+        await asyncio.sleep(HELD_SECONDS)
+        steps.append("next")
+
+    async with KeyRotationWorker("stood-still", prefetch_seconds=0) as worker, get_client() as client:
+        run_id = await start_flow(stood_still, "stood-still")
+        await worker.get_and_submit_flow_runs()
+        await running(began)
+        await client.set_flow_run_state(run_id, Crashed(message="It has sent no heartbeat."))
+        await worker.get_and_submit_flow_runs()
+        while worker._attempts:  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(POLL_SECONDS)
+
+        states = await client.read_flow_run_states(run_id)
+
+    assert [state.name for state in states] == ["Scheduled", "Pending", "Running", "Crashed"]
+    assert steps == []
+
+
+async def test_a_run_that_fails_after_its_try_has_begun_alerts_nobody(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a run that counted as crashed and went on, its try does the work, and alerts if it cannot."""
+    monkeypatch.setattr("blocks.http.MAX_ATTEMPTS", 1)
+    rotation = await services.prepare(services.rotation())
+    run_id = await begin_rotation(rotation)
+    async with get_client() as client:
+        crashed = await client.read_flow_run(run_id)
+    # Its attempt has the number 1 when it fails.
+    following = await try_again(crashed.model_copy(update={"run_count": 1}), "rotate", datetime.now(UTC), crashed=True)
+    [planned] = await pending(rotation.name)
+    async with get_client() as client:
+        await client.set_flow_run_state(planned.id, Running(), force=True)
+
+    failed = await fail(services, run_id)
+
+    assert following is not None
+    assert failed.name == TRIES_AGAIN
+    assert "This run counted as crashed before, and its try 1 of" in str(failed.message)
+    assert [run.id for run in await tries_of(rotation.name)] == [planned.id]
+    assert await events(rotation, Event.ROTATION_FAILED)
+    assert await events(rotation, Event.ROTATION_NEEDS_PERSON) == []
 
 
 async def test_a_run_that_is_suspended_stops_at_its_next_step_and_can_be_resumed(

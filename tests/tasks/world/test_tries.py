@@ -9,16 +9,18 @@ from uuid import UUID, uuid4
 
 import prefect
 import pytest
+from prefect import State
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Pending, Running, Scheduled
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sandbox.server import running
-from tasks.model.tries import NUMBER, Try
+from tasks.model.tries import NUMBER, Next, Try
 from tasks.world.tries import TRY_TAG, end_tries, read_try, try_again
 
 NOW = datetime(2026, 12, 1, 3, 30, tzinfo=UTC)
@@ -31,12 +33,13 @@ class Server:
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
+        self.made: FlowRun | None = None
         self.app = Starlette(
             routes=[
                 Route("/api/admin/version", self.version),
                 Route("/api/flow_runs/filter", self.list_runs, methods=["POST"]),
                 Route("/api/flow_runs/{id}/labels", self.gone, methods=["PATCH"]),
-                Route("/api/deployments/{id}/create_flow_run", self.gone, methods=["POST"]),
+                Route("/api/deployments/{id}/create_flow_run", self.create, methods=["POST"]),
                 Route("/api/flow_runs/{id}", self.delete, methods=["DELETE"]),
             ]
         )
@@ -53,6 +56,10 @@ class Server:
         """Delete a run."""
         del self.runs[request.path_params["id"]]
         return Response(status_code=204)
+
+    async def create(self, request: Request) -> Response:
+        """Return the run that this idempotency key has created, however long ago."""
+        return await self.gone(request) if self.made is None else JSONResponse(self.made.model_dump(mode="json"))
 
     async def gone(self, _request: Request) -> Response:
         """Refuse: the run was deleted after it was listed, or its deployment was deleted."""
@@ -143,6 +150,21 @@ async def test_a_persons_run_with_the_tag_of_a_try_is_none(server: Server) -> No
 async def test_a_run_whose_deployment_was_deleted_has_no_try(server: Server) -> None:
     """Nothing is left to be tried, so neither the run nor the worker says that Prefect's API failed."""
     assert await try_again(run_of(name="rotate checkout"), "rotate", NOW, crashed=True) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "is_taken"), [(Scheduled(), False), (Pending(), True), (Running(), True), (Completed(), True)]
+)
+async def test_a_run_that_goes_on_after_it_was_reported_as_crashed_learns_whether_its_try_has_started(
+    server: Server, state: State[Any], is_taken: bool
+) -> None:
+    """A crash and a failure of one attempt have one try, which alerts for itself."""
+    server.made = run_of(labels={NUMBER: 4}, state=state, expected_start_time=NOW)
+
+    following = await try_again(run_of(name="rotate checkout"), "rotate", NOW)
+
+    assert following == Next(4, NOW, is_taken=is_taken)
+    assert following.needs_person is not is_taken
 
 
 async def test_a_coming_run_that_is_deleted_while_it_is_marked_stops_nothing(server: Server) -> None:
