@@ -34,7 +34,8 @@ from tasks.world.deployments import longest_interval, own_schedule, read_timetab
 
 WORK_POOL = "key-rotation"
 """The work pool for a rotation whose creating run has no work pool."""
-FIRST_KEY_TAG = "first-key"
+FIRST_KEY_TAG = f"{LEDGER_TAG}_first-key"
+"""The tag of every run for a first key; no rotation's name, which is a tag of all its runs, contains an underscore."""
 STARTS_WITHIN_SECONDS = 45.0
 """How long to wait for a run to start; a worker with a limit of one cannot start it while this run waits."""
 ENDS_WITHIN_SECONDS = 300.0
@@ -207,7 +208,7 @@ async def make_first_key(deployment: DeploymentResponse) -> FlowRun:
             as_subflow=False,
             flow_run_name=f"first key of {deployment.name}",
             tags=[LEDGER_TAG, deployment.name, FIRST_KEY_TAG],
-            idempotency_key=f"first key {deployment.id} {len(runs)}",
+            idempotency_key=f"{FIRST_KEY_TAG} {deployment.id} {len(runs)}",
         )
         return await _watch(run)
 

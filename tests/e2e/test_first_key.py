@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from prefect import State, get_client
-from prefect.states import Completed, Failed, Running
+from prefect.states import Completed, Failed, Running, Scheduled
 
 from flows import deployments
 from tests.e2e.conftest import Services, without_worker
-from tests.e2e.form import add, deployed, form, runs_of, shown
+from tests.e2e.form import add, added, deployed, form, runs_of, shown
 
 pytestmark = without_worker
 
@@ -31,6 +32,20 @@ async def test_with_one_busy_slot_the_first_key_is_scheduled_once(services: Serv
     assert run.state is not None
     assert run.state.is_scheduled()
     assert str(run.id) in await shown(fields["rotation_name"])
+
+
+async def test_a_rotation_called_first_key_gets_one(services: Services) -> None:
+    """Its scheduled runs have its name as a tag, and none of them makes the first key now."""
+    fields = await form(services, rotation_name="first-key")
+    made = await added(fields)
+    in_a_month: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=30))
+    async with get_client() as client:
+        scheduled = await client.create_flow_run_from_deployment(made.id, state=in_a_month, tags=made.tags)
+
+    await add({**fields, "make_key_now": True})
+
+    [run] = [run for run in await runs_of(made) if run.id != scheduled.id]
+    assert run.name == "first key of first-key"
 
 
 async def test_a_first_key_that_failed_is_tried_again_by_the_same_form(

@@ -22,10 +22,11 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.server.schemas.schedules import RRuleSchedule
 
 from blocks.errors import ConfigurationError
-from flows.deployments import save_deployment
+from flows.deployments import FIRST_KEY_TAG, save_deployment
 from sandbox.stack import CHECKOUT, read_settings
-from tasks.model.rotation import parse_rotation
+from tasks.model.rotation import is_slug, parse_rotation
 from tasks.world.deployments import read_timetable
+from tasks.world.tries import TRY_TAG
 from tests.prefect_client import client_with
 
 
@@ -102,6 +103,12 @@ def test_settings_are_documented(file: str) -> None:
 
     assert read_settings(CHECKOUT / file)
     assert all(explained)
+
+
+@pytest.mark.parametrize("tag", [FIRST_KEY_TAG, TRY_TAG])
+def test_no_rotation_can_be_called_like_a_tag_that_tells_runs_apart(tag: str) -> None:
+    """A rotation's name is a tag of each of its runs."""
+    assert not is_slug(tag)
 
 
 ALLOWED = {"blocks": {"blocks"}, "tasks": {"blocks", "tasks"}, "flows": {"blocks", "tasks", "flows"}}
