@@ -43,6 +43,7 @@ from tasks.world.connections import connection_of
 from tasks.world.deployments import accepts_zone, own_schedule, read_timetable, rotates_by_itself, schedule_of
 from tasks.world.inventory import destinations_in_use
 from tasks.world.ledgers import read_ledger
+from tasks.world.management_keys import remember_use
 from tasks.world.run import gather_all
 from tasks.world.secrecy import secret_flow
 
@@ -156,13 +157,15 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
                 {"auto_rotation": auto_rotation, "make_key_now": make_key_now, "review_only": review_only},
             )
             await _check_expiry(before, wanted, now)
-            points_to = await _check(wanted.rotation)
+            connection_seen, points_to = await _check(wanted.rotation)
         except ConfigurationError as error:
             raise ConfigurationError(f"{error} {CORRECT_IT}") from None
         if review_only:
             conclusion.succeeded(await _review(before, wanted))
             return conclusion.state
         try:
+            if connection_seen.in_use:
+                await remember_use(connection_seen.in_use)
             conclusion.succeeded(await _carry_out(before, wanted, points_to, make_key_now, now))
         finally:
             await refresh_overview(now)
@@ -268,19 +271,15 @@ async def _check_expiry(before: DeploymentResponse | None, wanted: Wanted, now: 
         raise ConfigurationError(f"interval_days: {error}. Nothing was created.") from None
 
 
-async def _check(rotation: Rotation) -> dict[str, str]:
+async def _check(rotation: Rotation) -> tuple[BlockCheck, dict[str, str]]:
     """Verify that no place is used twice, and that the connection and all destinations work (concurrently).
 
     Returns:
-        Where each destination points.
+        What was seen of the connection, and where each destination points.
     """
     in_use = {name: users - {rotation.name} for name, users in (await destinations_in_use()).items()}
-    _, *checked = await gather_all(
-        [
-            check_connection(rotation.connection, "connection"),
-            *(_check_destination(name, in_use.get(name, set())) for name in rotation.destinations),
-        ]
-    )
+    checks = [_check_destination(name, in_use.get(name, set())) for name in rotation.destinations]
+    seen, *checked = await gather_all([check_connection(rotation.connection, "connection"), *checks])
     outcomes = dict(zip(rotation.destinations, checked, strict=True))
     types = {name.partition("/")[0] for name, outcome in outcomes.items() if outcome.place != name}
     others = [name for name, users in in_use.items() if users and name.partition("/")[0] in types]
@@ -291,7 +290,7 @@ async def _check(rotation: Rotation) -> dict[str, str]:
             raise ConfigurationError(
                 f"destinations: {other}{of} and {name} point to the same place, {outcome.place}. Nothing was created."
             )
-    return {name: outcome.place or name for name, outcome in outcomes.items()}
+    return seen, {name: outcome.place or name for name, outcome in outcomes.items()}
 
 
 async def _check_destination(name: str, others: set[str]) -> BlockCheck:

@@ -24,7 +24,7 @@ from tasks.model.rotation import BLOCK_PATTERN, parse_rotation
 from tasks.world.checks import check_block
 from tasks.world.connections import block_of, connection_of
 from tasks.world.inventory import read_deployments
-from tasks.world.management_keys import forget_others
+from tasks.world.management_keys import forget_others, remember_use
 from tasks.world.secrecy import secret_flow
 from tasks.world.slots import slot_warnings
 from tasks.world.stored_blocks import load_in_parts
@@ -112,8 +112,9 @@ async def _check_alone(name: object) -> str:
             outcome = await check_block(name, "block")
     except TimeoutError:
         raise DestinationError(f"block: {name} gave no answer within {TIMEOUT_SECONDS:.0f} seconds.") from None
+    in_use = await remember_use(outcome.in_use) if outcome.in_use else None
     ends = f"Its login expires at {show_time(outcome.ends)}." if outcome.ends else ""
-    warning = outcome.in_use.warning(datetime.now(UTC)) if outcome.in_use else ""
+    warning = in_use.warning(datetime.now(UTC)) if in_use else ""
     return " ".join(filter(None, [f"{name} works: {outcome.sentence}", ends, warning]))
 
 
@@ -164,7 +165,8 @@ async def _checked(
         seconds = time.monotonic() - begun
         if outcome is None:
             return Checked(name, used_by, works=False, why=why, seconds=seconds)
-        return Checked(name, used_by, True, outcome.sentence, seconds, outcome.ends, outcome.place, outcome.in_use)
+        in_use = await remember_use(outcome.in_use) if outcome.in_use else None
+        return Checked(name, used_by, True, outcome.sentence, seconds, outcome.ends, outcome.place, in_use)
 
 
 def fail_shared_places(checked: list[Checked]) -> list[Checked]:

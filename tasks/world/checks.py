@@ -18,7 +18,7 @@ from blocks.login import LoginBlock
 from tasks.model.management_keys import InUse
 from tasks.world.connections import connection_of, load_connection
 from tasks.world.destinations import open_destination
-from tasks.world.management_keys import remember_use
+from tasks.world.management_keys import seen_in_use
 from tasks.world.optional import what_is_seen
 from tasks.world.stored_blocks import NOTHING, load_block, load_in_parts
 
@@ -30,7 +30,7 @@ class BlockCheck(NamedTuple):
         sentence: What works.
         ends: When its login expires, UTC; `None` if never, or if unknown.
         place: The place to which a destination points; several blocks can point to the same one.
-        in_use: Since when a connection has used its management key.
+        in_use: A connection's use of its management key, as this check alone knows it.
     """
 
     sentence: str
@@ -52,7 +52,7 @@ async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = 
     async with credentials.get_client() as client:
         works, ends = await client.check(), await _if_permitted(client.login_ends())
         sees = await what_is_seen(client)
-    return BlockCheck(f"{works} {sees}", ends, in_use=await remember_use(name, credentials, ends, datetime.now(UTC)))
+    return BlockCheck(f"{works} {sees}", ends, in_use=seen_in_use(name, credentials, ends, datetime.now(UTC)))
 
 
 async def check_destination(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> BlockCheck:

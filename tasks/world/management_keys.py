@@ -25,31 +25,39 @@ ROUNDS = 5
 """How often several checks of one connection look at what the others have written; a check is not worth more."""
 
 
-async def remember_use(
+def seen_in_use(
     connection: str, credentials: OpenRouterCredentials, expires_at: datetime | None, now: datetime
 ) -> InUse:
-    """Store since when a connection has used its management key; another key restarts the count.
+    """Return that a connection uses its management key now, without storing it.
 
     Args:
         connection: The connection's name.
         credentials: Its block.
         expires_at: When the management key expires, UTC; `None` for never.
         now: The current time, UTC.
-
-    Raises:
-        ServiceError: Prefect's API failed.
     """
-    seen = InUse(
+    return InUse(
         connection=connection,
         fingerprint=fingerprint(credentials.management_key) or "",
         since=now,
         remind_after=credentials.remind_after,
         expires_at=expires_at,
     )
+
+
+async def remember_use(seen: InUse) -> InUse:
+    """Store since when a connection has used its management key; another key restarts the count.
+
+    Args:
+        seen: Its use as a check has seen it.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
     for _ in range(ROUNDS):
         client, _ = get_or_create_client()
         with api_errors(DOING):
-            stored = await client.read_variable_by_name(f"{PREFIX}{connection}")
+            stored = await client.read_variable_by_name(f"{PREFIX}{seen.connection}")
         before = _parse(stored.value) if stored else None
         # What an earlier round has found stays true, whatever others have written since.
         seen = seen.continued(before)

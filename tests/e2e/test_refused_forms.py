@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from prefect import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.variables import Variable
 
 from flows.add_rotation import CORRECT_IT
 from sandbox.server import Fault
 from tasks.world.deployments import read_timetable
+from tasks.world.management_keys import PREFIX
 from tests.e2e.conftest import Services, without_worker
 from tests.e2e.form import HELP, add, added, deployed, form
 
@@ -166,3 +168,21 @@ async def test_everything_that_is_wrong_is_told_at_once(services: Services) -> N
         f"overlap: must be a duration, such as 24h, 7d or PT24H. Nothing was created. {CORRECT_IT} {HELP}"
     )
     assert await deployed(fields["rotation_name"]) is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"other_destinations": ["secret/unknown"]}, {"review_only": True}], ids=["refused", "review only"]
+)
+async def test_a_form_that_creates_nothing_does_not_note_the_use_of_its_management_key(
+    services: Services, changes: dict[str, Any]
+) -> None:
+    """Its connection works, but only what is carried out makes it one in use."""
+    fields = await form(services)
+    noted = f"{PREFIX}{services.connection}"
+
+    await add({**fields, **changes})
+    before = await Variable.aget(noted)
+    await add(fields)
+
+    assert before is None
+    assert await Variable.aget(noted) is not None

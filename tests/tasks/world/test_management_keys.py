@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from blocks.openrouter.credentials import OpenRouterCredentials
 from tasks.model.management_keys import InUse
-from tasks.world.management_keys import PREFIX, remember_use
+from tasks.world.management_keys import PREFIX, remember_use, seen_in_use
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 REQUEST = httpx.Request("PATCH", "http://127.0.0.1/api/variables/name/a")
@@ -65,7 +65,7 @@ async def check(now: datetime, remind_after: timedelta = timedelta(days=90)) -> 
     """Record at a check that the connection is in use."""
     key = SecretStr("sk-or-v1-" + "0" * 64)
     credentials = OpenRouterCredentials(management_key=key, remind_after=remind_after)
-    return await remember_use("openrouter", credentials, None, now)
+    return await remember_use(seen_in_use("openrouter", credentials, None, now))
 
 
 def noted(variables: Variables) -> InUse:
