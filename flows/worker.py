@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -46,6 +47,7 @@ from blocks.http import seconds_to_wait
 from blocks.redaction import redact_logs
 from flows.abandoned import Abandoned
 from flows.attempts import Attempt, Precedence
+from flows.outages import Outages
 from tasks.world.api import as_not_found
 from tasks.world.inventory import is_emergency
 from tasks.world.naming import EMERGENCY
@@ -156,6 +158,7 @@ class KeyRotationWorker(
         super().__init__(work_pool_name, limit=(LIMIT if limit is None else limit) + RESERVED_FOR_EMERGENCIES, **base)
         self._attempts: dict[UUID, Attempt] = {}
         self._precedence = Precedence()
+        self._polls, self._syncs = Outages(self._logger), Outages(self._logger)
         self._abandoned: Abandoned | None = None
         self._quick_looks = 0
 
@@ -170,10 +173,13 @@ class KeyRotationWorker(
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Take scheduled runs, then stop this worker's runs that were cancelled or suspended, or that are over."""
-        try:
-            return await super().get_and_submit_flow_runs()
-        finally:
+        taken: list[FlowRun] = []
+        with self._polls.survived("looking for runs"):
+            taken = await super().get_and_submit_flow_runs()
+        with self._polls.survived("looking for runs to stop"):
             await self._stop_what_others_stopped()
+        await self._polls.pause()
+        return taken
 
     async def _stop_what_others_stopped(self) -> None:
         if not self._attempts:
@@ -195,11 +201,14 @@ class KeyRotationWorker(
 
     async def sync_with_backend(self) -> None:
         """Send the worker's heartbeat, and recover abandoned runs."""
-        await super().sync_with_backend()
-        self._abandoned = self._abandoned or Abandoned(self.client, self._work_pool_name)
-        await self._abandoned.mark_not_begun(self._own_runs())
-        await self._abandoned.mark_crashed(self._own_runs())
-        await self._abandoned.try_again()
+        # A worker that is refused as it starts ends at once, as every Prefect worker does.
+        with self._syncs.survived("sending the worker's heartbeat") if self.is_setup else nullcontext():
+            await super().sync_with_backend()
+            self._abandoned = self._abandoned or Abandoned(self.client, self._work_pool_name)
+            await self._abandoned.mark_not_begun(self._own_runs())
+            await self._abandoned.mark_crashed(self._own_runs())
+            await self._abandoned.try_again()
+        await self._syncs.pause()
 
     def _own_runs(self) -> set[UUID]:
         # A slot is occupied in the name of a run, from before the run is submitted until after its attempt has ended.
@@ -363,6 +372,10 @@ class KeyRotationWorker(
             await self.client.set_flow_run_state(run_id, Cancelled(), force=True)
             return 0
         return int(state is not None and state.is_pending())
+
+    async def _cancel_run(self, flow_run_id: UUID) -> None:
+        with self._polls.survived("cancelling a run that has not started"):
+            await super()._cancel_run(flow_run_id)
 
     async def kill_infrastructure(
         self,
