@@ -13,11 +13,10 @@ from uuid import UUID
 from prefect import State
 from prefect._flow_run_suspension import FlowRunSuspensionRequest
 from prefect.client.schemas.objects import FlowRun
-from prefect.context import AsyncClientContext
 from prefect.exceptions import Abort, Pause
 from prefect.flow_engine import AsyncFlowRunEngine
 
-from tasks.world.gate import watch_answers
+from tasks.world.gate import one_watched_client
 from tasks.world.inventory import is_emergency, rotation_name
 
 CANCEL_AGAIN_SECONDS = 30.0
@@ -99,13 +98,11 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         try:
             if self._stopped_at is None:
-                async with AsyncClientContext.get_or_create() as context:
-                    # The engine uses this client, too.
-                    watch_answers(context.client)
-                    async with self.start():
-                        while self.is_running():
-                            async with self.run_context():
-                                await self.call_flow_fn()  # type: ignore[unused-coroutine] # it is the flow's result
+                # The engine uses this client, too.
+                async with one_watched_client(), self.start():
+                    while self.is_running():
+                        async with self.run_context():
+                            await self.call_flow_fn()  # type: ignore[unused-coroutine] # it is the flow's result
         except (Abort, Pause):
             # The server has set the run's next state.
             return 0

@@ -8,13 +8,15 @@ from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 import httpx
-from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_API_URL
 
 from blocks.errors import ConfigurationError, ServiceError
+from tasks.world.gate import one_watched_client
 
 T = TypeVar("T")
 REFUSED = frozenset({401, 403})
+ANSWERED_WITHIN_SECONDS = 60.0
+"""How long a command may take; Prefect's client waits for ever where a server says that it is in maintenance."""
 
 
 def ask_prefect(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -26,21 +28,28 @@ def ask_prefect(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     Raises:
         ConfigurationError: `PREFECT_API_URL` is not set. Prefect would start a temporary server, which has no
             rotations and keeps nothing.
-        ServiceError: The server cannot be reached, refuses the password, or is no Prefect server of this version.
+        ServiceError: The server cannot be reached, does not answer in time, refuses the password, or is no Prefect
+            server of this version.
     """
     url = PREFECT_API_URL.value()
     if not url:
         raise ConfigurationError("Set PREFECT_API_URL to your Prefect server, such as http://127.0.0.1:4200/api.")
 
     async def asked() -> T:
-        async with AsyncExitStack() as opened:
+        async with asyncio.timeout(ANSWERED_WITHIN_SECONDS), AsyncExitStack() as opened:
             try:
-                await opened.enter_async_context(AsyncClientContext.get_or_create())
+                await opened.enter_async_context(one_watched_client())
             except Exception as error:  # noqa: BLE001 - what Prefect's client raises depends on the answer
                 raise _explained(error, _without_user(url)) from None
             return await work()
 
-    return asyncio.run(asked())
+    try:
+        return asyncio.run(asked())
+    except TimeoutError:
+        raise ServiceError(
+            f"The Prefect server at {_without_user(url)} has not answered everything within "
+            f"{ANSWERED_WITHIN_SECONDS:.0f} seconds."
+        ) from None
 
 
 def _without_user(url: str) -> str:

@@ -49,6 +49,7 @@ from flows.abandoned import Abandoned
 from flows.attempts import Attempt, Precedence
 from flows.outages import Outages
 from tasks.world.api import as_not_found
+from tasks.world.gate import watch_answers
 from tasks.world.inventory import is_emergency
 from tasks.world.naming import EMERGENCY
 
@@ -201,6 +202,7 @@ class KeyRotationWorker(
 
     async def sync_with_backend(self) -> None:
         """Send the worker's heartbeat, and recover abandoned runs."""
+        watch_answers(self.client)
         # A worker that is refused as it starts ends at once, as every Prefect worker does.
         with self._syncs.survived("sending the worker's heartbeat") if self.is_setup else nullcontext():
             await super().sync_with_backend()

@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.utilities import get_or_create_client
-from prefect.context import SettingsContext, get_settings_context
+from prefect.context import AsyncClientContext, SettingsContext, get_settings_context
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -26,6 +27,7 @@ from tenacity import (
 )
 
 from blocks.errors import ServiceError
+from blocks.http import retry_after_seconds
 from tasks.world.api import PASSING, api_errors
 
 DEADLINE_SECONDS = 15.0
@@ -58,7 +60,10 @@ async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
 
 
 def watch_answers(client: PrefectClient) -> None:
-    """Make a client send requests again soon after a 503, and those of `sent_once` not at all.
+    """Make a client send requests again soon after a refusal, and those of `sent_once` not at all.
+
+    However long a server or proxy asks it to wait, it asks again after `LONGEST_WAIT_SECONDS`: meanwhile a worker would
+    find no emergency, and a run would hold its place.
 
     On SQLite, Prefect's server answers 503 to a transaction that reads and then writes, where another one has written
     in between (PrefectHQ/prefect issue 18934, pull request 9632). A moment later it succeeds.
@@ -68,13 +73,28 @@ def watch_answers(client: PrefectClient) -> None:
         hooks.append(_answered)
 
 
+@asynccontextmanager
+async def one_watched_client() -> AsyncIterator[None]:
+    """Send all requests to Prefect through one client, which is watched from the first request on."""
+    context = AsyncClientContext()
+    watch_answers(context.client)
+    async with context:
+        yield
+
+
 async def _answered(response: httpx.Response) -> None:
     if _is_sent_once.get():
         # Even without a retry left, Prefect's client sleeps for two seconds, or as long as Retry-After asks, before it
         # returns such an answer.
         if response.status_code in PASSING:
             response.raise_for_status()
-    elif response.status_code == httpx.codes.SERVICE_UNAVAILABLE and "Retry-After" not in response.headers:
+    elif asked := response.headers.get("Retry-After"):
+        # Prefect's client would sleep for as long as it is asked to, be it an hour.
+        seconds = retry_after_seconds(asked, datetime.now(UTC))
+        response.headers["Retry-After"] = str(
+            min(LONGEST_WAIT_SECONDS, LONGEST_WAIT_SECONDS if seconds is None else seconds)
+        )
+    elif response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
         known = response.request.extensions
         known["refusals"] = refusals = known.get("refusals", 0) + 1
         if refusals <= len(QUICK_WAITS_SECONDS):

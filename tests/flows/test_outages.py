@@ -180,6 +180,21 @@ async def test_a_server_that_stays_away_is_asked_less_and_less_often(
     assert waits.seconds[8:] == [FIRST_PAUSE_SECONDS]
 
 
+async def test_a_worker_that_is_asked_to_wait_for_an_hour_waits_for_seconds(
+    worker: tuple[KeyRotationWorker, Server], waits: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a proxy in maintenance, when it asks for an hour, then an emergency after its end is not an hour late."""
+    made, server = worker
+    monkeypatch.setattr(BaseWorker, "sync_with_backend", mock.AsyncMock())
+    await made.sync_with_backend()
+    server.odd = httpx.Response(503, headers={"Retry-After": "3600"}, text=HTML)
+
+    await made.get_and_submit_flow_runs()
+
+    assert server.asked > 1
+    assert max(waits.seconds) < 10
+
+
 async def test_a_refused_password_is_told_loudly_and_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     """Given a server that refuses the worker, when it polls for a minute, then the log says twice what to check."""
     outages, refusal = (

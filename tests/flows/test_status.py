@@ -74,6 +74,32 @@ def test_a_server_that_answers_something_else_is_no_degraded_rotation(
 
 
 @pytest.mark.parametrize(
+    ("headers", "sentence"),
+    [
+        ({}, "answered 503: check PREFECT_API_URL"),
+        ({"Prefect-Maintenance": "true"}, "has not answered everything within 0 seconds"),
+    ],
+    ids=["a proxy in maintenance", "a server in maintenance"],
+)
+def test_a_server_that_asks_to_come_back_in_an_hour_is_told_now(
+    headers: dict[str, str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that hangs tells nobody anything; Prefect's client would wait, and in maintenance for ever."""
+    monkeypatch.setattr("tasks.world.gate.LONGEST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("flows.server.ANSWERED_WITHIN_SECONDS", 0.4 if headers else 60)
+
+    async def answer(_request: Request) -> Response:
+        return Response("<html>", 503, headers={"Retry-After": "3600", **headers})
+
+    app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
+    with running(app) as url, temporary_settings({PREFECT_API_URL: f"{url}/api", CHECK_VERSION: True}):
+        code = status.main(["--json"])
+
+    assert code == 2
+    assert f"The Prefect server at {url}/api {sentence}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("states", "code"),
     [((), 0), (("COMPLETED",), 0), (("COMPLETED", TRIES_AGAIN), 1), ((TRIES_AGAIN, "CRASHED", "COMPLETED"), 2)],
     ids=["no rotation", "healthy", "degraded", "a person is needed"],

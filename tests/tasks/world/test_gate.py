@@ -54,14 +54,21 @@ def refusing(statuses: list[int], headers: dict[str, str]) -> tuple[Any, list[fl
 
 @pytest.mark.parametrize(
     ("headers", "shortest", "longest"),
-    [({}, 0.04, 0.5), ({"Retry-After": "3"}, 3.0, 10.0)],
-    ids=["a busy SQLite", "a server that asks for three seconds"],
+    [
+        ({}, 0.04, 0.5),
+        ({"Retry-After": "3"}, 3.0, 4.0),
+        ({"Retry-After": "3600"}, 5.0, 7.0),
+        ({"Retry-After": "1e9"}, 5.0, 7.0),
+        ({"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}, 5.0, 7.0),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0, 0.0),
+    ],
+    ids=["a busy SQLite", "three seconds", "an hour", "decades", "until a date", "until a date of the past"],
 )
 async def test_a_request_that_is_refused_for_a_moment_is_sent_again_soon(
     headers: dict[str, str], shortest: float, longest: float
 ) -> None:
-    """Prefect's client would wait two seconds after a 503, but SQLite refuses a transaction for milliseconds."""
-    client, waits = refusing([503, 503, 503, 200], headers)
+    """Prefect's client would wait two seconds where SQLite is busy for milliseconds, and an hour for a proxy."""
+    client, waits = refusing([503, 429, 503, 200] if headers else [503, 503, 503, 200], headers)
     gate.watch_answers(client)
 
     with mock.patch("anyio.sleep", client.wait):
