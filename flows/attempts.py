@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import Abort, Pause
 from prefect.flow_engine import AsyncFlowRunEngine
 
+from blocks.threads import OwnThreads
 from tasks.world.gate import one_watched_client
 from tasks.world.inventory import is_emergency, rotation_name
 
@@ -96,6 +97,7 @@ class Attempt(AsyncFlowRunEngine[..., Any]):
             0 if the final state was reported, 1 if not.
         """
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._loop.set_default_executor(OwnThreads())
         try:
             if self._stopped_at is None:
                 # The engine uses this client, too.

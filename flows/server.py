@@ -11,6 +11,7 @@ import httpx
 from prefect.settings import PREFECT_API_URL
 
 from blocks.errors import ConfigurationError, ServiceError
+from blocks.threads import OwnThreads
 from tasks.world.gate import one_watched_client
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ def ask_prefect(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         raise ConfigurationError("Set PREFECT_API_URL to your Prefect server, such as http://127.0.0.1:4200/api.")
 
     async def asked() -> T:
+        asyncio.get_running_loop().set_default_executor(OwnThreads())
         async with asyncio.timeout(ANSWERED_WITHIN_SECONDS), AsyncExitStack() as opened:
             try:
                 await opened.enter_async_context(one_watched_client())

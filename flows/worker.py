@@ -45,6 +45,7 @@ import flows
 from blocks.errors import ConfigurationError
 from blocks.http import seconds_to_wait
 from blocks.redaction import redact_logs
+from blocks.threads import OwnThreads
 from flows.abandoned import Abandoned
 from flows.attempts import Attempt, Precedence
 from flows.outages import Outages
@@ -171,6 +172,11 @@ class KeyRotationWorker(
             "job_configuration": {"name": "{{ name }}"},
             "variables": {"type": "object", "properties": {"name": name}},
         }
+
+    async def setup(self) -> None:
+        """Start the worker."""
+        asyncio.get_running_loop().set_default_executor(OwnThreads())
+        await super().setup()
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Take scheduled runs, then stop this worker's runs that were cancelled or suspended, or that are over."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures.thread import _threads_queues  # joined when the interpreter exits
 from contextvars import ContextVar
 
 import pytest
 
-from blocks.threads import THREAD_NAME, in_own_thread
+from blocks.threads import THREAD_NAME, OwnThreads, in_own_thread
 from tests.threads import Hanging, ends_while
 
 seen: ContextVar[str] = ContextVar("seen", default="")
@@ -69,6 +70,25 @@ async def give_up(hanging: Hanging) -> None:
 def test_the_loop_ends_although_a_call_that_was_given_up_hangs(hanging: Hanging) -> None:
     """Its thread is joined neither by the loop nor at the interpreter's exit."""
     assert ends_while(hanging, lambda: give_up(hanging))
+
+
+async def look_up(hanging: Hanging) -> None:
+    """Abandon the lookup of a host's name as soon as it hangs."""
+    asyncio.get_running_loop().set_default_executor(OwnThreads())
+    lookup = asyncio.create_task(asyncio.get_running_loop().getaddrinfo("openrouter.example", 443))
+    while hanging.thread is None:  # noqa: ASYNC110 - it is set by another thread
+        await asyncio.sleep(0.01)
+    lookup.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await lookup
+
+
+def test_the_loop_ends_although_a_name_is_still_looked_up(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a lookup that hangs, when its call has been given up, then the loop ends, and so does the interpreter."""
+    monkeypatch.setattr("socket.getaddrinfo", hanging)
+
+    assert ends_while(hanging, lambda: look_up(hanging))
+    assert hanging.thread not in _threads_queues
 
 
 def test_an_answer_that_comes_after_the_loop_has_ended_is_dropped(

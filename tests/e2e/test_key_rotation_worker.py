@@ -6,6 +6,7 @@ A test with flows of its own uses a worker in this process; a test about the pro
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ from prefect.blocks.abstract import SecretBlock
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+from blocks.http import JsonHttp
 from flows import rotate
 from flows.attempts import Attempt
 from flows.worker import KeyRotationWorker
@@ -106,6 +108,39 @@ async def test_a_call_that_never_returns_keeps_no_place(
             next_one = await ended(await start_flow(following, pool))
 
             assert "could not be read (TimeoutError)" in message(given_up)
+            assert next_one.state_name == "Completed", message(next_one)
+            assert hanging.thread is not None
+            assert hanging.thread.is_alive()
+
+
+async def test_a_name_that_is_looked_up_for_ever_keeps_no_place(
+    services: Services,
+    start_flow: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given a limit of one, and a run whose service's name is looked up without an end, the next run starts."""
+    known = socket.getaddrinfo
+
+    @flow(persist_result=False)
+    async def calling() -> None:
+        async with JsonHttp("OpenRouter", "https://openrouter.example") as http:
+            await http.request("GET", "key", doing="asking for the key", headers={}, attempts=1)
+
+    @flow(persist_result=False)
+    async def following() -> None:
+        pass
+
+    pool = "looking-up"
+    with Hanging() as hanging:
+        monkeypatch.setattr(
+            "socket.getaddrinfo",
+            lambda host, *how, **more: hanging() if "openrouter" in str(host) else known(host, *how, **more),
+        )
+        async with at_work(pool, limit=1):
+            given_up = await ended(await start_flow(calling, pool))
+            next_one = await ended(await start_flow(following, pool))
+
+            assert given_up.state_name == "Failed"
             assert next_one.state_name == "Completed", message(next_one)
             assert hanging.thread is not None
             assert hanging.thread.is_alive()
