@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -35,6 +34,7 @@ from prefect.states import Crashed
 
 from blocks.errors import ServiceError
 from blocks.paging import contiguous_pages
+from flows.clock import ServerClock
 from flows.runs import ORDERS
 from tasks.world.api import PAGE_SIZE, api_errors, parse_time
 from tasks.world.tries import try_again
@@ -62,15 +62,6 @@ def _warning(doing: str) -> Iterator[None]:
         LOGGER.warning("%s", error)
 
 
-def _server_time(date: str | None) -> datetime:
-    """Return the time in the `Date` header of an answer; this host's, if a proxy has removed or changed the header."""
-    with suppress(TypeError, ValueError, OverflowError):
-        at = parsedate_to_datetime(date or "")
-        if at.tzinfo is not None:
-            return at
-    return datetime.now(UTC)
-
-
 def _due(taken: State[Any]) -> datetime:
     """Return when a run that a worker has taken was to begin; one whose clock is ahead takes it before its time."""
     return max(taken.timestamp, taken.state_details.scheduled_time or taken.timestamp)
@@ -82,10 +73,12 @@ class Abandoned:
     Args:
         client: Prefect's client.
         pool: The name of the work pool.
+        clock: The server's clock; one of its own by default.
     """
 
-    def __init__(self, client: PrefectClient, pool: str) -> None:
+    def __init__(self, client: PrefectClient, pool: str, clock: ServerClock | None = None) -> None:
         self._client = client
+        self._clock = clock or ServerClock()
         self._pool_name = pool
         self._pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
         self._tried: set[tuple[UUID, int]] = set()
@@ -153,7 +146,7 @@ class Abandoned:
 
     async def try_again(self) -> None:
         """Schedule a try of each crashed run; if several workers do, only one try is created."""
-        lately = FlowRunFilterEndTime(after_=datetime.now(UTC) - TRIED_WITHIN)
+        lately = FlowRunFilterEndTime(after_=self._clock.now() - TRIED_WITHIN)
         with _warning("looking for crashed runs"):
             now, ended = await self._runs(StateType.CRASHED, end_time=lately)
             crashed = {(run.id, run.run_count): run for run in ended}
@@ -187,7 +180,7 @@ class Abandoned:
 
         async def read(offset: int) -> tuple[list[FlowRun], bool]:
             answer = await self._client.request("POST", "/flow_runs/filter", json={**body, "offset": offset})
-            times.append(_server_time(answer.headers.get("Date")))
+            times.append(self._clock.note(answer))
             page = FlowRun.model_validate_list(answer.json())
             return page, len(page) < PAGE_SIZE
 

@@ -11,7 +11,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Mapping
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -48,6 +47,7 @@ from blocks.redaction import redact_logs
 from blocks.threads import OwnThreads
 from flows.abandoned import Abandoned
 from flows.attempts import Attempt, Precedence
+from flows.clock import ServerClock
 from flows.outages import Outages
 from tasks.world.api import as_not_found
 from tasks.world.gate import watch_answers
@@ -161,6 +161,7 @@ class KeyRotationWorker(
         self._attempts: dict[UUID, Attempt] = {}
         self._precedence = Precedence()
         self._polls, self._syncs = Outages(self._logger), Outages(self._logger)
+        self._clock = ServerClock()
         self._abandoned: Abandoned | None = None
         self._quick_looks = 0
 
@@ -209,10 +210,11 @@ class KeyRotationWorker(
     async def sync_with_backend(self) -> None:
         """Send the worker's heartbeat, and recover abandoned runs."""
         watch_answers(self.client)
+        self._clock.follow(self.client)
         # A worker that is refused as it starts ends at once, as every Prefect worker does.
         with self._syncs.survived("sending the worker's heartbeat") if self.is_setup else nullcontext():
             await super().sync_with_backend()
-            self._abandoned = self._abandoned or Abandoned(self.client, self._work_pool_name)
+            self._abandoned = self._abandoned or Abandoned(self.client, self._work_pool_name, self._clock)
             await self._abandoned.mark_not_begun(self._own_runs())
             await self._abandoned.mark_crashed(self._own_runs())
             await self._abandoned.try_again()
@@ -255,7 +257,7 @@ class KeyRotationWorker(
 
     async def _due(self, wanted: int) -> list[WorkerFlowRunResponse]:
         # Without the base class's seconds ahead of time: a run that waits for its time would occupy a slot.
-        before = datetime.now(UTC)
+        before = self._clock.now()
         body = {"work_queue_names": sorted(self._work_queues), "scheduled_before": str(before), "limit": wanted}
         path = {"name": self._work_pool_name}
         try:
@@ -291,7 +293,7 @@ class KeyRotationWorker(
             flow_run_filter=FlowRunFilter(
                 name=name,
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-                next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=datetime.now(UTC)),
+                next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=self._clock.now()),
             ),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
             work_queue_filter=WorkQueueFilter(name=WorkQueueFilterName(any_=queues)) if queues else None,
