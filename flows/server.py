@@ -50,7 +50,7 @@ def ask_prefect(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     except TimeoutError:
         raise ServiceError(
             f"The Prefect server at {_without_user(url)} has not answered everything within "
-            f"{ANSWERED_WITHIN_SECONDS:.0f} seconds."
+            f"{ANSWERED_WITHIN_SECONDS:.0f} seconds: look at its load and its log, and ask again."
         ) from None
 
 
