@@ -55,8 +55,7 @@ async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = 
     due = keys_due(run.ledger, run.identity, now)
     destinations = sorted({*published, *await where_keys_are_read(run, due)}) if due else []
     outcomes += [await failure_of(steps.revoke_key(run, key, destinations)) for key in due]
-    late_until = run.ledger.current.late_until if run.ledger.current else None
-    if run.identity.emergency or (late_until and late_until <= now):
+    if run.identity.emergency or _no_write_can_come(run, now):
         outcomes.append(await failure_of(require_current_everywhere(run, now)))
     await schedule_retirements(run, now)
     if failures := [*run.failures, *(failure for failure in outcomes if failure)]:
@@ -107,14 +106,18 @@ async def require_current_everywhere(run: Run, now: datetime) -> None:
         OverwrittenError: A destination holds another key than the current one.
     """
     current = run.ledger.current
-    if current is None:
-        return
-    found = await run.read_existing_destinations(current.destinations)
-    others = sorted(name for name, content in found.items() if content != current.fingerprint)
-    if others:
+    found = await run.read_existing_destinations(current.destinations) if current else {}
+    others = sorted(name for name, content in found.items() if current and content != current.fingerprint)
+    if current and others:
         raise OverwrittenError(
             f"The current key {current.label} is not in {', '.join(others)}: it was overwritten there after it was "
             "published. Start a new run, which publishes a new key there: a Retry does not."
         )
-    if current.late_until and current.late_until <= now:
-        await run.record(run.ledger.current_changed(late_until=None))
+    if _no_write_can_come(run, now):
+        await run.record(run.ledger.looked_again())
+
+
+def _no_write_can_come(run: Run, now: datetime) -> bool:
+    """Return whether the last of the late writes that were expected can no longer come."""
+    until = run.ledger.late_writes_until
+    return until is not None and until <= now

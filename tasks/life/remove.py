@@ -100,10 +100,10 @@ async def empty_destinations(run: Run) -> dict[str, str]:
     found = await run.read_existing_destinations(sorted(ledger.destinations()))
     holders = [name for name, held in found.items() if held in own]
     late = await run.longest_late_writes(holders)
-    if late and ledger.current:
+    if late:
         # The removal may fail and the rotation be added again, and then a placeholder arrive.
         until = run.world.now() + late + len(holders) * timedelta(seconds=WRITE_SECONDS)
-        await run.write(ledger.current_changed(late_until=until))
+        await run.write(ledger.expecting_late_writes(until))
     await gather_all([_empty(run, name, own) for name in holders])
     return run.places_of(list(found))
 

@@ -19,6 +19,7 @@ from blocks.errors import LedgerError
 from tasks.model.places import NOWHERE, kept_places
 from tasks.model.records import Current, Emergency, Entry, Installation, MadeKey, Pending, Superseded, Unresolved
 from tasks.model.rotation import Retirement
+from tasks.model.times import Moment
 from tasks.model.written_off import WrittenOff
 
 FORMAT = 3
@@ -31,7 +32,8 @@ class Ledger(Entry):
     """The known keys of a rotation; each transition returns a new ledger.
 
     `installation` is the id in the markers of new keys; empty until this version creates one. `removed` tells whether
-    the rotation was removed, `kept` which key its user then kept.
+    the rotation was removed, `kept` which key its user then kept. Until `late_writes_until`, a write with an unknown
+    outcome may bring another key, or a placeholder, into a destination; then the destinations are read again.
     """
 
     format: int = FORMAT
@@ -45,6 +47,7 @@ class Ledger(Entry):
     unresolved: tuple[Unresolved, ...] = ()
     written_off: tuple[WrittenOff, ...] = ()
     emergency: Emergency | None = None
+    late_writes_until: Moment | None = None
     retirement: Retirement = Retirement()
     removed: bool = False
     kept: Current | None = None
@@ -81,11 +84,10 @@ class Ledger(Entry):
         """Return the times (UTC), in order, at which older keys need attention.
 
         Those are the end of each overlap, of a carried budget's period, of the time in which the key of a create with
-        unknown outcome may turn up, and of that in which a late write may bring in another key or one yet to be capped.
+        unknown outcome may turn up, and of that in which a late write may bring in a dead key or one yet to be capped.
         """
         ends = {key.revoke_at for key in self.superseded} | {entry.since + TURNS_UP_WITHIN for entry in self.unresolved}
-        late = {self.current.late_until if self.current else None}
-        late |= {key.late_until for key in self.superseded if key.capped is False}
+        late = {self.late_writes_until, *(key.late_until for key in self.superseded if key.capped is False)}
         if self.current and self.current.budget and self.current.budget.ends_at:
             ends.add(self.current.budget.ends_at)
         return sorted(ends | {moment for moment in late if moment})
@@ -220,14 +222,15 @@ class Ledger(Entry):
             places=kept_places(tuple(places), places),
             terms=self.pending.terms,
             budget=self.pending.budget,
-            late_until=_latest(now, late_until, self.current.late_until if self.current else None),
+            late_until=late_until,
             inherits=inherits,
         )
         former = self._retiring(now, revoke_at, places)
         if self.pending.budget is not None:
             former = tuple(key.model_copy(update={"capped": False}) for key in former)
         superseded = (*(key.found_again(places) for key in self.superseded), *former)
-        return self._with(current=current, pending=None, superseded=superseded, retirement=retirement)
+        published = self._with(current=current, pending=None, superseded=superseded, retirement=retirement)
+        return published.expecting_late_writes(late_until)
 
     def _retiring(
         self, now: datetime, revoke_at: datetime, places: Mapping[str, str] | None = None
@@ -251,19 +254,25 @@ class Ledger(Entry):
     def hastened(self, now: datetime, emergency: Emergency | None = None) -> Self:
         """Make every superseded key due immediately, whatever its policy, for an emergency that has published its key.
 
-        Until when a late write may bring one of them back is kept with the current key, which outlives them. Records
-        about their use are dropped, so that even a full ledger has room for this change.
+        Until when a late write may bring one of them back outlives them. Records about their use are dropped, so that
+        even a full ledger has room for this change.
         """
         forgotten = {name: Superseded.model_fields[name].default for name in ("postponed", "usage", "usage_since")}
         changes = {**forgotten, "at_once": True}
         ends = tuple(
             key.model_copy(update={**changes, "revoke_at": min(key.revoke_at, now)}) for key in self.superseded
         )
-        current = self.current
-        if current is not None:
-            late_until = _latest(now, current.late_until, *(key.late_until for key in self.superseded))
-            current = current.model_copy(update={"late_until": late_until})
-        return self._with(current=current, superseded=ends, emergency=emergency or self.emergency)
+        late = [key.late_until for key in self.superseded if key.late_until and key.late_until > now]
+        hastened = self._with(superseded=ends, emergency=emergency or self.emergency)
+        return hastened.expecting_late_writes(max(late, default=None))
+
+    def expecting_late_writes(self, until: datetime | None) -> Self:
+        """Record until when a write of unknown outcome may still take effect; `None` if none can."""
+        return self if until is None else self._with(late_writes_until=max(until, self.late_writes_until or until))
+
+    def looked_again(self) -> Self:
+        """Record that the destinations were read after the last late write."""
+        return self._with(late_writes_until=None)
 
     def changed(self, key_hash: str, **changes: Any) -> Self:
         """Change fields of one superseded key."""
@@ -274,9 +283,8 @@ class Ledger(Entry):
     def replaced(self, current: Current, revoke_at: datetime, places: Mapping[str, str]) -> Self:
         """Make a key that every destination holds, such as a restored one, current; supersede the former one."""
         others = tuple(other.found_again(places) for other in self.superseded if other.hash != current.hash)
-        late_until = _latest(current.since, current.late_until, self.current.late_until if self.current else None)
-        current = current.model_copy(update={"late_until": late_until})
-        return self._with(current=current, superseded=(*others, *self._retiring(current.since, revoke_at, places)))
+        superseded = (*others, *self._retiring(current.since, revoke_at, places))
+        return self._with(current=current, superseded=superseded).expecting_late_writes(current.late_until)
 
     def current_changed(self, **changes: Any) -> Self:
         """Change fields of the current key."""
@@ -329,10 +337,6 @@ class Ledger(Entry):
         """Return the ledger as JSON for a Prefect variable, without defaults, except for `format` and `superseded`."""
         always = {"format": self.format, "superseded": []}
         return {**always, **self.model_dump(mode="json", exclude_defaults=True)}
-
-
-def _latest(now: datetime, *moments: datetime | None) -> datetime | None:
-    return max((moment for moment in moments if moment and moment > now), default=None)
 
 
 def parse_ledger(rotation: str, value: Any) -> Ledger:

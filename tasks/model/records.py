@@ -95,9 +95,8 @@ class Placed(Entry):
 class Current(MadeKey, Placed):
     """The key that every destination holds.
 
-    `terms` hold the full limit, even while a carried budget lowers it at OpenRouter. Until `late_until`, a write with
-    an unknown outcome may still take effect, of this key or of one before it; then the destinations are read again, and
-    it is dropped. `inherits` tells whether it has joined its predecessors' lists.
+    `terms` hold the full limit, even while a carried budget lowers it at OpenRouter. Until `late_until`, a write of the
+    key with an unknown outcome may still take effect. `inherits` tells whether it has joined its predecessors' lists.
     """
 
     since: Moment

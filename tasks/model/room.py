@@ -57,7 +57,7 @@ def largest_size(ledger: Ledger) -> int:
     superseded = tuple(
         key.model_copy(update={**noted, "overlap_ends": key.overlap_ends or key.revoke_at}) for key in ledger.superseded
     )
-    return size(ledger.model_copy(update={"superseded": superseded}))
+    return size(ledger.model_copy(update={"superseded": superseded, "late_writes_until": latest}))
 
 
 def has_room_for(intent: Pending, ledger: Ledger, retirement: Retirement) -> bool:

@@ -178,8 +178,8 @@ def check_scheduled(model: Model) -> None:
     due_times = [key.revoke_at for key in ledger.superseded] + [e.since + TURNS_UP_WITHIN for e in ledger.unresolved]
     if ledger.current and ledger.current.budget and ledger.current.budget.ends_at:
         due_times.append(ledger.current.budget.ends_at)
-    if ledger.current and ledger.current.late_until:
-        due_times.append(ledger.current.late_until)
+    if ledger.late_writes_until:
+        due_times.append(ledger.late_writes_until)
     due_times += [key.late_until for key in ledger.superseded if key.capped is False and key.late_until]
     # Count cancelled retirements, too, because a run does not schedule the same time again.
     missing = {(NAME, at) for at in due_times if at > model.time} - set(model.retirements)
@@ -194,11 +194,11 @@ def check_scheduled(model: Model) -> None:
 
 def check_looks_again(model: Model, before: Before) -> None:
     """After an emergency, the destinations are read again once no write of a key that it ended can come any more."""
-    ledger, pending, current = before.ledger, before.ledger.pending, _current(model)
+    ledger, pending = before.ledger, before.ledger.pending
     late = [key.late_until for key in (ledger.current, *ledger.superseded) if key and key.late_until]
     late += [before.time + pending.late_writes] if pending and pending.key and pending.late_writes else []
     until = max([moment for moment in late if moment > model.time], default=None)
-    again = current.late_until if current else None
+    again = (model.ledger(NAME) or Ledger()).late_writes_until
     promise(until is None or (again is not None and again >= until), f"nobody looks for what arrives until {until}")
 
 

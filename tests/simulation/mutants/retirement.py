@@ -73,8 +73,7 @@ def _disabled_is_due(self: Ledger, key_hash: str, **changes: Any) -> Ledger:
 
 
 def _hastened_and_forgotten(self: Ledger, *how: Any) -> Ledger:
-    hastened = hastened_rightly(self, *how)
-    return hastened.current_changed(late_until=None) if hastened.current else hastened
+    return hastened_rightly(self, *how).looked_again()
 
 
 UNUSED = Retirement(

@@ -108,3 +108,15 @@ async def test_a_key_that_a_late_write_may_bring_back_is_capped_only_after_that(
     await (world.failure(world.retire()) if came else world.retire())
 
     assert [before, world.openrouter.remaining(key)] == [Decimal(20), Decimal(20 if came else 0)]
+
+
+async def test_a_late_write_keeps_only_its_own_key_alive(world: FakeWorld) -> None:
+    """Given rotations that follow each other within that minute, the keys of the others end with their overlap."""
+    world.change(overlap=timedelta(0))
+    late = await left_open(world, published=True)
+    for _ in range(10):
+        await world.rotate()
+
+    [kept] = world.ledger.superseded
+    assert world.openrouter.by_secret[late].hash == kept.hash
+    assert len(world.openrouter.live_keys()) == 2
