@@ -271,7 +271,7 @@ class Ledger(Entry):
         return self if until is None else self._with(late_writes_until=max(until, self.late_writes_until or until))
 
     def looked_again(self) -> Self:
-        """Record that the destinations were read after the last late write."""
+        """Record that the destinations need not be read again: no late write can come, or nobody publishes there."""
         return self._with(late_writes_until=None)
 
     def changed(self, key_hash: str, **changes: Any) -> Self:
@@ -304,13 +304,15 @@ class Ledger(Entry):
             key.model_copy(update={"at_once": True, "revoke_at": revoke_at})
             for key in self._retiring(now, revoke_at, emptied)
         )
-        return self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
+        removed = self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
+        return removed.looked_again()
 
     def left_to_its_user(self) -> Self:
         """Remove the rotation, and leave its current key to the user; older keys are deleted when they are due."""
         ends = tuple(key.model_copy(update={"at_once": True}) for key in self.superseded)
         # A Retry finds no current key any more.
-        return self._with(current=None, kept=self.current or self.kept, superseded=ends, removed=True)
+        left = self._with(current=None, kept=self.current or self.kept, superseded=ends, removed=True)
+        return left.looked_again()
 
     def closed(self) -> Self:
         """Close the ledger of a removed rotation that has no key left to revoke."""

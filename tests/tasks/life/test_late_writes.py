@@ -120,3 +120,14 @@ async def test_a_late_write_keeps_only_its_own_key_alive(world: FakeWorld) -> No
     [kept] = world.ledger.superseded
     assert world.openrouter.by_secret[late].hash == kept.hash
     assert len(world.openrouter.live_keys()) == 2
+
+
+async def test_a_removed_rotation_is_not_looked_at_again(world: FakeWorld) -> None:
+    """Given a write of unknown outcome, nobody comes for the destinations once the rotation is removed."""
+    world.change(overlap=timedelta(0))
+    await left_open(world, published=True)
+    await world.rotate()
+
+    await world.remove(world.time)
+
+    assert world.retirements == []
