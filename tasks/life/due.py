@@ -106,13 +106,14 @@ async def require_current_everywhere(run: Run, now: datetime) -> None:
         OverwrittenError: A destination holds another key than the current one.
     """
     current = run.ledger.current
-    found = await run.read_existing_destinations(current.destinations) if current else {}
-    others = sorted(name for name, content in found.items() if current and content != current.fingerprint)
-    if current and others:
-        raise OverwrittenError(
-            f"The current key {current.label} is not in {', '.join(others)}: it was overwritten there after it was "
-            "published. Start a new run, which publishes a new key there: a Retry does not."
-        )
+    if current is not None:
+        found = await run.read_existing_destinations(current.destinations)
+        others = sorted(name for name, content in found.items() if content != current.fingerprint)
+        if others:
+            raise OverwrittenError(
+                f"The current key {current.label} is not in {', '.join(others)}: it was overwritten there after it was "
+                "published. Start a new run, which publishes a new key there: a Retry does not."
+            )
     if _no_write_can_come(run, now):
         await run.record(run.ledger.looked_again())
 

@@ -32,7 +32,7 @@ from flows.rotate import follow_protocol
 from flows.write_off_key import follow_write_off
 from sandbox import openrouter, vault
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
-from sandbox.server import running
+from sandbox.server import Fault, running
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
 from tasks.audit.findings import Report
 from tasks.life.plan import plan
@@ -212,6 +212,13 @@ class FakeWorld:
         """Rotate once."""
         run = self.open(**who)
         return await self._do(run, follow_protocol(run, self.rotation, PLAIN))
+
+    async def failed_at(self, method: str, path: str, status: int, **who: Any) -> dict[str, Any]:
+        """Start a rotation that fails at a request, as do later ones, and return who its Retry is."""
+        again = {**who, "run_id": uuid4(), "first_started": self.time}
+        self.app.state.faults.add(Fault("before", method, path, status=status))
+        await self.failure(self.rotate(**again))
+        return {**again, "attempt": 2}
 
     async def plan(self) -> tuple[list[str], list[str]]:
         """Return what a plan has checked, and the steps of the run that it describes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
-from uuid import uuid4
 
 from sandbox.server import Fault
 from tasks.life.plan import plan
@@ -79,13 +78,11 @@ async def test_a_plan_of_a_retry_that_a_later_rotation_has_overtaken_names_what_
     """Given an emergency that could not revoke the stolen key, a plan names that key, and none that has an overlap."""
     await world.rotate()
     stolen = (await world.held()).label
-    run_id, first_started = uuid4(), world.time
-    world.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=503))
-    await world.failure(world.rotate(run_id=run_id, emergency=True))
+    again = await world.failed_at("DELETE", "/keys/", 503, emergency=True)
     world.later(minutes=1)
     await world.failure(world.rotate())
 
-    _, steps = await planned(world, run_id=run_id, first_started=first_started, attempt=2, emergency=True)
+    _, steps = await planned(world, **again)
 
     assert steps == [
         "Look at the ledger and the destinations: this run has completed before, or a later run has rotated since.",

@@ -20,14 +20,12 @@ async def test_a_retried_emergency_ends_what_it_was_to_end(world: FakeWorld) -> 
     """Since it failed, a scheduled run has given the stolen key an overlap; the Retry revokes that key at once."""
     await world.rotate()
     stolen = (await world.held()).hash
-    run_id, first_started = uuid4(), world.time
-    world.app.state.faults.add(Fault("before", "POST", "/keys$", status=403))
-    await world.failure(world.rotate(run_id=run_id, emergency=True))
+    again = await world.failed_at("POST", "/keys$", 403, emergency=True)
     world.app.state.faults.clear()
     world.later(minutes=5)
     await world.rotate()
 
-    await world.rotate(run_id=run_id, first_started=first_started, attempt=2, emergency=True)
+    await world.rotate(**again)
 
     assert stolen not in world.openrouter.keys
     assert [key.hash for key in world.openrouter.live_keys()] == [(await world.held()).hash]
@@ -37,15 +35,13 @@ async def test_a_retried_emergency_revokes_the_stolen_key_although_a_later_run_h
     """Given that neither the emergency nor a later run could delete that key, the Retry does, and ends no other."""
     await world.rotate()
     stolen = await world.held()
-    run_id, first_started = uuid4(), world.time
-    world.app.state.faults.add(Fault("before", "DELETE", "/keys/", status=503))
-    await world.failure(world.rotate(run_id=run_id, emergency=True))
+    again = await world.failed_at("DELETE", "/keys/", 503, emergency=True)
     own = (await world.held()).hash
     world.later(minutes=1)
     await world.failure(world.rotate())
     world.app.state.faults.clear()
 
-    said = await world.rotate(run_id=run_id, first_started=first_started, attempt=2, emergency=True)
+    said = await world.rotate(**again)
 
     current = await world.held()
     assert [key.hash for key in world.openrouter.live_keys()] == [own, current.hash]
@@ -58,9 +54,7 @@ async def test_a_retried_emergency_revokes_the_stolen_key_although_a_later_run_h
 async def test_a_retry_schedules_what_a_later_run_that_was_killed_has_not(world: FakeWorld) -> None:
     """Given a later run that died right after its new key became the current one, the former key's end is planned."""
     await world.rotate()
-    run_id, first_started = uuid4(), world.time
-    world.app.state.faults.add(Fault("before", "POST", "/keys$", status=403))
-    await world.failure(world.rotate(run_id=run_id))
+    again = await world.failed_at("POST", "/keys$", 403)
     world.app.state.faults.clear()
     world.later(minutes=1)
     emit = world.emit
@@ -73,7 +67,7 @@ async def test_a_retry_schedules_what_a_later_run_that_was_killed_has_not(world:
     with mock.patch.object(world, "emit", die), pytest.raises(KeyboardInterrupt):
         await world.rotate()
 
-    await world.rotate(run_id=run_id, first_started=first_started, attempt=2)
+    await world.rotate(**again)
 
     assert world.retirements == world.ledger.due_times() != []
 
