@@ -11,18 +11,18 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from random import uniform
+from uuid import UUID
 
 import httpx
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
-from prefect.client.utilities import get_or_create_client
-from prefect.concurrency.asyncio import AcquireConcurrencySlotTimeoutError, ConcurrencySlotAcquisitionError, concurrency
+from prefect.client.schemas.responses import ConcurrencyLimitWithLeaseResponse, GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 
 from blocks.errors import PlaceLostError, ServiceError
 from tasks.world.api import LEDGER_TAG, api_errors
+from tasks.world.gate import watched_client
 from tasks.world.inventory import RunAtWork, note_waiting, runs_at_work
 
 WAIT_SECONDS = 300.0
@@ -35,9 +35,11 @@ SHORTEST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 2.0
 """The interval, chosen at random within these bounds, at which a waiting run checks whether the slot is free."""
 REQUEST_SECONDS = 30.0
-"""The timeout of a request for a slot. Prefect's client sends the requests of one process for a slot in sequence."""
+"""The timeout of a request for a slot, the repetitions by Prefect's client included."""
 LEASE_SECONDS = 60.0
 """How long a killed run's slot stays taken; the shortest lease that Prefect allows."""
+RENEW_AFTER_SECONDS = 20.0
+"""The interval at which a lease is renewed: one renewal may fail without the lease ending."""
 STEP_BACK_SECONDS = 5.0
 """The interval at which a waiting run checks whether an emergency is over."""
 
@@ -156,7 +158,7 @@ class Slot:
 
     async def _take_back(self, limit: str) -> None:
         # With Prefect's default lease storage, a server restart loses the lease, and the slot stays taken forever.
-        client, _ = get_or_create_client()
+        client = watched_client()
         with suppress(ObjectNotFound), api_errors(f"reclaiming the slot {limit}"):
             await client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=0))
         self.notes.append(f"The slot {limit} was reclaimed: the run that held it is no longer running.")
@@ -174,7 +176,7 @@ async def _is_free(limit: str) -> bool:
 
 
 async def _read_limit(limit: str, doing: str) -> GlobalConcurrencyLimitResponse | None:
-    client, _ = get_or_create_client()
+    client = watched_client()
     try:
         with api_errors(doing):
             return await client.read_global_concurrency_limit_by_name(limit)
@@ -183,58 +185,69 @@ async def _read_limit(limit: str, doing: str) -> GlobalConcurrencyLimitResponse 
 
 
 async def _got(stack: AsyncExitStack, limit: str) -> bool:
-    try:
-        return await _granted(stack, limit)
-    except ConcurrencySlotAcquisitionError:
+    granted = await _granted(limit)
+    if granted is not None and not granted.limits:
         await _make_limit(limit)
-    try:
-        return await _granted(stack, limit)
-    except ConcurrencySlotAcquisitionError:
-        raise ServiceError(f"Prefect's API failed while taking the slot {limit}.", retryable=True) from None
-
-
-async def _granted(stack: AsyncExitStack, limit: str) -> bool:
-    try:
-        await stack.enter_async_context(_occupied(limit))
-    except AcquireConcurrencySlotTimeoutError:
+        granted = await _granted(limit)
+    if granted is None:
         return False
-    except ConcurrencySlotAcquisitionError as error:
-        if _is_refusal(error.__cause__):
-            return False
-        raise
+    if not granted.limits:
+        raise ServiceError(f"Prefect's API failed while taking the slot {limit}.", retryable=True)
+    await stack.enter_async_context(_leased(limit, granted.lease_id))
     return True
 
 
-def _is_refusal(error: BaseException | None) -> bool:
-    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.LOCKED
+async def _granted(limit: str) -> ConcurrencyLimitWithLeaseResponse | None:
+    # Prefect's own `concurrency` makes three clients for each slot, which nobody watches: on SQLite, their requests
+    # wait for seconds after a refusal. And it renews each lease at once.
+    client = watched_client()
+    with api_errors(f"taking the slot {limit}"):
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                answer = await client.increment_concurrency_slots_with_lease([limit], 1, "concurrency", LEASE_SECONDS)
+        except TimeoutError:
+            return None
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == httpx.codes.LOCKED:
+                return None
+            raise
+        return ConcurrencyLimitWithLeaseResponse.model_validate(answer.json())
 
 
 @asynccontextmanager
-async def _occupied(limit: str) -> AsyncIterator[None]:
-    ended = False
+async def _leased(limit: str, lease_id: UUID) -> AsyncIterator[None]:
+    renewal = asyncio.create_task(_renew(limit, lease_id))
     try:
-        # If Prefect waited itself, the waiting runs of one process would take turns, each for its whole timeout.
-        async with concurrency(
-            limit,
-            occupy=1,
-            timeout_seconds=REQUEST_SECONDS,
-            max_retries=0,
-            lease_duration=LEASE_SECONDS,
-            strict=True,
-            raise_on_lease_renewal_failure=False,
-        ):
-            yield
-            ended = True
-    except Exception as error:
-        if not ended:
-            raise
+        yield
+    finally:
+        renewal.cancel()
+        await _release(limit, lease_id)
+
+
+async def _renew(limit: str, lease_id: UUID) -> None:
+    while True:
+        await asyncio.sleep(RENEW_AFTER_SECONDS)
+        try:
+            with api_errors(f"renewing the lease of the slot {limit}"):
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    await watched_client().renew_concurrency_lease(lease_id, LEASE_SECONDS)
+        except ServiceError as error:
+            get_run_logger().warning("%s The run continues: it needs the slot only for its turn.", error)
+            if not error.retryable:
+                return
+
+
+async def _release(limit: str, lease_id: UUID) -> None:
+    try:
+        with api_errors(f"releasing the slot {limit}"):
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await watched_client().release_concurrency_slots_with_lease(lease_id)
+    except ServiceError as error:
         # The run has done its work, and the lease expires by itself.
-        get_run_logger().warning(
-            "The slot %s was not released (%s); it expires within a minute.", limit, type(error).__name__
-        )
+        get_run_logger().warning("%s It is free again within a minute, when its lease has ended.", error)
 
 
 async def _make_limit(limit: str) -> None:
-    client, _ = get_or_create_client()
+    client = watched_client()
     with suppress(ObjectAlreadyExists), api_errors("creating the rotation's slot"):
         await client.upsert_global_concurrency_limit_by_name(limit, 1)

@@ -48,8 +48,7 @@ async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
     Raises:
         ServiceError: Prefect's API failed; `retryable` if the same request may succeed later.
     """
-    client, _ = get_or_create_client()
-    watch_answers(client)
+    client = watched_client()
     token = _is_sent_once.set(True)
     try:
         with api_errors(doing), _without_repetition():
@@ -57,6 +56,13 @@ async def sent_once(doing: str) -> AsyncIterator[PrefectClient]:
                 yield client
     finally:
         _is_sent_once.reset(token)
+
+
+def watched_client() -> PrefectClient:
+    """Return the client of this run, with its answers watched."""
+    client, _ = get_or_create_client()
+    watch_answers(client)
+    return client
 
 
 def watch_answers(client: PrefectClient) -> None:

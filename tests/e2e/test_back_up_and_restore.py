@@ -13,7 +13,6 @@ import pytest
 from cryptography.fernet import Fernet
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
-from prefect.concurrency.services import ConcurrencySlotAcquisitionWithLeaseService
 from prefect.variables import Variable
 from pydantic import SecretStr
 
@@ -101,13 +100,6 @@ class Place:
     def follow(self, block: pages.Block, **env: str) -> None:
         """Run commands of the page in the folder of the database file."""
         pages.follow([block], self.stack.database.parent, {}, {**self.stack.env, **env})
-
-
-@pytest.fixture(autouse=True)
-def no_client_of_another_server() -> Iterator[None]:
-    """Drop Prefect's cached client of each limit, because each test has a server of its own."""
-    yield
-    ConcurrencySlotAcquisitionWithLeaseService.drain_all(timeout=5)
 
 
 @contextmanager

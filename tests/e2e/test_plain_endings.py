@@ -30,7 +30,7 @@ def broken(where: str) -> Any:
     "where",
     [
         "flows.show.artifacts.acreate_markdown_artifact",
-        "prefect.concurrency._asyncio.arelease_concurrency_slots_with_lease",
+        "prefect.client.orchestration.PrefectClient.release_concurrency_slots_with_lease",
     ],
     ids=["its artifact cannot be written", "its slot cannot be given back"],
 )
