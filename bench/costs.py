@@ -108,10 +108,15 @@ async def as_attempt(
     return ended
 
 
+async def requests_alone(bench: Bench, subject: Any) -> Callable[[], Awaitable[Any]]:
+    """Return a flow that sends the requests of a rotation and runs as many empty tasks: the least that it can cost."""
+    return await floor_of(bench, lambda: rotate(subject, return_state=True), nothing, TASKS)
+
+
 async def wall_time(bench: Bench, database: str, pairs: int) -> None:
     """Compare, alternating on one server: a rotation, its requests alone, and a flow of as many empty tasks."""
     subject = await prepared("bench-time")
-    floor = await floor_of(bench, lambda: rotate(subject, return_state=True), nothing, TASKS)
+    floor = await requests_alone(bench, subject)
     runs = (lambda: rotate(subject, return_state=True), lambda: empty(return_state=True), floor)
     seconds = [[await timed(run) for run in runs] for _ in range(pairs)]
     ours, theirs, least = (statistics.median(column) for column in zip(*seconds, strict=True))
