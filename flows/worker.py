@@ -21,19 +21,12 @@ from prefect import Flow
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
-    FlowRunFilterName,
-    FlowRunFilterNextScheduledStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
-    WorkPoolFilter,
-    WorkPoolFilterName,
-    WorkQueueFilter,
-    WorkQueueFilterName,
 )
 from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType, WorkPool
 from prefect.client.schemas.objects import Flow as StoredFlow
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Failed
 from prefect.utilities.engine import propose_state
@@ -48,11 +41,11 @@ from blocks.threads import OwnThreads
 from flows.abandoned import Abandoned
 from flows.attempts import Attempt, Precedence
 from flows.clock import ServerClock
+from flows.emergencies import MOST_LISTED, DueEmergencies
 from flows.outages import Outages
 from tasks.world.api import as_not_found
 from tasks.world.gate import watch_answers
 from tasks.world.inventory import is_emergency
-from tasks.world.naming import EMERGENCY
 
 LIMIT = 20
 """How many ordinary runs a worker executes at once at most, unless `--limit` says otherwise."""
@@ -68,8 +61,6 @@ SLOW_SECONDS = 0.1
 """How long a look for runs may take to be quick."""
 RESERVED_FOR_EMERGENCIES = 5
 """How many slots a worker reserves for emergencies, on top of its limit for ordinary runs."""
-MOST_REQUESTED = 50
-"""How many scheduled runs a worker requests at once, at most; the server refuses a limit above 200."""
 
 FLOWS: Mapping[str, Flow[..., Any]] = {
     f"{each.fn.__module__}:{each.fn.__name__}": each for each in vars(flows).values() if isinstance(each, Flow)
@@ -162,6 +153,7 @@ class KeyRotationWorker(
         self._precedence = Precedence()
         self._polls, self._syncs = Outages(self._logger), Outages(self._logger)
         self._clock = ServerClock()
+        self._due_emergencies = DueEmergencies(self._clock)
         self._abandoned: Abandoned | None = None
         self._quick_looks = 0
 
@@ -227,9 +219,12 @@ class KeyRotationWorker(
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         # The base class requests 200 runs, no matter how few this worker can take. Its own runs can be listed, too.
         free = self._free_slots()
-        wanted = min(free + len(self._own_runs()), MOST_REQUESTED)
+        wanted = min(free + len(self._own_runs()), MOST_LISTED)
         due = await self._timed(self._due(wanted)) if free else []
-        return due if free and len(due) < wanted else [*await self._timed(self._emergencies()), *due]
+        if free and len(due) < wanted:
+            self._due_emergencies.forget()
+            return due
+        return [*await self._timed(self._emergencies()), *due]
 
     async def _timed(self, look: Awaitable[list[WorkerFlowRunResponse]]) -> list[WorkerFlowRunResponse]:
         """Look for runs, and adapt the number of ordinary runs to the time that it takes."""
@@ -271,44 +266,7 @@ class KeyRotationWorker(
         return WorkerFlowRunResponse.model_validate_list(answer.json())
 
     async def _emergencies(self) -> list[WorkerFlowRunResponse]:
-        # Newest first: the server's own order by scheduled time would list a run that was just started last. A Retry
-        # leaves the expected start of a run as it was, but such a run has its name already.
-        newest, retried = await asyncio.gather(
-            self._scheduled(),
-            self._scheduled(FlowRunFilterName(like_=f"{EMERGENCY} ")),
-        )
-        found = {run.id: run for run in (*newest, *retried) if is_emergency(run.parameters) and run.work_queue_id}
-        queues = {run.work_queue_id for run in found.values()}
-        open_queues = {queue for queue in queues if queue and await self._may_overtake_in(queue)}
-        return [
-            WorkerFlowRunResponse(work_pool_id=self.work_pool.id, work_queue_id=run.work_queue_id, flow_run=run)
-            for run in found.values()
-            if run.work_queue_id in open_queues
-        ]
-
-    async def _scheduled(self, name: FlowRunFilterName | None = None) -> list[FlowRun]:
-        """Return the newest due runs of the pool, of some names if any are given."""
-        queues = sorted(self._work_queues)
-        return await self.client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                name=name,
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-                next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=self._clock.now()),
-            ),
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
-            work_queue_filter=WorkQueueFilter(name=WorkQueueFilterName(any_=queues)) if queues else None,
-            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            limit=MOST_REQUESTED,
-        )
-
-    async def _may_overtake_in(self, queue_id: UUID) -> bool:
-        # Emergencies respect the pause and the concurrency limits of pools and queues, too.
-        try:
-            queue = await self.client.read_work_queue(queue_id)
-        except ObjectNotFound:
-            # The queue was deleted after the run was read; an exception here would stop the worker.
-            return False
-        return not any((each.is_paused or each.concurrency_limit is not None) for each in (queue, self.work_pool))
+        return await self._due_emergencies.find(self.client, self.work_pool, self._work_queues)
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
         entries = {entry.flow_run.id: entry for entry in flow_run_response}

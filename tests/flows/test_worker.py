@@ -7,15 +7,13 @@ import tomllib
 from collections.abc import Callable, Iterator
 from threading import Event
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 import yaml
 from anyio import CapacityLimiter
-from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, WorkPool, WorkQueue
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
-from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from blocks.errors import ConfigurationError
@@ -129,34 +127,6 @@ def test_the_template_of_a_new_pool_is_minimal() -> None:
     assert list(template["job_configuration"]) == list(template["variables"]["properties"]) == ["name"]
 
 
-class Server:
-    """A server's lists of scheduled runs: the newest ones, and those that a name is like."""
-
-    def __init__(self, *runs: FlowRun) -> None:
-        self.runs = runs
-
-    async def read_flow_runs(self, *, flow_run_filter: FlowRunFilter, limit: int, **_: Any) -> list[FlowRun]:
-        """Return the first runs of those that match."""
-        like = flow_run_filter.name.like_ if flow_run_filter.name else ""
-        return [run for run in self.runs if (like or "") in run.name][:limit]
-
-    async def read_work_queue(self, _queue_id: UUID) -> WorkQueue:
-        """Return a queue without a limit."""
-        return WorkQueue(name="default", work_pool_id=uuid4())
-
-
-async def test_an_emergency_that_is_retried_is_found_among_many_newer_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its expected start stays that of its first attempt, so newer runs are listed first."""
-    queue = uuid4()
-    newer = [FlowRun(flow_id=uuid4(), name=f"rotate {each}", work_queue_id=queue) for each in range(200)]
-    retried = FlowRun(flow_id=uuid4(), name="emergency a", parameters={"emergency": True}, work_queue_id=queue)
-    made = KeyRotationWorker("pool")
-    monkeypatch.setattr(made, "_client", Server(*newer, retried))
-    monkeypatch.setattr(made, "_work_pool", WorkPool(name="pool", type="key-rotation", default_queue_id=queue))
-
-    assert [found.flow_run for found in await made._emergencies()] == [retried]
-
-
 async def test_a_run_that_has_just_ended_cannot_be_cancelled_or_paused() -> None:
     """Its event loop closes in its own thread; an error here would end the worker."""
     ended = await in_hand()
@@ -238,24 +208,6 @@ async def test_with_a_high_limit_no_more_runs_are_asked_for_than_the_server_list
 
     assert asked[0] <= 200
     assert is_emergency(found[0].flow_run.parameters)
-
-
-class WithoutQueue:
-    """A client of a server on which a person has deleted the queue."""
-
-    async def read_work_queue(self, _queue_id: UUID) -> None:
-        """Raise the error of Prefect's client."""
-        raise ObjectNotFound(http_exc=Exception("404"))
-
-
-async def test_a_queue_that_is_deleted_under_an_emergency_does_not_end_the_worker(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The emergency waits like any other run."""
-    made = KeyRotationWorker("pool")
-    monkeypatch.setattr(made, "_client", WithoutQueue())
-
-    assert not await made._may_overtake_in(uuid4())
 
 
 class Waiting:
