@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Coroutine
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow, Task, flow, task
@@ -13,6 +15,8 @@ from prefect.logging import get_run_logger
 
 from blocks.errors import KeyRotationError
 
+NOWHERE = Path(os.devnull)
+"""A result storage in which nothing can be stored."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -49,8 +53,10 @@ def secret_flow(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Fl
 
     Prefect does not validate the parameters, because its error would quote them: each flow parses its own, and refuses
     invalid ones in one sentence.
+
+    A result storage of its own spares each run the request for the server's default one, and its failures.
     """
-    return flow(name=name, persist_result=False, validate_parameters=False, log_prints=False)
+    return flow(name=name, persist_result=False, result_storage=NOWHERE, validate_parameters=False, log_prints=False)
 
 
 def unexpected(error: Exception) -> KeyRotationError:

@@ -7,11 +7,14 @@ import time
 from datetime import timedelta
 from typing import Any
 from unittest import mock
+from uuid import UUID
 
 import httpx
 import pytest
 from prefect import State, get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.filesystems import LocalFileSystem
 
 import tasks.publish
 from flows import rotate
@@ -121,3 +124,19 @@ async def test_a_retry_of_a_completed_rotation_changes_nothing(services: Service
 
     assert str(state.message).startswith("Nothing to do: this run has completed before.")
     assert len(services.openrouter.created) == 1
+
+
+async def test_a_result_storage_that_cannot_be_used_stops_no_rotation(services: Services) -> None:
+    """A rotation stores no result, so the server's default storage does not concern it."""
+    rotation = await services.prepare(services.rotation())
+    async with get_client() as client:
+        storage = await LocalFileSystem(basepath="/nobody/may/write/here").asave("broken", overwrite=True)
+        await client.update_server_default_result_storage(UUID(str(storage)))
+        document = await client.read_block_document(UUID(str(storage)))
+        await client.update_block_document(document.id, BlockDocumentUpdate(data={"basepath": {"no": "text"}}))
+        try:
+            state = await attempt(await begin_rotation(rotation))
+        finally:
+            await client.clear_server_default_result_storage()
+
+    assert state.is_completed(), state.message
