@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import timedelta
 
 from pydantic import SecretStr
@@ -95,18 +95,28 @@ def is_key_among(secrets: Mapping[str, SecretStr]) -> bool:
     return any(secret.get_secret_value().startswith(KEY_PREFIX) for secret in secrets.values())
 
 
-def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: dict[str, str | None]) -> None:
+def values_in_the_way(run: Run, fingerprints: Mapping[str, str | None], overwrite: Collection[str] = ()) -> list[str]:
+    """Return the destinations in which a key would replace a value that is no key, and that nobody has given up.
+
+    Args:
+        run: The run, whose ledger is loaded.
+        fingerprints: What each destination holds, as the run has read it.
+        overwrite: Those whose values may be lost.
+    """
     # A destination that has held this rotation's key is overwritten, whatever is in it now: anything else is an outage.
     current, known = run.ledger.current, _known_fingerprints(run)
     where = current.where() if current else {}
     ours = {name for name, place in where.items() if not place or is_same(place, run.places.get(name, ""))}
-    permitted = {*rotation.overwrite, *ours}
-    others = [
+    return [
         name
-        for name in rotation.destinations
-        if name not in permitted and fingerprints[name] not in known and not may_be_replaced(run.contents[name].value)
+        for name, found in fingerprints.items()
+        if name not in {*overwrite, *ours} and found not in known and not may_be_replaced(run.contents[name].value)
     ]
-    if others:
+
+
+def _refuse_to_overwrite(run: Run, rotation: Rotation, fingerprints: Mapping[str, str | None]) -> None:
+    own = {name: fingerprints[name] for name in rotation.destinations}
+    if others := values_in_the_way(run, own, rotation.overwrite):
         raise ConfigurationError(
             "rotation.overwrite: the first key would replace a value that is not an OpenRouter key in "
             f"{', '.join(others)}. Choose another destination, or, if that value may be lost, name that destination in "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from pydantic import SecretStr
@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from blocks.errors import ConfigurationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.key.lists import note_lost_places
+from tasks.life.recover import values_in_the_way
 from tasks.model.decisions import outlives
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint, show_time
@@ -69,6 +70,7 @@ async def find_restorable(run: Run, label: str) -> NewKey:
             f"label: the fingerprint of the key {key.label} was lost with an earlier ledger, so it cannot be found in "
             "a destination. Nothing was changed."
         )
+    _refuse_to_overwrite(run, await run.read_destinations(ledger.current.destinations))
     secret = await _kept_by_a_destination(run, ledger.current, key)
     if secret is None:
         raise ConfigurationError(
@@ -78,8 +80,16 @@ async def find_restorable(run: Run, label: str) -> NewKey:
     return NewKey(secret, key)
 
 
+def _refuse_to_overwrite(run: Run, fingerprints: Mapping[str, str | None]) -> None:
+    if others := values_in_the_way(run, fingerprints):
+        raise ConfigurationError(
+            f"rotation: the restored key would replace a value that is not an OpenRouter key in {', '.join(others)}, "
+            "which pointed to another place when the rotation last published there. Correct that block, or start a "
+            "rotation instead, whose field overwrite can permit it. Nothing was changed."
+        )
+
+
 async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) -> SecretStr | None:
-    await run.read_destinations(current.destinations)
     for name in current.destinations:
         held = run.contents[name].value
         if held is not None and fingerprint(held) == key.fingerprint:

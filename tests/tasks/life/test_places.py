@@ -231,6 +231,22 @@ async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(
     assert world.everything() == before
 
 
+async def test_a_restored_key_replaces_no_value_at_a_new_place(world: FakeWorld) -> None:
+    """Given a block that was edited to a place with a database's URL, where the key stood once, nothing is changed."""
+    await world.rotate()
+    former = await world.held()
+    await world.rotate()
+    edit(world)
+    await world.block.awrite_secret(former.secret.encode())
+    await world.block.awrite_secret(b"postgresql://checkout:hunter2@db/checkout")
+    before = world.everything()
+
+    sentence = await world.failure(world.restore())
+
+    assert "would replace a value that is not an OpenRouter key in vault-secret/checkout, which pointed" in sentence
+    assert world.everything() == before
+
+
 async def test_a_run_says_that_a_key_at_a_former_place_has_no_budget_left(world: FakeWorld) -> None:
     """Given a carried budget, consumers there get 402 at once, and not only when the overlap ends."""
     world.change(key={"carry_budget": True})
