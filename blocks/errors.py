@@ -4,7 +4,7 @@
 KeyRotationError
 ├── ConfigurationError        bad input; nothing was created
 │   └── MissingBlockError     the block of a connection or destination does not exist
-├── PlaceLostError            another run took over; this one stopped before its next write
+├── OtherRunError            another run took over; this one stopped before its next write
 ├── LedgerError               the ledger cannot be read, or would not fit
 ├── VerificationError         the new key does not work, or differs from the request
 ├── DestinationError          a destination does not hold what was written to it
@@ -83,8 +83,8 @@ class MissingBlockError(ConfigurationError):
     retry_when = "the block exists"
 
 
-class PlaceLostError(KeyRotationError):
-    """Another run of the same rotation took over; this run stopped before its next write."""
+class OtherRunError(KeyRotationError):
+    """Another run of the same rotation took over, or did not end in time; this run stopped before its next write."""
 
     entry = "Another run was at work"
     retry_when = "the other run has ended"

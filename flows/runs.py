@@ -188,7 +188,7 @@ async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncI
 
     Raises:
         ConfigurationError: The name is not valid.
-        PlaceLostError: Another run held the rotation's slot for too long.
+        OtherRunError: Another run held the rotation's slot for too long.
     """
     if not is_slug(name):
         raise ConfigurationError("rotation: must be the name of a rotation. Nothing was changed.")

@@ -20,7 +20,7 @@ from prefect.client.schemas.responses import ConcurrencyLimitWithLeaseResponse, 
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 
-from blocks.errors import PlaceLostError, ServiceError
+from blocks.errors import OtherRunError, ServiceError
 from tasks.world.api import LEDGER_TAG, api_errors
 from tasks.world.gate import watched_client
 from tasks.world.inventory import RunAtWork, note_waiting, runs_at_work
@@ -92,7 +92,7 @@ class Slot:
         """Wait for the slot, and hold it until the stack is closed.
 
         Raises:
-            PlaceLostError: Another run of the rotation held the slot for too long.
+            OtherRunError: Another run of the rotation held the slot for too long.
             ServiceError: Prefect's API failed.
         """
         if self._is_emergency:
@@ -152,7 +152,7 @@ class Slot:
 
     def _require_time(self) -> None:
         if self._waited() >= WAIT_SECONDS:
-            raise PlaceLostError(
+            raise OtherRunError(
                 f"Another run of rotation {self._rotation} was still running after {WAIT_SECONDS:.0f} seconds."
             )
 

@@ -9,7 +9,7 @@ from blocks.errors import (
     ForbiddenError,
     LedgerError,
     NotFoundError,
-    PlaceLostError,
+    OtherRunError,
     RejectedError,
     ServiceError,
 )
@@ -40,7 +40,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
 
     Raises:
         LedgerError: The ledger has no room for another key; nothing was created.
-        PlaceLostError: Another run has taken over; the new key was deleted.
+        OtherRunError: Another run has taken over; the new key was deleted.
         ServiceError: OpenRouter failed.
     """
     try:
@@ -67,7 +67,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
     )
     try:
         await run.write(run.ledger.created(record))
-    except PlaceLostError:
+    except OtherRunError:
         # The run that took over may have searched before this key existed; then no other run will ever find it.
         if not await run.is_explained(record.hash):
             await (await run.world.connection(rotation.connection)).delete_key(record.hash)

@@ -22,7 +22,7 @@ async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
     """Write a key to a destination, unless the destination holds it already.
 
     Raises:
-        PlaceLostError: Another run has taken over; nothing was written.
+        OtherRunError: Another run has taken over; nothing was written.
         ConflictError: Somebody else has changed the secret meanwhile.
         DestinationError: The destination does not hold the key after it was written.
         ServiceError: The destination failed.

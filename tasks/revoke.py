@@ -29,7 +29,7 @@ async def revoke_key(run: Run, key: Superseded, destinations: Sequence[str]) -> 
     Raises:
         DestinationError: A destination still holds the key, or the key is still used and is to be kept; it was not
             revoked.
-        PlaceLostError: Another run has taken over; the key was not revoked.
+        OtherRunError: Another run has taken over; the key was not revoked.
         ServiceError: A destination or OpenRouter failed; the key stays in the ledger.
     """
     policy = run.ledger.retirement

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
-from blocks.errors import PlaceLostError
+from blocks.errors import OtherRunError
 from tasks.model.ledger import FORMAT
 from tasks.world.open_ledger import LedgerTerm, is_closed
 
@@ -43,7 +43,7 @@ class Memory:
     async def create(self, term: LedgerTerm) -> None:
         """Create a term."""
         if term.number in self.terms:
-            raise PlaceLostError("Another run has just written the ledger.")
+            raise OtherRunError("Another run has just written the ledger.")
         self.terms[term.number] = deepcopy(term.value)
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:

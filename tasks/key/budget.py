@@ -49,7 +49,7 @@ async def settle_budget(run: Run) -> None:
     working key.
 
     Raises:
-        PlaceLostError: Another run has taken over.
+        OtherRunError: Another run has taken over.
         ServiceError: OpenRouter failed; the next run continues here.
     """
     for former in run.ledger.superseded:
@@ -131,7 +131,7 @@ async def restore_budget(run: Run) -> None:
     """Give the current key its full limit again, once the period of its carried budget has ended.
 
     Raises:
-        PlaceLostError: Another run has taken over.
+        OtherRunError: Another run has taken over.
         ServiceError: OpenRouter failed; the next run continues here.
     """
     current = run.ledger.current

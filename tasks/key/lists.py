@@ -16,7 +16,7 @@ from blocks.errors import (
     KeyRotationError,
     NotFoundError,
     NotYetAcceptedError,
-    PlaceLostError,
+    OtherRunError,
     RejectedError,
     ServiceError,
 )
@@ -57,12 +57,12 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
 
     Raises:
         NotYetAcceptedError: A list did not know the key in time; nothing was published.
-        PlaceLostError: Another run has taken over.
+        OtherRunError: Another run has taken over.
         ServiceError: A list cannot be read or changed; nothing was published.
     """
     try:
         await _carry_over(run, key, inherit=inherit)
-    except PlaceLostError:
+    except OtherRunError:
         raise
     except KeyRotationError as error:
         # In an emergency, no failure about lists may keep a leaked key alive.
@@ -124,7 +124,7 @@ def not_carried_over(naming: Collection[KeyList], left: Collection[KeyList], *, 
     """
     lost = [(left, OTHER_WORKSPACE), (() if inherit else naming, INHERIT_OFF)]
     return [
-        f"The old key has a place in the {', '.join(str(each) for each in lists)}, and the new one has none, {why}"
+        f"The old key is in the {', '.join(str(each) for each in lists)}, and the new one is not, {why}"
         for lists, why in lost
         if lists
     ]
@@ -149,16 +149,16 @@ async def lists_of(run: Run, connection: str, workspace_id: str | None) -> list[
     Raises:
         ServiceError: OpenRouter failed.
     """
-    place = connection, workspace_id
-    if place not in run.lists:
+    workspace = connection, workspace_id
+    if workspace not in run.lists:
         try:
-            run.lists[place] = await read_lists(await run.world.connection(connection), workspace_id, run.note)
+            run.lists[workspace] = await read_lists(await run.world.connection(connection), workspace_id, run.note)
         except RejectedError:
             # The workspace was deleted, or belongs to another account.
             if await has_workspace(run, connection, workspace_id):
                 raise
-            run.lists[place] = []
-    return run.lists[place]
+            run.lists[workspace] = []
+    return run.lists[workspace]
 
 
 async def lists_ahead(run: Run, rotation: Rotation, adopted: Current | None = None) -> list[str]:
@@ -203,16 +203,16 @@ async def note_logging(run: Run, connection: str, workspace_id: str | None) -> N
 async def take_out(run: Run, key: Superseded, *, may_return: bool = False) -> None:
     """Remove a superseded key from every list, because OpenRouter refuses changes to a list with a dead key.
 
-    Its successor takes its place, if it is meant to. If OpenRouter refuses the change, waiting does not help, so the
+    Its successor joins the list, if it is meant to. If OpenRouter refuses the change, waiting does not help, so the
     refusal is noted and the key is revoked all the same.
 
     Args:
         run: The run.
         key: The key, whose revocation is announced in the ledger.
-        may_return: Whether it can still be restored, so that a place that nobody takes is noted.
+        may_return: Whether it can still be restored, so that the lists that no successor joins are noted.
 
     Raises:
-        PlaceLostError: Another run has taken over.
+        OtherRunError: Another run has taken over.
         ServiceError: A list could not be read or changed, for a reason that may pass.
     """
     vacant: list[str] = []
@@ -229,13 +229,13 @@ async def take_out(run: Run, key: Superseded, *, may_return: bool = False) -> No
                 vacant.append(str(each))
     if vacant and may_return:
         run.note(
-            f"The key {key.label} was taken out of the {', '.join(vacant)}, where no other key has its place: name it "
+            f"The key {key.label} was taken out of the {', '.join(vacant)}, which no other key has joined: name it "
             "there again at OpenRouter if it is restored."
         )
 
 
-async def note_lost_places(run: Run, key: Superseded) -> None:
-    """Note the lists in which a disabled key, which is to be restored, may have had a place that nobody has taken.
+async def note_lists_left(run: Run, key: Superseded) -> None:
+    """Note the lists that a disabled key, which is to be restored, may have been in, and that no successor has joined.
 
     Raises:
         ServiceError: OpenRouter failed.
@@ -246,7 +246,7 @@ async def note_lost_places(run: Run, key: Superseded) -> None:
     lists = await lists_of(run, key.connection, key.workspace_id)
     if others := [str(each) for each in lists if known.isdisjoint(each.hashes or ())]:
         run.note(
-            f"The key {key.label} was taken out of lists when it was disabled, and no other key has its places: name "
+            f"The key {key.label} was taken out of lists when it was disabled, and no other key has joined them: name "
             f"it at OpenRouter in those that it needs of the {', '.join(others)}."
         )
 

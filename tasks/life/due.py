@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable
 from datetime import datetime
 
-from blocks.errors import DestinationError, KeyRotationError, OverwrittenError, PlaceLostError
+from blocks.errors import DestinationError, KeyRotationError, OtherRunError, OverwrittenError
 from tasks.key.budget import settle_budget
 from tasks.key.unrecorded import settle_unresolved
 from tasks.model.decisions import emergency_is_done, has_work, keys_due
@@ -83,10 +83,10 @@ async def schedule_retirements(run: Run, looked_at: datetime) -> None:
 
 
 async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:
-    """Return the failure of one of several independent actions; only a `PlaceLostError` stops the others."""
+    """Return the failure of one of several independent actions; only a `OtherRunError` stops the others."""
     try:
         await work
-    except PlaceLostError:
+    except OtherRunError:
         raise
     except KeyRotationError as error:
         return error

@@ -89,7 +89,7 @@ async def empty_destinations(run: Run) -> dict[str, str]:
         The destinations that hold no key of the rotation now, and where each one points.
 
     Raises:
-        PlaceLostError: Another run has taken over.
+        OtherRunError: Another run has taken over.
         DestinationError: A destination still holds a key.
         ServiceError: A destination failed; a Retry continues here.
     """
@@ -126,7 +126,7 @@ async def give_up_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[st
         emptied: The destinations that no longer hold a key of the rotation, and where each one points.
 
     Raises:
-        PlaceLostError: Another run has taken over.
+        OtherRunError: Another run has taken over.
         ServiceError: OpenRouter failed; a Retry continues here.
     """
     await settle_intent(run)
@@ -165,7 +165,7 @@ async def forget_when_nothing_is_left(run: Run) -> bool:
         Whether the ledger is closed.
 
     Raises:
-        PlaceLostError: Another run has taken over.
+        OtherRunError: Another run has taken over.
     """
     ledger = run.ledger
     if not ledger.removed or ledger.superseded or ledger.unresolved:

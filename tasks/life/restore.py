@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from blocks.errors import ConfigurationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
-from tasks.key.lists import note_lost_places
+from tasks.key.lists import note_lists_left
 from tasks.life.recover import values_in_the_way
 from tasks.model.decisions import outlives
 from tasks.model.events import Event
@@ -115,7 +115,7 @@ async def enable(run: Run, key: NewKey) -> VerifiedKey:
     entry = next(entry for entry in ledger.superseded if entry.hash == key.record.hash)
     openrouter = await run.world.connection(entry.connection)
     end = max(entry.revoke_at, now + UNFINISHED_FOR)
-    await note_lost_places(run, entry)
+    await note_lists_left(run, entry)
     changes = {"disabled": False, "at_once": False, "revoke_at": end, "overlap_ends": end, "capped": None}
     replaced = ledger.current
     terms = replaced.terms if replaced and replaced.terms else Terms()
@@ -163,7 +163,7 @@ async def make_current_again(run: Run, key: NewKey) -> None:
         key: The restored key, as OpenRouter enabled it.
 
     Raises:
-        PlaceLostError: Another run has taken over.
+        OtherRunError: Another run has taken over.
         ServiceError: Prefect's API failed.
     """
     overlap = await overlap_of(run)

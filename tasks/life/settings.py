@@ -32,7 +32,7 @@ async def apply_settings(run: Run, rotation: Rotation) -> list[str]:
 
     Raises:
         ConfigurationError: There is no current key, or no room in the ledger for the new settings; nothing was changed.
-        PlaceLostError: Another run has taken over.
+        OtherRunError: Another run has taken over.
         ServiceError: OpenRouter failed; a Retry continues here.
     """
     current = run.ledger.current

@@ -37,7 +37,7 @@ async def write_key_off(run: Run, label: str, reason: str) -> WrittenOff:
 
     Raises:
         ConfigurationError: The ledger holds no such key, or it can be revoked; nothing was changed.
-        PlaceLostError: Another run has taken over.
+        OtherRunError: Another run has taken over.
         ServiceError: A call failed, so it is unknown whether the key can be revoked; nothing was changed.
     """
     if done := next((entry for entry in run.ledger.written_off if entry.by == run.identity.id), None):

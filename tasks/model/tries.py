@@ -13,7 +13,7 @@ from blocks.errors import (
     ConflictError,
     KeyRotationError,
     NotYetAcceptedError,
-    PlaceLostError,
+    OtherRunError,
     ServiceError,
     UnauthorizedError,
     UnavailableError,
@@ -109,7 +109,7 @@ def passes_by_itself(error: KeyRotationError) -> bool:
     if isinstance(error, ServiceError):
         refused = isinstance(error, UnauthorizedError)
         return isinstance(error, UnavailableError | ConflictError) or (error.retryable and not refused)
-    return isinstance(error, PlaceLostError | NotYetAcceptedError)
+    return isinstance(error, OtherRunError | NotYetAcceptedError)
 
 
 def asked_to_wait(error: KeyRotationError) -> timedelta:

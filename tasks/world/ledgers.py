@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import Variable
 from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from blocks.errors import PlaceLostError
+from blocks.errors import OtherRunError
 from tasks.model.ledger import FORMAT, Ledger, parse_ledger
 from tasks.world.api import LEDGER_TAG, api_errors, pages
 from tasks.world.gate import persistently, sent_once
@@ -128,7 +128,7 @@ class VariableStore:
         """Create a term; safe to repeat, because of all requests for one name a single one succeeds.
 
         Raises:
-            PlaceLostError: Another run has created this term.
+            OtherRunError: Another run has created this term.
             OwnTermError: This attempt has created this term with other content, in a write that seemed to fail.
             ServiceError: Prefect's API failed.
         """
@@ -155,7 +155,7 @@ class VariableStore:
             return
         if stored is not None and _writer(stored.value) == _writer(value) is not None:
             raise OwnTermError
-        raise PlaceLostError(f"Another run has just written the ledger of {self._rotation}, so this one stopped.")
+        raise OtherRunError(f"Another run has just written the ledger of {self._rotation}, so this one stopped.")
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
         """Mark a ledger of format 1 as continued in terms, so that older packages refuse it."""

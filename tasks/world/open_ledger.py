@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
-from blocks.errors import LedgerError, PlaceLostError
+from blocks.errors import LedgerError, OtherRunError
 from tasks.model.ledger import Ledger, parse_ledger
 from tasks.model.room import MAX_LEDGER_BYTES, length, without_left_places
 
@@ -42,7 +42,7 @@ class LedgerStore(Protocol):
         """Return the newest terms, the newest first."""
 
     async def create(self, term: LedgerTerm) -> None:
-        """Create a term; `PlaceLostError` if another run has created it, `OwnTermError` if this attempt has."""
+        """Create a term; `OtherRunError` if another run has created it, `OwnTermError` if this attempt has."""
 
     async def close_format_1(self, value: Mapping[str, Any]) -> None:
         """Mark a ledger of format 1 as continued in terms."""
@@ -98,14 +98,14 @@ class OpenLedger:
         """Check that this attempt's term is still the newest; if it has written none yet, take the ledger over.
 
         Raises:
-            PlaceLostError: Another run has taken over.
+            OtherRunError: Another run has taken over.
         """
         if self._term is not None and not self._is_mine:
             await self.save(self.ledger)
             return
         newest = await self._store.newest()
         if (newest[0].number if newest else None) != self._term:
-            raise PlaceLostError(
+            raise OtherRunError(
                 f"Another run of rotation {self._rotation} has taken over, so this one stopped before its next write."
             )
 
@@ -116,7 +116,7 @@ class OpenLedger:
             ledger: The ledger that announces the next step.
 
         Raises:
-            PlaceLostError: Another run has taken over.
+            OtherRunError: Another run has taken over.
             LedgerError: The ledger would not fit into a Prefect variable.
         """
         await self.record(ledger)
@@ -130,7 +130,7 @@ class OpenLedger:
             ledger: The ledger after a completed step; the next effect is preceded by a check of its own.
 
         Raises:
-            PlaceLostError: Another run has taken over.
+            OtherRunError: Another run has taken over.
             LedgerError: The ledger would not fit into a Prefect variable.
         """
         signed, value = self._signed(ledger)

@@ -19,7 +19,7 @@ from blocks.errors import (
     KeyRotationError,
     MissingBlockError,
     OtherAccountError,
-    PlaceLostError,
+    OtherRunError,
     ServiceError,
     UnauthorizedError,
     concerning,
@@ -71,7 +71,7 @@ async def gather_all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     failures = [result for result in results if isinstance(result, BaseException)]
     ours = [failure for failure in failures if isinstance(failure, KeyRotationError)]
     unexpected = [failure for failure in failures if not isinstance(failure, KeyRotationError)]
-    lost = [failure for failure in failures if isinstance(failure, PlaceLostError)]
+    lost = [failure for failure in failures if isinstance(failure, OtherRunError)]
     if unexpected or lost or len(failures) == 1:
         raise (unexpected or lost or failures)[0]
     if ours:
@@ -138,7 +138,7 @@ class Run:
         return await self._ledger.load()
 
     async def write(self, ledger: Ledger) -> None:
-        """Write the ledger before an effect; `PlaceLostError` if another run has written since."""
+        """Write the ledger before an effect; `OtherRunError` if another run has written since."""
         await self._ledger.save(ledger)
 
     async def record(self, ledger: Ledger) -> None:
@@ -146,7 +146,7 @@ class Run:
         await self._ledger.record(ledger)
 
     async def guard(self) -> None:
-        """Raise `PlaceLostError` if another run has written since this one last read or wrote."""
+        """Raise `OtherRunError` if another run has written since this one last read or wrote."""
         await self._ledger.guard()
 
     async def is_explained(self, key_hash: str) -> bool:
@@ -161,7 +161,7 @@ class Run:
         A slow ledger check may return outdated information, so the timeout includes it.
 
         Raises:
-            PlaceLostError: Another run has taken over; nothing was written.
+            OtherRunError: Another run has taken over; nothing was written.
             ServiceError: The place cannot be written, or did not answer in time.
         """
         try:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prefect import Flow
 
 import flows
-from blocks.errors import PlaceLostError, ServiceError
+from blocks.errors import OtherRunError, ServiceError
 from flows import slot
 from flows.runs import open_run
 from flows.slot import LOOK_AFTER_SECONDS, WAIT_SECONDS, Slot, emergency_slot_of, may_reclaim, slot_of
@@ -172,7 +172,7 @@ async def test_a_run_that_waits_too_long_gives_up(limits: FakeLimits) -> None:
     limits.add(SLOT, taken=True)
     limits.others = [HOLDER]
 
-    with pytest.raises(PlaceLostError, match="was still running after 300 seconds"):
+    with pytest.raises(OtherRunError, match="was still running after 300 seconds"):
         await taken(limits.slot())
 
     assert WAIT_SECONDS <= limits.seconds < WAIT_SECONDS + 10

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from blocks.errors import PlaceLostError
+from blocks.errors import OtherRunError
 from tasks.model.decisions import Identity
 from tasks.model.rotation import Rotation
 from tests.simulation.invariants import check_agreement, check_no_orphan
@@ -316,5 +316,5 @@ def test_a_key_that_was_made_after_another_run_has_taken_over_is_deleted_again(w
     watched.model.time += timedelta(days=2)
     assert watched.rotate().succeeded
 
-    assert isinstance(ended.error, PlaceLostError)
+    assert isinstance(ended.error, OtherRunError)
     check_no_orphan(watched.model, watched.rotation)

@@ -13,7 +13,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from blocks.errors import PlaceLostError
+from blocks.errors import OtherRunError
 from tasks.model.decisions import Identity
 from tests.simulation.promises import promise
 from tests.simulation.rules.by_hand import ByHand
@@ -122,7 +122,7 @@ class Pauses(ByHand):
             ended = await late
         finally:
             late.cancel()
-        stopped = isinstance(ended.error, PlaceLostError) or len(process.begun_changes) == begun
+        stopped = isinstance(ended.error, OtherRunError) or len(process.begun_changes) == begun
         promise(not has_lost or stopped, f"I5: a run that lost its place went on: {process.begun_changes[begun:]}")
         return [quick, ended]
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from blocks.errors import (
-    PlaceLostError,
+    OtherRunError,
 )
 from tasks.world.ledgers import LOOKED_AT, term_variable
 from tasks.world.open_ledger import LedgerTerm
@@ -45,7 +45,7 @@ class ModelStore:
         if name in self._model.variables:
             if self._model.variables[name] == term.value:
                 return
-            raise PlaceLostError("Another run has just written the ledger.")
+            raise OtherRunError("Another run has just written the ledger.")
         self._model.variables[name] = term.value
         if self._model.terms(self._rotation)[0].number == term.number:
             self._model.signatures += 1

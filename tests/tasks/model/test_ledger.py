@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from blocks.errors import LedgerError, PlaceLostError
+from blocks.errors import LedgerError, OtherRunError
 from tasks.model.keys import fingerprint, show_time
 from tasks.model.ledger import Ledger, parse_ledger
 from tasks.model.records import Current, MadeKey, Superseded
@@ -48,7 +48,7 @@ async def test_two_attempts_of_one_run_are_two_writers() -> None:
     await retry.load()
     await retry.save(retry.ledger)
 
-    with pytest.raises(PlaceLostError):
+    with pytest.raises(OtherRunError):
         await first.save(first.ledger)
 
 

@@ -19,8 +19,8 @@ from blocks.errors import (
     NotFoundError,
     NotYetAcceptedError,
     OtherAccountError,
+    OtherRunError,
     OverwrittenError,
-    PlaceLostError,
     RateLimitedError,
     RejectedError,
     ServiceError,
@@ -55,7 +55,7 @@ PASSING = [
     UnavailableError("sealed", retryable=False),
     ConflictError("somebody else was first"),
     ServiceError("Prefect's API failed.", retryable=True),
-    PlaceLostError("another run is at work"),
+    OtherRunError("another run is at work"),
     NotYetAcceptedError("not yet"),
 ]
 FOR_A_PERSON = [

@@ -17,7 +17,7 @@ from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from starlette.responses import Response
 
-from blocks.errors import PlaceLostError, ServiceError
+from blocks.errors import OtherRunError, ServiceError
 from sandbox.server import running
 from tasks.model.ledger import Ledger
 from tasks.world import gate, ledgers
@@ -99,7 +99,7 @@ async def test_a_ledger_that_appears_in_between_costs_the_run_its_place() -> Non
 
     with (
         mock.patch.object(gate, "get_or_create_client", return_value=(client, False)),
-        pytest.raises(PlaceLostError),
+        pytest.raises(OtherRunError),
     ):
         await ledgers.VariableStore("checkout").create(LedgerTerm(1, {}))
 

@@ -15,7 +15,7 @@ from blocks.errors import (
     ConfigurationError,
     DestinationError,
     KeyRotationError,
-    PlaceLostError,
+    OtherRunError,
     ServiceError,
     UnavailableError,
 )
@@ -40,7 +40,7 @@ async def fails(error: Exception) -> None:
             "Vault is sealed.",
         ),
         ([ConfigurationError("a"), UnavailableError("b")], DestinationError, "a b"),
-        ([UnavailableError("a"), PlaceLostError("b")], PlaceLostError, "b"),
+        ([UnavailableError("a"), OtherRunError("b")], OtherRunError, "b"),
     ],
     ids=["one kind", "one sentence", "two kinds", "the place was lost"],
 )
