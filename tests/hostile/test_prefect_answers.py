@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 from uuid import UUID
 
 import prefect as prefect_package
@@ -24,8 +27,10 @@ from starlette.routing import Route
 
 from blocks.destination import Content
 from blocks.errors import KeyRotationError
+from flows import slot
 from flows.deployments import make_first_key, read_deployment, save_deployment
 from flows.show.overview import show
+from flows.slot import Slot
 from sandbox.server import running
 from tasks.model.rotation import KeySettings, Rotation
 from tasks.world import gate
@@ -71,6 +76,20 @@ def _deployment() -> DeploymentResponse:
     return DeploymentResponse(id=RUN, flow_id=RUN, name="checkout", labels={})
 
 
+async def _take_slot() -> None:
+    """Take and release a slot, as an emergency would; its log has no run, and its clock is advanced by its waits."""
+    seconds = 0.0
+
+    async def wait(how_long: float) -> None:
+        nonlocal seconds
+        seconds += how_long
+
+    run = FlowRun(id=RUN, flow_id=RUN)
+    with mock.patch.object(slot, "get_run_logger", return_value=logging.getLogger("tests.slot")):
+        async with AsyncExitStack() as stack:
+            await Slot("checkout", run, emergency=True, sleep=wait, now=lambda: seconds).take(stack)
+
+
 CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "the ledger is read": lambda: VariableStore("checkout").newest(),
     "the ledger is written": lambda: VariableStore("checkout").create(LedgerTerm(1, {})),
@@ -99,6 +118,7 @@ CALLS: dict[str, Callable[[], Awaitable[Any]]] = {
     "destinations are listed": destinations_in_use,
     "all facts are read": read_facts,
     "slots are looked at": slot_warnings,
+    "a slot is taken": _take_slot,
     "the overview is shown": lambda: show([], NOW),
     "a secret is read": lambda: _secret().read_content(),
     "a secret is written": lambda: _secret().write_content(SecretStr(KEY), Content(None), {}),
