@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -33,13 +34,15 @@ MOST_LISTED = 50
 """How many due runs a worker requests at once, at most; the server refuses a limit above 200."""
 MOST_REMEMBERED = 500
 """How many runs that are no emergencies are not listed again, at most."""
+FEW = 10
+"""How many of the newest runs are listed while more are due than can be remembered."""
 
 
 class DueEmergencies:
     """Finds the emergencies among the due runs of a work pool, which the server cannot tell from the others.
 
-    While many runs are due, each is listed once: to list them again at every look would cost the server as much as to
-    execute them.
+    While many runs are due, they are not listed again at every look, which would cost the server as much as to execute
+    them.
 
     Args:
         clock: The server's clock.
@@ -63,9 +66,10 @@ class DueEmergencies:
         """
         # Newest first: the server's own order by scheduled time would list a run that was just started last. A Retry
         # leaves the expected start of a run as it was, but such a run has its name already.
+        limit = MOST_LISTED if len(self._ordinary) < MOST_REMEMBERED else FEW
         newest, retried = await asyncio.gather(
-            self._scheduled(client, pool, queues),
-            self._scheduled(client, pool, queues, FlowRunFilterName(like_=f"{EMERGENCY} ")),
+            self._scheduled(client, pool, queues, limit, id=FlowRunFilterId(not_any_=[*self._ordinary])),
+            self._scheduled(client, pool, queues, MOST_LISTED, name=FlowRunFilterName(like_=f"{EMERGENCY} ")),
         )
         found = {run.id: run for run in (*newest, *retried) if is_emergency(run.parameters)}
         self._ordinary.extend(run.id for run in newest if run.id not in found)
@@ -78,20 +82,19 @@ class DueEmergencies:
         ]
 
     async def _scheduled(
-        self, client: PrefectClient, pool: WorkPool, queues: Iterable[str], name: FlowRunFilterName | None = None
+        self, client: PrefectClient, pool: WorkPool, queues: Iterable[str], limit: int, **only: Any
     ) -> list[FlowRun]:
         names = sorted(queues)
         return await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(
-                id=FlowRunFilterId(not_any_=[*self._ordinary]),
-                name=name,
+                **only,
                 state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
                 next_scheduled_start_time=FlowRunFilterNextScheduledStartTime(before_=self._clock.now()),
             ),
             work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool.name])),
             work_queue_filter=WorkQueueFilter(name=WorkQueueFilterName(any_=names)) if names else None,
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            limit=MOST_LISTED,
+            limit=limit,
         )
 
 

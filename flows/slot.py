@@ -22,7 +22,7 @@ from prefect.logging import get_run_logger
 
 from blocks.errors import OtherRunError, ServiceError
 from tasks.world.api import LEDGER_TAG, api_errors
-from tasks.world.gate import watched_client
+from tasks.world.gate import sent_once, watched_client
 from tasks.world.inventory import RunAtWork, note_waiting, runs_at_work
 
 WAIT_SECONDS = 300.0
@@ -39,7 +39,7 @@ REQUEST_SECONDS = 30.0
 LEASE_SECONDS = 60.0
 """How long a killed run's slot stays taken; the shortest lease that Prefect allows."""
 RENEW_AFTER_SECONDS = 20.0
-"""The interval at which a lease is renewed: one renewal may fail without the lease ending."""
+"""How long after a renewal the next one is sent; after one without an answer, that is still before the lease ends."""
 STEP_BACK_SECONDS = 5.0
 """The interval at which a waiting run checks whether an emergency is over."""
 
@@ -185,10 +185,7 @@ async def _read_limit(limit: str, doing: str) -> GlobalConcurrencyLimitResponse 
 
 
 async def _got(stack: AsyncExitStack, limit: str) -> bool:
-    granted = await _granted(limit)
-    if granted is not None and not granted.limits:
-        await _make_limit(limit)
-        granted = await _granted(limit)
+    granted = await _granted_or_made(limit)
     if granted is None:
         return False
     if not granted.limits:
@@ -197,7 +194,29 @@ async def _got(stack: AsyncExitStack, limit: str) -> bool:
     return True
 
 
+async def _granted_or_made(limit: str) -> ConcurrencyLimitWithLeaseResponse | None:
+    # The limit may not exist, or somebody may have left it no slot; any other failure may pass at once.
+    with suppress(ServiceError):
+        granted = await _granted(limit)
+        if granted is None or granted.limits:
+            return granted
+    await _make_limit(limit)
+    return await _granted(limit)
+
+
 async def _granted(limit: str) -> ConcurrencyLimitWithLeaseResponse | None:
+    asking = asyncio.ensure_future(_ask_for(limit))
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        # The server may grant the slot all the same, and nobody else would release it.
+        with suppress(ServiceError):
+            if (granted := await asking) and granted.limits:
+                await _release(limit, granted.lease_id)
+        raise
+
+
+async def _ask_for(limit: str) -> ConcurrencyLimitWithLeaseResponse | None:
     # Prefect's own `concurrency` makes three clients for each slot, which nobody watches: on SQLite, their requests
     # wait for seconds after a refusal. And it renews each lease at once.
     client = watched_client()
@@ -225,16 +244,18 @@ async def _leased(limit: str, lease_id: UUID) -> AsyncIterator[None]:
 
 
 async def _renew(limit: str, lease_id: UUID) -> None:
-    while True:
+    has_ended = False
+    while not has_ended:
         await asyncio.sleep(RENEW_AFTER_SECONDS)
         try:
-            with api_errors(f"renewing the lease of the slot {limit}"):
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    await watched_client().renew_concurrency_lease(lease_id, LEASE_SECONDS)
+            async with sent_once(f"renewing the lease of the slot {limit}") as client:
+                try:
+                    await client.renew_concurrency_lease(lease_id, LEASE_SECONDS)
+                except httpx.HTTPStatusError as error:
+                    has_ended = error.response.status_code == httpx.codes.GONE
+                    raise
         except ServiceError as error:
             get_run_logger().warning("%s The run continues: it needs the slot only for its turn.", error)
-            if not error.retryable:
-                return
 
 
 async def _release(limit: str, lease_id: UUID) -> None:

@@ -70,7 +70,7 @@ async def find_restorable(run: Run, label: str) -> NewKey:
             f"label: the fingerprint of the key {key.label} was lost with an earlier ledger, so it cannot be found in "
             "a destination. Nothing was changed."
         )
-    _refuse_to_overwrite(run, await run.read_destinations(ledger.current.destinations))
+    await _refuse_to_overwrite(run, await run.read_destinations(ledger.current.destinations))
     secret = await _kept_by_a_destination(run, ledger.current, key)
     if secret is None:
         raise ConfigurationError(
@@ -80,13 +80,23 @@ async def find_restorable(run: Run, label: str) -> NewKey:
     return NewKey(secret, key)
 
 
-def _refuse_to_overwrite(run: Run, fingerprints: Mapping[str, str | None]) -> None:
-    if others := values_in_the_way(run, fingerprints):
+async def _refuse_to_overwrite(run: Run, fingerprints: Mapping[str, str | None]) -> None:
+    others = values_in_the_way(run, fingerprints)
+    permitted = await _overwrite_of(run) if others else []
+    if others := [name for name in others if name not in permitted]:
         raise ConfigurationError(
             f"rotation: the restored key would replace a value that is not an OpenRouter key in {', '.join(others)}, "
-            "which pointed to another place when the rotation last published there. Correct that block, or start a "
-            "rotation instead, whose field overwrite can permit it. Nothing was changed."
+            "which pointed to another place when the rotation last published there. Correct that block, or, if that "
+            "value may be lost, name that destination in overwrite. Nothing was changed."
         )
+
+
+async def _overwrite_of(run: Run) -> list[str]:
+    try:
+        return (await run.world.deployed_rotation(run.name)).overwrite
+    except ConfigurationError:
+        # The deployment does not exist, or its parameters are invalid.
+        return []
 
 
 async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) -> SecretStr | None:

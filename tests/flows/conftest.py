@@ -16,6 +16,6 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> FakeLimits:
     made = FakeLimits()
     monkeypatch.setattr(slot, "watched_client", lambda: made)
     monkeypatch.setattr(slot, "get_run_logger", lambda: logging.getLogger("tests.slot"))
-    for name in ("note_waiting", "runs_at_work"):
+    for name in ("note_waiting", "runs_at_work", "sent_once"):
         monkeypatch.setattr(slot, name, getattr(made, name))
     return made

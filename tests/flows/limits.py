@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Self
 from uuid import UUID, uuid4
 
 import httpx
@@ -13,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 
 from flows import slot
 from flows.slot import Slot
+from tasks.world.api import api_errors
 from tasks.world.inventory import RunAtWork
 
 
@@ -31,6 +35,8 @@ class FakeLimits:
         self.leases: dict[UUID, GlobalConcurrencyLimitResponse] = {}
         self.renewed: list[UUID] = []
         self.released: list[UUID] = []
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     def add(self, limit: str, *, taken: bool) -> GlobalConcurrencyLimitResponse:
         """Add a limit of one slot."""
@@ -55,11 +61,14 @@ class FakeLimits:
         assert (slots, mode, lease_duration) == (1, "concurrency", slot.LEASE_SECONDS)
         [limit] = names
         self.asked.append(f"take {limit}")
+        await self.answers.wait()
         if self.failures:
             raise self.failures.pop(0)
         found = self.limits.get(limit)
         if found is None:
             return httpx.Response(200, json={"lease_id": str(uuid4()), "limits": []})
+        if found.limit < 1:
+            raise status_error(422)
         if found.active and found.active_slots >= found.limit:
             raise status_error(423)
         found.active_slots += 1
@@ -96,9 +105,12 @@ class FakeLimits:
         self.limits[limit].active_slots = 0
 
     async def upsert_global_concurrency_limit_by_name(self, limit: str, _slots: int) -> None:
-        """Create a limit."""
+        """Create a limit, or give it its one slot again."""
         self.asked.append(f"make {limit}")
-        self.add(limit, taken=False)
+        if limit in self.limits:
+            self.limits[limit].limit = 1
+        else:
+            self.add(limit, taken=False)
 
     async def note_waiting(self, _run: FlowRun, limit: str) -> None:
         """Record the slot for which the run waits."""
@@ -108,6 +120,12 @@ class FakeLimits:
         """Return the other runs."""
         self.asked.append("list runs")
         return list(self.others)
+
+    @asynccontextmanager
+    async def sent_once(self, doing: str) -> AsyncIterator[Self]:
+        """Yield this server as the client of the gate."""
+        with api_errors(doing):
+            yield self
 
     def slot(self, *, emergency: bool = False) -> Slot:
         """Return the slot of a run that starts now."""

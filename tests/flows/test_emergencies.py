@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import FlowRun, WorkPool, WorkQueue
 from prefect.exceptions import ObjectNotFound
 
 from flows.clock import ServerClock
-from flows.emergencies import MOST_LISTED, MOST_REMEMBERED, DueEmergencies
+from flows.emergencies import FEW, MOST_LISTED, MOST_REMEMBERED, DueEmergencies
 
 QUEUE = uuid4()
 POOL = WorkPool(name="pool", type="key-rotation", default_queue_id=QUEUE)
@@ -98,13 +98,20 @@ async def test_an_emergency_behind_many_newer_runs_is_found_while_they_wait(emer
     assert looks == [[], [], [], [hidden]]
 
 
-async def test_only_so_many_runs_are_remembered(emergencies: DueEmergencies) -> None:
-    """A request must not grow without bound; the runs that were listed first are listed again."""
-    server = Server(*ordinary_runs(MOST_REMEMBERED + MOST_LISTED))
-
-    for _ in range(30):
+async def test_of_more_runs_than_can_be_remembered_few_are_listed_again(emergencies: DueEmergencies) -> None:
+    """A request must not grow without bound, and a new emergency is still found at the next look."""
+    server, new = Server(*ordinary_runs(2 * MOST_REMEMBERED)), an_emergency("quick-fox")
+    for _ in range(MOST_REMEMBERED // MOST_LISTED):
         await found(emergencies, server)
+    server.listed = 0
 
+    for _ in range(20):
+        assert await found(emergencies, server) == []
+    listed = server.listed
+    server.runs.insert(0, new)
+
+    assert await found(emergencies, server) == [new]
+    assert listed == 20 * FEW
     assert len(emergencies._ordinary) == MOST_REMEMBERED
 
 

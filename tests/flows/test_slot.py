@@ -216,13 +216,33 @@ async def test_a_request_without_an_answer_in_time_counts_as_a_refusal(limits: F
 
 async def test_an_error_of_the_server_is_no_refusal(limits: FakeLimits) -> None:
     """The run fails and is tried again, instead of waiting for a slot that may be free."""
-    limits.failures = [status_error(500)]
+    limits.failures = [status_error(500), status_error(500)]
 
     with pytest.raises(ServiceError, match=f"failed while taking the slot {SLOT}") as failed:
         await taken(limits.slot())
 
     assert failed.value.retryable
     assert limits.waits == []
+
+
+async def test_one_error_of_the_server_costs_one_more_request(limits: FakeLimits) -> None:
+    """An emergency does not wait a minute for its try because of it."""
+    limits.add(SLOT, taken=False)
+    limits.failures = [status_error(500)]
+
+    await taken(limits.slot())
+
+    assert limits.asked.count(f"take {SLOT}") == 2
+    assert limits.waits == []
+
+
+async def test_a_limit_without_a_slot_gets_its_one_slot_again(limits: FakeLimits) -> None:
+    """A person has set it to zero, so the server refuses every request for a slot."""
+    limits.add(SLOT, taken=False).limit = 0
+
+    await taken(limits.slot())
+
+    assert limits.limits[SLOT].limit == 1
 
 
 async def test_other_runs_step_back_while_an_emergency_is_at_work(limits: FakeLimits) -> None:

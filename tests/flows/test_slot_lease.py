@@ -11,6 +11,7 @@ import pytest
 
 from flows import slot
 from flows.slot import slot_of
+from tasks.world.gate import DEADLINE_SECONDS
 from tests.flows.limits import FakeLimits, status_error
 
 SLOT = slot_of("checkout")
@@ -49,13 +50,16 @@ async def test_a_slot_is_kept_until_the_run_has_ended(limits: FakeLimits) -> Non
 
 
 @pytest.mark.usefixtures("_renewals_at_once")
-async def test_a_renewal_that_failed_is_made_again(limits: FakeLimits, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("status", [404, 503])
+async def test_a_renewal_that_failed_is_made_again(
+    limits: FakeLimits, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
     """A renewal may fail without the lease ending."""
     limits.add(SLOT, taken=False)
 
     async with AsyncExitStack() as stack:
         await limits.slot().take(stack)
-        limits.failures = [status_error(503)]
+        limits.failures = [status_error(status)]
         await until(lambda: len(limits.renewed) > 2)
 
     assert "failed while renewing the lease of the slot" in caplog.text
@@ -87,6 +91,32 @@ async def test_a_slot_that_cannot_be_released_fails_no_run(
         limits.failures = [httpx.ReadTimeout("no answer")]
 
     assert "It is free again within a minute" in caplog.text
+
+
+async def test_a_slot_that_is_granted_to_a_cancelled_run_is_released(limits: FakeLimits) -> None:
+    """The next run, perhaps the emergency for which it was cancelled, does not wait for the end of the lease."""
+    limit = limits.add(SLOT, taken=False)
+    limits.answers.clear()
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            await limits.slot().take(stack)
+
+    running = asyncio.create_task(run())
+    await until(lambda: bool(limits.asked))
+    running.cancel()
+    await asyncio.sleep(0)
+    limits.answers.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert limit.active_slots == 0
+    assert len(limits.released) == 1
+
+
+def test_a_lease_outlives_a_renewal_without_an_answer() -> None:
+    """The next renewal is sent before the lease ends."""
+    assert slot.RENEW_AFTER_SECONDS + DEADLINE_SECONDS + slot.RENEW_AFTER_SECONDS < slot.LEASE_SECONDS
 
 
 async def test_a_cancelled_run_releases_its_slot(limits: FakeLimits) -> None:

@@ -247,6 +247,21 @@ async def test_a_restored_key_replaces_no_value_at_a_new_place(world: FakeWorld)
     assert world.everything() == before
 
 
+async def test_a_restored_key_replaces_a_value_that_may_be_lost(world: FakeWorld) -> None:
+    """Given that the rotation names the destination in `overwrite`, a restoration may do what a rotation may."""
+    await world.rotate()
+    former = await world.held()
+    await world.rotate()
+    edit(world)
+    await world.block.awrite_secret(former.secret.encode())
+    await world.block.awrite_secret(b"changeme")
+    world.change(overwrite=["vault-secret/checkout"])
+
+    await world.restore()
+
+    assert await world.held() == former
+
+
 async def test_a_run_says_that_a_key_at_a_former_place_has_no_budget_left(world: FakeWorld) -> None:
     """Given a carried budget, consumers there get 402 at once, and not only when the overlap ends."""
     world.change(key={"carry_budget": True})
