@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,7 @@ from tasks.model.rotation import Rotation
 from tasks.model.schedules import SLUG
 from tasks.world.api import LEDGER_TAG, api_errors, as_not_found
 from tasks.world.deployments import longest_interval, own_schedule, read_timetable
+from tasks.world.gate import persistently, sent_once
 
 WORK_POOL = "key-rotation"
 """The work pool for a rotation whose creating run has no work pool."""
@@ -68,18 +70,44 @@ async def save_deployment(
         The deployment after the change.
 
     Raises:
-        ConfigurationError: The work pool does not exist, or a deployment was removed meanwhile.
+        ConfigurationError: The work pool does not exist, or a deployment was removed or changed meanwhile.
         ServiceError: Prefect's API failed.
     """
-    removed = ConfigurationError(f"The deployment rotate/{rotation.name} was removed meanwhile. Run the form again.")
-    client, _ = get_or_create_client()
+    await persistently(partial(_save, before, rotation, schedule, active))
+    with api_errors("reading the saved deployment"), _found(_removed(rotation.name)):
+        client, _ = get_or_create_client()
+        return await client.read_deployment_by_name(f"rotate/{rotation.name}")
+
+
+async def _save(
+    before: DeploymentResponse | None, rotation: Rotation, schedule: RRuleSchedule | None, active: bool
+) -> None:
+    # Read again before each write: an earlier attempt may have arrived, or somebody else have changed the deployment.
+    now = await read_deployment(rotation.name)
+    if now is None and before is not None:
+        raise _removed(rotation.name)
     with api_errors("saving the deployment"):
-        if before is None:
+        if now is None:
             await _create(rotation, schedule, active)
-        with _found(removed):
-            if before is not None:
-                await _change(before, rotation, schedule, active)
-            return await client.read_deployment_by_name(f"rotate/{rotation.name}")
+        elif changes := await _changes(now, rotation, schedule, active):
+            if before is None or _settings(now) != _settings(before):
+                raise ConfigurationError(
+                    f"The deployment rotate/{rotation.name} was changed meanwhile. Run the form again."
+                )
+            async with sent_once("saving the deployment") as client:
+                with _found(_removed(rotation.name)):
+                    await client.update_deployment(now.id, DeploymentUpdate(**changes))
+
+
+def _settings(deployment: DeploymentResponse) -> tuple[Any, ...]:
+    """Return what a form may change in a deployment."""
+    schedules = [(each.slug, each.schedule, each.active) for each in deployment.schedules]
+    pool = deployment.work_pool_name, deployment.work_queue_name
+    return deployment.id, deployment.parameters, schedules, deployment.paused, pool
+
+
+def _removed(rotation: str) -> ConfigurationError:
+    return ConfigurationError(f"The deployment rotate/{rotation} was removed meanwhile. Run the form again.")
 
 
 @contextmanager
@@ -97,23 +125,24 @@ async def _create(rotation: Rotation, schedule: RRuleSchedule | None, active: bo
     own = await _own_deployment()
     pool, queue = _place(own)
     flow_id = await client.create_flow(rotate)
-    with _found(_missing(pool)):
-        await client.create_deployment(
-            flow_id=flow_id,
-            name=rotation.name,
-            description=_description(rotation.name),
-            tags=[LEDGER_TAG, rotation.name],
-            entrypoint="flows.rotate:rotate",
-            pull_steps=[],
-            parameters={"emergency": False, "rotation": rotation.model_dump(mode="json")},
-            parameter_openapi_schema=parameter_schema(rotate).model_dump(exclude_unset=True),
-            enforce_parameter_schema=True,
-            schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)] if schedule else [],
-            # No concurrency_limit: an emergency would queue behind other runs. Each rotation has its own slot.
-            work_pool_name=pool,
-            work_queue_name=queue,
-            job_variables=own.job_variables if own else None,
-        )
+    async with sent_once("saving the deployment") as client:
+        with _found(_missing(pool)):
+            await client.create_deployment(
+                flow_id=flow_id,
+                name=rotation.name,
+                description=_description(rotation.name),
+                tags=[LEDGER_TAG, rotation.name],
+                entrypoint="flows.rotate:rotate",
+                pull_steps=[],
+                parameters={"emergency": False, "rotation": rotation.model_dump(mode="json")},
+                parameter_openapi_schema=parameter_schema(rotate).model_dump(exclude_unset=True),
+                enforce_parameter_schema=True,
+                schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)] if schedule else [],
+                # No concurrency_limit: an emergency would queue behind other runs. Each rotation has its own slot.
+                work_pool_name=pool,
+                work_queue_name=queue,
+                job_variables=own.job_variables if own else None,
+            )
 
 
 def _place(own: DeploymentResponse | None) -> tuple[str, str | None]:
@@ -145,11 +174,13 @@ async def _own_deployment() -> DeploymentResponse | None:
         return await client.read_deployment(deployment_id)
 
 
-async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRuleSchedule | None, active: bool) -> None:
-    client, _ = get_or_create_client()
+async def _changes(
+    before: DeploymentResponse, rotation: Rotation, schedule: RRuleSchedule | None, active: bool
+) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if before.work_pool_name is None:
         # Prefect takes a deleted pool out of its deployments, and does not put one of the same name back.
+        client, _ = get_or_create_client()
         pool, queue = _place(await _own_deployment())
         with _found(_missing(pool)):
             await client.read_work_pool(pool)
@@ -170,8 +201,7 @@ async def _change(before: DeploymentResponse, rotation: Rotation, schedule: RRul
     if before.global_concurrency_limit is not None:
         # Set by an earlier version; an emergency would queue behind other runs.
         changes |= {"concurrency_limit": None, "concurrency_options": None}
-    if changes:
-        await client.update_deployment(before.id, DeploymentUpdate(**changes))
+    return changes
 
 
 async def longest_interval_after(

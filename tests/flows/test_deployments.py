@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +26,7 @@ from prefect.server.schemas.schedules import RRuleSchedule
 from blocks.errors import ConfigurationError
 from flows.deployments import FIRST_KEY_TAG, save_deployment
 from sandbox.stack import CHECKOUT, read_settings
-from tasks.model.rotation import is_slug, parse_rotation
+from tasks.model.rotation import Rotation, is_slug, parse_rotation
 from tasks.world.deployments import read_timetable
 from tasks.world.tries import TRY_TAG
 from tests.prefect_client import client_with
@@ -146,7 +148,18 @@ def test_the_flow_fits_on_one_screen() -> None:
 
 REQUEST = httpx.Request("POST", "http://127.0.0.1/api/deployments/")
 STATUS_404 = PrefectHTTPStatusError("", request=REQUEST, response=httpx.Response(404, request=REQUEST))
+FOUND = DeploymentResponse(id=uuid4(), name="example", flow_id=uuid4(), labels={})
 REMOVED = "The deployment rotate/example was removed meanwhile. Run the form again."
+
+
+@contextmanager
+def used(client: Any) -> Iterator[None]:
+    """Make a client that of the code under test."""
+    with (
+        mock.patch("flows.deployments.get_or_create_client", return_value=(client, False)),
+        mock.patch("tasks.world.gate.watched_client", return_value=client),
+    ):
+        yield
 
 
 @pytest.mark.parametrize(
@@ -155,30 +168,33 @@ REMOVED = "The deployment rotate/example was removed meanwhile. Run the form aga
         ("create_deployment", STATUS_404, True, "The work pool of-this-run does not exist: create it "),
         ("read_work_pool", ObjectNotFound(STATUS_404), False, "The work pool of-this-run does not exist: create it "),
         ("update_deployment", STATUS_404, False, REMOVED),
-        ("read_deployment_by_name", ObjectNotFound(STATUS_404), False, REMOVED),
+        ("read_deployment_by_name", [ObjectNotFound(STATUS_404)], False, REMOVED),
+        ("read_deployment_by_name", [FOUND, ObjectNotFound(STATUS_404)], False, REMOVED),
         ("read_deployment", ObjectNotFound(STATUS_404), True, "The deployment of this run was removed meanwhile. "),
     ],
     ids=[
         "no pool",
         "no pool to put back",
+        "removed during the change",
         "removed before the change",
         "removed after the change",
         "the form's own was removed",
     ],
 )
-async def test_what_does_not_exist_is_named(call: str, error: Exception, is_new: bool, sentence: str) -> None:
+async def test_what_does_not_exist_is_named(call: str, error: Any, is_new: bool, sentence: str) -> None:
     """A 404 is blamed on the work pool only if the pool is what does not exist."""
     own = DeploymentResponse(name="add-rotation", flow_id=uuid4(), work_pool_name="of-this-run", labels={})
-    before = None if is_new else DeploymentResponse(id=uuid4(), name="example", flow_id=uuid4(), labels={})
+    before = None if is_new else FOUND
     client = client_with(*USED)
     client.read_deployment.return_value, client.create_flow.return_value = own, uuid4()
+    client.read_deployment_by_name.side_effect = ObjectNotFound(STATUS_404) if is_new else [FOUND]
     getattr(client, call).side_effect = error
     rotation = parse_rotation(DEPLOYMENTS["example"]["parameters"]["rotation"])
     run: Any = {"flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4())}
 
     with (
         FlowRunContext.model_construct(**run),
-        mock.patch("flows.deployments.get_or_create_client", return_value=(client, False)),
+        used(client),
         pytest.raises(ConfigurationError) as refused,
     ):
         await save_deployment(before, rotation, None, active=True)
@@ -210,14 +226,67 @@ async def test_a_change_puts_the_pool_back_that_was_deleted(pool: str | None, ch
         labels={},
     )
     client = client_with(*USED)
-    client.read_deployment.return_value = own
+    client.read_deployment.return_value, client.read_deployment_by_name.return_value = own, before
     run: Any = {"flow_run": FlowRun(flow_id=uuid4(), deployment_id=uuid4())}
 
     with (
         FlowRunContext.model_construct(**run),
-        mock.patch("flows.deployments.get_or_create_client", return_value=(client, False)),
+        used(client),
     ):
         await save_deployment(before, rotation, None, active=True)
 
     sent = [call.args[1].model_dump(exclude_unset=True) for call in client.update_deployment.await_args_list]
     assert sent == ([changes] if changes else [])
+
+
+def deployed(**changes: Any) -> DeploymentResponse:
+    """Return the example's deployment as the server has it."""
+    rotation = parse_rotation(DEPLOYMENTS["example"]["parameters"]["rotation"])
+    fields: dict[str, Any] = {"parameters": {"rotation": rotation.model_dump(mode="json")}, "work_pool_name": "pool"}
+    return FOUND.model_copy(update=fields | changes)
+
+
+def wanted(**changes: Any) -> Rotation:
+    """Return the example with changes."""
+    return parse_rotation({**DEPLOYMENTS["example"]["parameters"]["rotation"], **changes})
+
+
+async def saved(client: Any, before: DeploymentResponse | None, rotation: Rotation) -> list[Any]:
+    """Save a deployment, and return the updates that were sent."""
+    with used(client):
+        await save_deployment(before, rotation, None, active=True)
+    return list(client.update_deployment.await_args_list)
+
+
+async def test_a_change_that_was_made_meanwhile_is_not_overwritten() -> None:
+    """A person's change may come between the form's look and its write, or before a write that is made again."""
+    client, rotation = client_with(*USED), wanted(description="of the form")
+    theirs = deployed(parameters={"rotation": wanted(description="of somebody else").model_dump(mode="json")})
+    client.read_deployment_by_name.return_value = theirs
+
+    for before in (deployed(), None):
+        with pytest.raises(ConfigurationError, match="was changed meanwhile"):
+            await saved(client, before, rotation)
+
+    assert client.update_deployment.await_count == 0
+
+
+async def test_a_change_whose_answer_was_lost_is_not_made_twice() -> None:
+    """The next look finds it made."""
+    client, rotation = client_with(*USED), wanted(description="of the form")
+    after = deployed(parameters={"rotation": rotation.model_dump(mode="json")})
+    client.read_deployment_by_name.side_effect = [deployed(), after, after]
+    client.update_deployment.side_effect = httpx.ReadTimeout("no answer")
+
+    sent = await saved(client, deployed(), rotation)
+
+    assert len(sent) == 1
+
+
+async def test_a_change_that_was_refused_for_a_moment_is_made_again() -> None:
+    """SQLite refuses a transaction now and then; nothing else has changed the deployment."""
+    client, rotation = client_with(*USED), wanted(description="of the form")
+    client.read_deployment_by_name.return_value = deployed()
+    client.update_deployment.side_effect = [httpx.ReadTimeout("no answer"), None]
+
+    assert len(await saved(client, deployed(), rotation)) == 2
