@@ -142,11 +142,12 @@ class SupersededKeys(History):
         """Somebody retries a removal, although the rotation was added again since."""
         identity, until, completed = self.removals.pop(which % len(self.removals))
         self.model.record(f"removal {identity.id.int} is retried")
+        # Its own late writes are no sign that the rotation is back.
+        self.model.settle()
         ledger = self.model.ledger("checkout")
         is_back = ledger is not None and ledger.current is not None and ledger.current.since > identity.first_started
         again = Identity(identity.id, identity.first_started, 2, completed=completed)
         if completed or is_back:
-            self.model.settle()
             before = self._what_is_alive()
             self._after(play(run_remove(self.model, "checkout", again, until)))
             promise(self._what_is_alive() == before, "a Retry of a removal took away what had come back")
