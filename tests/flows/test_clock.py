@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from anyio import CapacityLimiter
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import WorkPool
 from prefect.settings import PREFECT_CLIENT_CSRF_SUPPORT_ENABLED, temporary_settings
 from prefect.workers.base import BaseWorker
 
@@ -60,6 +62,7 @@ async def worker(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[KeyRota
     server, made = Server(), KeyRotationWorker("pool")
     made._limiter = CapacityLimiter(made._limit or 0)
     made._has_successfully_synced = True
+    made._work_pool = WorkPool(name="pool", type="key-rotation", default_queue_id=uuid4())
 
     async def send_heartbeat(each: KeyRotationWorker) -> None:
         await each.client.request("GET", "/health")
