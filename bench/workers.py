@@ -29,6 +29,7 @@ from flows import rotate
 from sandbox.setup import PLACEHOLDER
 from sandbox.stack import WORKER_TYPE, Process
 from sandbox.usage import memory_mb
+from tasks.world.ledgers import prune_ledgers
 
 EMERGENCIES = 5
 ALONE = 30
@@ -218,6 +219,8 @@ async def memory(bench: Bench, pool: Pool, subjects: list[Any], many: int) -> No
     while done < many:
         await ended([await pool.start(subject) for subject in subjects])
         done += len(subjects)
+        # As the overview does each minute: Prefect's server reads all variables for every run that is created.
+        await prune_ledgers()
         early = early or (memory_mb(pool.worker.pid) if done >= many / 20 else 0.0)
     late = memory_mb(pool.worker.pid)
     what = f"worker's memory after {many} more rotations / after {many // 20}"
