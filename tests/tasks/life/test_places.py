@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from blocks.errors import ServiceError
+from sandbox.openrouter_account import StoredKey
 from sandbox.server import Fault
 from tasks.audit.findings import Kind
 from tasks.life.plan import plan
@@ -231,14 +232,20 @@ async def test_what_stands_at_the_new_place_is_not_lost_without_being_asked_for(
     assert world.everything() == before
 
 
-async def test_a_restored_key_replaces_no_value_at_a_new_place(world: FakeWorld) -> None:
-    """Given a block that was edited to a place with a database's URL, where the key stood once, nothing is changed."""
+async def edited_to_a_place_that_held_the_former_key(world: FakeWorld, value: bytes) -> StoredKey:
+    """Rotate twice, and edit the block to a place that holds a value now; return the former key, which stood there."""
     await world.rotate()
     former = await world.held()
     await world.rotate()
     edit(world)
     await world.block.awrite_secret(former.secret.encode())
-    await world.block.awrite_secret(b"postgresql://checkout:hunter2@db/checkout")
+    await world.block.awrite_secret(value)
+    return former
+
+
+async def test_a_restored_key_replaces_no_value_at_a_new_place(world: FakeWorld) -> None:
+    """Given a block that was edited to a place with a database's URL, where the key stood once, nothing is changed."""
+    await edited_to_a_place_that_held_the_former_key(world, b"postgresql://checkout:hunter2@db/checkout")
     before = world.everything()
 
     sentence = await world.failure(world.restore())
@@ -249,12 +256,7 @@ async def test_a_restored_key_replaces_no_value_at_a_new_place(world: FakeWorld)
 
 async def test_a_restored_key_replaces_a_value_that_may_be_lost(world: FakeWorld) -> None:
     """Given that the rotation names the destination in `overwrite`, a restoration may do what a rotation may."""
-    await world.rotate()
-    former = await world.held()
-    await world.rotate()
-    edit(world)
-    await world.block.awrite_secret(former.secret.encode())
-    await world.block.awrite_secret(b"changeme")
+    former = await edited_to_a_place_that_held_the_former_key(world, b"changeme")
     world.change(overwrite=["vault-secret/checkout"])
 
     await world.restore()
