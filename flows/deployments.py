@@ -43,6 +43,8 @@ STARTS_WITHIN_SECONDS = 45.0
 ENDS_WITHIN_SECONDS = 300.0
 """How long to wait for a run to end, in total."""
 POLL_SECONDS = 0.5
+SAVED_WITHIN_SECONDS = 45.0
+"""How late the last attempt to save a deployment may start: after one without an answer, there is another look."""
 
 
 async def read_deployment(rotation: str) -> DeploymentResponse | None:
@@ -73,7 +75,7 @@ async def save_deployment(
         ConfigurationError: The work pool does not exist, or a deployment was removed or changed meanwhile.
         ServiceError: Prefect's API failed.
     """
-    await persistently(partial(_save, before, rotation, schedule, active))
+    await persistently(partial(_save, before, rotation, schedule, active), within=SAVED_WITHIN_SECONDS)
     with api_errors("reading the saved deployment"), _found(_removed(rotation.name)):
         client, _ = get_or_create_client()
         return await client.read_deployment_by_name(f"rotate/{rotation.name}")
@@ -82,13 +84,16 @@ async def save_deployment(
 async def _save(
     before: DeploymentResponse | None, rotation: Rotation, schedule: RRuleSchedule | None, active: bool
 ) -> None:
-    # Read again before each write: an earlier attempt may have arrived, or somebody else have changed the deployment.
-    now = await read_deployment(rotation.name)
-    if now is None and before is not None:
-        raise _removed(rotation.name)
     with api_errors("saving the deployment"):
+        new = await _new(rotation, schedule, active) if before is None else {}
+        # Right before each write: an earlier attempt may have arrived, or somebody else have changed the deployment.
+        now = await read_deployment(rotation.name)
+        if now is None and before is not None:
+            raise _removed(rotation.name)
         if now is None:
-            await _create(rotation, schedule, active)
+            async with sent_once("saving the deployment") as client:
+                with _found(_missing(new["work_pool_name"])):
+                    await client.create_deployment(**new)
         elif changes := await _changes(now, rotation, schedule, active):
             if before is None or _settings(now) != _settings(before):
                 raise ConfigurationError(
@@ -120,29 +125,31 @@ def _found(refusal: ConfigurationError) -> Iterator[None]:
         raise refusal from None
 
 
-async def _create(rotation: Rotation, schedule: RRuleSchedule | None, active: bool) -> None:
+async def _new(rotation: Rotation, schedule: RRuleSchedule | None, active: bool) -> dict[str, Any]:
+    """Return the arguments that create the deployment of a rotation."""
     client, _ = get_or_create_client()
     own = await _own_deployment()
     pool, queue = _place(own)
-    flow_id = await client.create_flow(rotate)
-    async with sent_once("saving the deployment") as client:
-        with _found(_missing(pool)):
-            await client.create_deployment(
-                flow_id=flow_id,
-                name=rotation.name,
-                description=_description(rotation.name),
-                tags=[LEDGER_TAG, rotation.name],
-                entrypoint="flows.rotate:rotate",
-                pull_steps=[],
-                parameters={"emergency": False, "rotation": rotation.model_dump(mode="json")},
-                parameter_openapi_schema=parameter_schema(rotate).model_dump(exclude_unset=True),
-                enforce_parameter_schema=True,
-                schedules=[DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)] if schedule else [],
-                # No concurrency_limit: an emergency would queue behind other runs. Each rotation has its own slot.
-                work_pool_name=pool,
-                work_queue_name=queue,
-                job_variables=own.job_variables if own else None,
-            )
+    return {
+        "flow_id": await client.create_flow(rotate),
+        "name": rotation.name,
+        "description": _description(rotation.name),
+        "tags": [LEDGER_TAG, rotation.name],
+        "entrypoint": "flows.rotate:rotate",
+        "pull_steps": [],
+        "parameters": {"emergency": False, "rotation": rotation.model_dump(mode="json")},
+        "parameter_openapi_schema": _schema(),
+        "enforce_parameter_schema": True,
+        "schedules": [DeploymentScheduleCreate(schedule=schedule, active=active, slug=SLUG)] if schedule else [],
+        # No concurrency_limit: an emergency would queue behind other runs. Each rotation has its own slot.
+        "work_pool_name": pool,
+        "work_queue_name": queue,
+        "job_variables": own.job_variables if own else None,
+    }
+
+
+def _schema() -> dict[str, Any]:
+    return parameter_schema(rotate).model_dump(exclude_unset=True)
 
 
 def _place(own: DeploymentResponse | None) -> tuple[str, str | None]:
@@ -187,7 +194,8 @@ async def _changes(
         changes = {"work_pool_name": pool, "work_queue_name": queue}
     parameters = {**before.parameters, "rotation": rotation.model_dump(mode="json")}
     if parameters != before.parameters:
-        changes["parameters"] = parameters
+        # The schema of an earlier version would refuse the fields that have come since.
+        changes |= {"parameters": parameters, "parameter_openapi_schema": _schema()}
     own = own_schedule(before)
     # An unchanged timetable keeps its start date, and so the date of the next run.
     same = own is not None and (schedule is None or _is_same_timetable(own.schedule, schedule))

@@ -40,6 +40,8 @@ LEASE_SECONDS = 60.0
 """How long a killed run's slot stays taken; the shortest lease that Prefect allows."""
 RENEW_AFTER_SECONDS = 20.0
 """How long after a renewal the next one is sent; after one without an answer, that is still before the lease ends."""
+RENEW_AGAIN_SECONDS = 5.0
+"""How long after a renewal that failed the next one is sent."""
 STEP_BACK_SECONDS = 5.0
 """The interval at which a waiting run checks whether an emergency is over."""
 
@@ -244,9 +246,10 @@ async def _leased(limit: str, lease_id: UUID) -> AsyncIterator[None]:
 
 
 async def _renew(limit: str, lease_id: UUID) -> None:
-    has_ended = False
+    has_ended, wait = False, RENEW_AFTER_SECONDS
     while not has_ended:
-        await asyncio.sleep(RENEW_AFTER_SECONDS)
+        await asyncio.sleep(wait)
+        wait = RENEW_AFTER_SECONDS
         try:
             async with sent_once(f"renewing the lease of the slot {limit}") as client:
                 try:
@@ -255,6 +258,7 @@ async def _renew(limit: str, lease_id: UUID) -> None:
                     has_ended = error.response.status_code == httpx.codes.GONE
                     raise
         except ServiceError as error:
+            wait = RENEW_AGAIN_SECONDS
             get_run_logger().warning("%s The run continues: it needs the slot only for its turn.", error)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import functools
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from blocks.errors import ConfigurationError
 from flows.deployments import FIRST_KEY_TAG, save_deployment
 from sandbox.stack import CHECKOUT, read_settings
 from tasks.model.rotation import Rotation, is_slug, parse_rotation
+from tasks.world import gate
 from tasks.world.deployments import read_timetable
 from tasks.world.tries import TRY_TAG
 from tests.prefect_client import client_with
@@ -281,6 +284,53 @@ async def test_a_change_whose_answer_was_lost_is_not_made_twice() -> None:
     sent = await saved(client, deployed(), rotation)
 
     assert len(sent) == 1
+
+
+async def test_a_change_without_an_answer_in_time_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write may have taken effect; nobody tries the form again by itself."""
+    monkeypatch.setattr(gate, "DEADLINE_SECONDS", 0.01)
+    client, rotation = client_with(*USED), wanted(description="of the form")
+    after = deployed(parameters={"rotation": rotation.model_dump(mode="json")})
+    client.read_deployment_by_name.side_effect = [deployed(), after, after]
+
+    async def hang(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    client.update_deployment.side_effect = hang
+
+    assert len(await saved(client, deployed(), rotation)) == 1
+
+
+async def test_nothing_is_asked_between_the_last_look_and_the_creation() -> None:
+    """Prefect's create replaces a deployment of the same name, so the look comes last."""
+    client, order = client_with(*USED), list[str]()
+    client.create_flow.return_value = uuid4()
+    for name in USED:
+        getattr(client, name).side_effect = functools.partial(called, order, name)
+
+    with used(client):
+        await save_deployment(None, wanted(), None, active=True)
+
+    assert order == ["create_flow", "read_deployment_by_name", "create_deployment", "read_deployment_by_name"]
+
+
+def called(order: list[str], name: str, /, *_: Any, **__: Any) -> Any:
+    """Note a call; the deployment exists once it was created."""
+    order.append(name)
+    if name == "read_deployment_by_name" and "create_deployment" not in order:
+        raise ObjectNotFound(STATUS_404)
+    return deployed() if name.startswith("read") else uuid4()
+
+
+async def test_a_change_of_settings_brings_the_schema_of_this_version() -> None:
+    """The server would refuse a field that an earlier version's schema does not have."""
+    client = client_with(*USED)
+    client.read_deployment_by_name.return_value = deployed()
+
+    [sent] = await saved(client, deployed(), wanted(description="of the form"))
+
+    fields = sent.args[1].model_dump(exclude_unset=True)["parameter_openapi_schema"]["definitions"]["Rotation"]
+    assert set(fields["properties"]) == set(Rotation.model_fields)
 
 
 async def test_a_change_that_was_refused_for_a_moment_is_made_again() -> None:

@@ -28,7 +28,8 @@ async def until(reached: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def _renewals_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot, "RENEW_AFTER_SECONDS", 0.0)
+    for name in ("RENEW_AFTER_SECONDS", "RENEW_AGAIN_SECONDS"):
+        monkeypatch.setattr(slot, name, 0.0)
 
 
 @pytest.mark.usefixtures("_renewals_at_once")
@@ -116,7 +117,7 @@ async def test_a_slot_that_is_granted_to_a_cancelled_run_is_released(limits: Fak
 
 def test_a_lease_outlives_a_renewal_without_an_answer() -> None:
     """The next renewal is sent before the lease ends."""
-    assert slot.RENEW_AFTER_SECONDS + DEADLINE_SECONDS + slot.RENEW_AFTER_SECONDS < slot.LEASE_SECONDS
+    assert slot.RENEW_AFTER_SECONDS + DEADLINE_SECONDS + slot.RENEW_AGAIN_SECONDS < slot.LEASE_SECONDS
 
 
 async def test_a_cancelled_run_releases_its_slot(limits: FakeLimits) -> None:
