@@ -4,7 +4,7 @@
 KeyRotationError
 ├── ConfigurationError        bad input; nothing was created
 │   └── MissingBlockError     the block of a connection or destination does not exist
-├── OtherRunError            another run took over; this one stopped before its next write
+├── OtherRunError             another run took over; this one stopped before its next write
 ├── LedgerError               the ledger cannot be read, or would not fit
 ├── VerificationError         the new key does not work, or differs from the request
 ├── DestinationError          a destination does not hold what was written to it

@@ -43,6 +43,7 @@ STARTS_WITHIN_SECONDS = 45.0
 ENDS_WITHIN_SECONDS = 300.0
 """How long to wait for a run to end, in total."""
 POLL_SECONDS = 0.5
+SAVING = "saving the deployment"
 SAVED_WITHIN_SECONDS = 45.0
 """How late the last attempt to save a deployment may start: after one without an answer, there is another look."""
 
@@ -84,14 +85,14 @@ async def save_deployment(
 async def _save(
     before: DeploymentResponse | None, rotation: Rotation, schedule: RRuleSchedule | None, active: bool
 ) -> None:
-    with api_errors("saving the deployment"):
+    with api_errors(SAVING):
         new = await _new(rotation, schedule, active) if before is None else {}
         # Right before each write: an earlier attempt may have arrived, or somebody else have changed the deployment.
         now = await read_deployment(rotation.name)
         if now is None and before is not None:
             raise _removed(rotation.name)
         if now is None:
-            async with sent_once("saving the deployment") as client:
+            async with sent_once(SAVING) as client:
                 with _found(_missing(new["work_pool_name"])):
                     await client.create_deployment(**new)
         elif changes := await _changes(now, rotation, schedule, active):
@@ -99,7 +100,7 @@ async def _save(
                 raise ConfigurationError(
                     f"The deployment rotate/{rotation.name} was changed meanwhile. Run the form again."
                 )
-            async with sent_once("saving the deployment") as client:
+            async with sent_once(SAVING) as client:
                 with _found(_removed(rotation.name)):
                     await client.update_deployment(now.id, DeploymentUpdate(**changes))
 

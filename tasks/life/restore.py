@@ -19,7 +19,7 @@ from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.rotation import EXPIRY_MARGIN
 from tasks.model.terms import Terms
 from tasks.verify import wait_until_accepted
-from tasks.world.consumers import overlap_of
+from tasks.world.consumers import deployed_rotation, overlap_of
 from tasks.world.run import NewKey, Run, VerifiedKey
 
 UNFINISHED_FOR = timedelta(days=1)
@@ -82,21 +82,13 @@ async def find_restorable(run: Run, label: str) -> NewKey:
 
 async def _refuse_to_overwrite(run: Run, fingerprints: Mapping[str, str | None]) -> None:
     others = values_in_the_way(run, fingerprints)
-    permitted = await _overwrite_of(run) if others else []
-    if others := [name for name in others if name not in permitted]:
+    rotation = await deployed_rotation(run) if others else None
+    if others := [name for name in others if not rotation or name not in rotation.overwrite]:
         raise ConfigurationError(
             f"rotation: the restored key would replace a value that is not an OpenRouter key in {', '.join(others)}, "
             "which pointed to another place when the rotation last published there. Correct that block, or, if that "
             "value may be lost, name that destination in overwrite. Nothing was changed."
         )
-
-
-async def _overwrite_of(run: Run) -> list[str]:
-    try:
-        return (await run.world.deployed_rotation(run.name)).overwrite
-    except ConfigurationError:
-        # The deployment does not exist, or its parameters are invalid.
-        return []
 
 
 async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) -> SecretStr | None:

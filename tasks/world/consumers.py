@@ -29,11 +29,8 @@ async def where_keys_are_read(run: Run, keys: Iterable[Superseded]) -> set[str]:
     published = run.ledger.served.destinations if run.ledger.served else ()
     if not run.ledger.removed and any(key.left_at or not key.fingerprint for key in keys):
         return {*published, *await run.world.destinations_of(run.name)}
-    try:
-        return {*published, *(await run.world.deployed_rotation(run.name)).destinations}
-    except ConfigurationError:
-        # The deployment does not exist, or its parameters are invalid.
-        return {*published}
+    rotation = await deployed_rotation(run)
+    return {*published, *(rotation.destinations if rotation else ())}
 
 
 async def overlap_of(run: Run) -> timedelta:
@@ -42,8 +39,17 @@ async def overlap_of(run: Run) -> timedelta:
     Raises:
         ServiceError: Prefect's API failed.
     """
+    rotation = await deployed_rotation(run)
+    return rotation.overlap if rotation else Rotation.model_fields["overlap"].get_default()
+
+
+async def deployed_rotation(run: Run) -> Rotation | None:
+    """Return the rotation as it is deployed; `None` if it has no deployment, or one with invalid parameters.
+
+    Raises:
+        ServiceError: Prefect's API failed.
+    """
     try:
-        return (await run.world.deployed_rotation(run.name)).overlap
+        return await run.world.deployed_rotation(run.name)
     except ConfigurationError:
-        # The deployment does not exist, or its parameters are invalid.
-        return Rotation.model_fields["overlap"].get_default()  # type: ignore[no-any-return]
+        return None
