@@ -45,8 +45,8 @@ lint: $(VENV)/dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint ## Check style and types, and run every test that needs no server, in about two minutes
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup -m "not e2e and not slow"
+check: lint ## Check style and types, and run every test that needs no server, in about a minute
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --hypothesis-profile quick -m "not e2e and not slow"
 
 docs: $(VENV)/dev ## Build the documentation into site/, with every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

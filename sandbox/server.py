@@ -219,10 +219,20 @@ def make_app(routes: list[Route], *, exception_handlers: Any = None) -> Starlett
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server without signal handlers, which another thread can stop at once."""
+    """A uvicorn server without signal handlers, which another thread can await and stop at once."""
 
     _loop: asyncio.AbstractEventLoop
     _stopped: asyncio.Event
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up_or_failed = threading.Event()
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            super().run(sockets)
+        finally:
+            self.is_up_or_failed.set()
 
     def stop(self) -> None:
         self.should_exit = True
@@ -237,6 +247,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         await super().startup(sockets)
+        self.is_up_or_failed.set()
 
     async def main_loop(self) -> None:
         # uvicorn's own loop polls ten times a second.
@@ -282,23 +293,13 @@ def running(app: ASGIApp, port: int = 0, *, certfile: str | None = None, keyfile
         server = _Server(_config(app, ssl_certfile=certfile, ssl_keyfile=keyfile))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        _wait_until_started(server, thread)
+        if not (server.is_up_or_failed.wait(START_TIMEOUT_SECONDS) and server.started):
+            raise RuntimeError("A stand-in did not start.")
         try:
             yield f"{'https' if certfile else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.stop()
             thread.join(timeout=START_TIMEOUT_SECONDS)
-
-
-def _wait_until_started(server: uvicorn.Server, thread: threading.Thread) -> None:
-    pause = threading.Event()
-    for _ in range(int(START_TIMEOUT_SECONDS / 0.01)):
-        if server.started:
-            return
-        if not thread.is_alive():
-            break
-        pause.wait(0.01)
-    raise RuntimeError("A stand-in did not start.")
 
 
 def serve(app: ASGIApp, port: int) -> None:

@@ -29,6 +29,7 @@ from sandbox.redis import Redis
 from sandbox.stack import CHECKOUT, Process, read_settings
 from tests.e2e.conftest import needs_redis
 
+pytestmark = pytest.mark.slow
 NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
 FLEET = read_settings(CHECKOUT / "deploy" / "fleet.env")
 

@@ -109,6 +109,7 @@ async def outcome(world: FakeWorld, part: str, answer: str, situation: str, sile
     return "goes on, with a note" if noted else "goes on"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 async def test_the_manual_says_what_each_missing_part_does(
     monkeypatch: pytest.MonkeyPatch, world: FakeWorld, part: str
