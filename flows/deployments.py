@@ -204,7 +204,13 @@ async def _changes(
     # The schedule of a paused deployment stays active, so that it applies again when the deployment is resumed.
     on = active or (before.paused and own is not None and own.active)
     if wanted is not None and (own is None or not same or own.active != on):
-        changes["schedules"] = [DeploymentScheduleUpdate(slug=SLUG, schedule=wanted, active=on)]
+        # Where one schedule has no slug, as those made in the dashboard, Prefect replaces all by what it is sent.
+        others = [
+            DeploymentScheduleUpdate(**each.model_dump(include=set(DeploymentScheduleUpdate.model_fields)))
+            for each in before.schedules
+            if each.slug != SLUG
+        ]
+        changes["schedules"] = [DeploymentScheduleUpdate(slug=SLUG, schedule=wanted, active=on), *others]
     if before.paused and active:
         changes["paused"] = False
     if before.global_concurrency_limit is not None:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from prefect import get_client
-from prefect.client.schemas.actions import DeploymentScheduleUpdate, DeploymentUpdate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentScheduleUpdate, DeploymentUpdate
 from prefect.client.schemas.schedules import CronSchedule, RRuleSchedule
 
 from flows import rotate
@@ -144,6 +144,26 @@ async def test_a_schedule_that_the_form_cannot_say_is_left_as_it_is(services: Se
     assert after is not None
     assert [str(getattr(each.schedule, "cron", "")) for each in after.schedules] == ["0 4 * * 1"]
     assert str(refused.message).startswith("rotate_at, time_zone, interval_days: fill in all three")
+
+
+@pytest.mark.parametrize("slug", [None, "mondays"])
+async def test_a_changed_timetable_leaves_other_schedules_as_they_are(services: Services, slug: str | None) -> None:
+    """Given a further schedule that a person has added in the dashboard, where it gets no slug, or by the CLI."""
+    fields = await form(services)
+    made = await added(fields)
+    further = CronSchedule(cron="0 4 * * 1", timezone="Europe/Berlin")
+    asked = DeploymentScheduleCreate(schedule=further, active=False, slug=slug, parameters={"emergency": True})
+    async with get_client() as client:
+        await client.create_deployment_schedules(made.id, [asked])
+
+    state = await add({"rotation_name": fields["rotation_name"], "interval_days": 7, "make_key_now": False})
+
+    after = await deployed(fields["rotation_name"])
+    assert state.is_completed(), state.message
+    assert after is not None
+    own, kept = sorted(after.schedules, key=lambda each: each.slug != "auto-rotation")
+    assert read_timetable(own.schedule) == parse_timetable(7, "03:30", "Europe/Berlin", accepts_zone)
+    assert (kept.slug, kept.schedule, kept.active, kept.parameters) == (slug, further, False, {"emergency": True})
 
 
 async def test_a_review_shows_old_and_new_and_changes_nothing(services: Services) -> None:
