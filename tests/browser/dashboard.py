@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Response, expect
 from prefect import get_client
 from prefect.artifacts import Artifact
 from prefect.blocks.core import Block
@@ -96,9 +96,18 @@ async def fill_in(
 
 async def submit(page: Page, name: str) -> FlowRun:
     """Submit the form of a deployment, and wait for the end of its run."""
+    answers: list[str] = []
+
+    def note(answer: Response) -> None:
+        if answer.request.method == "POST":
+            answers.append(f"{answer.url}: {answer.status}")
+
+    page.on("response", note)
     try:
         run_id = await new_run(name, page.get_by_role("button", name="Submit").click)
     except AssertionError as error:
+        values = await page.locator("input, textarea").evaluate_all("inputs => inputs.map(input => input.value)")
+        error.add_note(f"The fields hold {values}. Answers: {answers}")
         error.add_note(f"The page says: {await page.locator('body').inner_text()}")
         raise
     return await ended(run_id)
