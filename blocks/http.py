@@ -268,7 +268,9 @@ class JsonHttp:
         kind, words = self._meaning(status, body)
         if status == httpx.codes.TOO_MANY_REQUESTS:
             wait = min(UNSTATED_WAIT_SECONDS if retry_after is None else retry_after, MAX_WAIT_SECONDS)
-            _limited[self.host] = time.monotonic() + wait, self._caller
+            # A later and shorter answer, such as one to a write, takes nothing back.
+            asked = time.monotonic() + wait, self._caller
+            _limited[self.host] = max(asked, _limited.get(self.host, asked), key=lambda each: each[0])
         raise kind(f"{self.service} at {self.host} {words} while {doing}.", retry_after=retry_after, status=status)
 
     async def _wait_for_others(self, request: httpx.Request) -> None:

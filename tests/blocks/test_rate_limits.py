@@ -52,6 +52,17 @@ async def test_a_429_delays_no_write_of_another_run_and_no_other_service() -> No
     assert limited.second.waits == []
 
 
+async def test_a_shorter_429_shortens_no_wait_under_way() -> None:
+    """Given a service that asks to wait for seven seconds, and answers 429 without a time to a write of another run."""
+    limited = Limited()
+    await limited.ask(limited.first, "GET")
+    limited.second.answers = [(429, {}, b"{}"), (200, {}, b"{}")]
+
+    await limited.ask(limited.second, "POST")
+
+    assert 5 < seconds_to_wait() <= 7
+
+
 async def test_a_429_that_asks_for_long_slows_the_others_for_a_bounded_time() -> None:
     """After that they find out themselves."""
     limited = Limited()
