@@ -114,6 +114,8 @@ async def _open_rotation(name: str) -> AsyncIterator[Run]:
         run.step = "repair"
         conclusion.message = "Checked by an audit with repair."
         yield run
+    if conclusion.error is not None:
+        raise conclusion.error
 
 
 async def follow_audit(

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 from prefect.artifacts import Artifact
 
 import blocks
@@ -86,6 +87,24 @@ async def test_an_audit_shows_what_it_finds_and_repairs_what_it_may(services: Se
     assert await events(rotation, Event.ORPHAN_REMOVED)
     said = json.dumps([shown, told, str(found.message)])
     assert not any(secret in said for secret in services.openrouter.secrets)
+
+
+async def test_a_repair_that_breaks_is_told(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a fault of this package in a repair, the finding says that it was not repaired, and where to look."""
+    rotation = await deployed(services)
+    await rotate(rotation, return_state=True)
+    orphan_of(services, rotation, await run_of(rotation))
+
+    async def break_off(*_: object, **__: object) -> None:
+        raise TypeError("sk-or-v1-secret")
+
+    monkeypatch.setattr("tasks.audit.repair.repair_unrecorded", break_off)
+
+    state = await audit(rotation.connection, repair=True, return_state=True)
+
+    assert state.is_failed()
+    assert "It was not repaired: An unexpected TypeError was raised" in str(state.message)
+    assert list(services.openrouter.deleted) == []
 
 
 async def test_a_lost_ledger_is_written_anew(services: Services) -> None:
