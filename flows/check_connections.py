@@ -165,8 +165,13 @@ async def _checked(
         seconds = time.monotonic() - begun
         if outcome is None:
             return Checked(name, used_by, works=False, why=why, seconds=seconds)
-        in_use = await remember_use(outcome.in_use) if outcome.in_use else None
-        return Checked(name, used_by, True, outcome.sentence, seconds, outcome.ends, outcome.place, in_use)
+        why, in_use = outcome.sentence, outcome.in_use
+        try:
+            in_use = await remember_use(in_use) if in_use else None
+        except KeyRotationError as error:
+            # The block works; only the age of its management key may be unknown.
+            why = f"{why} {error}"
+        return Checked(name, used_by, True, why, seconds, outcome.ends, outcome.place, in_use)
 
 
 def fail_shared_places(checked: list[Checked]) -> list[Checked]:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flows.check_connections import Checked, fail_shared_places, in_use, named_connections
+import pytest
+
+from blocks.errors import ServiceError
+from flows.check_connections import Checked, _checked, fail_shared_places, in_use, named_connections
+from tasks.model.management_keys import InUse
+from tasks.world.checks import BlockCheck
 
 ROTATION: dict[str, Any] = {
     "name": "checkout",
@@ -24,6 +32,28 @@ def test_a_destination_that_a_copied_deployment_names_once_more_works() -> None:
     assert unreadable == []
     assert checked.used_by == ("checkout",)
     assert fail_shared_places([checked]) == [checked]
+
+
+async def test_a_connection_works_although_the_age_of_its_key_cannot_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a server that stores no variable for now, the report of all other blocks is not lost."""
+    since = datetime(2027, 3, 1, tzinfo=UTC)
+    used = InUse(connection="openrouter", fingerprint="abc", since=since, remind_after=timedelta(days=90))
+
+    async def check(*_: object) -> BlockCheck:
+        return BlockCheck("It can list keys.", None, in_use=used)
+
+    async def refuse(_: InUse) -> InUse:
+        raise ServiceError("Prefect's API failed while storing it.")
+
+    # The package has a flow of the module's name.
+    module = sys.modules["flows.check_connections"]
+    monkeypatch.setattr(module, "check_block", check)
+    monkeypatch.setattr(module, "remember_use", refuse)
+
+    found = await _checked("openrouter-credentials/openrouter", ("checkout",), {}, asyncio.Semaphore(1))
+
+    assert found.works
+    assert found.why == "It can list keys. Prefect's API failed while storing it."
 
 
 def test_a_connection_is_in_use_although_its_rotation_cannot_be_read_for_now() -> None:
