@@ -12,8 +12,8 @@ from enum import IntEnum
 from textwrap import shorten
 from typing import NamedTuple
 
-from prefect.artifacts import Artifact
-from prefect.client.schemas.objects import Artifact as StoredArtifact
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.client.utilities import get_or_create_client
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
@@ -148,13 +148,8 @@ def _problems(facts: Facts, ledger: Ledger, now: datetime) -> list[tuple[Health,
     last = facts.last_run
     if facts.damage:
         found.append((Health.FAILED, facts.damage))
-    if last is not None and last.state in {"FAILED", "CRASHED"}:
-        message = f" {_message(last)}" if last.message else ""
-        found.append(
-            (Health.FAILED, f"The last run {last.state.lower()}: open it and press Retry, which is safe.{message}")
-        )
-    elif last is not None and last.state == TRIES_AGAIN:
-        found.append(_tried_again(facts.next_run, _message(last)))
+    if last is not None and last.state in {"FAILED", "CRASHED", TRIES_AGAIN}:
+        found.append(_failure(last, facts.next_run))
     elif ledger.pending and (last is None or last.state != "RUNNING"):
         found.append((Health.DEGRADED, "An interrupted rotation is pending: retry its run, or start a new one."))
     if _is_unknown(facts, ledger):
@@ -204,15 +199,14 @@ def _refusal(facts: Facts) -> str:
     return ""
 
 
-def _message(run: SeenRun) -> str:
-    return f"Message: {shorten(run.message, MAX_MESSAGE, placeholder=' …')}"
-
-
-def _tried_again(next_run: SeenRun | None, message: str) -> tuple[Health, str]:
-    if next_run is not None and next_run.is_try:
-        return Health.DEGRADED, f"The last run failed, and is tried again automatically. {message}"
-    why = "the next try was cancelled or deleted"
-    return Health.FAILED, f"The last run failed, and {why}: open that run and press Retry, which is safe. {message}"
+def _failure(last: SeenRun, next_run: SeenRun | None) -> tuple[Health, str]:
+    """Return how a run has failed; a crashed one says nothing of the try that follows it, unlike `TRIES_AGAIN`."""
+    message = f" Message: {shorten(last.message, MAX_MESSAGE, placeholder=' …')}" if last.message else ""
+    what = "crashed" if last.state == "CRASHED" else "failed"
+    if last.state in {TRIES_AGAIN, "CRASHED"} and next_run is not None and next_run.is_try:
+        return Health.DEGRADED, f"The last run {what}, and is tried again automatically.{message}"
+    why = ", and the next try was cancelled or deleted" if last.state == TRIES_AGAIN else ""
+    return Health.FAILED, f"The last run {what}{why}: open that run and press Retry, which is safe.{message}"
 
 
 def _is_unknown(facts: Facts, ledger: Ledger) -> bool:
@@ -336,13 +330,8 @@ async def refresh_overview(now: datetime) -> None:
         get_run_logger().warning("The overview of all rotations was not refreshed (%s).", type(error).__name__)
 
 
-async def _artifact() -> StoredArtifact | None:
-    with api_errors("reading the overview"):
-        return await Artifact.aget(OVERVIEW)
-
-
 async def show(rows: Sequence[Row], now: datetime) -> None:
-    """Create a new version of the artifact, and delete the previous one, which Prefect would keep forever.
+    """Create a new version of the artifact, and delete the earlier ones, which Prefect would keep forever.
 
     After an update in place, the page would still show the time of its first creation.
 
@@ -350,12 +339,16 @@ async def show(rows: Sequence[Row], now: datetime) -> None:
         ServiceError: Prefect's API failed.
     """
     warnings = [warning for each in await all_in_use() if (warning := each.warning(now))]
-    page, last = as_page(rows, now, warnings), await _artifact()
+    page = as_page(rows, now, warnings)
     client, _ = get_or_create_client()
     body = {"key": OVERVIEW, "type": "markdown", "description": "All rotations and required actions", "data": page}
     with api_errors("writing the overview"):
         # The client's own methods would also emit an event with the whole page.
         await client.request("POST", "/artifacts/", json=body)
-        if last is not None:
+        # All but the newest, whoever has created it meanwhile.
+        versions = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[OVERVIEW])), sort=ArtifactSort.CREATED_DESC
+        )
+        for earlier in versions[1:]:
             with suppress(ObjectNotFound):
-                await client.delete_artifact(last.id)
+                await client.delete_artifact(earlier.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -77,6 +78,17 @@ async def test_the_overview_shows_how_the_last_run_of_a_rotation_ended(services:
     assert "answered 401 while creating a key" in after_failure
     assert f"| {label}, below 1 h |" in after_failure
     assert "1 failed" in str(state.message)
+
+
+async def test_overviews_that_are_written_at_once_leave_one(services: Services) -> None:
+    """Given several forms that refresh it at the same moment, only the newest version stays."""
+    await asyncio.gather(*(overview.show([], datetime.now(UTC)) for _ in range(5)))
+
+    async with get_client() as client:
+        left = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[overview.OVERVIEW]))
+        )
+    assert len(left) == 1
 
 
 async def test_a_cancelled_retirement_is_shown(services: Services) -> None:

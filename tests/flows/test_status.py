@@ -101,7 +101,7 @@ def test_a_server_that_asks_to_come_back_in_an_hour_is_told_now(
 
 @pytest.mark.parametrize(
     ("states", "code"),
-    [((), 0), (("COMPLETED",), 0), (("COMPLETED", TRIES_AGAIN), 1), ((TRIES_AGAIN, "CRASHED", "COMPLETED"), 2)],
+    [((), 0), (("COMPLETED",), 0), (("COMPLETED", TRIES_AGAIN), 1), ((TRIES_AGAIN, "FAILED", "COMPLETED"), 2)],
     ids=["no rotation", "healthy", "degraded", "a person is needed"],
 )
 @pytest.mark.parametrize("arguments", [[], ["--json"]], ids=["table", "json"])
