@@ -271,7 +271,7 @@ async def _change(
     alive: set[str] = set()
     failure: ServiceError | None = None
     written = 0
-    while written <= WRITES:
+    while True:
         # Immediately before the read: nothing may widen the gap to the write, in which another change would be lost.
         await run.guard()
         found = await openrouter.key_list(which.kind, which.id)
@@ -284,6 +284,7 @@ async def _change(
                 "OpenRouter. Its list was left as it is, because an empty one could open it to every key."
             )
             return found
+        _refuse_another_write(which, written, failure)
         _refuse_if_full(found, wanted)
         try:
             await openrouter.replace_keys(found, wanted)
@@ -309,9 +310,13 @@ async def _change(
         if into is not None and into not in found.hashes and set(wanted) - run.ledger.hashes():
             # Randomised, so that two runs do not retry in step.
             await run.world.sleep(uniform(SETTLE_SECONDS, 2 * SETTLE_SECONDS))  # noqa: S311
-    raise failure or ServiceError(
-        f"The {which} was changed by others each of the {WRITES} times that it was written. Retry.", retryable=True
-    )
+
+
+def _refuse_another_write(which: KeyList, written: int, failure: ServiceError | None) -> None:
+    if written == WRITES:
+        raise failure or ServiceError(
+            f"The {which} was changed by others each of the {WRITES} times that it was written. Retry.", retryable=True
+        )
 
 
 async def _wait_for_list(key: MadeKey, which: KeyList, error: ServiceError, patience: Patience | None) -> None:

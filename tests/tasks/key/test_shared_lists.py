@@ -66,9 +66,11 @@ async def test_a_list_that_others_change_all_the_time_is_given_up(
     """The number of writes is bounded, and the new key is not published."""
     former, theirs = await with_first_key(world), other_key(world)
     which = restrict(world, ListKind.BYOK, former.hash, theirs)
-    replace = world.client.replace_keys
+    replace, writes = world.client.replace_keys, 0
 
     async def undone(one: KeyList, hashes: Any) -> None:
+        nonlocal writes
+        writes += 1
         await replace(one, hashes)
         which["allowed_api_key_hashes"] = [former.hash, theirs]
 
@@ -76,8 +78,29 @@ async def test_a_list_that_others_change_all_the_time_is_given_up(
 
     sentence = await world.failure(world.rotate())
 
-    assert "was changed by others" in sentence
+    assert f"was changed by others each of the {writes} times that it was written" in sentence
     assert (await world.held()).hash == former.hash
+
+
+async def test_the_last_write_that_may_be_made_is_read_back(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given others who undo every write but the last one, the rotation succeeds."""
+    former, theirs = await with_first_key(world), other_key(world)
+    which = restrict(world, ListKind.BYOK, former.hash, theirs)
+    replace, left = world.client.replace_keys, lists.WRITES
+
+    async def undone_but_once(one: KeyList, hashes: Any) -> None:
+        nonlocal left
+        left -= 1
+        await replace(one, hashes)
+        if left:
+            which["allowed_api_key_hashes"] = [former.hash, theirs]
+
+    monkeypatch.setattr(world.client, "replace_keys", undone_but_once)
+
+    await world.rotate()
+
+    assert left == 0
+    assert (await world.held()).hash in which["allowed_api_key_hashes"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
