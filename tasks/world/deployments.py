@@ -39,7 +39,8 @@ async def all_deployments() -> AsyncIterator[Json]:
             yield deployment
 
 
-async def _longest_gap(schedule: SCHEDULE_TYPES) -> timedelta:
+async def _longest_gap(schedule: SCHEDULE_TYPES) -> timedelta | None:
+    """Return the longest time between two dates of a schedule; `None` if it ends, because then it bounds nothing."""
     if isinstance(schedule, IntervalSchedule):
         return schedule.interval
     # Only the server package can compute the dates of cron lines and RRULEs; its import is slow.
@@ -47,12 +48,15 @@ async def _longest_gap(schedule: SCHEDULE_TYPES) -> timedelta:
 
     adapter: TypeAdapter[schedules.SCHEDULE_TYPES] = TypeAdapter(schedules.SCHEDULE_TYPES)
     dates = await adapter.validate_python(schedule.model_dump()).get_dates(n=DATES_LOOKED_AT)
-    return max((later - earlier for earlier, later in pairwise(dates)), default=timedelta(0))
+    if len(dates) < DATES_LOOKED_AT:
+        return None
+    return max(later - earlier for earlier, later in pairwise(dates))
 
 
 async def longest_interval(active: Iterable[SCHEDULE_TYPES]) -> timedelta:
     """Return an upper bound of the time between two runs of these schedules together; zero without one."""
-    return min([await _longest_gap(schedule) for schedule in active], default=timedelta(0))
+    gaps = [await _longest_gap(schedule) for schedule in active]
+    return min([gap for gap in gaps if gap is not None], default=timedelta(0))
 
 
 async def longest_interval_of(deployment: DeploymentResponse) -> timedelta:

@@ -9,12 +9,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from prefect.client.schemas.schedules import RRuleSchedule as ClientRRuleSchedule
 from prefect.server.schemas.schedules import IntervalSchedule, RRuleSchedule
 
 from blocks.errors import ConfigurationError
 from tasks.model.changes import differences, merged
 from tasks.model.schedules import Timetable, parse_spread, parse_timetable
-from tasks.world.deployments import accepts_zone, read_timetable, schedule_of
+from tasks.world.deployments import accepts_zone, longest_interval, read_timetable, schedule_of
 
 NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC)
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Santiago", "Asia/Kolkata"]
@@ -91,6 +92,15 @@ async def test_a_time_that_the_clocks_skip_is_an_hour_off_on_that_day_only(zone:
 def test_a_time_that_no_clock_skips_is_not_told(zone: str) -> None:
     """Where the clocks never change, no local time is skipped."""
     assert timetable(1, "02:30", zone).skipped(NEW_YEAR) is None
+
+
+async def test_a_schedule_that_ends_bounds_no_interval() -> None:
+    """Given a single run that a person has planned beside the monthly rotations, the next but one is a month away."""
+    monthly = schedule_of(timetable(30), NEW_YEAR)
+    once = ClientRRuleSchedule(rrule="DTSTART:20990101T000000Z\nRRULE:FREQ=DAILY;COUNT=1", timezone="UTC")
+
+    assert await longest_interval([monthly, once]) >= timedelta(days=30)
+    assert await longest_interval([once]) == timedelta(0)
 
 
 async def test_a_time_that_comes_twice_rotates_once() -> None:
