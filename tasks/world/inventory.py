@@ -246,7 +246,8 @@ def seen_state(kind: str, name: str | None) -> str:
 
 def _seen(run: Json) -> SeenRun:
     state = run.get("state") or {}
-    at = run.get("end_time") or run.get("start_time") or run.get("next_scheduled_start_time")
+    # A run that waits for its Retry keeps the start of its first attempt.
+    at = run.get("end_time") or run.get("next_scheduled_start_time") or run.get("start_time")
     return SeenRun(
         run["id"],
         seen_state(run["state_type"], state.get("name")),

@@ -175,6 +175,17 @@ async def test_a_run_that_crashed_before_it_started_is_told(prefect: Prefect) ->
     assert await last("r0") == ("CRASHED", "It is CRASHED.")
 
 
+async def test_a_run_that_waits_for_its_retry_is_due_when_the_retry_is(prefect: Prefect) -> None:
+    """Given a Retry of yesterday's run, it is not late since yesterday: it keeps the start of its first attempt."""
+    retried = prefect.runs[0]
+    retried |= {"start_time": (NOW - timedelta(days=1)).isoformat(), "next_scheduled_start_time": NOW.isoformat()}
+
+    [found] = [facts for facts in await read_facts() if facts.name == "r0"]
+
+    assert found.next_run is not None
+    assert found.next_run.at == NOW
+
+
 @pytest.mark.parametrize(
     ("parameters", "rotation"),
     [({"rotation": {"name": "a"}}, "a"), ({"rotation": "a"}, "a"), ({"rotation": {}}, "none"), ({}, "none")],
