@@ -65,7 +65,7 @@ async def gather_all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
     Raises:
         BaseException: An unexpected error, if there was one.
-        KeyRotationError: The only error, or one that combines all, of their class if they share one.
+        KeyRotationError: The only error, or one that combines all, of the nearest class that they share.
     """
     results = await asyncio.gather(*calls, return_exceptions=True)
     failures = [result for result in results if isinstance(result, BaseException)]
@@ -75,9 +75,9 @@ async def gather_all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     if unexpected or lost or len(failures) == 1:
         raise (unexpected or lost or failures)[0]
     if ours:
-        kinds = {type(failure) for failure in ours}
-        kind = kinds.pop() if len(kinds) == 1 else DestinationError
-        raise kind.combine(ours)
+        of_ours = [each for each in type(ours[0]).__mro__ if issubclass(each, KeyRotationError)]
+        kind = next(each for each in of_ours if all(isinstance(failure, each) for failure in ours))
+        raise (DestinationError if kind is KeyRotationError else kind).combine(ours)
     return [result for result in results if not isinstance(result, BaseException)]
 
 

@@ -15,6 +15,7 @@ from blocks.errors import (
     ConfigurationError,
     DestinationError,
     KeyRotationError,
+    MissingBlockError,
     OtherRunError,
     ServiceError,
     UnavailableError,
@@ -39,13 +40,14 @@ async def fails(error: Exception) -> None:
             UnavailableError,
             "Vault is sealed.",
         ),
+        ([MissingBlockError("a"), ConfigurationError("b")], ConfigurationError, "a b"),
         ([ConfigurationError("a"), UnavailableError("b")], DestinationError, "a b"),
         ([UnavailableError("a"), OtherRunError("b")], OtherRunError, "b"),
     ],
-    ids=["one kind", "one sentence", "two kinds", "the place was lost"],
+    ids=["one kind", "one sentence", "one family", "two kinds", "the place was lost"],
 )
 async def test_several_failures_are_told_as_one(errors: list[Exception], kind: type[Exception], sentence: str) -> None:
-    """Their common class is kept, a repeated sentence appears once, and a lost place takes precedence."""
+    """Their nearest common class is kept, a repeated sentence appears once, and a lost place takes precedence."""
     with pytest.raises(KeyRotationError) as failed:
         await gather_all([fails(error) for error in errors])
 
