@@ -173,7 +173,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
 
 
 async def _understand(
-    form: dict[str, Any], places: dict[str, Any], times: dict[str, Any], switches: dict[str, Any]
+    form: dict[str, Any], picked: dict[str, Any], times: dict[str, Any], switches: dict[str, Any]
 ) -> tuple[DeploymentResponse | None, Wanted]:
     """Merge the form into the existing rotation of that name, and report all invalid fields at once."""
     wrong = Refusals()
@@ -186,7 +186,7 @@ async def _understand(
     with wrong.collected():
         asked |= await _connection(asked)
     named = []
-    for field, value in places.items():
+    for field, value in picked.items():
         for each in _listed(field, value, wrong):
             with wrong.collected():
                 named += [await block_name(each, "destinations")]

@@ -130,7 +130,7 @@ async def _new(rotation: Rotation, schedule: RRuleSchedule | None, active: bool)
     """Return the arguments that create the deployment of a rotation."""
     client, _ = get_or_create_client()
     own = await _own_deployment()
-    pool, queue = _place(own)
+    pool, queue = _pool_and_queue(own)
     return {
         "flow_id": await client.create_flow(rotate),
         "name": rotation.name,
@@ -153,7 +153,7 @@ def _schema() -> dict[str, Any]:
     return parameter_schema(rotate).model_dump(exclude_unset=True)
 
 
-def _place(own: DeploymentResponse | None) -> tuple[str, str | None]:
+def _pool_and_queue(own: DeploymentResponse | None) -> tuple[str, str | None]:
     """Return the work pool and queue of this run, so that a rotation has the same workers, image and environment."""
     return (own.work_pool_name, own.work_queue_name) if own and own.work_pool_name else (WORK_POOL, None)
 
@@ -189,7 +189,7 @@ async def _changes(
     if before.work_pool_name is None:
         # Prefect takes a deleted pool out of its deployments, and does not put one of the same name back.
         client, _ = get_or_create_client()
-        pool, queue = _place(await _own_deployment())
+        pool, queue = _pool_and_queue(await _own_deployment())
         with _found(_missing(pool)):
             await client.read_work_pool(pool)
         changes = {"work_pool_name": pool, "work_queue_name": queue}

@@ -55,10 +55,10 @@ def rotated(run: Run, situation: Situation, before: Sequence[Superseded] = ()) -
             f"{rest}.{_warnings(run)}"
         )
     verb = "Finished an interrupted rotation" if situation is Situation.KEY_PUBLISHED else "Rotated"
-    places = len(current.destinations)
+    count = len(current.destinations)
     return (
-        f"{verb}: the key {current.label} is live at {places} "
-        f"destination{'s' if places > 1 else ''}; {rest}.{_warnings(run)}"
+        f"{verb}: the key {current.label} is live at {count} "
+        f"destination{'s' if count > 1 else ''}; {rest}.{_warnings(run)}"
     )
 
 

@@ -103,12 +103,18 @@ class _Reading:
         before = await self._ledgers()
         self._deployed = await self._deployments()
         workspaces = await if_available(Part.WORKSPACES, listed(self.openrouter.list_workspaces()), self._lists.note)
-        places: list[str | None] = [None, *await self._named(before)] if workspaces is None else [*workspaces]
-        named = await self._lists.read(places)
+        workspaces_read: list[str | None] = (
+            [None, *await self._named_workspaces(before)] if workspaces is None else [*workspaces]
+        )
+        named = await self._lists.read(workspaces_read)
         installation = await self.world.installation()
-        keys = await self._keys(KeyFilter(before, installation, self._deployed, older_than, now, named), places)
+        keys = await self._keys(
+            KeyFilter(before, installation, self._deployed, older_than, now, named), workspaces_read
+        )
         # If the account does not list its workspaces, its keys name those that hold any.
-        self._workspaces = sorted({*keys.workspaces, *filter(None, places)}) if workspaces is None else workspaces
+        self._workspaces = (
+            sorted({*keys.workspaces, *filter(None, workspaces_read)}) if workspaces is None else workspaces
+        )
         after = await self._ledgers()
         explained = before.hashes() | after.hashes()
         unexplained = [key for key in keys.ours.values() if key.hash not in explained]
@@ -127,7 +133,7 @@ class _Reading:
     async def _ledgers(self) -> LedgerSet:
         return LedgerSet({name: value async for name, value in self.world.ledgers()})
 
-    async def _named(self, ledgers: LedgerSet) -> list[str]:
+    async def _named_workspaces(self, ledgers: LedgerSet) -> list[str]:
         """Return the account's workspaces that ledgers or deployments name."""
         rotations = [each.rotation for each in self._deployed.values() if each.rotation]
         asked = {each.key.workspace_id for each in rotations if each.connection == self.connection}
@@ -221,9 +227,9 @@ class _Reading:
             for name, ledger in ledgers.items()
             if connection_of(ledger, self._deployed.get(name)) == self.connection
         ]
-        places = sorted({place for _, ledger in ours for place in read_destinations_of(ledger)})
-        for first in range(0, len(places), OPEN_AT_ONCE):
-            some = places[first : first + OPEN_AT_ONCE]
+        names = sorted({name for _, ledger in ours for name in read_destinations_of(ledger)})
+        for first in range(0, len(names), OPEN_AT_ONCE):
+            some = names[first : first + OPEN_AT_ONCE]
             async with self.world.separate() as world:
                 await world.load_blocks(some, self.connection)
                 await self._bounded([self._read_destination(world, one) for one in some])
@@ -250,8 +256,8 @@ class _Reading:
     def _holders(self, key: ApiKey, ledgers: LedgerSet) -> list[str]:
         mark = read_marker(key.name)
         ledger = ledgers.ledgers.get(mark.rotation) if mark else None
-        places = read_destinations_of(ledger) if ledger else ()
-        return [name for name in places if label_agrees(key.label, self._secrets.get(name))]
+        names = read_destinations_of(ledger) if ledger else ()
+        return [name for name in names if label_agrees(key.label, self._secrets.get(name))]
 
     async def _bounded(self, calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         async def one(call: Coroutine[Any, Any, T]) -> T:

@@ -72,8 +72,8 @@ async def _may_be_read(run: Run, former: Superseded) -> bool:
             "still be under way."
         )
         return True
-    places = sorted(await where_keys_are_read(run, [former]))
-    holders = needed_by(former, run.held(await run.read_existing_destinations(places)))
+    names = sorted(await where_keys_are_read(run, [former]))
+    holders = needed_by(former, run.held(await run.read_existing_destinations(names)))
     if holders:
         run.note(f"The key {former.label} keeps its limit, because it is still held by {', '.join(holders)}.")
     return bool(holders)

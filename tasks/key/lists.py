@@ -74,7 +74,7 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
 async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
     former, current = predecessors_of(run.ledger, key.hash, inherit=inherit), run.ledger.current
     run.lists.pop((key.connection, key.workspace_id), None)
-    naming, left = await _places_of(run, former, current, key.connection, key.workspace_id)
+    naming, left = await _lists_naming(run, former, current, key.connection, key.workspace_id)
     if naming or current is None or current.made_by is None:
         await note_logging(run, key.connection, key.workspace_id)
     for sentence in not_carried_over(naming, left, inherit=inherit):
@@ -94,7 +94,7 @@ async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
             ) from None
 
 
-async def _places_of(
+async def _lists_naming(
     run: Run, former: Collection[str], current: Current | None, connection: str, workspace_id: str | None
 ) -> tuple[list[KeyList], list[KeyList]]:
     """Return the lists that name the former keys: those of the successor's workspace, and those that it has left."""
@@ -179,7 +179,7 @@ async def lists_ahead(run: Run, rotation: Rotation, adopted: Current | None = No
         former |= {adopted.hash}
     workspace_id = rotation.key.workspace_id or (current.workspace_id if current else None)
     await note_logging(run, rotation.connection, workspace_id)
-    naming, left = await _places_of(run, former, current, rotation.connection, workspace_id)
+    naming, left = await _lists_naming(run, former, current, rotation.connection, workspace_id)
     joined = naming if rotation.key.inherit else []
     return [
         *(f"Add it to the {each}, which names the key that it replaces." for each in joined),

@@ -116,9 +116,9 @@ async def _settle(run: Run, key: Superseded) -> bool:
 
 async def _is_held(run: Run, key: Superseded) -> bool | None:
     """Return whether a destination holds a key; `None` if one that the rotation has left cannot be read."""
-    places = {*run.ledger.destinations(), *await where_keys_are_read(run, [key])}
-    former = set(filter(run.has_left, places))
-    found = await run.read_existing_destinations(sorted(places - former), sorted(former))
+    names = {*run.ledger.destinations(), *await where_keys_are_read(run, [key])}
+    former = set(filter(run.has_left, names))
+    found = await run.read_existing_destinations(sorted(names - former), sorted(former))
     unknown = {name for name, content in found.items() if content == MAYBE}
     return bool(needed_by(key, run.held(found.keys() - unknown))) or (None if unknown else False)
 

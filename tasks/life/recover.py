@@ -267,12 +267,12 @@ async def _fence_pending_off(run: Run) -> bool:
     return certain
 
 
-async def _fence(place: Destination, content: Content) -> None:
+async def _fence(destination: Destination, content: Content) -> None:
     for _ in range(WRITES):
         try:
-            await place.fence(content)
+            await destination.fence(content)
         except ConflictError as error:
-            lost, before, content = error, content, await place.read_content()
+            lost, before, content = error, content, await destination.read_content()
             if not changed_only_beside(before, content):
                 break
         else:

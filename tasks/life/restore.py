@@ -97,8 +97,8 @@ async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) ->
         if held is not None and fingerprint(held) == key.fingerprint:
             return held
     for name in current.destinations:
-        place = await run.world.destination(name)
-        if found := await place.read_older(lambda secret: fingerprint(secret) == key.fingerprint):
+        destination = await run.world.destination(name)
+        if found := await destination.read_older(lambda secret: fingerprint(secret) == key.fingerprint):
             return found
     return None
 

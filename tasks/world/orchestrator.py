@@ -110,9 +110,9 @@ class PrefectWorld:
             ServiceError: Prefect's API failed.
         """
         secrets = {
-            name: place
-            for name, place in self._destinations.items()
-            if isinstance(place, PrefectSecret) and place.is_read
+            name: destination
+            for name, destination in self._destinations.items()
+            if isinstance(destination, PrefectSecret) and destination.is_read
         }
         wanted = [name for name in destinations if name in secrets or name not in {*self._destinations, *self._blocks}]
         if connection and connection not in self._connections:
@@ -291,7 +291,7 @@ class PrefectWorld:
         Raises:
             ServiceError: Prefect's API failed.
         """
-        return {place for place, rotations in (await destinations_in_use()).items() if rotation in rotations}
+        return {name for name, rotations in (await destinations_in_use()).items() if rotation in rotations}
 
     async def delete_deployment(self, name: str) -> bool:
         """Delete a rotation's deployment with its schedules.

@@ -154,7 +154,7 @@ class Run:
         return await self._ledger.is_explained(key_hash)
 
     async def write_to(
-        self, place: Destination, value: SecretStr, content: Content, written_by: Mapping[str, str]
+        self, destination: Destination, value: SecretStr, content: Content, written_by: Mapping[str, str]
     ) -> None:
         """Store a key in a destination: check the ledger and write once, with one timeout for both.
 
@@ -162,15 +162,15 @@ class Run:
 
         Raises:
             OtherRunError: Another run has taken over; nothing was written.
-            ServiceError: The place cannot be written, or did not answer in time.
+            ServiceError: The destination cannot be written, or did not answer in time.
         """
         try:
-            async with self._turn if place.in_prefect else nullcontext(), asyncio.timeout(WRITE_SECONDS):
+            async with self._turn if destination.in_prefect else nullcontext(), asyncio.timeout(WRITE_SECONDS):
                 await self.guard()
-                await place.write_content(value, content, written_by)
+                await destination.write_content(value, content, written_by)
         except TimeoutError:
             raise ServiceError(
-                f"{place.place()} could not be written within {WRITE_SECONDS:.0f} seconds.",
+                f"{destination.place()} could not be written within {WRITE_SECONDS:.0f} seconds.",
                 outcome_unknown=True,
                 retryable=True,
             ) from None
