@@ -15,8 +15,8 @@ from flows.show.sentences import nothing_to_remove, removed
 from tasks.life.due import revoke_what_is_due
 from tasks.life.remove import (
     empty_destinations,
+    end_keys,
     forget_when_nothing_is_left,
-    give_up_keys,
     plan_removal,
     refuse_what_came_back,
 )
@@ -178,7 +178,7 @@ async def remove(run: Run, revoke_at: datetime | None, steps: Steps, *, empty: b
         run.step = "empty the destinations"
         emptied = await empty_destinations(run)
     run.step = "give up the keys"
-    await give_up_keys(run, revoke_at, emptied)
+    await end_keys(run, revoke_at, emptied)
     before = run.ledger.superseded
     await run.world.cancel_retirements(run.name, run.ledger.due_times())
     run.step = "revoke-key"

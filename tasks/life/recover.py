@@ -218,7 +218,7 @@ async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None
         await _supersede_pending(run, rotation)
         return
     late_until = run.ledger.late_until(run.world.now())
-    await run.write(run.ledger.abandoned(run.world.now(), at_once=True, late_until=late_until))
+    await run.write(run.ledger.pending_given_up(run.world.now(), at_once=True, late_until=late_until))
     key = run.ledger.superseded[-1]
     if late_until is not None:
         run.note(
@@ -244,7 +244,7 @@ async def _supersede_pending(run: Run, rotation: Rotation) -> None:
     revoke_at = now if emergency else now + rotation.overlap
     late_until = run.ledger.late_until(now)
     places = run.places_of(rotation.destinations)
-    await run.write(run.ledger.abandoned(revoke_at, at_once=emergency, late_until=late_until, places=places))
+    await run.write(run.ledger.pending_given_up(revoke_at, at_once=emergency, late_until=late_until, places=places))
 
 
 async def _fence_pending_off(run: Run) -> bool:

@@ -117,7 +117,7 @@ async def _empty(run: Run, name: str, own: Collection[str]) -> None:
             raise DestinationError(f"{name} still holds a key of the rotation after it was emptied.")
 
 
-async def give_up_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[str, str] = NOWHERE) -> None:
+async def end_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[str, str] = NOWHERE) -> None:
     """Settle what is pending, and set the end of each key of the rotation.
 
     Args:
@@ -135,10 +135,10 @@ async def give_up_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[st
     if revoke_at is not None:
         for sentence in expiry_before(ledger.current, revoke_at):
             run.warn(sentence)
-        await run.write(ledger.given_up(run.world.now(), revoke_at, emptied))
+        await run.write(ledger.with_every_key_ended(run.world.now(), revoke_at, emptied))
         return
     await _take_marker_off(run)
-    await run.write(run.ledger.left_to_its_user())
+    await run.write(run.ledger.with_current_key_kept())
 
 
 async def _take_marker_off(run: Run) -> None:

@@ -157,7 +157,7 @@ class Ledger(Entry):
         key = self.pending.key.leaving(self.where_pending(), places)
         return self._with(pending=self.pending.model_copy(update={"key": key}))
 
-    def abandoned(
+    def pending_given_up(
         self,
         revoke_at: datetime,
         *,
@@ -292,12 +292,12 @@ class Ledger(Entry):
             raise LedgerError("There is no current key yet.")
         return self._with(current=self.current.model_copy(update=changes))
 
-    def given_up(self, now: datetime, revoke_at: datetime, emptied: Mapping[str, str] = NOWHERE) -> Self:
+    def with_every_key_ended(self, now: datetime, revoke_at: datetime, emptied: Mapping[str, str] = NOWHERE) -> Self:
         """Remove the rotation and end every key by `revoke_at`; the places not `emptied` still hold the current key."""
         pending = self.pending and self.pending.key
-        abandoned = self.abandoned(revoke_at, at_once=True).superseded if pending else self.superseded
+        superseded = self.pending_given_up(revoke_at, at_once=True).superseded if pending else self.superseded
         ends = tuple(
-            key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at), "at_once": True}) for key in abandoned
+            key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at), "at_once": True}) for key in superseded
         )
         # The destinations of a removed rotation need no working key, so a late write does not delay the revocation.
         former = tuple(
@@ -307,7 +307,7 @@ class Ledger(Entry):
         removed = self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
         return removed.looked_again()
 
-    def left_to_its_user(self) -> Self:
+    def with_current_key_kept(self) -> Self:
         """Remove the rotation, and leave its current key to the user; older keys are deleted when they are due."""
         ends = tuple(key.model_copy(update={"at_once": True}) for key in self.superseded)
         # A Retry finds no current key any more.
