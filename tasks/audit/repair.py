@@ -130,7 +130,7 @@ async def _settle(
     if mark is None or rotation is None:
         return Repair(why_not="it has been used, and without a valid deployment nobody knows its overlap.")
     until = run.world.now() + rotation.overlap
-    with_it = run.ledger.found([as_superseded(key, mark, connection, until)])
+    with_it = run.ledger.with_unrecorded([as_superseded(key, mark, connection, until)])
     if not _has_room(run, rotation, with_it):
         return Repair(why_not="the ledger has no room for it; audit again when superseded keys have ended.")
     await run.write(with_it)

@@ -104,7 +104,7 @@ async def _settle(run: Run, key: Superseded) -> bool:
     if held is None and not run.identity.emergency:
         until = key.revoke_at + await overlap_of(run)
         run.note(f"The key {key.label} of a failed run ends at {show_time(until)}: a former destination may hold it.")
-        await run.record(run.ledger.found([key.model_copy(update={"revoke_at": until})]))
+        await run.record(run.ledger.with_unrecorded([key.model_copy(update={"revoke_at": until})]))
         return True
     openrouter: KeyChanger = await run.world.connection(key.connection)
     await run.guard()

@@ -197,13 +197,13 @@ async def _take_up_unrecorded_keys(run: Run, rotation: Rotation, situation: Situ
     found.sort(key=lambda key: not any(label_agrees(key.label, secret) for secret in unknown.values()))
     ledger, taken = run.ledger, list[Superseded]()
     for key in found:
-        if _has_room(run, rotation, ledger.found([*taken, key])):
+        if _has_room(run, rotation, ledger.with_unrecorded([*taken, key])):
             taken.append(key)
     if taken:
         what = "lost" if situation is Situation.FIRST_RUN else "out of date"
         labels = ", ".join(key.label for key in taken)
         run.note(f"The ledger was {what}; keys of this rotation were found again and will be revoked: {labels}.")
-        await run.write(ledger.found(taken))
+        await run.write(ledger.with_unrecorded(taken))
     if left := len(found) - len(taken):
         run.note(
             f"The ledger has no room for further keys of this rotation ({left}): audit with repair, which settles them."

@@ -176,7 +176,7 @@ async def make_current_again(run: Run, key: NewKey) -> None:
     entry = next(entry for entry in ledger.superseded if entry.hash == key.record.hash)
     places = run.places_of(former.destinations)
     current = Current(
-        **entry.found_again(places).model_dump(include=set(MadeKey.model_fields)),
+        **entry.without_returned_places(places).model_dump(include=set(MadeKey.model_fields)),
         since=now,
         rotated_by=run.identity.id,
         destinations=former.destinations,

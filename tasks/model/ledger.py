@@ -228,7 +228,7 @@ class Ledger(Entry):
         former = self._retiring(now, revoke_at, places)
         if self.pending.budget is not None:
             former = tuple(key.model_copy(update={"capped": False}) for key in former)
-        superseded = (*(key.found_again(places) for key in self.superseded), *former)
+        superseded = (*(key.without_returned_places(places) for key in self.superseded), *former)
         published = self._with(current=current, pending=None, superseded=superseded, retirement=retirement)
         return published.expecting_late_writes(late_until)
 
@@ -282,7 +282,7 @@ class Ledger(Entry):
 
     def replaced(self, current: Current, revoke_at: datetime, places: Mapping[str, str]) -> Self:
         """Make a key that every destination holds, such as a restored one, current; supersede the former one."""
-        others = tuple(other.found_again(places) for other in self.superseded if other.hash != current.hash)
+        others = tuple(other.without_returned_places(places) for other in self.superseded if other.hash != current.hash)
         superseded = (*others, *self._retiring(current.since, revoke_at, places))
         return self._with(current=current, superseded=superseded).expecting_late_writes(current.late_until)
 
@@ -320,7 +320,7 @@ class Ledger(Entry):
             format=self.format, package=self.package, revision=self.revision, writer=self.writer, removed=True
         )
 
-    def found(self, keys: Iterable[Superseded]) -> Self:
+    def with_unrecorded(self, keys: Iterable[Superseded]) -> Self:
         """Add keys of this rotation that were in no ledger."""
         return self._with(superseded=(*self.superseded, *keys))
 
