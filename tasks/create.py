@@ -69,7 +69,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         await run.write(run.ledger.created(record))
     except OtherRunError:
         # The run that took over may have searched before this key existed; then no other run will ever find it.
-        if not await run.is_explained(record.hash):
+        if not await run.is_recorded(record.hash):
             await (await run.world.connection(rotation.connection)).delete_key(record.hash)
         raise
     await run.world.emit(Event.KEY_CREATED, run.name, **record.as_payload())

@@ -26,7 +26,7 @@ from tasks.audit.judge import (
 )
 from tasks.audit.ledgers import LedgerSet
 from tasks.audit.lists import ListReader
-from tasks.audit.unexplained import LostLedger, find_lost_ledgers, judge_lost, judge_orphan
+from tasks.audit.unrecorded import LostLedger, find_lost_ledgers, judge_lost, judge_orphan
 from tasks.model.keys import fingerprint, label_agrees, read_marker
 from tasks.model.ledger import Ledger
 from tasks.world.account import knows_workspace
@@ -116,15 +116,15 @@ class _Reading:
             sorted({*keys.workspaces, *filter(None, workspaces_read)}) if workspaces is None else workspaces
         )
         after = await self._ledgers()
-        explained = before.hashes() | after.hashes()
-        unexplained = [key for key in keys.ours.values() if key.hash not in explained]
-        lost = {each.name: each for each in find_lost_ledgers(unexplained, after, self._deployed)}
+        recorded = before.hashes() | after.hashes()
+        unrecorded = [key for key in keys.ours.values() if key.hash not in recorded]
+        lost = {each.name: each for each in find_lost_ledgers(unrecorded, after, self._deployed)}
         findings = [
             *judge_management_key(self.connection, management_key.expires_at, now),
             *unreadable_ledgers(after),
-            *await self._rotation_findings(after, keys.explained),
+            *await self._rotation_findings(after, keys.recorded),
             *(finding for each in lost.values() for finding in judge_lost(each, now)),
-            *self._orphans(unexplained, after, now),
+            *self._orphans(unrecorded, after, now),
             *keys.findings(),
             *await self._list_findings(named, keys.listed, after, now),
         ]
@@ -245,10 +245,10 @@ class _Reading:
         except KeyRotationError as error:
             self._unreadable[name] = str(error)
 
-    def _orphans(self, unexplained: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[Finding]:
+    def _orphans(self, unrecorded: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[Finding]:
         held = CappedFindings(Kind.HELD_KEY_UNRECORDED, "keys that destinations hold and no ledger has")
         orphans = CappedFindings(Kind.ORPHAN, "orphans, for the next audit with repair")
-        for key in unexplained:
+        for key in unrecorded:
             finding = judge_orphan(key, ledgers, self._deployed, self._holders(key, ledgers), now)
             (orphans if finding is None or finding.kind is Kind.ORPHAN else held).add(finding)
         return [*held.findings(), *orphans.findings()]

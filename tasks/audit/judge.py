@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
-from tasks.audit.unexplained import SETTLED_AFTER
+from tasks.audit.unrecorded import SETTLED_AFTER
 from tasks.model.former_places import left_behind
 from tasks.model.keys import show_duration, show_time
 from tasks.model.ledger import Ledger

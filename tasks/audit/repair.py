@@ -15,7 +15,7 @@ from blocks.errors import KeyRotationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.compare import Comparison
 from tasks.audit.findings import Finding, Kind
-from tasks.audit.unexplained import is_new
+from tasks.audit.unrecorded import is_new
 from tasks.model.events import Event
 from tasks.model.keys import Marker, fingerprint, label_agrees, period_end, read_marker, show_time
 from tasks.model.ledger import Ledger
@@ -25,7 +25,7 @@ from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.model.unrecorded import as_superseded
-from tasks.model.written_off import as_explanation
+from tasks.model.written_off import searchable_text
 from tasks.world.installation import made_here
 from tasks.world.optional import read_uses
 from tasks.world.ports import Deployed, KeyReader
@@ -96,10 +96,10 @@ async def repair_unrecorded(
             outcomes[key_hash] = Repair(why_not=str(error))
     ours = await made_here(run.world, filter(None, [read_marker(key.name) for key in keys]), ledgers)
     # As text, so that the keys in an unreadable ledger count, too.
-    explaining = [as_explanation(value) for value in ledgers]
+    texts = [searchable_text(value) for value in ledgers]
     certain: list[ApiKey] = []
     for key in keys:
-        if why := _why_kept(run, key, ours, explaining, destinations):
+        if why := _why_kept(run, key, ours, texts, destinations):
             outcomes[key.hash] = Repair(why_not=why)
         else:
             certain.append(key)
@@ -203,7 +203,7 @@ async def _delete(run: Run, connection: str, key: ApiKey) -> Repair:
 
 
 def _why_kept(
-    run: Run, key: ApiKey, ours: Collection[Marker], explaining: Sequence[str], destinations: Sequence[str]
+    run: Run, key: ApiKey, ours: Collection[Marker], texts: Sequence[str], destinations: Sequence[str]
 ) -> str | None:
     mark = read_marker(key.name)
     if mark is None or mark.rotation != run.name or mark not in ours:
@@ -214,7 +214,7 @@ def _why_kept(
     waiting = {entry.run_id for entry in (ledger.pending, *ledger.unresolved) if entry}
     if mark.run_id in waiting:
         return "the ledger still waits for it, and the next run of the rotation settles it."
-    if key.hash in ledger.hashes() or any(key.hash in text for text in explaining):
+    if key.hash in ledger.hashes() or any(key.hash in text for text in texts):
         return "it is in a ledger now."
     if not run.has_ledger or not destinations:
         return "without its rotation's ledger and destinations nobody knows who holds it."

@@ -80,11 +80,11 @@ async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, search_ag
 async def _delete_marked(
     run: Run, connection: str, workspace_id: str | None, run_id: UUID, *, search_again: bool = False
 ) -> bool:
-    explained = run.ledger.hashes()
+    recorded = run.ledger.hashes()
 
     def ours(key: ApiKey) -> bool:
         mark = read_marker(key.name)
-        return mark is not None and mark[:2] == (run.name, run_id) and key.hash not in explained
+        return mark is not None and mark[:2] == (run.name, run_id) and key.hash not in recorded
 
     found = await _search(run, connection, workspace_id, ours)
     if not found and search_again:
@@ -158,11 +158,11 @@ async def unrecorded_keys(
         ServiceError: OpenRouter or Prefect failed.
     """
     openrouter: KeyReader = await run.world.connection(connection)
-    explained = run.ledger.hashes()
+    recorded = run.ledger.hashes()
 
     def ours_by_name(key: ApiKey) -> bool:
         mark = read_marker(key.name)
-        return mark is not None and mark.rotation == run.name and key.hash not in explained
+        return mark is not None and mark.rotation == run.name and key.hash not in recorded
 
     marked: dict[str, tuple[ApiKey, Marker]] = {}
     workspaces = await if_available(Part.WORKSPACES, listed(openrouter.list_workspaces()), run.note)

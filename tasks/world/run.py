@@ -149,9 +149,9 @@ class Run:
         """Raise `OtherRunError` if another run has written since this one last read or wrote."""
         await self._ledger.guard()
 
-    async def is_explained(self, key_hash: str) -> bool:
+    async def is_recorded(self, key_hash: str) -> bool:
         """Return whether the newest ledger, whoever wrote it, contains a key."""
-        return await self._ledger.is_explained(key_hash)
+        return await self._ledger.is_recorded(key_hash)
 
     async def write_to(
         self, destination: Destination, value: SecretStr, content: Content, written_by: Mapping[str, str]

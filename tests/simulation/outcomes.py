@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tasks.audit.findings import Finding, Kind
-from tasks.audit.unexplained import SETTLED_AFTER
+from tasks.audit.unrecorded import SETTLED_AFTER
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tasks.model.keys import read_marker
