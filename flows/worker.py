@@ -327,13 +327,13 @@ class KeyRotationWorker(
         try:
             code = await to_thread.run_sync(asyncio.run, attempt.make(), limiter=CapacityLimiter(1))
             if not attempt.state.is_final():
-                code = await self._settle(attempt, flow_run.id) or code
+                code = await self._set_missing_state(attempt, flow_run.id) or code
         finally:
             del self._attempts[flow_run.id]
             self._precedence.end(flow_run.id)
         return KeyRotationWorkerResult(status_code=code, identifier=str(flow_run.id))
 
-    async def _settle(self, attempt: Attempt, run_id: UUID) -> int:
+    async def _set_missing_state(self, attempt: Attempt, run_id: UUID) -> int:
         # The server rejected the attempt's state, and nothing else would end the run.
         state = (await self.client.read_flow_run(run_id)).state
         if attempt.is_cancelled or (state and state.is_cancelling()):

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
-from tasks.audit.unrecorded import SETTLED_AFTER
+from tasks.audit.unrecorded import MAY_STILL_RUN_FOR
 from tasks.model.former_places import left_behind
 from tasks.model.keys import show_duration, show_time
 from tasks.model.ledger import Ledger
@@ -156,14 +156,14 @@ def _judge_ledger(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
     if snapshot.deployed is None and not ledger.removed:
         sentence = f"The rotation {name} has a ledger but no deployment rotate/{name}, so nothing rotates it any more."
         yield Finding(Kind.WITHOUT_DEPLOYMENT, sentence, name)
-    if ledger.pending and now - ledger.pending.intended_at > SETTLED_AFTER:
+    if ledger.pending and now - ledger.pending.intended_at > MAY_STILL_RUN_FOR:
         sentence = (
             f"Run {ledger.pending.run_id} has left the rotation {name} unfinished since "
             f"{show_time(ledger.pending.intended_at)}."
         )
         yield Finding(Kind.PENDING, sentence, name)
     for entry in ledger.unresolved:
-        grave = None if now - entry.since > SETTLED_AFTER else Severity.NOTICE
+        grave = None if now - entry.since > MAY_STILL_RUN_FOR else Severity.NOTICE
         sentence = (
             f"Run {entry.run_id} of rotation {name} may have created a key at {show_time(entry.since)} that has not "
             "turned up yet."
@@ -189,7 +189,7 @@ def _judge_destinations(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
     current, pending = snapshot.ledger.current, snapshot.ledger.pending
     if current is None:
         return
-    at_work = pending is not None and now - pending.intended_at <= SETTLED_AFTER
+    at_work = pending is not None and now - pending.intended_at <= MAY_STILL_RUN_FOR
     expected = {current.fingerprint} | ({pending.key.fingerprint} if at_work and pending and pending.key else set())
     was = current.where()
     for name in read_destinations_of(snapshot.ledger):
@@ -238,7 +238,7 @@ def _judge_superseded(snapshot: Snapshot, entry: Superseded, key: ApiKey | None,
     if expired:
         sentence = f"The superseded key {entry.label} of rotation {snapshot.name} {_why_dead(key)}."
         yield _about(Kind.SUPERSEDED_KEY_DIFFERS, snapshot, entry, sentence, Severity.NOTICE)
-    if now - entry.revoke_at > SETTLED_AFTER:
+    if now - entry.revoke_at > MAY_STILL_RUN_FOR:
         sentence = (
             f"The superseded key {entry.label} of rotation {snapshot.name} was to be revoked at "
             f"{show_time(entry.revoke_at)} and still exists."

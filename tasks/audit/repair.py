@@ -34,7 +34,7 @@ from tasks.world.run import Run
 Holders = Callable[[str], list[str]]
 """Returns the destinations, among those that the audit has read, that hold a key with this label."""
 UNRECORDED = {Kind.ORPHAN, Kind.HELD_KEY_UNRECORDED}
-SETTLED_BY_IT = {
+RESOLVED_BY_CURRENT_KEY = {
     Kind.DESTINATION_DIFFERS,
     Kind.CURRENT_KEY_UNUSABLE,
     Kind.ROTATION_OVERDUE,
@@ -109,13 +109,13 @@ async def repair_unrecorded(
         held = [name for name in destinations if label_agrees(key.label, run.contents[name].value)]
         try:
             holding = sorted({*held, *holders(key.label)})
-            outcomes[key.hash] = await _settle(run, connection, key, deployed, holding, is_named=key.hash in named)
+            outcomes[key.hash] = await _repair_key(run, connection, key, deployed, holding, is_named=key.hash in named)
         except KeyRotationError as error:
             outcomes[key.hash] = Repair(why_not=str(error))
     return outcomes
 
 
-async def _settle(
+async def _repair_key(
     run: Run, connection: str, key: ApiKey, deployed: Deployed | None, holding: Sequence[str], *, is_named: bool
 ) -> Repair:
     rotation = deployed.rotation if deployed else None
@@ -322,20 +322,22 @@ async def _repair_rotation(
     deployed = comparison.deployed.get(run.name)
     hashes = [finding.key_hash for finding in findings if finding.kind in UNRECORDED]
     outcomes: dict[Finding, Finding] = {}
-    settled: dict[str, Repair] = {}
+    repairs: dict[str, Repair] = {}
     try:
         if hashes:
-            settled = await repair_unrecorded(run, connection, hashes, deployed, comparison.holders, comparison.named)
+            repairs = await repair_unrecorded(run, connection, hashes, deployed, comparison.holders, comparison.named)
         for finding in findings:
             if finding.kind in UNRECORDED:
-                outcomes[finding] = _repaired(finding, settled[finding.key_hash])
+                outcomes[finding] = _repaired(finding, repairs[finding.key_hash])
             elif deployed is not None:
                 why = await restore_ledger(run, connection, comparison.lost[run.name].keys, deployed)
                 outcomes[finding] = _repaired(finding, Repair("The ledger was written anew.", why or ""))
     except KeyRotationError as error:
         outcomes = {finding: outcomes.get(finding) or _not_repaired(finding, str(error)) for finding in findings}
-    if CURRENT_AGAIN in settled.values():
-        others = [each for each in comparison.findings if each.rotation == run.name and each.kind in SETTLED_BY_IT]
+    if CURRENT_AGAIN in repairs.values():
+        others = [
+            each for each in comparison.findings if each.rotation == run.name and each.kind in RESOLVED_BY_CURRENT_KEY
+        ]
         outcomes |= {finding: replace(finding, repaired=True) for finding in others}
     return outcomes
 

@@ -55,7 +55,7 @@ async def settle_budget(run: Run) -> None:
     for former in run.ledger.superseded:
         if former.capped is False and not await _may_be_read(run, former):
             try:
-                await _settle(run, former)
+                await _cap_at_spent(run, former)
             except (ConfigurationError, ServiceError) as error:
                 if not run.concerns_former_connection(former.connection, error):
                     raise
@@ -79,7 +79,7 @@ async def _may_be_read(run: Run, former: Superseded) -> bool:
     return bool(holders)
 
 
-async def _settle(run: Run, former: Superseded) -> None:
+async def _cap_at_spent(run: Run, former: Superseded) -> None:
     openrouter = await run.world.connection(former.connection)
     await run.guard()
     capped = None

@@ -33,7 +33,7 @@ from tasks.world.run import Run
 
 WRITES = 5
 """How often a list is written at most, while others change it at the same time."""
-SETTLE_SECONDS = 1.0
+READ_BACK_AFTER_SECONDS = 1.0
 """How long to wait before reading a list back: a concurrent writer may still replace it with what it has read."""
 BAD_REQUEST = 400
 _REFUSALS = (ForbiddenError, NotFoundError, RejectedError)
@@ -308,7 +308,7 @@ async def _change(
         # Only an added key needs this wait: a removed one is deleted next, and then no list can name it again.
         if into is not None and into not in found.hashes and set(wanted) - run.ledger.hashes():
             # Randomised, so that two runs do not retry in step.
-            await run.world.sleep(uniform(SETTLE_SECONDS, 2 * SETTLE_SECONDS))  # noqa: S311
+            await run.world.sleep(uniform(READ_BACK_AFTER_SECONDS, 2 * READ_BACK_AFTER_SECONDS))  # noqa: S311
     raise failure or ServiceError(
         f"The {which} was changed by others each of the {WRITES} times that it was written. Retry.", retryable=True
     )

@@ -92,11 +92,11 @@ async def _delete_marked(
         found = await _search(run, connection, workspace_id, ours)
     # After a restore of Prefect's database, the ledger may wait for a key that was published meanwhile.
     by, now = Marker(run.name, run_id), run.world.now()
-    settled = [await _settle(run, as_superseded(key, by, connection, now)) for key in found]
-    return any(settled)
+    ended = [await _delete_or_supersede(run, as_superseded(key, by, connection, now)) for key in found]
+    return any(ended)
 
 
-async def _settle(run: Run, key: Superseded) -> bool:
+async def _delete_or_supersede(run: Run, key: Superseded) -> bool:
     """Delete a key that was left behind, or supersede it where nobody can tell; `False` if a destination holds it."""
     held = await _is_held(run, key)
     if held:
