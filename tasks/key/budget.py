@@ -20,7 +20,7 @@ from tasks.world.ports import KeyChanger
 from tasks.world.run import Run
 
 
-def carried_over(former: ApiKey, earlier: Budget | None, terms: Terms, now: datetime) -> Budget | None:
+def carried_budget(former: ApiKey, earlier: Budget | None, terms: Terms, now: datetime) -> Budget | None:
     """Compute how much of the next key's limit is already spent.
 
     Args:
