@@ -49,7 +49,7 @@ async def audit(
         The final state: Failed if a finding requires action; its message starts with the most severe one.
     """
     async with conclude() as conclusion:
-        older_than = check_order(connection, older_than_days, repair)
+        older_than = check_audit(connection, older_than_days, repair)
         async with PrefectWorld() as world:
             connections = [connection] if connection else await connections_in_use(world)
             reports, failures = await audit_each(world, connections, older_than, _open_rotation if repair else None)
@@ -89,7 +89,7 @@ async def audit_each(
     return reports, failures
 
 
-def check_order(connection: object, older_than_days: object, repair: object) -> timedelta:
+def check_audit(connection: object, older_than_days: object, repair: object) -> timedelta:
     """Validate the parameters and return the age from which a key without a rotation is reported.
 
     Raises:

@@ -30,13 +30,13 @@ from blocks.errors import ConfigurationError
 from flows.rotate import rotate
 from tasks.model.rotation import Rotation
 from tasks.model.schedules import SLUG
-from tasks.world.api import LEDGER_TAG, api_errors, as_not_found
+from tasks.world.api import OWN_TAG, api_errors, as_not_found
 from tasks.world.deployments import longest_interval, own_schedule, read_timetable
 from tasks.world.gate import persistently, sent_once
 
 WORK_POOL = "key-rotation"
 """The work pool for a rotation whose creating run has no work pool."""
-FIRST_KEY_TAG = f"{LEDGER_TAG}_first-key"
+FIRST_KEY_TAG = f"{OWN_TAG}_first-key"
 """The tag of every run for a first key; no rotation's name, which is a tag of all its runs, contains an underscore."""
 STARTS_WITHIN_SECONDS = 45.0
 """How long to wait for a run to start; a worker with a limit of one cannot start it while this run waits."""
@@ -135,7 +135,7 @@ async def _new(rotation: Rotation, schedule: RRuleSchedule | None, active: bool)
         "flow_id": await client.create_flow(rotate),
         "name": rotation.name,
         "description": _description(rotation.name),
-        "tags": [LEDGER_TAG, rotation.name],
+        "tags": [OWN_TAG, rotation.name],
         "entrypoint": "flows.rotate:rotate",
         "pull_steps": [],
         "parameters": {"emergency": False, "rotation": rotation.model_dump(mode="json")},
@@ -252,7 +252,7 @@ async def make_first_key(deployment: DeploymentResponse) -> FlowRun:
             timeout=0,
             as_subflow=False,
             flow_run_name=f"first key of {deployment.name}",
-            tags=[LEDGER_TAG, deployment.name, FIRST_KEY_TAG],
+            tags=[OWN_TAG, deployment.name, FIRST_KEY_TAG],
             idempotency_key=f"{FIRST_KEY_TAG} {deployment.id} {len(runs)}",
         )
         return await _watch(run)

@@ -8,7 +8,7 @@ from blocks.destination import Content, Destination
 from blocks.errors import ConflictError, DestinationError, ServiceError, concerning
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint
-from tasks.world.destinations import WRITES, changed_only_beside
+from tasks.world.destinations import MAX_WRITES, hold_same_key
 from tasks.world.run import Run, VerifiedKey
 
 FIRST_WAIT_SECONDS = 0.1
@@ -36,13 +36,13 @@ async def _publish(run: Run, key: VerifiedKey, name: str, destination: Destinati
     content = run.contents.get(name) or await destination.read_content()
     if fingerprint(content.value) == key.record.fingerprint:
         return
-    for attempt in range(WRITES):
+    for attempt in range(MAX_WRITES):
         failure = await _write(run, destination, key, content)
         before, content = content, await destination.read_content()
         if _has_arrived(key, content):
             await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.as_payload(), destination=name)
             return
-        if attempt == WRITES - 1 or not _may_retry(failure, before, content):
+        if attempt == MAX_WRITES - 1 or not _may_retry(failure, before, content):
             break
         await run.world.sleep(_wait_seconds(attempt, failure))
     raise failure or DestinationError(
@@ -70,7 +70,7 @@ async def _write(run: Run, destination: Destination, key: VerifiedKey, content: 
 
 
 def _may_retry(failure: ServiceError | None, before: Content, now: Content) -> bool:
-    if failure is None or not changed_only_beside(before, now):
+    if failure is None or not hold_same_key(before, now):
         return False
     return isinstance(failure, ConflictError) or (
         failure.retryable and (failure.retry_after or 0.0) <= LONGEST_WAIT_SECONDS

@@ -16,7 +16,7 @@ from tasks.audit.account_keys import KeyFilter
 from tasks.audit.findings import CappedFindings, Counts, Finding, Kind
 from tasks.audit.judge import (
     Snapshot,
-    connection_of,
+    connection_of_rotation,
     entries_of,
     in_change,
     judge_management_key,
@@ -225,7 +225,7 @@ class _Reading:
         ours = [
             (name, ledger)
             for name, ledger in ledgers.items()
-            if connection_of(ledger, self._deployed.get(name)) == self.connection
+            if connection_of_rotation(ledger, self._deployed.get(name)) == self.connection
         ]
         names = sorted({name for _, ledger in ours for name in read_destinations_of(ledger)})
         for first in range(0, len(names), OPEN_AT_ONCE):

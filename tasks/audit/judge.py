@@ -91,7 +91,7 @@ class Snapshot:
     places: Mapping[str, str] = field(default_factory=dict)
 
 
-def connection_of(ledger: Ledger, deployed: Deployed | None) -> str | None:
+def connection_of_rotation(ledger: Ledger, deployed: Deployed | None) -> str | None:
     """Return the connection that a rotation belongs to.
 
     Args:
@@ -132,7 +132,7 @@ def judge_rotation(
         The findings.
     """
     ledger = snapshot.ledger
-    if connection_of(ledger, snapshot.deployed) in (connection, None):
+    if connection_of_rotation(ledger, snapshot.deployed) in (connection, None):
         yield from _judge_ledger(snapshot, now)
         yield from (Finding(Kind.FORMER_PLACE, sentence, snapshot.name) for sentence in left_behind(ledger))
         yield from _judge_destinations(snapshot, now)

@@ -31,7 +31,7 @@ from tasks.world.optional import Part, if_available, read_lists
 from tasks.world.ports import OpenRouter
 from tasks.world.run import Run
 
-WRITES = 5
+MAX_LIST_WRITES = 5
 """How often a list is written at most, while others change it at the same time."""
 READ_BACK_AFTER_SECONDS = 1.0
 """How long to wait before reading a list back: a concurrent writer may still replace it with what it has read."""
@@ -271,7 +271,7 @@ async def _change(
     alive: set[str] = set()
     failure: ServiceError | None = None
     written = 0
-    while written <= WRITES:
+    while written <= MAX_LIST_WRITES:
         # Immediately before the read: nothing may widen the gap to the write, in which another change would be lost.
         await run.guard()
         found = await openrouter.key_list(which.kind, which.id)
@@ -310,7 +310,8 @@ async def _change(
             # Randomised, so that two runs do not retry in step.
             await run.world.sleep(uniform(READ_BACK_AFTER_SECONDS, 2 * READ_BACK_AFTER_SECONDS))  # noqa: S311
     raise failure or ServiceError(
-        f"The {which} was changed by others each of the {WRITES} times that it was written. Retry.", retryable=True
+        f"The {which} was changed by others each of the {MAX_LIST_WRITES} times that it was written. Retry.",
+        retryable=True,
     )
 
 

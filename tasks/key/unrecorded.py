@@ -8,7 +8,7 @@ from uuid import UUID
 
 from blocks.errors import ConfigurationError, NotFoundError, RejectedError, ServiceError
 from blocks.openrouter.keys import ApiKey
-from tasks.model.decisions import MAYBE, needed_by
+from tasks.model.decisions import UNREADABLE, needed_by
 from tasks.model.keys import Marker, read_marker, show_time
 from tasks.model.ledger import TURNS_UP_WITHIN
 from tasks.model.records import Pending, Superseded, Unresolved
@@ -119,7 +119,7 @@ async def _is_held(run: Run, key: Superseded) -> bool | None:
     names = {*run.ledger.destinations(), *await where_keys_are_read(run, [key])}
     former = set(filter(run.has_left, names))
     found = await run.read_existing_destinations(sorted(names - former), sorted(former))
-    unknown = {name for name, content in found.items() if content == MAYBE}
+    unknown = {name for name, content in found.items() if content == UNREADABLE}
     return bool(needed_by(key, run.held(found.keys() - unknown))) or (None if unknown else False)
 
 

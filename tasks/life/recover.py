@@ -20,7 +20,7 @@ from blocks.errors import (
 from tasks.create import intent_of
 from tasks.key.unrecorded import settle_intent, settle_unresolved, unrecorded_keys
 from tasks.life.adopt import adopt
-from tasks.model.decisions import MAYBE, NOTHING_TO_PUBLISH, Situation, assess, expires_too_soon
+from tasks.model.decisions import NOTHING_TO_PUBLISH, UNREADABLE, Situation, assess, expires_too_soon
 from tasks.model.keys import KEY_PREFIX, fingerprint, label_agrees, may_be_replaced, show_time
 from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
@@ -29,7 +29,7 @@ from tasks.model.room import has_room_for
 from tasks.model.rotation import Rotation
 from tasks.verify import can_be_finished
 from tasks.world.consumers import where_keys_are_read
-from tasks.world.destinations import WRITES, changed_only_beside
+from tasks.world.destinations import MAX_WRITES, hold_same_key
 from tasks.world.ports import KeyReader
 from tasks.world.run import NewKey, Run
 
@@ -87,7 +87,7 @@ def _check_expiry(rotation: Rotation, interval: timedelta) -> None:
 def _known_fingerprints(run: Run) -> set[str | None]:
     ledger = run.ledger
     pending = ledger.pending.key if ledger.pending else None
-    return {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key} | {MAYBE, None}
+    return {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key} | {UNREADABLE, None}
 
 
 def is_key_among(secrets: Mapping[str, SecretStr]) -> bool:
@@ -268,12 +268,12 @@ async def _fence_pending_off(run: Run) -> bool:
 
 
 async def _fence(destination: Destination, content: Content) -> None:
-    for _ in range(WRITES):
+    for _ in range(MAX_WRITES):
         try:
             await destination.fence(content)
         except ConflictError as error:
             lost, before, content = error, content, await destination.read_content()
-            if not changed_only_beside(before, content):
+            if not hold_same_key(before, content):
                 break
         else:
             return

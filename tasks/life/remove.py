@@ -12,7 +12,7 @@ from tasks.key.unrecorded import settle_intent, settle_unresolved
 from tasks.model.events import Event
 from tasks.model.keys import NOT_YET_ROTATED, fingerprint, show_time, without_marker
 from tasks.model.ledger import Ledger
-from tasks.model.places import NOWHERE
+from tasks.model.places import NO_PLACES
 from tasks.model.records import Current
 from tasks.world.account import confirm_gone
 from tasks.world.run import WRITE_SECONDS, Run, gather_all
@@ -117,7 +117,7 @@ async def _empty(run: Run, name: str, own: Collection[str]) -> None:
             raise DestinationError(f"{name} still holds a key of the rotation after it was emptied.")
 
 
-async def end_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[str, str] = NOWHERE) -> None:
+async def end_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[str, str] = NO_PLACES) -> None:
     """Settle what is pending, and set the end of each key of the rotation.
 
     Args:

@@ -16,7 +16,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from blocks.errors import LedgerError
-from tasks.model.places import NOWHERE, kept_places
+from tasks.model.places import NO_PLACES, kept_places
 from tasks.model.records import Current, Emergency, Entry, Installation, MadeKey, Pending, Superseded, Unresolved
 from tasks.model.rotation import Retirement
 from tasks.model.times import Moment
@@ -292,7 +292,7 @@ class Ledger(Entry):
             raise LedgerError("There is no current key yet.")
         return self._with(current=self.current.model_copy(update=changes))
 
-    def with_every_key_ended(self, now: datetime, revoke_at: datetime, emptied: Mapping[str, str] = NOWHERE) -> Self:
+    def with_every_key_ended(self, now: datetime, revoke_at: datetime, emptied: Mapping[str, str] = NO_PLACES) -> Self:
         """Remove the rotation and end every key by `revoke_at`; the places not `emptied` still hold the current key."""
         pending = self.pending and self.pending.key
         superseded = self.pending_given_up(revoke_at, at_once=True).superseded if pending else self.superseded

@@ -9,7 +9,7 @@ from prefect.blocks.core import Block
 from blocks.errors import ConfigurationError
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.credentials import OpenRouterCredentials
-from tasks.world.stored_blocks import NOTHING, load_block
+from tasks.world.stored_blocks import NONE_LOADED, load_block
 
 BLOCK_TYPE = OpenRouterCredentials.get_block_type_slug()
 
@@ -26,7 +26,7 @@ def connection_of(block: str) -> str | None:
 
 
 async def open_connection(
-    name: str, field: str = "rotation.connection", loaded: Mapping[str, Block] = NOTHING
+    name: str, field: str = "rotation.connection", loaded: Mapping[str, Block] = NONE_LOADED
 ) -> OpenRouterClient:
     """Open a connection by name.
 
@@ -45,7 +45,7 @@ async def open_connection(
     return (await load_connection(name, field, loaded)).get_client()
 
 
-async def load_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> OpenRouterCredentials:
+async def load_connection(name: str, field: str, loaded: Mapping[str, Block] = NONE_LOADED) -> OpenRouterCredentials:
     """Load a connection's block by name; arguments and errors are those of `open_connection`."""
     block = await load_block(block_of(name), field, loaded)
     if not isinstance(block, OpenRouterCredentials):

@@ -32,7 +32,7 @@ from blocks.login import LoginBlock
 from blocks.openrouter.client import OpenRouterClient
 from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation, parse_rotation
-from tasks.world.api import LEDGER_TAG, PAGE_SIZE, api_errors, pages, parse_time
+from tasks.world.api import OWN_TAG, PAGE_SIZE, api_errors, pages, parse_time
 from tasks.world.connections import block_of, open_connection
 from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
 from tasks.world.destinations import PrefectSecret, open_destination
@@ -265,7 +265,7 @@ class PrefectWorld:
                 state=Scheduled(scheduled_time=at + behind + SURELY_LATER if is_past_there_only else at),
                 idempotency_key=f"retire {rotation} {at.isoformat()}" + (f" {attempt}" if attempt else ""),
                 name=f"retire {rotation}",
-                tags=[LEDGER_TAG, rotation],
+                tags=[OWN_TAG, rotation],
             )
 
     async def deployed_rotation(self, name: str) -> Rotation:
@@ -357,7 +357,7 @@ class PrefectWorld:
     async def _retirements(self, name: str, doing: str) -> list[tuple[UUID, datetime]]:
         body = {
             "flows": {"name": {"any_": ["retire"]}},
-            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": [LEDGER_TAG, name]}},
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": [OWN_TAG, name]}},
         }
         found = [run async for page in pages("/flow_runs/filter", body, doing) for run in page]
         with api_errors(doing):

@@ -26,7 +26,7 @@ from blocks.errors import (
 )
 from blocks.openrouter.keys import ApiKey
 from blocks.openrouter.lists import KeyList
-from tasks.model.decisions import MAYBE, Identity
+from tasks.model.decisions import UNREADABLE, Identity
 from tasks.model.keys import fingerprint
 from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
@@ -234,7 +234,7 @@ class Run:
                 rotation has left since are read if possible.
 
         Returns:
-            The fingerprint of each one's content; `MAYBE` for a place that can no longer be read.
+            The fingerprint of each one's content; `UNREADABLE` for a place that can no longer be read.
 
         Raises:
             KeyRotationError: One of the rotation's destinations cannot be read.
@@ -247,7 +247,7 @@ class Run:
             if name not in destinations:
                 found[name] = await self._read_former(name, place)
             elif place and not is_same(place, self.places[name]):
-                found[place] = MAYBE
+                found[place] = UNREADABLE
         return found
 
     async def read_destinations_once(self, destinations: Sequence[str]) -> None:
@@ -267,7 +267,7 @@ class Run:
             former: Destinations that the rotation has left, which are read if possible.
 
         Returns:
-            The fingerprint of each one's content; `MAYBE` for a former one that cannot be read.
+            The fingerprint of each one's content; `UNREADABLE` for a former one that cannot be read.
 
         Raises:
             KeyRotationError: One of them cannot be read.
@@ -297,8 +297,8 @@ class Run:
             content = await self._read(name)
         except KeyRotationError as error:
             self.note(f"{name} is no destination of this run and cannot be read: {error}")
-            return MAYBE
+            return UNREADABLE
         if place and not is_same(place, self.places[name]):
-            return MAYBE
+            return UNREADABLE
         self.contents[name] = content
         return fingerprint(self.contents[name].value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blocks.errors import ServiceError
 from blocks.foreign import harmless
-from tasks.world.api import LEDGER_TAG, pages
+from tasks.world.api import OWN_TAG, pages
 from tasks.world.gate import sent_once
 
 IN_MEMORY = "prefect.server.concurrency.lease_storage.memory"
@@ -44,7 +44,7 @@ async def _of_limits() -> list[str]:
     try:
         async for page in pages("/v2/concurrency_limits/filter", {}, "reading the concurrency limits"):
             named = [str(limit.get("name")) for limit in page if limit.get("active") is False]
-            off += [harmless(name, LONGEST_NAME) for name in named if name.startswith(f"{LEDGER_TAG}_")]
+            off += [harmless(name, LONGEST_NAME) for name in named if name.startswith(f"{OWN_TAG}_")]
     except ServiceError:
         return []
     if not off:
