@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from blocks.errors import ConfigurationError, ForbiddenError, KeyRotationError, MissingBlockError, UnauthorizedError
-from flows.forms import label
+from flows.forms import form_field
 from flows.runs import Conclusion, conclude, open_run
 from flows.show.artifacts import show_table
 from flows.show.audit_report import as_description, as_summary, as_table
@@ -34,9 +34,9 @@ MAX_OLDER_THAN_DAYS = 36_500
 
 @secret_flow("audit")
 async def audit(
-    connection: Annotated[str, label("Connection")] = "",
-    older_than_days: Annotated[int, label("Report unmanaged keys older than (days)")] = DEFAULT_OLDER_THAN_DAYS,
-    repair: Annotated[bool, label("Repair")] = False,
+    connection: Annotated[str, form_field("Connection")] = "",
+    older_than_days: Annotated[int, form_field("Report unmanaged keys older than (days)")] = DEFAULT_OLDER_THAN_DAYS,
+    repair: Annotated[bool, form_field("Repair")] = False,
 ) -> State[None]:
     """Compare every key of an account with all ledgers, destinations and deployments, and report each difference.
 

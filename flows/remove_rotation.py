@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 from prefect import State
 
 from blocks.errors import ConfigurationError
-from flows.forms import label
+from flows.forms import form_field
 from flows.runs import conclude, open_run, show_plan
 from flows.show.sentences import nothing_to_remove, removed
 from tasks.life.due import revoke_what_is_due
@@ -34,12 +34,12 @@ Destinations = Literal["leave", "empty"]
 
 @secret_flow("remove-rotation")
 async def remove_rotation(
-    rotation: Annotated[str, label("Rotation")],
-    confirm_name: Annotated[str, label("Confirm the rotation's name")] = "",
-    keys: Annotated[Keys, label("Current key")] = "revoke",
-    keep_until: Annotated[datetime | None, label("Keep until")] = None,
-    destinations: Annotated[Destinations, label("Destinations")] = "leave",
-    plan_only: Annotated[bool, label("Plan only")] = False,
+    rotation: Annotated[str, form_field("Rotation")],
+    confirm_name: Annotated[str, form_field("Confirm the rotation's name")] = "",
+    keys: Annotated[Keys, form_field("Current key")] = "revoke",
+    keep_until: Annotated[datetime | None, form_field("Keep until")] = None,
+    destinations: Annotated[Destinations, form_field("Destinations")] = "leave",
+    plan_only: Annotated[bool, form_field("Plan only")] = False,
 ) -> State[None]:
     """Remove a rotation permanently: its deployment and schedule, its ledger, and its keys as chosen.
 

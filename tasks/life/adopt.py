@@ -47,7 +47,7 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
             "rotation.adopt: the connection's account has no key with this hash. Nothing was created."
         ) from None
     mark = read_marker(key.name)
-    if owner := mark[0] if mark else await rotation_that_records(run, key.hash):
+    if owner := mark.rotation if mark else await rotation_that_records(run, key.hash):
         raise ConfigurationError(
             f"rotation.adopt: the key {key.label} belongs to the rotation {owner} already. Nothing was created."
         )
