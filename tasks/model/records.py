@@ -16,7 +16,7 @@ from tasks.model.terms import Terms
 from tasks.model.times import Moment
 
 Installation = Annotated[str, Field(pattern=rf"^([a-z]{{{INSTALLATION_LENGTH}}})?$")]
-"""The installation's id in new markers, by which a lost key is found again; empty before the first key."""
+"""The installation's id in new markers, by which a lost key is found again; empty until this version creates a key."""
 
 
 class Entry(BaseModel):

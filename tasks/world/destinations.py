@@ -29,7 +29,7 @@ from tasks.world.stored_blocks import NONE_LOADED, load_block
 CALL_TIMEOUT_SECONDS = 30.0
 """The timeout of a call to another package's block; Prefect's client and the cloud SDKs time out earlier."""
 MAX_WRITES = 5
-"""How often a write is attempted that fails because another field of the same secret has changed."""
+"""The maximum number of writes to a destination in one run, while nobody changes the key itself."""
 
 
 _AWS_CODE = re.compile(r"[A-Za-z.]{1,60}")
