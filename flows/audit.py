@@ -117,7 +117,7 @@ async def _open_rotation(name: str) -> AsyncIterator[Run]:
 
 
 async def follow_audit(
-    world: World, connection: str, older_than: timedelta, open_rotation: OpenRotation | None = None
+    world: World, connection: str, older_than: timedelta, open_rotation: OpenRotation | None
 ) -> Report:
     """Audit a connection's account, and emit an event for each finding.
 

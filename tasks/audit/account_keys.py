@@ -34,7 +34,7 @@ class KeyFilter:
         deployed: Collection[str],
         older_than: timedelta,
         now: datetime,
-        named: Collection[str] = (),
+        named: Collection[str],
     ) -> None:
         self._hashes = ledgers.hashes()
         self._ledgers = ledgers

@@ -60,7 +60,7 @@ async def repair_unrecorded(
     hashes: Sequence[str],
     deployed: Deployed | None,
     holders: Holders,
-    named: Collection[str] = (),
+    named: Collection[str],
 ) -> dict[str, Repair]:
     """Settle keys that are in no ledger, after verifying again all evidence about them.
 

@@ -161,13 +161,13 @@ async def lists_of(run: Run, connection: str, workspace_id: str | None) -> list[
     return run.lists[workspace]
 
 
-async def lists_ahead(run: Run, rotation: Rotation, adopted: Current | None = None) -> list[str]:
+async def lists_ahead(run: Run, rotation: Rotation, adopted: Current | None) -> list[str]:
     """Return the changes that a rotation would make to the account's lists, in sentences.
 
     Args:
         run: The run, which has loaded the ledger.
         rotation: The rotation.
-        adopted: The key that it would adopt first.
+        adopted: The key that it would adopt first, if any.
 
     Raises:
         ServiceError: OpenRouter failed.

@@ -136,9 +136,7 @@ async def _search(
         return ()
 
 
-async def unrecorded_keys(
-    run: Run, connection: str, revoke_at: datetime, workspace_id: str | None = None
-) -> list[Superseded]:
+async def unrecorded_keys(run: Run, connection: str, revoke_at: datetime, workspace_id: str | None) -> list[Superseded]:
     """Find keys that this rotation made but its ledger does not know, in every workspace of the account.
 
     They exist if the ledger was lost, or is outdated because Prefect's database was restored. Keys that another
@@ -149,7 +147,7 @@ async def unrecorded_keys(
         run: The run.
         connection: The rotation's connection.
         revoke_at: When to revoke them.
-        workspace_id: The workspace in the rotation's settings.
+        workspace_id: The workspace in the rotation's settings, if it names one.
 
     Returns:
         The keys as superseded ones, the newest first.

@@ -58,7 +58,7 @@ def steps_ahead(
     identity: Identity,
     now: datetime,
     places: Mapping[str, str],
-    lists: Sequence[str] = (),
+    lists: Sequence[str],
 ) -> list[str]:
     """Return the steps that a run would take.
 

@@ -135,9 +135,7 @@ class PrefectWorld:
             ConfigurationError: The block does not exist, or is invalid.
         """
         if name not in self._connections:
-            self._connections[name] = await self._open.enter_async_context(
-                await open_connection(name, loaded=self._blocks)
-            )
+            self._connections[name] = await self._open.enter_async_context(await open_connection(name, self._blocks))
         return self._connections[name]
 
     async def destination(self, name: str) -> Destination:
