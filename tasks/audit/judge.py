@@ -101,15 +101,13 @@ def connection_of_rotation(ledger: Ledger, deployed: Deployed | None) -> str | N
     Returns:
         The connection of its newest key, else the one in its deployment; `None` if neither is known.
     """
-    entries = (ledger.current, ledger.pending, *ledger.superseded, *ledger.unresolved)
-    newest = next((entry.connection for entry in entries if entry), None)
+    newest = next((entry.connection for entry in ledger.entries()), None)
     return newest or (deployed.rotation.connection if deployed and deployed.rotation else None)
 
 
 def entries_of(ledger: Ledger, connection: str) -> list[MadeKey]:
     """Return the current, pending and superseded keys that a rotation made with a connection."""
-    pending = ledger.pending.key if ledger.pending else None
-    return [key for key in (ledger.current, pending, *ledger.superseded) if key and key.connection == connection]
+    return [key for key in ledger.made_keys() if key.connection == connection]
 
 
 def read_destinations_of(ledger: Ledger) -> tuple[str, ...]:

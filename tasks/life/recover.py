@@ -85,9 +85,7 @@ def _check_expiry(rotation: Rotation, interval: timedelta) -> None:
 
 
 def _known_fingerprints(run: Run) -> set[str | None]:
-    ledger = run.ledger
-    pending = ledger.pending.key if ledger.pending else None
-    return {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key} | {UNREADABLE, None}
+    return {key.fingerprint for key in run.ledger.made_keys()} | {UNREADABLE, None}
 
 
 def is_key_among(secrets: Mapping[str, SecretStr]) -> bool:

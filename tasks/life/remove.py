@@ -94,8 +94,7 @@ async def empty_destinations(run: Run) -> dict[str, str]:
         ServiceError: A destination failed; a Retry continues here.
     """
     ledger = run.ledger
-    pending = ledger.pending and ledger.pending.key
-    own = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key}
+    own = {key.fingerprint for key in ledger.made_keys()}
     # An unfinished rotation may have published to destinations that never held an earlier key.
     found = await run.read_existing_destinations(sorted(ledger.destinations()))
     holders = [name for name, held in found.items() if held in own]

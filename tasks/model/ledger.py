@@ -62,10 +62,18 @@ class Ledger(Entry):
         """Whether this is the last term of a removed rotation: no key is left, but the term stays."""
         return self.removed and self == self.closed()
 
-    def hashes(self) -> set[str]:
-        """Return the hashes of the current, the pending and the superseded keys."""
+    def made_keys(self) -> list[MadeKey]:
+        """Return the current, the pending and the superseded keys."""
         pending = self.pending.key if self.pending else None
-        return {key.hash for key in (self.current, pending, *self.superseded) if key}
+        return [key for key in (self.current, pending, *self.superseded) if key]
+
+    def entries(self) -> list[Current | Pending | Superseded | Unresolved]:
+        """Return the entries about keys, also about those that may not exist."""
+        return [entry for entry in (self.current, self.pending, *self.superseded, *self.unresolved) if entry]
+
+    def hashes(self) -> set[str]:
+        """Return the hashes of the keys."""
+        return {key.hash for key in self.made_keys()}
 
     def destinations(self) -> set[str]:
         """Return the destinations of the current key, and those to which the pending one may have been published."""
@@ -73,8 +81,7 @@ class Ledger(Entry):
 
     def workspaces(self, connection: str) -> set[str]:
         """Return the workspaces that the entries name, in a connection's account."""
-        entries = (self.current, self.pending, *self.superseded, *self.unresolved)
-        return {each.workspace_id for each in entries if each and each.workspace_id and each.connection == connection}
+        return {each.workspace_id for each in self.entries() if each.workspace_id and each.connection == connection}
 
     def due(self, now: datetime) -> list[Superseded]:
         """Return the superseded keys whose revocation is due."""
