@@ -20,8 +20,8 @@ from tasks.model.events import Event
 from tasks.model.keys import Marker, fingerprint, label_agrees, period_end, read_marker, show_time
 from tasks.model.ledger import Ledger
 from tasks.model.places import kept_places
-from tasks.model.records import Budget, Current, Pending
-from tasks.model.room import has_room_for
+from tasks.model.records import Budget, Current
+from tasks.model.room import has_room_for_next
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
 from tasks.model.unrecorded import as_superseded
@@ -131,7 +131,7 @@ async def _repair_key(
         return Repair(why_not="it has been used, and without a valid deployment nobody knows its overlap.")
     until = run.world.now() + rotation.overlap
     with_it = run.ledger.with_unrecorded([as_superseded(key, mark, connection, until)])
-    if not _has_room(run, rotation, with_it):
+    if not has_room_for_next(with_it, rotation, run.identity.id, run.places, run.world.now()):
         return Repair(why_not="the ledger has no room for it; audit again when superseded keys have ended.")
     await run.write(with_it)
     await _schedule_retirements(run)
@@ -143,19 +143,6 @@ async def _was_called(run: Run, connection: str, key: ApiKey) -> bool:
     # A call of a free model costs nothing, and not every account shows when a key was last used.
     openrouter: KeyReader = await run.world.connection(connection)
     return bool(await read_uses(openrouter, key.hash, key.created_at, run.world.now()))
-
-
-def _has_room(run: Run, rotation: Rotation, ledger: Ledger) -> bool:
-    # The next rotation needs room, too.
-    now = run.world.now()
-    intent = Pending(
-        run_id=run.identity.id,
-        connection=rotation.connection,
-        destinations=tuple(rotation.destinations),
-        intended_at=now,
-        terms=rotation.key.terms(now),
-    )
-    return has_room_for(intent, ledger, rotation.retirement)
 
 
 async def _make_current(

@@ -17,7 +17,6 @@ from blocks.errors import (
     ServiceError,
     concerning,
 )
-from tasks.create import intent_of
 from tasks.key.unrecorded import settle_intent, settle_unresolved, unrecorded_keys
 from tasks.life.adopt import adopt
 from tasks.model.decisions import NOTHING_TO_PUBLISH, UNREADABLE, Situation, assess, expires_too_soon
@@ -25,7 +24,7 @@ from tasks.model.keys import KEY_PREFIX, fingerprint, label_agrees, may_be_repla
 from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
 from tasks.model.records import Superseded
-from tasks.model.room import has_room_for
+from tasks.model.room import has_room_for_next
 from tasks.model.rotation import Rotation
 from tasks.verify import can_be_finished
 from tasks.world.consumers import where_keys_are_read
@@ -167,8 +166,7 @@ async def recover(run: Run, rotation: Rotation, situation: Situation, revoke: Re
 
 
 def _has_room(run: Run, rotation: Rotation, ledger: Ledger) -> bool:
-    now = run.world.now()
-    return has_room_for(intent_of(run, rotation, now, rotation.key.terms(now), None), ledger, rotation.retirement)
+    return has_room_for_next(ledger, rotation, run.identity.id, run.places, run.world.now())
 
 
 async def _make_room(run: Run, rotation: Rotation, revoke: Revoke) -> None:
