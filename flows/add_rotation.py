@@ -25,7 +25,6 @@ from flows.show.settings import as_settings, change_table, settings_of
 from tasks.model.changes import differences, merged
 from tasks.model.durations import PATTERN as DURATION_PATTERN
 from tasks.model.former_places import about_to_leave, left_behind
-from tasks.model.keys import show_time
 from tasks.model.rotation import (
     DESTINATION_SCHEMA,
     MAX_ROTATION_NAME,
@@ -37,6 +36,7 @@ from tasks.model.rotation import (
 )
 from tasks.model.schedules import MAX_INTERVAL_DAYS, TIME_PATTERN, Timetable, parse_spread, parse_timetable
 from tasks.model.terms import Usd
+from tasks.model.times import show_time
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.checks import BlockCheck, check_connection, check_destination, places_of
 from tasks.world.connections import connection_of

@@ -18,9 +18,9 @@ from flows.forms import form_field
 from flows.runs import conclude
 from flows.show.artifacts import show_table
 from flows.show.overview import refresh_overview
-from tasks.model.keys import show_time
 from tasks.model.management_keys import InUse
 from tasks.model.rotation import BLOCK_PATTERN, parse_rotation
+from tasks.model.times import show_time
 from tasks.world.checks import check_block
 from tasks.world.connections import block_of, connection_of
 from tasks.world.inventory import read_deployments

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from blocks.errors import KeyRotationError
 from tasks.audit.findings import Report
-from tasks.model.keys import show_time
+from tasks.model.times import show_time
 
 MAX_ROWS = 500
 """How many findings the artifact lists."""

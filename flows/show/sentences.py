@@ -9,9 +9,10 @@ from flows.show.rotation_page import how_it_ends
 from tasks.life.remove import expiry_before
 from tasks.model.decisions import Situation
 from tasks.model.former_places import left_behind
-from tasks.model.keys import fingerprint, show_time
+from tasks.model.keys import fingerprint
 from tasks.model.ledger import Ledger
 from tasks.model.records import Current, Superseded
+from tasks.model.times import show_time
 from tasks.model.tries import Next
 from tasks.model.written_off import WrittenOff
 from tasks.world.run import LOOK, Run

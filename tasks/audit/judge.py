@@ -10,11 +10,12 @@ from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
 from tasks.audit.unrecorded import MAY_STILL_RUN_FOR
+from tasks.model.durations import show_duration
 from tasks.model.former_places import left_behind
-from tasks.model.keys import show_duration, show_time
 from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
 from tasks.model.records import Current, MadeKey, Superseded
+from tasks.model.times import show_time
 from tasks.world.ports import Deployed
 
 EXPIRES_WITHIN = timedelta(days=7)

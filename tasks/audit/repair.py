@@ -17,13 +17,14 @@ from tasks.audit.compare import Comparison
 from tasks.audit.findings import Finding, Kind
 from tasks.audit.unrecorded import is_new
 from tasks.model.events import Event
-from tasks.model.keys import Marker, fingerprint, label_agrees, period_end, read_marker, show_time
+from tasks.model.keys import Marker, fingerprint, label_agrees, read_marker
 from tasks.model.ledger import Ledger
 from tasks.model.places import kept_places
 from tasks.model.records import Budget, Current
 from tasks.model.room import has_room_for_next
 from tasks.model.rotation import Rotation
-from tasks.model.terms import Terms
+from tasks.model.terms import Terms, period_end
+from tasks.model.times import show_time
 from tasks.model.unrecorded import as_superseded
 from tasks.model.written_off import searchable_text
 from tasks.world.installation import made_here

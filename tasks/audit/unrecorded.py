@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import MOST_KEPT, Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
-from tasks.model.keys import Marker, read_marker, show_time
+from tasks.model.keys import Marker, read_marker
+from tasks.model.times import show_time
 
 MAY_STILL_RUN_FOR = timedelta(hours=1)
 """How long a run may take, or be late; an earlier state is not reported as left behind."""

@@ -10,10 +10,10 @@ from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.decisions import needed_by
 from tasks.model.events import Event
-from tasks.model.keys import period_end, show_time
 from tasks.model.ledger import Ledger
 from tasks.model.records import Budget, Current, Superseded
-from tasks.model.terms import Terms
+from tasks.model.terms import Terms, period_end
+from tasks.model.times import show_time
 from tasks.world.account import confirm_gone
 from tasks.world.consumers import where_keys_are_read
 from tasks.world.ports import KeyChanger

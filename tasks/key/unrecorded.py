@@ -9,9 +9,10 @@ from uuid import UUID
 from blocks.errors import ConfigurationError, NotFoundError, RejectedError, ServiceError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.decisions import UNREADABLE, needed_by
-from tasks.model.keys import Marker, read_marker, show_time
+from tasks.model.keys import Marker, read_marker
 from tasks.model.ledger import TURNS_UP_WITHIN
 from tasks.model.records import Pending, Superseded, Unresolved
+from tasks.model.times import show_time
 from tasks.model.unrecorded import as_superseded
 from tasks.world.account import has_workspace
 from tasks.world.consumers import overlap_of, where_keys_are_read

@@ -20,12 +20,13 @@ from blocks.errors import (
 from tasks.key.unrecorded import settle_intent, settle_unresolved, unrecorded_keys
 from tasks.life.adopt import adopt
 from tasks.model.decisions import NOTHING_TO_PUBLISH, UNREADABLE, Situation, assess, expires_too_soon
-from tasks.model.keys import KEY_PREFIX, fingerprint, label_agrees, may_be_replaced, show_time
+from tasks.model.keys import KEY_PREFIX, fingerprint, label_agrees, may_be_replaced
 from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
 from tasks.model.records import Superseded
 from tasks.model.room import has_room_for_next
 from tasks.model.rotation import Rotation
+from tasks.model.times import show_time
 from tasks.verify import can_be_finished
 from tasks.world.consumers import where_keys_are_read
 from tasks.world.destinations import MAX_WRITES, hold_same_key

@@ -10,10 +10,11 @@ from pydantic import SecretStr
 from blocks.errors import ConfigurationError, DestinationError, NotFoundError, concerning
 from tasks.key.unrecorded import settle_intent, settle_unresolved
 from tasks.model.events import Event
-from tasks.model.keys import NOT_YET_ROTATED, fingerprint, show_time, without_marker
+from tasks.model.keys import NOT_YET_ROTATED, fingerprint, without_marker
 from tasks.model.ledger import Ledger
 from tasks.model.places import NO_PLACES
 from tasks.model.records import Current
+from tasks.model.times import show_time
 from tasks.world.account import confirm_gone
 from tasks.world.run import WRITE_SECONDS, Run, gather_all
 

@@ -13,11 +13,12 @@ from tasks.key.lists import note_lists_left
 from tasks.life.recover import values_in_the_way
 from tasks.model.decisions import outlives
 from tasks.model.events import Event
-from tasks.model.keys import fingerprint, show_time
+from tasks.model.keys import fingerprint
 from tasks.model.places import kept_places
 from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.rotation import EXPIRY_MARGIN
 from tasks.model.terms import Terms
+from tasks.model.times import show_time
 from tasks.verify import wait_until_accepted
 from tasks.world.consumers import deployed_rotation, overlap_of
 from tasks.world.run import NewKey, Run, VerifiedKey

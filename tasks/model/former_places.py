@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
-from tasks.model.keys import show_duration, show_time
+from tasks.model.durations import show_duration
 from tasks.model.ledger import Ledger
 from tasks.model.records import MadeKey, Superseded
+from tasks.model.times import show_time
 
 MOST_NAMED = 3
 """How many places a sentence names; it counts the others."""

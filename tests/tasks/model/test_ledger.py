@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from blocks.errors import LedgerError, OtherRunError
-from tasks.model.keys import fingerprint, show_time
+from tasks.model.keys import fingerprint
 from tasks.model.ledger import Ledger, parse_ledger
 from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.room import MAX_LEDGER_BYTES, has_room_for_next, largest_size, size
 from tasks.model.rotation import KeySettings, Retirement, Rotation
+from tasks.model.times import show_time
 from tasks.world.open_ledger import OpenLedger
 from tests.memory import Memory
 
