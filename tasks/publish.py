@@ -7,8 +7,7 @@ from random import uniform
 from blocks.destination import Content, Destination
 from blocks.errors import ConflictError, DestinationError, ServiceError, concerning
 from tasks.model.events import Event
-from tasks.model.keys import fingerprint
-from tasks.world.destinations import MAX_WRITES, hold_same_key
+from tasks.world.destinations import MAX_WRITES, hold_same_key, holds
 from tasks.world.run import Run, VerifiedKey
 
 FIRST_WAIT_SECONDS = 0.1
@@ -34,7 +33,7 @@ async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
 
 async def _publish(run: Run, key: VerifiedKey, name: str, destination: Destination) -> None:
     content = run.contents.get(name) or await destination.read_content()
-    if fingerprint(content.value) == key.record.fingerprint:
+    if holds(content, key.record.fingerprint):
         return
     for attempt in range(MAX_WRITES):
         failure = await _write(run, destination, key, content)
@@ -85,4 +84,4 @@ def _wait_seconds(attempt: int, failure: ServiceError | None) -> float:
 
 
 def _has_arrived(key: VerifiedKey, content: Content) -> bool:
-    return fingerprint(content.value) == key.record.fingerprint
+    return holds(content, key.record.fingerprint)

@@ -29,7 +29,7 @@ from tasks.model.rotation import Rotation
 from tasks.model.times import show_time
 from tasks.verify import can_be_finished
 from tasks.world.consumers import where_keys_are_read
-from tasks.world.destinations import MAX_WRITES, hold_same_key
+from tasks.world.destinations import MAX_WRITES, hold_same_key, holds
 from tasks.world.ports import KeyReader
 from tasks.world.run import NewKey, Run
 
@@ -281,7 +281,7 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
     pending = run.ledger.pending
     if pending is None or pending.key is None:
         return None
-    secret = next(content.value for content in run.contents.values() if _holds(content, pending.key.fingerprint))
+    secret = next(content.value for content in run.contents.values() if holds(content, pending.key.fingerprint))
     key = NewKey(secret, pending.key) if secret else None
     try:
         fit = key is not None and await can_be_finished(run, rotation, key)
@@ -297,7 +297,3 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
     await run.write(run.ledger.continued(run.places_of(rotation.destinations)))
     run.has_late_writes = True
     return key
-
-
-def _holds(content: Content, wanted: str) -> bool:
-    return fingerprint(content.value) == wanted

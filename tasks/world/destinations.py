@@ -49,6 +49,11 @@ Manager (https://docs.aws.amazon.com/secretsmanager/latest/apireference/CommonEr
 """
 
 
+def holds(content: Content, key_fingerprint: str) -> bool:
+    """Return whether a secret is the key with this fingerprint."""
+    return fingerprint(content.value) == key_fingerprint
+
+
 def hold_same_key(before: Content, after: Content) -> bool:
     """Return whether a changed secret still holds the same key, or still none: only another field was changed."""
     return fingerprint(before.value) == fingerprint(after.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from blocks.errors import ServiceError
 from blocks.foreign import harmless
+from tasks.model.sentences import first_few
 from tasks.world.api import OWN_TAG, pages
 from tasks.world.gate import sent_once
 
@@ -15,8 +16,6 @@ LEASES_IN_MEMORY = (
     "for the server."
 )
 LONGEST_NAME = 100
-MOST_NAMED = 3
-"""How many limits a sentence names; it counts the others."""
 
 
 async def slot_warnings() -> list[str]:
@@ -49,9 +48,8 @@ async def _of_limits() -> list[str]:
         return []
     if not off:
         return []
-    more = f" and {len(off) - MOST_NAMED} more" if len(off) > MOST_NAMED else ""
     warning = (
-        f"Concurrency limits of rotations are switched off: {', '.join(off[:MOST_NAMED])}{more}. Runs of such a "
-        "rotation do not wait for each other, and all but one may fail: switch its limit on."
+        f"Concurrency limits of rotations are switched off: {first_few(off)}. Runs of such a rotation do not wait for "
+        "each other, and all but one may fail: switch its limit on."
     )
     return [warning]
