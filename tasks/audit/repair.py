@@ -30,6 +30,7 @@ from tasks.model.written_off import searchable_text
 from tasks.world.installation import made_here
 from tasks.world.optional import read_uses
 from tasks.world.ports import Deployed, KeyReader
+from tasks.world.retirements import schedule_retirements
 from tasks.world.run import Run
 
 Holders = Callable[[str], list[str]]
@@ -135,7 +136,7 @@ async def _repair_key(
     if not has_room_for_next(with_it, rotation, run.identity.id, run.places, run.world.now()):
         return Repair(why_not="the ledger has no room for it; audit again when superseded keys have ended.")
     await run.write(with_it)
-    await _schedule_retirements(run)
+    await schedule_retirements(run, run.world.now())
     why = "has been used" if used else "is named in a list of the account"
     return Repair(f"It {why}, so it is superseded now and ends at {show_time(until)}.")
 
@@ -163,7 +164,7 @@ async def _make_current(
     if current is None:
         return by_hand
     await run.write(ledger.replaced(current, now + rotation.overlap, run.places_of(rotation.destinations)))
-    await _schedule_retirements(run)
+    await schedule_retirements(run, run.world.now())
     return None
 
 
@@ -174,12 +175,6 @@ async def _is_newer(run: Run, key: ApiKey, current: Current) -> bool:
     except NotFoundError:
         return True
     return key.created_at > former.created_at
-
-
-async def _schedule_retirements(run: Run) -> None:
-    for at in run.ledger.due_times():
-        if at > run.world.now():
-            await run.world.schedule_retirement(run.name, at, even_if_cancelled=False)
 
 
 async def _delete(run: Run, connection: str, key: ApiKey) -> Repair:
