@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 from blocks.errors import OtherRunError, ServiceError
 from tasks.world.api import OWN_TAG, api_errors
 from tasks.world.gate import sent_once, watched_client
-from tasks.world.inventory import RunAtWork, note_waiting, runs_at_work
+from tasks.world.slots import RunAtWork, note_waiting, runs_at_work
 
 WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""

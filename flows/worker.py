@@ -43,9 +43,9 @@ from flows.attempts import Attempt, Precedence
 from flows.clock import ServerClock
 from flows.emergencies import MOST_LISTED, DueEmergencies
 from flows.outages import Outages
+from tasks.model.parameters import is_emergency
 from tasks.world.api import as_not_found
 from tasks.world.gate import watch_answers
-from tasks.world.inventory import is_emergency
 
 LIMIT = 20
 """How many ordinary runs a worker executes at once at most, unless `--limit` says otherwise."""

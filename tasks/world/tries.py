@@ -19,6 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
 from blocks.errors import KeyRotationError
+from tasks.model.parameters import is_emergency, rotation_name
 from tasks.model.tries import (
     NUMBER,
     QUIET_TRIES,
@@ -34,7 +35,6 @@ from tasks.model.tries import (
 )
 from tasks.world.api import ENTRIES, OWN_TAG, Json, api_errors, as_not_found, parse_time
 from tasks.world.gate import persistently, sent_once
-from tasks.world.inventory import is_emergency, rotation_name
 from tasks.world.naming import run_name
 
 TRY_TAG = f"{OWN_TAG}_try"
