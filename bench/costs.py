@@ -16,7 +16,7 @@ from bench.measuring import Bench, counted, rotation, timed
 from flows import retire, rotate
 from flows.attempts import Attempt
 from sandbox.setup import PLACEHOLDER
-from tasks.world.api import LEDGER_TAG
+from tasks.world.api import OWN_TAG
 
 TASKS = 4
 """The number of steps of a rotation to one destination."""
@@ -85,7 +85,7 @@ async def usual(bench: Bench, runs: list[Callable[[], Awaitable[Any]]]) -> int:
 
 async def a_retirement(rotation: str) -> Callable[[], Awaitable[Any]]:
     """Return a function that executes a retirement as a worker does."""
-    return await as_attempt(retire, f"retire {rotation}", {"rotation": rotation}, [LEDGER_TAG, rotation])
+    return await as_attempt(retire, f"retire {rotation}", {"rotation": rotation}, [OWN_TAG, rotation])
 
 
 async def as_attempt(

@@ -7,6 +7,7 @@ KeyRotationError
 ├── OtherRunError             another run took over; this one stopped before its next write
 ├── LedgerError               the ledger cannot be read, or would not fit
 ├── VerificationError         the new key does not work, or differs from the request
+│   └── NotYetAcceptedError   OpenRouter did not accept a key in time
 ├── DestinationError          a destination does not hold what was written to it
 │   └── OverwrittenError      a destination was overwritten after the key was published
 └── ServiceError              a call to OpenRouter, Vault, Infisical or a secret block failed

@@ -35,7 +35,7 @@ from prefect.states import Crashed
 from blocks.errors import ServiceError
 from blocks.paging import contiguous_pages
 from flows.clock import ServerClock
-from flows.runs import ORDERS
+from flows.runs import NEVER_TRIED_AGAIN
 from tasks.world.api import PAGE_SIZE, api_errors, parse_time
 from tasks.world.tries import try_again
 
@@ -164,7 +164,7 @@ class Abandoned:
     async def _try(self, crashed: FlowRun, now: datetime) -> None:
         with suppress(ObjectNotFound), api_errors("scheduling a try"):
             flow = await self._client.read_flow(crashed.flow_id)
-            if flow.name not in ORDERS:
+            if flow.name not in NEVER_TRIED_AGAIN:
                 await try_again(crashed, flow.name, now, crashed=True)
 
     async def _runs(self, kind: StateType, **which: Any) -> tuple[datetime, list[FlowRun]]:

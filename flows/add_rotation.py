@@ -16,7 +16,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from blocks import InfisicalSecret, OpenRouterCredentials, VaultSecret
 from blocks.errors import ConfigurationError, KeyRotationError
 from flows.deployments import longest_interval_after, make_first_key, read_deployment, save_deployment
-from flows.forms import UNCHANGED, Refusals, block_name, given, label
+from flows.forms import UNCHANGED, Refusals, block_name, form_field, given
 from flows.runs import conclude
 from flows.show.artifacts import show_markdown
 from flows.show.links import link
@@ -25,7 +25,6 @@ from flows.show.settings import as_settings, change_table, settings_of
 from tasks.model.changes import differences, merged
 from tasks.model.durations import PATTERN as DURATION_PATTERN
 from tasks.model.former_places import about_to_leave, left_behind
-from tasks.model.keys import show_time
 from tasks.model.rotation import (
     DESTINATION_SCHEMA,
     MAX_ROTATION_NAME,
@@ -37,6 +36,7 @@ from tasks.model.rotation import (
 )
 from tasks.model.schedules import MAX_INTERVAL_DAYS, TIME_PATTERN, Timetable, parse_spread, parse_timetable
 from tasks.model.terms import Usd
+from tasks.model.times import show_time
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.checks import BlockCheck, check_connection, check_destination, places_of
 from tasks.world.connections import connection_of
@@ -83,28 +83,30 @@ class Wanted:
 
 @secret_flow("add-rotation")
 async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
-    connection: Annotated[OpenRouterCredentials | None, label("Connection")] = None,
+    connection: Annotated[OpenRouterCredentials | None, form_field("Connection")] = None,
     *,
-    auto_rotation: Annotated[Literal["unchanged", True, False], label("Rotate on a schedule")] = UNCHANGED,
-    rotate_at: Annotated[str, label("Rotate at", pattern=f"^({TIME_PATTERN})?$")] = "",
-    time_zone: Annotated[str, label("Time zone")] = "",
-    spread: Annotated[str, label("Spread", pattern=f"{DURATION_PATTERN}|^$")] = "",
-    interval_days: Annotated[int | None, label("Interval in days", minimum=1, maximum=MAX_INTERVAL_DAYS)] = None,
-    key_name: Annotated[str, label("Key name", pattern="^[^\\r\\n]*$")] = "",
-    limit_usd: Annotated[Usd | Literal["no limit"] | None, label("Limit (USD)")] = None,
+    auto_rotation: Annotated[Literal["unchanged", True, False], form_field("Rotate on a schedule")] = UNCHANGED,
+    rotate_at: Annotated[str, form_field("Rotate at", pattern=f"^({TIME_PATTERN})?$")] = "",
+    time_zone: Annotated[str, form_field("Time zone")] = "",
+    spread: Annotated[str, form_field("Spread", pattern=f"{DURATION_PATTERN}|^$")] = "",
+    interval_days: Annotated[int | None, form_field("Interval in days", minimum=1, maximum=MAX_INTERVAL_DAYS)] = None,
+    key_name: Annotated[str, form_field("Key name", pattern="^[^\\r\\n]*$")] = "",
+    limit_usd: Annotated[Usd | Literal["no limit"] | None, form_field("Limit (USD)")] = None,
     limit_reset: Annotated[
-        Literal["unchanged", "none", "daily", "weekly", "monthly"], label("Limit reset")
+        Literal["unchanged", "none", "daily", "weekly", "monthly"], form_field("Limit reset")
     ] = UNCHANGED,
-    include_byok_in_limit: Annotated[Literal["unchanged", True, False], label("Include BYOK in the limit")] = UNCHANGED,
+    include_byok_in_limit: Annotated[
+        Literal["unchanged", True, False], form_field("Include BYOK in the limit")
+    ] = UNCHANGED,
     # Prefect's form needs list defaults; they are never mutated. A parametrised `Secret` would be another block type.
-    destinations: Annotated[list[Secret | VaultSecret | InfisicalSecret], label("Destinations")] = [],  # type: ignore[type-arg] # noqa: B006
-    other_destinations: Annotated[list[str], label("Other destinations", items=DESTINATION_SCHEMA)] = [],  # noqa: B006
-    overwrite: Annotated[list[str], label("Overwrite", items=DESTINATION_SCHEMA)] = [],  # noqa: B006
-    overlap: Annotated[str, label("Overlap", pattern=f"{DURATION_PATTERN}|^$")] = "",
-    rotation_name: Annotated[str, label("Rotation name", pattern=NAME_PATTERN, maxLength=MAX_ROTATION_NAME)],
-    description: Annotated[str, label("Description")] = "",
-    make_key_now: Annotated[bool, label("Make the first key now")] = True,
-    review_only: Annotated[bool, label("Review only")] = False,
+    destinations: Annotated[list[Secret | VaultSecret | InfisicalSecret], form_field("Destinations")] = [],  # type: ignore[type-arg] # noqa: B006
+    other_destinations: Annotated[list[str], form_field("Other destinations", items=DESTINATION_SCHEMA)] = [],  # noqa: B006
+    overwrite: Annotated[list[str], form_field("Overwrite", items=DESTINATION_SCHEMA)] = [],  # noqa: B006
+    overlap: Annotated[str, form_field("Overlap", pattern=f"{DURATION_PATTERN}|^$")] = "",
+    rotation_name: Annotated[str, form_field("Rotation name", pattern=NAME_PATTERN, maxLength=MAX_ROTATION_NAME)],
+    description: Annotated[str, form_field("Description")] = "",
+    make_key_now: Annotated[bool, form_field("Make the first key now")] = True,
+    review_only: Annotated[bool, form_field("Review only")] = False,
 ) -> State[None]:
     """Add a rotation, or change the existing one of that name: a field left empty keeps its value.
 
@@ -173,7 +175,7 @@ async def add_rotation(  # noqa: PLR0913 - the fields of the form, in its order
 
 
 async def _understand(
-    form: dict[str, Any], places: dict[str, Any], times: dict[str, Any], switches: dict[str, Any]
+    form: dict[str, Any], picked: dict[str, Any], times: dict[str, Any], switches: dict[str, Any]
 ) -> tuple[DeploymentResponse | None, Wanted]:
     """Merge the form into the existing rotation of that name, and report all invalid fields at once."""
     wrong = Refusals()
@@ -186,7 +188,7 @@ async def _understand(
     with wrong.collected():
         asked |= await _connection(asked)
     named = []
-    for field, value in places.items():
+    for field, value in picked.items():
         for each in _listed(field, value, wrong):
             with wrong.collected():
                 named += [await block_name(each, "destinations")]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from prefect import State
 
-from flows.forms import label
+from flows.forms import form_field
 from flows.runs import conclude, open_run
 from flows.show.sentences import applied
 from tasks.life.settings import apply_settings as apply_to_current_key
@@ -15,7 +15,7 @@ from tasks.world.secrecy import secret_flow
 
 
 @secret_flow("apply-settings")
-async def apply_settings(rotation: Annotated[str, label("Rotation")]) -> State[None]:
+async def apply_settings(rotation: Annotated[str, form_field("Rotation")]) -> State[None]:
     """Apply the settings of a rotation's deployment to its current key.
 
     Args:

@@ -17,8 +17,8 @@ from prefect.exceptions import Abort, Pause
 from prefect.flow_engine import AsyncFlowRunEngine
 
 from blocks.threads import OwnThreads
+from tasks.model.parameters import is_emergency, rotation_name
 from tasks.world.gate import one_watched_client
-from tasks.world.inventory import is_emergency, rotation_name
 
 CANCEL_AGAIN_SECONDS = 30.0
 """How long a cancelled run may take to end before it is cancelled again."""

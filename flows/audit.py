@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from blocks.errors import ConfigurationError, ForbiddenError, KeyRotationError, MissingBlockError, UnauthorizedError
-from flows.forms import label
+from flows.forms import form_field
 from flows.runs import Conclusion, conclude, open_run
 from flows.show.artifacts import show_table
 from flows.show.audit_report import as_description, as_summary, as_table
@@ -34,9 +34,9 @@ MAX_OLDER_THAN_DAYS = 36_500
 
 @secret_flow("audit")
 async def audit(
-    connection: Annotated[str, label("Connection")] = "",
-    older_than_days: Annotated[int, label("Report unmanaged keys older than (days)")] = DEFAULT_OLDER_THAN_DAYS,
-    repair: Annotated[bool, label("Repair")] = False,
+    connection: Annotated[str, form_field("Connection")] = "",
+    older_than_days: Annotated[int, form_field("Report unmanaged keys older than (days)")] = DEFAULT_OLDER_THAN_DAYS,
+    repair: Annotated[bool, form_field("Repair")] = False,
 ) -> State[None]:
     """Compare every key of an account with all ledgers, destinations and deployments, and report each difference.
 
@@ -49,7 +49,7 @@ async def audit(
         The final state: Failed if a finding requires action; its message starts with the most severe one.
     """
     async with conclude() as conclusion:
-        older_than = check_order(connection, older_than_days, repair)
+        older_than = check_audit(connection, older_than_days, repair)
         async with PrefectWorld() as world:
             connections = [connection] if connection else await connections_in_use(world)
             reports, failures = await audit_each(world, connections, older_than, _open_rotation if repair else None)
@@ -89,7 +89,7 @@ async def audit_each(
     return reports, failures
 
 
-def check_order(connection: object, older_than_days: object, repair: object) -> timedelta:
+def check_audit(connection: object, older_than_days: object, repair: object) -> timedelta:
     """Validate the parameters and return the age from which a key without a rotation is reported.
 
     Raises:
@@ -119,7 +119,7 @@ async def _open_rotation(name: str) -> AsyncIterator[Run]:
 
 
 async def follow_audit(
-    world: World, connection: str, older_than: timedelta, open_rotation: OpenRotation | None = None
+    world: World, connection: str, older_than: timedelta, open_rotation: OpenRotation | None
 ) -> Report:
     """Audit a connection's account, and emit an event for each finding.
 

@@ -14,13 +14,13 @@ from prefect import State
 from prefect.blocks.core import Block
 
 from blocks.errors import ConfigurationError, DestinationError, KeyRotationError
-from flows.forms import label
+from flows.forms import form_field
 from flows.runs import conclude
 from flows.show.artifacts import show_table
 from flows.show.overview import refresh_overview
-from tasks.model.keys import show_time
 from tasks.model.management_keys import InUse
 from tasks.model.rotation import BLOCK_PATTERN, parse_rotation
+from tasks.model.times import show_time
 from tasks.world.checks import check_block
 from tasks.world.connections import block_of, connection_of
 from tasks.world.inventory import read_deployments
@@ -76,7 +76,9 @@ class Checked:
 
 
 @secret_flow("check-connections")
-async def check_connections(block: Annotated[str, label("Block", pattern=f"^$|{BLOCK_PATTERN}")] = "") -> State[None]:
+async def check_connections(
+    block: Annotated[str, form_field("Block", pattern=f"^$|{BLOCK_PATTERN}")] = "",
+) -> State[None]:
     """Check every connection and destination that a rotation uses, or one block, and report what does not work.
 
     No key and no secret is changed. The overview of all rotations is refreshed, unless only one block is checked.
@@ -91,7 +93,7 @@ async def check_connections(block: Annotated[str, label("Block", pattern=f"^$|{B
         if block:
             conclusion.succeeded(await _check_alone(block))
             return conclusion.state
-        used, unreadable = in_use(deployments := await read_deployments())
+        used, unreadable = blocks_in_use(deployments := await read_deployments())
         checked = fail_shared_places(await _all_checked(used))
         checked += unreadable
         await forget_others(named_connections(deployments))
@@ -118,7 +120,7 @@ async def _check_alone(name: object) -> str:
     return " ".join(filter(None, [f"{name} works: {outcome.sentence}", ends, warning]))
 
 
-def in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]], list[Checked]]:
+def blocks_in_use(deployments: list[dict[str, Any]]) -> tuple[dict[str, tuple[str, ...]], list[Checked]]:
     """Return the blocks in use, each with its rotations, and the deployments whose rotation is invalid."""
     used: dict[str, tuple[str, ...]] = {}
     unreadable = []

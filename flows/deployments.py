@@ -30,13 +30,13 @@ from blocks.errors import ConfigurationError
 from flows.rotate import rotate
 from tasks.model.rotation import Rotation
 from tasks.model.schedules import SLUG
-from tasks.world.api import LEDGER_TAG, api_errors, as_not_found
+from tasks.world.api import OWN_TAG, api_errors, as_not_found
 from tasks.world.deployments import longest_interval, own_schedule, read_timetable
 from tasks.world.gate import persistently, sent_once
 
 WORK_POOL = "key-rotation"
 """The work pool for a rotation whose creating run has no work pool."""
-FIRST_KEY_TAG = f"{LEDGER_TAG}_first-key"
+FIRST_KEY_TAG = f"{OWN_TAG}_first-key"
 """The tag of every run for a first key; no rotation's name, which is a tag of all its runs, contains an underscore."""
 STARTS_WITHIN_SECONDS = 45.0
 """How long to wait for a run to start; a worker with a limit of one cannot start it while this run waits."""
@@ -130,12 +130,12 @@ async def _new(rotation: Rotation, schedule: RRuleSchedule | None, active: bool)
     """Return the arguments that create the deployment of a rotation."""
     client, _ = get_or_create_client()
     own = await _own_deployment()
-    pool, queue = _place(own)
+    pool, queue = _pool_and_queue(own)
     return {
         "flow_id": await client.create_flow(rotate),
         "name": rotation.name,
         "description": _description(rotation.name),
-        "tags": [LEDGER_TAG, rotation.name],
+        "tags": [OWN_TAG, rotation.name],
         "entrypoint": "flows.rotate:rotate",
         "pull_steps": [],
         "parameters": {"emergency": False, "rotation": rotation.model_dump(mode="json")},
@@ -153,7 +153,7 @@ def _schema() -> dict[str, Any]:
     return parameter_schema(rotate).model_dump(exclude_unset=True)
 
 
-def _place(own: DeploymentResponse | None) -> tuple[str, str | None]:
+def _pool_and_queue(own: DeploymentResponse | None) -> tuple[str, str | None]:
     """Return the work pool and queue of this run, so that a rotation has the same workers, image and environment."""
     return (own.work_pool_name, own.work_queue_name) if own and own.work_pool_name else (WORK_POOL, None)
 
@@ -189,7 +189,7 @@ async def _changes(
     if before.work_pool_name is None:
         # Prefect takes a deleted pool out of its deployments, and does not put one of the same name back.
         client, _ = get_or_create_client()
-        pool, queue = _place(await _own_deployment())
+        pool, queue = _pool_and_queue(await _own_deployment())
         with _found(_missing(pool)):
             await client.read_work_pool(pool)
         changes = {"work_pool_name": pool, "work_queue_name": queue}
@@ -252,7 +252,7 @@ async def make_first_key(deployment: DeploymentResponse) -> FlowRun:
             timeout=0,
             as_subflow=False,
             flow_run_name=f"first key of {deployment.name}",
-            tags=[LEDGER_TAG, deployment.name, FIRST_KEY_TAG],
+            tags=[OWN_TAG, deployment.name, FIRST_KEY_TAG],
             idempotency_key=f"{FIRST_KEY_TAG} {deployment.id} {len(runs)}",
         )
         return await _watch(run)

@@ -27,7 +27,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
 from flows.clock import ServerClock
-from tasks.world.inventory import is_emergency
+from tasks.model.parameters import is_emergency
 from tasks.world.naming import EMERGENCY
 
 MOST_LISTED = 50

@@ -19,7 +19,7 @@ UNCHANGED: Final = "unchanged"
 """The option of a choice that keeps the present value."""
 
 
-def label(text: str, **schema: Any) -> Any:
+def form_field(text: str, **schema: Any) -> Any:
     """Return the metadata, for `Annotated`, that labels a flow's parameter in the dashboard.
 
     Prefect overwrites `Field(title=...)` with the parameter's name, but merges `json_schema_extra` into the schema

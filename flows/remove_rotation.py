@@ -9,14 +9,14 @@ from typing import Annotated, Literal, get_args
 from prefect import State
 
 from blocks.errors import ConfigurationError
-from flows.forms import label
+from flows.forms import form_field
 from flows.runs import conclude, open_run, show_plan
 from flows.show.sentences import nothing_to_remove, removed
 from tasks.life.due import revoke_what_is_due
 from tasks.life.remove import (
     empty_destinations,
+    end_keys,
     forget_when_nothing_is_left,
-    give_up_keys,
     plan_removal,
     refuse_what_came_back,
 )
@@ -34,12 +34,12 @@ Destinations = Literal["leave", "empty"]
 
 @secret_flow("remove-rotation")
 async def remove_rotation(
-    rotation: Annotated[str, label("Rotation")],
-    confirm_name: Annotated[str, label("Confirm the rotation's name")] = "",
-    keys: Annotated[Keys, label("Current key")] = "revoke",
-    keep_until: Annotated[datetime | None, label("Keep until")] = None,
-    destinations: Annotated[Destinations, label("Destinations")] = "leave",
-    plan_only: Annotated[bool, label("Plan only")] = False,
+    rotation: Annotated[str, form_field("Rotation")],
+    confirm_name: Annotated[str, form_field("Confirm the rotation's name")] = "",
+    keys: Annotated[Keys, form_field("Current key")] = "revoke",
+    keep_until: Annotated[datetime | None, form_field("Keep until")] = None,
+    destinations: Annotated[Destinations, form_field("Destinations")] = "leave",
+    plan_only: Annotated[bool, form_field("Plan only")] = False,
 ) -> State[None]:
     """Remove a rotation permanently: its deployment and schedule, its ledger, and its keys as chosen.
 
@@ -178,7 +178,7 @@ async def remove(run: Run, revoke_at: datetime | None, steps: Steps, *, empty: b
         run.step = "empty the destinations"
         emptied = await empty_destinations(run)
     run.step = "give up the keys"
-    await give_up_keys(run, revoke_at, emptied)
+    await end_keys(run, revoke_at, emptied)
     before = run.ledger.superseded
     await run.world.cancel_retirements(run.name, run.ledger.due_times())
     run.step = "revoke-key"

@@ -7,7 +7,7 @@ from typing import Annotated
 from prefect import State
 
 from blocks.errors import ConfigurationError
-from flows import forms
+from flows.forms import form_field
 from flows.runs import conclude, open_run
 from flows.show.sentences import restored, superseded_since
 from tasks.key.lists import carry_over
@@ -21,7 +21,7 @@ from tasks.world.secrecy import secret_flow
 
 @secret_flow("restore-key")
 async def restore_key(
-    rotation: Annotated[str, forms.label("Rotation")], label: Annotated[str, forms.label("Key label")] = ""
+    rotation: Annotated[str, form_field("Rotation")], label: Annotated[str, form_field("Key label")] = ""
 ) -> State[None]:
     """Restore a superseded key: enable it, publish it to all destinations, and supersede the current key.
 

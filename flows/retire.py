@@ -7,7 +7,7 @@ from typing import Annotated
 from prefect import State
 
 from blocks.errors import ConfigurationError
-from flows.forms import label
+from flows.forms import form_field
 from flows.runs import conclude, open_run
 from flows.show.sentences import retired
 from tasks.life.due import retire_older_keys
@@ -18,7 +18,7 @@ from tasks.world.secrecy import secret_flow
 
 
 @secret_flow("retire")
-async def retire(rotation: Annotated[str, label("Rotation")]) -> State[None]:
+async def retire(rotation: Annotated[str, form_field("Rotation")]) -> State[None]:
     """Revoke the superseded keys of a rotation whose overlap has ended.
 
     Each rotation with an overlap schedules a run of this flow for the end of the overlap. Cancelling that run in the

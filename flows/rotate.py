@@ -8,7 +8,7 @@ from typing import Annotated
 
 from prefect import State
 
-from flows.forms import label
+from flows.forms import form_field
 from flows.runs import conclude, open_run, settings_now, show_plan
 from flows.show.sentences import rotated, superseded_since
 from tasks.key.lists import carry_over
@@ -26,9 +26,9 @@ from tasks.world.secrecy import secret_flow
 
 @secret_flow("rotate")
 async def rotate(
-    rotation: Annotated[Rotation, label("Rotation settings")],
-    emergency: Annotated[bool, label("Emergency")] = False,
-    plan_only: Annotated[bool, label("Plan only")] = False,
+    rotation: Annotated[Rotation, form_field("Rotation settings")],
+    emergency: Annotated[bool, form_field("Emergency")] = False,
+    plan_only: Annotated[bool, form_field("Plan only")] = False,
 ) -> State[None]:
     """Rotate an API key: create a new one, verify it, publish it to all destinations, then revoke the old one.
 

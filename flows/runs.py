@@ -37,7 +37,7 @@ from tasks.world.run import Run
 from tasks.world.secrecy import unexpected
 from tasks.world.tries import end_tries, has_completed, read_try, schedule_try
 
-ORDERS = frozenset({"add-rotation", "remove-rotation"})
+NEVER_TRIED_AGAIN = frozenset({"add-rotation", "remove-rotation"})
 """Flows that are never tried again later: by then, somebody may have ordered the opposite."""
 MAX_SECONDS_EARLY = 60.0
 """The largest gap to its scheduled time that a run waits for; a worker fetches runs 10 seconds early."""
@@ -94,8 +94,8 @@ class Conclusion:
 async def conclude() -> AsyncIterator[Conclusion]:
     """Turn any exception of the body into a final state with a message; the flow returns the conclusion's `state`.
 
-    A retryable failure is tried again by a scheduled run of the same deployment, unless the flow is in `ORDERS`; a
-    success deletes the scheduled tries.
+    A retryable failure is tried again by a scheduled run of the same deployment, unless the flow is in
+    `NEVER_TRIED_AGAIN`; a success deletes the scheduled tries.
     """
     redact_logs()
     conclusion = Conclusion()
@@ -132,7 +132,9 @@ async def _follow_failure(conclusion: Conclusion, error: KeyRotationError) -> No
     flow = _flow_name()
     try:
         with api_errors("scheduling a try"):
-            following = None if flow in ORDERS else await schedule_try(_flow_run(), flow, error, conclusion.now())
+            following = (
+                None if flow in NEVER_TRIED_AGAIN else await schedule_try(_flow_run(), flow, error, conclusion.now())
+            )
     except KeyRotationError as refusal:
         # Without a scheduled try, the failure alerts a person.
         get_run_logger().warning("No try was scheduled: %s", refusal)

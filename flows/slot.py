@@ -21,9 +21,9 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 
 from blocks.errors import OtherRunError, ServiceError
-from tasks.world.api import LEDGER_TAG, api_errors
+from tasks.world.api import OWN_TAG, api_errors
 from tasks.world.gate import sent_once, watched_client
-from tasks.world.inventory import RunAtWork, note_waiting, runs_at_work
+from tasks.world.slots import RunAtWork, note_waiting, runs_at_work
 
 WAIT_SECONDS = 300.0
 """How long a run waits for another run of the same rotation to end."""
@@ -48,12 +48,12 @@ STEP_BACK_SECONDS = 5.0
 
 def slot_of(rotation: str) -> str:
     """Return the name of a rotation's concurrency limit; no rotation's name contains an underscore."""
-    return f"{LEDGER_TAG}_{rotation}"
+    return f"{OWN_TAG}_{rotation}"
 
 
 def emergency_slot_of(rotation: str) -> str:
     """Return the name of the concurrency limit that an emergency holds; while it does, other runs give way."""
-    return f"{LEDGER_TAG}_{rotation}_emergency"
+    return f"{OWN_TAG}_{rotation}_emergency"
 
 
 def may_reclaim(limit: str, own: RunAtWork, others: list[RunAtWork]) -> bool:

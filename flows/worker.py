@@ -43,9 +43,9 @@ from flows.attempts import Attempt, Precedence
 from flows.clock import ServerClock
 from flows.emergencies import MOST_LISTED, DueEmergencies
 from flows.outages import Outages
+from tasks.model.parameters import is_emergency
 from tasks.world.api import as_not_found
 from tasks.world.gate import watch_answers
-from tasks.world.inventory import is_emergency
 
 LIMIT = 20
 """How many ordinary runs a worker executes at once at most, unless `--limit` says otherwise."""
@@ -327,13 +327,13 @@ class KeyRotationWorker(
         try:
             code = await to_thread.run_sync(asyncio.run, attempt.make(), limiter=CapacityLimiter(1))
             if not attempt.state.is_final():
-                code = await self._settle(attempt, flow_run.id) or code
+                code = await self._set_missing_state(attempt, flow_run.id) or code
         finally:
             del self._attempts[flow_run.id]
             self._precedence.end(flow_run.id)
         return KeyRotationWorkerResult(status_code=code, identifier=str(flow_run.id))
 
-    async def _settle(self, attempt: Attempt, run_id: UUID) -> int:
+    async def _set_missing_state(self, attempt: Attempt, run_id: UUID) -> int:
         # The server rejected the attempt's state, and nothing else would end the run.
         state = (await self.client.read_flow_run(run_id)).state
         if attempt.is_cancelled or (state and state.is_cancelling()):

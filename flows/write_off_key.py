@@ -9,7 +9,7 @@ from prefect import State
 from blocks.errors import ConfigurationError
 from blocks.foreign import harmless
 from blocks.redaction import redacted
-from flows.forms import label as field_label
+from flows.forms import form_field
 from flows.runs import conclude, open_run
 from flows.show.sentences import wrote_off
 from tasks.life.remove import forget_when_nothing_is_left
@@ -21,10 +21,10 @@ from tasks.world.secrecy import secret_flow
 
 @secret_flow("write-off-key")
 async def write_off_key(
-    rotation: Annotated[str, field_label("Rotation")],
-    label: Annotated[str, field_label("Key label")],
-    reason: Annotated[str, field_label("Reason")],
-    confirm_name: Annotated[str, field_label("Confirm the rotation's name")],
+    rotation: Annotated[str, form_field("Rotation")],
+    label: Annotated[str, form_field("Key label")],
+    reason: Annotated[str, form_field("Reason")],
+    confirm_name: Annotated[str, form_field("Confirm the rotation's name")],
 ) -> State[None]:
     """Remove from a rotation's ledger a key that can no longer be revoked, because its account is out of reach.
 

@@ -20,11 +20,9 @@ from tasks.key.terms import agree_on_terms, request_of
 from tasks.key.unrecorded import settle_intent
 from tasks.model.events import Event
 from tasks.model.keys import fingerprint
-from tasks.model.places import kept_places
-from tasks.model.records import Budget, MadeKey, Pending
-from tasks.model.room import has_room_for
+from tasks.model.records import MadeKey, Pending
+from tasks.model.room import has_room_for, intent_of
 from tasks.model.rotation import Rotation
-from tasks.model.terms import Terms
 from tasks.world.ports import KeyChanger, KeyMinter
 from tasks.world.run import NewKey, Run
 
@@ -69,7 +67,7 @@ async def create_key(run: Run, rotation: Rotation) -> NewKey:
         await run.write(run.ledger.created(record))
     except OtherRunError:
         # The run that took over may have searched before this key existed; then no other run will ever find it.
-        if not await run.is_explained(record.hash):
+        if not await run.is_recorded(record.hash):
             await (await run.world.connection(rotation.connection)).delete_key(record.hash)
         raise
     await run.world.emit(Event.KEY_CREATED, run.name, **record.as_payload())
@@ -115,7 +113,7 @@ async def _create_or_settle(run: Run, rotation: Rotation) -> CreatedKey:
 
 async def _announce(run: Run, rotation: Rotation, now: datetime) -> Pending:
     terms, budget = await agree_on_terms(run, rotation, now)
-    intent = intent_of(run, rotation, now, terms, budget)
+    intent = intent_of(rotation, run.identity.id, run.places, now, terms, budget)
     if not has_room_for(intent, run.ledger, rotation.retirement):
         raise LedgerError(
             f"The ledger has no room for another key, because it holds {len(run.ledger.superseded)} superseded "
@@ -124,17 +122,3 @@ async def _announce(run: Run, rotation: Rotation, now: datetime) -> Pending:
     installation = run.ledger.installation or await run.world.installation()
     await run.write(run.ledger.intended(intent, installation))
     return intent
-
-
-def intent_of(run: Run, rotation: Rotation, now: datetime, terms: Terms, budget: Budget | None) -> Pending:
-    """Return the ledger entry that announces the creation of a key."""
-    return Pending(
-        run_id=run.identity.id,
-        connection=rotation.connection,
-        workspace_id=terms.workspace_id,
-        destinations=tuple(rotation.destinations),
-        places=kept_places(rotation.destinations, run.places),
-        intended_at=now,
-        terms=terms,
-        budget=budget,
-    )

@@ -7,8 +7,7 @@ from random import uniform
 from blocks.destination import Content, Destination
 from blocks.errors import ConflictError, DestinationError, ServiceError, concerning
 from tasks.model.events import Event
-from tasks.model.keys import fingerprint
-from tasks.world.destinations import WRITES, changed_only_beside
+from tasks.world.destinations import MAX_WRITES, hold_same_key, holds
 from tasks.world.run import Run, VerifiedKey
 
 FIRST_WAIT_SECONDS = 0.1
@@ -27,30 +26,30 @@ async def publish(run: Run, key: VerifiedKey, destination: str) -> None:
         DestinationError: The destination does not hold the key after it was written.
         ServiceError: The destination failed.
     """
-    place = await run.world.destination(destination)
+    opened = await run.world.destination(destination)
     with concerning(destination):
-        await _publish(run, key, destination, place)
+        await _publish(run, key, destination, opened)
 
 
-async def _publish(run: Run, key: VerifiedKey, destination: str, place: Destination) -> None:
-    content = run.contents.get(destination) or await place.read_content()
-    if fingerprint(content.value) == key.record.fingerprint:
+async def _publish(run: Run, key: VerifiedKey, name: str, destination: Destination) -> None:
+    content = run.contents.get(name) or await destination.read_content()
+    if holds(content, key.record.fingerprint):
         return
-    for attempt in range(WRITES):
-        failure = await _write(run, place, key, content)
-        before, content = content, await place.read_content()
+    for attempt in range(MAX_WRITES):
+        failure = await _write(run, destination, key, content)
+        before, content = content, await destination.read_content()
         if _has_arrived(key, content):
-            await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.as_payload(), destination=destination)
+            await run.world.emit(Event.KEY_PUBLISHED, run.name, **key.record.as_payload(), destination=name)
             return
-        if attempt == WRITES - 1 or not _may_retry(failure, before, content):
+        if attempt == MAX_WRITES - 1 or not _may_retry(failure, before, content):
             break
         await run.world.sleep(_wait_seconds(attempt, failure))
     raise failure or DestinationError(
-        f"{destination} does not hold the new key {key.record.label} after it was written there."
+        f"{name} does not hold the new key {key.record.label} after it was written there."
     )
 
 
-async def _write(run: Run, place: Destination, key: VerifiedKey, content: Content) -> ServiceError | None:
+async def _write(run: Run, destination: Destination, key: VerifiedKey, content: Content) -> ServiceError | None:
     written_by = {
         "key_rotation": run.name,
         "key_label": key.record.label,
@@ -59,7 +58,7 @@ async def _write(run: Run, place: Destination, key: VerifiedKey, content: Conten
     }
     try:
         # The ledger is checked after the old content was read: a run that was overtaken since then must not write.
-        await run.write_to(place, key.secret, content, written_by)
+        await run.write_to(destination, key.secret, content, written_by)
     except ServiceError as error:
         # The read-back shows whether the write took effect, even if its answer was lost or it was applied twice.
         if not (error.outcome_unknown or error.retryable or isinstance(error, ConflictError)):
@@ -70,7 +69,7 @@ async def _write(run: Run, place: Destination, key: VerifiedKey, content: Conten
 
 
 def _may_retry(failure: ServiceError | None, before: Content, now: Content) -> bool:
-    if failure is None or not changed_only_beside(before, now):
+    if failure is None or not hold_same_key(before, now):
         return False
     return isinstance(failure, ConflictError) or (
         failure.retryable and (failure.retry_after or 0.0) <= LONGEST_WAIT_SECONDS
@@ -85,4 +84,4 @@ def _wait_seconds(attempt: int, failure: ServiceError | None) -> float:
 
 
 def _has_arrived(key: VerifiedKey, content: Content) -> bool:
-    return fingerprint(content.value) == key.record.fingerprint
+    return holds(content, key.record.fingerprint)

@@ -12,6 +12,7 @@ from tasks.model.decisions import Judgement, Verdict, judge, needed_by
 from tasks.model.events import Event
 from tasks.model.former_places import left_with_nothing
 from tasks.model.records import Superseded
+from tasks.model.times import show_time
 from tasks.world.account import confirm_gone, open_account_of
 from tasks.world.ports import KeyReader, OpenRouter
 from tasks.world.run import Run
@@ -89,7 +90,7 @@ async def _still_used(run: Run, openrouter: KeyReader, key: Superseded) -> bool:
         return False
     now = run.world.now()
     judgement = judge(key, run.ledger.retirement, found.usage + found.byok_usage, found.last_used_at, now)
-    latest = f"its latest use seen was at {judgement.unused_since:%Y-%m-%d %H:%M} UTC" if judgement.unused_since else ""
+    latest = f"its latest use seen was at {show_time(judgement.unused_since)}" if judgement.unused_since else ""
     match judgement.verdict:
         case Verdict.POSTPONE:
             await _postpone(run, openrouter, key, found.usage + found.byok_usage, judgement)

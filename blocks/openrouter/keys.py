@@ -76,7 +76,6 @@ class ApiKey(Answer):
     label: Label
     disabled: bool
     limit: Decimal | None
-    limit_remaining: Decimal | None = None
     limit_reset: str | None
     include_byok_in_limit: bool
     usage: Decimal
@@ -136,10 +135,12 @@ class Workspace(Answer):
 
 
 class CurrentKey(Answer):
-    """A key's own view of itself (`GET /key`)."""
+    """A key's own view of itself (`GET /key`).
+
+    Nothing reads `label`: it shows that the answer is about a key, which is all that tells that a key is accepted.
+    """
 
     label: str
-    limit: Decimal | None = None
     expires_at: UtcTime | None = None
     is_management_key: bool | None = None
     is_provisioning_key: bool | None = None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from blocks.errors import KeyRotationError
 from tasks.audit.findings import Report
-from tasks.model.keys import show_time
+from tasks.model.times import show_time
 
 MAX_ROWS = 500
 """How many findings the artifact lists."""
@@ -46,7 +46,7 @@ def as_description(report: Report, run_id: object) -> str:
         lines += [
             f"- Keys checked: {report.counts.seen}, including disabled and expired ones",
             f"- Managed (in a ledger): {report.counts.of_rotations}",
-            f"- Unrecorded (with a rotation marker, but in no ledger): {report.counts.unexplained}",
+            f"- Unrecorded (with a rotation marker, but in no ledger): {report.counts.unrecorded}",
             f"- Unmanaged (without a rotation marker): {report.counts.unmanaged}",
         ]
     return "\n".join(lines)
@@ -67,7 +67,7 @@ def as_sentence(report: Report) -> str:
     notices = len(report.findings) - repaired
     return (
         f"{_count(report.counts.seen, 'key')} checked: {report.counts.of_rotations} managed, "
-        f"{report.counts.unexplained} unrecorded, {report.counts.unmanaged} unmanaged. "
+        f"{report.counts.unrecorded} unrecorded, {report.counts.unmanaged} unmanaged. "
         f"{_count(notices, 'notice') if notices else 'No notices'}.{done}"
     )
 

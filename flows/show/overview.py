@@ -22,11 +22,11 @@ from blocks.errors import NOTHING_DONE, ConfigurationError, KeyRotationError
 from flows.show.links import artifact_url, linked, page_url
 from flows.show.rotation_page import artifact_key, how_it_ends
 from flows.show.settings import cell
-from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger
 from tasks.model.records import Superseded
 from tasks.model.rotation import parse_rotation
 from tasks.model.schedules import SLUG
+from tasks.model.times import show_time
 from tasks.model.tries import TRIES_AGAIN
 from tasks.world.api import api_errors
 from tasks.world.gate import DEADLINE_SECONDS

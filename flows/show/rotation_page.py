@@ -7,10 +7,10 @@ from uuid import UUID
 
 from flows.show.links import link
 from tasks.model.former_places import left_behind
-from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger
 from tasks.model.records import Superseded
 from tasks.model.states import KeyState, state_of
+from tasks.model.times import show_time
 from tasks.world.run import Run
 
 HEADER = ("| Key | State | Time | Made by run |", "| --- | --- | --- | --- |")

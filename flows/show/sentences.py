@@ -9,9 +9,10 @@ from flows.show.rotation_page import how_it_ends
 from tasks.life.remove import expiry_before
 from tasks.model.decisions import Situation
 from tasks.model.former_places import left_behind
-from tasks.model.keys import fingerprint, show_time
+from tasks.model.keys import fingerprint
 from tasks.model.ledger import Ledger
 from tasks.model.records import Current, Superseded
+from tasks.model.times import show_time
 from tasks.model.tries import Next
 from tasks.model.written_off import WrittenOff
 from tasks.world.run import LOOK, Run
@@ -55,10 +56,10 @@ def rotated(run: Run, situation: Situation, before: Sequence[Superseded] = ()) -
             f"{rest}.{_warnings(run)}"
         )
     verb = "Finished an interrupted rotation" if situation is Situation.KEY_PUBLISHED else "Rotated"
-    places = len(current.destinations)
+    count = len(current.destinations)
     return (
-        f"{verb}: the key {current.label} is live at {places} "
-        f"destination{'s' if places > 1 else ''}; {rest}.{_warnings(run)}"
+        f"{verb}: the key {current.label} is live at {count} "
+        f"destination{'s' if count > 1 else ''}; {rest}.{_warnings(run)}"
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from blocks.errors import ConfigurationError
 from blocks.foreign import harmless
-from tasks.model.keys import show_duration
+from tasks.model.durations import show_duration
 from tasks.model.rotation import KeySettings, Retirement, Rotation, parse_rotation
 from tasks.world.deployments import own_schedule, read_timetable, rotates_by_itself
 

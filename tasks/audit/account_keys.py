@@ -10,7 +10,7 @@ from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import CappedFindings, Counts, Finding, Kind
 from tasks.audit.judge import judge_key_of_nobody
 from tasks.audit.ledgers import LedgerSet
-from tasks.audit.unexplained import judge_key_not_ours
+from tasks.audit.unrecorded import judge_key_not_ours
 from tasks.model.keys import read_marker
 from tasks.world.installation import remembered_in
 
@@ -34,7 +34,7 @@ class KeyFilter:
         deployed: Collection[str],
         older_than: timedelta,
         now: datetime,
-        named: Collection[str] = (),
+        named: Collection[str],
     ) -> None:
         self._hashes = ledgers.hashes()
         self._ledgers = ledgers
@@ -50,7 +50,7 @@ class KeyFilter:
         self.listed: dict[str, ApiKey] = {}
         """The keys that the account's lists name, by hash."""
         self.workspaces: set[str] = set()
-        self.explained: dict[str, ApiKey] = {}
+        self.recorded: dict[str, ApiKey] = {}
         self.undecided: list[ApiKey] = []
         """Keys with a marker that are in no ledger, until `decide` sorts them."""
         self.ours: dict[str, ApiKey] = {}
@@ -64,9 +64,9 @@ class KeyFilter:
             self.workspaces.add(key.workspace_id)
         if key.hash in self._hashes:
             self.counts.of_rotations += 1
-            self.explained[key.hash] = key
+            self.recorded[key.hash] = key
         elif read_marker(key.name):
-            self.counts.unexplained += 1
+            self.counts.unrecorded += 1
             self.undecided.append(key)
         else:
             self.counts.unmanaged += 1

@@ -16,7 +16,7 @@ from tasks.audit.account_keys import KeyFilter
 from tasks.audit.findings import CappedFindings, Counts, Finding, Kind
 from tasks.audit.judge import (
     Snapshot,
-    connection_of,
+    connection_of_rotation,
     entries_of,
     in_change,
     judge_management_key,
@@ -26,7 +26,7 @@ from tasks.audit.judge import (
 )
 from tasks.audit.ledgers import LedgerSet
 from tasks.audit.lists import ListReader
-from tasks.audit.unexplained import LostLedger, find_lost_ledgers, judge_lost, judge_orphan
+from tasks.audit.unrecorded import LostLedger, find_lost_ledgers, judge_lost, judge_orphan
 from tasks.model.keys import fingerprint, label_agrees, read_marker
 from tasks.model.ledger import Ledger
 from tasks.world.account import knows_workspace
@@ -103,22 +103,28 @@ class _Reading:
         before = await self._ledgers()
         self._deployed = await self._deployments()
         workspaces = await if_available(Part.WORKSPACES, listed(self.openrouter.list_workspaces()), self._lists.note)
-        places: list[str | None] = [None, *await self._named(before)] if workspaces is None else [*workspaces]
-        named = await self._lists.read(places)
+        workspaces_read: list[str | None] = (
+            [None, *await self._named_workspaces(before)] if workspaces is None else [*workspaces]
+        )
+        named = await self._lists.read(workspaces_read)
         installation = await self.world.installation()
-        keys = await self._keys(KeyFilter(before, installation, self._deployed, older_than, now, named), places)
+        keys = await self._keys(
+            KeyFilter(before, installation, self._deployed, older_than, now, named), workspaces_read
+        )
         # If the account does not list its workspaces, its keys name those that hold any.
-        self._workspaces = sorted({*keys.workspaces, *filter(None, places)}) if workspaces is None else workspaces
+        self._workspaces = (
+            sorted({*keys.workspaces, *filter(None, workspaces_read)}) if workspaces is None else workspaces
+        )
         after = await self._ledgers()
-        explained = before.hashes() | after.hashes()
-        unexplained = [key for key in keys.ours.values() if key.hash not in explained]
-        lost = {each.name: each for each in find_lost_ledgers(unexplained, after, self._deployed)}
+        recorded = before.hashes() | after.hashes()
+        unrecorded = [key for key in keys.ours.values() if key.hash not in recorded]
+        lost = {each.name: each for each in find_lost_ledgers(unrecorded, after, self._deployed)}
         findings = [
             *judge_management_key(self.connection, management_key.expires_at, now),
             *unreadable_ledgers(after),
-            *await self._rotation_findings(after, keys.explained),
+            *await self._rotation_findings(after, keys.recorded),
             *(finding for each in lost.values() for finding in judge_lost(each, now)),
-            *self._orphans(unexplained, after, now),
+            *self._orphans(unrecorded, after, now),
             *keys.findings(),
             *await self._list_findings(named, keys.listed, after, now),
         ]
@@ -127,7 +133,7 @@ class _Reading:
     async def _ledgers(self) -> LedgerSet:
         return LedgerSet({name: value async for name, value in self.world.ledgers()})
 
-    async def _named(self, ledgers: LedgerSet) -> list[str]:
+    async def _named_workspaces(self, ledgers: LedgerSet) -> list[str]:
         """Return the account's workspaces that ledgers or deployments name."""
         rotations = [each.rotation for each in self._deployed.values() if each.rotation]
         asked = {each.key.workspace_id for each in rotations if each.connection == self.connection}
@@ -219,11 +225,11 @@ class _Reading:
         ours = [
             (name, ledger)
             for name, ledger in ledgers.items()
-            if connection_of(ledger, self._deployed.get(name)) == self.connection
+            if connection_of_rotation(ledger, self._deployed.get(name)) == self.connection
         ]
-        places = sorted({place for _, ledger in ours for place in read_destinations_of(ledger)})
-        for first in range(0, len(places), OPEN_AT_ONCE):
-            some = places[first : first + OPEN_AT_ONCE]
+        names = sorted({name for _, ledger in ours for name in read_destinations_of(ledger)})
+        for first in range(0, len(names), OPEN_AT_ONCE):
+            some = names[first : first + OPEN_AT_ONCE]
             async with self.world.separate() as world:
                 await world.load_blocks(some, self.connection)
                 await self._bounded([self._read_destination(world, one) for one in some])
@@ -239,10 +245,10 @@ class _Reading:
         except KeyRotationError as error:
             self._unreadable[name] = str(error)
 
-    def _orphans(self, unexplained: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[Finding]:
+    def _orphans(self, unrecorded: Sequence[ApiKey], ledgers: LedgerSet, now: datetime) -> list[Finding]:
         held = CappedFindings(Kind.HELD_KEY_UNRECORDED, "keys that destinations hold and no ledger has")
         orphans = CappedFindings(Kind.ORPHAN, "orphans, for the next audit with repair")
-        for key in unexplained:
+        for key in unrecorded:
             finding = judge_orphan(key, ledgers, self._deployed, self._holders(key, ledgers), now)
             (orphans if finding is None or finding.kind is Kind.ORPHAN else held).add(finding)
         return [*held.findings(), *orphans.findings()]
@@ -250,8 +256,8 @@ class _Reading:
     def _holders(self, key: ApiKey, ledgers: LedgerSet) -> list[str]:
         mark = read_marker(key.name)
         ledger = ledgers.ledgers.get(mark.rotation) if mark else None
-        places = read_destinations_of(ledger) if ledger else ()
-        return [name for name in places if label_agrees(key.label, self._secrets.get(name))]
+        names = read_destinations_of(ledger) if ledger else ()
+        return [name for name in names if label_agrees(key.label, self._secrets.get(name))]
 
     async def _bounded(self, calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         async def one(call: Coroutine[Any, Any, T]) -> T:

@@ -191,13 +191,13 @@ class Counts:
     Args:
         seen: All of them.
         of_rotations: Keys in a ledger.
-        unexplained: Keys with a marker that are in no ledger: orphans, keys of other installations, and new keys.
+        unrecorded: Keys with a marker that are in no ledger: orphans, keys of other installations, and new keys.
         unmanaged: Keys without a marker that are in no ledger.
     """
 
     seen: int = 0
     of_rotations: int = 0
-    unexplained: int = 0
+    unrecorded: int = 0
     unmanaged: int = 0
 
 

@@ -9,12 +9,13 @@ from datetime import datetime, timedelta
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
-from tasks.audit.unexplained import SETTLED_AFTER
+from tasks.audit.unrecorded import MAY_STILL_RUN_FOR
+from tasks.model.durations import show_duration
 from tasks.model.former_places import left_behind
-from tasks.model.keys import show_duration, show_time
 from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
 from tasks.model.records import Current, MadeKey, Superseded
+from tasks.model.times import show_time
 from tasks.world.ports import Deployed
 
 EXPIRES_WITHIN = timedelta(days=7)
@@ -91,7 +92,7 @@ class Snapshot:
     places: Mapping[str, str] = field(default_factory=dict)
 
 
-def connection_of(ledger: Ledger, deployed: Deployed | None) -> str | None:
+def connection_of_rotation(ledger: Ledger, deployed: Deployed | None) -> str | None:
     """Return the connection that a rotation belongs to.
 
     Args:
@@ -101,15 +102,13 @@ def connection_of(ledger: Ledger, deployed: Deployed | None) -> str | None:
     Returns:
         The connection of its newest key, else the one in its deployment; `None` if neither is known.
     """
-    entries = (ledger.current, ledger.pending, *ledger.superseded, *ledger.unresolved)
-    newest = next((entry.connection for entry in entries if entry), None)
+    newest = next((entry.connection for entry in ledger.entries()), None)
     return newest or (deployed.rotation.connection if deployed and deployed.rotation else None)
 
 
 def entries_of(ledger: Ledger, connection: str) -> list[MadeKey]:
     """Return the current, pending and superseded keys that a rotation made with a connection."""
-    pending = ledger.pending.key if ledger.pending else None
-    return [key for key in (ledger.current, pending, *ledger.superseded) if key and key.connection == connection]
+    return [key for key in ledger.made_keys() if key.connection == connection]
 
 
 def read_destinations_of(ledger: Ledger) -> tuple[str, ...]:
@@ -132,7 +131,7 @@ def judge_rotation(
         The findings.
     """
     ledger = snapshot.ledger
-    if connection_of(ledger, snapshot.deployed) in (connection, None):
+    if connection_of_rotation(ledger, snapshot.deployed) in (connection, None):
         yield from _judge_ledger(snapshot, now)
         yield from (Finding(Kind.FORMER_PLACE, sentence, snapshot.name) for sentence in left_behind(ledger))
         yield from _judge_destinations(snapshot, now)
@@ -156,14 +155,14 @@ def _judge_ledger(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
     if snapshot.deployed is None and not ledger.removed:
         sentence = f"The rotation {name} has a ledger but no deployment rotate/{name}, so nothing rotates it any more."
         yield Finding(Kind.WITHOUT_DEPLOYMENT, sentence, name)
-    if ledger.pending and now - ledger.pending.intended_at > SETTLED_AFTER:
+    if ledger.pending and now - ledger.pending.intended_at > MAY_STILL_RUN_FOR:
         sentence = (
             f"Run {ledger.pending.run_id} has left the rotation {name} unfinished since "
             f"{show_time(ledger.pending.intended_at)}."
         )
         yield Finding(Kind.PENDING, sentence, name)
     for entry in ledger.unresolved:
-        grave = None if now - entry.since > SETTLED_AFTER else Severity.NOTICE
+        grave = None if now - entry.since > MAY_STILL_RUN_FOR else Severity.NOTICE
         sentence = (
             f"Run {entry.run_id} of rotation {name} may have created a key at {show_time(entry.since)} that has not "
             "turned up yet."
@@ -189,7 +188,7 @@ def _judge_destinations(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
     current, pending = snapshot.ledger.current, snapshot.ledger.pending
     if current is None:
         return
-    at_work = pending is not None and now - pending.intended_at <= SETTLED_AFTER
+    at_work = pending is not None and now - pending.intended_at <= MAY_STILL_RUN_FOR
     expected = {current.fingerprint} | ({pending.key.fingerprint} if at_work and pending and pending.key else set())
     was = current.where()
     for name in read_destinations_of(snapshot.ledger):
@@ -238,7 +237,7 @@ def _judge_superseded(snapshot: Snapshot, entry: Superseded, key: ApiKey | None,
     if expired:
         sentence = f"The superseded key {entry.label} of rotation {snapshot.name} {_why_dead(key)}."
         yield _about(Kind.SUPERSEDED_KEY_DIFFERS, snapshot, entry, sentence, Severity.NOTICE)
-    if now - entry.revoke_at > SETTLED_AFTER:
+    if now - entry.revoke_at > MAY_STILL_RUN_FOR:
         sentence = (
             f"The superseded key {entry.label} of rotation {snapshot.name} was to be revoked at "
             f"{show_time(entry.revoke_at)} and still exists."

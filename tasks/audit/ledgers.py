@@ -45,11 +45,5 @@ async def connections_in_use(world: World) -> list[str]:
         ServiceError: Prefect's API failed.
     """
     ledgers = LedgerSet({name: value async for name, value in world.ledgers()}).ledgers.values()
-    entries = [
-        entry
-        for ledger in ledgers
-        for entry in (ledger.current, ledger.pending, *ledger.superseded, *ledger.unresolved)
-        if entry is not None
-    ]
     deployed = {each.rotation.connection async for each in world.deployments() if each.rotation is not None}
-    return sorted({entry.connection for entry in entries} | deployed)
+    return sorted({entry.connection for ledger in ledgers for entry in ledger.entries()} | deployed)

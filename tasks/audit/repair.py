@@ -15,26 +15,28 @@ from blocks.errors import KeyRotationError, NotFoundError
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.compare import Comparison
 from tasks.audit.findings import Finding, Kind
-from tasks.audit.unexplained import is_new
+from tasks.audit.unrecorded import is_new
 from tasks.model.events import Event
-from tasks.model.keys import Marker, fingerprint, label_agrees, period_end, read_marker, show_time
+from tasks.model.keys import Marker, fingerprint, label_agrees, read_marker
 from tasks.model.ledger import Ledger
 from tasks.model.places import kept_places
-from tasks.model.records import Budget, Current, Pending
-from tasks.model.room import has_room_for
+from tasks.model.records import Budget, Current
+from tasks.model.room import has_room_for_next
 from tasks.model.rotation import Rotation
-from tasks.model.terms import Terms
+from tasks.model.terms import Terms, period_end
+from tasks.model.times import show_time
 from tasks.model.unrecorded import as_superseded
-from tasks.model.written_off import as_explanation
+from tasks.model.written_off import searchable_text
 from tasks.world.installation import made_here
 from tasks.world.optional import read_uses
 from tasks.world.ports import Deployed, KeyReader
+from tasks.world.retirements import schedule_retirements
 from tasks.world.run import Run
 
 Holders = Callable[[str], list[str]]
 """Returns the destinations, among those that the audit has read, that hold a key with this label."""
 UNRECORDED = {Kind.ORPHAN, Kind.HELD_KEY_UNRECORDED}
-SETTLED_BY_IT = {
+RESOLVED_BY_CURRENT_KEY = {
     Kind.DESTINATION_DIFFERS,
     Kind.CURRENT_KEY_UNUSABLE,
     Kind.ROTATION_OVERDUE,
@@ -60,7 +62,7 @@ async def repair_unrecorded(
     hashes: Sequence[str],
     deployed: Deployed | None,
     holders: Holders,
-    named: Collection[str] = (),
+    named: Collection[str],
 ) -> dict[str, Repair]:
     """Settle keys that are in no ledger, after verifying again all evidence about them.
 
@@ -96,10 +98,10 @@ async def repair_unrecorded(
             outcomes[key_hash] = Repair(why_not=str(error))
     ours = await made_here(run.world, filter(None, [read_marker(key.name) for key in keys]), ledgers)
     # As text, so that the keys in an unreadable ledger count, too.
-    explaining = [as_explanation(value) for value in ledgers]
+    texts = [searchable_text(value) for value in ledgers]
     certain: list[ApiKey] = []
     for key in keys:
-        if why := _why_kept(run, key, ours, explaining, destinations):
+        if why := _why_kept(run, key, ours, texts, destinations):
             outcomes[key.hash] = Repair(why_not=why)
         else:
             certain.append(key)
@@ -109,13 +111,13 @@ async def repair_unrecorded(
         held = [name for name in destinations if label_agrees(key.label, run.contents[name].value)]
         try:
             holding = sorted({*held, *holders(key.label)})
-            outcomes[key.hash] = await _settle(run, connection, key, deployed, holding, is_named=key.hash in named)
+            outcomes[key.hash] = await _repair_key(run, connection, key, deployed, holding, is_named=key.hash in named)
         except KeyRotationError as error:
             outcomes[key.hash] = Repair(why_not=str(error))
     return outcomes
 
 
-async def _settle(
+async def _repair_key(
     run: Run, connection: str, key: ApiKey, deployed: Deployed | None, holding: Sequence[str], *, is_named: bool
 ) -> Repair:
     rotation = deployed.rotation if deployed else None
@@ -130,11 +132,11 @@ async def _settle(
     if mark is None or rotation is None:
         return Repair(why_not="it has been used, and without a valid deployment nobody knows its overlap.")
     until = run.world.now() + rotation.overlap
-    with_it = run.ledger.found([as_superseded(key, mark, connection, until)])
-    if not _has_room(run, rotation, with_it):
+    with_it = run.ledger.with_unrecorded([as_superseded(key, mark, connection, until)])
+    if not has_room_for_next(with_it, rotation, run.identity.id, run.places, run.world.now()):
         return Repair(why_not="the ledger has no room for it; audit again when superseded keys have ended.")
     await run.write(with_it)
-    await _schedule_retirements(run)
+    await schedule_retirements(run, run.world.now())
     why = "has been used" if used else "is named in a list of the account"
     return Repair(f"It {why}, so it is superseded now and ends at {show_time(until)}.")
 
@@ -143,19 +145,6 @@ async def _was_called(run: Run, connection: str, key: ApiKey) -> bool:
     # A call of a free model costs nothing, and not every account shows when a key was last used.
     openrouter: KeyReader = await run.world.connection(connection)
     return bool(await read_uses(openrouter, key.hash, key.created_at, run.world.now()))
-
-
-def _has_room(run: Run, rotation: Rotation, ledger: Ledger) -> bool:
-    # The next rotation needs room, too.
-    now = run.world.now()
-    intent = Pending(
-        run_id=run.identity.id,
-        connection=rotation.connection,
-        destinations=tuple(rotation.destinations),
-        intended_at=now,
-        terms=rotation.key.terms(now),
-    )
-    return has_room_for(intent, ledger, rotation.retirement)
 
 
 async def _make_current(
@@ -175,7 +164,7 @@ async def _make_current(
     if current is None:
         return by_hand
     await run.write(ledger.replaced(current, now + rotation.overlap, run.places_of(rotation.destinations)))
-    await _schedule_retirements(run)
+    await schedule_retirements(run, run.world.now())
     return None
 
 
@@ -188,12 +177,6 @@ async def _is_newer(run: Run, key: ApiKey, current: Current) -> bool:
     return key.created_at > former.created_at
 
 
-async def _schedule_retirements(run: Run) -> None:
-    for at in run.ledger.due_times():
-        if at > run.world.now():
-            await run.world.schedule_retirement(run.name, at, even_if_cancelled=False)
-
-
 async def _delete(run: Run, connection: str, key: ApiKey) -> Repair:
     await run.guard()
     await (await run.world.connection(connection)).delete_key(key.hash)
@@ -203,7 +186,7 @@ async def _delete(run: Run, connection: str, key: ApiKey) -> Repair:
 
 
 def _why_kept(
-    run: Run, key: ApiKey, ours: Collection[Marker], explaining: Sequence[str], destinations: Sequence[str]
+    run: Run, key: ApiKey, ours: Collection[Marker], texts: Sequence[str], destinations: Sequence[str]
 ) -> str | None:
     mark = read_marker(key.name)
     if mark is None or mark.rotation != run.name or mark not in ours:
@@ -214,7 +197,7 @@ def _why_kept(
     waiting = {entry.run_id for entry in (ledger.pending, *ledger.unresolved) if entry}
     if mark.run_id in waiting:
         return "the ledger still waits for it, and the next run of the rotation settles it."
-    if key.hash in ledger.hashes() or any(key.hash in text for text in explaining):
+    if key.hash in ledger.hashes() or any(key.hash in text for text in texts):
         return "it is in a ledger now."
     if not run.has_ledger or not destinations:
         return "without its rotation's ledger and destinations nobody knows who holds it."
@@ -322,20 +305,22 @@ async def _repair_rotation(
     deployed = comparison.deployed.get(run.name)
     hashes = [finding.key_hash for finding in findings if finding.kind in UNRECORDED]
     outcomes: dict[Finding, Finding] = {}
-    settled: dict[str, Repair] = {}
+    repairs: dict[str, Repair] = {}
     try:
         if hashes:
-            settled = await repair_unrecorded(run, connection, hashes, deployed, comparison.holders, comparison.named)
+            repairs = await repair_unrecorded(run, connection, hashes, deployed, comparison.holders, comparison.named)
         for finding in findings:
             if finding.kind in UNRECORDED:
-                outcomes[finding] = _repaired(finding, settled[finding.key_hash])
+                outcomes[finding] = _repaired(finding, repairs[finding.key_hash])
             elif deployed is not None:
                 why = await restore_ledger(run, connection, comparison.lost[run.name].keys, deployed)
                 outcomes[finding] = _repaired(finding, Repair("The ledger was written anew.", why or ""))
     except KeyRotationError as error:
         outcomes = {finding: outcomes.get(finding) or _not_repaired(finding, str(error)) for finding in findings}
-    if CURRENT_AGAIN in settled.values():
-        others = [each for each in comparison.findings if each.rotation == run.name and each.kind in SETTLED_BY_IT]
+    if CURRENT_AGAIN in repairs.values():
+        others = [
+            each for each in comparison.findings if each.rotation == run.name and each.kind in RESOLVED_BY_CURRENT_KEY
+        ]
         outcomes |= {finding: replace(finding, repaired=True) for finding in others}
     return outcomes
 

@@ -1,1 +1,4 @@
-"""Choose the terms of the next key, and find unrecorded keys; imports `tasks.world`, `tasks.model` and `blocks`."""
+"""What the steps need to know about keys: terms, budget, account lists, unrecorded keys, usage.
+
+Imports `tasks.world`, `tasks.model` and `blocks`.
+"""

@@ -10,17 +10,17 @@ from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter.keys import ApiKey
 from tasks.model.decisions import needed_by
 from tasks.model.events import Event
-from tasks.model.keys import period_end, show_time
 from tasks.model.ledger import Ledger
 from tasks.model.records import Budget, Current, Superseded
-from tasks.model.terms import Terms
+from tasks.model.terms import Terms, period_end
+from tasks.model.times import show_time
 from tasks.world.account import confirm_gone
 from tasks.world.consumers import where_keys_are_read
 from tasks.world.ports import KeyChanger
 from tasks.world.run import Run
 
 
-def carried_over(former: ApiKey, earlier: Budget | None, terms: Terms, now: datetime) -> Budget | None:
+def carried_budget(former: ApiKey, earlier: Budget | None, terms: Terms, now: datetime) -> Budget | None:
     """Compute how much of the next key's limit is already spent.
 
     Args:
@@ -55,7 +55,7 @@ async def settle_budget(run: Run) -> None:
     for former in run.ledger.superseded:
         if former.capped is False and not await _may_be_read(run, former):
             try:
-                await _settle(run, former)
+                await _cap_at_spent(run, former)
             except (ConfigurationError, ServiceError) as error:
                 if not run.concerns_former_connection(former.connection, error):
                     raise
@@ -72,14 +72,14 @@ async def _may_be_read(run: Run, former: Superseded) -> bool:
             "still be under way."
         )
         return True
-    places = sorted(await where_keys_are_read(run, [former]))
-    holders = needed_by(former, run.held(await run.read_existing_destinations(places)))
+    names = sorted(await where_keys_are_read(run, [former]))
+    holders = needed_by(former, run.held(await run.read_existing_destinations(names)))
     if holders:
         run.note(f"The key {former.label} keeps its limit, because it is still held by {', '.join(holders)}.")
     return bool(holders)
 
 
-async def _settle(run: Run, former: Superseded) -> None:
+async def _cap_at_spent(run: Run, former: Superseded) -> None:
     openrouter = await run.world.connection(former.connection)
     await run.guard()
     capped = None

@@ -31,9 +31,9 @@ from tasks.world.optional import Part, if_available, read_lists
 from tasks.world.ports import OpenRouter
 from tasks.world.run import Run
 
-WRITES = 5
+MAX_LIST_WRITES = 5
 """How often a list is written at most, while others change it at the same time."""
-SETTLE_SECONDS = 1.0
+READ_BACK_AFTER_SECONDS = 1.0
 """How long to wait before reading a list back: a concurrent writer may still replace it with what it has read."""
 BAD_REQUEST = 400
 _REFUSALS = (ForbiddenError, NotFoundError, RejectedError)
@@ -74,7 +74,7 @@ async def carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
 async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
     former, current = predecessors_of(run.ledger, key.hash, inherit=inherit), run.ledger.current
     run.lists.pop((key.connection, key.workspace_id), None)
-    naming, left = await _places_of(run, former, current, key.connection, key.workspace_id)
+    naming, left = await _lists_naming(run, former, current, key.connection, key.workspace_id)
     if naming or current is None or current.made_by is None:
         await note_logging(run, key.connection, key.workspace_id)
     for sentence in not_carried_over(naming, left, inherit=inherit):
@@ -94,7 +94,7 @@ async def _carry_over(run: Run, key: MadeKey, *, inherit: bool) -> None:
             ) from None
 
 
-async def _places_of(
+async def _lists_naming(
     run: Run, former: Collection[str], current: Current | None, connection: str, workspace_id: str | None
 ) -> tuple[list[KeyList], list[KeyList]]:
     """Return the lists that name the former keys: those of the successor's workspace, and those that it has left."""
@@ -161,13 +161,13 @@ async def lists_of(run: Run, connection: str, workspace_id: str | None) -> list[
     return run.lists[workspace]
 
 
-async def lists_ahead(run: Run, rotation: Rotation, adopted: Current | None = None) -> list[str]:
+async def lists_ahead(run: Run, rotation: Rotation, adopted: Current | None) -> list[str]:
     """Return the changes that a rotation would make to the account's lists, in sentences.
 
     Args:
         run: The run, which has loaded the ledger.
         rotation: The rotation.
-        adopted: The key that it would adopt first.
+        adopted: The key that it would adopt first, if any.
 
     Raises:
         ServiceError: OpenRouter failed.
@@ -179,7 +179,7 @@ async def lists_ahead(run: Run, rotation: Rotation, adopted: Current | None = No
         former |= {adopted.hash}
     workspace_id = rotation.key.workspace_id or (current.workspace_id if current else None)
     await note_logging(run, rotation.connection, workspace_id)
-    naming, left = await _places_of(run, former, current, rotation.connection, workspace_id)
+    naming, left = await _lists_naming(run, former, current, rotation.connection, workspace_id)
     joined = naming if rotation.key.inherit else []
     return [
         *(f"Add it to the {each}, which names the key that it replaces." for each in joined),
@@ -309,13 +309,14 @@ async def _change(
         # Only an added key needs this wait: a removed one is deleted next, and then no list can name it again.
         if into is not None and into not in found.hashes and set(wanted) - run.ledger.hashes():
             # Randomised, so that two runs do not retry in step.
-            await run.world.sleep(uniform(SETTLE_SECONDS, 2 * SETTLE_SECONDS))  # noqa: S311
+            await run.world.sleep(uniform(READ_BACK_AFTER_SECONDS, 2 * READ_BACK_AFTER_SECONDS))  # noqa: S311
 
 
 def _refuse_another_write(which: KeyList, written: int, failure: ServiceError | None) -> None:
-    if written == WRITES:
+    if written == MAX_LIST_WRITES:
         raise failure or ServiceError(
-            f"The {which} was changed by others each of the {WRITES} times that it was written. Retry.", retryable=True
+            f"The {which} was changed by others each of the {MAX_LIST_WRITES} times that it was written. Retry.",
+            retryable=True,
         )
 
 

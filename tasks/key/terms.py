@@ -7,7 +7,7 @@ from datetime import datetime
 from blocks.errors import ConfigurationError, NotFoundError, ServiceError
 from blocks.openrouter.keys import ApiKey, KeyRequest
 from blocks.redaction import redacted
-from tasks.key.budget import carried_over, is_spent, settle_budget
+from tasks.key.budget import carried_budget, is_spent, settle_budget
 from tasks.model.keys import fingerprint, label_agrees
 from tasks.model.records import Budget, Current, MadeKey, Pending
 from tasks.model.rotation import Rotation
@@ -39,7 +39,7 @@ async def agree_on_terms(run: Run, rotation: Rotation, now: datetime) -> tuple[T
         terms = terms.or_else(await _inherited(run, rotation, current, former))
     if former is None or not rotation.key.carry_budget:
         return terms, None
-    return terms, carried_over(former, current.budget, terms, now)
+    return terms, carried_budget(former, current.budget, terms, now)
 
 
 async def _source(run: Run, rotation: Rotation, now: datetime) -> Current | None:

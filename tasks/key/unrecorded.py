@@ -8,10 +8,11 @@ from uuid import UUID
 
 from blocks.errors import ConfigurationError, NotFoundError, RejectedError, ServiceError
 from blocks.openrouter.keys import ApiKey
-from tasks.model.decisions import MAYBE, needed_by
-from tasks.model.keys import Marker, read_marker, show_time
+from tasks.model.decisions import UNREADABLE, needed_by
+from tasks.model.keys import Marker, read_marker
 from tasks.model.ledger import TURNS_UP_WITHIN
 from tasks.model.records import Pending, Superseded, Unresolved
+from tasks.model.times import show_time
 from tasks.model.unrecorded import as_superseded
 from tasks.world.account import has_workspace
 from tasks.world.consumers import overlap_of, where_keys_are_read
@@ -80,11 +81,11 @@ async def _delete_left_behind(run: Run, made: Pending | Unresolved, *, search_ag
 async def _delete_marked(
     run: Run, connection: str, workspace_id: str | None, run_id: UUID, *, search_again: bool = False
 ) -> bool:
-    explained = run.ledger.hashes()
+    recorded = run.ledger.hashes()
 
     def ours(key: ApiKey) -> bool:
         mark = read_marker(key.name)
-        return mark is not None and mark[:2] == (run.name, run_id) and key.hash not in explained
+        return mark is not None and mark[:2] == (run.name, run_id) and key.hash not in recorded
 
     found = await _search(run, connection, workspace_id, ours)
     if not found and search_again:
@@ -92,11 +93,11 @@ async def _delete_marked(
         found = await _search(run, connection, workspace_id, ours)
     # After a restore of Prefect's database, the ledger may wait for a key that was published meanwhile.
     by, now = Marker(run.name, run_id), run.world.now()
-    settled = [await _settle(run, as_superseded(key, by, connection, now)) for key in found]
-    return any(settled)
+    ended = [await _delete_or_supersede(run, as_superseded(key, by, connection, now)) for key in found]
+    return any(ended)
 
 
-async def _settle(run: Run, key: Superseded) -> bool:
+async def _delete_or_supersede(run: Run, key: Superseded) -> bool:
     """Delete a key that was left behind, or supersede it where nobody can tell; `False` if a destination holds it."""
     held = await _is_held(run, key)
     if held:
@@ -104,7 +105,7 @@ async def _settle(run: Run, key: Superseded) -> bool:
     if held is None and not run.identity.emergency:
         until = key.revoke_at + await overlap_of(run)
         run.note(f"The key {key.label} of a failed run ends at {show_time(until)}: a former destination may hold it.")
-        await run.record(run.ledger.found([key.model_copy(update={"revoke_at": until})]))
+        await run.record(run.ledger.with_unrecorded([key.model_copy(update={"revoke_at": until})]))
         return True
     openrouter: KeyChanger = await run.world.connection(key.connection)
     await run.guard()
@@ -116,10 +117,10 @@ async def _settle(run: Run, key: Superseded) -> bool:
 
 async def _is_held(run: Run, key: Superseded) -> bool | None:
     """Return whether a destination holds a key; `None` if one that the rotation has left cannot be read."""
-    places = {*run.ledger.destinations(), *await where_keys_are_read(run, [key])}
-    former = set(filter(run.has_left, places))
-    found = await run.read_existing_destinations(sorted(places - former), sorted(former))
-    unknown = {name for name, content in found.items() if content == MAYBE}
+    names = {*run.ledger.destinations(), *await where_keys_are_read(run, [key])}
+    former = set(filter(run.has_left, names))
+    found = await run.read_existing_destinations(sorted(names - former), sorted(former))
+    unknown = {name for name, content in found.items() if content == UNREADABLE}
     return bool(needed_by(key, run.held(found.keys() - unknown))) or (None if unknown else False)
 
 
@@ -136,9 +137,7 @@ async def _search(
         return ()
 
 
-async def unrecorded_keys(
-    run: Run, connection: str, revoke_at: datetime, workspace_id: str | None = None
-) -> list[Superseded]:
+async def unrecorded_keys(run: Run, connection: str, revoke_at: datetime, workspace_id: str | None) -> list[Superseded]:
     """Find keys that this rotation made but its ledger does not know, in every workspace of the account.
 
     They exist if the ledger was lost, or is outdated because Prefect's database was restored. Keys that another
@@ -149,7 +148,7 @@ async def unrecorded_keys(
         run: The run.
         connection: The rotation's connection.
         revoke_at: When to revoke them.
-        workspace_id: The workspace in the rotation's settings.
+        workspace_id: The workspace in the rotation's settings, if it names one.
 
     Returns:
         The keys as superseded ones, the newest first.
@@ -158,11 +157,11 @@ async def unrecorded_keys(
         ServiceError: OpenRouter or Prefect failed.
     """
     openrouter: KeyReader = await run.world.connection(connection)
-    explained = run.ledger.hashes()
+    recorded = run.ledger.hashes()
 
     def ours_by_name(key: ApiKey) -> bool:
         mark = read_marker(key.name)
-        return mark is not None and mark.rotation == run.name and key.hash not in explained
+        return mark is not None and mark.rotation == run.name and key.hash not in recorded
 
     marked: dict[str, tuple[ApiKey, Marker]] = {}
     workspaces = await if_available(Part.WORKSPACES, listed(openrouter.list_workspaces()), run.note)

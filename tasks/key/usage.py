@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from blocks.errors import ServiceError
-from tasks.model.keys import show_time
 from tasks.model.records import Superseded
+from tasks.model.times import show_time
 from tasks.world.optional import read_uses
 from tasks.world.ports import KeyReader
 from tasks.world.run import Run

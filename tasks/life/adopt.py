@@ -11,7 +11,7 @@ from tasks.model.places import kept_places
 from tasks.model.records import Current
 from tasks.model.rotation import Rotation
 from tasks.model.terms import Terms
-from tasks.model.written_off import as_explanation
+from tasks.model.written_off import searchable_text
 from tasks.world.account import guardrail_of
 from tasks.world.ports import KeyReader
 from tasks.world.run import Run
@@ -47,7 +47,7 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
             "rotation.adopt: the connection's account has no key with this hash. Nothing was created."
         ) from None
     mark = read_marker(key.name)
-    if owner := mark[0] if mark else await rotation_that_explains(run, key.hash):
+    if owner := mark.rotation if mark else await rotation_that_records(run, key.hash):
         raise ConfigurationError(
             f"rotation.adopt: the key {key.label} belongs to the rotation {owner} already. Nothing was created."
         )
@@ -66,7 +66,7 @@ async def find_adoptable(run: Run, rotation: Rotation) -> Current | None:
     )
 
 
-async def rotation_that_explains(run: Run, key_hash: str) -> str | None:
+async def rotation_that_records(run: Run, key_hash: str) -> str | None:
     """Return the rotation whose ledger contains a key; `None` if there is none.
 
     Raises:
@@ -74,7 +74,7 @@ async def rotation_that_explains(run: Run, key_hash: str) -> str | None:
     """
     # As text, so that the keys in an unreadable ledger count, too.
     async for name, value in run.world.ledgers():
-        if name != run.name and key_hash in as_explanation(value):
+        if name != run.name and key_hash in searchable_text(value):
             return name
     return None
 

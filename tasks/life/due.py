@@ -11,6 +11,7 @@ from tasks.key.unrecorded import settle_unresolved
 from tasks.model.decisions import emergency_is_done, has_work, keys_due
 from tasks.steps import Steps
 from tasks.world.consumers import where_keys_are_read
+from tasks.world.retirements import schedule_retirements
 from tasks.world.run import Run
 
 
@@ -61,25 +62,6 @@ async def revoke_what_is_due(run: Run, steps: Steps, published: Iterable[str] = 
     if failures := [*run.failures, *(failure for failure in outcomes if failure)]:
         overwritten = any(isinstance(failure, OverwrittenError) for failure in failures)
         raise (OverwrittenError if overwritten else DestinationError).combine(failures)
-
-
-async def schedule_retirements(run: Run, looked_at: datetime) -> None:
-    """Schedule a retirement for each time at which a key needs attention, unless one exists already.
-
-    Args:
-        run: The run.
-        looked_at: The time, UTC, up to which this run has seen to what was due. What has become due since is scheduled,
-            too: its retirement starts at once.
-    """
-    ledger = run.ledger
-    moments = [moment for moment in ledger.due_times() if moment > looked_at]
-    # All but the one of a key that this run has superseded are usually scheduled, which one request shows.
-    usually_there = len(moments) - (0 if run.is_idle else 1)
-    there = await run.world.retirements_to_come(run.name) if usually_there > 0 else set()
-    for at in [moment for moment in moments if moment not in there]:
-        # After a removal, no later run would revoke the key of a cancelled retirement, so another one is scheduled.
-        if not await run.world.schedule_retirement(run.name, at, even_if_cancelled=ledger.removed):
-            run.note("There is no deployment retire/retire; the next rotation revokes what is overdue.")
 
 
 async def failure_of(work: Awaitable[None]) -> KeyRotationError | None:

@@ -10,8 +10,8 @@ from tasks.key.lists import lists_ahead
 from tasks.life.adopt import find_adoptable
 from tasks.life.recover import is_key_among, observe, unknown_secrets
 from tasks.model.decisions import NOTHING_TO_PUBLISH, Identity, Situation, emergency_is_done, keys_due
+from tasks.model.durations import show_duration
 from tasks.model.former_places import about_to_leave, left_behind
-from tasks.model.keys import show_duration
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import MAX_KEY_NAME, Rotation
 from tasks.world.ports import KeyReader
@@ -58,7 +58,7 @@ def steps_ahead(
     identity: Identity,
     now: datetime,
     places: Mapping[str, str],
-    lists: Sequence[str] = (),
+    lists: Sequence[str],
 ) -> list[str]:
     """Return the steps that a run would take.
 

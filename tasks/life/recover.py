@@ -17,19 +17,19 @@ from blocks.errors import (
     ServiceError,
     concerning,
 )
-from tasks.create import intent_of
 from tasks.key.unrecorded import settle_intent, settle_unresolved, unrecorded_keys
 from tasks.life.adopt import adopt
-from tasks.model.decisions import MAYBE, NOTHING_TO_PUBLISH, Situation, assess, expires_too_soon
-from tasks.model.keys import KEY_PREFIX, fingerprint, label_agrees, may_be_replaced, show_time
+from tasks.model.decisions import NOTHING_TO_PUBLISH, UNREADABLE, Situation, assess, expires_too_soon
+from tasks.model.keys import KEY_PREFIX, fingerprint, label_agrees, may_be_replaced
 from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
 from tasks.model.records import Superseded
-from tasks.model.room import has_room_for
+from tasks.model.room import has_room_for_next
 from tasks.model.rotation import Rotation
+from tasks.model.times import show_time
 from tasks.verify import can_be_finished
 from tasks.world.consumers import where_keys_are_read
-from tasks.world.destinations import WRITES, changed_only_beside
+from tasks.world.destinations import MAX_WRITES, hold_same_key, holds
 from tasks.world.ports import KeyReader
 from tasks.world.run import NewKey, Run
 
@@ -85,9 +85,7 @@ def _check_expiry(rotation: Rotation, interval: timedelta) -> None:
 
 
 def _known_fingerprints(run: Run) -> set[str | None]:
-    ledger = run.ledger
-    pending = ledger.pending.key if ledger.pending else None
-    return {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key} | {MAYBE, None}
+    return {key.fingerprint for key in run.ledger.made_keys()} | {UNREADABLE, None}
 
 
 def is_key_among(secrets: Mapping[str, SecretStr]) -> bool:
@@ -169,8 +167,7 @@ async def recover(run: Run, rotation: Rotation, situation: Situation, revoke: Re
 
 
 def _has_room(run: Run, rotation: Rotation, ledger: Ledger) -> bool:
-    now = run.world.now()
-    return has_room_for(intent_of(run, rotation, now, rotation.key.terms(now), None), ledger, rotation.retirement)
+    return has_room_for_next(ledger, rotation, run.identity.id, run.places, run.world.now())
 
 
 async def _make_room(run: Run, rotation: Rotation, revoke: Revoke) -> None:
@@ -197,13 +194,13 @@ async def _take_up_unrecorded_keys(run: Run, rotation: Rotation, situation: Situ
     found.sort(key=lambda key: not any(label_agrees(key.label, secret) for secret in unknown.values()))
     ledger, taken = run.ledger, list[Superseded]()
     for key in found:
-        if _has_room(run, rotation, ledger.found([*taken, key])):
+        if _has_room(run, rotation, ledger.with_unrecorded([*taken, key])):
             taken.append(key)
     if taken:
         what = "lost" if situation is Situation.FIRST_RUN else "out of date"
         labels = ", ".join(key.label for key in taken)
         run.note(f"The ledger was {what}; keys of this rotation were found again and will be revoked: {labels}.")
-        await run.write(ledger.found(taken))
+        await run.write(ledger.with_unrecorded(taken))
     if left := len(found) - len(taken):
         run.note(
             f"The ledger has no room for further keys of this rotation ({left}): audit with repair, which settles them."
@@ -218,7 +215,7 @@ async def _discard_pending(run: Run, rotation: Rotation, revoke: Revoke) -> None
         await _supersede_pending(run, rotation)
         return
     late_until = run.ledger.late_until(run.world.now())
-    await run.write(run.ledger.abandoned(run.world.now(), at_once=True, late_until=late_until))
+    await run.write(run.ledger.pending_given_up(run.world.now(), at_once=True, late_until=late_until))
     key = run.ledger.superseded[-1]
     if late_until is not None:
         run.note(
@@ -244,7 +241,7 @@ async def _supersede_pending(run: Run, rotation: Rotation) -> None:
     revoke_at = now if emergency else now + rotation.overlap
     late_until = run.ledger.late_until(now)
     places = run.places_of(rotation.destinations)
-    await run.write(run.ledger.abandoned(revoke_at, at_once=emergency, late_until=late_until, places=places))
+    await run.write(run.ledger.pending_given_up(revoke_at, at_once=emergency, late_until=late_until, places=places))
 
 
 async def _fence_pending_off(run: Run) -> bool:
@@ -267,13 +264,13 @@ async def _fence_pending_off(run: Run) -> bool:
     return certain
 
 
-async def _fence(place: Destination, content: Content) -> None:
-    for _ in range(WRITES):
+async def _fence(destination: Destination, content: Content) -> None:
+    for _ in range(MAX_WRITES):
         try:
-            await place.fence(content)
+            await destination.fence(content)
         except ConflictError as error:
-            lost, before, content = error, content, await place.read_content()
-            if not changed_only_beside(before, content):
+            lost, before, content = error, content, await destination.read_content()
+            if not hold_same_key(before, content):
                 break
         else:
             return
@@ -284,7 +281,7 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
     pending = run.ledger.pending
     if pending is None or pending.key is None:
         return None
-    secret = next(content.value for content in run.contents.values() if _holds(content, pending.key.fingerprint))
+    secret = next(content.value for content in run.contents.values() if holds(content, pending.key.fingerprint))
     key = NewKey(secret, pending.key) if secret else None
     try:
         fit = key is not None and await can_be_finished(run, rotation, key)
@@ -300,7 +297,3 @@ async def _finish_pending(run: Run, rotation: Rotation) -> NewKey | None:
     await run.write(run.ledger.continued(run.places_of(rotation.destinations)))
     run.has_late_writes = True
     return key
-
-
-def _holds(content: Content, wanted: str) -> bool:
-    return fingerprint(content.value) == wanted

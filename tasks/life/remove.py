@@ -10,10 +10,11 @@ from pydantic import SecretStr
 from blocks.errors import ConfigurationError, DestinationError, NotFoundError, concerning
 from tasks.key.unrecorded import settle_intent, settle_unresolved
 from tasks.model.events import Event
-from tasks.model.keys import NOT_YET_ROTATED, fingerprint, show_time, without_marker
+from tasks.model.keys import NOT_YET_ROTATED, fingerprint, without_marker
 from tasks.model.ledger import Ledger
-from tasks.model.places import NOWHERE
+from tasks.model.places import NO_PLACES
 from tasks.model.records import Current
+from tasks.model.times import show_time
 from tasks.world.account import confirm_gone
 from tasks.world.run import WRITE_SECONDS, Run, gather_all
 
@@ -94,8 +95,7 @@ async def empty_destinations(run: Run) -> dict[str, str]:
         ServiceError: A destination failed; a Retry continues here.
     """
     ledger = run.ledger
-    pending = ledger.pending and ledger.pending.key
-    own = {key.fingerprint for key in (ledger.current, pending, *ledger.superseded) if key}
+    own = {key.fingerprint for key in ledger.made_keys()}
     # An unfinished rotation may have published to destinations that never held an earlier key.
     found = await run.read_existing_destinations(sorted(ledger.destinations()))
     holders = [name for name, held in found.items() if held in own]
@@ -117,7 +117,7 @@ async def _empty(run: Run, name: str, own: Collection[str]) -> None:
             raise DestinationError(f"{name} still holds a key of the rotation after it was emptied.")
 
 
-async def give_up_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[str, str] = NOWHERE) -> None:
+async def end_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[str, str] = NO_PLACES) -> None:
     """Settle what is pending, and set the end of each key of the rotation.
 
     Args:
@@ -135,10 +135,10 @@ async def give_up_keys(run: Run, revoke_at: datetime | None, emptied: Mapping[st
     if revoke_at is not None:
         for sentence in expiry_before(ledger.current, revoke_at):
             run.warn(sentence)
-        await run.write(ledger.given_up(run.world.now(), revoke_at, emptied))
+        await run.write(ledger.with_every_key_ended(run.world.now(), revoke_at, emptied))
         return
     await _take_marker_off(run)
-    await run.write(run.ledger.left_to_its_user())
+    await run.write(run.ledger.with_current_key_kept())
 
 
 async def _take_marker_off(run: Run) -> None:

@@ -13,11 +13,12 @@ from tasks.key.lists import note_lists_left
 from tasks.life.recover import values_in_the_way
 from tasks.model.decisions import outlives
 from tasks.model.events import Event
-from tasks.model.keys import fingerprint, show_time
+from tasks.model.keys import fingerprint
 from tasks.model.places import kept_places
 from tasks.model.records import Current, MadeKey, Superseded
 from tasks.model.rotation import EXPIRY_MARGIN
 from tasks.model.terms import Terms
+from tasks.model.times import show_time
 from tasks.verify import wait_until_accepted
 from tasks.world.consumers import deployed_rotation, overlap_of
 from tasks.world.run import NewKey, Run, VerifiedKey
@@ -97,8 +98,8 @@ async def _kept_by_a_destination(run: Run, current: Current, key: Superseded) ->
         if held is not None and fingerprint(held) == key.fingerprint:
             return held
     for name in current.destinations:
-        place = await run.world.destination(name)
-        if found := await place.read_older(lambda secret: fingerprint(secret) == key.fingerprint):
+        destination = await run.world.destination(name)
+        if found := await destination.read_older(lambda secret: fingerprint(secret) == key.fingerprint):
             return found
     return None
 
@@ -176,7 +177,7 @@ async def make_current_again(run: Run, key: NewKey) -> None:
     entry = next(entry for entry in ledger.superseded if entry.hash == key.record.hash)
     places = run.places_of(former.destinations)
     current = Current(
-        **entry.found_again(places).model_dump(include=set(MadeKey.model_fields)),
+        **entry.without_returned_places(places).model_dump(include=set(MadeKey.model_fields)),
         since=now,
         rotated_by=run.identity.id,
         destinations=former.destinations,

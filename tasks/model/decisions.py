@@ -16,7 +16,7 @@ from tasks.model.ledger import Ledger
 from tasks.model.records import MadeKey, Superseded
 from tasks.model.rotation import Retirement
 
-MAYBE = "?"
+UNREADABLE = "?"
 """The fingerprint of a place that can no longer be read."""
 MAX_DOUBLINGS = 16
 """The maximum number of times that the interval between two checks of a key in use is doubled."""
@@ -76,7 +76,7 @@ def assess(
         ledger: The rotation's ledger; `None` if there is none.
         run: The run.
         fingerprints: The fingerprint of each destination's content, including the destinations of a pending key; `None`
-            for nothing, `MAYBE` for a former destination that cannot be read.
+            for nothing, `UNREADABLE` for a former destination that cannot be read.
         now: The current time, UTC.
         minimum_age: A scheduled run does not replace a current key that is younger than this.
     """
@@ -163,7 +163,7 @@ def keys_due(ledger: Ledger, run: Identity, now: datetime) -> list[Superseded]:
 
 def _find_key(fingerprint: str, run: Identity, fingerprints: Mapping[str, str | None]) -> Situation:
     published = [name for name, content in fingerprints.items() if content == fingerprint]
-    if not published and MAYBE not in fingerprints.values():
+    if not published and UNREADABLE not in fingerprints.values():
         return Situation.KEY_UNPUBLISHED
     # In an emergency, a half-published key is revoked like any older key.
     return Situation.KEY_PUBLISHED if published and not run.emergency else Situation.KEY_GIVEN_UP

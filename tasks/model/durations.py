@@ -1,4 +1,4 @@
-"""Durations as people write them: `24h`, `7d`, `1d 12h`, or ISO 8601 such as `PT24H`."""
+"""Durations as people write them (`24h`, `7d`, `1d 12h`, or ISO 8601 such as `PT24H`), and as they read them."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def read_duration(value: Any) -> Any:
     found = _READ.fullmatch(value.strip()) if isinstance(value, str) else None
     parts = {unit: int(number) for unit, number in found.groupdict().items() if number} if found else {}
     return timedelta(**parts) if parts else value
+
+
+def show_duration(length: timedelta) -> str:
+    """Return a duration for display, such as `1 day 12 hours`, to the second."""
+    rest = int(length.total_seconds())
+    parts = []
+    for unit, seconds in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
+        number, rest = divmod(rest, seconds)
+        parts += [f"{number} {unit}{'' if number == 1 else 's'}"] * bool(number)
+    return " ".join(parts) or "0 seconds"

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
-from tasks.model.keys import show_duration, show_time
+from tasks.model.durations import show_duration
 from tasks.model.ledger import Ledger
 from tasks.model.records import MadeKey, Superseded
-
-MOST_NAMED = 3
-"""How many places a sentence names; it counts the others."""
+from tasks.model.sentences import first_few
+from tasks.model.times import show_time
 
 
 def left_behind(ledger: Ledger) -> list[str]:
@@ -49,6 +48,4 @@ def about_to_leave(ledger: Ledger, places: Mapping[str, str], overlap: timedelta
 
 
 def _holder(key: MadeKey) -> str:
-    more = len(key.left_at) - MOST_NAMED
-    named = ", ".join(key.left_at[:MOST_NAMED])
-    return f"The former place {named}" + (f" and {more} more" if more > 0 else "")
+    return f"The former place {first_few(key.left_at)}"

@@ -1,17 +1,14 @@
-"""Facts about keys (marker, label, fingerprint, period of the limit), and the display of times and durations."""
+"""Facts about keys: marker, label and fingerprint."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import NamedTuple, TypeGuard
 from uuid import UUID
 
 from pydantic import SecretStr
-
-from blocks.openrouter.keys import LimitReset
 
 INSTALLATION_LENGTH = 7
 """The length of an installation's id, in letters. A longer one would leave less room for the name of a key."""
@@ -120,35 +117,3 @@ def fingerprint(secret: SecretStr | None) -> str | None:
     if secret is None:
         return None
     return sha256(secret.get_secret_value().encode()).hexdigest()[:FINGERPRINT_LENGTH]
-
-
-def show_time(at: datetime) -> str:
-    """Return a time (UTC) for display, to the minute."""
-    return f"{at:%Y-%m-%d %H:%M} UTC"
-
-
-def show_duration(length: timedelta) -> str:
-    """Return a duration for display, such as `1 day 12 hours`, to the second."""
-    rest = int(length.total_seconds())
-    parts = []
-    for unit, seconds in (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1)):
-        number, rest = divmod(rest, seconds)
-        parts += [f"{number} {unit}{'' if number == 1 else 's'}"] * bool(number)
-    return " ".join(parts) or "0 seconds"
-
-
-def period_end(reset: LimitReset | None, now: datetime) -> datetime | None:
-    """Return when a limit is next reset; `None` for never.
-
-    OpenRouter's API reference defines it: the next midnight, Monday's midnight, or the first of the month, UTC.
-    """
-    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    match reset:
-        case "daily":
-            return midnight + timedelta(days=1)
-        case "weekly":
-            return midnight + timedelta(days=7 - midnight.weekday())
-        case "monthly":
-            return (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
-        case _:
-            return None

@@ -16,7 +16,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from blocks.errors import LedgerError
-from tasks.model.places import NOWHERE, kept_places
+from tasks.model.places import NO_PLACES, kept_places
 from tasks.model.records import Current, Emergency, Entry, Installation, MadeKey, Pending, Superseded, Unresolved
 from tasks.model.rotation import Retirement
 from tasks.model.times import Moment
@@ -62,10 +62,18 @@ class Ledger(Entry):
         """Whether this is the last term of a removed rotation: no key is left, but the term stays."""
         return self.removed and self == self.closed()
 
-    def hashes(self) -> set[str]:
-        """Return the hashes of the current, the pending and the superseded keys."""
+    def made_keys(self) -> list[MadeKey]:
+        """Return the current, the pending and the superseded keys."""
         pending = self.pending.key if self.pending else None
-        return {key.hash for key in (self.current, pending, *self.superseded) if key}
+        return [key for key in (self.current, pending, *self.superseded) if key]
+
+    def entries(self) -> list[Current | Pending | Superseded | Unresolved]:
+        """Return the entries about keys, also about those that may not exist."""
+        return [entry for entry in (self.current, self.pending, *self.superseded, *self.unresolved) if entry]
+
+    def hashes(self) -> set[str]:
+        """Return the hashes of the keys."""
+        return {key.hash for key in self.made_keys()}
 
     def destinations(self) -> set[str]:
         """Return the destinations of the current key, and those to which the pending one may have been published."""
@@ -73,8 +81,7 @@ class Ledger(Entry):
 
     def workspaces(self, connection: str) -> set[str]:
         """Return the workspaces that the entries name, in a connection's account."""
-        entries = (self.current, self.pending, *self.superseded, *self.unresolved)
-        return {each.workspace_id for each in entries if each and each.workspace_id and each.connection == connection}
+        return {each.workspace_id for each in self.entries() if each.workspace_id and each.connection == connection}
 
     def due(self, now: datetime) -> list[Superseded]:
         """Return the superseded keys whose revocation is due."""
@@ -157,7 +164,7 @@ class Ledger(Entry):
         key = self.pending.key.leaving(self.where_pending(), places)
         return self._with(pending=self.pending.model_copy(update={"key": key}))
 
-    def abandoned(
+    def pending_given_up(
         self,
         revoke_at: datetime,
         *,
@@ -228,7 +235,7 @@ class Ledger(Entry):
         former = self._retiring(now, revoke_at, places)
         if self.pending.budget is not None:
             former = tuple(key.model_copy(update={"capped": False}) for key in former)
-        superseded = (*(key.found_again(places) for key in self.superseded), *former)
+        superseded = (*(key.without_returned_places(places) for key in self.superseded), *former)
         published = self._with(current=current, pending=None, superseded=superseded, retirement=retirement)
         return published.expecting_late_writes(late_until)
 
@@ -282,7 +289,7 @@ class Ledger(Entry):
 
     def replaced(self, current: Current, revoke_at: datetime, places: Mapping[str, str]) -> Self:
         """Make a key that every destination holds, such as a restored one, current; supersede the former one."""
-        others = tuple(other.found_again(places) for other in self.superseded if other.hash != current.hash)
+        others = tuple(other.without_returned_places(places) for other in self.superseded if other.hash != current.hash)
         superseded = (*others, *self._retiring(current.since, revoke_at, places))
         return self._with(current=current, superseded=superseded).expecting_late_writes(current.late_until)
 
@@ -292,12 +299,12 @@ class Ledger(Entry):
             raise LedgerError("There is no current key yet.")
         return self._with(current=self.current.model_copy(update=changes))
 
-    def given_up(self, now: datetime, revoke_at: datetime, emptied: Mapping[str, str] = NOWHERE) -> Self:
+    def with_every_key_ended(self, now: datetime, revoke_at: datetime, emptied: Mapping[str, str] = NO_PLACES) -> Self:
         """Remove the rotation and end every key by `revoke_at`; the places not `emptied` still hold the current key."""
         pending = self.pending and self.pending.key
-        abandoned = self.abandoned(revoke_at, at_once=True).superseded if pending else self.superseded
+        superseded = self.pending_given_up(revoke_at, at_once=True).superseded if pending else self.superseded
         ends = tuple(
-            key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at), "at_once": True}) for key in abandoned
+            key.model_copy(update={"revoke_at": min(key.revoke_at, revoke_at), "at_once": True}) for key in superseded
         )
         # The destinations of a removed rotation need no working key, so a late write does not delay the revocation.
         former = tuple(
@@ -307,7 +314,7 @@ class Ledger(Entry):
         removed = self._with(current=None, pending=None, superseded=(*ends, *former), removed=True)
         return removed.looked_again()
 
-    def left_to_its_user(self) -> Self:
+    def with_current_key_kept(self) -> Self:
         """Remove the rotation, and leave its current key to the user; older keys are deleted when they are due."""
         ends = tuple(key.model_copy(update={"at_once": True}) for key in self.superseded)
         # A Retry finds no current key any more.
@@ -320,7 +327,7 @@ class Ledger(Entry):
             format=self.format, package=self.package, revision=self.revision, writer=self.writer, removed=True
         )
 
-    def found(self, keys: Iterable[Superseded]) -> Self:
+    def with_unrecorded(self, keys: Iterable[Superseded]) -> Self:
         """Add keys of this rotation that were in no ledger."""
         return self._with(superseded=(*self.superseded, *keys))
 

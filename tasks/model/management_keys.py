@@ -6,8 +6,7 @@ from datetime import datetime, timedelta
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.model.keys import show_time
-from tasks.model.times import Moment
+from tasks.model.times import Moment, show_time
 
 AHEAD = timedelta(days=14)
 """How long before the due time to warn; a person needs time to exchange the key."""

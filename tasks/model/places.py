@@ -17,7 +17,7 @@ ALL_PLACES = 600
 SHORTEST_PLACE = 12
 """If fewer bytes are left for each place, none is stored."""
 DIGEST_LENGTH = 8
-NOWHERE: Mapping[str, str] = MappingProxyType({})
+NO_PLACES: Mapping[str, str] = MappingProxyType({})
 CUT = "~"
 
 

@@ -16,7 +16,7 @@ from tasks.model.terms import Terms
 from tasks.model.times import Moment
 
 Installation = Annotated[str, Field(pattern=rf"^([a-z]{{{INSTALLATION_LENGTH}}})?$")]
-"""The installation's id in new markers, by which a lost key is found again; empty before the first key."""
+"""The installation's id in new markers, by which a lost key is found again; empty until this version creates a key."""
 
 
 class Entry(BaseModel):
@@ -51,10 +51,10 @@ class MadeKey(Entry):
             was: Where each destination pointed when the key was published.
             places: Where each one points now.
         """
-        left = dict.fromkeys((*self.found_again(places).left_at, *left_places(was, places)))
+        left = dict.fromkeys((*self.without_returned_places(places).left_at, *left_places(was, places)))
         return self.model_copy(update={"left_at": tuple(left)})
 
-    def found_again(self, places: Mapping[str, str]) -> Self:
+    def without_returned_places(self, places: Mapping[str, str]) -> Self:
         """Return the key without those former places to which its rotation publishes again."""
         now = [*places, *places.values()]
         left = tuple(place for place in self.left_at if not any(is_same(place, other) for other in now))

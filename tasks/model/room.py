@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from tasks.model.keys import INSTALLATION_LENGTH
 from tasks.model.ledger import Ledger
-from tasks.model.records import MadeKey, Pending
-from tasks.model.rotation import Retirement
+from tasks.model.places import kept_places
+from tasks.model.records import Budget, MadeKey, Pending
+from tasks.model.rotation import Retirement, Rotation
+from tasks.model.terms import Terms
 
 MAX_LEDGER_BYTES = 5_000
 """The maximum size of a Prefect variable, as compact JSON."""
@@ -77,3 +81,36 @@ def has_room_for(intent: Pending, ledger: Ledger, retirement: Retirement) -> boo
     places = created.where_pending()
     published = created.published(intent.run_id, places, at, at, retirement, late_until=at, inherits=True)
     return max(largest_size(created), largest_size(published)) + RESERVE_BYTES <= MAX_LEDGER_BYTES
+
+
+def intent_of(
+    rotation: Rotation, run_id: UUID, places: Mapping[str, str], now: datetime, terms: Terms, budget: Budget | None
+) -> Pending:
+    """Return the ledger entry that announces the creation of a key.
+
+    Args:
+        rotation: The rotation.
+        run_id: The run that creates it.
+        places: Where each destination points.
+        now: The current time, UTC.
+        terms: The key's terms.
+        budget: The carried budget, if any.
+    """
+    return Pending(
+        run_id=run_id,
+        connection=rotation.connection,
+        workspace_id=terms.workspace_id,
+        destinations=tuple(rotation.destinations),
+        places=kept_places(rotation.destinations, places),
+        intended_at=now,
+        terms=terms,
+        budget=budget,
+    )
+
+
+def has_room_for_next(
+    ledger: Ledger, rotation: Rotation, run_id: UUID, places: Mapping[str, str], now: datetime
+) -> bool:
+    """Return whether a ledger has room for the rotation's next key, created by a run now."""
+    intent = intent_of(rotation, run_id, places, now, rotation.key.terms(now), None)
+    return has_room_for(intent, ledger, rotation.retirement)

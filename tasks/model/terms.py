@@ -1,7 +1,8 @@
-"""The terms of a key at OpenRouter: its limits, its workspace, its expiry."""
+"""The terms of a key at OpenRouter: its limits and their reset, its workspace, its expiry."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Self
 
@@ -32,6 +33,23 @@ def settable_reset(key: ApiKey) -> LimitReset | None:
         return _RESET.validate_python(key.limit_reset)
     except ValidationError:
         return None
+
+
+def period_end(reset: LimitReset | None, now: datetime) -> datetime | None:
+    """Return when a limit is next reset; `None` for never.
+
+    OpenRouter's API reference defines it: the next midnight, Monday's midnight, or the first of the month, UTC.
+    """
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    match reset:
+        case "daily":
+            return midnight + timedelta(days=1)
+        case "weekly":
+            return midnight + timedelta(days=7 - midnight.weekday())
+        case "monthly":
+            return (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
+        case _:
+            return None
 
 
 class Terms(BaseModel):

@@ -1,4 +1,4 @@
-"""Times that are stored: of a zone, and in UTC, so that any two of them can be compared."""
+"""Times: stored ones, of a zone and in UTC, so that any two of them can be compared; and their display."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def _in_utc(value: datetime) -> datetime:
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A stored time. One without a zone is refused where it is read, not where a later step would compare it."""
+
+
+def show_time(at: datetime) -> str:
+    """Return a time (UTC) for display, to the minute."""
+    return f"{at:%Y-%m-%d %H:%M} UTC"

@@ -66,7 +66,7 @@ def write_off(ledger: Ledger, entry: WrittenOff, remembered: int = MAX_WRITTEN_O
     )
 
 
-def as_explanation(value: Any) -> str:
+def searchable_text(value: Any) -> str:
     """Return a stored ledger, even an unreadable one, as text to search for keys, without those written off."""
     if isinstance(value, Mapping):
         value = {name: part for name, part in value.items() if name != "written_off"}

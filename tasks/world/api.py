@@ -17,7 +17,8 @@ from blocks.errors import ServiceError
 from blocks.http import retry_after_seconds
 from blocks.paging import contiguous_pages
 
-LEDGER_TAG = "key-rotation"
+OWN_TAG = "key-rotation"
+"""The tag of everything that this package makes in Prefect, and the prefix of the names of its variables and limits."""
 PAGE_SIZE = 200
 """The size of a page; Prefect's API returns no more."""
 FORBIDDEN = 403

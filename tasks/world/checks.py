@@ -20,7 +20,7 @@ from tasks.world.connections import connection_of, load_connection
 from tasks.world.destinations import open_destination
 from tasks.world.management_keys import seen_in_use
 from tasks.world.optional import what_is_seen
-from tasks.world.stored_blocks import NOTHING, load_block, load_in_parts
+from tasks.world.stored_blocks import NONE_LOADED, load_block, load_in_parts
 
 
 class BlockCheck(NamedTuple):
@@ -39,7 +39,7 @@ class BlockCheck(NamedTuple):
     in_use: InUse | None = None
 
 
-async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> BlockCheck:
+async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = NONE_LOADED) -> BlockCheck:
     """Verify that a connection, named without its block type, works.
 
     Returns:
@@ -55,7 +55,7 @@ async def check_connection(name: str, field: str, loaded: Mapping[str, Block] = 
     return BlockCheck(f"{works} {sees}", ends, in_use=seen_in_use(name, credentials, ends, datetime.now(UTC)))
 
 
-async def check_destination(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> BlockCheck:
+async def check_destination(name: str, field: str, loaded: Mapping[str, Block] = NONE_LOADED) -> BlockCheck:
     """Verify that a destination works.
 
     Returns:
@@ -88,7 +88,7 @@ async def places_of(names: Sequence[str]) -> dict[str, str]:
     }
 
 
-async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> BlockCheck:
+async def check_block(name: str, field: str, loaded: Mapping[str, Block] = NONE_LOADED) -> BlockCheck:
     """Verify that a block works: a connection, a login, or a destination.
 
     Returns:

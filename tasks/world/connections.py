@@ -9,7 +9,7 @@ from prefect.blocks.core import Block
 from blocks.errors import ConfigurationError
 from blocks.openrouter.client import OpenRouterClient
 from blocks.openrouter.credentials import OpenRouterCredentials
-from tasks.world.stored_blocks import NOTHING, load_block
+from tasks.world.stored_blocks import NONE_LOADED, load_block
 
 BLOCK_TYPE = OpenRouterCredentials.get_block_type_slug()
 
@@ -25,14 +25,11 @@ def connection_of(block: str) -> str | None:
     return name if kind == BLOCK_TYPE else None
 
 
-async def open_connection(
-    name: str, field: str = "rotation.connection", loaded: Mapping[str, Block] = NOTHING
-) -> OpenRouterClient:
+async def open_connection(name: str, loaded: Mapping[str, Block] = NONE_LOADED) -> OpenRouterClient:
     """Open a connection by name.
 
     Args:
         name: The name of the `openrouter-credentials` block.
-        field: The field that names it, for the error message.
         loaded: Blocks that are loaded already.
 
     Returns:
@@ -42,11 +39,11 @@ async def open_connection(
         ConfigurationError: The block does not exist, or cannot be loaded here.
         ServiceError: Prefect's API failed.
     """
-    return (await load_connection(name, field, loaded)).get_client()
+    return (await load_connection(name, "rotation.connection", loaded)).get_client()
 
 
-async def load_connection(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> OpenRouterCredentials:
-    """Load a connection's block by name; arguments and errors are those of `open_connection`."""
+async def load_connection(name: str, field: str, loaded: Mapping[str, Block] = NONE_LOADED) -> OpenRouterCredentials:
+    """Load a connection's block by name, as `open_connection` does; an error names `field`."""
     block = await load_block(block_of(name), field, loaded)
     if not isinstance(block, OpenRouterCredentials):
         raise ConfigurationError(f"{field}: {name} is not an OpenRouter connection. Nothing was created.")

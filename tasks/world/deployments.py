@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from blocks.errors import ConfigurationError
 from tasks.model.rotation import Rotation, parse_rotation
 from tasks.model.schedules import SLUG, Timetable, read_rule
-from tasks.world.api import LEDGER_TAG, Json, api_errors, pages
+from tasks.world.api import OWN_TAG, Json, api_errors, pages
 
 DATES_LOOKED_AT = 100
 """How many dates of a schedule are compared to find its longest interval; those of a cron line may be uneven."""
@@ -34,7 +34,7 @@ async def all_deployments() -> AsyncIterator[Json]:
     body = {"flows": {"name": {"any_": ["rotate"]}}, "sort": "NAME_ASC"}
     async for page in pages("/deployments/filter", body, doing := "reading the deployments"):
         with api_errors(doing):
-            ours = [each for each in page if LEDGER_TAG in each["tags"] or "rotation" in each["parameters"]]
+            ours = [each for each in page if OWN_TAG in each["tags"] or "rotation" in each["parameters"]]
         for deployment in ours:
             yield deployment
 

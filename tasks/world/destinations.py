@@ -24,12 +24,12 @@ from blocks.redaction import redacted
 from blocks.threads import in_own_thread
 from tasks.model.keys import fingerprint
 from tasks.world.gate import sent_once
-from tasks.world.stored_blocks import NOTHING, load_block
+from tasks.world.stored_blocks import NONE_LOADED, load_block
 
 CALL_TIMEOUT_SECONDS = 30.0
 """The timeout of a call to another package's block; Prefect's client and the cloud SDKs time out earlier."""
-WRITES = 5
-"""How often a write is attempted that fails because another field of the same secret has changed."""
+MAX_WRITES = 5
+"""The maximum number of writes to a destination in one run, while nobody changes the key itself."""
 
 
 _AWS_CODE = re.compile(r"[A-Za-z.]{1,60}")
@@ -49,7 +49,12 @@ Manager (https://docs.aws.amazon.com/secretsmanager/latest/apireference/CommonEr
 """
 
 
-def changed_only_beside(before: Content, after: Content) -> bool:
+def holds(content: Content, key_fingerprint: str) -> bool:
+    """Return whether a secret is the key with this fingerprint."""
+    return fingerprint(content.value) == key_fingerprint
+
+
+def hold_same_key(before: Content, after: Content) -> bool:
     """Return whether a changed secret still holds the same key, or still none: only another field was changed."""
     return fingerprint(before.value) == fingerprint(after.value)
 
@@ -191,7 +196,7 @@ async def open_destination(
     name: str,
     field: str = "rotation.destinations",
     logins: dict[UUID, LoginBlock] | None = None,
-    loaded: Mapping[str, Block] = NOTHING,
+    loaded: Mapping[str, Block] = NONE_LOADED,
 ) -> Destination:
     """Open a destination by name.
 

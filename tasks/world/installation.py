@@ -18,12 +18,12 @@ from prefect.exceptions import ObjectAlreadyExists
 
 from blocks.errors import ConfigurationError, ServiceError
 from tasks.model.keys import INSTALLATION_LENGTH, Marker, is_installation
-from tasks.world.api import LEDGER_TAG, api_errors
+from tasks.world.api import OWN_TAG, api_errors
 from tasks.world.gate import persistently, sent_once
 from tasks.world.ledgers import all_ledgers
 from tasks.world.ports import World
 
-VARIABLE = f"{LEDGER_TAG}_installation"
+VARIABLE = f"{OWN_TAG}_installation"
 """The variable's name. It cannot be that of a ledger's term, which ends with a number."""
 
 
@@ -63,7 +63,7 @@ async def _make(installation: str) -> None:
         # If several runs create it, one succeeds, and all use what is stored then.
         with suppress(ObjectAlreadyExists):
             async with sent_once(f"making the variable {VARIABLE}") as client:
-                await client.create_variable(VariableCreate(name=VARIABLE, value=installation, tags=[LEDGER_TAG]))
+                await client.create_variable(VariableCreate(name=VARIABLE, value=installation, tags=[OWN_TAG]))
 
     await persistently(attempt)
 

@@ -7,13 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
-from uuid import UUID
-
-from prefect.client.schemas.objects import FlowRun
-from prefect.client.utilities import get_or_create_client
 
 from blocks.errors import LedgerError
 from tasks.model.ledger import Ledger, parse_ledger
+from tasks.model.parameters import rotation_name
 from tasks.model.tries import TRIES_AGAIN, number_of
 from tasks.world.api import Json, api_errors, pages, parse_time
 from tasks.world.deployments import all_deployments
@@ -24,12 +21,6 @@ MAX_PAGES_OF_RUNS = 5
 MAX_PAGES_OF_OLDER_RUNS = 2
 """How many pages are searched for the deployments without a run among those."""
 MAX_PAGES = 100
-AT_WORK = ("RUNNING", "PENDING", "CANCELLING")
-"""The types of state in which a run may hold its rotation's slot."""
-OPENING_A_LEDGER = ["rotate", "retire", "restore-key", "apply-settings", "remove-rotation", "write-off-key", "audit"]
-"""The flows whose runs open a ledger; an audit does so for a repair."""
-WAITS_FOR = "key-rotation.waits-for"
-"""The label of a flow run with its attempt and the concurrency limit for whose slot that attempt waits."""
 DOING = "reading about the rotations"
 
 
@@ -50,26 +41,6 @@ class SeenRun:
     message: str
     at: datetime
     is_try: bool = False
-
-
-@dataclass(frozen=True)
-class RunAtWork:
-    """A run of a rotation that has started and not ended.
-
-    Args:
-        id: The flow run's id.
-        is_emergency: Whether it is an emergency.
-        waits_for: The name of the concurrency limit for whose slot it waits; empty if it waits for none.
-    """
-
-    id: str
-    is_emergency: bool
-    waits_for: str
-
-    @property
-    def precedence(self) -> tuple[bool, str]:
-        """The sort key of the runs that wait for a slot: emergencies first."""
-        return not self.is_emergency, self.id
 
 
 @dataclass(frozen=True)
@@ -124,62 +95,6 @@ async def destinations_in_use() -> dict[str, set[str]]:
             name = rotation_name(deployment["parameters"], deployment["name"])
             found.setdefault(str(destination), set()).add(name)
     return found
-
-
-def rotation_name(parameters: Any, otherwise: str) -> str:
-    """Return the name of the rotation in the parameters of a deployment or a run.
-
-    Args:
-        parameters: The parameters.
-        otherwise: The name to return if they contain none.
-    """
-    rotation = parameters.get("rotation") if isinstance(parameters, Mapping) else None
-    name = rotation.get("name") if isinstance(rotation, Mapping) else rotation
-    return name if isinstance(name, str) and name else otherwise
-
-
-def is_emergency(parameters: Mapping[str, Any]) -> bool:
-    """Return whether a run with these parameters is an emergency."""
-    return parameters.get("emergency") is True
-
-
-async def runs_at_work(rotation: str, *, but: UUID) -> list[RunAtWork]:
-    """Return the runs that, according to Prefect, may hold a rotation's slot.
-
-    Raises:
-        ServiceError: Prefect's API failed.
-    """
-    body = {
-        "flows": {"name": {"any_": OPENING_A_LEDGER}},
-        "flow_runs": {"state": {"type": {"any_": list(AT_WORK)}}, "start_time": {"is_null_": False}},
-    }
-    return [
-        RunAtWork(run["id"], is_emergency(run["parameters"]), _waits_for(run["labels"] or {}, run["run_count"]))
-        async for page in pages("/flow_runs/filter", body, "looking for runs at work")
-        for run in page
-        # An audit names a connection, but may repair any rotation.
-        if rotation_name(run["parameters"], "") in (rotation, "") and run["id"] != str(but)
-    ]
-
-
-async def note_waiting(run: FlowRun, limit: str) -> None:
-    """Label a run with the slot for which it waits, so that other runs do not take it for the slot's holder.
-
-    Args:
-        run: The run; the label applies to its present attempt only.
-        limit: The name of the slot's concurrency limit; empty once the run has the slot.
-
-    Raises:
-        ServiceError: Prefect's API failed.
-    """
-    client, _ = get_or_create_client()
-    with api_errors("noting that a run waits"):
-        await client.update_flow_run_labels(run.id, {WAITS_FOR: f"{run.run_count} {limit}"})
-
-
-def _waits_for(labels: Mapping[str, Any], attempt: int) -> str:
-    noted, _, limit = str(labels.get(WAITS_FOR, "")).partition(" ")
-    return limit if noted == str(attempt) else ""
 
 
 async def read_facts() -> list[Facts]:

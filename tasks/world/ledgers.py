@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from blocks.errors import OtherRunError
 from tasks.model.ledger import FORMAT, Ledger, parse_ledger
-from tasks.world.api import LEDGER_TAG, api_errors, pages
+from tasks.world.api import OWN_TAG, api_errors, pages
 from tasks.world.gate import persistently, sent_once
 from tasks.world.open_ledger import LedgerTerm, OwnTermError, is_closed, prune
 
@@ -28,14 +28,14 @@ WRITING = "writing the ledger"
 TERM_DIGITS = 8
 LOOKED_AT = 20
 """How many terms one read returns at most: those that a run leaves, and those of runs that died."""
-_OURS = re.compile(rf"{LEDGER_TAG}_([a-z0-9-]+)_([0-9]{{{TERM_DIGITS}}})")
-_BEFORE_TERMS = re.compile(rf"{LEDGER_TAG}-([a-z0-9-]+)")
+_OURS = re.compile(rf"{OWN_TAG}_([a-z0-9-]+)_([0-9]{{{TERM_DIGITS}}})")
+_BEFORE_TERMS = re.compile(rf"{OWN_TAG}-([a-z0-9-]+)")
 """The names of ledgers in format 1, which had no terms."""
 
 
 def term_variable(rotation: str, number: int) -> str:
     """Return the name of a term's variable; no rotation's name contains an underscore."""
-    return f"{LEDGER_TAG}_{rotation}_{number:0{TERM_DIGITS}}"
+    return f"{OWN_TAG}_{rotation}_{number:0{TERM_DIGITS}}"
 
 
 async def all_ledgers() -> AsyncIterator[tuple[str, Any]]:
@@ -61,7 +61,7 @@ async def prune_ledgers() -> None:
 
 async def _all_terms() -> dict[str, list[LedgerTerm]]:
     found: dict[str, list[LedgerTerm]] = {}
-    async for variable in _variables(f"{LEDGER_TAG}%", "NAME_ASC"):
+    async for variable in _variables(f"{OWN_TAG}%", "NAME_ASC"):
         # Prefect's pattern matches anywhere in a name, and the sort order depends on the database.
         if ours := _OURS.fullmatch(variable.name) or _BEFORE_TERMS.fullmatch(variable.name):
             number = int(ours[2]) if ours.re is _OURS else 0
@@ -98,13 +98,13 @@ class VariableStore:
 
     def __init__(self, rotation: str) -> None:
         self._rotation = rotation
-        self._before_terms = f"{LEDGER_TAG}-{rotation}"
+        self._before_terms = f"{OWN_TAG}-{rotation}"
 
     async def newest(self) -> list[LedgerTerm]:
         """Return the newest terms, the newest first; a ledger of format 1, which has no terms, as term 0."""
         # In a pattern, an underscore matches any character. The zero of the number excludes most other rotations, the
         # comparison of exact names the rest.
-        prefix = f"{LEDGER_TAG}_{self._rotation}_0"
+        prefix = f"{OWN_TAG}_{self._rotation}_0"
         client, _ = get_or_create_client()
         with api_errors(READING):
             body = {"variables": {"name": {"like_": f"{prefix}%"}}, "sort": "NAME_DESC", "limit": LOOKED_AT}
@@ -145,7 +145,7 @@ class VariableStore:
 
     @property
     def _tags(self) -> list[str]:
-        return [LEDGER_TAG, self._rotation]
+        return [OWN_TAG, self._rotation]
 
     async def _require_ours(self, name: str, value: Any) -> None:
         # An earlier try of this write may have created it, but its answer was lost.

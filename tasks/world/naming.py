@@ -8,9 +8,9 @@ from typing import Any
 
 from prefect.client.schemas.objects import FlowRun
 
+from tasks.model.parameters import is_emergency, rotation_name
 from tasks.model.rotation import is_slug
 from tasks.world.gate import sent_once
-from tasks.world.inventory import is_emergency, rotation_name
 
 EMERGENCY = "emergency"
 """What an emergency does, in the name of its run."""

@@ -146,7 +146,7 @@ class OpenLedger:
                 break
         self._term, self._is_mine, self.ledger = number, True, signed
 
-    async def is_explained(self, key_hash: str) -> bool:
+    async def is_recorded(self, key_hash: str) -> bool:
         """Return whether the newest term contains a key; compared as text, so that an unreadable ledger counts, too."""
         return any(key_hash in json.dumps(term.value) for term in (await self._store.newest())[:1])
 

@@ -32,7 +32,7 @@ from blocks.login import LoginBlock
 from blocks.openrouter.client import OpenRouterClient
 from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation, parse_rotation
-from tasks.world.api import LEDGER_TAG, PAGE_SIZE, api_errors, pages, parse_time
+from tasks.world.api import OWN_TAG, PAGE_SIZE, api_errors, pages, parse_time
 from tasks.world.connections import block_of, open_connection
 from tasks.world.deployments import all_deployments, longest_interval_of, rotation_of
 from tasks.world.destinations import PrefectSecret, open_destination
@@ -110,9 +110,9 @@ class PrefectWorld:
             ServiceError: Prefect's API failed.
         """
         secrets = {
-            name: place
-            for name, place in self._destinations.items()
-            if isinstance(place, PrefectSecret) and place.is_read
+            name: destination
+            for name, destination in self._destinations.items()
+            if isinstance(destination, PrefectSecret) and destination.is_read
         }
         wanted = [name for name in destinations if name in secrets or name not in {*self._destinations, *self._blocks}]
         if connection and connection not in self._connections:
@@ -135,9 +135,7 @@ class PrefectWorld:
             ConfigurationError: The block does not exist, or is invalid.
         """
         if name not in self._connections:
-            self._connections[name] = await self._open.enter_async_context(
-                await open_connection(name, loaded=self._blocks)
-            )
+            self._connections[name] = await self._open.enter_async_context(await open_connection(name, self._blocks))
         return self._connections[name]
 
     async def destination(self, name: str) -> Destination:
@@ -265,7 +263,7 @@ class PrefectWorld:
                 state=Scheduled(scheduled_time=at + behind + SURELY_LATER if is_past_there_only else at),
                 idempotency_key=f"retire {rotation} {at.isoformat()}" + (f" {attempt}" if attempt else ""),
                 name=f"retire {rotation}",
-                tags=[LEDGER_TAG, rotation],
+                tags=[OWN_TAG, rotation],
             )
 
     async def deployed_rotation(self, name: str) -> Rotation:
@@ -291,7 +289,7 @@ class PrefectWorld:
         Raises:
             ServiceError: Prefect's API failed.
         """
-        return {place for place, rotations in (await destinations_in_use()).items() if rotation in rotations}
+        return {name for name, rotations in (await destinations_in_use()).items() if rotation in rotations}
 
     async def delete_deployment(self, name: str) -> bool:
         """Delete a rotation's deployment with its schedules.
@@ -357,7 +355,7 @@ class PrefectWorld:
     async def _retirements(self, name: str, doing: str) -> list[tuple[UUID, datetime]]:
         body = {
             "flows": {"name": {"any_": ["retire"]}},
-            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": [LEDGER_TAG, name]}},
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "tags": {"all_": [OWN_TAG, name]}},
         }
         found = [run async for page in pages("/flow_runs/filter", body, doing) for run in page]
         with api_errors(doing):

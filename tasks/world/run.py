@@ -26,7 +26,7 @@ from blocks.errors import (
 )
 from blocks.openrouter.keys import ApiKey
 from blocks.openrouter.lists import KeyList
-from tasks.model.decisions import MAYBE, Identity
+from tasks.model.decisions import UNREADABLE, Identity
 from tasks.model.keys import fingerprint
 from tasks.model.ledger import Ledger
 from tasks.model.places import is_same
@@ -149,12 +149,12 @@ class Run:
         """Raise `OtherRunError` if another run has written since this one last read or wrote."""
         await self._ledger.guard()
 
-    async def is_explained(self, key_hash: str) -> bool:
+    async def is_recorded(self, key_hash: str) -> bool:
         """Return whether the newest ledger, whoever wrote it, contains a key."""
-        return await self._ledger.is_explained(key_hash)
+        return await self._ledger.is_recorded(key_hash)
 
     async def write_to(
-        self, place: Destination, value: SecretStr, content: Content, written_by: Mapping[str, str]
+        self, destination: Destination, value: SecretStr, content: Content, written_by: Mapping[str, str]
     ) -> None:
         """Store a key in a destination: check the ledger and write once, with one timeout for both.
 
@@ -162,15 +162,15 @@ class Run:
 
         Raises:
             OtherRunError: Another run has taken over; nothing was written.
-            ServiceError: The place cannot be written, or did not answer in time.
+            ServiceError: The destination cannot be written, or did not answer in time.
         """
         try:
-            async with self._turn if place.in_prefect else nullcontext(), asyncio.timeout(WRITE_SECONDS):
+            async with self._turn if destination.in_prefect else nullcontext(), asyncio.timeout(WRITE_SECONDS):
                 await self.guard()
-                await place.write_content(value, content, written_by)
+                await destination.write_content(value, content, written_by)
         except TimeoutError:
             raise ServiceError(
-                f"{place.place()} could not be written within {WRITE_SECONDS:.0f} seconds.",
+                f"{destination.place()} could not be written within {WRITE_SECONDS:.0f} seconds.",
                 outcome_unknown=True,
                 retryable=True,
             ) from None
@@ -234,7 +234,7 @@ class Run:
                 rotation has left since are read if possible.
 
         Returns:
-            The fingerprint of each one's content; `MAYBE` for a place that can no longer be read.
+            The fingerprint of each one's content; `UNREADABLE` for a place that can no longer be read.
 
         Raises:
             KeyRotationError: One of the rotation's destinations cannot be read.
@@ -247,7 +247,7 @@ class Run:
             if name not in destinations:
                 found[name] = await self._read_former(name, place)
             elif place and not is_same(place, self.places[name]):
-                found[place] = MAYBE
+                found[place] = UNREADABLE
         return found
 
     async def read_destinations_once(self, destinations: Sequence[str]) -> None:
@@ -267,7 +267,7 @@ class Run:
             former: Destinations that the rotation has left, which are read if possible.
 
         Returns:
-            The fingerprint of each one's content; `MAYBE` for a former one that cannot be read.
+            The fingerprint of each one's content; `UNREADABLE` for a former one that cannot be read.
 
         Raises:
             KeyRotationError: One of them cannot be read.
@@ -297,8 +297,8 @@ class Run:
             content = await self._read(name)
         except KeyRotationError as error:
             self.note(f"{name} is no destination of this run and cannot be read: {error}")
-            return MAYBE
+            return UNREADABLE
         if place and not is_same(place, self.places[name]):
-            return MAYBE
+            return UNREADABLE
         self.contents[name] = content
         return fingerprint(self.contents[name].value)

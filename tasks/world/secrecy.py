@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 
 from blocks.errors import KeyRotationError
 
-NOWHERE = Path(os.devnull)
+NO_STORAGE = Path(os.devnull)
 """A result storage in which nothing can be stored."""
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,7 +56,7 @@ def secret_flow(name: str) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Fl
 
     A result storage of its own spares each run the request for the server's default one, and its failures.
     """
-    return flow(name=name, persist_result=False, result_storage=NOWHERE, validate_parameters=False, log_prints=False)
+    return flow(name=name, persist_result=False, result_storage=NO_STORAGE, validate_parameters=False, log_prints=False)
 
 
 def unexpected(error: Exception) -> KeyRotationError:

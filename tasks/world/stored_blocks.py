@@ -12,7 +12,7 @@ from prefect.client.utilities import get_or_create_client
 from blocks.errors import ConfigurationError, MissingBlockError, ServiceError
 from tasks.world.api import api_errors
 
-NOTHING: Mapping[str, Block] = MappingProxyType({})
+NONE_LOADED: Mapping[str, Block] = MappingProxyType({})
 LOADED_AT_ONCE = 100
 """How many blocks one request may load; the server returns at most 200."""
 
@@ -58,7 +58,7 @@ async def load_in_parts(names: Sequence[str]) -> AsyncIterator[tuple[Sequence[st
         yield some, await load_blocks(some)
 
 
-async def load_block(name: str, field: str, loaded: Mapping[str, Block] = NOTHING) -> Block:
+async def load_block(name: str, field: str, loaded: Mapping[str, Block] = NONE_LOADED) -> Block:
     """Load a block by its type slug and name.
 
     Args:

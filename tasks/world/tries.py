@@ -19,6 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
 from blocks.errors import KeyRotationError
+from tasks.model.parameters import is_emergency, rotation_name
 from tasks.model.tries import (
     NUMBER,
     QUIET_TRIES,
@@ -32,12 +33,11 @@ from tasks.model.tries import (
     number_of,
     passes_by_itself,
 )
-from tasks.world.api import ENTRIES, LEDGER_TAG, Json, api_errors, as_not_found, parse_time
+from tasks.world.api import ENTRIES, OWN_TAG, Json, api_errors, as_not_found, parse_time
 from tasks.world.gate import persistently, sent_once
-from tasks.world.inventory import is_emergency, rotation_name
 from tasks.world.naming import run_name
 
-TRY_TAG = f"{LEDGER_TAG}_try"
+TRY_TAG = f"{OWN_TAG}_try"
 """The tag of every try; no rotation's name contains an underscore."""
 NEIGHBOURS = 50
 """How many runs of the deployment are read: the coming ones, and the newest that have ended."""
@@ -191,7 +191,7 @@ async def _create(failed: FlowRun, flow: str, purpose: Purpose, following: Next,
             parameters=failed.parameters,
             state=Scheduled(scheduled_time=following.at),
             name=f"{name}, try {following.number}",
-            tags=[LEDGER_TAG, TRY_TAG, *filter(None, [purpose.rotation])],
+            tags=[OWN_TAG, TRY_TAG, *filter(None, [purpose.rotation])],
             idempotency_key=f"try after attempt {failed.run_count} of {failed.id}",
             labels={**origin.labels(following.number)},
         )

@@ -30,7 +30,7 @@ from flows import retire, rotate
 from sandbox.stack import POOL, WORKER_TYPE
 from tasks.model.events import Event, resource
 from tasks.model.rotation import Rotation
-from tasks.world.api import LEDGER_TAG
+from tasks.world.api import OWN_TAG
 
 WAIT_SECONDS = 200.0
 JOB_VARIABLES = {"command": "python -m prefect.engine"}
@@ -94,7 +94,7 @@ async def deploy_retirements() -> None:
 
 async def retirements_of(rotation: Rotation) -> list[FlowRun]:
     """Return the scheduled retirements of a rotation."""
-    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[LEDGER_TAG, rotation.name]))
+    tags = FlowRunFilter(tags=FlowRunFilterTags(all_=[OWN_TAG, rotation.name]))
     async with get_client() as client:
         return await client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=["retire"])), flow_run_filter=tags

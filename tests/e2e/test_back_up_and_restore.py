@@ -139,8 +139,8 @@ async def back_up_and_restore(place: Place, back_up: Callable[[], None], restore
     assert len(ledger.superseded) == 1
     await place.rotate(INSIDE)
     assert place.is_alive(await place.held(INSIDE))
-    explained = ledger.hashes() | (await ledger_of(INSIDE)).hashes()
-    assert set(place.account.keys) == explained
+    recorded = ledger.hashes() | (await ledger_of(INSIDE)).hashes()
+    assert set(place.account.keys) == recorded
     assert "No notices." in await place.audit(repair=True)
 
 
@@ -161,7 +161,7 @@ async def test_the_embedded_database_restored(migrated: Callable[[Stack], Stack]
 
 
 async def encryption_key_lost(place: Place) -> None:
-    """Unreadable blocks are created again by the same names, work with the same ledgers, and all keys are explained."""
+    """Unreadable blocks are created again by the same names, work with the same ledgers, and all keys are recorded."""
     assert place.stack.server is not None
     place.stack.server.stop()
     (place.stack.home / "encryption-key").write_bytes(Fernet.generate_key())
@@ -173,8 +173,8 @@ async def encryption_key_lost(place: Place) -> None:
 
     assert place.is_alive(await place.held(OUTSIDE))
     assert place.is_alive(await place.held(INSIDE))
-    explained = (await ledger_of(OUTSIDE)).hashes() | (await ledger_of(INSIDE)).hashes()
-    assert set(place.account.keys) == explained
+    recorded = (await ledger_of(OUTSIDE)).hashes() | (await ledger_of(INSIDE)).hashes()
+    assert set(place.account.keys) == recorded
 
 
 async def everything_lost(place: Place) -> None:
@@ -193,8 +193,8 @@ async def everything_lost(place: Place) -> None:
     assert f"in the installation {former}; this one is " in found
     assert (await ledger_of(INSIDE)).current is not None
     await place.rotate(OUTSIDE, INSIDE)
-    explained = (await ledger_of(OUTSIDE)).hashes() | (await ledger_of(INSIDE)).hashes()
-    assert set(place.account.keys) == explained
+    recorded = (await ledger_of(OUTSIDE)).hashes() | (await ledger_of(INSIDE)).hashes()
+    assert set(place.account.keys) == recorded
 
 
 @pytest.fixture

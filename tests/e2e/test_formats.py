@@ -31,7 +31,7 @@ async def put_in_format_1(rotation: Rotation) -> Ledger:
 
 
 async def test_a_ledger_of_format_1_is_carried_on_in_terms(services: Services) -> None:
-    """The earlier package's key is superseded and explained, and that package now refuses the ledger."""
+    """The earlier package's key is superseded and recorded, and that package now refuses the ledger."""
     rotation = await services.prepare(services.rotation(overlap=timedelta(days=1)))
     assert (await rotate(rotation, return_state=True)).is_completed()
     former = await put_in_format_1(rotation)

@@ -24,7 +24,7 @@ from sandbox.server import Fault
 from tasks.model.events import Event
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Retirement, Rotation
-from tasks.world.api import LEDGER_TAG
+from tasks.world.api import OWN_TAG
 from tasks.world.orchestrator import PrefectWorld
 from tests.by_hand import end_overlap, ledger_of, ledger_value
 from tests.e2e.conftest import Services, with_pages
@@ -265,17 +265,17 @@ async def test_a_removed_rotation_leaves_nothing_behind(services: Services) -> N
 async def test_removing_a_rotation_called_like_the_tag_cancels_no_other_ones_retirement(services: Services) -> None:
     """The retirements of all rotations have the tag `key-rotation`, which is a valid rotation name, too."""
     one_day = timedelta(days=1)
-    other, named = services.rotation(overlap=one_day), services.rotation(name=LEDGER_TAG, overlap=one_day)
+    other, named = services.rotation(overlap=one_day), services.rotation(name=OWN_TAG, overlap=one_day)
     for rotation in (other, named):
         await services.prepare(rotation)
         await rotate(rotation, return_state=True)
         await rotate(rotation, return_state=True)
 
-    state = await remove_rotation(LEDGER_TAG, LEDGER_TAG, return_state=True)
+    state = await remove_rotation(OWN_TAG, OWN_TAG, return_state=True)
 
     assert state.is_completed()
     assert {run.state_name for run in await retirements_of(other)} == {"Scheduled"}
-    own = [run for run in await retirements_of(named) if run.parameters["rotation"] == LEDGER_TAG]
+    own = [run for run in await retirements_of(named) if run.parameters["rotation"] == OWN_TAG]
     assert {run.state_name for run in own} == {"Cancelled"}
 
 

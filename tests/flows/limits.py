@@ -17,7 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from flows import slot
 from flows.slot import Slot
 from tasks.world.api import api_errors
-from tasks.world.inventory import RunAtWork
+from tasks.world.slots import RunAtWork
 
 
 class FakeLimits:

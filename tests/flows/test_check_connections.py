@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from blocks.errors import ServiceError
-from flows.check_connections import Checked, _checked, fail_shared_places, in_use, named_connections
+from flows.check_connections import Checked, _checked, blocks_in_use, fail_shared_places, named_connections
 from tasks.model.management_keys import InUse
 from tasks.world.checks import BlockCheck
 
@@ -26,7 +26,7 @@ def test_a_destination_that_a_copied_deployment_names_once_more_works() -> None:
     """Both deployments belong to one rotation, which does not overwrite its own key; the overview reports the copy."""
     copies = [{"name": name, "parameters": {"rotation": ROTATION}} for name in ("checkout", "checkout-eu")]
 
-    used, unreadable = in_use(copies)
+    used, unreadable = blocks_in_use(copies)
 
     checked = Checked("secret/checkout", used["secret/checkout"], works=True, why="It works.", place="secret/checkout")
     assert unreadable == []
@@ -60,7 +60,7 @@ def test_a_connection_is_in_use_although_its_rotation_cannot_be_read_for_now() -
     """The age of its management key must be kept, so that a person is warned in time."""
     damaged = {"name": "checkout", "parameters": {"rotation": {**ROTATION, "destinations": []}}}
 
-    used, _ = in_use([damaged])
+    used, _ = blocks_in_use([damaged])
 
     assert used == {}
     assert named_connections([damaged, {"name": "other", "parameters": {"rotation": 5}}]) == {"openrouter"}

@@ -19,8 +19,8 @@ from flows import slot
 from flows.runs import open_run
 from flows.slot import LOOK_AFTER_SECONDS, WAIT_SECONDS, Slot, emergency_slot_of, may_reclaim, slot_of
 from tasks.model.rotation import is_slug
-from tasks.world.inventory import OPENING_A_LEDGER, RunAtWork
 from tasks.world.ledgers import term_variable
+from tasks.world.slots import OPENING_A_LEDGER, RunAtWork
 from tests.flows.limits import FakeLimits, status_error
 
 slugs = st.from_regex(r"[a-z0-9]{1,3}(-[a-z0-9]{1,9}){0,3}", fullmatch=True).filter(is_slug)

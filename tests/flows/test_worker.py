@@ -26,7 +26,7 @@ from flows.worker import (
     flow_at,
 )
 from sandbox.stack import CHECKOUT
-from tasks.world.inventory import is_emergency
+from tasks.model.parameters import is_emergency
 
 DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
 

@@ -35,9 +35,9 @@ def check_no_orphan(model: Model, rotation: Rotation, out_of_sight: Collection[s
         out_of_sight: Keys that no run can find.
     """
     ledger = _ledger(model, rotation)
-    explained = ({ledger.current.hash} if ledger.current else set()) | {key.hash for key in ledger.superseded}
+    recorded = ({ledger.current.hash} if ledger.current else set()) | {key.hash for key in ledger.superseded}
 
-    orphans = _marked(model, rotation) - explained - set(out_of_sight)
+    orphans = _marked(model, rotation) - recorded - set(out_of_sight)
     promise(not orphans, f"I2: orphans {orphans}")
     promise(not ledger.due(model.time), "I2: overdue keys are still in the ledger")
     promise(ledger.pending is None, "I2: something is still pending")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tasks.audit.findings import Finding, Kind
-from tasks.audit.unexplained import SETTLED_AFTER
+from tasks.audit.unrecorded import MAY_STILL_RUN_FOR
 from tasks.model.decisions import Identity
 from tasks.model.events import Event
 from tasks.model.keys import read_marker
@@ -290,7 +290,7 @@ def check_findings(model: Model, connection: str, findings: Sequence[Finding], t
 
 def orphans(model: Model, ledger: Ledger, account: str) -> Collection[str]:
     """Return the keys in an account that an audit must report as orphans."""
-    old = [k for k in model.keys.values() if k.account == account and model.time - k.created_at > SETTLED_AFTER]
+    old = [k for k in model.keys.values() if k.account == account and model.time - k.created_at > MAY_STILL_RUN_FOR]
     return {key.hash for key in old if is_ours(model, key)} - ledger.hashes()
 
 

@@ -30,7 +30,7 @@ async def restored(world: FakeWorld, rotations: int = 1) -> None:
     world.later(hours=2)
 
 
-def everything_is_explained(world: FakeWorld) -> bool:
+def everything_is_recorded(world: FakeWorld) -> bool:
     """Return whether the ledger has exactly the existing keys."""
     return set(world.openrouter.keys) == world.ledger.hashes()
 

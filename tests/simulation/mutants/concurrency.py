@@ -143,7 +143,7 @@ MUTANTS = [
     ),
     Mutant("a write drops other fields", ModelDestination, "_write", _without_other_fields, ("rotate",), SIMPLE),
     Mutant(
-        "an abandoned key is deleted without a fence",
+        "a pending key that is given up is deleted without a fence",
         ModelDestination,
         "fence",
         nothing,

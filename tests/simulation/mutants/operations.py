@@ -84,7 +84,9 @@ MUTANTS = [
         ("rotate", "remove", "retire"),
         SIMPLE,
     ),
-    Mutant("a removed rotation's keys live on", Ledger, "given_up", _kept_all, ("rotate", "remove"), SIMPLE),
+    Mutant(
+        "a removed rotation's keys live on", Ledger, "with_every_key_ended", _kept_all, ("rotate", "remove"), SIMPLE
+    ),
     Mutant("a plan signs the ledger", tasks.life.plan, "observe", _plan_and_sign, ("plan",), SIMPLE),
     Mutant("a plan knows no emergency", tasks.life.plan, "steps_ahead", _plan_without_emergency, ("plan",), SIMPLE),
     Mutant("every marked key is called an orphan", KeyFilter, "decide", _all_are_ours),

@@ -127,7 +127,12 @@ MUTANTS = [
         {**SIMPLE, "key": {"inherit": True}},
     ),
     Mutant(
-        "a carried budget starts afresh", tasks.key.terms, "carried_over", lambda *_: None, ("rotate", "spend"), CARRIED
+        "a carried budget starts afresh",
+        tasks.key.terms,
+        "carried_budget",
+        lambda *_: None,
+        ("rotate", "spend"),
+        CARRIED,
     ),
     Mutant(
         "the former key of a carried budget may go on spending",

@@ -13,7 +13,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from tasks.audit.unexplained import SETTLED_AFTER
+from tasks.audit.unrecorded import MAY_STILL_RUN_FOR
 from tasks.model.ledger import Ledger
 from tests.simulation import outcomes
 from tests.simulation.invariants import check_agreement
@@ -104,22 +104,22 @@ class Audits(ByHand):
         readable = all(place.exists and place.content == key.secret for place in places)
         lasts = not key.expired(self.model.time + timedelta(hours=3)) and not key.disabled
         # After a clock was set back, the key is younger than an audit requires before it decides.
-        settled = self.model.time + timedelta(hours=2) - key.created_at > SETTLED_AFTER
+        settled = self.model.time + timedelta(hours=2) - key.created_at > MAY_STILL_RUN_FOR
         return readable and lasts and settled and known == [key]
 
     def _out_of_reach(self) -> dict[str, Any]:
         """Return the keys that no repair may change: in a ledger, held, foreign, young, or in use."""
         ledger = self.model.ledger("checkout")
-        explained = ledger.hashes() if ledger else set()
+        recorded = ledger.hashes() if ledger else set()
         places = {*self.rotation.destinations, *(ledger.current.destinations if ledger and ledger.current else ())}
         held = {self.model.places[name].content for name in places}
         return {
             key.hash: key.settings()
             for key in self.model.keys.values()
-            if key.hash in explained
+            if key.hash in recorded
             or key.hash in self.foreign
             or key.secret in held
-            or self.model.time - key.created_at <= SETTLED_AFTER
+            or self.model.time - key.created_at <= MAY_STILL_RUN_FOR
             or (key.uses and self.model.works(key.secret))
         }
 

@@ -39,10 +39,10 @@ class Backups(ByHand):
         self.runs, self.completed = list(backup.runs), set(backup.completed)
         self._begin_to_watch(self.model.ledger("checkout") or Ledger())
         self.model.record(f"Prefect's database is restored, with the ledger at revision {self.last_ledger.revision}")
-        explained = self.last_ledger.hashes()
+        recorded = self.last_ledger.hashes()
         # A run searches for later keys only if a destination holds one of them; otherwise, only an audit can find them.
-        self.out_of_sight |= set(self.model.keys) - explained
-        self.foreign = {key: settings for key, settings in self.foreign.items() if key not in explained}
+        self.out_of_sight |= set(self.model.keys) - recorded
+        self.foreign = {key: settings for key, settings in self.foreign.items() if key not in recorded}
         self._let_go_of_kept_keys()
         for name, content in backup.secrets.items():
             self._put_by_hand(name, content)

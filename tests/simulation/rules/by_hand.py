@@ -134,12 +134,12 @@ class ByHand(History):
         self.model.put_ledger("checkout", value)
         self._begin_to_watch(Ledger.model_validate(value))
         self.model.record(f"by hand: the ledger is what it was at revision {self.last_ledger.revision}")
-        explained = self.last_ledger.hashes()
+        recorded = self.last_ledger.hashes()
         # Exclude Retries of earlier runs: a marker names only its run, so a Retry could not tell its keys apart.
         self.runs.clear()
         # Only an audit can find keys made since then. Keys that the rotation gave away since then are its own again.
-        self.out_of_sight |= set(self.model.keys) - explained
-        self.foreign = {key: settings for key, settings in self.foreign.items() if key not in explained}
+        self.out_of_sight |= set(self.model.keys) - recorded
+        self.foreign = {key: settings for key, settings in self.foreign.items() if key not in recorded}
         self._let_go_of_kept_keys()
 
     def _begin_to_watch(self, ledger: Ledger) -> None:

@@ -149,9 +149,9 @@ class History(Watched):
 
     def _let_go_of_kept_keys(self) -> None:
         # A key without a marker is foreign, unless the ledger contains it or a run may adopt it.
-        explained = self.last_ledger.hashes() | {self.rotation.adopt}
+        recorded = self.last_ledger.hashes() | {self.rotation.adopt}
         for key in self.model.keys.values():
-            if read_marker(key.request.name) is None and key.hash not in explained:
+            if read_marker(key.request.name) is None and key.hash not in recorded:
                 self.foreign.setdefault(key.hash, key.settings())
                 self.made.pop(key.secret, None)
                 self._stop_promising(key.secret)
@@ -186,7 +186,7 @@ class History(Watched):
         content = self.model.places[name].content
         works = content in self.made and self.model.works(content) and not self.last_ledger.removed
         works = works and (self.model.places[name].exists or self.made[content or ""] == self._current())
-        (self.serving.add if works and self._is_explained(content) else self.serving.discard)(name)
+        (self.serving.add if works and self._is_recorded(content) else self.serving.discard)(name)
 
-    def _is_explained(self, secret: str | None) -> bool:
+    def _is_recorded(self, secret: str | None) -> bool:
         return self.made.get(secret or "") in self.last_ledger.hashes()

@@ -80,8 +80,8 @@ class ModelLists:
         live = {key.hash for key in keys if key.may_be_listed(now)}
         if not hashes or not set(hashes) <= live:
             # The rotation must not take out a disabled key of somebody else, so it cannot change this list.
-            explained = [ledger.hashes() for name in self._model.rotations() if (ledger := self._model.ledger(name))]
-            which.spoiled |= bool(set(hashes) & set(self._model.keys) - live - set().union(*explained))
+            recorded = [ledger.hashes() for name in self._model.rotations() if (ledger := self._model.ledger(name))]
+            which.spoiled |= bool(set(hashes) & set(self._model.keys) - live - set().union(*recorded))
             raise RejectedError("OpenRouter knows no such keys.", status=400)
         before, which.hashes = which.hashes, tuple(hashes)
         if self._model.late_writers:

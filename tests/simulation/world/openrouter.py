@@ -132,8 +132,8 @@ class ModelOpenRouter(ModelLists):
     async def delete_key(self, key_hash: str) -> bool:
         """Delete a key."""
         # Even after another run has taken over, a process may delete a key that it made and that no ledger contains.
-        explained = key_hash in json.dumps(self._model.ledgers())
-        changes = explained or key_hash not in self._process.made
+        recorded = key_hash in json.dumps(self._model.ledgers())
+        changes = recorded or key_hash not in self._process.made
         try:
             await self._process.effect("delete a key at OpenRouter", lambda: self._delete(key_hash), changes=changes)
         except NotFoundError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows.audit import audit_each, check_order
+from flows.audit import audit_each, check_audit
 from flows.show.audit_report import as_description, as_summary, as_table
 from sandbox.stack import CHECKOUT
 from tasks.audit.findings import Finding, Kind, Report
@@ -60,7 +60,7 @@ def test_an_audit_without_findings_says_so_in_its_table() -> None:
 def test_an_audit_that_cannot_work_is_refused(order: tuple[Any, Any, Any], field: str) -> None:
     """The refusal is one sentence that begins with the field."""
     with pytest.raises(Exception, match=rf"^{field}: ") as refused:
-        check_order(*order)
+        check_audit(*order)
     assert type(refused.value).__name__ == "ConfigurationError"
 
 

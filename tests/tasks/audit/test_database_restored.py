@@ -11,11 +11,11 @@ from blocks import VaultSecret
 from flows.show.audit_report import as_sentence
 from tasks.audit.findings import Kind, Severity
 from tests.tasks.audit.account import only
-from tests.tasks.backup import Backup, everything_is_explained, restored, revoked_key_is_back
+from tests.tasks.backup import Backup, everything_is_recorded, restored, revoked_key_is_back
 from tests.tasks.conftest import FakeWorld
 
 
-async def test_an_audit_names_the_held_key_and_since_when_it_is_unexplained(world: FakeWorld) -> None:
+async def test_an_audit_names_the_held_key_and_since_when_it_is_unrecorded(world: FakeWorld) -> None:
     """The audit itself changes nothing; its sentence says who made the key, when, and which destination holds it."""
     await restored(world)
     key, before = await world.held(), world.everything()
@@ -76,7 +76,7 @@ async def test_a_repair_settles_all_keys_that_were_made_after_the_backup(world: 
     assert current.hash == newest.hash
     assert used.hash in {key.hash for key in world.ledger.superseded}
     assert unused.hash not in world.openrouter.keys
-    assert everything_is_explained(world)
+    assert everything_is_recorded(world)
 
 
 async def test_destinations_that_hold_different_keys_are_left_to_the_rotation(world: FakeWorld) -> None:
@@ -107,7 +107,7 @@ async def test_destinations_that_hold_different_keys_are_left_to_the_rotation(wo
     assert "run the rotation" in finding.kind.advice
     assert finding.needs_person
     await world.rotate()
-    assert everything_is_explained(world)
+    assert everything_is_recorded(world)
     assert len(world.ledger.superseded) == 2
     assert (await world.audit()).findings == ()
 
@@ -212,7 +212,7 @@ async def test_the_next_run_finds_the_keys_of_a_workspace_that_the_account_does_
 
     await world.rotate()
 
-    assert everything_is_explained(world)
+    assert everything_is_recorded(world)
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["the default one", "another"])
@@ -228,7 +228,7 @@ async def test_an_audit_finds_the_keys_of_a_workspace_that_the_account_does_not_
     report = await world.audit(repair=True)
 
     assert only(report, Kind.HELD_KEY_UNRECORDED).repaired
-    assert everything_is_explained(world)
+    assert everything_is_recorded(world)
     assert report.counts is not None
     assert report.counts.seen == len(world.openrouter.keys)
 

@@ -47,8 +47,8 @@ async def test_every_workspace_is_looked_at(world: FakeWorld) -> None:
     assert report.counts.seen == 2
 
 
-async def test_a_key_that_another_rotation_explains_is_no_orphan(world: FakeWorld) -> None:
-    """A key in any ledger is explained, whichever rotation the ledger belongs to."""
+async def test_a_key_that_another_rotation_records_is_no_orphan(world: FakeWorld) -> None:
+    """A key in any ledger is recorded, whichever rotation the ledger belongs to."""
     await world.rotate()
     world.other_stores["billing"], world.store = world.store, Memory()
     world.later(days=1)

@@ -149,18 +149,18 @@ async def test_repair_leaves_a_create_whose_outcome_is_open_to_the_next_run(worl
     await keeps(world, key, "the next run of the rotation settles it")
 
 
-async def test_repair_keeps_a_key_that_its_ledger_explains_by_now(
+async def test_repair_keeps_a_key_that_its_ledger_records_by_now(
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before a deletion the ledger is read again in the rotation's slot, as a run may have recorded the key."""
     await world.rotate()
     current = await world.held()
-    explaining, world.store.value = world.store.value, Ledger(current=None).to_json()
+    recording, world.store.value = world.store.value, Ledger(current=None).to_json()
     world.later(hours=2)
     opened = world.opened
 
     def opened_after_the_ledger_came_back(name: str) -> Any:
-        world.store.value = explaining
+        world.store.value = recording
         return opened(name)
 
     monkeypatch.setattr(world, "opened", opened_after_the_ledger_came_back)

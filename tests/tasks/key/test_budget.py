@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sandbox.openrouter_account import Account
 from sandbox.server import Fault
 from tasks.model.events import Event
-from tasks.model.keys import period_end
+from tasks.model.terms import period_end
 from tests.tasks.conftest import FakeWorld
 
 CARRY = {"carry_budget": True}

@@ -86,7 +86,7 @@ async def test_the_last_write_that_may_be_made_is_read_back(world: FakeWorld, mo
     """Given others who undo every write but the last one, the rotation succeeds."""
     former, theirs = await with_first_key(world), other_key(world)
     which = restrict(world, ListKind.BYOK, former.hash, theirs)
-    replace, left = world.client.replace_keys, lists.WRITES
+    replace, left = world.client.replace_keys, lists.MAX_LIST_WRITES
 
     async def undone_but_once(one: KeyList, hashes: Any) -> None:
         nonlocal left
@@ -165,4 +165,4 @@ async def test_a_run_that_lost_its_place_writes_no_list(world: FakeWorld, monkey
 
 def test_waiting_for_others_is_bounded() -> None:
     """All waits for the writes of one list take less time than the lease of a slot."""
-    assert lists.WRITES * 2 * lists.SETTLE_SECONDS < 60
+    assert lists.MAX_LIST_WRITES * 2 * lists.READ_BACK_AFTER_SECONDS < 60

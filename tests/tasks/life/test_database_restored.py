@@ -12,7 +12,7 @@ from tasks.life.plan import plan
 from tasks.model.keys import marker, read_marker
 from tasks.model.ledger import Ledger
 from tasks.model.rotation import Retirement
-from tests.tasks.backup import everything_is_explained, restored, revoked_key_is_back
+from tests.tasks.backup import everything_is_recorded, restored, revoked_key_is_back
 from tests.tasks.conftest import FakeWorld
 
 
@@ -29,7 +29,7 @@ async def test_the_next_run_takes_up_every_key_that_was_made_after_the_backup(wo
 
     await world.rotate()
 
-    assert everything_is_explained(world)
+    assert everything_is_recorded(world)
     assert len(world.ledger.superseded) == 3
     assert {key.revoke_at for key in world.ledger.superseded} == {world.time + timedelta(days=1)}
     assert world.use(held) == 200
@@ -65,7 +65,7 @@ async def test_a_backup_from_the_middle_of_a_rotation_ends_no_key_that_is_held(
 
     assert world.use(held) == 200
     await world.rotate()
-    assert everything_is_explained(world)
+    assert everything_is_recorded(world)
     assert world.use(held) == 200
 
 
@@ -84,7 +84,7 @@ async def test_keys_for_which_the_ledger_has_no_room_do_not_stop_the_rotation(wo
     world.later(hours=2)
     report = await world.audit(repair=True)
     assert report.needing_person() == []
-    assert everything_is_explained(world)
+    assert everything_is_recorded(world)
 
 
 async def test_an_emergency_after_a_restore_ends_the_unknown_keys_at_once(world: FakeWorld) -> None:

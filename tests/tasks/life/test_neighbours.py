@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from blocks.destination import Content, Destination
-from tasks.world.destinations import WRITES
+from tasks.world.destinations import MAX_WRITES
 from tests.tasks.conftest import FakeWorld
 
 
@@ -50,7 +50,7 @@ def crowd(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, 
     return writes
 
 
-@pytest.mark.parametrize("times", [1, WRITES - 1])
+@pytest.mark.parametrize("times", [1, MAX_WRITES - 1])
 async def test_a_write_to_a_field_beside_the_key_does_not_fail_the_run(
     world: FakeWorld, crowd: list[tuple[str, str]], times: int
 ) -> None:
@@ -74,7 +74,7 @@ async def test_neighbours_who_never_stop_end_the_run_with_a_plain_sentence(
     """After a bounded number of attempts the run fails; consumers keep the former key, and a Retry finishes."""
     await world.rotate()
     former = await world.held()
-    crowd += [("neighbour", f"key {number}") for number in range(WRITES)]
+    crowd += [("neighbour", f"key {number}") for number in range(MAX_WRITES)]
 
     failure = await world.failure(world.rotate())
 

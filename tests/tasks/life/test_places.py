@@ -13,9 +13,9 @@ from sandbox.openrouter_account import StoredKey
 from sandbox.server import Fault
 from tasks.audit.findings import Kind
 from tasks.life.plan import plan
-from tasks.model.keys import show_time
 from tasks.model.ledger import Ledger
 from tasks.model.room import MAX_LEDGER_BYTES, size
+from tasks.model.times import show_time
 from tests.tasks.conftest import FakeWorld
 
 OVERLAP = timedelta(hours=24)

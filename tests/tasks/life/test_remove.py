@@ -15,7 +15,8 @@ from flows.remove_rotation import check_removal, end_of_keys, parse_keep_until
 from sandbox.server import Fault
 from tasks.life.remove import plan_removal
 from tasks.model.events import Event
-from tasks.model.keys import NOT_YET_ROTATED, read_marker, show_time
+from tasks.model.keys import NOT_YET_ROTATED, read_marker
+from tasks.model.times import show_time
 from tests.tasks.conftest import FakeWorld
 
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from tasks.model.decisions import MAYBE, Identity, Situation, assess, judge, needed_by
+from tasks.model.decisions import UNREADABLE, Identity, Situation, assess, judge, needed_by
 from tasks.model.keys import fingerprint
 from tasks.model.ledger import Ledger
 from tasks.model.records import Current, Emergency, MadeKey, Pending, Superseded
@@ -58,7 +58,7 @@ RETRY = Identity(ME, NOW - timedelta(days=1), attempt=2)
 EMERGENCY = Identity(ME, NOW, emergency=True)
 NOWHERE = dict.fromkeys(PLACES)
 AT_ONE = {PLACES[0]: "print-pending", PLACES[1]: "print-current"}
-GONE = {PLACES[0]: MAYBE, PLACES[1]: "print-current"}
+GONE = {PLACES[0]: UNREADABLE, PLACES[1]: "print-current"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Durations as people write them."""
+"""Durations as people write them, and as they are shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from tasks.model.durations import PATTERN, read_duration
+from tasks.model.durations import PATTERN, read_duration, show_duration
 from tasks.model.rotation import MAX_OVERLAP, Period
 
 PERIOD: TypeAdapter[timedelta] = TypeAdapter(Period)
@@ -51,3 +51,18 @@ def test_what_a_deployment_stores_is_accepted_by_its_form(length: timedelta) -> 
 
     assert re.search(PATTERN, stored)
     assert PERIOD.validate_python(stored) == length
+
+
+@pytest.mark.parametrize(
+    ("length", "shown"),
+    [
+        (timedelta(0), "0 seconds"),
+        (timedelta(days=1), "1 day"),
+        (timedelta(days=7, hours=12), "7 days 12 hours"),
+        (timedelta(hours=1, minutes=30), "1 hour 30 minutes"),
+        (timedelta(seconds=1), "1 second"),
+    ],
+)
+def test_a_duration_is_shown_in_words(length: timedelta, shown: str) -> None:
+    """Zero units are left out, and there is no `1 day, 0:00:00`."""
+    assert show_duration(length) == shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -15,15 +16,17 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from blocks.errors import LedgerError, OtherRunError
-from tasks.model.keys import fingerprint, show_time
+from tasks.model.keys import fingerprint
 from tasks.model.ledger import Ledger, parse_ledger
 from tasks.model.records import Current, MadeKey, Superseded
-from tasks.model.room import MAX_LEDGER_BYTES, largest_size, size
-from tasks.model.rotation import Retirement
+from tasks.model.room import MAX_LEDGER_BYTES, has_room_for_next, largest_size, size
+from tasks.model.rotation import KeySettings, Retirement, Rotation
+from tasks.model.times import show_time
 from tasks.world.open_ledger import OpenLedger
 from tests.memory import Memory
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
+KEY = KeySettings(name="checkout")
 
 
 def superseded(number: int) -> Superseded:
@@ -90,6 +93,22 @@ def test_what_is_noted_about_a_superseded_key_was_reckoned_with(
     full = ledger.changed(ledger.superseded[0].hash, **noted)
 
     assert size(ledger) < size(full) <= largest_size(ledger)
+
+
+@pytest.mark.parametrize("named", ["workspace", "place"])
+def test_the_next_key_needs_room_for_what_it_names(named: str) -> None:
+    """A ledger with room for the next key and no more has none once that key is in a workspace, or at a place."""
+    plain, run_id = Rotation(name="checkout", connection="openrouter", key=KEY, destinations=["secret/a"]), uuid4()
+    elsewhere = plain.model_copy(update={"key": KEY.model_copy(update={"workspace_id": "0" * 36})})
+
+    def is_full(letters: int) -> bool:
+        return not has_room_for_next(Ledger(package="x" * letters), plain, run_id, {}, NOW)
+
+    fullest = Ledger(package="x" * (bisect_left(range(MAX_LEDGER_BYTES), True, key=is_full) - 1))
+
+    asked, places = (elsewhere, {}) if named == "workspace" else (plain, {"secret/a": "apps/checkout of Vault"})
+    assert has_room_for_next(fullest, plain, run_id, {}, NOW)
+    assert not has_room_for_next(fullest, asked, run_id, places, NOW)
 
 
 def test_an_emergency_fits_into_a_full_ledger() -> None:

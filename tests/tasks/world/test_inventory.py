@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from tasks.world import api
-from tasks.world.inventory import read_facts, rotation_name
+from tasks.world.inventory import read_facts
 from tasks.world.orchestrator import PrefectWorld
 
 NOW = datetime(2027, 3, 1, 12, tzinfo=UTC)
@@ -184,15 +184,6 @@ async def test_a_run_that_waits_for_its_retry_is_due_when_the_retry_is(prefect: 
 
     assert found.next_run is not None
     assert found.next_run.at == NOW
-
-
-@pytest.mark.parametrize(
-    ("parameters", "rotation"),
-    [({"rotation": {"name": "a"}}, "a"), ({"rotation": "a"}, "a"), ({"rotation": {}}, "none"), ({}, "none")],
-)
-def test_the_rotation_of_a_run_is_what_its_parameters_name(parameters: Json, rotation: str) -> None:
-    """The parameters contain the rotation's settings, or only its name."""
-    assert rotation_name(parameters, "none") == rotation
 
 
 async def test_the_destinations_of_a_rotation_are_those_of_all_its_deployments(prefect: Prefect) -> None:

@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from blocks.openrouter.keys import ApiKey
 from tasks.audit.findings import MOST_KEPT, Finding, Kind, Severity
 from tasks.audit.ledgers import LedgerSet
-from tasks.model.keys import Marker, read_marker, show_time
+from tasks.model.keys import Marker, read_marker
+from tasks.model.times import show_time
 
-SETTLED_AFTER = timedelta(hours=1)
+MAY_STILL_RUN_FOR = timedelta(hours=1)
 """How long a run may take, or be late; an earlier state is not reported as left behind."""
 
 
@@ -55,7 +56,7 @@ def judge_lost(lost: LostLedger, now: datetime) -> list[Finding]:
 
 def is_new(key: ApiKey, now: datetime) -> bool:
     """Return whether the run that made a key may still be running."""
-    return now - key.created_at <= SETTLED_AFTER
+    return now - key.created_at <= MAY_STILL_RUN_FOR
 
 
 def judge_key_not_ours(
