@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -23,7 +22,6 @@ from tasks.world.ledgers import read_ledger, term_variable
 
 TEMPLATE = "scale-template"
 """The rotation that is copied."""
-DAY = timedelta(days=1)
 COPY_DEPLOYMENTS = """
 INSERT INTO deployment SELECT copy.* FROM made, deployment template, LATERAL jsonb_populate_record(template,
   jsonb_build_object('id', made.deployment_id, 'name', made.name, 'parameters', made.parameters,
