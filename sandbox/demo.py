@@ -7,12 +7,9 @@ consumer's requests are paid with a provider key of the account (BYOK) that serv
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +22,7 @@ from sandbox.openrouter import create_app
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import running
 from sandbox.setup import CONNECTION, SECRET, prepare
-from sandbox.stack import Stack
+from sandbox.stack import Stack, interruptible
 
 ROTATION = "example"
 ROTATIONS = 3
@@ -188,20 +185,6 @@ def show(console: Console, openrouter: OpenRouterSandbox, consumer: Consumer, se
     for line in MEANING:
         console.print(line)
     return good
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Handle SIGTERM like Ctrl-C, so that all child processes are stopped."""
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 def main() -> int:
