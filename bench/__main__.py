@@ -31,6 +31,7 @@ from sandbox.server import running
 from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import Stack
 from sandbox.vault_tokens import ROOT_TOKEN
+from tasks.model.keys import NOT_YET_ROTATED
 from tasks.world.deployments import accepts_zone, schedule_of
 
 DATABASES = ["SQLite"] if PROGRAMS is None else ["SQLite", "PostgreSQL"]
@@ -75,7 +76,7 @@ async def three_destinations(bench: Bench) -> list[str]:
     import blocks
     from blocks.vault.auth import TokenAuth
 
-    await Secret(value="not-yet-rotated").asave("bench", overwrite=True)
+    await Secret(value=NOT_YET_ROTATED).asave("bench", overwrite=True)
     credentials = blocks.VaultCredentials(url=bench.vault_app.state.url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path="bench").asave("bench", overwrite=True)
     identity = blocks.InfisicalCredentials(
@@ -94,7 +95,7 @@ async def under_load(bench: Bench) -> None:
 
     from flows import retire, rotate
 
-    await Secret(value="not-yet-rotated").asave("bench-load", overwrite=True)
+    await Secret(value=NOT_YET_ROTATED).asave("bench-load", overwrite=True)
     subject = rotation("bench-load", "secret/bench-load", overlap=timedelta(seconds=3))
     await rotate(subject, return_state=True)
     answers: list[int] = []

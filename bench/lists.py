@@ -18,6 +18,7 @@ from bench.measuring import REQUESTS_PER_SECOND, ROTATIONS_UNDER_LOAD, Bench, ro
 from blocks.openrouter.lists import ListKind
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import Fault
+from tasks.model.keys import NOT_YET_ROTATED
 
 OVERLAP = timedelta(seconds=3)
 FIELD = ListKind.BYOK.field
@@ -33,7 +34,7 @@ async def prepared(names: list[str], overlap: timedelta, *, inherit: bool = True
 
     subjects = []
     for name in names:
-        await Secret(value="not-yet-rotated").asave(name, overwrite=True)
+        await Secret(value=NOT_YET_ROTATED).asave(name, overwrite=True)
         subjects.append(rotation(name, f"secret/{name}", overlap=overlap, inherit=inherit, **key))
         await timed(lambda: rotate(subjects[-1], return_state=True))
     return subjects

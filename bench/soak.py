@@ -110,12 +110,13 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
 
     import blocks
     from blocks.vault.auth import TokenAuth
+    from tasks.model.keys import NOT_YET_ROTATED
 
     rotations = {}
     for number in range(soak.names):
         name, kind = f"soak-{number}", KINDS[number % 3]
         if kind == "secret":
-            await Secret(value="not-yet-rotated").asave(name, overwrite=True)
+            await Secret(value=NOT_YET_ROTATED).asave(name, overwrite=True)
         elif kind == "vault-secret":
             login = blocks.VaultCredentials(url=soak.urls[1], auth=TokenAuth(token=ROOT_TOKEN))
             await blocks.VaultSecret(credentials=login, path=name).asave(name, overwrite=True)

@@ -26,9 +26,9 @@ from prefect.states import Scheduled
 from bench.costs import prepared, requests_alone
 from bench.measuring import Bench, rotation, timed
 from flows import rotate
-from sandbox.setup import PLACEHOLDER
 from sandbox.stack import WORKER_TYPE, Process
 from sandbox.usage import memory_mb
+from tasks.model.keys import NOT_YET_ROTATED
 from tasks.world.ledgers import prune_ledgers
 
 EMERGENCIES = 5
@@ -84,7 +84,7 @@ class Pool:
         await ended([await self.start(self.stolen)])
 
     async def _rotation(self, name: str) -> Any:
-        await Secret(value=PLACEHOLDER).asave(name, overwrite=True)
+        await Secret(value=NOT_YET_ROTATED).asave(name, overwrite=True)
         return rotation(name, f"secret/{name}", overlap=timedelta(0))
 
     async def rotations(self, number: int) -> list[Any]:
