@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from flows.automations import make_automations
 from sandbox import openrouter, vault
-from sandbox.fleet.stand import Fleet, missing_packages
+from sandbox.fleet.processes import Fleet, missing_packages
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.setup import prepare
