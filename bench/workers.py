@@ -41,7 +41,7 @@ WITHIN_SECONDS = 3600.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Herd(NamedTuple):
+class HerdCost(NamedTuple):
     """Rotations that were due at once: the time until the last one ended, and the cost of one."""
 
     seconds: float
@@ -110,7 +110,7 @@ class Pool:
         await ended([run_id])
         return seconds
 
-    async def at_once(self, subjects: list[Any], *, with_emergency: bool = False) -> Herd:
+    async def at_once(self, subjects: list[Any], *, with_emergency: bool = False) -> HerdCost:
         """Make rotations due at the same time, and wait for the last one."""
         assert self._bench.stack.server is not None
         at = datetime.now(UTC) + timedelta(seconds=5 + 0.1 * len(subjects))
@@ -124,7 +124,7 @@ class Pool:
         runs = await ended(run_ids)
         last: datetime = max(run.end_time for run in runs if run.end_time)
         number = len(runs) + with_emergency
-        return Herd(
+        return HerdCost(
             (last - at).total_seconds(),
             (cpu_seconds(self.worker) - worker) / number,
             (cpu_seconds(self._bench.stack.server) - server) / number,
