@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import re
-import statistics
 import sys
 import time
 from collections import Counter
@@ -33,7 +32,7 @@ from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import Fault, running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
-from sandbox.usage import memory_mb, open_sockets
+from sandbox.usage import growth, memory_mb, open_sockets
 from sandbox.vault_tokens import ROOT_TOKEN
 
 OVERLAP = timedelta(seconds=12)
@@ -217,18 +216,10 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
     return [*wrong, *(f"orphan {key}" for key in orphans)]
 
 
-def growth(soak: Soak) -> tuple[float, float]:
-    """Return the relative growth of memory and the growth of sockets from the first to the last quarter, by medians."""
-    quarter = max(1, len(soak.rows) // 4)
-    first, last = soak.rows[:quarter], soak.rows[-quarter:]
-    memory, sockets = ([statistics.median(row[column] for row in part) for part in (first, last)] for column in (1, 2))
-    return memory[1] / memory[0] - 1, sockets[1] - sockets[0]
-
-
 def show(soak: Soak, wrong: list[str], seconds: float, console: Console) -> bool:
     """Print the table, and return whether no request failed, nothing is left over, and nothing has leaked."""
     failed = sum(count for status, count in soak.answers.items() if status != httpx.codes.OK)
-    memory, sockets = growth(soak)
+    memory, sockets = (growth([row[column] for row in soak.rows]) for column in (1, 2))
     table = Table("what", "number", "aim", title="Soak")
     table.add_row("rotation runs", str(soak.outcomes["Completed"] + soak.outcomes["Failed"]), "")
     table.add_row("of them failed, and healed by a later one", str(soak.outcomes["Failed"]), "")
@@ -240,13 +231,15 @@ def show(soak: Soak, wrong: list[str], seconds: float, console: Console) -> bool
     table.add_row("orphans and disagreements", str(len(wrong)), "0")
     for number, held, opened in (soak.rows[0], soak.rows[len(soak.rows) // 2], soak.rows[-1]):
         table.add_row(f"after {number} runs", f"{held:.0f} MB, {opened} sockets", "")
-    table.add_row("memory, last quarter / first quarter", f"{memory:+.1%}", f"at most {MEMORY_TOLERANCE:+.0%}")
-    table.add_row("sockets, last quarter - first quarter", f"{sockets:+.0f}", f"at most {SOCKETS_TOLERANCE:+d}")
+    table.add_row("memory, last quarter / first quarter", f"{memory.share:+.1%}", f"at most {MEMORY_TOLERANCE:+.0%}")
+    table.add_row(
+        "sockets, last quarter - first quarter", f"{sockets.difference:+.0f}", f"at most {SOCKETS_TOLERANCE:+d}"
+    )
     table.add_row("seconds", f"{seconds:.0f}", "")
     console.print(table)
     for line in wrong:
         console.print(f"[red]{line}[/]")
-    is_flat = memory <= MEMORY_TOLERANCE and sockets <= SOCKETS_TOLERANCE
+    is_flat = memory.share <= MEMORY_TOLERANCE and sockets.difference <= SOCKETS_TOLERANCE
     all_worked = failed == 0 and not wrong and not soak.outcomes["consumer died"]
     return is_flat and all_worked and bool(soak.answers) and bool(soak.struck)
 
