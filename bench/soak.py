@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import Any
 from unittest import mock
@@ -28,6 +29,7 @@ from starlette.applications import Starlette
 
 from bench.measuring import rotation
 from sandbox import infisical, openrouter, vault
+from sandbox.consumers import Consumer, read_key
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import Fault, running
 from sandbox.setup import prepare
@@ -129,31 +131,11 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
     return rotations
 
 
-async def read_secret(subject: Any) -> str:
-    """Read a rotation's key as an application does, without injected faults."""
-    from tasks.world.destinations import open_destination
-
-    destination = await open_destination(subject.destinations[0])
-    try:
-        held = await destination.read_content()
-    finally:
-        await destination.aclose()
-    return "" if held.value is None else held.value.get_secret_value()
-
-
 async def consume(soak: Soak, subject: Any) -> None:
-    """Call the API continuously with the rotation's key, cached for `CACHE_SECONDS`."""
+    """Call the API continuously with the rotation's key, and read it without injected faults."""
     is_consumer.set(True)
-    body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
-    read_at, key = float("-inf"), ""
-    async with httpx.AsyncClient(timeout=30, verify=False) as client:  # noqa: S501 - plain http on loopback
-        while True:
-            if time.monotonic() - read_at > CACHE_SECONDS:
-                key, read_at = await read_secret(subject), time.monotonic()
-            headers = {"Authorization": f"Bearer {key}"}
-            answer = await client.post(f"{soak.urls[0]}/api/v1/chat/completions", json=body, headers=headers)
-            soak.answers[answer.status_code] += 1
-            await asyncio.sleep(1 / REQUESTS_PER_SECOND)
+    base_url, read = f"{soak.urls[0]}/api/v1", partial(read_key, subject.destinations[0])
+    await Consumer(base_url, read, REQUESTS_PER_SECOND, CACHE_SECONDS, answers=soak.answers).work()
 
 
 async def soak_through(soak: Soak, runs: int, console: Console) -> dict[str, Any]:
@@ -209,7 +191,7 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
         await rotate(subject, return_state=True)
         ledger = await read_ledger(name)
         explained |= ledger.hashes()
-        held = fingerprint(SecretStr(await read_secret(subject)))
+        held = fingerprint(SecretStr(await read_key(subject.destinations[0])))
         if ledger.current is None or ledger.current.fingerprint != held:
             wrong.append(f"{name}: ledger and destination differ")
     orphans = {key.hash for key in soak.sandbox.live_keys()} - explained
@@ -218,7 +200,7 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
 
 def show(soak: Soak, wrong: list[str], seconds: float, console: Console) -> bool:
     """Print the table, and return whether no request failed, nothing is left over, and nothing has leaked."""
-    failed = sum(count for status, count in soak.answers.items() if status != httpx.codes.OK)
+    failed = soak.answers.total() - soak.answers[httpx.codes.OK]
     memory, sockets = (growth([row[column] for row in soak.rows]) for column in (1, 2))
     table = Table("what", "number", "aim", title="Soak")
     table.add_row("rotation runs", str(soak.outcomes["Completed"] + soak.outcomes["Failed"]), "")

@@ -32,7 +32,6 @@ from sandbox.vault_tokens import ROOT_TOKEN
 from tasks.model.keys import NOT_YET_ROTATED
 from tasks.model.rotation import KeySettings, Rotation
 from tasks.model.tries import RUN, TRIES_AGAIN
-from tasks.world.destinations import open_destination
 
 OVERLAP = timedelta(seconds=90)
 """How long a superseded key stays valid; longer than a consumer may fail to read the next one."""
@@ -198,13 +197,3 @@ async def _runs_since(due: datetime) -> list[FlowRun]:
             if len(page) < PAGE:
                 break
     return runs
-
-
-async def read_key(destination: str) -> str:
-    """Read the key in a destination, as an application does."""
-    opened = await open_destination(destination)
-    try:
-        held = (await opened.read_content()).value
-    finally:
-        await opened.aclose()
-    return held.get_secret_value() if held else ""

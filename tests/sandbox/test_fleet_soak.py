@@ -13,8 +13,9 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Crashed, Failed
 from rich.console import Console
 
+from sandbox.consumers import read_key
 from sandbox.fleet.consumers import Consumers
-from sandbox.fleet.herd import Herd, HerdRuns, read_key
+from sandbox.fleet.herd import Herd, HerdRuns
 from sandbox.fleet.kills import KINDS
 from sandbox.fleet.soak import JUDGED, YOUNG, WorkerUsage, kinds_to_kill, show
 from sandbox.fleet.trial_results import TrialResults
