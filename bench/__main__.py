@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import costs, lists, workers
-from bench.consumers import consume
 from bench.measuring import REQUESTS_PER_SECOND, ROTATIONS_UNDER_LOAD, Bench, rotation, timed
 from sandbox import infisical, openrouter, vault
+from sandbox.consumers import Consumer, read_secret
 from sandbox.isolation import DIRECTORY
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.postgres import PROGRAMS, postgres, settings_of
@@ -31,6 +32,7 @@ from sandbox.server import running
 from sandbox.setup import CONNECTION, prepare
 from sandbox.stack import Stack
 from sandbox.vault_tokens import ROOT_TOKEN
+from tasks.model.keys import NOT_YET_ROTATED
 from tasks.world.deployments import accepts_zone, schedule_of
 
 DATABASES = ["SQLite"] if PROGRAMS is None else ["SQLite", "PostgreSQL"]
@@ -75,7 +77,7 @@ async def three_destinations(bench: Bench) -> list[str]:
     import blocks
     from blocks.vault.auth import TokenAuth
 
-    await Secret(value="not-yet-rotated").asave("bench", overwrite=True)
+    await Secret(value=NOT_YET_ROTATED).asave("bench", overwrite=True)
     credentials = blocks.VaultCredentials(url=bench.vault_app.state.url, auth=TokenAuth(token=ROOT_TOKEN))
     await blocks.VaultSecret(credentials=credentials, path="bench").asave("bench", overwrite=True)
     identity = blocks.InfisicalCredentials(
@@ -94,20 +96,20 @@ async def under_load(bench: Bench) -> None:
 
     from flows import retire, rotate
 
-    await Secret(value="not-yet-rotated").asave("bench-load", overwrite=True)
+    await Secret(value=NOT_YET_ROTATED).asave("bench-load", overwrite=True)
     subject = rotation("bench-load", "secret/bench-load", overlap=timedelta(seconds=3))
     await rotate(subject, return_state=True)
-    answers: list[int] = []
-    consumer = asyncio.create_task(consume(bench, "bench-load", answers))
+    consumer = Consumer(bench.openrouter_url, partial(read_secret, "bench-load"), REQUESTS_PER_SECOND)
+    working = asyncio.create_task(consumer.work())
     for _ in range(ROTATIONS_UNDER_LOAD):
         await timed(lambda: rotate(subject, return_state=True))
         await timed(lambda: retire(subject.name, return_state=True))
         await asyncio.sleep(0.5)
-    consumer.cancel()
-    await asyncio.gather(consumer, return_exceptions=True)
-    failed = sum(status != httpx.codes.OK for status in answers)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    failed, sent = consumer.failed, consumer.answers.total()
     what = f"failed requests at {REQUESTS_PER_SECOND}/s over {ROTATIONS_UNDER_LOAD} rotations"
-    bench.row(what, f"{failed} of {len(answers)}", "0", met=failed == 0 and len(answers) > 0)
+    bench.row(what, f"{failed} of {sent}", "0", met=failed == 0 and sent > 0)
 
 
 async def overview(bench: Bench, rotations: int) -> None:

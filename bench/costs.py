@@ -15,7 +15,7 @@ from bench.floor import floor_of
 from bench.measuring import Bench, counted, rotation, timed
 from flows import retire, rotate
 from flows.attempts import Attempt
-from sandbox.setup import PLACEHOLDER
+from tasks.model.keys import NOT_YET_ROTATED
 from tasks.world.api import OWN_TAG
 
 TASKS = 4
@@ -43,7 +43,7 @@ async def prepared(name: str, *, destinations: int = 1, overlap: timedelta = tim
     """Return a rotation after its first runs."""
     names = [name, *(f"{name}-{number}" for number in range(1, destinations))]
     for each in names:
-        await Secret(value=PLACEHOLDER).asave(each, overwrite=True)
+        await Secret(value=NOT_YET_ROTATED).asave(each, overwrite=True)
     subject = rotation(name, *(f"secret/{each}" for each in names), overlap=overlap)
     for _ in range(WARM_UP):
         await timed(lambda: rotate(subject, return_state=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -16,14 +15,12 @@ from bench.measuring import Bench, rotation
 from flows import rotate
 from flows.deployments import save_deployment
 from sandbox.openrouter_account import StoredKey
-from sandbox.setup import PLACEHOLDER
-from tasks.model.keys import fingerprint, marker
+from tasks.model.keys import NOT_YET_ROTATED, fingerprint, marker
 from tasks.world.installation import read_or_make_installation
 from tasks.world.ledgers import read_ledger, term_variable
 
 TEMPLATE = "scale-template"
 """The rotation that is copied."""
-DAY = timedelta(days=1)
 COPY_DEPLOYMENTS = """
 INSERT INTO deployment SELECT copy.* FROM made, deployment template, LATERAL jsonb_populate_record(template,
   jsonb_build_object('id', made.deployment_id, 'name', made.name, 'parameters', made.parameters,
@@ -65,7 +62,7 @@ POINT_TO_STATES = "UPDATE flow_run SET state_id = old.state_id FROM old WHERE fl
 
 async def make_template() -> None:
     """Deploy the rotation to copy, and run it once."""
-    await Secret(value=PLACEHOLDER).asave(TEMPLATE, overwrite=True)
+    await Secret(value=NOT_YET_ROTATED).asave(TEMPLATE, overwrite=True)
     subject = rotation(TEMPLATE, f"secret/{TEMPLATE}")
     await save_deployment(None, subject, None, active=False)
     state = await rotate(subject, return_state=True)

@@ -13,11 +13,12 @@ from uuid import uuid4
 
 import httpx
 
-from bench.consumers import consume, secret_of
 from bench.measuring import REQUESTS_PER_SECOND, ROTATIONS_UNDER_LOAD, Bench, rotation, timed
 from blocks.openrouter.lists import ListKind
+from sandbox.consumers import Consumer, read_secret
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import Fault
+from tasks.model.keys import NOT_YET_ROTATED
 
 OVERLAP = timedelta(seconds=3)
 FIELD = ListKind.BYOK.field
@@ -33,7 +34,7 @@ async def prepared(names: list[str], overlap: timedelta, *, inherit: bool = True
 
     subjects = []
     for name in names:
-        await Secret(value="not-yet-rotated").asave(name, overwrite=True)
+        await Secret(value=NOT_YET_ROTATED).asave(name, overwrite=True)
         subjects.append(rotation(name, f"secret/{name}", overlap=overlap, inherit=inherit, **key))
         await timed(lambda: rotate(subjects[-1], return_state=True))
     return subjects
@@ -41,7 +42,7 @@ async def prepared(names: list[str], overlap: timedelta, *, inherit: bool = True
 
 async def held(bench: Bench, name: str) -> str:
     """Return the hash of the key in a destination."""
-    return bench.sandbox.by_secret[await secret_of(name)].hash
+    return bench.sandbox.by_secret[await read_secret(name)].hash
 
 
 async def calls(bench: Bench) -> None:
@@ -199,22 +200,30 @@ async def _under_load(bench: Bench, what: str, names: list[str], overlap: timede
     subjects = await prepared(names, overlap)
     hashes = [await held(bench, name) for name in names]
     credential = bench.sandbox.add_credential(bench.sandbox.accounts[0], None, **{FIELD: hashes})
-    answers: list[int] = []
-    work = [consume(bench, name, answers, credential=credential["id"], retries=not overlap) for name in names]
-    consumers = [asyncio.create_task(each) for each in work]
+    consumers = [
+        Consumer(
+            bench.openrouter_url,
+            partial(read_secret, name),
+            REQUESTS_PER_SECOND,
+            credential=credential["id"],
+            retries=not overlap,
+        )
+        for name in names
+    ]
+    working = [asyncio.create_task(consumer.work()) for consumer in consumers]
     for _ in range(ROTATIONS_UNDER_LOAD):
         await asyncio.gather(*(timed(partial(rotate, each, return_state=True)) for each in subjects))
         if overlap:
             await asyncio.sleep(overlap.total_seconds())
             await asyncio.gather(*(timed(partial(retire, each.name, return_state=True)) for each in subjects))
         await asyncio.sleep(RESTED)
-    for consumer in consumers:
-        consumer.cancel()
-    await asyncio.gather(*consumers, return_exceptions=True)
-    failed = sum(status != httpx.codes.OK for status in answers)
+    for each in working:
+        each.cancel()
+    await asyncio.gather(*working, return_exceptions=True)
+    failed, sent = sum(each.failed for each in consumers), sum(each.answers.total() for each in consumers)
     dead = len(set(credential[FIELD]) - set(bench.sandbox.keys))
     bench.sandbox.credentials.clear()
-    found = f"{failed} of {len(answers)} failed, {dead} dead keys listed"
+    found = f"{failed} of {sent} failed, {dead} dead keys listed"
     aim = "0 and 0"
     title = f"requests with a BYOK credential at {REQUESTS_PER_SECOND}/s, {ROTATIONS_UNDER_LOAD} rotations, {what}"
-    bench.row(title, found, aim, met=failed == dead == 0 and len(answers) > 0)
+    bench.row(title, found, aim, met=failed == dead == 0 and sent > 0)

@@ -8,7 +8,6 @@ import gc
 import logging
 import os
 import re
-import statistics
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import Any
 from unittest import mock
@@ -29,11 +29,12 @@ from starlette.applications import Starlette
 
 from bench.measuring import rotation
 from sandbox import infisical, openrouter, vault
+from sandbox.consumers import Consumer, read_key
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import Fault, running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
-from sandbox.usage import memory_mb, open_sockets
+from sandbox.usage import growth, memory_mb, open_sockets
 from sandbox.vault_tokens import ROOT_TOKEN
 
 OVERLAP = timedelta(seconds=12)
@@ -110,12 +111,13 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
 
     import blocks
     from blocks.vault.auth import TokenAuth
+    from tasks.model.keys import NOT_YET_ROTATED
 
     rotations = {}
     for number in range(soak.names):
         name, kind = f"soak-{number}", KINDS[number % 3]
         if kind == "secret":
-            await Secret(value="not-yet-rotated").asave(name, overwrite=True)
+            await Secret(value=NOT_YET_ROTATED).asave(name, overwrite=True)
         elif kind == "vault-secret":
             login = blocks.VaultCredentials(url=soak.urls[1], auth=TokenAuth(token=ROOT_TOKEN))
             await blocks.VaultSecret(credentials=login, path=name).asave(name, overwrite=True)
@@ -129,31 +131,11 @@ async def make_destinations(soak: Soak) -> dict[str, Any]:
     return rotations
 
 
-async def read_secret(subject: Any) -> str:
-    """Read a rotation's key as an application does, without injected faults."""
-    from tasks.world.destinations import open_destination
-
-    destination = await open_destination(subject.destinations[0])
-    try:
-        held = await destination.read_content()
-    finally:
-        await destination.aclose()
-    return "" if held.value is None else held.value.get_secret_value()
-
-
 async def consume(soak: Soak, subject: Any) -> None:
-    """Call the API continuously with the rotation's key, cached for `CACHE_SECONDS`."""
+    """Call the API continuously with the rotation's key, and read it without injected faults."""
     is_consumer.set(True)
-    body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
-    read_at, key = float("-inf"), ""
-    async with httpx.AsyncClient(timeout=30, verify=False) as client:  # noqa: S501 - plain http on loopback
-        while True:
-            if time.monotonic() - read_at > CACHE_SECONDS:
-                key, read_at = await read_secret(subject), time.monotonic()
-            headers = {"Authorization": f"Bearer {key}"}
-            answer = await client.post(f"{soak.urls[0]}/api/v1/chat/completions", json=body, headers=headers)
-            soak.answers[answer.status_code] += 1
-            await asyncio.sleep(1 / REQUESTS_PER_SECOND)
+    base_url, read = f"{soak.urls[0]}/api/v1", partial(read_key, subject.destinations[0])
+    await Consumer(base_url, read, REQUESTS_PER_SECOND, CACHE_SECONDS, answers=soak.answers).work()
 
 
 async def soak_through(soak: Soak, runs: int, console: Console) -> dict[str, Any]:
@@ -209,25 +191,17 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
         await rotate(subject, return_state=True)
         ledger = await read_ledger(name)
         explained |= ledger.hashes()
-        held = fingerprint(SecretStr(await read_secret(subject)))
+        held = fingerprint(SecretStr(await read_key(subject.destinations[0])))
         if ledger.current is None or ledger.current.fingerprint != held:
             wrong.append(f"{name}: ledger and destination differ")
     orphans = {key.hash for key in soak.sandbox.live_keys()} - explained
     return [*wrong, *(f"orphan {key}" for key in orphans)]
 
 
-def growth(soak: Soak) -> tuple[float, float]:
-    """Return the relative growth of memory and the growth of sockets from the first to the last quarter, by medians."""
-    quarter = max(1, len(soak.rows) // 4)
-    first, last = soak.rows[:quarter], soak.rows[-quarter:]
-    memory, sockets = ([statistics.median(row[column] for row in part) for part in (first, last)] for column in (1, 2))
-    return memory[1] / memory[0] - 1, sockets[1] - sockets[0]
-
-
 def show(soak: Soak, wrong: list[str], seconds: float, console: Console) -> bool:
     """Print the table, and return whether no request failed, nothing is left over, and nothing has leaked."""
-    failed = sum(count for status, count in soak.answers.items() if status != httpx.codes.OK)
-    memory, sockets = growth(soak)
+    failed = soak.answers.total() - soak.answers[httpx.codes.OK]
+    memory, sockets = (growth([row[column] for row in soak.rows]) for column in (1, 2))
     table = Table("what", "number", "aim", title="Soak")
     table.add_row("rotation runs", str(soak.outcomes["Completed"] + soak.outcomes["Failed"]), "")
     table.add_row("of them failed, and healed by a later one", str(soak.outcomes["Failed"]), "")
@@ -239,13 +213,15 @@ def show(soak: Soak, wrong: list[str], seconds: float, console: Console) -> bool
     table.add_row("orphans and disagreements", str(len(wrong)), "0")
     for number, held, opened in (soak.rows[0], soak.rows[len(soak.rows) // 2], soak.rows[-1]):
         table.add_row(f"after {number} runs", f"{held:.0f} MB, {opened} sockets", "")
-    table.add_row("memory, last quarter / first quarter", f"{memory:+.1%}", f"at most {MEMORY_TOLERANCE:+.0%}")
-    table.add_row("sockets, last quarter - first quarter", f"{sockets:+.0f}", f"at most {SOCKETS_TOLERANCE:+d}")
+    table.add_row("memory, last quarter / first quarter", f"{memory.share:+.1%}", f"at most {MEMORY_TOLERANCE:+.0%}")
+    table.add_row(
+        "sockets, last quarter - first quarter", f"{sockets.difference:+.0f}", f"at most {SOCKETS_TOLERANCE:+d}"
+    )
     table.add_row("seconds", f"{seconds:.0f}", "")
     console.print(table)
     for line in wrong:
         console.print(f"[red]{line}[/]")
-    is_flat = memory <= MEMORY_TOLERANCE and sockets <= SOCKETS_TOLERANCE
+    is_flat = memory.share <= MEMORY_TOLERANCE and sockets.difference <= SOCKETS_TOLERANCE
     all_worked = failed == 0 and not wrong and not soak.outcomes["consumer died"]
     return is_flat and all_worked and bool(soak.answers) and bool(soak.struck)
 

@@ -26,9 +26,9 @@ from prefect.states import Scheduled
 from bench.costs import prepared, requests_alone
 from bench.measuring import Bench, rotation, timed
 from flows import rotate
-from sandbox.setup import PLACEHOLDER
 from sandbox.stack import WORKER_TYPE, Process
 from sandbox.usage import memory_mb
+from tasks.model.keys import NOT_YET_ROTATED
 from tasks.world.ledgers import prune_ledgers
 
 EMERGENCIES = 5
@@ -41,7 +41,7 @@ WITHIN_SECONDS = 3600.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Herd(NamedTuple):
+class HerdCost(NamedTuple):
     """Rotations that were due at once: the time until the last one ended, and the cost of one."""
 
     seconds: float
@@ -84,7 +84,7 @@ class Pool:
         await ended([await self.start(self.stolen)])
 
     async def _rotation(self, name: str) -> Any:
-        await Secret(value=PLACEHOLDER).asave(name, overwrite=True)
+        await Secret(value=NOT_YET_ROTATED).asave(name, overwrite=True)
         return rotation(name, f"secret/{name}", overlap=timedelta(0))
 
     async def rotations(self, number: int) -> list[Any]:
@@ -110,7 +110,7 @@ class Pool:
         await ended([run_id])
         return seconds
 
-    async def at_once(self, subjects: list[Any], *, with_emergency: bool = False) -> Herd:
+    async def at_once(self, subjects: list[Any], *, with_emergency: bool = False) -> HerdCost:
         """Make rotations due at the same time, and wait for the last one."""
         assert self._bench.stack.server is not None
         at = datetime.now(UTC) + timedelta(seconds=5 + 0.1 * len(subjects))
@@ -124,7 +124,7 @@ class Pool:
         runs = await ended(run_ids)
         last: datetime = max(run.end_time for run in runs if run.end_time)
         number = len(runs) + with_emergency
-        return Herd(
+        return HerdCost(
             (last - at).total_seconds(),
             (cpu_seconds(self.worker) - worker) / number,
             (cpu_seconds(self._bench.stack.server) - server) / number,

@@ -7,25 +7,22 @@ consumer's requests are paid with a provider key of the account (BYOK) that serv
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-import httpx
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 
+from sandbox.consumers import Consumer, read_secret
 from sandbox.openrouter import create_app
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox, StoredKey
 from sandbox.server import running
 from sandbox.setup import CONNECTION, SECRET, prepare
-from sandbox.stack import Stack
+from sandbox.stack import Stack, interruptible
 
 ROTATION = "example"
 ROTATIONS = 3
@@ -36,54 +33,8 @@ MEANING = (
     "Next: run `make up`, and follow docs/tutorial/first-rotation.md.",
 )
 """What the runs' messages mean, and what to do next."""
-CACHE_SECONDS = 1.0
-"""How long the consumer caches the key; the overlap must be longer."""
 REQUESTS_PER_SECOND = 20
 RUN_TIMEOUT_SECONDS = 180.0
-
-
-@dataclass
-class Consumer:
-    """An application that reads the key from the secret and continuously calls the API with it.
-
-    Args:
-        base_url: The API's base URL.
-        credential: The id of the BYOK credential that its requests require.
-        answers: The number of responses by status.
-        stopped: Whether to stop.
-    """
-
-    base_url: str
-    credential: str
-    answers: Counter[int] = field(default_factory=Counter)
-    stopped: bool = False
-
-    @property
-    def failed(self) -> int:
-        """The number of failed requests."""
-        return sum(count for status, count in self.answers.items() if status != httpx.codes.OK)
-
-    async def work(self) -> None:
-        """Send requests until `stopped` is set."""
-        from prefect.blocks.system import Secret
-
-        read_at, key = 0.0, SecretStr("")
-        async with httpx.AsyncClient(timeout=10) as client:
-            while not self.stopped:
-                if time.monotonic() - read_at > CACHE_SECONDS:
-                    secret: Any = await Secret.aload(SECRET)
-                    key = SecretStr(secret.value.get_secret_value())
-                    read_at = time.monotonic()
-                await self.ask(client, key)
-                await asyncio.sleep(1 / REQUESTS_PER_SECOND)
-
-    async def ask(self, client: httpx.AsyncClient, key: SecretStr) -> None:
-        """Send one request, and count its response."""
-        body = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
-        url = f"{self.base_url}/chat/completions?byok={self.credential}"
-        headers = {"Authorization": f"Bearer {key.get_secret_value()}"}
-        answer = await client.post(url, json=body, headers=headers)
-        self.answers[answer.status_code] += 1
 
 
 async def run_rotation(console: Console) -> None:
@@ -154,7 +105,8 @@ async def story(console: Console, openrouter: OpenRouterSandbox, base_url: str) 
     """Rotate once, then twice more while a consumer keeps calling, and return the consumer."""
     console.print("A first rotation, by the worker:")
     await run_rotation(console)
-    consumer = Consumer(base_url, keep_provider_key_for(openrouter, openrouter.live_keys()))
+    credential = keep_provider_key_for(openrouter, openrouter.live_keys())
+    consumer = Consumer(base_url, partial(read_secret, SECRET), REQUESTS_PER_SECOND, credential=credential)
     console.print(
         "The consumer also needs a provider key of the account (BYOK), which serves only the keys named in its list."
     )
@@ -166,8 +118,9 @@ async def story(console: Console, openrouter: OpenRouterSandbox, base_url: str) 
         "The superseded keys end, each when its overlap is over and no late write could bring it back (a minute):"
     )
     await wait_until_retired(openrouter)
-    consumer.stopped = True
-    await working
+    working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
     return consumer
 
 
@@ -188,20 +141,6 @@ def show(console: Console, openrouter: OpenRouterSandbox, consumer: Consumer, se
     for line in MEANING:
         console.print(line)
     return good
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Handle SIGTERM like Ctrl-C, so that all child processes are stopped."""
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 def main() -> int:

@@ -83,8 +83,7 @@ class Api(Endpoints):
             )
         ]
         offset = count_in(request, "offset", 0, 0, sys.maxsize)
-        page = wanted[offset : offset + PAGE_SIZE]
-        return JSONResponse({"data": [self.sandbox.show(key) for key in page]})
+        return JSONResponse({"data": [self.sandbox.show(key) for key in wanted[offset : offset + PAGE_SIZE]]})
 
     async def create_key(self, request: Request) -> Response:
         """`POST /keys`."""

@@ -11,7 +11,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sandbox.openrouter_account import Account, ApiError, StoredKey, period_start, spelled_text, spelled_utc
-from sandbox.openrouter_requests import Endpoints, body_of, check_fields, is_list_of, is_one_of, is_text, is_uuid
+from sandbox.openrouter_requests import (
+    Endpoints,
+    body_of,
+    check_fields,
+    is_any_text,
+    is_list_of,
+    is_object,
+    is_one_of,
+    is_text,
+    is_uuid,
+)
 
 METRICS = ("request_count",)
 DIMENSIONS = ("model", "app", "api_key_id")
@@ -26,15 +36,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_string(value: Any) -> bool:
-    # The description permits an empty one here.
-    return isinstance(value, str)
-
-
 def _has(*required: str, **fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
     def holds(value: Any) -> bool:
         there = isinstance(value, dict) and all(name in value for name in required)
@@ -44,22 +45,20 @@ def _has(*required: str, **fields: Callable[[Any], bool]) -> Callable[[Any], boo
 
 
 _is_direction = is_one_of(("asc", "desc"))
-_are_names = is_list_of(_is_string, 0, 2)
+_are_names = is_list_of(is_any_text, 0, 2)
 
 
 QUERY = {
     "metrics": is_list_of(is_one_of(METRICS), 1),
     "dimensions": is_list_of(is_one_of(DIMENSIONS), 0, 2),
-    "filters": is_list_of(_is_object, 0, 20),
+    "filters": is_list_of(is_object, 0, 20),
     "granularity": is_one_of(GRANULARITIES),
     "limit": _is_number,
     "group_limit": _is_number,
     "time_range": _has("start", "end"),
-    "order_by": _has("field", "direction", field=_is_string, direction=_is_direction),
+    "order_by": _has("field", "direction", field=is_any_text, direction=_is_direction),
     "classifier_dimensions": _has("classifier_id", classifier_id=is_uuid, dimension_names=_are_names),
-    "classifier_filters": _has(
-        "classifier_id", "filters", classifier_id=is_uuid, filters=is_list_of(_is_object, 1, 10)
-    ),
+    "classifier_filters": _has("classifier_id", "filters", classifier_id=is_uuid, filters=is_list_of(is_object, 1, 10)),
 }
 
 

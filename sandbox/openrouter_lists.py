@@ -14,7 +14,9 @@ from sandbox.openrouter_requests import (
     Endpoints,
     body_of,
     check_fields,
+    is_any_text,
     is_list_of,
+    is_object,
     is_one_of,
     is_rate,
     is_switch,
@@ -55,14 +57,6 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= 255
 
 
-def _is_any_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
 def _is_filter(value: Any) -> bool:
     groups = value.get("groups") if isinstance(value, dict) else None
     return isinstance(groups, list) and all(isinstance(group, dict) and "rules" in group for group in groups)
@@ -70,8 +64,8 @@ def _is_filter(value: Any) -> bool:
 
 CREDENTIAL: dict[str, Validator] = {
     "allowed_api_key_hashes": or_null(is_list_of(_is_hash, 1, MAX_LISTED)),
-    "allowed_models": or_null(is_list_of(_is_any_text, 0, MAX_LISTED)),
-    "allowed_user_ids": or_null(is_list_of(_is_any_text, 0, MAX_LISTED)),
+    "allowed_models": or_null(is_list_of(is_any_text, 0, MAX_LISTED)),
+    "allowed_user_ids": or_null(is_list_of(is_any_text, 0, MAX_LISTED)),
     "disabled": is_switch,
     "is_fallback": is_switch,
     "key": is_text,
@@ -79,14 +73,14 @@ CREDENTIAL: dict[str, Validator] = {
 }
 NEW_CREDENTIAL = {**CREDENTIAL, "provider": is_one_of(PROVIDERS), "workspace_id": is_uuid}
 BROADCAST: dict[str, Validator] = {
-    "api_key_hashes": or_null(is_list_of(_is_any_text, 1)),
+    "api_key_hashes": or_null(is_list_of(is_any_text, 1)),
     "broadcast_generation_cost": is_switch,
     "broadcast_generation_identity": is_switch,
     "broadcast_generation_request_context": is_switch,
-    "config": _is_object,
+    "config": is_object,
     "enabled": is_switch,
     "filter_rules": or_null(_is_filter),
-    "name": _is_any_text,
+    "name": is_any_text,
     "privacy_mode": is_switch,
     "sampling_rate": is_rate,
 }

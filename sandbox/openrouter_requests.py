@@ -55,6 +55,16 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def is_any_text(value: Any) -> bool:
+    """Return whether a value is a text, possibly an empty one."""
+    return isinstance(value, str)
+
+
+def is_object(value: Any) -> bool:
+    """Return whether a value is a JSON object."""
+    return isinstance(value, dict)
+
+
 def is_switch(value: Any) -> bool:
     """Return whether a value is true or false."""
     return isinstance(value, bool)

@@ -8,7 +8,6 @@ from sandbox.stack import POOL, WORKER_TYPE
 
 CONNECTION = "openrouter"
 SECRET = "openrouter-api-key"  # the block's name in prefect.yaml
-PLACEHOLDER = "not-yet-rotated"
 
 
 async def prepare(management_key: SecretStr, base_url: str | None = None) -> None:
@@ -23,6 +22,7 @@ async def prepare(management_key: SecretStr, base_url: str | None = None) -> Non
     from prefect.client.schemas.actions import WorkPoolCreate
 
     import blocks
+    from tasks.model.keys import NOT_YET_ROTATED
 
     async with get_client() as client:
         await client.create_work_pool(WorkPoolCreate(name=POOL, type=WORKER_TYPE), overwrite=True)
@@ -34,4 +34,4 @@ async def prepare(management_key: SecretStr, base_url: str | None = None) -> Non
     try:
         await Secret.aload(SECRET)
     except ValueError:
-        await Secret(value=PLACEHOLDER).asave(SECRET)
+        await Secret(value=NOT_YET_ROTATED).asave(SECRET)

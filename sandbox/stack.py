@@ -68,6 +68,20 @@ def wait_until(ready: Callable[[], bool], process: Process, what: str) -> None:
     raise RuntimeError(f"{what} did not start:\n{process.log.read_text()[-2000:]}")
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Handle SIGTERM like Ctrl-C, so that all child processes are stopped."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
 def read_settings(file: Path = SETTINGS_FILE) -> dict[str, str]:
     """Read a file of `NAME=value` lines."""
     lines = (line.strip() for line in file.read_text().splitlines())

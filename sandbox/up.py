@@ -18,12 +18,11 @@ from rich.console import Console
 
 from flows.automations import make_automations
 from flows.show.overview import OVERVIEW, read_rows, show
-from sandbox.demo import interruptible
 from sandbox.openrouter import create_app
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.setup import CONNECTION, SECRET, prepare
-from sandbox.stack import Stack, free_port
+from sandbox.stack import Stack, free_port, interruptible
 
 DASHBOARD_PORT = 4200
 MANAGEMENT_KEY = "OPENROUTER_MANAGEMENT_KEY"

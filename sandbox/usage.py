@@ -1,9 +1,29 @@
-"""The memory and the sockets that a process uses (proc(5))."""
+"""The memory and the sockets that a process uses (proc(5)), and how such measurements grow."""
 
 from __future__ import annotations
 
 import os
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Medians(NamedTuple):
+    """The medians of the first and of the last quarter of some measurements."""
+
+    first: float
+    last: float
+
+    @property
+    def difference(self) -> float:
+        """By how much the last one is larger."""
+        return self.last - self.first
+
+    @property
+    def share(self) -> float:
+        """By which share of the first one the last one is larger; 0 if there is nothing to compare."""
+        return self.last / self.first - 1 if self.first else 0.0
 
 
 def memory_mb(pid: int) -> float:
@@ -23,3 +43,9 @@ def open_sockets(pid: int) -> int:
     """
     links = (entry.readlink() for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink())
     return sum(str(link).startswith("socket:") for link in links)
+
+
+def growth(measured: Sequence[float]) -> Medians:
+    """Return the medians of the first and of the last quarter, which no single measurement can change much."""
+    quarter = max(1, len(measured) // 4)
+    return Medians(statistics.median(measured[:quarter]), statistics.median(measured[-quarter:]))

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox.server import make_app, serve
+from sandbox.server import make_app
 from sandbox.vault_engines import Json, VaultError, permission_denied, spelled_text
 from sandbox.vault_tokens import Token, VaultSandbox
 
@@ -206,8 +206,3 @@ def create_app(sandbox: VaultSandbox | None = None) -> Starlette:
     app = make_app(routes, exception_handlers={VaultError: _answer_error, ValueError: _answer_bad_json})
     app.state.sandbox = api.sandbox
     return app
-
-
-def main(port: int) -> None:
-    """Run the stand-in in the foreground, on loopback."""
-    serve(create_app(), port)

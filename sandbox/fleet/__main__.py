@@ -11,8 +11,9 @@ from random import Random
 
 from rich.console import Console
 
+from sandbox.consumers import read_key
 from sandbox.fleet.consumers import Consumers
-from sandbox.fleet.herd import Herd, read_key
+from sandbox.fleet.herd import Herd
 from sandbox.fleet.kills import DOWN_SECONDS, KINDS, kill
 from sandbox.fleet.setup import NOT_INSTALLED, Site, can_run, started
 from sandbox.fleet.trial_results import TrialResults, examine, show

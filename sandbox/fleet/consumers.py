@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from sandbox.consumers import ask
+
 REQUESTS_PER_SECOND = 50.0
 """The rate of all consumers together."""
 CACHE_SECONDS = 3.0
 """How long a consumer uses a key before it reads its destination again."""
 READ_WITHIN_SECONDS = 10.0
 """The timeout of a read; afterwards, the consumer keeps its present key."""
-BODY = {"model": "sandbox", "messages": [{"role": "user", "content": "hello"}]}
 
 
 @dataclass
@@ -52,12 +53,11 @@ class Consumers:
             async with httpx.AsyncClient(timeout=10, limits=httpx.Limits(max_keepalive_connections=0)) as client:
                 while True:
                     begun = time.monotonic()
-                    headers = {"Authorization": f"Bearer {cached.key}"}
-                    answer = await client.post(f"{self.base_url}/chat/completions", json=BODY, headers=headers)
-                    self.answers[answer.status_code] += 1
-                    if not answer.is_success:
+                    status = await ask(client, self.base_url, cached.key)
+                    self.answers[status] += 1
+                    if not httpx.codes.is_success(status):
                         age = begun - cached.read_at
-                        self.failed.append(f"{destination}: {answer.status_code}, with a key read {age:.0f} s ago")
+                        self.failed.append(f"{destination}: {status}, with a key read {age:.0f} s ago")
                     await asyncio.sleep(max(0.0, begun + 1 / per_second - time.monotonic()))
         finally:
             reading.cancel()

@@ -27,11 +27,11 @@ import blocks
 from blocks.vault.auth import TokenAuth
 from flows.deployments import save_deployment
 from sandbox.openrouter_account import OpenRouterSandbox
-from sandbox.setup import CONNECTION, PLACEHOLDER
+from sandbox.setup import CONNECTION
 from sandbox.vault_tokens import ROOT_TOKEN
+from tasks.model.keys import NOT_YET_ROTATED
 from tasks.model.rotation import KeySettings, Rotation
 from tasks.model.tries import RUN, TRIES_AGAIN
-from tasks.world.destinations import open_destination
 
 OVERLAP = timedelta(seconds=90)
 """How long a superseded key stays valid; longer than a consumer may fail to read the next one."""
@@ -130,7 +130,7 @@ class Herd:
     async def _make_destination(self, rotation: Rotation) -> None:
         slug, _, name = rotation.destinations[0].partition("/")
         if slug == "secret":
-            await Secret(value=PLACEHOLDER).asave(name)
+            await Secret(value=NOT_YET_ROTATED).asave(name)
             return
         login = blocks.VaultCredentials(url=self._vault_url, auth=TokenAuth(token=ROOT_TOKEN))
         await blocks.VaultSecret(credentials=login, path=name).asave(name)
@@ -197,13 +197,3 @@ async def _runs_since(due: datetime) -> list[FlowRun]:
             if len(page) < PAGE:
                 break
     return runs
-
-
-async def read_key(destination: str) -> str:
-    """Read the key in a destination, as an application does."""
-    opened = await open_destination(destination)
-    try:
-        held = (await opened.read_content()).value
-    finally:
-        await opened.aclose()
-    return held.get_secret_value() if held else ""

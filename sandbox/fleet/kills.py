@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from random import Random
 
-from sandbox.fleet.stand import SERVERS, WORKERS, Fleet
+from sandbox.fleet.processes import SERVERS, WORKERS, Fleet
 
 KINDS = {
     "server": [f"server-{number}" for number in range(1, SERVERS + 1)],

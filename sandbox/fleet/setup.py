@@ -21,11 +21,11 @@ from starlette.routing import Route
 
 from flows.automations import make_automations
 from sandbox import openrouter, vault
-from sandbox.demo import interruptible
-from sandbox.fleet.stand import Fleet, missing_packages
+from sandbox.fleet.processes import Fleet, missing_packages
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import running
 from sandbox.setup import prepare
+from sandbox.stack import interruptible
 
 NOT_INSTALLED = 3
 """The exit code if a program is missing."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -15,13 +14,14 @@ from random import Random
 
 from rich.console import Console
 
+from sandbox.consumers import read_key
 from sandbox.fleet.consumers import Consumers
-from sandbox.fleet.herd import Herd, HerdRuns, read_key
+from sandbox.fleet.herd import Herd, HerdRuns
 from sandbox.fleet.kills import DOWN_SECONDS, KINDS, kill
 from sandbox.fleet.setup import NOT_INSTALLED, Site, can_run, started
 from sandbox.fleet.trial_results import SHOWN, TrialResults, examine, print_table
 from sandbox.server import Fault
-from sandbox.usage import memory_mb, open_sockets
+from sandbox.usage import Medians, growth, memory_mb, open_sockets
 
 ROTATIONS = 20
 ROUND_SECONDS = 100.0
@@ -38,10 +38,11 @@ JUDGED = 24
 """How many further ones a worker must have, to be judged: four minutes."""
 MEMORY_TOLERANCE = 0.10
 SOCKETS_TOLERANCE = 10
+NOT_JUDGED = Medians(0.0, 0.0)
 
 
 @dataclass
-class Growth:
+class WorkerUsage:
     """The memory and the sockets of the workers, by process id."""
 
     seen: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
@@ -56,22 +57,15 @@ class Growth:
                     self.seen.setdefault(process.pid, []).append((memory_mb(process.pid), open_sockets(process.pid)))
             await asyncio.sleep(LOOK_SECONDS)
 
-    def worst(self) -> tuple[float, float, int]:
-        """Return the largest relative growth of memory, the largest growth of sockets, and how many were judged.
-
-        Both are the differences of the medians of the first and the last quarter of a process's life.
-        """
-        memory, opened = [0.0], [0.0]
+    def worst(self) -> tuple[Medians, Medians, int]:
+        """Return memory where it grew most by share, sockets where they grew most, and how many workers were judged."""
         judged = [rows[YOUNG:] for rows in self.seen.values() if len(rows) >= YOUNG + JUDGED]
-        for rows in judged:
-            quarter = len(rows) // 4
-            first, last = (
-                [statistics.median(row[column] for row in part) for column in (0, 1)]
-                for part in (rows[:quarter], rows[-quarter:])
-            )
-            memory.append(last[0] / first[0] - 1)
-            opened.append(last[1] - first[1])
-        return max(memory), max(opened), len(judged)
+        memory, opened = ([growth([row[column] for row in rows]) for rows in judged] for column in (0, 1))
+        return (
+            max(memory, key=lambda each: each.share, default=NOT_JUDGED),
+            max(opened, key=lambda each: each.difference, default=NOT_JUDGED),
+            len(judged),
+        )
 
 
 def kinds_to_kill(random: Random) -> Iterator[str]:
@@ -80,17 +74,17 @@ def kinds_to_kill(random: Random) -> Iterator[str]:
         yield from random.sample(list(KINDS), len(KINDS))
 
 
-async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Console) -> tuple[TrialResults, Growth]:
+async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Console) -> tuple[TrialResults, WorkerUsage]:
     """Make each rotation due once in each round; afterwards, without faults, once more."""
     await herd.prepare()
     await herd.settle(await herd.start(0))
-    consumers, growth = Consumers(site.base_url, read_key), Growth()
+    consumers, usage = Consumers(site.base_url, read_key), WorkerUsage()
     await consumers.begin(herd.consumed)
     for app in (site.openrouter_app, site.vault_app):
         app.state.faults.add(Fault("before", path=CALLS, status=503, body="{}", probability=FAULTS / 2))
         app.state.faults.add(Fault("after", path=CALLS, probability=FAULTS / 2))
     kinds = list(itertools.islice(kinds_to_kill(Random(asked.seed)), int(asked.minutes * 60 / KILL_EVERY_SECONDS)))
-    working, watching = asyncio.create_task(consumers.work()), asyncio.create_task(growth.watch(site))
+    working, watching = asyncio.create_task(consumers.work()), asyncio.create_task(usage.watch(site))
     pause = KILL_EVERY_SECONDS - DOWN_SECONDS
     kills = asyncio.create_task(kill(site.fleet, kinds, DOWN_SECONDS, Random(asked.seed), console.print, pause))
     end, rounds = time.monotonic() + asked.minutes * 60, list[HerdRuns]()
@@ -111,7 +105,7 @@ async def soak(site: Site, herd: Herd, asked: argparse.Namespace, console: Conso
     await herd.settle(calm)
     await herd.until_retired(site.account)
     await _stop(working)
-    return await examine(herd, calm, merged(rounds), consumers, site.account, site.receiver), growth
+    return await examine(herd, calm, merged(rounds), consumers, site.account, site.receiver), usage
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
@@ -127,10 +121,10 @@ def merged(rounds: list[HerdRuns]) -> HerdRuns:
     return HerdRuns(rounds[0].due, ids, list(runs.values()), all(outcome.is_settled for outcome in rounds))
 
 
-def show(results: TrialResults, growth: Growth, seconds: float, console: Console) -> bool:
+def show(results: TrialResults, usage: WorkerUsage, seconds: float, console: Console) -> bool:
     """Print the table, and return whether nothing was lost and nothing has leaked."""
     rotated, sent, failed = results.disturbed, sum(results.consumers.answers.values()), len(results.consumers.failed)
-    memory, opened, judged = growth.worst()
+    memory, opened, judged = usage.worst()
     rows = [
         ("rotations finished", str(len(rotated.finished)), f"{len(rotated.run_ids)}", rotated.is_settled),
         ("most tries of one rotation", str(max(rotated.tries.values(), default=0)), "", True),
@@ -144,15 +138,15 @@ def show(results: TrialResults, growth: Growth, seconds: float, console: Console
         ("workers that lived long enough to be judged", str(judged), "more than 0", judged > 0),
         (
             "memory of a worker, growth",
-            f"{memory:+.1%}",
+            f"{memory.share:+.1%} ({memory.first:.1f} → {memory.last:.1f} MB)",
             f"at most {MEMORY_TOLERANCE:+.0%}",
-            memory <= MEMORY_TOLERANCE,
+            memory.share <= MEMORY_TOLERANCE,
         ),
         (
             "sockets of a worker, growth",
-            f"{opened:+.0f}",
+            f"{opened.difference:+g} ({opened.first:g} → {opened.last:g})",
             f"at most {SOCKETS_TOLERANCE:+d}",
-            opened <= SOCKETS_TOLERANCE,
+            opened.difference <= SOCKETS_TOLERANCE,
         ),
         ("seconds in all", f"{seconds:.0f}", "", True),
     ]
@@ -173,9 +167,9 @@ def main() -> int:
     if not can_run(console):
         return NOT_INSTALLED
     with started(console) as site:
-        results, growth = asyncio.run(soak(site, Herd(ROTATIONS, ROTATIONS, site.vault_url), asked, console))
+        results, usage = asyncio.run(soak(site, Herd(ROTATIONS, ROTATIONS, site.vault_url), asked, console))
         results.started_again = site.fleet.started_again
-    return 0 if show(results, growth, time.monotonic() - begun, console) else 1
+    return 0 if show(results, usage, time.monotonic() - begun, console) else 1
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from prefect import get_client
 from rich.console import Console
 from rich.table import Table
 
+from sandbox.consumers import read_key
 from sandbox.fleet.consumers import Consumers
-from sandbox.fleet.herd import Herd, HerdRuns, read_key
+from sandbox.fleet.herd import Herd, HerdRuns
 from sandbox.fleet.setup import Receiver
 from sandbox.openrouter_account import OpenRouterSandbox
 from tasks.model.events import Event

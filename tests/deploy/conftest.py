@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.fleet.stand import missing_packages
+from sandbox.fleet.processes import missing_packages
 from sandbox.isolation import DIRECTORY
 from sandbox.postgres import PROGRAMS, postgres
 from sandbox.stack import CHECKOUT

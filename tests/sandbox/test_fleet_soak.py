@@ -11,10 +11,15 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Crashed, Failed
+from rich.console import Console
 
-from sandbox.fleet.herd import HerdRuns
+from sandbox.consumers import read_key
+from sandbox.fleet.consumers import Consumers
+from sandbox.fleet.herd import Herd, HerdRuns
 from sandbox.fleet.kills import KINDS
-from sandbox.fleet.soak import JUDGED, YOUNG, Growth, kinds_to_kill
+from sandbox.fleet.soak import JUDGED, YOUNG, WorkerUsage, kinds_to_kill, show
+from sandbox.fleet.trial_results import TrialResults
+from sandbox.openrouter_account import OpenRouterSandbox
 from tasks.model.tries import RUN, TRIES_AGAIN
 
 LOADING = [(50.0 + number, 5) for number in range(YOUNG)]
@@ -25,16 +30,37 @@ def test_a_worker_that_leaks_is_noticed() -> None:
     flat = [(100.0, 20)] * JUDGED
     leaking = [(100.0 + number, 20 + number) for number in range(JUDGED)]
 
-    memory, sockets, judged = Growth({1: LOADING + flat, 2: LOADING + leaking}).worst()
+    memory, sockets, judged = WorkerUsage({1: LOADING + flat, 2: LOADING + leaking}).worst()
 
-    assert memory > 0.15
-    assert sockets > 15
+    assert memory.share > 0.15
+    assert sockets.difference > 15
     assert judged == 2
 
 
 def test_a_worker_that_loads_its_modules_is_not_judged() -> None:
     """A worker grows while it loads modules, so a recently restarted one must not count as a leak."""
-    assert Growth({1: LOADING}).worst() == (0.0, 0.0, 0)
+    assert WorkerUsage({1: LOADING}).worst() == ((0.0, 0.0), (0.0, 0.0), 0)
+
+
+def test_the_table_shows_between_which_sizes_the_worst_worker_grew() -> None:
+    """A growth without its size cannot be judged: ten per cent of a small worker are no leak."""
+    flat = [(400.0, 90)] * JUDGED
+    growing = [(142.0, 21)] * (JUDGED // 2) + [(146.4, 25)] * (JUDGED // 2)
+    results = TrialResults(
+        Herd(0, 0, ""),
+        HerdRuns(NOON, set()),
+        HerdRuns(NOON, set()),
+        Consumers("", read_key),
+        OpenRouterSandbox(),
+        Counter(),
+    )
+    console = Console(record=True, width=120)
+
+    show(results, WorkerUsage({1: LOADING + flat, 2: LOADING + growing}), 1.0, console)
+
+    shown = console.export_text()
+    assert "+3.1% (142.0 → 146.4 MB)" in shown
+    assert "+4 (21 → 25)" in shown
 
 
 def test_each_kind_is_killed_equally_often() -> None:
