@@ -1,0 +1,35 @@
+"""What the parts of a fleet may use of their host, according to the files in deploy/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sandbox.stack import CHECKOUT
+
+COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "deploy" / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+UNITS = sorted((CHECKOUT / "deploy" / "systemd").glob("*.service"))
+
+
+def test_no_log_fills_the_disk() -> None:
+    """Docker keeps the whole output of a container, unless it is told otherwise."""
+    kept = {name: each.get("logging", {}).get("options", {}) for name, each in SERVICES.items()}
+
+    assert {name: options for name, options in kept.items() if options != {"max-size": "20m", "max-file": "5"}} == {}
+
+
+def test_no_container_of_the_image_takes_the_memory_of_the_others() -> None:
+    """One that leaks is restarted; without a limit, Linux may end PostgreSQL in its place."""
+    ours = {name: each for name, each in SERVICES.items() if "build" in each}
+
+    assert {(each.get("mem_limit"), each.get("pids_limit")) for each in ours.values()} == {("1g", 512)}
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_no_unit_takes_the_memory_of_the_others(unit: Path) -> None:
+    """It is restarted where it leaks."""
+    assert "MemoryMax=1G" in unit.read_text().splitlines()
