@@ -33,3 +33,12 @@ def test_no_container_of_the_image_takes_the_memory_of_the_others() -> None:
 def test_no_unit_takes_the_memory_of_the_others(unit: Path) -> None:
     """It is restarted where it leaks."""
     assert "MemoryMax=1G" in unit.read_text().splitlines()
+
+
+def test_redis_knows_how_much_memory_it_has() -> None:
+    """Where it has reached that, it refuses what servers hand over; else Linux would end it, with all that it holds."""
+    command = SERVICES["redis"]["command"]
+
+    assert command[command.index("--maxmemory") + 1] == "512mb"
+    assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
+    assert SERVICES["redis"]["mem_limit"] == "1g"
