@@ -69,9 +69,14 @@ def make_rotation() -> Rotation:
 
 def test_everything_is_healthy(machine: Machine) -> None:
     """Every health check of compose.yaml and of the image passes, for both servers and both workers."""
-    assert machine.checked == ["postgres", "redis", "server-1", "server-2", "proxy", "worker"]
+    assert machine.checked == ["postgres", "redis", "server-1", "server-2", "proxy", "worker-1", "worker-2"]
     assert [name for name in machine.checked if not machine.is_ready(name, "service_healthy")] == []
-    assert len(machine.processes["worker"]) == 2
+
+
+def test_no_two_workers_are_replaced_at_once(machine: Machine) -> None:
+    """Compose stops all replicas of a service before it starts new ones: emergencies would wait minutes."""
+    assert [name for name, each in machine.services.items() if each.get("deploy", {}).get("replicas", 1) != 1] == []
+    assert [name for name in machine.services if name.startswith("worker")] == ["worker-1", "worker-2"]
 
 
 def test_only_the_proxy_is_published(machine: Machine) -> None:
@@ -126,7 +131,7 @@ def test_nothing_is_told_without_tls(machine: Machine) -> None:
 
 def test_a_server_that_hangs_is_left_out(machine: Machine) -> None:
     """One request waits for it, and is then answered by the other server, as are those after it."""
-    hung = machine.processes["server-2"][0].pid
+    hung = machine.processes["server-2"].pid
     seconds = []
     os.killpg(hung, signal.SIGSTOP)
     try:
