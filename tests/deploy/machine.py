@@ -87,6 +87,17 @@ class Machine:
         return {name: str(network["ipv4_address"]) for name, network in networks.items()}
 
     @property
+    def subnet(self) -> str:
+        """The network of the containers."""
+        [network] = self.compose["networks"]["default"]["ipam"]["config"]
+        return str(network["subnet"])
+
+    @property
+    def access_log(self) -> Path:
+        """The file for the proxy's log of requests."""
+        return self.folder / "proxy" / "tmp" / "access.log"
+
+    @property
     def checked(self) -> list[str]:
         """The services that have a health check, either in compose.yaml or from the image."""
         said = {name: each.get("healthcheck", {}) for name, each in self.services.items()}
@@ -164,6 +175,8 @@ class Machine:
             **{f"127.0.0.1:{port}": f"127.0.0.1:{at}" for port, at in own.items()},
             **{f"listen {port}": f"listen 127.0.0.1:{at}" for port, at in own.items()},
             EVERYWHERE: "127.0.0.1",
+            self.subnet: "127.0.0.0/8",
+            "/dev/stdout": self.access_log,  # nobody but root may open the one of this process
         }
         if text.isdigit():
             return str(own.get(int(text), text))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -75,6 +76,7 @@ def charts(machine: Machine) -> Iterator[Beside]:
         "PREFECT_REDIS_MESSAGING_HOST": redis["host"],
     }
     of_server = {
+        **{each["name"]: each["value"] for each in SERVER["server"]["env"]},
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(beside.port),
         "PREFECT_UI_API_URL": SERVER["server"]["uiConfig"]["prefectUiApiUrl"],
@@ -135,6 +137,18 @@ def charts(machine: Machine) -> Iterator[Beside]:
 def test_the_server_of_a_chart_answers(charts: Beside) -> None:
     """It listens on the chart's port, and can reach the database in the secret."""
     charts.wait("server", charts.answers)
+
+
+def test_a_redirect_of_a_chart_stays_on_tls(charts: Beside) -> None:
+    """The ingress, whose address nobody knows in advance, says that it was asked by HTTPS."""
+    charts.wait("server", charts.answers)
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1"}
+    elsewhere = httpx.HTTPTransport(local_address="127.0.0.2")  # 127.0.0.1 is believed by default
+
+    with httpx.Client(transport=elsewhere, auth=charts.machine.operator, headers=forwarded) as client:
+        answer = client.get(f"http://127.0.0.1:{charts.port}/api/admin/version/")
+
+    assert answer.headers["location"].startswith("https://")
 
 
 def test_the_services_of_a_chart_take_part(charts: Beside) -> None:

@@ -89,7 +89,7 @@ def test_only_the_proxy_is_published(machine: Machine) -> None:
 def test_the_servers_keep_their_addresses(machine: Machine) -> None:
     """The proxy knows servers by address, so that it starts while one is gone; no other container may get one."""
     [network] = machine.compose["networks"]["default"]["ipam"]["config"]
-    others, own = ip_network(network["ip_range"]), ip_network(network["subnet"])
+    others, own = ip_network(network["ip_range"]), ip_network(machine.subnet)
     fixed = [ip_address(machine.addresses[f"server-{number}"]) for number in (1, 2)]
 
     assert re.findall(r"^ +server (.+):4200 ", NGINX.read_text(), re.MULTILINE) == [str(each) for each in fixed]
@@ -127,6 +127,26 @@ def test_nothing_is_told_without_tls(machine: Machine) -> None:
     answer = httpx.get(machine.url.replace("https:", "http:"))
 
     assert (answer.status_code, "HTTPS port" in answer.text) == (400, True)
+
+
+def test_a_redirect_stays_on_tls(machine: Machine) -> None:
+    """A server that does not believe the proxy leads from HTTPS to a port that answers 400."""
+    with machine.http(machine.operator) as client:
+        answer = client.get("/api/admin/version/")
+
+    assert (answer.status_code, answer.headers["location"]) == (307, f"{machine.url}/api/admin/version")
+
+
+def test_the_proxy_tells_who_asked_for_what_without_secrets(machine: Machine) -> None:
+    """A path is logged for each request from outside; the query may hold a secret, and the header does."""
+    with machine.http(machine.operator) as client:
+        client.get("/api/admin/version", params={"include_secrets": "hidden"})
+
+    lines = machine.access_log.read_text().splitlines()
+    assert any(
+        re.fullmatch(r"\S+ 127\.0\.0\.1 GET /api/admin/version 200 127\.0\.0\.1:\d+ [\d.]+", each) for each in lines
+    )
+    assert [each for each in lines if "hidden" in each or "Basic" in each or "?" in each] == []
 
 
 def test_a_server_that_hangs_is_left_out(machine: Machine) -> None:
