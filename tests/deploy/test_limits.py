@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from sandbox.stack import CHECKOUT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((CHECKOUT / "deploy" / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+NGINX = (CHECKOUT / "deploy" / "nginx.conf").read_text()
+POOLS = ("172.17.0.0/16", "172.18.0.0/15", "172.20.0.0/14", "172.24.0.0/13", "192.168.0.0/16")
+"""Where Docker looks for a network without an address of its own (`default-address-pools`)."""
 UNITS = sorted((CHECKOUT / "deploy" / "systemd").glob("*.service"))
 
 
@@ -42,3 +47,24 @@ def test_redis_knows_how_much_memory_it_has() -> None:
     assert command[command.index("--maxmemory") + 1] == "512mb"
     assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
     assert SERVICES["redis"]["mem_limit"] == "1g"
+
+
+def test_postgresql_has_the_shared_memory_for_queries_in_parallel() -> None:
+    """Docker gives a container 64 MB; PostgreSQL's error is `could not resize shared memory segment`."""
+    assert SERVICES["postgres"]["shm_size"] == "256m"
+
+
+def test_the_proxy_may_open_two_files_for_each_connection() -> None:
+    """One is to the client, and one is to a server."""
+    [files], [connections] = (
+        re.findall(rf"{name} (\d+);", NGINX) for name in ("worker_rlimit_nofile", "worker_connections")
+    )
+
+    assert int(files) >= 2 * int(connections)
+
+
+def test_docker_gives_no_other_project_the_network_of_the_fleet() -> None:
+    """Compose would not start: `Pool overlaps with other one on this address space`."""
+    [network] = COMPOSE["networks"]["default"]["ipam"]["config"]
+
+    assert [pool for pool in POOLS if ip_network(network["subnet"]).overlaps(ip_network(pool))] == []
