@@ -161,6 +161,23 @@ def test_the_worker_of_a_chart_asks_for_work(charts: Beside) -> None:
     charts.wait("worker", lambda: charts.polls("pod"))
 
 
+@pytest.mark.parametrize("part", ["server", "worker"])
+def test_no_node_takes_all_servers_or_workers_with_it(part: str) -> None:
+    """Kubernetes may otherwise start both on one; the charts label their pods by component."""
+    values = {"server": SERVER, "worker": WORKER}[part][part]
+    [apart] = values["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    labels = {"app.kubernetes.io/name": f"prefect-{part}", "app.kubernetes.io/component": part}
+
+    assert apart["podAffinityTerm"]["labelSelector"] == {"matchLabels": labels}
+    assert apart["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert WORKER["worker"]["podDisruptionBudget"] == {"maxUnavailable": 1}
+
+
+def test_a_server_answers_until_nobody_asks_it_any_more() -> None:
+    """Kubernetes ends a pod while ingresses still send requests to it."""
+    assert SERVER["server"]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
+
+
 def test_every_setting_of_the_fleet_is_given_to_the_containers() -> None:
     """The charts and the values set everything in fleet.env: client settings for workers, all others for servers."""
     given = {**OF_THE_CHART, **GLOBAL}
