@@ -178,6 +178,11 @@ def test_a_server_answers_until_nobody_asks_it_any_more() -> None:
     assert SERVER["server"]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
 
 
+def test_a_migration_has_an_hour() -> None:
+    """A change of a large table takes longer than the chart's five minutes."""
+    assert SERVER["migrations"]["timeoutSeconds"] == 3600
+
+
 def test_every_setting_of_the_fleet_is_given_to_the_containers() -> None:
     """The charts and the values set everything in fleet.env: client settings for workers, all others for servers."""
     given = {**OF_THE_CHART, **GLOBAL}
