@@ -183,6 +183,16 @@ def test_a_migration_has_an_hour() -> None:
     assert SERVER["migrations"]["timeoutSeconds"] == 3600
 
 
+def test_a_restricted_namespace_admits_every_pod() -> None:
+    """The charts set the rest, but neither drop capabilities, nor give two of the pods a seccomp profile."""
+    contexts = [part["containerSecurityContext"] for part in (SERVER["server"], SERVER["backgroundServices"])]
+    contexts += [SERVER["migrations"]["securityContext"], WORKER["worker"]["containerSecurityContext"]]
+    pods = [SERVER[part]["podSecurityContext"] for part in ("backgroundServices", "migrations")]
+
+    assert [each["capabilities"] for each in contexts] == [{"drop": ["ALL"]}] * 4
+    assert [each["seccompProfile"] for each in pods] == [{"type": "RuntimeDefault"}] * 2
+
+
 def test_every_setting_of_the_fleet_is_given_to_the_containers() -> None:
     """The charts and the values set everything in fleet.env: client settings for workers, all others for servers."""
     given = {**OF_THE_CHART, **GLOBAL}
