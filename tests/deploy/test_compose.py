@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import ssl
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -214,11 +215,13 @@ async def test_each_websocket_passes_the_proxy(machine: Machine, path: str) -> N
 
 
 def test_events_and_services_are_in_redis(machine: Machine) -> None:
-    """They must be in Redis, not in memory, to be shared; docs/how-to/monitor.md monitors these consumer groups."""
+    """They must be in Redis, not in memory, to be shared; docs/how-to/monitor.md monitors these."""
     with Redis(port=machine.ports["redis", 6379], password=machine.redis_password, decode_responses=True) as redis:
-        groups = {group["name"] for group in redis.xinfo_groups("events")}
+        groups = {stream: redis.xinfo_groups(stream) for stream in ("events", "actions")}
         redis.select(1)
-        tasks = set(redis.scan_iter("prefect*"))
+        schedulers = redis.zcount("prefect:workers", time.time() - 30, "+inf")
 
-    assert {"event-persister", "reactive-triggers"} <= groups
-    assert tasks
+    assert {"event-persister", "reactive-triggers"} <= {group["name"] for group in groups["events"]}
+    assert [group for each in groups.values() for group in each if not {"lag", "pending"} <= group.keys()] == []
+    assert groups["actions"]
+    assert schedulers
