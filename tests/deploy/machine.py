@@ -69,8 +69,9 @@ class Machine:
 
     @cached_property
     def compose(self) -> dict[str, Any]:
-        """The content of compose.yaml, with the host name, its only variable, filled in."""
-        text, count = re.subn(r"\$\{KEY_ROTATION_HOST:\?[^}]+\}", HOST, COMPOSE.read_text())
+        """The content of compose.yaml, with the host name, its only variable, filled in from the file beside it."""
+        said = read_settings(self.folder / "deploy" / ".env")["KEY_ROTATION_HOST"]
+        text, count = re.subn(r"\$\{KEY_ROTATION_HOST:\?[^}]+\}", said, COMPOSE.read_text())
         assert count
         assert "${" not in text
         return dict(yaml.safe_load(text))
