@@ -1,11 +1,12 @@
 """The values in deploy/kubernetes: the processes that Prefect's charts would start with them, next to the fleet.
 
 The charts are neither downloaded nor rendered. The arguments and settings that they add to the values are copied below
-from their templates (prefect-server and prefect-worker, August 2026).
+from their templates (prefect-server and prefect-worker, in the version below).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,8 @@ SERVER, WORKER = (
     yaml.safe_load((CHECKOUT / "deploy" / "kubernetes" / f"{name}-values.yaml").read_text())
     for name in ("server", "worker")
 )
+VERSION = "2026.8.18172642"
+"""The version of both charts."""
 FLEET = read_settings(CHECKOUT / "deploy" / "fleet.env")
 GLOBAL = {each["name"]: each["value"] for each in SERVER["global"]["prefect"]["env"]}
 OF_THE_CHART = {
@@ -176,6 +179,17 @@ def test_no_node_takes_all_servers_or_workers_with_it(part: str) -> None:
 def test_a_server_answers_until_nobody_asks_it_any_more() -> None:
     """Kubernetes ends a pod while ingresses still send requests to it."""
     assert SERVER["server"]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
+
+
+def test_every_page_installs_the_version_of_the_charts_that_the_values_fit() -> None:
+    """Their schemas refuse unknown values; the version is that of the templates which the tests here repeat."""
+    pages = (CHECKOUT / "docs" / "how-to" / f"{name}.md" for name in ("fleet", "kubernetes", "upgrade"))
+    commands = [
+        found for page in pages for found in re.findall(r"helm (?:install|upgrade) .*prefect/.*", page.read_text())
+    ]
+
+    assert len(commands) == 4
+    assert [each for each in commands if f"--version {VERSION} " not in each] == []
 
 
 def test_a_migration_has_an_hour() -> None:
