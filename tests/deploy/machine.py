@@ -32,10 +32,18 @@ from tests.deploy.image import Image
 
 COMPOSE = CHECKOUT / "deploy" / "compose.yaml"
 HOST = "localhost"
-PORTS = {"postgres": [5432], "redis": [6379], "server-1": [4200], "server-2": [4200], "proxy": [8443, 8080]}
-"""The ports on which the services listen, according to their programs or commands."""
 HEALTH = 8080
 """The port of a worker's health check."""
+PORTS = {
+    "postgres": [5432],
+    "redis": [6379],
+    "server-1": [4200],
+    "server-2": [4200],
+    "proxy": [8443, 8080],
+    "worker-1": [HEALTH],
+    "worker-2": [HEALTH],
+}
+"""The ports on which the services listen, according to their programs or commands."""
 PATHS = ("/tmp", "/data", "/home/prefect", "/etc")  # noqa: S108 - in a container
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - the containers listen on it; nothing here does
 INHERITED = {watchdog.MARK}
@@ -57,12 +65,13 @@ class Machine:
         self.folder = folder
         self.image = image
         self.ports = {(name, port): free_port() for name, ports in PORTS.items() for port in ports}
-        self.processes: dict[str, list[Process]] = {}
+        self.processes: dict[str, Process] = {}
 
     @cached_property
     def compose(self) -> dict[str, Any]:
-        """The content of compose.yaml, with the host name, its only variable, filled in."""
-        text, count = re.subn(r"\$\{KEY_ROTATION_HOST:\?[^}]+\}", HOST, COMPOSE.read_text())
+        """The content of compose.yaml, with the host name, its only variable, filled in from the file beside it."""
+        said = read_settings(self.folder / "deploy" / ".env")["KEY_ROTATION_HOST"]
+        text, count = re.subn(r"\$\{KEY_ROTATION_HOST:\?[^}]+\}", said, COMPOSE.read_text())
         assert count
         assert "${" not in text
         return dict(yaml.safe_load(text))
@@ -77,6 +86,17 @@ class Machine:
         """The fixed addresses, by the service that has one."""
         networks = {name: each["networks"]["default"] for name, each in self.services.items() if "networks" in each}
         return {name: str(network["ipv4_address"]) for name, network in networks.items()}
+
+    @property
+    def subnet(self) -> str:
+        """The network of the containers."""
+        [network] = self.compose["networks"]["default"]["ipam"]["config"]
+        return str(network["subnet"])
+
+    @property
+    def access_log(self) -> Path:
+        """The file for the proxy's log of requests."""
+        return self.folder / "proxy" / "tmp" / "access.log"
 
     @property
     def checked(self) -> list[str]:
@@ -140,16 +160,14 @@ class Machine:
         [group] = [group for group in told if name.startswith(f"{group}_")]
         return Machine.setting(told[group], name.removeprefix(f"{group}_"))
 
-    def here(self, text: str, name: str, *, health: int = 0) -> str:
+    def here(self, text: str, name: str) -> str:
         """Translate a command, setting or file of a container for this machine.
 
         Args:
             text: The text to translate.
             name: The service.
-            health: The port of the health check, for a worker.
         """
         own = {port: at for (service, port), at in self.ports.items() if service == name}
-        own |= {HEALTH: health} if health else {}
         places = {
             "/run/secrets": self.secrets,
             **{path: self.folder / name / path[1:] for path in PATHS},
@@ -158,12 +176,14 @@ class Machine:
             **{f"127.0.0.1:{port}": f"127.0.0.1:{at}" for port, at in own.items()},
             **{f"listen {port}": f"listen 127.0.0.1:{at}" for port, at in own.items()},
             EVERYWHERE: "127.0.0.1",
+            self.subnet: "127.0.0.0/8",
+            "/dev/stdout": self.access_log,  # nobody but root may open the one of this process
         }
         if text.isdigit():
             return str(own.get(int(text), text))
         return re.sub("|".join(map(re.escape, places)), lambda found: str(places[found[0]]), text)
 
-    def env(self, name: str, *, health: int = 0) -> dict[str, str]:
+    def env(self, name: str) -> dict[str, str]:
         """Return a service's environment: from its image, its files and compose.yaml, but not from this process."""
         service = self.services[name]
         mine = {key: value for key, value in os.environ.items() if key in INHERITED}
@@ -173,13 +193,13 @@ class Machine:
         said: dict[str, str] = {}
         for each in (self.image.env, *files, service["environment"]):
             said |= {key: self.here(str(value), name) for key, value in each.items()}
-        ports = {"PREFECT_WORKER_WEBSERVER_PORT": str(health)} if health else {}
+        health = {"PREFECT_WORKER_WEBSERVER_PORT": str(self.ports.get((name, HEALTH), HEALTH))}
         home = self.folder / name / "home" / "prefect"
-        return {**mine, **said, "PATH": self.image.path, "HOME": str(home), **ports}
+        return {**mine, **said, "PATH": self.image.path, "HOME": str(home), **health}
 
-    def command(self, name: str, words: list[str], *, health: int = 0) -> list[str]:
+    def command(self, name: str, words: list[str]) -> list[str]:
         """Return a service's command, translated for this machine."""
-        program, *rest = (self.here(word, name, health=health) for word in words)
+        program, *rest = (self.here(word, name) for word in words)
         at = {
             "redis-cli": ["-p", str(self.ports["redis", 6379])],
             "pg_isready": ["-p", str(self.ports["postgres", 5432])],
@@ -192,18 +212,13 @@ class Machine:
         return [*_as_user(user), found, *at.get(program, []), *rest]
 
     def start(self, name: str) -> None:
-        """Start all replicas of a service."""
-        service = self.services[name]
+        """Start a service."""
         for folder in ("tmp", "data", "home/prefect", "etc"):
             where = self.folder / name / folder
             where.mkdir(parents=True, exist_ok=True)
             where.chmod(0o777)
-        for number in range(service.get("deploy", {}).get("replicas", 1)):
-            health = free_port() if name == "worker" else 0
-            self.ports[f"{name} {number}", HEALTH] = health
-            command = self.command(name, service["command"], health=health)
-            log = self.folder / f"{name}-{number}.log"
-            self.processes.setdefault(name, []).append(Process(command, self.env(name, health=health), log))
+        command = self.command(name, self.services[name]["command"])
+        self.processes[name] = Process(command, self.env(name), self.folder / f"{name}.log")
 
     def is_ready(self, name: str, condition: str) -> bool:
         """Return whether a service meets a condition of `depends_on`.
@@ -215,28 +230,26 @@ class Machine:
         Raises:
             AssertionError: The service has exited; the message has its log.
         """
-        ended = [process.popen.poll() for process in self.processes.get(name, [])]
+        process = self.processes.get(name)  # none is PostgreSQL's, which other code starts
+        ended = process.popen.poll() if process else None
         if condition == "service_completed_successfully":
-            assert set(ended) <= {None, 0}, self.log(name)
-            return all(code == 0 for code in ended)
-        assert not any(code is not None for code in ended), self.log(name)
-        return condition == "service_started" or all(self.check(name, number) for number in range(len(ended) or 1))
+            assert ended in {None, 0}, self.log(name)
+            return ended == 0
+        assert ended is None, self.log(name)
+        return condition == "service_started" or self.check(name)
 
-    def check(self, name: str, number: int = 0) -> bool:
+    def check(self, name: str) -> bool:
         """Run the health check of a service once."""
         service = self.services[name]
         test = service["healthcheck"]["test"] if "healthcheck" in service else ["CMD", *self.image.health]
         kind, *words = test
         assert kind == "CMD"
-        health = self.ports.get((f"{name} {number}", HEALTH), 0)
-        command = self.command(name, words, health=health)
-        return (
-            subprocess.run(command, env=self.env(name), capture_output=True, check=False, timeout=120).returncode == 0
-        )
+        command, env = self.command(name, words), self.env(name)
+        return subprocess.run(command, env=env, capture_output=True, check=False, timeout=120).returncode == 0
 
     def log(self, name: str) -> str:
         """Return the end of a service's output."""
-        return "\n".join(f"{name}:\n{process.log.read_text()[-3000:]}" for process in self.processes.get(name, []))
+        return f"{name}:\n{self.processes[name].log.read_text()[-3000:]}" if name in self.processes else ""
 
     def up(self) -> None:
         """Start every service after its dependencies, and wait until all health checks pass."""
@@ -262,9 +275,8 @@ class Machine:
 
     def down(self) -> None:
         """Stop all services in reverse order."""
-        for processes in reversed(list(self.processes.values())):
-            for process in processes:
-                process.stop()
+        for process in reversed(list(self.processes.values())):
+            process.stop()
         self.processes.clear()
 
 

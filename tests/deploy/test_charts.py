@@ -1,14 +1,16 @@
 """The values in deploy/kubernetes: the processes that Prefect's charts would start with them, next to the fleet.
 
 The charts are neither downloaded nor rendered. The arguments and settings that they add to the values are copied below
-from their templates (prefect-server and prefect-worker, August 2026).
+from their templates (prefect-server and prefect-worker, in the version below).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -21,6 +23,8 @@ SERVER, WORKER = (
     yaml.safe_load((CHECKOUT / "deploy" / "kubernetes" / f"{name}-values.yaml").read_text())
     for name in ("server", "worker")
 )
+VERSION = "2026.8.18172642"
+"""The version of both charts."""
 FLEET = read_settings(CHECKOUT / "deploy" / "fleet.env")
 GLOBAL = {each["name"]: each["value"] for each in SERVER["global"]["prefect"]["env"]}
 OF_THE_CHART = {
@@ -75,6 +79,7 @@ def charts(machine: Machine) -> Iterator[Beside]:
         "PREFECT_REDIS_MESSAGING_HOST": redis["host"],
     }
     of_server = {
+        **{each["name"]: each["value"] for each in SERVER["server"]["env"]},
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(beside.port),
         "PREFECT_UI_API_URL": SERVER["server"]["uiConfig"]["prefectUiApiUrl"],
@@ -137,6 +142,18 @@ def test_the_server_of_a_chart_answers(charts: Beside) -> None:
     charts.wait("server", charts.answers)
 
 
+def test_a_redirect_of_a_chart_stays_on_tls(charts: Beside) -> None:
+    """The ingress, whose address nobody knows in advance, says that it was asked by HTTPS."""
+    charts.wait("server", charts.answers)
+    forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1"}
+    elsewhere = httpx.HTTPTransport(local_address="127.0.0.2")  # 127.0.0.1 is believed by default
+
+    with httpx.Client(transport=elsewhere, auth=charts.machine.operator, headers=forwarded) as client:
+        answer = client.get(f"http://127.0.0.1:{charts.port}/api/admin/version/")
+
+    assert answer.headers["location"].startswith("https://")
+
+
 def test_the_services_of_a_chart_take_part(charts: Beside) -> None:
     """They read events from the Redis in the secret, which overrides the placeholder that the chart requires."""
     charts.wait("services", charts.consumes)
@@ -145,6 +162,49 @@ def test_the_services_of_a_chart_take_part(charts: Beside) -> None:
 def test_the_worker_of_a_chart_asks_for_work(charts: Beside) -> None:
     """The password in its secret lets it poll the work pool."""
     charts.wait("worker", lambda: charts.polls("pod"))
+
+
+@pytest.mark.parametrize("part", ["server", "worker"])
+def test_no_node_takes_all_servers_or_workers_with_it(part: str) -> None:
+    """Kubernetes may otherwise start both on one; the charts label their pods by component."""
+    values = {"server": SERVER, "worker": WORKER}[part][part]
+    [apart] = values["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    labels = {"app.kubernetes.io/name": f"prefect-{part}", "app.kubernetes.io/component": part}
+
+    assert apart["podAffinityTerm"]["labelSelector"] == {"matchLabels": labels}
+    assert apart["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert WORKER["worker"]["podDisruptionBudget"] == {"maxUnavailable": 1}
+
+
+def test_a_server_answers_until_nobody_asks_it_any_more() -> None:
+    """Kubernetes ends a pod while ingresses still send requests to it."""
+    assert SERVER["server"]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
+
+
+def test_every_page_installs_the_version_of_the_charts_that_the_values_fit() -> None:
+    """Their schemas refuse unknown values; the version is that of the templates which the tests here repeat."""
+    pages = (CHECKOUT / "docs" / "how-to" / f"{name}.md" for name in ("fleet", "kubernetes", "upgrade"))
+    commands = [
+        found for page in pages for found in re.findall(r"helm (?:install|upgrade) .*prefect/.*", page.read_text())
+    ]
+
+    assert len(commands) == 4
+    assert [each for each in commands if f"--version {VERSION} " not in each] == []
+
+
+def test_a_migration_has_an_hour() -> None:
+    """A change of a large table takes longer than the chart's five minutes."""
+    assert SERVER["migrations"]["timeoutSeconds"] == 3600
+
+
+def test_a_restricted_namespace_admits_every_pod() -> None:
+    """The charts set the rest, but neither drop capabilities, nor give two of the pods a seccomp profile."""
+    contexts = [part["containerSecurityContext"] for part in (SERVER["server"], SERVER["backgroundServices"])]
+    contexts += [SERVER["migrations"]["securityContext"], WORKER["worker"]["containerSecurityContext"]]
+    pods = [SERVER[part]["podSecurityContext"] for part in ("backgroundServices", "migrations")]
+
+    assert [each["capabilities"] for each in contexts] == [{"drop": ["ALL"]}] * 4
+    assert [each["seccompProfile"] for each in pods] == [{"type": "RuntimeDefault"}] * 2
 
 
 def test_every_setting_of_the_fleet_is_given_to_the_containers() -> None:

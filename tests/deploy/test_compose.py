@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import ssl
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -69,9 +70,14 @@ def make_rotation() -> Rotation:
 
 def test_everything_is_healthy(machine: Machine) -> None:
     """Every health check of compose.yaml and of the image passes, for both servers and both workers."""
-    assert machine.checked == ["postgres", "redis", "server-1", "server-2", "proxy", "worker"]
+    assert machine.checked == ["postgres", "redis", "server-1", "server-2", "proxy", "worker-1", "worker-2"]
     assert [name for name in machine.checked if not machine.is_ready(name, "service_healthy")] == []
-    assert len(machine.processes["worker"]) == 2
+
+
+def test_no_two_workers_are_replaced_at_once(machine: Machine) -> None:
+    """Compose stops all replicas of a service before it starts new ones: emergencies would wait minutes."""
+    assert [name for name, each in machine.services.items() if each.get("deploy", {}).get("replicas", 1) != 1] == []
+    assert [name for name in machine.services if name.startswith("worker")] == ["worker-1", "worker-2"]
 
 
 def test_only_the_proxy_is_published(machine: Machine) -> None:
@@ -84,7 +90,7 @@ def test_only_the_proxy_is_published(machine: Machine) -> None:
 def test_the_servers_keep_their_addresses(machine: Machine) -> None:
     """The proxy knows servers by address, so that it starts while one is gone; no other container may get one."""
     [network] = machine.compose["networks"]["default"]["ipam"]["config"]
-    others, own = ip_network(network["ip_range"]), ip_network(network["subnet"])
+    others, own = ip_network(network["ip_range"]), ip_network(machine.subnet)
     fixed = [ip_address(machine.addresses[f"server-{number}"]) for number in (1, 2)]
 
     assert re.findall(r"^ +server (.+):4200 ", NGINX.read_text(), re.MULTILINE) == [str(each) for each in fixed]
@@ -124,9 +130,29 @@ def test_nothing_is_told_without_tls(machine: Machine) -> None:
     assert (answer.status_code, "HTTPS port" in answer.text) == (400, True)
 
 
+def test_a_redirect_stays_on_tls(machine: Machine) -> None:
+    """A server that does not believe the proxy leads from HTTPS to a port that answers 400."""
+    with machine.http(machine.operator) as client:
+        answer = client.get("/api/admin/version/")
+
+    assert (answer.status_code, answer.headers["location"]) == (307, f"{machine.url}/api/admin/version")
+
+
+def test_the_proxy_tells_who_asked_for_what_without_secrets(machine: Machine) -> None:
+    """A path is logged for each request from outside; the query may hold a secret, and the header does."""
+    with machine.http(machine.operator) as client:
+        client.get("/api/admin/version", params={"include_secrets": "hidden"})
+
+    lines = machine.access_log.read_text().splitlines()
+    assert any(
+        re.fullmatch(r"\S+ 127\.0\.0\.1 GET /api/admin/version 200 127\.0\.0\.1:\d+ [\d.]+", each) for each in lines
+    )
+    assert [each for each in lines if "hidden" in each or "Basic" in each or "?" in each] == []
+
+
 def test_a_server_that_hangs_is_left_out(machine: Machine) -> None:
     """One request waits for it, and is then answered by the other server, as are those after it."""
-    hung = machine.processes["server-2"][0].pid
+    hung = machine.processes["server-2"].pid
     seconds = []
     os.killpg(hung, signal.SIGSTOP)
     try:
@@ -189,11 +215,13 @@ async def test_each_websocket_passes_the_proxy(machine: Machine, path: str) -> N
 
 
 def test_events_and_services_are_in_redis(machine: Machine) -> None:
-    """They must be in Redis, not in memory, to be shared; docs/how-to/monitor.md monitors these consumer groups."""
+    """They must be in Redis, not in memory, to be shared; docs/how-to/monitor.md monitors these."""
     with Redis(port=machine.ports["redis", 6379], password=machine.redis_password, decode_responses=True) as redis:
-        groups = {group["name"] for group in redis.xinfo_groups("events")}
+        groups = {stream: redis.xinfo_groups(stream) for stream in ("events", "actions")}
         redis.select(1)
-        tasks = set(redis.scan_iter("prefect*"))
+        schedulers = redis.zcount("prefect:workers", time.time() - 30, "+inf")
 
-    assert {"event-persister", "reactive-triggers"} <= groups
-    assert tasks
+    assert {"event-persister", "reactive-triggers"} <= {group["name"] for group in groups["events"]}
+    assert [group for each in groups.values() for group in each if not {"lag", "pending"} <= group.keys()] == []
+    assert groups["actions"]
+    assert schedulers

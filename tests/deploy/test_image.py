@@ -46,8 +46,8 @@ def test_the_images_requirements_fit_each_other(image: Image) -> None:
 
 
 def test_the_command_of_the_image_is_the_workers(image: Image) -> None:
-    """The worker in compose.yaml runs the image's command, after a prefix that loads the password."""
-    command = COMPOSE["services"]["worker"]["command"]
+    """The workers in compose.yaml run the image's command, after a prefix that loads the password."""
+    command = COMPOSE["services"]["worker-1"]["command"]
 
     assert command[command.index("--") + 1 :] == image.command
 
@@ -79,7 +79,7 @@ def test_what_is_copied_is_sent_to_the_builder() -> None:
 def test_the_image_is_tagged_with_the_version() -> None:
     """Compose and the chart values use the image of the current version."""
     charts = [yaml.safe_load(file.read_text()) for file in (CHECKOUT / "deploy" / "kubernetes").glob("*.yaml")]
-    tags = {COMPOSE["services"]["worker"]["image"].partition(":")[2]}
+    tags = {COMPOSE["services"]["worker-1"]["image"].partition(":")[2]}
     tags |= {
         str(each["image"]["prefectTag"])
         for chart in charts

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from sandbox.stack import CHECKOUT, read_settings
@@ -41,8 +42,9 @@ def run_of(unit: Path, instance: str, machine: Machine) -> tuple[list[str], dict
     for name, value in settings(unit):
         match name:
             case "EnvironmentFile":
-                file = Path(value).name
-                env |= read_settings(FILES.get(file, machine.secrets / file))
+                file = Path(value.replace("%i", instance)).name
+                if not value.startswith("-") or (machine.secrets / file).exists():
+                    env |= read_settings(FILES.get(file, machine.secrets / file))
             case "ExecStart":
                 program, *words = value.replace("%i", instance).replace("%H", socket.gethostname()).split()
                 command = [str(machine.image.here(program)), *words]
@@ -56,6 +58,7 @@ def run_of(unit: Path, instance: str, machine: Machine) -> tuple[list[str], dict
 def units(machine: Machine) -> Iterator[Beside]:
     """The processes of the units."""
     beside = Beside(machine, "units")
+    (machine.secrets / f"worker-{WORKER}.env").write_text(f"PREFECT_WORKER_WEBSERVER_PORT={beside.health}\n")
     here = {"PREFECT_API_URL": f"{machine.url}/api", "PREFECT_API_SSL_CERT_FILE": machine.authority}
     parts = {
         "migrate": run_of(FOLDER / "key-rotation-migrate.service", "", machine),
@@ -64,6 +67,7 @@ def units(machine: Machine) -> Iterator[Beside]:
         "worker": run_of(FOLDER / "key-rotation-worker@.service", WORKER, machine),
     }
     parts["worker"][1].update(here)
+    beside.health = int(parts["worker"][1]["PREFECT_WORKER_WEBSERVER_PORT"])
     try:
         beside.start_all(parts)
         yield beside
@@ -84,6 +88,17 @@ def test_the_services_of_a_unit_take_part(units: Beside) -> None:
 def test_the_worker_of_a_unit_asks_for_work(units: Beside) -> None:
     """It polls through the proxy, with TLS and the password, and its name consists of host and instance."""
     units.wait("worker", lambda: units.polls(f"{socket.gethostname()}-{WORKER}"))
+
+
+def test_the_worker_of_a_unit_tells_how_it_fares(units: Beside) -> None:
+    """It answers on loopback, at the port in its instance's own file; else all workers of a host want 8080."""
+    health = f"http://127.0.0.1:{units.health}/health"
+    units.wait("worker", lambda: units.polls(f"{socket.gethostname()}-{WORKER}"))
+
+    assert httpx.get(health, timeout=30).status_code == 200
+    assert ("Environment", "PREFECT_WORKER_WEBSERVER_HOST=127.0.0.1") in settings(
+        FOLDER / "key-rotation-worker@.service"
+    )
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)

@@ -65,7 +65,7 @@ UNTRIED = {
     "make demo": "it is a demonstration that takes a minute; what it does is tested piece by piece",
     "docker": "there is no container engine here; tests/deploy does what the Dockerfile and compose.yaml say",
     "python3 -m venv /opt/key-rotation": "it would fetch packages; tests/deploy does the same by the Dockerfile",
-    "systemctl start": "there is no systemd here; tests/deploy starts the units' commands",
+    "systemctl": "there is no systemd here; tests/deploy starts the units' commands",
     "kubectl": "it needs a cluster",
 }
 """The blocks that no test runs, by the beginning of their first line, with the reason."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,8 +23,8 @@ from flows import audit, retire, rotate
 from sandbox import openrouter, vault
 from sandbox.isolation import DIRECTORY
 from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
+from sandbox.postgres import PROGRAMS, settings_of
 from sandbox.postgres import postgres as running_postgres
-from sandbox.postgres import settings_of
 from sandbox.server import running
 from sandbox.stack import Stack
 from sandbox.vault_tokens import ROOT_TOKEN, VaultSandbox
@@ -206,14 +207,25 @@ def postgres() -> Iterator[str]:
 
 @needs_postgresql
 async def test_postgresql_restored(postgres: str) -> None:
-    """A dump is restored over the database while the server is stopped."""
-    with Stack(settings_of(postgres)) as stack, placed(stack) as place:
-        env = {"DATABASE": f"postgresql://{postgres}"}
+    """A dump is restored into an empty database, also after the migration of a newer version."""
+    admin = f"postgresql://{postgres}"
+    database = f"{admin.rpartition('/')[0]}/prefect"
+    subprocess.run([f"{PROGRAMS}/createdb", f"--maintenance-db={admin}", "prefect"], check=True)
+    with Stack(settings_of(database.partition("://")[2])) as stack, placed(stack) as place:
+        env = {"DATABASE": database, "ADMIN": admin}
 
         def restore() -> None:
             assert stack.server is not None
             stack.server.stop()
+            ask(database, "CREATE TABLE newer (run uuid REFERENCES flow_run)")
             place.follow(PG_RESTORE, **env)
+            assert ask(database, "SELECT count(*) FROM pg_tables WHERE tablename = 'newer'") == "0"
             stack.restart_server()
 
         await back_up_and_restore(place, lambda: place.follow(PG_DUMP, **env), restore)
+
+
+def ask(database: str, statement: str) -> str:
+    """Return what PostgreSQL answers to a statement."""
+    command = [f"{PROGRAMS}/psql", "--no-align", "--tuples-only", f"--command={statement}", database]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from docket import Worker
+from prefect.server.services.base import Service
 
+from flows.services import run_until_one_ends
 from sandbox.stack import CHECKOUT, free_port
 
 ENDED_WITHIN_SECONDS = 100
 STARTED = "Starting action message handler"
+STUBBORN = """
+import asyncio, sys
+from flows import services
+
+tasks = []
+
+async def go_on():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+async def leave_one_behind():
+    tasks.append(asyncio.create_task(go_on()))
+    await asyncio.sleep(0)
+
+services.END_WITHIN_SECONDS = 1.0
+services._run_all_services = leave_one_behind
+sys.exit(services.main())
+"""
+"""Services that end, and leave a task that cannot be cancelled."""
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -68,3 +96,56 @@ def test_services_store_what_they_have_when_they_are_stopped(tmp_path: Path) -> 
 
     assert services.returncode == 0, said
     assert "Received cancellation, stopping services" in said
+
+
+@pytest.mark.slow
+def test_the_process_ends_although_a_task_goes_on(tmp_path: Path) -> None:
+    """Python itself would wait for it without a limit, and no supervisor would restart the services."""
+    done = subprocess.run(
+        [sys.executable, "-c", STUBBORN],
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=ENDED_WITHIN_SECONDS,
+    )
+
+    assert done.returncode == 1, done.stderr
+    assert "This process ends, to be started again." in done.stderr
+
+
+@pytest.fixture
+def only_docket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No service but docket's worker, and the former reaction to SIGTERM afterwards."""
+    monkeypatch.setattr(Service, "enabled_services", classmethod(lambda _: []))
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("only_docket")
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RuntimeError("no such task"), "RuntimeError"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (None, "it returned"),
+    ],
+    ids=["error", "cancelled", "return"],
+)
+async def test_the_end_of_dockets_worker_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | None, why: str
+) -> None:
+    """Without it, no run is scheduled or found late, and Prefect itself goes on as if nothing were missing."""
+
+    async def end(_: Worker) -> None:
+        if error:
+            raise error
+
+    monkeypatch.setattr(Worker, "run_forever", end)
+    monkeypatch.setattr("flows.services._end_for_certain", lambda: None)
+
+    said = await asyncio.wait_for(run_until_one_ends(), 30)
+
+    assert said == f"Docket's worker, which schedules runs and finds late ones, has ended: {why}"
