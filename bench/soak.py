@@ -34,7 +34,7 @@ from sandbox.openrouter_account import DEFAULT_MANAGEMENT_KEY, OpenRouterSandbox
 from sandbox.server import Fault, running
 from sandbox.setup import prepare
 from sandbox.stack import Stack
-from sandbox.usage import growth, memory_mb, open_sockets
+from sandbox.usage import growth, lasting_growth, memory_mb, open_sockets
 from sandbox.vault_tokens import ROOT_TOKEN
 
 OVERLAP = timedelta(seconds=12)
@@ -201,7 +201,8 @@ async def settle(soak: Soak, rotations: dict[str, Any]) -> list[str]:
 def show(soak: Soak, wrong: list[str], seconds: float, console: Console) -> bool:
     """Print the table, and return whether no request failed, nothing is left over, and nothing has leaked."""
     failed = soak.answers.total() - soak.answers[httpx.codes.OK]
-    memory, sockets = (growth([row[column] for row in soak.rows]) for column in (1, 2))
+    memory = growth([used for _, used, _ in soak.rows])
+    sockets = lasting_growth([opened for _, _, opened in soak.rows])
     table = Table("what", "number", "aim", title="Soak")
     table.add_row("rotation runs", str(soak.outcomes["Completed"] + soak.outcomes["Failed"]), "")
     table.add_row("of them failed, and healed by a later one", str(soak.outcomes["Failed"]), "")

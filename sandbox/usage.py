@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 
-class Medians(NamedTuple):
-    """The medians of the first and of the last quarter of some measurements."""
+class Quarters(NamedTuple):
+    """What is typical of the first and of the last quarter of some measurements."""
 
     first: float
     last: float
@@ -45,7 +45,16 @@ def open_sockets(pid: int) -> int:
     return sum(str(link).startswith("socket:") for link in links)
 
 
-def growth(measured: Sequence[float]) -> Medians:
+def growth(measured: Sequence[float]) -> Quarters:
     """Return the medians of the first and of the last quarter, which no single measurement can change much."""
+    return _quarters(measured, statistics.median)
+
+
+def lasting_growth(measured: Sequence[float]) -> Quarters:
+    """Return the least of the first and of the last quarter: a leak is never given back, unlike what a peak needs."""
+    return _quarters(measured, min)
+
+
+def _quarters(measured: Sequence[float], typical: Callable[[Sequence[float]], float]) -> Quarters:
     quarter = max(1, len(measured) // 4)
-    return Medians(statistics.median(measured[:quarter]), statistics.median(measured[-quarter:]))
+    return Quarters(typical(measured[:quarter]), typical(measured[-quarter:]))

@@ -21,7 +21,7 @@ from sandbox.fleet.kills import DOWN_SECONDS, KINDS, kill
 from sandbox.fleet.setup import NOT_INSTALLED, Site, can_run, started
 from sandbox.fleet.trial_results import SHOWN, TrialResults, examine, print_table
 from sandbox.server import Fault
-from sandbox.usage import Medians, growth, memory_mb, open_sockets
+from sandbox.usage import Quarters, growth, lasting_growth, memory_mb, open_sockets
 
 ROTATIONS = 20
 ROUND_SECONDS = 100.0
@@ -38,7 +38,7 @@ JUDGED = 24
 """How many further ones a worker must have, to be judged: four minutes."""
 MEMORY_TOLERANCE = 0.10
 SOCKETS_TOLERANCE = 10
-NOT_JUDGED = Medians(0.0, 0.0)
+NOT_JUDGED = Quarters(0.0, 0.0)
 
 
 @dataclass
@@ -57,10 +57,11 @@ class WorkerUsage:
                     self.seen.setdefault(process.pid, []).append((memory_mb(process.pid), open_sockets(process.pid)))
             await asyncio.sleep(LOOK_SECONDS)
 
-    def worst(self) -> tuple[Medians, Medians, int]:
+    def worst(self) -> tuple[Quarters, Quarters, int]:
         """Return memory where it grew most by share, sockets where they grew most, and how many workers were judged."""
         judged = [rows[YOUNG:] for rows in self.seen.values() if len(rows) >= YOUNG + JUDGED]
-        memory, opened = ([growth([row[column] for row in rows]) for rows in judged] for column in (0, 1))
+        memory = [growth([used for used, _ in rows]) for rows in judged]
+        opened = [lasting_growth([sockets for _, sockets in rows]) for rows in judged]
         return (
             max(memory, key=lambda each: each.share, default=NOT_JUDGED),
             max(opened, key=lambda each: each.difference, default=NOT_JUDGED),

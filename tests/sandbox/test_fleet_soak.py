@@ -37,6 +37,15 @@ def test_a_worker_that_leaks_is_noticed() -> None:
     assert judged == 2
 
 
+def test_sockets_of_a_busy_phase_are_no_leak() -> None:
+    """Given a last quarter in which rotations take longer, each keeps its sockets for longer, and gives them back."""
+    busy = [(100.0, 10)] * (JUDGED // 2) + [(100.0, 10 + 15 * (number % 3)) for number in range(JUDGED // 2)]
+
+    _, sockets, _ = WorkerUsage({1: LOADING + busy}).worst()
+
+    assert sockets.difference == 0
+
+
 def test_a_worker_that_loads_its_modules_is_not_judged() -> None:
     """A worker grows while it loads modules, so a recently restarted one must not count as a leak."""
     assert WorkerUsage({1: LOADING}).worst() == ((0.0, 0.0), (0.0, 0.0), 0)
