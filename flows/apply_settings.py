@@ -24,7 +24,7 @@ async def apply_settings(rotation: Annotated[str, form_field("Rotation")]) -> St
     Returns:
         The final state; its message lists the changed settings.
     """
-    async with conclude() as conclusion, open_run(str(rotation), False, conclusion) as run:
+    async with conclude() as conclusion, open_run(str(rotation), conclusion) as run:
         conclusion.succeeded(await apply_deployed_settings(run))
     return conclusion.state
 

@@ -110,7 +110,7 @@ def check_audit(connection: object, older_than_days: object, repair: object) -> 
 @asynccontextmanager
 async def _open_rotation(name: str) -> AsyncIterator[Run]:
     conclusion = Conclusion()
-    async with open_run(name, False, conclusion) as run:
+    async with open_run(name, conclusion) as run:
         run.step = "repair"
         conclusion.message = "Checked by an audit with repair."
         yield run

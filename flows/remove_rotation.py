@@ -63,9 +63,9 @@ async def remove_rotation(
         until, revoke, empty = parse_keep_until(keep_until), keys == "revoke", destinations == "empty"
         if plan_only:
             planned = partial(_planned, until=until, revoke=revoke, empty=empty)
-            conclusion.succeeded(await show_plan(str(rotation), False, planned))
+            conclusion.succeeded(await show_plan(str(rotation), planned))
             return conclusion.state
-        async with open_run(str(rotation), False, conclusion) as run:
+        async with open_run(str(rotation), conclusion) as run:
             conclusion.succeeded(await remove(run, end_of_keys(run, until, revoke=revoke), AS_TASKS, empty=empty))
     return conclusion.state
 

@@ -34,7 +34,7 @@ async def restore_key(
     Returns:
         The final state; its message describes the result.
     """
-    async with conclude() as conclusion, open_run(str(rotation), False, conclusion) as run:
+    async with conclude() as conclusion, open_run(str(rotation), conclusion) as run:
         conclusion.succeeded(await restore(run, str(label), AS_TASKS))
     return conclusion.state
 

@@ -30,7 +30,7 @@ async def retire(rotation: Annotated[str, form_field("Rotation")]) -> State[None
     Returns:
         The final state; its message describes the result.
     """
-    async with conclude() as conclusion, open_run(str(rotation), False, conclusion) as run:
+    async with conclude() as conclusion, open_run(str(rotation), conclusion) as run:
         conclusion.succeeded(await retire_due(run, AS_TASKS))
     return conclusion.state
 

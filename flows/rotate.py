@@ -47,9 +47,9 @@ async def rotate(
         check_switch("plan_only", plan_only)
         checked = await settings_now(parse_rotation(rotation))
         if plan_only:
-            conclusion.succeeded(await show_plan(checked.name, emergency, partial(plan, rotation=checked)))
+            conclusion.succeeded(await show_plan(checked.name, partial(plan, rotation=checked), emergency=emergency))
             return conclusion.state
-        async with open_run(checked.name, emergency, conclusion) as run:
+        async with open_run(checked.name, conclusion, emergency=emergency) as run:
             conclusion.succeeded(await follow_protocol(run, checked, AS_TASKS))
     return conclusion.state
 

@@ -180,13 +180,13 @@ async def settings_now(given: Rotation) -> Rotation:
 
 
 @asynccontextmanager
-async def open_run(name: str, emergency: bool, conclusion: Conclusion) -> AsyncIterator[Run]:
+async def open_run(name: str, conclusion: Conclusion, *, emergency: bool = False) -> AsyncIterator[Run]:
     """Take the rotation's slot and open its ledger; at the end, write the rotation's artifact.
 
     Args:
         name: The rotation's name.
-        emergency: Whether to revoke every older key immediately.
         conclusion: Receives the run and its outcome.
+        emergency: Whether to revoke every older key immediately.
 
     Raises:
         ConfigurationError: The name is not valid.
@@ -222,15 +222,15 @@ Planned = Callable[[Run], Awaitable[tuple[list[str], list[str]]]]
 """Returns the checks that passed, and the steps that a run would take now, as sentences."""
 
 
-async def show_plan(name: str, emergency: bool, planned: Planned) -> str:
+async def show_plan(name: str, planned: Planned, *, emergency: bool = False) -> str:
     """Write an artifact with the steps that a run would take now, and return the final message.
 
     It writes nothing else, so it needs no slot.
 
     Args:
         name: The rotation's name.
-        emergency: Whether the run would be an emergency.
         planned: Determines the steps.
+        emergency: Whether the run would be an emergency.
 
     Raises:
         KeyRotationError: A run could not start; the message says why.

@@ -41,7 +41,7 @@ async def write_off_key(
     """
     async with conclude() as conclusion:
         why = check_write_off(str(rotation), confirm_name, reason)
-        async with open_run(str(rotation), False, conclusion) as run:
+        async with open_run(str(rotation), conclusion) as run:
             conclusion.succeeded(await follow_write_off(run, str(label), why))
     return conclusion.state
 

@@ -17,10 +17,10 @@ from tasks.audit.findings import CappedFindings, Counts, Finding, Kind
 from tasks.audit.judge import (
     Snapshot,
     connection_of_rotation,
-    entries_of,
     in_change,
     judge_management_key,
     judge_rotation,
+    keys_made_with,
     read_destinations_of,
     unreadable_ledgers,
 )
@@ -194,7 +194,7 @@ class _Reading:
         return judged
 
     async def _judge(self, ledgers: dict[str, Ledger], listed: dict[str, ApiKey]) -> dict[str, list[Finding]]:
-        wanted = [e.hash for ledger in ledgers.values() for e in entries_of(ledger, self.connection)]
+        wanted = [e.hash for ledger in ledgers.values() for e in keys_made_with(ledger, self.connection)]
         missing = [key_hash for key_hash in wanted if key_hash not in listed]
         found = await self._bounded([self._key(key_hash) for key_hash in missing])
         keys: dict[str, ApiKey | None] = {**listed, **dict(zip(missing, found, strict=True))}

@@ -106,8 +106,8 @@ def connection_of_rotation(ledger: Ledger, deployed: Deployed | None) -> str | N
     return newest or (deployed.rotation.connection if deployed and deployed.rotation else None)
 
 
-def entries_of(ledger: Ledger, connection: str) -> list[MadeKey]:
-    """Return the current, pending and superseded keys that a rotation made with a connection."""
+def keys_made_with(ledger: Ledger, connection: str) -> list[MadeKey]:
+    """Return the current, pending and superseded keys of a rotation that were made with a connection."""
     return [key for key in ledger.made_keys() if key.connection == connection]
 
 
@@ -135,7 +135,7 @@ def judge_rotation(
         yield from _judge_ledger(snapshot, now)
         yield from (Finding(Kind.FORMER_PLACE, sentence, snapshot.name) for sentence in left_behind(ledger))
         yield from _judge_destinations(snapshot, now)
-    for entry in entries_of(ledger, connection):
+    for entry in keys_made_with(ledger, connection):
         key = snapshot.keys.get(entry.hash)
         if key is None and entry.workspace_id is not None and entry.workspace_id not in workspaces:
             sentence = (
