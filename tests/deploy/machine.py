@@ -190,7 +190,7 @@ class Machine:
         if "build" not in service:
             return {**mine, "PATH": f"{PROGRAMS}:{os.environ['PATH']}:/usr/sbin", "HOME": str(self.folder / name)}
         files = [read_settings((COMPOSE.parent / file).resolve()) for file in service["env_file"]]
-        said: dict[str, str] = {}
+        said = {"FORWARDED_ALLOW_IPS": ""}  # uvicorn believes loopback, on which no container's proxy is
         for each in (self.image.env, *files, service["environment"]):
             said |= {key: self.here(str(value), name) for key, value in each.items()}
         health = {"PREFECT_WORKER_WEBSERVER_PORT": str(self.ports.get((name, HEALTH), HEALTH))}
