@@ -45,7 +45,7 @@ lint: $(VENV)/dev ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-check: lint ## Check style and types, and run every test that needs no server, in about a minute
+check: lint ## Check style and types, and run every test that needs no server, in about a minute and a half
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup --hypothesis-profile quick -m "not e2e and not slow"
 
 docs: $(VENV)/dev ## Build the documentation into site/, with every link checked

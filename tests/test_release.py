@@ -136,10 +136,12 @@ def test_a_tag_gives_the_same_wheel_wherever_it_is_built(repository: Repository,
     assert sums == [f"{digest}  something-1.2.0-py3-none-any.whl\n"] * 2
 
 
-def test_the_documentation_installs_the_wheel_of_this_version() -> None:
-    """The file's name in the command contains the version."""
+def test_the_manual_and_deploy_name_this_version() -> None:
+    """Wheel, tag, image and folder in the commands and files for operators are those of `pyproject.toml`."""
     version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
-    page = (CHECKOUT / "docs" / "how-to" / "openrouter.md").read_text()
+    named = re.compile(r"(?:key[_-]rotation[-:]|`v|prefectTag: \")(\d+\.\d+\.\d+)")
+    files = [*(CHECKOUT / "docs").rglob("*.md"), *filter(Path.is_file, (CHECKOUT / "deploy").rglob("*"))]
+    found = {str(file.relative_to(CHECKOUT)): set(named.findall(file.read_text())) for file in files}
 
-    assert re.findall(r"key_rotation-(.+?)-py3-none-any\.whl", page) == [version]
-    assert f"`v{version}`" in page
+    assert {file: each for file, each in found.items() if each - {version}} == {}
+    assert {"docs/how-to/openrouter.md", "deploy/compose.yaml"} <= {file for file, each in found.items() if each}
