@@ -217,7 +217,8 @@ class OpenRouterSandbox(AccountLists):
 
     def live_keys(self) -> list[StoredKey]:
         """Return the keys that are neither deleted, disabled nor expired."""
-        return [key for key in self.keys.values() if self._is_live(key)]
+        # A copy, because a trial asks while the server's thread adds keys.
+        return [key for key in list(self.keys.values()) if self._is_live(key)]
 
     def is_live(self, secret: str) -> bool:
         """Return whether a key works, given its plaintext."""
