@@ -20,7 +20,7 @@ from sandbox.stack import Stack
 from tasks.model.rotation import KeySettings, Rotation
 from tests.certificates import self_signed
 
-E2E = [Path(__file__).parent / folder for folder in ("e2e", "browser")]
+E2E = Path(__file__).parent / "e2e"
 # No deadline: a slow machine must not fail a test.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
@@ -50,12 +50,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out the modules of which no test is wanted: each process would import and collect them for nothing.
 
-    They are those whose `pytestmark` has a mark that `-m "not … and not …"` excludes, and the folders of e2e tests.
+    They are those whose `pytestmark` has a mark that `-m "not … and not …"` excludes, and all of `tests/e2e`.
     """
     if not re.fullmatch(r"(not )?\w+( and (not )?\w+)*", expression := config.option.markexpr):
         return None
     unwanted = re.findall(r"\bnot (\w+)", expression)
-    if collection_path in E2E:
+    if collection_path == E2E:
         return "e2e" in unwanted or None
     if not unwanted or collection_path.suffix != ".py":
         return None
@@ -65,7 +65,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark every test that starts a Prefect server, so that no module has to do it."""
-    if "migrated" in getattr(item, "fixturenames", ()) or E2E[0] in item.path.parents:
+    if "migrated" in getattr(item, "fixturenames", ()) or E2E in item.path.parents:
         item.add_marker(pytest.mark.e2e)
 
 
